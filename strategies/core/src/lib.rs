@@ -1,0 +1,23 @@
+//! What the author of a datastore writes against.
+//!
+//! A datastore is one crate with one value that implements [`Datastore`]. It says *what* to run and how to ask the
+//! engine; the agent *does*: processes, users, files, retries and time limits live in the agent, behind [`Host`].
+//! Read the modules in this order: [`datastore`], [`site`], [`engine`], [`capability`], [`manifest`], [`host`].
+
+pub mod capability;
+pub mod datastore;
+pub mod engine;
+pub mod error;
+pub mod host;
+pub mod manifest;
+pub mod recording;
+pub mod site;
+
+pub use capability::{Database, Databases, Grantee, NewUser, Parameters, Root, User, UserChange, Users};
+pub use datastore::{Client, Datastore, Identity, NameRules, UserTraits};
+pub use engine::{Engine, FirstStart, Health, Metric, Role, Settings, StartMode, StartSpec, StopSignal, TlsMode};
+pub use error::{EngineError, Kind};
+pub use host::{Command, File, Host, HostError, Output, Owner};
+pub use manifest::{Manifest, Parameter, ParameterType};
+pub use secrecy::{ExposeSecret, SecretString};
+pub use site::{Installation, Site, Size, TlsFiles};

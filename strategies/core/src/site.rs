@@ -1,0 +1,73 @@
+//! Where an engine lives in its guest: its installation, directories, address and size.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::Host;
+
+/// An engine as it is installed on the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installation {
+    /// The whole version that the engine's own program reports, such as `15.18`.
+    pub version: String,
+    /// The part of the version within which data directories are compatible, such as `15`.
+    pub major: String,
+    /// The directory of the engine's server programs.
+    pub bindir: PathBuf,
+}
+
+/// The size that was ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Memory of the guest, MiB.
+    pub memory_mib: u64,
+    /// Cores of the guest.
+    pub vcpus: u32,
+    /// Size of the data volume, GiB.
+    pub volume_gib: u64,
+}
+
+/// The files of the engine's own certificate, signed by the engines' authority. All exist before the first start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// PEM of the server certificate.
+    pub certificate: PathBuf,
+    /// PEM of its private key, mode 0600, owned by the engine's account.
+    pub key: PathBuf,
+    /// PEM of the engines' authority, which is what tenants trust.
+    pub authority: PathBuf,
+}
+
+/// Everything a strategy needs to know about the place it works in. The agent makes the directories before it calls.
+#[derive(Clone)]
+pub struct Site {
+    /// The engine that is installed here.
+    pub installation: Installation,
+    /// Data of the engine: `<volume>/<major>/data`. Its parent exists; the strategy makes the directory itself.
+    pub data: PathBuf,
+    /// Configuration files, outside the data directory so that a physical copy does not carry them along.
+    /// Owned by the engine's account, mode 0700.
+    pub config: PathBuf,
+    /// Sockets and pid files: short (a socket's path has at most 107 bytes) and 0700 of the engine's account.
+    pub run: PathBuf,
+    /// Files that outlive the engine and that only the agent reads (passwords of its own account, say), 0700 of the
+    /// agent's account.
+    pub secrets: PathBuf,
+    /// Where the engine listens for tenants.
+    pub address: IpAddr,
+    /// The port it listens on there.
+    pub port: u16,
+    /// What was ordered.
+    pub size: Size,
+    /// The engine's certificate.
+    pub tls: TlsFiles,
+    /// Name of the operating-system account that runs the engine.
+    pub engine_account: String,
+    /// Name of the operating-system account that runs the agent; engines that map accounts let it in as `os_admin`.
+    pub agent_account: String,
+    /// The hands: commands and files go through it.
+    pub host: Arc<dyn Host>,
+}
