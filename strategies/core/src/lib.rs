@@ -8,6 +8,7 @@ pub mod capability;
 pub mod datastore;
 pub mod engine;
 pub mod error;
+pub mod failpoint;
 pub mod host;
 pub mod manifest;
 pub mod recording;
