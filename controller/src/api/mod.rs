@@ -1,0 +1,1 @@
+//! HTTP: routes, types, faults. No SQL.

@@ -1,0 +1,50 @@
+//! The use cases: validation, quota, and one transaction each, in which the change and its operation are written.
+//! Called by the API; knows no HTTP. Everything that a handler does is one call into here.
+
+use std::sync::Arc;
+
+use crate::agents::Agents;
+use crate::compute::Compute;
+use crate::config::Config;
+use crate::store::Store;
+
+pub mod accounts;
+pub mod datastores;
+pub mod flavors;
+pub mod instances;
+pub mod limits;
+pub mod names;
+pub mod operations;
+
+/// What the use cases work with. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The only state.
+    pub store: Store,
+    /// The agents, for questions.
+    pub agents: Arc<dyn Agents>,
+    /// The hosts, for refusing early what a driver cannot do.
+    pub compute: Arc<dyn Compute>,
+    /// The effective configuration.
+    pub config: Arc<Config>,
+    /// Wakes the runner after a commit.
+    pub runner: crate::operations::Nudge,
+}
+
+/// A page of a list: at most the asked number of items, and whether another item exists after them.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    /// The items, in the order of the answer.
+    pub items: Vec<T>,
+    /// The marker of the next page: the id or name of the last item in paging order; `None` on the last page.
+    pub next: Option<String>,
+}
+
+/// Which page is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct PageRequest {
+    /// At most this many, already capped.
+    pub limit: u32,
+    /// After this one.
+    pub marker: Option<String>,
+}

@@ -1,0 +1,69 @@
+//! Hosts for agents. Every verb is idempotent by instance id. The agent's behaviour is the same under every driver.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use trove_strategy::{Installation, Size};
+
+use crate::ids::InstanceId;
+use crate::state::HostState;
+
+pub mod process;
+
+/// What a host is to be.
+#[derive(Clone, Debug)]
+pub struct HostSpec {
+    /// Whose.
+    pub instance: InstanceId,
+    /// Grows when the host is made anew; certificates of an older one are refused.
+    pub generation: u64,
+    /// The datastore's name.
+    pub datastore: String,
+    /// The agent program that the version is registered with; `None` is the one beside the controller.
+    pub agent_program: Option<PathBuf>,
+    /// The engine that the version is registered with.
+    pub installation: Installation,
+    /// What was ordered.
+    pub size: Size,
+    /// Where the engine listens.
+    pub address: IpAddr,
+    /// The port it listens on.
+    pub port: u16,
+    /// Every controller's agents' address.
+    pub controllers: Vec<String>,
+    /// PEM of the authority of controllers and agents.
+    pub authority_pem: String,
+    /// The enrolment token; `None` once the agent has enrolled.
+    pub token: Option<SecretString>,
+}
+
+/// What a driver could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum ComputeError {
+    /// Asking again may help.
+    #[error("{0}")]
+    Transient(String),
+    /// It cannot be done as it was asked; a person or another request is needed.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// A driver.
+#[async_trait]
+pub trait Compute: Send + Sync {
+    /// An address on which `port` is free now. It is stored under a unique row before it is used; a driver for which the
+    /// cloud chooses the address answers with that of the instance.
+    async fn choose_address(&self, instance: InstanceId, port: u16) -> Result<IpAddr, ComputeError>;
+    /// Makes the host with its volume and starts the agent, or finds it made. An agent that dies later is started again
+    /// by the driver for as long as the host is there.
+    async fn ensure_host(&self, spec: &HostSpec) -> Result<(), ComputeError>;
+    /// Ends every process of the host and removes it with its volume, sockets, shared memory and cgroup; a host that is
+    /// not there counts as deleted.
+    async fn delete_host(&self, instance: InstanceId) -> Result<(), ComputeError>;
+    /// What there is.
+    async fn describe(&self, instance: InstanceId) -> Result<HostState, ComputeError>;
+    /// Every host that the driver knows of, so that leftovers can be found.
+    async fn list(&self) -> Result<Vec<InstanceId>, ComputeError>;
+}

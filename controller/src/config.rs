@@ -1,0 +1,241 @@
+//! The effective configuration: defaults, then the file, then the environment (`TROVE_<SECTION>__<OPTION>`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::app::instances::Flavor;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Name of the region, shown in instances and in the catalog.
+    pub region: String,
+    /// The datastore that is meant when an order names none; unset: the only one there is, else the order is refused.
+    pub default_datastore: Option<String>,
+    /// Whether root is enabled by the create operation and its password returned by the create call.
+    pub root_on_create: bool,
+    /// Greatest volume that can be ordered, GiB.
+    pub max_accepted_volume_size: u64,
+    /// The public API.
+    pub api: Api,
+    /// The agents' side.
+    pub agents: AgentsSection,
+    /// Who may ask.
+    pub identity: Identity,
+    /// What a project may have.
+    pub quota: Quota,
+    /// The sizes that local drivers offer.
+    pub flavors: Vec<Flavor>,
+    /// The process driver.
+    pub process: Process,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// The public API.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// How clients reach it; links and the catalog are made from it. Unset: `http://<listen>`.
+    pub public_url: Option<String>,
+    /// Says that a proxy in front speaks TLS, which allows to listen on another than a loopback address in clear.
+    pub tls_by_proxy: bool,
+    /// PEM certificate chain; with `tls_key` the API speaks TLS itself.
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM private key.
+    pub tls_key: Option<PathBuf>,
+}
+
+/// The agents' side.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentsSection {
+    /// Where agents connect to.
+    pub listen: SocketAddr,
+    /// The address that agents are told, `host:port`. Unset: `listen`.
+    pub advertise: Option<String>,
+    /// Time between two heartbeats.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat_interval: Duration,
+    /// A silent agent counts as an error after this time.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat_expiry: Duration,
+    /// Time between two probes of an engine.
+    #[serde(with = "humantime_serde")]
+    pub probe_interval: Duration,
+    /// Life of an agent's certificate.
+    #[serde(with = "humantime_serde")]
+    pub certificate_lifetime: Duration,
+    /// Life of an enrolment token.
+    #[serde(with = "humantime_serde")]
+    pub token_lifetime: Duration,
+}
+
+/// Who may ask.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Identity {
+    /// Life of a token.
+    #[serde(with = "humantime_serde")]
+    pub token_lifetime: Duration,
+    /// Users of the built-in identity. Empty: `demo` and `admin` are made at the first start, with passwords in
+    /// `clouds.yaml` of the state directory.
+    pub users: Vec<User>,
+}
+
+/// A user of the built-in identity.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    /// The user's name.
+    pub name: String,
+    /// The password as an argon2id PHC string.
+    pub password_hash: String,
+    /// The project's name.
+    pub project: String,
+    /// The roles in it: `admin`, `member`, `reader`.
+    pub roles: Vec<String>,
+}
+
+/// What a project may have; -1 is unlimited.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quota {
+    /// Instances.
+    pub max_instances_per_tenant: i64,
+    /// Memory of all instances, MiB.
+    pub max_ram_per_tenant: i64,
+    /// Volumes of all instances, GiB.
+    pub max_volumes_per_tenant: i64,
+    /// Backups.
+    pub max_backups_per_tenant: i64,
+}
+
+/// The process driver.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Process {
+    /// Addresses of instances are drawn from this part of 127.0.0.0/8, CIDR.
+    pub address_range: String,
+    /// The account that runs engines when the controller is root.
+    pub engine_account: String,
+    /// Short directory for sockets. Unset: `/run/trove-rs` for root, else under `XDG_RUNTIME_DIR` or `/tmp`.
+    pub runtime_dir: Option<PathBuf>,
+    /// The agent program. Unset: `trove-agent` beside the controller's own program.
+    pub agent_program: Option<PathBuf>,
+    /// As an ordinary user: allows root-enable, which hands out a shell as that user.
+    pub allow_root: bool,
+}
+
+/// What is logged, to standard error.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Filter, as of `tracing`: `info`, `trove_controller=debug`.
+    pub filter: String,
+    /// One JSON object a line instead of text.
+    pub json: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            region: "RegionOne".to_owned(),
+            default_datastore: None,
+            root_on_create: false,
+            max_accepted_volume_size: 10,
+            api: Api::default(),
+            agents: AgentsSection::default(),
+            identity: Identity::default(),
+            quota: Quota::default(),
+            flavors: vec![flavor("1", 512, 1), flavor("2", 1024, 1), flavor("3", 2048, 2), flavor("4", 4096, 2)],
+            process: Process::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+fn flavor(id: &str, ram_mib: u64, vcpus: u32) -> Flavor {
+    Flavor { id: id.to_owned(), name: format!("m{ram_mib}"), ram_mib, vcpus }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8779)),
+            public_url: None,
+            tls_by_proxy: false,
+            tls_certificate: None,
+            tls_key: None,
+        }
+    }
+}
+
+impl Default for AgentsSection {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8778)),
+            advertise: None,
+            heartbeat_interval: Duration::from_secs(10),
+            heartbeat_expiry: Duration::from_secs(90),
+            probe_interval: Duration::from_secs(5),
+            certificate_lifetime: Duration::from_secs(7 * 24 * 3600),
+            token_lifetime: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self { token_lifetime: Duration::from_secs(3600), users: Vec::new() }
+    }
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self {
+            max_instances_per_tenant: 10,
+            max_ram_per_tenant: -1,
+            max_volumes_per_tenant: 40,
+            max_backups_per_tenant: 50,
+        }
+    }
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        Self {
+            address_range: "127.64.0.0/10".to_owned(),
+            engine_account: "trove".to_owned(),
+            runtime_dir: None,
+            agent_program: None,
+            allow_root: false,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), json: false }
+    }
+}
+
+impl Config {
+    /// The base of links and of the catalog, without a slash at its end.
+    pub fn public_url(&self) -> String {
+        let scheme = if self.api.tls_certificate.is_some() { "https" } else { "http" };
+        let url = self.api.public_url.clone().unwrap_or_else(|| format!("{scheme}://{}", self.api.listen));
+        url.trim_end_matches('/').to_owned()
+    }
+
+    /// The address that agents are told.
+    pub fn agents_address(&self) -> String {
+        self.agents.advertise.clone().unwrap_or_else(|| self.agents.listen.to_string())
+    }
+}
