@@ -15,6 +15,9 @@ use time::OffsetDateTime;
 use crate::error::{Error, Result};
 use crate::seal::Seal;
 
+pub mod agents;
+pub mod authorities;
+
 /// The store. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {

@@ -1,0 +1,307 @@
+//! What agents last said, who hears them, and the tokens with which they enrol.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use sqlx::{Row as _, SqliteConnection};
+use time::OffsetDateTime;
+
+use crate::error::{Error, Result};
+use crate::ids::InstanceId;
+use crate::state::Service;
+use crate::store::{Store, micros};
+
+/// What an agent said, as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AgentRow {
+    /// What it said of the engine.
+    pub service: Service,
+    /// Why, for a service that is not well.
+    pub detail: String,
+    /// The version that the engine reports.
+    pub engine_version: String,
+    /// Bytes in use on the volume.
+    pub volume_used_bytes: u64,
+    /// Generation of the assignment in force.
+    pub assignment_generation: u64,
+}
+
+/// What became of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redeemed {
+    /// The bearer is the agent of this instance, in this generation of its host.
+    Granted {
+        /// Whose agent.
+        instance: InstanceId,
+        /// Of which host.
+        generation: u64,
+    },
+    /// There is no such token.
+    Unknown,
+    /// It has expired.
+    Expired {
+        /// For whose agent it was made.
+        instance: InstanceId,
+    },
+    /// It was used for another public key.
+    Used {
+        /// For whose agent it was made.
+        instance: InstanceId,
+    },
+    /// Its instance is gone, or has a newer host.
+    Outdated {
+        /// For whose agent it was made.
+        instance: InstanceId,
+    },
+}
+
+impl Store {
+    /// Makes a token for the agent of an instance's host. Earlier ones stay good until they expire, since the guest may
+    /// have been given one of them already. The token itself is not stored.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn issue_token(&self, instance: InstanceId, generation: u64, lifetime: Duration) -> Result<SecretString> {
+        let bytes: [u8; 32] = rand::random();
+        let token = SecretString::from(URL_SAFE_NO_PAD.encode(bytes));
+        let now = OffsetDateTime::now_utc();
+        let failed = |error| Error::internal(format!("store an enrolment token of instance {instance}"), error);
+        let mut transaction = self.begin().await?;
+        sqlx::query("delete from enrolment_token where expires_at < $1")
+            // A day of grace, so that a late agent is told "expired" instead of "unknown".
+            .bind(micros(now - Duration::from_secs(24 * 3600)))
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        sqlx::query("insert into enrolment_token (hash, instance_id, generation, expires_at) values ($1, $2, $3, $4)")
+            .bind(token_hash(&token))
+            .bind(instance.to_string())
+            .bind(count(generation))
+            .bind(micros(now + lifetime))
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(token)
+    }
+
+    /// Uses a token up for a public key, whose hash is `key_hash`. The same token and key may come again.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn redeem_token(&self, token: &SecretString, key_hash: &str) -> Result<Redeemed> {
+        let failed = |error| Error::internal("redeem an enrolment token", error);
+        let mut transaction = self.begin().await?;
+        let hash = token_hash(token);
+        let row = sqlx::query(
+            "select token.instance_id, token.generation, token.expires_at, token.used_key_hash,
+                    instance.id is not null as current
+             from enrolment_token token
+             left join instance on instance.id = token.instance_id
+                  and instance.generation <= token.generation and instance.deleted is null
+             where token.hash = $1",
+        )
+        .bind(&hash)
+        .fetch_optional(&mut *transaction)
+        .await
+        .map_err(failed)?;
+        let Some(row) = row else { return Ok(Redeemed::Unknown) };
+        let instance: InstanceId = row
+            .try_get::<String, _>("instance_id")
+            .map_err(failed)?
+            .parse()
+            .map_err(|error| Error::internal("read the instance of an enrolment token", error))?;
+        let generation = row.try_get::<i64, _>("generation").map_err(failed)?.unsigned_abs();
+        let used: Option<String> = row.try_get("used_key_hash").map_err(failed)?;
+        if row.try_get::<i64, _>("expires_at").map_err(failed)? < micros(OffsetDateTime::now_utc()) {
+            return Ok(Redeemed::Expired { instance });
+        }
+        if used.is_some_and(|used| used != key_hash) {
+            return Ok(Redeemed::Used { instance });
+        }
+        if !row.try_get::<bool, _>("current").map_err(failed)? {
+            return Ok(Redeemed::Outdated { instance });
+        }
+        sqlx::query("update enrolment_token set used_key_hash = $2 where hash = $1")
+            .bind(&hash)
+            .bind(key_hash)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(Redeemed::Granted { instance, generation })
+    }
+
+    /// Whether an agent of this host generation is still the one of its instance.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn is_current_agent(&self, instance: InstanceId, generation: u64) -> Result<bool> {
+        sqlx::query("select 1 from instance where id = $1 and generation <= $2 and deleted is null")
+            .bind(instance.to_string())
+            .bind(count(generation))
+            .fetch_optional(&self.read)
+            .await
+            .map(|row| row.is_some())
+            .map_err(|error| Error::internal(format!("read the host generation of instance {instance}"), error))
+    }
+
+    /// What the agent last said to any controller.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn get_agent(&self, instance: InstanceId) -> Result<Option<AgentRow>> {
+        let failed = |error| Error::internal(format!("read the agent of instance {instance}"), error);
+        let row = sqlx::query(
+            "select service, service_detail, engine_version, volume_used_bytes, assignment_generation
+             from agent where instance_id = $1",
+        )
+        .bind(instance.to_string())
+        .fetch_optional(&self.read)
+        .await
+        .map_err(failed)?;
+        let Some(row) = row else { return Ok(None) };
+        let tag: String = row.try_get("service").map_err(failed)?;
+        Ok(Some(AgentRow {
+            service: Service::from_tag(&tag).unwrap_or(Service::Unknown),
+            detail: row.try_get("service_detail").map_err(failed)?,
+            engine_version: row.try_get("engine_version").map_err(failed)?,
+            volume_used_bytes: row.try_get::<i64, _>("volume_used_bytes").map_err(failed)?.unsigned_abs(),
+            assignment_generation: row.try_get::<i64, _>("assignment_generation").map_err(failed)?.unsigned_abs(),
+        }))
+    }
+
+    /// Stores what an agent said, unless its instance is gone.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn put_agent(&self, instance: InstanceId, agent: &AgentRow) -> Result<()> {
+        sqlx::query(
+            "insert into agent (instance_id, service, service_detail, service_updated, engine_version,
+                                volume_used_bytes, assignment_generation)
+             select $1, $2, $3, $4, $5, $6, $7
+             where exists (select 1 from instance where id = $1 and deleted is null)
+             on conflict (instance_id) do update set
+                 service_updated = case when agent.service = excluded.service then agent.service_updated
+                                        else excluded.service_updated end,
+                 service = excluded.service, service_detail = excluded.service_detail,
+                 engine_version = excluded.engine_version, volume_used_bytes = excluded.volume_used_bytes,
+                 assignment_generation = excluded.assignment_generation",
+        )
+        .bind(instance.to_string())
+        .bind(agent.service.tag())
+        .bind(&agent.detail)
+        .bind(micros(OffsetDateTime::now_utc()))
+        .bind(&agent.engine_version)
+        .bind(count(agent.volume_used_bytes))
+        .bind(count(agent.assignment_generation))
+        .execute(&self.write)
+        .await
+        .map_err(|error| Error::internal(format!("store the agent of instance {instance}"), error))?;
+        Ok(())
+    }
+
+    /// Sets the service to unknown until the agent says otherwise (reset_status).
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn reset_service(&self, conn: &mut SqliteConnection, instance: InstanceId) -> Result<()> {
+        sqlx::query(
+            "update agent set service = $2, service_detail = '', service_updated = $3
+             where instance_id = $1",
+        )
+        .bind(instance.to_string())
+        .bind(Service::Unknown.tag())
+        .bind(micros(OffsetDateTime::now_utc()))
+        .execute(conn)
+        .await
+        .map_err(|error| Error::internal(format!("reset the service of instance {instance}"), error))?;
+        Ok(())
+    }
+
+    /// Writes that a controller hears an agent from now on, unless the instance is gone.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn put_link(&self, instance: InstanceId, controller_id: &str) -> Result<()> {
+        sqlx::query(
+            "insert into agent_link (instance_id, controller_id, connected_at, lost_at)
+             select $1, $2, $3, null
+             where exists (select 1 from instance where id = $1 and deleted is null)
+             on conflict (instance_id, controller_id) do update
+                 set connected_at = excluded.connected_at, lost_at = null",
+        )
+        .bind(instance.to_string())
+        .bind(controller_id)
+        .bind(micros(OffsetDateTime::now_utc()))
+        .execute(&self.write)
+        .await
+        .map_err(|error| Error::internal(format!("store the link to the agent of instance {instance}"), error))?;
+        Ok(())
+    }
+
+    /// Writes that a controller no longer hears an agent.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn lose_link(&self, instance: InstanceId, controller_id: &str) -> Result<()> {
+        sqlx::query(
+            "update agent_link set lost_at = $3
+             where instance_id = $1 and controller_id = $2 and lost_at is null",
+        )
+        .bind(instance.to_string())
+        .bind(controller_id)
+        .bind(micros(OffsetDateTime::now_utc()))
+        .execute(&self.write)
+        .await
+        .map_err(|error| Error::internal(format!("store the loss of the agent of instance {instance}"), error))?;
+        Ok(())
+    }
+
+    /// Writes that a controller that has just started hears nobody: its earlier life may have been killed. Answers how
+    /// many links were open.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn lose_own_links(&self, controller_id: &str) -> Result<u64> {
+        sqlx::query("update agent_link set lost_at = $2 where controller_id = $1 and lost_at is null")
+            .bind(controller_id)
+            .bind(micros(OffsetDateTime::now_utc()))
+            .execute(&self.write)
+            .await
+            .map(|result| result.rows_affected())
+            .map_err(|error| Error::internal("close the links of this controller's earlier life", error))
+    }
+
+    /// Removes everything about the agent of an instance: what it said, its links and its tokens.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn delete_agent(&self, conn: &mut SqliteConnection, instance: InstanceId) -> Result<()> {
+        for statement in [
+            "delete from agent where instance_id = $1",
+            "delete from agent_link where instance_id = $1",
+            "delete from enrolment_token where instance_id = $1",
+        ] {
+            sqlx::query(statement)
+                .bind(instance.to_string())
+                .execute(&mut *conn)
+                .await
+                .map_err(|error| Error::internal(format!("delete the agent of instance {instance}"), error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Under what a token is stored. It is random enough to need no salt and no slow hash.
+fn token_hash(token: &SecretString) -> String {
+    STANDARD.encode(Sha256::digest(token.expose_secret().as_bytes()))
+}
+
+/// A number as a column of type bigint holds it.
+fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
