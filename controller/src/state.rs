@@ -1,6 +1,8 @@
 //! What an instance is doing: the task of the controller, the service that the agent sees, the state of the host, and
 //! the two words that the API makes of them.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -94,4 +96,145 @@ pub enum Heard {
     Now,
     /// The last connection ended then.
     Last(OffsetDateTime),
+}
+
+impl Heard {
+    /// Whether the agent is silent: never heard, or not for longer than `expiry`.
+    pub fn is_silent(self, now: OffsetDateTime, expiry: Duration) -> bool {
+        match self {
+            Self::Now => false,
+            Self::Never => true,
+            Self::Last(then) => now - then > expiry,
+        }
+    }
+}
+
+/// `status` and `operating_status` of the API.
+///
+/// `status` follows the task; without a task, or with one that leaves it alone, it follows the host:
+///
+/// | task | `status` |
+/// |---|---|
+/// | `building_error`, `error` | ERROR |
+/// | `building` | BUILD |
+/// | `restarting` | REBOOT |
+/// | `deleting` | SHUTDOWN |
+/// | `restart_required` | RESTART_REQUIRED |
+/// | `none` | by host: `active` ACTIVE, `building` BUILD, `dead` SHUTDOWN, `absent` UNKNOWN |
+///
+/// `operating_status` is empty unless there is no task and the host is active. Then a silent agent is ERROR, whatever it
+/// said last; otherwise the service decides. Ours is finer than upstream's, which has no word for the first start of an
+/// engine or for the time between a crash and the agent's next start of it:
+///
+/// | service | `operating_status` |
+/// |---|---|
+/// | `new`, `building` | BUILD |
+/// | `starting`, `shutdown`, `crashed` | SHUTDOWN |
+/// | `healthy` | HEALTHY |
+/// | `blocked` | BLOCKED |
+/// | `failed` | FAILED |
+/// | `unknown` | ERROR |
+pub fn status(task: Task, service: Service, host: HostState, silent: bool) -> (&'static str, &'static str) {
+    let status = match (task, host) {
+        (Task::BuildingError | Task::Error, _) => "ERROR",
+        (Task::Building, _) | (Task::None, HostState::Building) => "BUILD",
+        (Task::Restarting, _) => "REBOOT",
+        (Task::Deleting, _) | (Task::None, HostState::Dead) => "SHUTDOWN",
+        (Task::RestartRequired, _) => "RESTART_REQUIRED",
+        (Task::None, HostState::Active) => "ACTIVE",
+        (Task::None, HostState::Absent) => "UNKNOWN",
+    };
+    let operating_status = match service {
+        _ if status != "ACTIVE" => "",
+        _ if silent => "ERROR",
+        Service::New | Service::Building => "BUILD",
+        Service::Starting | Service::Shutdown | Service::Crashed => "SHUTDOWN",
+        Service::Healthy => "HEALTHY",
+        Service::Blocked => "BLOCKED",
+        Service::Failed => "FAILED",
+        Service::Unknown => "ERROR",
+    };
+    (status, operating_status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SILENT: bool = true;
+
+    #[test]
+    fn status_is_that_of_the_reference() {
+        use HostState::{Absent, Active, Building as HostBuilding, Dead};
+        // Task and host, and the word of the reference's section 6. Every pair is there.
+        let expected = [
+            (Task::None, [(Absent, "UNKNOWN"), (HostBuilding, "BUILD"), (Active, "ACTIVE"), (Dead, "SHUTDOWN")]),
+            (Task::Building, [(Absent, "BUILD"), (HostBuilding, "BUILD"), (Active, "BUILD"), (Dead, "BUILD")]),
+            (Task::Restarting, [(Absent, "REBOOT"), (HostBuilding, "REBOOT"), (Active, "REBOOT"), (Dead, "REBOOT")]),
+            (
+                Task::Deleting,
+                [(Absent, "SHUTDOWN"), (HostBuilding, "SHUTDOWN"), (Active, "SHUTDOWN"), (Dead, "SHUTDOWN")],
+            ),
+            (
+                Task::RestartRequired,
+                [
+                    (Absent, "RESTART_REQUIRED"),
+                    (HostBuilding, "RESTART_REQUIRED"),
+                    (Active, "RESTART_REQUIRED"),
+                    (Dead, "RESTART_REQUIRED"),
+                ],
+            ),
+            (Task::BuildingError, [(Absent, "ERROR"), (HostBuilding, "ERROR"), (Active, "ERROR"), (Dead, "ERROR")]),
+            (Task::Error, [(Absent, "ERROR"), (HostBuilding, "ERROR"), (Active, "ERROR"), (Dead, "ERROR")]),
+        ];
+        assert_eq!(expected.len(), Task::ALL.len());
+        for (task, hosts) in expected {
+            assert_eq!(hosts.len(), HostState::ALL.len());
+            for (host, word) in hosts {
+                let (status, operating) = status(task, Service::Healthy, host, !SILENT);
+                assert_eq!(status, word, "{task:?} {host:?}");
+                assert_eq!(operating, if word == "ACTIVE" { "HEALTHY" } else { "" }, "{task:?} {host:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn operating_status_is_that_of_the_reference() {
+        let expected = [
+            (Service::New, "BUILD"),
+            (Service::Building, "BUILD"),
+            (Service::Starting, "SHUTDOWN"),
+            (Service::Healthy, "HEALTHY"),
+            (Service::Blocked, "BLOCKED"),
+            (Service::Shutdown, "SHUTDOWN"),
+            (Service::Crashed, "SHUTDOWN"),
+            (Service::Failed, "FAILED"),
+            (Service::Unknown, "ERROR"),
+        ];
+        assert_eq!(expected.len(), Service::ALL.len());
+        for (service, word) in expected {
+            assert_eq!(status(Task::None, service, HostState::Active, !SILENT), ("ACTIVE", word));
+            assert_eq!(status(Task::None, service, HostState::Active, SILENT), ("ACTIVE", "ERROR"));
+            assert_eq!(status(Task::Building, service, HostState::Active, SILENT), ("BUILD", ""));
+        }
+    }
+
+    #[test]
+    fn an_agent_is_silent_after_its_expiry() {
+        let now = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let expiry = Duration::from_secs(90);
+        assert!(!Heard::Now.is_silent(now, expiry));
+        assert!(Heard::Never.is_silent(now, expiry));
+        assert!(!Heard::Last(now - Duration::from_secs(90)).is_silent(now, expiry));
+        assert!(Heard::Last(now - Duration::from_millis(90_001)).is_silent(now, expiry));
+        assert!(!Heard::Last(now + Duration::from_secs(5)).is_silent(now, expiry), "a clock that was set back");
+    }
+
+    #[test]
+    fn every_tag_is_read_back() {
+        assert!(Task::ALL.iter().all(|task| Task::from_tag(task.tag()) == Some(*task)));
+        assert!(Service::ALL.iter().all(|service| Service::from_tag(service.tag()) == Some(*service)));
+        assert!(HostState::ALL.iter().all(|host| HostState::from_tag(host.tag()) == Some(*host)));
+        assert_eq!(Task::from_tag("None"), None);
+    }
 }

@@ -3,6 +3,7 @@
 //! SKELETON of the interface between `api` and `app`; bodies follow.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use secrecy::SecretString;
 use time::OffsetDateTime;
@@ -11,7 +12,7 @@ use super::{App, Page, PageRequest};
 use crate::error::Result;
 use crate::identity::Caller;
 use crate::ids::{DatastoreId, InstanceId, OperationId, ProjectId, VersionId};
-use crate::state::{Heard, HostState, Service, Task};
+use crate::state::{self, Heard, HostState, Service, Task};
 
 /// Who may connect, as it was ordered.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -113,15 +114,16 @@ pub struct Instance {
     pub deleted: Option<OffsetDateTime>,
     /// When root was enabled and by which user id, if it ever was and was not disabled since.
     pub root_enabled: Option<(OffsetDateTime, String)>,
-    /// The agents' expiry after which a silent agent counts as an error, seconds.
+    /// The agents' expiry after which a silent agent counts as an error, seconds; the use cases fill it in from the
+    /// configuration.
     pub heartbeat_expiry_s: u64,
 }
 
 impl Instance {
     /// `status` and `operating_status` of the API at this time.
     pub fn status(&self, now: OffsetDateTime) -> (&'static str, &'static str) {
-        let _ = now;
-        todo!()
+        let silent = self.heard.is_silent(now, Duration::from_secs(self.heartbeat_expiry_s));
+        state::status(self.task, self.service, self.host, silent)
     }
 }
 

@@ -17,6 +17,11 @@ use crate::seal::Seal;
 
 pub mod agents;
 pub mod authorities;
+pub mod datastores;
+pub mod instances;
+pub mod quota;
+#[cfg(test)]
+pub(crate) mod testing;
 
 /// The store. Cheap to clone.
 #[derive(Clone)]

@@ -1,0 +1,490 @@
+//! Rows of instances. A list and a show are one query each, joined with the datastore and with what the agent last said.
+//!
+//! Methods with `conn` take part in the caller's transaction. Each of them is idempotent, touches only an instance that
+//! is not deleted, and sets `updated`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Row, SqliteConnection};
+use time::OffsetDateTime;
+use trove_strategy::{Installation, Manifest, Size};
+
+use super::{Store, from_micros, micros, quota};
+use crate::app::instances::{Fault, Flavor, Instance, Nic};
+use crate::error::{Error, Result};
+use crate::ids::{InstanceId, ProjectId, VersionId};
+use crate::state::{Heard, HostState, Service, Task};
+
+/// Columns and joins of an [`Instance`]; `service` is `new` until an agent said otherwise.
+const SELECT: &str = "select i.*, v.name as version_name, v.number as version_number, d.id as datastore_id, \
+     d.name as datastore_name, a.service, a.service_updated, a.volume_used_bytes, \
+     (select count(*) from agent_link l where l.instance_id = i.id and l.lost_at is null) as links, \
+     (select max(l.lost_at) from agent_link l where l.instance_id = i.id) as last_lost";
+const FROM: &str = " from instance i join datastore_version v on v.id = i.version_id \
+     join datastore d on d.id = v.datastore_id left join agent a on a.instance_id = i.id";
+
+/// What is stored of a new instance. It starts with task and host `building`, host generation 1.
+#[derive(Clone, Debug)]
+pub struct NewRow {
+    /// Its id, made by the caller.
+    pub id: InstanceId,
+    /// Whose it is.
+    pub project: ProjectId,
+    /// Its name.
+    pub name: String,
+    /// The size.
+    pub flavor: Flavor,
+    /// Size of its volume, GiB.
+    pub volume_gib: u64,
+    /// What it runs.
+    pub version: VersionId,
+    /// Region.
+    pub region: String,
+    /// Zone.
+    pub availability_zone: Option<String>,
+    /// The port that tenants connect to.
+    pub port: u16,
+    /// Who may connect.
+    pub access: Option<crate::app::instances::Access>,
+    /// Networks.
+    pub nics: Vec<Nic>,
+}
+
+/// What the steps of an operation need to know to make a host and an assignment.
+#[derive(Clone, Debug)]
+pub struct HostFacts {
+    /// Which instance.
+    pub instance: InstanceId,
+    /// Whose it is.
+    pub project: ProjectId,
+    /// The host's generation.
+    pub generation: u64,
+    /// The datastore's name.
+    pub datastore: String,
+    /// The agent program that the version is registered with; `None` is the one beside the controller.
+    pub agent_program: Option<PathBuf>,
+    /// The engine that the version is registered with.
+    pub installation: Installation,
+    /// What was ordered.
+    pub size: Size,
+    /// Where the engine listens, once it was chosen.
+    pub address: Option<IpAddr>,
+    /// The port it listens on.
+    pub port: u16,
+}
+
+/// Which instances the management list shows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Filter<'a> {
+    /// Only this project's.
+    pub project: Option<&'a ProjectId>,
+    /// Only deleted ones, or only those that are not.
+    pub deleted: Option<bool>,
+}
+
+impl Store {
+    /// An instance, also a deleted one.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn get_instance(&self, id: InstanceId) -> Result<Option<Instance>> {
+        let sql = AssertSqlSafe(format!("{SELECT}{FROM} where i.id = $1"));
+        let row = sqlx::query(sql).bind(id.to_string()).fetch_optional(&self.read).await.map_err(failed("read", id))?;
+        row.map(|row| instance(&row)).transpose()
+    }
+
+    /// An instance that is not deleted, with the manifest of its version.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn get_instance_with_manifest(&self, id: InstanceId) -> Result<Option<(Instance, Manifest)>> {
+        let sql = AssertSqlSafe(format!("{SELECT}, v.manifest{FROM} where i.id = $1 and i.deleted is null"));
+        let row = sqlx::query(sql).bind(id.to_string()).fetch_optional(&self.read).await.map_err(failed("read", id))?;
+        row.map(|row| Ok((instance(&row)?, json(&row, "manifest")?))).transpose()
+    }
+
+    /// At most `limit` of a project's instances that are not deleted, by id, after `marker`.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn list_instances(&self, project: &ProjectId, marker: Option<&str>, limit: u32) -> Result<Vec<Instance>> {
+        let sql = AssertSqlSafe(format!(
+            "{SELECT}{FROM} where i.project_id = $1 and i.deleted is null and i.id > $2 order by i.id limit $3"
+        ));
+        let rows = sqlx::query(sql)
+            .bind(&project.0)
+            .bind(marker.unwrap_or_default())
+            .bind(i64::from(limit))
+            .fetch_all(&self.read)
+            .await
+            .map_err(|error| Error::internal("list the instances of a project", error))?;
+        rows.iter().map(instance).collect()
+    }
+
+    /// At most `limit` instances of all projects after the first `offset`, by last change descending.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn list_all_instances(&self, filter: Filter<'_>, offset: u64, limit: u32) -> Result<Vec<Instance>> {
+        let sql = AssertSqlSafe(format!(
+            "{SELECT}{FROM} where ($1 is null or i.project_id = $1) \
+             and ($2 is null or (i.deleted is not null) = $2) \
+             order by i.updated desc, i.id limit $3 offset $4"
+        ));
+        let rows = sqlx::query(sql)
+            .bind(filter.project.map(|project| project.0.as_str()))
+            .bind(filter.deleted)
+            .bind(i64::from(limit))
+            .bind(i64::try_from(offset).unwrap_or(i64::MAX))
+            .fetch_all(&self.read)
+            .await
+            .map_err(|error| Error::internal("list all instances", error))?;
+        rows.iter().map(instance).collect()
+    }
+
+    /// What is needed to make its host; `None` once it is deleted.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn host_facts(&self, id: InstanceId) -> Result<Option<HostFacts>> {
+        let row = sqlx::query(
+            "select i.project_id, i.generation, i.ram_mib, i.vcpus, i.volume_gib, i.address, i.port, \
+             v.agent_program, v.manifest, d.name as datastore_name from instance i \
+             join datastore_version v on v.id = i.version_id join datastore d on d.id = v.datastore_id \
+             where i.id = $1 and i.deleted is null",
+        )
+        .bind(id.to_string())
+        .fetch_optional(&self.read)
+        .await
+        .map_err(failed("read the host of", id))?;
+        row.map(|row| host_facts(&row, id)).transpose()
+    }
+
+    /// Inserts the row; quota is the caller's, in the same transaction.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn insert_instance(&self, conn: &mut SqliteConnection, new: &NewRow) -> Result<()> {
+        let written = |what, error| Error::internal(format!("write {what} of instance {}", new.id), error);
+        let access = new.access.as_ref().map(serde_json::to_string).transpose();
+        sqlx::query(
+            "insert into instance (id, project_id, name, flavor_id, flavor_name, ram_mib, vcpus, volume_gib, \
+             version_id, region, availability_zone, port, access, nics, task, host, generation, created, updated) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1, $17, $17)",
+        )
+        .bind(new.id.to_string())
+        .bind(&new.project.0)
+        .bind(&new.name)
+        .bind(&new.flavor.id)
+        .bind(&new.flavor.name)
+        .bind(signed(new.flavor.ram_mib))
+        .bind(i64::from(new.flavor.vcpus))
+        .bind(signed(new.volume_gib))
+        .bind(new.version.to_string())
+        .bind(&new.region)
+        .bind(&new.availability_zone)
+        .bind(i64::from(new.port))
+        .bind(access.map_err(|error| written("access", error))?)
+        .bind(serde_json::to_string(&new.nics).map_err(|error| written("nics", error))?)
+        .bind(Task::Building.tag())
+        .bind(HostState::Building.tag())
+        .bind(now())
+        .execute(conn)
+        .await
+        .map_err(failed("insert", new.id))?;
+        Ok(())
+    }
+
+    /// Renames it. `false`: there is none of that project, or of any when `project` is `None`.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn rename_instance(&self, id: InstanceId, project: Option<&ProjectId>, name: &str) -> Result<bool> {
+        let done = sqlx::query(
+            "update instance set name = $2, updated = $3 \
+             where id = $1 and deleted is null and ($4 is null or project_id = $4)",
+        )
+        .bind(id.to_string())
+        .bind(name)
+        .bind(now())
+        .bind(project.map(|project| project.0.as_str()))
+        .execute(&self.write)
+        .await
+        .map_err(failed("rename", id))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// What the controller does with it.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn set_task(&self, conn: &mut SqliteConnection, id: InstanceId, task: Task) -> Result<()> {
+        sqlx::query("update instance set task = $2, updated = $3 where id = $1 and deleted is null")
+            .bind(id.to_string())
+            .bind(task.tag())
+            .bind(now())
+            .execute(conn)
+            .await
+            .map_err(failed("set the task of", id))?;
+        Ok(())
+    }
+
+    /// What the compute driver said.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn set_host(&self, conn: &mut SqliteConnection, id: InstanceId, host: HostState) -> Result<()> {
+        sqlx::query("update instance set host = $2, updated = $3 where id = $1 and deleted is null")
+            .bind(id.to_string())
+            .bind(host.tag())
+            .bind(now())
+            .execute(conn)
+            .await
+            .map_err(failed("set the host of", id))?;
+        Ok(())
+    }
+
+    /// Where its engine listens. `false`: another instance has that address and port, or this one is deleted.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn set_address(&self, conn: &mut SqliteConnection, id: InstanceId, address: IpAddr) -> Result<bool> {
+        // The condition instead of the unique index's error, which would spoil the caller's transaction on PostgreSQL.
+        let done = sqlx::query(
+            "update instance set address = $2, updated = $3 where id = $1 and deleted is null and not exists \
+             (select 1 from instance o where o.address = $2 and o.port = instance.port and o.deleted is null \
+             and o.id <> instance.id)",
+        )
+        .bind(id.to_string())
+        .bind(address.to_string())
+        .bind(now())
+        .execute(conn)
+        .await
+        .map_err(failed("set the address of", id))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Why it is in error (message and details), or that it no longer is.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn set_fault(
+        &self,
+        conn: &mut SqliteConnection,
+        id: InstanceId,
+        fault: Option<(&str, &str)>,
+    ) -> Result<()> {
+        let time = now();
+        sqlx::query(
+            "update instance set fault_message = $2, fault_details = $3, fault_created = $4, updated = $5 \
+             where id = $1 and deleted is null",
+        )
+        .bind(id.to_string())
+        .bind(fault.map(|(message, _)| message))
+        .bind(fault.map(|(_, details)| details))
+        .bind(fault.map(|_| time))
+        .bind(time)
+        .execute(conn)
+        .await
+        .map_err(failed("set the fault of", id))?;
+        Ok(())
+    }
+
+    /// That this user enabled root, or that root is disabled.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn set_root(&self, conn: &mut SqliteConnection, id: InstanceId, user: Option<&str>) -> Result<()> {
+        let time = now();
+        sqlx::query(
+            "update instance set root_enabled_at = $2, root_enabled_by = $3, updated = $4 \
+             where id = $1 and deleted is null",
+        )
+        .bind(id.to_string())
+        .bind(user.map(|_| time))
+        .bind(user)
+        .bind(time)
+        .execute(conn)
+        .await
+        .map_err(failed("set the root of", id))?;
+        Ok(())
+    }
+
+    /// That it is gone: gives back its quota and its address.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn mark_deleted(&self, conn: &mut SqliteConnection, id: InstanceId) -> Result<()> {
+        let row = sqlx::query(
+            "update instance set deleted = $2, updated = $2, task = $3, host = $4 \
+             where id = $1 and deleted is null returning project_id, ram_mib, volume_gib",
+        )
+        .bind(id.to_string())
+        .bind(now())
+        .bind(Task::None.tag())
+        .bind(HostState::Absent.tag())
+        .fetch_optional(&mut *conn)
+        .await
+        .map_err(failed("delete", id))?;
+        let Some(row) = row else { return Ok(()) };
+        let project = ProjectId(column(&row, "project_id")?);
+        let amounts =
+            quota::Amounts { ram_mib: unsigned(&row, "ram_mib")?, volumes_gib: unsigned(&row, "volume_gib")? };
+        self.give_back(conn, &project, amounts).await
+    }
+}
+
+fn now() -> i64 {
+    micros(OffsetDateTime::now_utc())
+}
+
+fn failed(verb: &'static str, id: InstanceId) -> impl FnOnce(sqlx::Error) -> Error {
+    move |error| Error::internal(format!("{verb} instance {id}"), error)
+}
+
+/// Sizes are bounded far below this by the checks of an order.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn column<'r, T>(row: &'r SqliteRow, name: &'static str) -> Result<T>
+where
+    T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+{
+    row.try_get(name).map_err(|error| Error::internal(format!("read the column {name}"), error))
+}
+
+fn damaged(name: &'static str, value: &str) -> Error {
+    Error::Internal { attempt: format!("read the column {name}: {value:?} is not a value of it"), source: None }
+}
+
+fn unsigned(row: &SqliteRow, name: &'static str) -> Result<u64> {
+    let value: i64 = column(row, name)?;
+    u64::try_from(value).map_err(|_| damaged(name, &value.to_string()))
+}
+
+fn narrow<T: TryFrom<i64>>(row: &SqliteRow, name: &'static str) -> Result<T> {
+    let value: i64 = column(row, name)?;
+    T::try_from(value).map_err(|_| damaged(name, &value.to_string()))
+}
+
+fn time(row: &SqliteRow, name: &'static str) -> Result<OffsetDateTime> {
+    column(row, name).map(from_micros)
+}
+
+fn parsed<T: FromStr>(row: &SqliteRow, name: &'static str) -> Result<T> {
+    let text: String = column(row, name)?;
+    text.parse().map_err(|_| damaged(name, &text))
+}
+
+fn tagged<T>(row: &SqliteRow, name: &'static str, from_tag: fn(&str) -> Option<T>) -> Result<T> {
+    let tag: String = column(row, name)?;
+    from_tag(&tag).ok_or_else(|| damaged(name, &tag))
+}
+
+fn json<T: serde::de::DeserializeOwned>(row: &SqliteRow, name: &'static str) -> Result<T> {
+    let text: String = column(row, name)?;
+    serde_json::from_str(&text).map_err(|error| Error::internal(format!("read the column {name}"), error))
+}
+
+fn address(row: &SqliteRow) -> Result<Option<IpAddr>> {
+    let text: Option<String> = column(row, "address")?;
+    text.map(|text| text.parse().map_err(|_| damaged("address", &text))).transpose()
+}
+
+fn host_facts(row: &SqliteRow, id: InstanceId) -> Result<HostFacts> {
+    let manifest: Manifest = json(row, "manifest")?;
+    Ok(HostFacts {
+        instance: id,
+        project: ProjectId(column(row, "project_id")?),
+        generation: unsigned(row, "generation")?,
+        datastore: column(row, "datastore_name")?,
+        agent_program: column::<Option<String>>(row, "agent_program")?.map(PathBuf::from),
+        installation: manifest.installation,
+        size: Size {
+            memory_mib: unsigned(row, "ram_mib")?,
+            vcpus: narrow(row, "vcpus")?,
+            volume_gib: unsigned(row, "volume_gib")?,
+        },
+        address: address(row)?,
+        port: narrow(row, "port")?,
+    })
+}
+
+fn instance(row: &SqliteRow) -> Result<Instance> {
+    let created = time(row, "created")?;
+    let access: Option<String> = column(row, "access")?;
+    let access = access.map(|text| serde_json::from_str(&text)).transpose();
+    let used: Option<i64> = column(row, "volume_used_bytes")?;
+    Ok(Instance {
+        id: InstanceId(parsed(row, "id")?),
+        project: ProjectId(column(row, "project_id")?),
+        name: column(row, "name")?,
+        flavor: flavor(row)?,
+        volume_gib: unsigned(row, "volume_gib")?,
+        volume_used_bytes: used.and_then(|bytes| u64::try_from(bytes).ok()),
+        datastore_id: parsed(row, "datastore_id")?,
+        datastore: column(row, "datastore_name")?,
+        version_id: parsed(row, "version_id")?,
+        version: column(row, "version_name")?,
+        version_number: column(row, "version_number")?,
+        region: column(row, "region")?,
+        address: address(row)?,
+        port: narrow(row, "port")?,
+        access: access.map_err(|error| Error::internal("read the column access", error))?,
+        nics: json(row, "nics")?,
+        task: tagged(row, "task", Task::from_tag)?,
+        service: service(row)?,
+        service_updated: column::<Option<i64>>(row, "service_updated")?.map_or(created, from_micros),
+        host: tagged(row, "host", HostState::from_tag)?,
+        heard: heard(row)?,
+        fault: fault(row)?,
+        created,
+        updated: time(row, "updated")?,
+        deleted: column::<Option<i64>>(row, "deleted")?.map(from_micros),
+        root_enabled: root_enabled(row)?,
+        heartbeat_expiry_s: 0,
+    })
+}
+
+fn flavor(row: &SqliteRow) -> Result<Flavor> {
+    Ok(Flavor {
+        id: column(row, "flavor_id")?,
+        name: column(row, "flavor_name")?,
+        ram_mib: unsigned(row, "ram_mib")?,
+        vcpus: narrow(row, "vcpus")?,
+    })
+}
+
+fn service(row: &SqliteRow) -> Result<Service> {
+    let tag: Option<String> = column(row, "service")?;
+    tag.map_or(Ok(Service::New), |tag| Service::from_tag(&tag).ok_or_else(|| damaged("service", &tag)))
+}
+
+fn heard(row: &SqliteRow) -> Result<Heard> {
+    let links: i64 = column(row, "links")?;
+    if links > 0 {
+        return Ok(Heard::Now);
+    }
+    let last: Option<i64> = column(row, "last_lost")?;
+    Ok(last.map_or(Heard::Never, |micros| Heard::Last(from_micros(micros))))
+}
+
+fn fault(row: &SqliteRow) -> Result<Option<Fault>> {
+    let Some(message) = column(row, "fault_message")? else { return Ok(None) };
+    let details: Option<String> = column(row, "fault_details")?;
+    let details = details.unwrap_or_default();
+    Ok(Some(Fault { message, details, created: time(row, "fault_created")? }))
+}
+
+fn root_enabled(row: &SqliteRow) -> Result<Option<(OffsetDateTime, String)>> {
+    let at: Option<i64> = column(row, "root_enabled_at")?;
+    let by: Option<String> = column(row, "root_enabled_by")?;
+    Ok(at.map(from_micros).zip(by))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+use super::*;
+use crate::app::instances::Access;
+use crate::app::limits::Limits;
+use crate::store::testing::{Fixture, fixture};
+
+const UNLIMITED: Limits = Limits { instances: -1, ram_mib: -1, volumes_gib: -1, backups: -1 };
+
+fn project(name: &str) -> ProjectId {
+    ProjectId(name.to_owned())
+}
+
+async fn shown(fixture: &Fixture, id: InstanceId) -> Instance {
+    fixture.store.get_instance(id).await.unwrap().unwrap()
+}
+
+/// Runs one write in a transaction of its own.
+macro_rules! write {
+    ($fixture:expr, $method:ident($($argument:expr),*)) => {{
+        let mut tx = $fixture.store.begin().await.unwrap();
+        let result = $fixture.store.$method(&mut tx, $($argument),*).await.unwrap();
+        tx.commit().await.unwrap();
+        result
+    }};
+}
+
+#[tokio::test]
+async fn a_new_instance_is_read_back_whole() {
+    let fixture = fixture().await;
+    let mut row = fixture.new_row("demo");
+    row.access = Some(Access { is_public: true, allowed_cidrs: Some(vec!["10.0.0.0/8".to_owned()]) });
+    row.nics = vec![Nic { network_id: Some("net".to_owned()), subnet_id: None, ip_address: None }];
+    row.availability_zone = Some("nova".to_owned());
+    write!(fixture, insert_instance(&row));
+
+    let (instance, manifest) = fixture.store.get_instance_with_manifest(row.id).await.unwrap().unwrap();
+    assert_eq!(instance.name, "first");
+    assert_eq!(instance.project, project("demo"));
+    assert_eq!(instance.flavor, row.flavor);
+    assert_eq!(instance.access, row.access);
+    assert_eq!(instance.nics, row.nics);
+    assert_eq!((instance.task, instance.host), (Task::Building, HostState::Building));
+    assert_eq!((instance.service, instance.heard), (Service::New, Heard::Never));
+    assert_eq!((instance.datastore.as_str(), instance.version.as_str()), ("enginedb", "15"));
+    assert_eq!(instance.version_number, "15.18");
+    assert_eq!((instance.address, instance.port, instance.volume_gib), (None, 5432, 2));
+    assert_eq!(instance.created, instance.updated);
+    assert!(instance.fault.is_none() && instance.deleted.is_none() && instance.root_enabled.is_none());
+    assert_eq!(manifest.identity.name, "enginedb");
+
+    let facts = fixture.store.host_facts(row.id).await.unwrap().unwrap();
+    assert_eq!((facts.generation, facts.port, facts.address), (1, 5432, None));
+    assert_eq!(facts.size, Size { memory_mib: 512, vcpus: 1, volume_gib: 2 });
+    assert_eq!(facts.installation, manifest.installation);
+    assert!(fixture.store.get_instance(InstanceId::random()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn every_write_may_be_repeated_and_sets_updated() {
+    let fixture = fixture().await;
+    let id = fixture.insert("demo").await;
+    let address = IpAddr::from([127, 64, 0, 1]);
+    let mut last = shown(&fixture, id).await.updated;
+    for _ in 0..2 {
+        write!(fixture, set_task(id, Task::None));
+        write!(fixture, set_host(id, HostState::Active));
+        assert!(write!(fixture, set_address(id, address)));
+        write!(fixture, set_fault(id, Some(("it broke", "badly"))));
+        write!(fixture, set_root(id, Some("user")));
+        let instance = shown(&fixture, id).await;
+        assert_eq!((instance.task, instance.host), (Task::None, HostState::Active));
+        assert_eq!(instance.address, Some(address));
+        assert_eq!(instance.fault.as_ref().map(|fault| fault.message.as_str()), Some("it broke"));
+        assert_eq!(instance.root_enabled.as_ref().map(|(_, user)| user.as_str()), Some("user"));
+        assert!(instance.updated > last);
+        last = instance.updated;
+    }
+    write!(fixture, set_fault(id, None));
+    write!(fixture, set_root(id, None));
+    let instance = shown(&fixture, id).await;
+    assert!(instance.fault.is_none() && instance.root_enabled.is_none());
+}
+
+#[tokio::test]
+async fn an_address_belongs_to_one_instance_until_that_is_deleted() {
+    let fixture = fixture().await;
+    let (first, second) = (fixture.insert("demo").await, fixture.insert("demo").await);
+    let address = IpAddr::from([127, 64, 0, 1]);
+    assert!(write!(fixture, set_address(first, address)));
+    assert!(!write!(fixture, set_address(second, address)));
+    assert_eq!(shown(&fixture, second).await.address, None);
+    write!(fixture, mark_deleted(first));
+    assert!(write!(fixture, set_address(second, address)));
+    assert!(!write!(fixture, set_address(first, address)), "a deleted instance takes none");
+}
+
+#[tokio::test]
+async fn deleting_gives_the_quota_back_once() {
+    let fixture = fixture().await;
+    let amounts = quota::Amounts { ram_mib: 512, volumes_gib: 2 };
+    for _ in 0..2 {
+        write!(fixture, take_quota(&project("demo"), amounts, UNLIMITED));
+    }
+    let id = fixture.insert("demo").await;
+    write!(fixture, mark_deleted(id));
+    write!(fixture, mark_deleted(id));
+    assert_eq!(usage(&fixture, "demo").await, [("instances", 1), ("ram", 512), ("volumes", 2)].map(owned));
+    assert!(shown(&fixture, id).await.deleted.is_some());
+    assert!(fixture.store.host_facts(id).await.unwrap().is_none());
+    assert!(fixture.store.get_instance_with_manifest(id).await.unwrap().is_none());
+}
+
+fn owned((resource, in_use): (&str, i64)) -> (String, i64) {
+    (resource.to_owned(), in_use)
+}
+
+async fn usage(fixture: &Fixture, project: &str) -> Vec<(String, i64)> {
+    let rows = sqlx::query("select resource, in_use from usage where project_id = $1 order by resource")
+        .bind(project)
+        .fetch_all(&fixture.store.read)
+        .await
+        .unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+#[tokio::test]
+async fn a_refused_quota_names_every_resource_and_counts_nothing_when_rolled_back() {
+    let fixture = fixture().await;
+    let limits = Limits { instances: 0, ram_mib: 4096, volumes_gib: 1, backups: -1 };
+    let amounts = quota::Amounts { ram_mib: 512, volumes_gib: 2 };
+    let mut tx = fixture.store.begin().await.unwrap();
+    let error = fixture.store.take_quota(&mut tx, &project("demo"), amounts, limits).await.unwrap_err();
+    drop(tx);
+    assert_eq!(error.to_string(), "Quota exceeded for resources: ['instances', 'volumes'].");
+    assert_eq!(usage(&fixture, "demo").await, []);
+}
+
+#[tokio::test]
+async fn lists_are_paged_by_id_and_show_one_project() {
+    let fixture = fixture().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(fixture.insert("demo").await.to_string());
+    }
+    fixture.insert("other").await;
+    let gone = fixture.insert("demo").await;
+    write!(fixture, mark_deleted(gone));
+    ids.sort();
+    let demo = project("demo");
+    let first = fixture.store.list_instances(&demo, None, 2).await.unwrap();
+    assert_eq!(first.iter().map(|instance| instance.id.to_string()).collect::<Vec<_>>(), ids[..2]);
+    let rest = fixture.store.list_instances(&demo, Some(&ids[1]), 2).await.unwrap();
+    assert_eq!(rest.iter().map(|instance| instance.id.to_string()).collect::<Vec<_>>(), ids[2..]);
+}
+
+#[tokio::test]
+async fn the_management_list_filters_and_starts_at_an_offset() {
+    let fixture = fixture().await;
+    let (old, new, other) = (fixture.insert("demo").await, fixture.insert("demo").await, fixture.insert("other").await);
+    write!(fixture, mark_deleted(old));
+    let list = async |project: Option<&ProjectId>, deleted, offset| {
+        let found = fixture.store.list_all_instances(Filter { project, deleted }, offset, 10).await.unwrap();
+        found.iter().map(|instance| instance.id).collect::<Vec<_>>()
+    };
+    assert_eq!(list(None, None, 0).await, [old, other, new], "last change first");
+    assert_eq!(list(None, None, 1).await, [other, new]);
+    assert_eq!(list(None, Some(false), 0).await, [other, new]);
+    assert_eq!(list(None, Some(true), 0).await, [old]);
+    assert_eq!(list(Some(&project("demo")), Some(false), 0).await, [new]);
+}
+
+#[tokio::test]
+async fn what_the_agent_said_is_joined() {
+    let fixture = fixture().await;
+    let id = fixture.insert("demo").await;
+    let run = async |sql: &'static str| {
+        sqlx::query(sql).bind(id.to_string()).execute(&fixture.store.write).await.unwrap();
+    };
+    run("insert into agent (instance_id, service, service_detail, service_updated, engine_version, \
+         volume_used_bytes, assignment_generation) values ($1, 'healthy', '', 5000000, '15.18', 77, 1)")
+    .await;
+    run("insert into agent_link (instance_id, controller_id, connected_at, lost_at) values ($1, 'a', 1, 7000000)")
+        .await;
+    let instance = shown(&fixture, id).await;
+    assert_eq!((instance.service, instance.volume_used_bytes), (Service::Healthy, Some(77)));
+    assert_eq!(instance.service_updated.unix_timestamp(), 5);
+    assert_eq!(instance.heard, Heard::Last(from_micros(7_000_000)));
+    run("insert into agent_link (instance_id, controller_id, connected_at, lost_at) values ($1, 'b', 1, null)").await;
+    assert_eq!(shown(&fixture, id).await.heard, Heard::Now);
+    assert_eq!(fixture.store.list_instances(&project("demo"), None, 9).await.unwrap().len(), 1, "a link adds no row");
+}
+
+#[tokio::test]
+async fn a_rename_finds_only_what_the_caller_may_change() {
+    let fixture = fixture().await;
+    let id = fixture.insert("demo").await;
+    assert!(!fixture.store.rename_instance(id, Some(&project("other")), "x").await.unwrap());
+    assert!(fixture.store.rename_instance(id, Some(&project("demo")), "mine").await.unwrap());
+    assert_eq!(shown(&fixture, id).await.name, "mine");
+    assert!(fixture.store.rename_instance(id, None, "any").await.unwrap());
+    write!(fixture, mark_deleted(id));
+    assert!(!fixture.store.rename_instance(id, None, "late").await.unwrap());
+}

@@ -1,0 +1,94 @@
+//! What tests of the crate begin with: a store in a directory of its own, with one datastore in it.
+
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use trove_strategy::{Client, Identity, Installation, Manifest, NameRules, UserTraits};
+
+use super::Store;
+use super::datastores::Registration;
+use super::instances::NewRow;
+use crate::app::instances::Flavor;
+use crate::ids::{InstanceId, ProjectId, VersionId};
+use crate::seal::Seal;
+
+/// A store with one version of one datastore.
+pub(crate) struct Fixture {
+    pub(crate) store: Store,
+    pub(crate) version: VersionId,
+    _directory: TempDir,
+}
+
+/// A new store.
+pub(crate) async fn fixture() -> Fixture {
+    let directory = TempDir::new().unwrap();
+    let store = Store::open(directory.path(), Seal::new(&[7; 32])).await.unwrap();
+    let version = register(&store, &manifest()).await;
+    Fixture { store, version, _directory: directory }
+}
+
+/// Registers an active version of this manifest.
+pub(crate) async fn register(store: &Store, manifest: &Manifest) -> VersionId {
+    let mut tx = store.begin().await.unwrap();
+    let registration = Registration { manifest, agent_program: None, active: true, default: false };
+    let version = store.upsert_version(&mut tx, registration).await.unwrap();
+    tx.commit().await.unwrap();
+    version
+}
+
+/// An engine that has databases, users and root, and no peculiarity.
+pub(crate) fn manifest() -> Manifest {
+    let rules = |reserved: &[&str]| NameRules {
+        max_bytes: 63,
+        reserved: reserved.iter().map(|name| (*name).to_owned()).collect(),
+        reserved_prefixes: vec!["sys_".to_owned()],
+        forbidden_characters: String::new(),
+    };
+    Manifest {
+        identity: Identity {
+            name: "enginedb".to_owned(),
+            flavour: "enginedb".to_owned(),
+            port: 5432,
+            root_user: "root".to_owned(),
+            databases: rules(&["os_admin", "system"]),
+            users: UserTraits { names: rules(&["os_admin", "root"]), hosts: false, rename: true, qualified: false },
+            client: Client { program: "engine".to_owned(), args: Vec::new(), env: Vec::new() },
+        },
+        installation: Installation {
+            version: "15.18".to_owned(),
+            major: "15".to_owned(),
+            bindir: PathBuf::from("/opt/engine/15/bin"),
+        },
+        capabilities: ["databases", "users", "root"].map(str::to_owned).to_vec(),
+        volume: true,
+        parameters: Vec::new(),
+    }
+}
+
+impl Fixture {
+    /// An instance of `project`, as an order inserts it, without quota.
+    pub(crate) async fn insert(&self, project: &str) -> InstanceId {
+        let row = self.new_row(project);
+        let mut tx = self.store.begin().await.unwrap();
+        self.store.insert_instance(&mut tx, &row).await.unwrap();
+        tx.commit().await.unwrap();
+        row.id
+    }
+
+    /// The row of an order.
+    pub(crate) fn new_row(&self, project: &str) -> NewRow {
+        NewRow {
+            id: InstanceId::random(),
+            project: ProjectId(project.to_owned()),
+            name: "first".to_owned(),
+            flavor: Flavor { id: "1".to_owned(), name: "m512".to_owned(), ram_mib: 512, vcpus: 1 },
+            volume_gib: 2,
+            version: self.version,
+            region: "RegionOne".to_owned(),
+            availability_zone: None,
+            port: 5432,
+            access: None,
+            nics: Vec::new(),
+        }
+    }
+}
