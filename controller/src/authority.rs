@@ -1,17 +1,47 @@
 //! The two authorities: one signs agents and controllers, the other signs engines. Their keys are sealed in the store.
-//!
-//! SKELETON of the interface; bodies follow.
+//! Tenants trust the second only, so that an engine's certificate opens nothing but that engine.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use secrecy::SecretString;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+};
+use rustls_pki_types::{
+    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject,
+};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::store::Store;
+use crate::store::authorities::StoredAuthority;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Life of the authorities themselves.
+const AUTHORITY_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
+/// Life of an engine's certificate: the longest that common clients accept.
+const ENGINE_LIFETIME: Duration = Duration::from_secs(397 * 24 * 3600);
+/// Every certificate is good from a little before it was made, for guests whose clock is behind.
+const BACKDATED: Duration = Duration::from_secs(5 * 60);
+/// What an agent's certificate says of it, before `<instance>/<generation>`.
+const AGENT_URI: &str = "trove://instance/";
 
 /// Both authorities, loaded.
-pub struct Authorities {}
+pub struct Authorities {
+    agents: Authority,
+    engines: Authority,
+}
+
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
 
 /// A certificate for an engine, with its key.
 pub struct EngineCertificate {
@@ -21,28 +51,274 @@ pub struct EngineCertificate {
     pub key_pem: SecretString,
     /// PEM of the engines' authority.
     pub authority_pem: String,
+    /// When it expires; a reconciler replaces it before.
+    pub not_after: OffsetDateTime,
 }
 
-#[allow(unused_variables)]
+/// A certificate for a controller's agents' port, with its key.
+pub struct ControllerCertificate {
+    /// DER.
+    pub certificate: CertificateDer<'static>,
+    /// PKCS#8.
+    pub key: PrivateKeyDer<'static>,
+    /// When it expires.
+    pub not_after: OffsetDateTime,
+}
+
+/// A certificate request of an agent, whose own signature has been verified. Only its public key is used.
+pub struct CertificateRequest(CertificateSigningRequestParams);
+
+impl CertificateRequest {
+    /// Reads a PKCS#10 request.
+    ///
+    /// # Errors
+    /// Bad request: it is none, or is not signed by its own key.
+    pub fn parse(der: &[u8]) -> Result<Self> {
+        CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der))
+            .map(Self)
+            .map_err(|error| Error::BadRequest(format!("The certificate request cannot be read: {error}.")))
+    }
+
+    /// SHA-256 of its public key, hexadecimal.
+    pub fn key_hash(&self) -> String {
+        let digest = Sha256::digest(self.0.public_key.der_bytes());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Who an agent's certificate says it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentName {
+    /// Whose agent.
+    pub instance: InstanceId,
+    /// Of which generation of its host.
+    pub generation: u64,
+}
+
+impl AgentName {
+    /// Reads the name in a certificate. Whether to believe the certificate is the verifier's business.
+    pub fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        let names = certificate.subject_alternative_name().ok()??;
+        names.value.general_names.iter().find_map(|name| match name {
+            GeneralName::URI(uri) => Self::parse(uri),
+            _ => None,
+        })
+    }
+
+    fn parse(uri: &str) -> Option<Self> {
+        let (instance, generation) = uri.strip_prefix(AGENT_URI)?.split_once('/')?;
+        Some(Self { instance: instance.parse().ok()?, generation: generation.parse().ok()? })
+    }
+
+    fn uri(self) -> String {
+        format!("{AGENT_URI}{}/{}", self.instance, self.generation)
+    }
+}
+
 impl Authorities {
     /// Loads them, or makes them at the first start. Two controllers that start at once end up with the same pair.
+    ///
+    /// # Errors
+    /// Internal: the store failed, or the keys were sealed with another key than the configured one.
     pub async fn load(store: &Store) -> Result<Self> {
-        todo!()
+        Ok(Self { agents: Authority::load(store, "agents").await?, engines: Authority::load(store, "engines").await? })
     }
+
     /// PEM of the authority of controllers and agents.
     pub fn agents_pem(&self) -> &str {
-        todo!()
+        &self.agents.pem
     }
+
     /// PEM of the engines' authority, which is what tenants trust.
     pub fn engines_pem(&self) -> &str {
-        todo!()
+        &self.engines.pem
     }
-    /// Signs an agent: URI SAN `trove://instance/<id>/<generation>`.
-    pub fn sign_agent(&self, csr_der: &[u8], instance: InstanceId, generation: u64) -> Result<String> {
-        todo!()
+
+    /// Signs an agent: URI SAN `trove://instance/<id>/<generation>`. PEM.
+    ///
+    /// # Errors
+    /// Internal.
+    pub fn sign_agent(&self, request: &CertificateRequest, name: AgentName, lifetime: Duration) -> Result<String> {
+        let attempt = || format!("sign the agent of instance {}", name.instance);
+        let (mut params, _) = leaf(&name.instance.to_string(), lifetime);
+        let uri = name.uri().try_into().map_err(|error: rcgen::Error| Error::internal(attempt(), error))?;
+        params.subject_alt_names = vec![SanType::URI(uri)];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params
+            .signed_by(&request.0.public_key, &self.agents.issuer)
+            .map(|certificate| certificate.pem())
+            .map_err(|error| Error::internal(attempt(), error))
     }
+
     /// Makes a key and a certificate for an engine: SANs are its addresses and the instance's id.
+    ///
+    /// # Errors
+    /// Internal.
     pub fn issue_engine(&self, instance: InstanceId, addresses: &[IpAddr]) -> Result<EngineCertificate> {
-        todo!()
+        let failed = |error: rcgen::Error| Error::internal(format!("sign the engine of instance {instance}"), error);
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        let name = instance.to_string();
+        let (mut params, not_after) = leaf(&name, ENGINE_LIFETIME);
+        params.subject_alt_names = addresses.iter().copied().map(SanType::IpAddress).collect();
+        params.subject_alt_names.push(SanType::DnsName(name.try_into().map_err(failed)?));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = params.signed_by(&key, &self.engines.issuer).map_err(failed)?;
+        Ok(EngineCertificate {
+            certificate_pem: certificate.pem(),
+            key_pem: key.serialize_pem().into(),
+            authority_pem: self.engines.pem.clone(),
+            not_after,
+        })
+    }
+
+    /// Makes a key and a certificate of one day for this controller's agents' port. Never stored.
+    ///
+    /// # Errors
+    /// Internal.
+    pub fn issue_controller(&self) -> Result<ControllerCertificate> {
+        let failed = |error: rcgen::Error| Error::internal("sign this controller", error);
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        let (mut params, not_after) = leaf(trove_proto::CONTROLLER_NAME, DAY);
+        let name = trove_proto::CONTROLLER_NAME.to_owned().try_into().map_err(failed)?;
+        params.subject_alt_names = vec![SanType::DnsName(name)];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = params.signed_by(&key, &self.agents.issuer).map_err(failed)?;
+        Ok(ControllerCertificate {
+            certificate: certificate.der().clone(),
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            not_after,
+        })
+    }
+}
+
+impl Authority {
+    async fn load(store: &Store, name: &str) -> Result<Self> {
+        if store.get_authority(name).await?.is_none() {
+            store.insert_authority(name, &Self::make(name)?).await?;
+        }
+        // Read back in any case: another controller may have been first.
+        let stored = store
+            .get_authority(name)
+            .await?
+            .ok_or_else(|| Error::Internal { attempt: format!("read back the authority {name}"), source: None })?;
+        let failed = |error: rcgen::Error| Error::internal(format!("load the authority {name}"), error);
+        let key = KeyPair::from_pem(stored.key_pem.expose_secret()).map_err(failed)?;
+        let issuer = Issuer::from_ca_cert_pem(&stored.certificate_pem, key).map_err(failed)?;
+        Ok(Self { pem: stored.certificate_pem, issuer })
+    }
+
+    fn make(name: &str) -> Result<StoredAuthority> {
+        let failed = |error: rcgen::Error| Error::internal(format!("make the authority {name}"), error);
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        let (mut params, _) = leaf(&format!("trove-rs {name}"), AUTHORITY_LIFETIME);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key).map_err(failed)?;
+        Ok(StoredAuthority { certificate_pem: certificate.pem(), key_pem: key.serialize_pem().into() })
+    }
+}
+
+/// What all certificates have in common, and when this one expires.
+fn leaf(common_name: &str, lifetime: Duration) -> (CertificateParams, OffsetDateTime) {
+    let now = OffsetDateTime::now_utc();
+    let not_after = now + lifetime;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.not_before = now - BACKDATED;
+    params.not_after = not_after;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    (params, not_after)
+}
+
+/// The certificates in a PEM text.
+///
+/// # Errors
+/// Internal: it is not PEM.
+pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|error| Error::internal("read certificates", error))
+}
+
+#[cfg(test)]
+mod tests {
+
+    use super::*;
+    use crate::seal::Seal;
+
+    async fn store() -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), Seal::new(&[3; 32])).await.unwrap();
+        (directory, store)
+    }
+
+    #[tokio::test]
+    async fn controllers_that_start_at_once_end_up_with_the_same_pair() {
+        let (directory, store) = store().await;
+        let other = Store::open(directory.path(), Seal::new(&[3; 32])).await.unwrap();
+        let (one, two) = tokio::join!(Authorities::load(&store), Authorities::load(&other));
+        let (one, two) = (one.unwrap(), two.unwrap());
+        assert_eq!(one.agents_pem(), two.agents_pem());
+        assert_eq!(one.engines_pem(), two.engines_pem());
+        assert_ne!(one.agents_pem(), one.engines_pem());
+        let raw = std::fs::read(directory.path().join("trove.sqlite")).unwrap();
+        assert!(!String::from_utf8_lossy(&raw).contains("PRIVATE KEY"), "keys are sealed");
+        let foreign = Store::open(directory.path(), Seal::new(&[4; 32])).await.unwrap();
+        assert!(Authorities::load(&foreign).await.is_err(), "another sealing key does not open them");
+    }
+
+    #[tokio::test]
+    async fn an_agents_certificate_takes_nothing_but_the_key_from_the_request() {
+        let (_directory, store) = store().await;
+        let authorities = Authorities::load(&store).await.unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut wish = CertificateParams::new(vec!["controller".to_owned()]).unwrap();
+        wish.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let csr = wish.serialize_request(&key).unwrap();
+        let request = CertificateRequest::parse(csr.der()).unwrap();
+        let name = AgentName { instance: InstanceId::random(), generation: 3 };
+        let pem = authorities.sign_agent(&request, name, DAY).unwrap();
+        let certificate = certificates(&pem).unwrap().remove(0);
+        assert_eq!(AgentName::read(&certificate), Some(name));
+        let (_, parsed) = X509Certificate::from_der(&certificate).unwrap();
+        let usage = parsed.extended_key_usage().unwrap().unwrap().value.clone();
+        assert!(usage.client_auth && !usage.server_auth);
+        assert_eq!(parsed.subject_alternative_name().unwrap().unwrap().value.general_names.len(), 1);
+        assert_eq!(parsed.public_key().subject_public_key.data.as_ref(), key.public_key_raw());
+        assert!(parsed.validity().not_before.timestamp() < OffsetDateTime::now_utc().unix_timestamp() - 60);
+    }
+
+    #[test]
+    fn what_is_no_request_is_the_callers_fault() {
+        assert!(matches!(CertificateRequest::parse(b"nonsense"), Err(Error::BadRequest(_))));
+        assert!(matches!(CertificateRequest::parse(b""), Err(Error::BadRequest(_))));
+    }
+
+    #[test]
+    fn names_are_read_whole_or_not_at_all() {
+        let name = AgentName { instance: InstanceId::random(), generation: 7 };
+        assert_eq!(AgentName::parse(&name.uri()), Some(name));
+        for uri in ["trove://instance/", "trove://instance/x/1", "http://instance/", "trove://instance/7"] {
+            assert_eq!(AgentName::parse(uri), None, "{uri}");
+        }
+        assert_eq!(AgentName::parse(&format!("{AGENT_URI}{}", name.instance)), None, "no generation");
+    }
+
+    #[tokio::test]
+    async fn an_engines_certificate_names_its_addresses_and_its_instance() {
+        let (_directory, store) = store().await;
+        let authorities = Authorities::load(&store).await.unwrap();
+        let instance = InstanceId::random();
+        let issued = authorities.issue_engine(instance, &["127.1.2.3".parse().unwrap()]).unwrap();
+        let certificate = certificates(&issued.certificate_pem).unwrap().remove(0);
+        let (_, parsed) = X509Certificate::from_der(&certificate).unwrap();
+        let names = &parsed.subject_alternative_name().unwrap().unwrap().value.general_names;
+        assert!(names.contains(&GeneralName::IPAddress(&[127, 1, 2, 3])));
+        assert!(names.contains(&GeneralName::DNSName(&instance.to_string())));
+        assert_eq!(parsed.validity().not_after.timestamp(), issued.not_after.unix_timestamp());
+        assert_eq!(AgentName::read(&certificate), None, "an engine is no agent");
     }
 }
