@@ -29,6 +29,8 @@ pub struct App {
     pub config: Arc<Config>,
     /// Wakes the runner after a commit.
     pub runner: crate::operations::Nudge,
+    /// Tells that operations have changed.
+    pub changes: crate::operations::Changes,
 }
 
 /// A page of a list: at most the asked number of items, and whether another item exists after them.

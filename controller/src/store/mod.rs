@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, SqlSafeStr, Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr, Sqlite, SqliteConnection, Transaction};
 use time::OffsetDateTime;
 
 use crate::error::{Error, Result};
@@ -19,6 +19,7 @@ pub mod agents;
 pub mod authorities;
 pub mod datastores;
 pub mod instances;
+pub mod operations;
 pub mod quota;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -39,6 +40,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "instances", include_str!("migrations/0001_instances.sql")),
     (2, "agents", include_str!("migrations/0002_agents.sql")),
     (3, "identity", include_str!("migrations/0003_identity.sql")),
+    (4, "operations", include_str!("migrations/0004_operations.sql")),
 ];
 
 impl Store {
@@ -81,6 +83,19 @@ impl Store {
     pub async fn begin(&self) -> Result<Transaction<'static, Sqlite>> {
         self.write.begin_with("begin immediate").await.map_err(|error| Error::internal("begin a transaction", error))
     }
+}
+
+/// The database's own clock, microseconds since 1970, on which leases and deadlines are measured: controllers on several
+/// machines share it.
+///
+/// # Errors
+/// Internal.
+pub async fn database_now(conn: &mut SqliteConnection) -> Result<i64> {
+    sqlx::query("select cast(unixepoch('subsec') * 1000000 as integer)")
+        .fetch_one(conn)
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| Error::internal("read the database's clock", error))
 }
 
 /// A time as it is stored: microseconds since 1970, UTC.
