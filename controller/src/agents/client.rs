@@ -1,1 +1,213 @@
-//! (to come)
+//! Calls to agents, with their deadlines. One of the two places that know gRPC's codes; the other is the agent's.
+
+use std::future::Future;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+use trove_proto::v1;
+use trove_proto::v1::run_reply::Kind as Reply;
+use trove_proto::v1::run_request::Kind as Ask;
+
+use crate::agents::channel::Channel;
+use crate::agents::hub::{Hub, Link};
+use crate::agents::{AgentError, AgentState, Agents, OnProgress};
+use crate::ids::InstanceId;
+
+const QUESTION_LIMIT: Duration = Duration::from_secs(5);
+const ASSIGN_LIMIT: Duration = Duration::from_secs(10);
+/// The agent gives a job up at its deadline; its verdict is worth a moment more than "did not answer".
+const VERDICT_GRACE: Duration = Duration::from_secs(3);
+/// Before a job is attached to again on a connection that still stands.
+const ATTACH_PAUSE: Duration = Duration::from_millis(500);
+
+#[async_trait]
+impl Agents for Hub {
+    fn state(&self, instance: InstanceId) -> watch::Receiver<AgentState> {
+        self.watch_state(instance)
+    }
+
+    async fn run(&self, instance: InstanceId, start: v1::Start, progress: OnProgress<'_>) -> Result<(), AgentError> {
+        let limit_s = u64::from(start.deadline_s);
+        let deadline = Instant::now() + Duration::from_secs(limit_s) + VERDICT_GRACE;
+        let mut attached = false;
+        let ended = timeout_at(deadline, async {
+            loop {
+                let link = self.await_link(instance).await?;
+                match attach(&link.channel, &start, progress, &mut attached).await {
+                    Ended::Result(result) => return result,
+                    Ended::Broken(reason) => {
+                        tracing::debug!(instance_id = %instance, "a job of instance {instance} is to be attached to again: {reason}");
+                    }
+                }
+                // Either the connection goes down, which the hub notices, or only this call did.
+                let mut links = self.watch_link(instance);
+                let same = |now: &Option<Link>| now.as_ref().is_some_and(|now| now.number == link.number);
+                let _ = timeout(ATTACH_PAUSE, links.wait_for(|now| !same(now))).await;
+            }
+        });
+        match ended.await {
+            Ok(result) => result,
+            Err(_) if attached => Err(AgentError::Late(instance, limit_s)),
+            Err(_) => Err(AgentError::Unreachable(instance)),
+        }
+    }
+
+    async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<u64, AgentError> {
+        let reply = self
+            .ask(instance, ASSIGN_LIMIT, |channel| async move { channel.assignment().assign(request).await })
+            .await?;
+        match reply.error {
+            None => Ok(reply.generation),
+            Some(error) => Err(refused(error)),
+        }
+    }
+
+    async fn list_databases(&self, instance: InstanceId) -> Result<Vec<v1::Database>, AgentError> {
+        let ask =
+            |channel: Channel| async move { channel.databases().list_databases(v1::ListDatabasesRequest {}).await };
+        Ok(self.ask(instance, QUESTION_LIMIT, ask).await?.databases)
+    }
+
+    async fn list_users(&self, instance: InstanceId) -> Result<Vec<v1::User>, AgentError> {
+        let ask = |channel: Channel| async move { channel.users().list_users(v1::ListUsersRequest {}).await };
+        Ok(self.ask(instance, QUESTION_LIMIT, ask).await?.users)
+    }
+
+    async fn get_user(&self, instance: InstanceId, account: v1::Account) -> Result<Option<v1::User>, AgentError> {
+        let request = v1::GetUserRequest { account: Some(account) };
+        let ask = |channel: Channel| async move { channel.users().get_user(request).await };
+        match self.ask(instance, QUESTION_LIMIT, ask).await {
+            Ok(reply) => Ok(reply.user),
+            Err(AgentError::Refused { kind: v1::ErrorKind::Gone, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn root_enabled(&self, instance: InstanceId) -> Result<bool, AgentError> {
+        let ask = |channel: Channel| async move { channel.users().get_root(v1::GetRootRequest {}).await };
+        Ok(self.ask(instance, QUESTION_LIMIT, ask).await?.enabled)
+    }
+
+    fn forget(&self, instance: InstanceId) {
+        self.forget_agent(instance);
+    }
+}
+
+impl Hub {
+    /// The connection; one that is not there is waited for, since after a restart of either end it soon is.
+    async fn await_link(&self, instance: InstanceId) -> Result<Link, AgentError> {
+        let mut links = self.watch_link(instance);
+        // The sender goes with `forget`: then nothing is waited for.
+        let link = links.wait_for(Option::is_some).await.map_err(|_| AgentError::Unreachable(instance))?;
+        (*link).clone().ok_or(AgentError::Unreachable(instance))
+    }
+
+    /// One call, the wait for a connection included.
+    async fn ask<T, F>(
+        &self,
+        instance: InstanceId,
+        limit: Duration,
+        call: impl FnOnce(Channel) -> F + Send,
+    ) -> Result<T, AgentError>
+    where
+        F: Future<Output = Result<Response<T>, Status>> + Send,
+    {
+        let deadline = Instant::now() + limit;
+        let link = match timeout_at(deadline, self.await_link(instance)).await {
+            Ok(link) => link?,
+            Err(_) => return Err(AgentError::Unreachable(instance)),
+        };
+        match timeout_at(deadline, call(link.channel)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(error(instance, limit, &status)),
+            Err(_) => Err(AgentError::Late(instance, limit.as_secs())),
+        }
+    }
+}
+
+/// How one call of a job ended.
+enum Ended {
+    /// With the job's own result, or a refusal that another call would meet again.
+    Result(Result<(), AgentError>),
+    /// Without one: the job may go on, and is to be attached to again under the same key.
+    Broken(String),
+}
+
+async fn attach(channel: &Channel, start: &v1::Start, progress: OnProgress<'_>, attached: &mut bool) -> Ended {
+    // The sender lives until the answer is there: an ended request stream would say that no grant or cancel follows.
+    let (requests, queue) = mpsc::channel(1);
+    if requests.send(v1::RunRequest { kind: Some(Ask::Start(start.clone())) }).await.is_err() {
+        return Ended::Broken("the call ended before it began".to_owned());
+    }
+    let mut replies = match channel.jobs().run(Request::new(ReceiverStream::new(queue))).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return broken_or_refused(&status),
+    };
+    loop {
+        match replies.message().await {
+            Ok(Some(v1::RunReply { kind: Some(Reply::Progress(step)) })) => {
+                *attached = true;
+                progress(step);
+            }
+            Ok(Some(v1::RunReply { kind: Some(Reply::Result(result)) })) => {
+                return match result.error {
+                    None => Ended::Result(Ok(())),
+                    Some(error) if error.kind() == v1::ErrorKind::Interrupted => Ended::Broken(error.message),
+                    Some(error) => Ended::Result(Err(refused(error))),
+                };
+            }
+            // A kind of a newer agent.
+            Ok(Some(v1::RunReply { kind: None })) => {}
+            Ok(None) => return Ended::Broken("the agent ended the call without a result".to_owned()),
+            Err(status) => return broken_or_refused(&status),
+        }
+    }
+}
+
+fn broken_or_refused(status: &Status) -> Ended {
+    match kind(status) {
+        Some(kind) if kind != v1::ErrorKind::Transient => {
+            Ended::Result(Err(AgentError::Refused { kind, message: status.message().to_owned() }))
+        }
+        _ => Ended::Broken(crate::error::chain(status)),
+    }
+}
+
+fn refused(error: v1::Error) -> AgentError {
+    let kind = match error.kind() {
+        v1::ErrorKind::Unspecified => v1::ErrorKind::Fatal,
+        kind => kind,
+    };
+    AgentError::Refused { kind, message: error.message }
+}
+
+fn error(instance: InstanceId, limit: Duration, status: &Status) -> AgentError {
+    match kind(status) {
+        Some(kind) => AgentError::Refused { kind, message: status.message().to_owned() },
+        None if status.code() == Code::DeadlineExceeded => AgentError::Late(instance, limit.as_secs()),
+        None => AgentError::Unreachable(instance),
+    }
+}
+
+/// What an agent meant by a status; `None` when it is not the agent's word but that of the broken connection, or when
+/// the time was over.
+fn kind(status: &Status) -> Option<v1::ErrorKind> {
+    // A status that the agent sent has no source; one that was made here from a transport error has.
+    if std::error::Error::source(status).is_some() {
+        return None;
+    }
+    match status.code() {
+        Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented | Code::AlreadyExists => {
+            Some(v1::ErrorKind::Invalid)
+        }
+        Code::NotFound => Some(v1::ErrorKind::Gone),
+        Code::FailedPrecondition | Code::Unavailable => Some(v1::ErrorKind::Transient),
+        Code::Aborted | Code::ResourceExhausted => Some(v1::ErrorKind::Busy),
+        Code::PermissionDenied | Code::Unauthenticated | Code::Internal | Code::DataLoss => Some(v1::ErrorKind::Fatal),
+        Code::Ok | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded => None,
+    }
+}

@@ -1,1 +1,383 @@
-//! (to come)
+//! The live connections. One task a connection: it opens `Watch`, keeps what the agent says, acknowledges it, signs its
+//! certificate requests, and knows at once when the connection ends.
+//!
+//! ```text
+//! verified certificate -> admitted by the store -> Hello heard (link there, row open) -> Reports ... -> link gone, row closed
+//! ```
+//! A link is there for callers from the Hello on, so that a call does not run into a connection that is refused yet.
+//! The store is written on change, never per heartbeat.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+use trove_proto::v1;
+use trove_proto::v1::watch_down::Kind as Down;
+use trove_proto::v1::watch_up::Kind as Up;
+
+use crate::agents::AgentState;
+use crate::agents::channel::{self, Channel};
+use crate::authority::{AgentName, Authorities, CertificateRequest};
+use crate::config::Config;
+use crate::error::{Error, Result, chain};
+use crate::ids::InstanceId;
+use crate::operations::Nudge;
+use crate::state::Service;
+use crate::store::Store;
+use crate::store::agents::AgentRow;
+
+/// An agent says Hello at once; one that does not is no agent.
+const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// Acknowledgements under way to an agent that does not read them.
+const DOWN_QUEUE: usize = 16;
+/// Change of the volume's use that is worth a write, in parts of what was written last.
+const VOLUME_CHANGE: u64 = 100;
+
+/// The live connections of this controller.
+pub struct Hub {
+    pub(crate) store: Store,
+    pub(crate) authorities: Arc<Authorities>,
+    pub(crate) controller_id: String,
+    config: Arc<Config>,
+    nudge: Nudge,
+    agents: Mutex<HashMap<InstanceId, Arc<Agent>>>,
+    links: AtomicU64,
+}
+
+/// What is known of one agent, connected or not.
+struct Agent {
+    state: watch::Sender<AgentState>,
+    link: watch::Sender<Option<Link>>,
+    /// Held while a link's begin or end is written, so that rows are written in the order of events.
+    row: tokio::sync::Mutex<()>,
+}
+
+/// A connection that has said Hello.
+#[derive(Clone)]
+pub(crate) struct Link {
+    /// Unique in this process.
+    pub(crate) number: u64,
+    /// For calls.
+    pub(crate) channel: Channel,
+    /// Ends the connection.
+    cut: CancellationToken,
+}
+
+impl Agent {
+    fn new() -> Self {
+        let nothing = AgentState {
+            connected: false,
+            service: Service::New,
+            detail: String::new(),
+            assignment_generation: 0,
+            volume_used_bytes: 0,
+            engine_version: String::new(),
+        };
+        Self { state: watch::Sender::new(nothing), link: watch::Sender::new(None), row: tokio::sync::Mutex::new(()) }
+    }
+}
+
+impl Hub {
+    /// With no connection yet. `nudge` is called whenever a link or a service changes.
+    pub fn new(
+        store: Store,
+        authorities: Arc<Authorities>,
+        config: Arc<Config>,
+        controller_id: String,
+        nudge: Nudge,
+    ) -> Arc<Self> {
+        let agents = Mutex::default();
+        Arc::new(Self { store, authorities, controller_id, config, nudge, agents, links: AtomicU64::new(1) })
+    }
+
+    /// Signs an agent, PEM.
+    pub(crate) fn sign(&self, request: &CertificateRequest, name: AgentName) -> Result<String> {
+        self.authorities.sign_agent(request, name, self.config.agents.certificate_lifetime)
+    }
+
+    /// What the agent last said.
+    pub(crate) fn watch_state(&self, instance: InstanceId) -> watch::Receiver<AgentState> {
+        self.agent(instance).state.subscribe()
+    }
+
+    /// Its connection, and every change of it.
+    pub(crate) fn watch_link(&self, instance: InstanceId) -> watch::Receiver<Option<Link>> {
+        self.agent(instance).link.subscribe()
+    }
+
+    /// Forgets what an agent said and cuts its connection.
+    pub(crate) fn forget_agent(&self, instance: InstanceId) {
+        let agent = self.agents.lock().unwrap_or_else(PoisonError::into_inner).remove(&instance);
+        if let Some(link) = agent.and_then(|agent| agent.link.send_replace(None)) {
+            link.cut.cancel();
+        }
+    }
+
+    fn agent(&self, instance: InstanceId) -> Arc<Agent> {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(agents.entry(instance).or_insert_with(|| Arc::new(Agent::new())))
+    }
+
+    /// Serves one verified connection until it ends.
+    pub(crate) async fn serve_agent<S>(&self, stream: S, name: AgentName, peer: SocketAddr, shutdown: CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let AgentName { instance, generation } = name;
+        match self.store.is_current_agent(instance, generation).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!(
+                    instance_id = %instance, %peer,
+                    "agent of instance {instance} at {peer} refused: the instance is gone, or generation {generation} \
+                     of its host is over"
+                );
+                return;
+            }
+            Err(error) => {
+                tracing::error!(instance_id = %instance, "agent of instance {instance} not admitted: {}", chain(&error));
+                return;
+            }
+        }
+        let (channel, connection) = match timeout(HELLO_LIMIT, channel::open(stream)).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => {
+                tracing::warn!(%peer, "agent of instance {instance} at {peer} refused: {}", chain(&error));
+                return;
+            }
+            Err(_) => return,
+        };
+        let number = self.links.fetch_add(1, Ordering::Relaxed);
+        let link = Link { number, channel, cut: CancellationToken::new() };
+        let conversation = Conversation { hub: self, agent: self.agent(instance), name, link: link.clone(), row: None };
+        let end = tokio::select! {
+            ended = connection => match ended {
+                Ok(()) => "it closed the connection".to_owned(),
+                Err(error) => chain(&error),
+            },
+            ended = conversation.hold() => ended,
+            () = link.cut.cancelled() => "a newer connection took its place, or its instance is gone".to_owned(),
+            () = shutdown.cancelled() => "this controller stops".to_owned(),
+        };
+        self.lose(instance, number, &end).await;
+    }
+
+    /// Writes the end of a link, unless another has taken its place.
+    async fn lose(&self, instance: InstanceId, number: u64, why: &str) {
+        // Only one that is known can be lost: to make it anew would undo `forget`.
+        let known = self.agents.lock().unwrap_or_else(PoisonError::into_inner).get(&instance).cloned();
+        let Some(agent) = known else { return };
+        let _row = agent.row.lock().await;
+        let was_mine = agent.link.send_if_modified(|link| {
+            let mine = link.as_ref().is_some_and(|link| link.number == number);
+            if mine {
+                *link = None;
+            }
+            mine
+        });
+        if !was_mine {
+            tracing::debug!(instance_id = %instance, "an older connection of instance {instance} ended: {why}");
+            return;
+        }
+        agent.state.send_modify(|state| state.connected = false);
+        tracing::info!(instance_id = %instance, "agent of instance {instance} lost: {why}");
+        if let Err(error) = self.store.lose_link(instance, &self.controller_id).await {
+            tracing::error!(instance_id = %instance, "{}", chain(&error));
+        }
+        self.nudge.now();
+    }
+}
+
+/// The conversation on one connection.
+struct Conversation<'a> {
+    hub: &'a Hub,
+    agent: Arc<Agent>,
+    name: AgentName,
+    link: Link,
+    /// What this conversation wrote last.
+    row: Option<AgentRow>,
+}
+
+impl Conversation<'_> {
+    /// Holds it until it ends, and says why it did.
+    async fn hold(mut self) -> String {
+        let (down, queue) = mpsc::channel(DOWN_QUEUE);
+        let mut up = match timeout(HELLO_LIMIT, self.begin(queue)).await {
+            Ok(Ok(up)) => up,
+            Ok(Err(reason)) => return reason,
+            Err(_) => return "it said no Hello in time".to_owned(),
+        };
+        loop {
+            let kind = match up.message().await {
+                Ok(Some(v1::WatchUp { kind })) => kind,
+                Ok(None) => return "it ended its Watch".to_owned(),
+                Err(status) => return format!("its Watch broke: {}", chain(&status)),
+            };
+            let answer = match kind {
+                Some(Up::Report(report)) => Some(self.hear(report).await),
+                Some(Up::CertificateRequest(request)) => self.renew(&request.csr_der).await.map(Down::Certificate),
+                // A second Hello, or a kind of a newer agent.
+                Some(Up::Hello(_)) | None => None,
+            };
+            if let Some(kind) = answer
+                && down.send(v1::WatchDown { kind: Some(kind) }).await.is_err()
+            {
+                return "it stopped reading".to_owned();
+            }
+        }
+    }
+
+    /// Opens Watch, hears the Hello and registers the link.
+    async fn begin(&self, queue: mpsc::Receiver<v1::WatchDown>) -> std::result::Result<Streaming<v1::WatchUp>, String> {
+        let mut client = self.link.channel.watch();
+        let mut up = client
+            .watch(ReceiverStream::new(queue))
+            .await
+            .map_err(|status| format!("it refused Watch: {}", chain(&status)))?
+            .into_inner();
+        let hello = match up.message().await {
+            Ok(Some(v1::WatchUp { kind: Some(Up::Hello(hello)) })) => hello,
+            Ok(_) => return Err("its first word was no Hello".to_owned()),
+            Err(status) => return Err(format!("its Watch broke: {}", chain(&status))),
+        };
+        let instance = self.name.instance;
+        let _row = self.agent.row.lock().await;
+        if let Err(error) = self.hub.store.put_link(instance, &self.hub.controller_id).await {
+            tracing::error!(instance_id = %instance, "{}", chain(&error));
+            return Err("its link could not be stored".to_owned());
+        }
+        if let Some(older) = self.agent.link.send_replace(Some(self.link.clone())) {
+            older.cut.cancel();
+        }
+        self.agent.state.send_modify(|state| {
+            state.connected = true;
+            state.assignment_generation = hello.assignment_generation;
+        });
+        tracing::info!(
+            instance_id = %instance, agent_version = hello.agent_version, boot_id = hello.boot_id,
+            "agent of instance {instance} connected"
+        );
+        self.hub.nudge.now();
+        Ok(up)
+    }
+
+    /// Keeps what a report says, and acknowledges it.
+    async fn hear(&mut self, report: v1::Report) -> Down {
+        let sequence = report.sequence;
+        let row = AgentRow {
+            service: service(report.service()),
+            detail: report.detail,
+            engine_version: report.engine_version,
+            volume_used_bytes: report.volume_used_bytes,
+            assignment_generation: report.assignment_generation,
+        };
+        let changed = self.agent.state.send_if_modified(|state| {
+            let heard = AgentState {
+                connected: state.connected,
+                service: row.service,
+                detail: row.detail.clone(),
+                assignment_generation: row.assignment_generation,
+                volume_used_bytes: row.volume_used_bytes,
+                engine_version: row.engine_version.clone(),
+            };
+            let changed = *state != heard;
+            *state = heard;
+            changed
+        });
+        let instance = self.name.instance;
+        let reset = self.hub.store.reset_services.take(instance);
+        if reset || self.row.as_ref().is_none_or(|written| is_worth_a_write(written, &row)) {
+            match self.hub.store.put_agent(instance, &row).await {
+                Ok(()) => self.row = Some(row),
+                // The next report tries again.
+                Err(error) => {
+                    self.row = None;
+                    tracing::error!(instance_id = %instance, "{}", chain(&error));
+                }
+            }
+        }
+        if changed {
+            self.hub.nudge.now();
+        }
+        Down::Acknowledgement(v1::Acknowledgement { sequence })
+    }
+
+    /// Signs a new key of the agent, for as long as it is still the one of its instance.
+    async fn renew(&self, csr_der: &[u8]) -> Option<v1::Certificate> {
+        let instance = self.name.instance;
+        let signed = match self.hub.store.is_current_agent(instance, self.name.generation).await {
+            Ok(true) => CertificateRequest::parse(csr_der).and_then(|request| self.hub.sign(&request, self.name)),
+            Ok(false) => Err(Error::Forbidden(format!("Instance {instance} is gone, or has a newer host."))),
+            Err(error) => Err(error),
+        };
+        match signed {
+            Ok(certificate_pem) => {
+                let authority_pem = self.hub.authorities.agents_pem().to_owned();
+                Some(v1::Certificate { certificate_pem, authority_pem })
+            }
+            Err(error) => {
+                tracing::warn!(
+                    instance_id = %instance,
+                    "the certificate of the agent of instance {instance} is not renewed: {}", chain(&error)
+                );
+                None
+            }
+        }
+    }
+}
+
+/// A state of an agent newer than this controller is not known to it.
+fn service(state: v1::ServiceState) -> Service {
+    match state {
+        v1::ServiceState::Unspecified => Service::Unknown,
+        v1::ServiceState::New => Service::New,
+        v1::ServiceState::Building => Service::Building,
+        v1::ServiceState::Starting => Service::Starting,
+        v1::ServiceState::Healthy => Service::Healthy,
+        v1::ServiceState::Blocked => Service::Blocked,
+        v1::ServiceState::Shutdown => Service::Shutdown,
+        v1::ServiceState::Crashed => Service::Crashed,
+        v1::ServiceState::Failed => Service::Failed,
+    }
+}
+
+fn is_worth_a_write(written: &AgentRow, heard: &AgentRow) -> bool {
+    let volume_differs =
+        written.volume_used_bytes.abs_diff(heard.volume_used_bytes) > written.volume_used_bytes / VOLUME_CHANGE;
+    let written_now = AgentRow { volume_used_bytes: heard.volume_used_bytes, ..written.clone() };
+    volume_differs || written_now != *heard
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(volume_used_bytes: u64) -> AgentRow {
+        AgentRow {
+            service: Service::Healthy,
+            detail: String::new(),
+            engine_version: "1".to_owned(),
+            volume_used_bytes,
+            assignment_generation: 1,
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_is_no_change_but_one_percent_is() {
+        assert!(!is_worth_a_write(&row(100_000), &row(100_000)));
+        assert!(!is_worth_a_write(&row(100_000), &row(101_000)));
+        assert!(is_worth_a_write(&row(100_000), &row(101_001)));
+        assert!(is_worth_a_write(&row(100_000), &row(98_000)));
+        assert!(is_worth_a_write(&row(0), &row(1)));
+        assert!(is_worth_a_write(&row(5), &AgentRow { service: Service::Blocked, ..row(5) }));
+        assert!(is_worth_a_write(&row(5), &AgentRow { assignment_generation: 2, ..row(5) }));
+    }
+}

@@ -1,1 +1,134 @@
-//! (to come)
+//! The agents' port: one TCP port, two protocols told apart by ALPN. Under `trove-enrol/1` the controller serves
+//! enrolment; under `trove-agent/1` the agent serves, and the hub takes the connection over.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustls_pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use trove_proto::v1::enrolment_server::EnrolmentServer;
+
+use crate::agents::enrolment::Enrolment;
+use crate::agents::hub::Hub;
+use crate::agents::tls::Configs;
+use crate::authority::AgentName;
+use crate::error::{Result, chain};
+
+/// After a restart of the controller all agents come at once.
+const BACKLOG: u32 = 4096;
+/// Connections that have not proved who they are yet; more wait in the backlog.
+const STRANGERS: usize = 1024;
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// An enrolment is one call.
+const ENROLMENT_LIMIT: Duration = Duration::from_secs(30);
+/// When no descriptor is left, accepting at once again would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// For the links to be written as lost at shutdown; what is left then is done at the next start.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
+
+/// Listens for agents.
+///
+/// # Errors
+/// Those of the system: the address is taken or not there.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves agents until `shutdown`.
+///
+/// # Errors
+/// Internal: TLS cannot be configured, or the links of an earlier life cannot be closed.
+pub async fn serve(hub: Arc<Hub>, listener: TcpListener, shutdown: CancellationToken) -> Result<()> {
+    let configs = Arc::new(Configs::new(&hub.authorities)?);
+    let left_open = hub.store.lose_own_links(&hub.controller_id).await?;
+    if left_open > 0 {
+        tracing::info!("{left_open} links to agents were open when this controller last ended");
+    }
+    let strangers = Arc::new(Semaphore::new(STRANGERS));
+    let tasks = TaskTracker::new();
+    loop {
+        let next = async { (Arc::clone(&strangers).acquire_owned().await, listener.accept().await) };
+        let (permit, accepted) = tokio::select! {
+            next = next => next,
+            () = shutdown.cancelled() => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!("a connection to the agents' port was not accepted: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (hub, configs, shutdown) = (Arc::clone(&hub), Arc::clone(&configs), shutdown.clone());
+        tasks.spawn(async move {
+            let opened = tokio::select! {
+                opened = timeout(HANDSHAKE_LIMIT, open(&configs, stream)) => opened,
+                () = shutdown.cancelled() => return,
+            };
+            match opened {
+                Ok(Ok(Opened::Enrolment(stream, bearer))) => {
+                    let limited = timeout(ENROLMENT_LIMIT, enrol(hub, stream, bearer, peer));
+                    tokio::select! { _ = limited => {}, () = shutdown.cancelled() => {} }
+                }
+                Ok(Ok(Opened::Agent(stream, name))) => {
+                    drop(permit);
+                    hub.serve_agent(stream, name, peer, shutdown).await;
+                }
+                Ok(Err(error)) => tracing::warn!(%peer, "agent at {peer} refused: {error}"),
+                Err(_) => tracing::warn!(%peer, "agent at {peer} refused: no TLS handshake in time"),
+            }
+        });
+    }
+    tasks.close();
+    if timeout(SHUTDOWN_LIMIT, tasks.wait()).await.is_err() {
+        tracing::warn!("{} agents' connections are left at shutdown", tasks.len());
+    }
+    Ok(())
+}
+
+enum Opened {
+    Enrolment(TlsStream<TcpStream>, Option<AgentName>),
+    Agent(TlsStream<TcpStream>, AgentName),
+}
+
+async fn open(configs: &Configs, stream: TcpStream) -> io::Result<Opened> {
+    stream.set_nodelay(true)?;
+    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+    let is_agent =
+        hello.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == trove_proto::ALPN_AGENT));
+    let config = if is_agent { &configs.agent } else { &configs.enrolment };
+    let stream = hello.into_stream(Arc::clone(config)).await?;
+    let certificate: Option<&CertificateDer<'_>> = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let name = certificate.and_then(AgentName::read);
+    if !is_agent {
+        return Ok(Opened::Enrolment(stream, name));
+    }
+    let name = name.ok_or_else(|| io::Error::other("its certificate names no instance"))?;
+    Ok(Opened::Agent(stream, name))
+}
+
+async fn enrol(hub: Arc<Hub>, stream: TlsStream<TcpStream>, bearer: Option<AgentName>, peer: SocketAddr) {
+    let service = EnrolmentServer::new(Enrolment::new(hub, bearer, peer));
+    let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(Routes::new(service).prepare()))
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%peer, "the enrolment connection of {peer} broke: {}", chain(&error));
+    }
+}

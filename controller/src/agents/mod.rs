@@ -7,10 +7,12 @@ use trove_proto::v1;
 use crate::ids::InstanceId;
 use crate::state::Service;
 
+mod channel;
 pub mod client;
-pub mod enrolment;
+mod enrolment;
 pub mod hub;
 pub mod listener;
+mod tls;
 
 /// What an agent last said, as this controller heard it.
 #[derive(Clone, Debug, PartialEq)]

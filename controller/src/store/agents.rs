@@ -1,5 +1,7 @@
 //! What agents last said, who hears them, and the tokens with which they enrol.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -56,6 +58,23 @@ pub enum Redeemed {
         /// For whose agent it was made.
         instance: InstanceId,
     },
+}
+
+/// The instances whose service was reset and that have not been heard since. Agents are written on change only, and a
+/// reset is no change of theirs; so the hub asks here whether what it wrote last still stands. Each agent is connected
+/// to each controller: the controller that resets a service hears the agent itself, and memory is enough.
+#[derive(Clone, Default)]
+pub(crate) struct ResetServices(Arc<Mutex<HashSet<InstanceId>>>);
+
+impl ResetServices {
+    fn put(&self, instance: InstanceId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(instance);
+    }
+
+    /// Whether it was reset since the last call.
+    pub(crate) fn take(&self, instance: InstanceId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&instance)
+    }
 }
 
 impl Store {
@@ -204,7 +223,7 @@ impl Store {
         Ok(())
     }
 
-    /// Sets the service to unknown until the agent says otherwise (reset_status).
+    /// Sets the service to unknown until the agent says otherwise (reset_status), which it does with its next heartbeat.
     ///
     /// # Errors
     /// Internal.
@@ -219,6 +238,8 @@ impl Store {
         .execute(conn)
         .await
         .map_err(|error| Error::internal(format!("reset the service of instance {instance}"), error))?;
+        // Before the commit: what the hub writes now waits for this transaction, and comes after it.
+        self.reset_services.put(instance);
         Ok(())
     }
 

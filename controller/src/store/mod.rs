@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 
 use crate::error::{Error, Result};
 use crate::seal::Seal;
+use crate::store::agents::ResetServices;
 
 pub mod agents;
 pub mod authorities;
@@ -33,6 +34,8 @@ pub struct Store {
     pub(crate) write: SqlitePool,
     /// Seals secrets before they are written.
     pub seal: Seal,
+    /// Instances whose stored service is older than what their agent says (`store/agents.rs`).
+    pub(crate) reset_services: ResetServices,
 }
 
 /// The migrations in their order; append-only.
@@ -73,7 +76,7 @@ impl Store {
             .map_err(|error| Error::internal(format!("migrate {}", path.display()), error))?;
         let read =
             SqlitePoolOptions::new().max_connections(8).connect_with(options.read_only(true)).await.map_err(failed)?;
-        Ok(Self { read, write, seal })
+        Ok(Self { read, write, seal, reset_services: ResetServices::default() })
     }
 
     /// Begins a transaction that writes; there is one at a time.

@@ -1,0 +1,85 @@
+//! A connection on which the agent serves, as a gRPC channel.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, Connection, SendRequest};
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::body::Body;
+use trove_proto::v1::assignment_client::AssignmentClient;
+use trove_proto::v1::databases_client::DatabasesClient;
+use trove_proto::v1::jobs_client::JobsClient;
+use trove_proto::v1::users_client::UsersClient;
+use trove_proto::v1::watch_client::WatchClient;
+
+/// A dead peer is known after the interval and the limit together.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_LIMIT: Duration = Duration::from_secs(5);
+/// An instance may have tens of thousands of databases or accounts.
+const ANSWER_LIMIT_BYTES: usize = 32 * 1024 * 1024;
+
+/// Calls on one connection. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Channel(SendRequest<Body>);
+
+/// Begins HTTP/2 as the client. The second part is the life of the connection: it must be polled, and resolves when
+/// the connection has ended.
+pub(crate) async fn open<S>(stream: S) -> hyper::Result<(Channel, Connection<TokioIo<S>, Body, TokioExecutor>)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (send, connection) = Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_LIMIT)
+        .keep_alive_while_idle(true)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    Ok((Channel(send), connection))
+}
+
+impl tower::Service<Request<Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<'static, hyper::Result<Response<Incoming>>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.0.send_request(request).boxed()
+    }
+}
+
+impl Channel {
+    pub(crate) fn watch(&self) -> WatchClient<Self> {
+        WatchClient::with_origin(self.clone(), origin())
+    }
+
+    pub(crate) fn jobs(&self) -> JobsClient<Self> {
+        JobsClient::with_origin(self.clone(), origin())
+    }
+
+    pub(crate) fn assignment(&self) -> AssignmentClient<Self> {
+        AssignmentClient::with_origin(self.clone(), origin())
+    }
+
+    pub(crate) fn databases(&self) -> DatabasesClient<Self> {
+        DatabasesClient::with_origin(self.clone(), origin()).max_decoding_message_size(ANSWER_LIMIT_BYTES)
+    }
+
+    pub(crate) fn users(&self) -> UsersClient<Self> {
+        UsersClient::with_origin(self.clone(), origin()).max_decoding_message_size(ANSWER_LIMIT_BYTES)
+    }
+}
+
+/// HTTP wants a host; the connection has only one.
+fn origin() -> Uri {
+    Uri::from_static("http://agent")
+}
