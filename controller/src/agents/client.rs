@@ -147,10 +147,10 @@ async fn attach(channel: &Channel, start: &v1::Start, progress: OnProgress<'_>, 
         Ok(response) => response.into_inner(),
         Err(status) => return broken_or_refused(&status),
     };
+    *attached = true;
     loop {
         match replies.message().await {
             Ok(Some(v1::RunReply { kind: Some(Reply::Progress(step)) })) => {
-                *attached = true;
                 progress(step);
             }
             Ok(Some(v1::RunReply { kind: Some(Reply::Result(result)) })) => {

@@ -12,6 +12,8 @@ pub mod client;
 mod enrolment;
 pub mod hub;
 pub mod listener;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 /// What an agent last said, as this controller heard it.

@@ -1,0 +1,143 @@
+//! What the hub keeps of its connections.
+
+use std::time::Duration;
+
+use trove_proto::v1;
+
+use super::fake::{Brain, FakeAgent};
+use super::{Controller, Key, SOON, until};
+use crate::agents::Agents as _;
+use crate::authority::{AgentName, CertificateRequest};
+use crate::ids::InstanceId;
+use crate::state::Service;
+
+pub(super) async fn connect(controller: &Controller, instance: InstanceId, brain: &Brain) -> FakeAgent {
+    let key = Key::new();
+    let request = CertificateRequest::parse(&key.csr_der).unwrap();
+    let name = AgentName { instance, generation: 1 };
+    let pem = controller.authorities.sign_agent(&request, name, Duration::from_secs(3600)).unwrap();
+    let authority = controller.authorities.agents_pem();
+    FakeAgent::connect(controller.address, authority, key.with(&pem), brain.clone()).await
+}
+
+async fn acknowledgement(agent: &mut FakeAgent) -> u64 {
+    let message = tokio::time::timeout(SOON, agent.down.recv()).await.unwrap().unwrap();
+    match message.kind {
+        Some(v1::watch_down::Kind::Acknowledgement(acknowledgement)) => acknowledgement.sequence,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_report_is_kept_and_acknowledged_and_a_loss_is_written() {
+    let controller = Controller::start().await;
+    let instance = controller.instance(1).await;
+    let mut state = controller.hub.state(instance);
+    assert!(!state.borrow().connected);
+    let mut agent = connect(&controller, instance, &Brain::default()).await;
+    state.wait_for(|state| state.connected).await.unwrap();
+    assert_eq!(state.borrow().assignment_generation, 4, "as the Hello said");
+    assert_eq!(controller.count("agent_link where lost_at is null").await, 1);
+    agent.report(7, v1::ServiceState::Healthy);
+    assert_eq!(acknowledgement(&mut agent).await, 7);
+    assert_eq!(state.borrow().service, Service::Healthy);
+    let row = controller.store.get_agent(instance).await.unwrap().unwrap();
+    assert_eq!((row.service, row.volume_used_bytes), (Service::Healthy, 5));
+    agent.connection.abort();
+    state.wait_for(|state| !state.connected).await.unwrap();
+    assert_eq!(state.borrow().service, Service::Healthy, "what it last said stays");
+    until("the loss is written", || async { controller.count("agent_link where lost_at is not null").await == 1 })
+        .await;
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_newer_connection_takes_the_place_of_the_older() {
+    let controller = Controller::start().await;
+    let instance = controller.instance(1).await;
+    let first = connect(&controller, instance, &Brain::default()).await;
+    let mut state = controller.hub.state(instance);
+    state.wait_for(|state| state.connected).await.unwrap();
+    let mut second = connect(&controller, instance, &Brain::default()).await;
+    tokio::time::timeout(SOON, first.connection).await.expect("the older one is cut").unwrap();
+    second.report(1, v1::ServiceState::Starting);
+    assert_eq!(acknowledgement(&mut second).await, 1);
+    assert!(state.borrow().connected);
+    assert_eq!(controller.count("agent_link where lost_at is null").await, 1);
+    controller.hub.forget(instance);
+    tokio::time::timeout(SOON, second.connection).await.expect("a forgotten one is cut").unwrap();
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_that_was_reset_is_written_again_by_the_next_heartbeat() {
+    let controller = Controller::start().await;
+    let instance = controller.instance(1).await;
+    let mut agent = connect(&controller, instance, &Brain::default()).await;
+    agent.report(1, v1::ServiceState::Healthy);
+    acknowledgement(&mut agent).await;
+    let mut transaction = controller.store.begin().await.unwrap();
+    controller.store.reset_service(&mut transaction, instance).await.unwrap();
+    transaction.commit().await.unwrap();
+    let service = async || controller.store.get_agent(instance).await.unwrap().unwrap().service;
+    assert_eq!(service().await, Service::Unknown);
+    agent.report(2, v1::ServiceState::Healthy);
+    acknowledgement(&mut agent).await;
+    assert_eq!(service().await, Service::Healthy);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn heartbeats_write_nothing() {
+    let controller = Controller::start().await;
+    let instance = controller.instance(1).await;
+    let mut agent = connect(&controller, instance, &Brain::default()).await;
+    agent.report(1, v1::ServiceState::Healthy);
+    acknowledgement(&mut agent).await;
+    controller.sql("update agent set service_detail = 'untouched'").await;
+    for sequence in 2..20 {
+        agent.report(sequence, v1::ServiceState::Healthy);
+        acknowledgement(&mut agent).await;
+    }
+    assert_eq!(controller.count("agent where service_detail = 'untouched'").await, 1);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_written_of_an_instance_that_is_gone() {
+    let controller = Controller::start().await;
+    let instance = controller.instance(1).await;
+    let mut agent = connect(&controller, instance, &Brain::default()).await;
+    agent.report(1, v1::ServiceState::Healthy);
+    acknowledgement(&mut agent).await;
+    let mut transaction = controller.store.begin().await.unwrap();
+    controller.store.delete_agent(&mut transaction, instance).await.unwrap();
+    transaction.commit().await.unwrap();
+    controller.sql("update instance set deleted = 1").await;
+    agent.report(2, v1::ServiceState::Crashed);
+    acknowledgement(&mut agent).await;
+    controller.hub.forget(instance);
+    tokio::time::timeout(SOON, agent.connection).await.unwrap().unwrap();
+    assert_eq!(controller.count("agent").await + controller.count("agent_link").await, 0);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn links_are_closed_at_shutdown_and_those_of_a_killed_life_at_start() {
+    let controller = Controller::start().await;
+    let instance = controller.instance(1).await;
+    let _agent = connect(&controller, instance, &Brain::default()).await;
+    controller.hub.state(instance).wait_for(|state| state.connected).await.unwrap();
+    let (store, directory, address) = controller.stop().await;
+    let open = "select count(*) from agent_link where lost_at is null";
+    assert_eq!(sqlx::query_scalar::<_, i64>(open).fetch_one(&store.read).await.unwrap(), 0);
+    store.put_link(instance, "here").await.unwrap();
+    store.put_link(instance, "there").await.unwrap();
+    let controller = Controller::start_on(store, directory, address).await;
+    until("the own link is closed, and no other", || async {
+        controller.count("agent_link where controller_id = 'here' and lost_at is not null").await == 1
+            && controller.count("agent_link where controller_id = 'there' and lost_at is null").await == 1
+    })
+    .await;
+    controller.stop().await;
+}

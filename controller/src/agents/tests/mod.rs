@@ -1,0 +1,124 @@
+//! The agents' port, hub and client against an agent of a few lines that enrols, dials and serves as the real one does.
+
+mod calls;
+mod enrolment;
+mod fake;
+mod links;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{CertificateParams, KeyPair};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use sqlx::AssertSqlSafe;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::agents::hub::Hub;
+use crate::agents::listener;
+use crate::authority::Authorities;
+use crate::config::Config;
+use crate::ids::InstanceId;
+use crate::operations::Nudge;
+use crate::seal::Seal;
+use crate::store::Store;
+
+pub(super) const SOON: Duration = Duration::from_secs(10);
+
+/// A controller's agents' side on a port of its own.
+pub(super) struct Controller {
+    pub(super) store: Store,
+    pub(super) authorities: Arc<Authorities>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) address: SocketAddr,
+    shutdown: CancellationToken,
+    served: JoinHandle<()>,
+    _directory: Option<tempfile::TempDir>,
+}
+
+impl Controller {
+    pub(super) async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), Seal::new(&[9; 32])).await.unwrap();
+        Self::start_on(store, Some(directory), "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    async fn start_on(store: Store, directory: Option<tempfile::TempDir>, address: SocketAddr) -> Self {
+        let authorities = Arc::new(Authorities::load(&store).await.unwrap());
+        let config = Arc::new(Config::default());
+        let hub = Hub::new(store.clone(), Arc::clone(&authorities), config, "here".to_owned(), Nudge::default());
+        let listener = listener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let serving = listener::serve(Arc::clone(&hub), listener, shutdown.clone());
+        let served = tokio::spawn(async move { serving.await.unwrap() });
+        Self { store, authorities, hub, address, shutdown, served, _directory: directory }
+    }
+
+    pub(super) async fn stop(self) -> (Store, Option<tempfile::TempDir>, SocketAddr) {
+        self.shutdown.cancel();
+        self.served.await.unwrap();
+        (self.store, self._directory, self.address)
+    }
+
+    /// An instance whose host has this generation.
+    pub(super) async fn instance(&self, generation: i64) -> InstanceId {
+        let id = InstanceId::random();
+        for statement in [
+            "insert into datastore (id, name) values ('d', 'engine') on conflict do nothing".to_owned(),
+            "insert into datastore_version (id, datastore_id, name, number, bindir, active, manifest)
+             values ('v', 'd', '1', '1', '/', true, '{}') on conflict do nothing"
+                .to_owned(),
+            format!(
+                "insert into instance (id, project_id, name, flavor_id, flavor_name, ram_mib, vcpus, volume_gib,
+                     version_id, region, port, nics, task, host, generation, created, updated)
+                 values ('{id}', 'p', 'n', '1', 'f', 1, 1, 1, 'v', 'r', 1, '[]', 'none', 'active', {generation}, 0, 0)"
+            ),
+        ] {
+            self.sql(&statement).await;
+        }
+        id
+    }
+
+    pub(super) async fn sql(&self, statement: &str) {
+        sqlx::query(AssertSqlSafe(statement)).execute(&self.store.write).await.unwrap();
+    }
+
+    /// How many rows a condition holds for.
+    pub(super) async fn count(&self, what: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {what}")))
+            .fetch_one(&self.store.read)
+            .await
+            .unwrap()
+    }
+}
+
+/// A key pair with its certificate request.
+pub(super) struct Key {
+    pub(super) pair: KeyPair,
+    pub(super) csr_der: Vec<u8>,
+}
+
+impl Key {
+    pub(super) fn new() -> Self {
+        let pair = KeyPair::generate().unwrap();
+        let csr_der = CertificateParams::default().serialize_request(&pair).unwrap().der().to_vec();
+        Self { pair, csr_der }
+    }
+
+    pub(super) fn with(&self, certificate_pem: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let chain = CertificateDer::pem_slice_iter(certificate_pem.as_bytes()).collect::<Result<_, _>>().unwrap();
+        (chain, PrivatePkcs8KeyDer::from(self.pair.serialize_der()).into())
+    }
+}
+
+/// Waits until `condition` holds.
+pub(super) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = tokio::time::Instant::now() + SOON;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
