@@ -1,1 +1,17 @@
-//! (empty)
+//! End to end: a whole service of its own for each test, with real agents, real engines and real clients.
+//!
+//! [`Stack`] is a controller in its own directory, on addresses of its own. [`Api`] speaks to it as a user. [`poll`]
+//! waits with a deadline. [`leftovers`] is what may not be there at the end.
+
+mod api;
+mod clients;
+pub mod leftovers;
+mod poll;
+mod postgres;
+mod stack;
+
+pub use api::{Answer, Api, order_body};
+pub use clients::Clients;
+pub use poll::poll;
+pub use postgres::{connect, rows};
+pub use stack::{Failpoints, Stack, StackOptions, program};

@@ -1,0 +1,31 @@
+# Everything a person does with the checkout. `make` alone lists it.
+SHELL := /bin/bash
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+export TROVE_TEST_FEATURES := trove-agent/failpoints,trove-controller/failpoints
+PROGRAMS := -p trove-controller -p trove-agent -p trovectl
+
+.PHONY: help setup build demo demo-stop demo-wipe test lint
+
+help: ## lists the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## installs what build, demo and tests need (Debian packages, the account that runs engines)
+	@tests/scripts/setup.sh --tests
+
+build: ## builds the three programs (dev profile)
+	cargo build $(PROGRAMS)
+
+demo: ## from nothing to a PostgreSQL that you can use; leaves the service running
+	@TARGET="$(TARGET)" tests/scripts/demo.sh
+
+demo-stop: ## stops the demo's service and its databases; their data stays in .demo/
+	@TARGET="$(TARGET)" tests/scripts/demo-stop.sh
+
+demo-wipe: demo-stop ## stops the demo and removes all of it
+	rm -rf .demo
+
+test: setup lint ## everything: lint, unit, conformance on the real engine, end to end with the real clients, faults
+	@TARGET="$(TARGET)" tests/scripts/test.sh
+
+lint: ## rustfmt, clippy, bans, licences, shellcheck
+	@tests/scripts/lint.sh

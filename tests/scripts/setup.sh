@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Installs what the build, the demo and the tests need: Debian packages by name, and the account that runs engines.
+# Through sudo when not root. Quick when everything is there.
+set -euo pipefail
+
+packages=(gcc libc6-dev ca-certificates python3-venv util-linux postgresql postgresql-client)
+if [ "${1:-}" = "--tests" ]; then
+    packages+=(openssl shellcheck)
+fi
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+if ! command -v cargo >/dev/null; then
+    echo "setup: cargo is not installed; install Rust (stable, 1.95 or newer) with rustup and run this again" >&2
+    exit 1
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+    status=$(dpkg-query -W -f='${Status}' "$package" 2>/dev/null || true)
+    [ "$status" = "install ok installed" ] || missing+=("$package")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
+    echo "setup: installing ${missing[*]}"
+    # Debian's package makes and starts a cluster of its own on 5432 otherwise.
+    as_root install -d -m 0755 /etc/postgresql-common/createcluster.d
+    echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.d/trove-rs.conf >/dev/null
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+if ! getent passwd trove >/dev/null; then
+    echo "setup: making the account 'trove', which runs engines when the service runs as root"
+    as_root useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin trove
+fi

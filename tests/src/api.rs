@@ -1,0 +1,210 @@
+//! A user of the API, by plain HTTP.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+
+use crate::poll::poll;
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The body; null when it is empty or no JSON.
+    pub body: Value,
+    /// The headers that matter.
+    pub request_id: Option<String>,
+    /// The operation that was enqueued.
+    pub operation: Option<String>,
+}
+
+impl Answer {
+    /// The sentence of a fault.
+    pub fn message(&self) -> String {
+        let fault = self.body.as_object().and_then(|object| object.values().next());
+        fault.and_then(|fault| fault["message"].as_str()).unwrap_or_default().to_owned()
+    }
+}
+
+/// A user of the API.
+pub struct Api {
+    client: Client,
+    base: String,
+    token: String,
+    /// The project that the token is for.
+    pub project: String,
+}
+
+impl Api {
+    /// Logs in as a cloud of a clouds file.
+    ///
+    /// # Errors
+    /// The file or the login is wrong.
+    pub async fn login(clouds: &Path, cloud: &str) -> Result<Self> {
+        let text = std::fs::read_to_string(clouds).with_context(|| format!("read {}", clouds.display()))?;
+        let all: Value = serde_yaml_ng::from_str(&text)?;
+        let auth = &all["clouds"][cloud]["auth"];
+        let url = auth["auth_url"].as_str().context("auth_url")?;
+        let domain = json!({"name": "Default"});
+        let body = json!({"auth": {
+            "identity": {"methods": ["password"], "password": {"user": {
+                "name": auth["username"], "password": auth["password"], "domain": domain}}},
+            "scope": {"project": {"name": auth["project_name"], "domain": domain}}}});
+        let client = Client::builder().timeout(Duration::from_secs(90)).build()?;
+        let answer = client.post(format!("{url}/auth/tokens")).json(&body).send().await?;
+        if answer.status().as_u16() != 201 {
+            bail!("log in as {cloud}: {} {}", answer.status(), answer.text().await?);
+        }
+        let header = answer.headers().get("x-subject-token").context("x-subject-token")?;
+        let token = header.to_str()?.to_owned();
+        let body: Value = answer.json().await?;
+        let project = body["token"]["project"]["id"].as_str().context("project")?.to_owned();
+        let base = url.split("/identity").next().context("auth_url")?.to_owned();
+        Ok(Self { client, base, token, project })
+    }
+
+    /// The token, for requests that a test makes by hand.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Sends a request under the project's path.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
+        self.send_to(method, &format!("/v1.0/{}{path}", self.project), body).await
+    }
+
+    /// Sends a request to any path.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub async fn send_to(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let mut request =
+            self.client.request(method, format!("{}{path}", self.base)).header("x-auth-token", &self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await?;
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (request_id, operation) = (header("x-openstack-request-id"), header("x-trove-operation-id"));
+        let status = answer.status().as_u16();
+        let bytes = answer.bytes().await?;
+        Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null), request_id, operation })
+    }
+
+    /// GET.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub async fn get(&self, path: &str) -> Result<Answer> {
+        self.send(Method::GET, path, None).await
+    }
+
+    /// POST.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
+    /// DELETE.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub async fn delete(&self, path: &str) -> Result<Answer> {
+        self.send(Method::DELETE, path, None).await
+    }
+
+    /// Orders the smallest instance, with a database `app` and a user `app` whose password is `secret-app-1`.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub async fn order(&self, name: &str) -> Result<String> {
+        let answer = self.post("/instances", &order_body(name)).await?;
+        if answer.status != 200 {
+            bail!("order {name}: {answer:?}");
+        }
+        Ok(answer.body["instance"]["id"].as_str().context("instance id")?.to_owned())
+    }
+
+    /// Orders an instance and waits until it can be used.
+    ///
+    /// # Errors
+    /// It was refused or did not come up.
+    pub async fn order_and_await(&self, name: &str) -> Result<String> {
+        let id = self.order(name).await?;
+        self.await_active(&id).await?;
+        Ok(id)
+    }
+
+    /// The instance's view, or null when it is gone.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub async fn instance(&self, id: &str) -> Result<Value> {
+        let answer = self.get(&format!("/instances/{id}")).await?;
+        Ok(if answer.status == 404 { Value::Null } else { answer.body["instance"].clone() })
+    }
+
+    /// Waits for ACTIVE and HEALTHY.
+    ///
+    /// # Errors
+    /// It became an error, or did not within 60 s.
+    pub async fn await_active(&self, id: &str) -> Result<Value> {
+        let done = |view: &Value| {
+            (view["status"] == "ACTIVE" && view["operating_status"] == "HEALTHY") || view["status"] == "ERROR"
+        };
+        let view = poll("ACTIVE and HEALTHY", Duration::from_secs(60), async || self.instance(id).await, done).await?;
+        if view["status"] == "ERROR" {
+            bail!("instance {id} is in error: {}", view["fault"]);
+        }
+        Ok(view)
+    }
+
+    /// Waits until the instance is in error and returns its view.
+    ///
+    /// # Errors
+    /// It did not within 90 s.
+    pub async fn await_error(&self, id: &str) -> Result<Value> {
+        poll("ERROR", Duration::from_secs(90), async || self.instance(id).await, |view| view["status"] == "ERROR").await
+    }
+
+    /// Waits until the instance is gone.
+    ///
+    /// # Errors
+    /// It was not within 60 s.
+    pub async fn await_gone(&self, id: &str) -> Result<()> {
+        poll("404", Duration::from_secs(60), async || self.instance(id).await, Value::is_null).await?;
+        Ok(())
+    }
+
+    /// Waits until no operation of the instance is under way, and returns them all, newest first.
+    ///
+    /// # Errors
+    /// One still was after 60 s.
+    pub async fn await_operations(&self, id: &str) -> Result<Value> {
+        let ended = |status: &Value| ["done", "failed", "cancelled"].iter().any(|end| status == end);
+        poll(
+            "the end of all operations",
+            Duration::from_secs(60),
+            async || Ok(self.get(&format!("/instances/{id}/operations")).await?.body["operations"].clone()),
+            |all| all.as_array().is_some_and(|all| all.iter().all(|operation| ended(&operation["status"]))),
+        )
+        .await
+    }
+}
+
+/// The body of the smallest order.
+pub fn order_body(name: &str) -> Value {
+    json!({"instance": {
+        "name": name, "flavorRef": "1", "volume": {"size": 1},
+        "databases": [{"name": "app"}],
+        "users": [{"name": "app", "password": "secret-app-1", "databases": [{"name": "app"}]}]}})
+}

@@ -1,0 +1,111 @@
+//! What a host may leave behind: processes, directories, sockets, shared memory, cgroups. And how a test ends a host
+//! without asking the service.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Processes (that are no zombies) of an instance: their command line, working directory or cgroup names it.
+pub fn processes(instance: &str) -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let proc = entry.path();
+        let text =
+            |name: &str| String::from_utf8_lossy(&std::fs::read(proc.join(name)).unwrap_or_default()).into_owned();
+        let stat = text("stat");
+        let zombie = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'));
+        let cwd = std::fs::read_link(proc.join("cwd")).unwrap_or_default().to_string_lossy().into_owned();
+        let own = pid == i32::try_from(std::process::id()).unwrap_or(0);
+        if !zombie && !own && [text("cmdline"), cwd, text("cgroup")].iter().any(|text| text.contains(instance)) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+/// Server processes of the engine itself: those that listen for tenants, one an instance.
+pub fn engines(instance: &str) -> Vec<i32> {
+    let is_engine = |pid: &i32| {
+        let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        let parent = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = parent.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1).map(str::to_owned));
+        let parent_exe = std::fs::read_link(format!("/proc/{}/exe", parent.unwrap_or_default())).unwrap_or_default();
+        exe.ends_with("bin/postgres") && !parent_exe.ends_with("bin/postgres")
+    };
+    processes(instance).into_iter().filter(is_engine).collect()
+}
+
+/// Agents of an instance.
+pub fn agents(instance: &str) -> Vec<i32> {
+    let is_agent = |pid: &i32| {
+        std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default().to_string_lossy().contains("trove-agent")
+    };
+    processes(instance).into_iter().filter(is_agent).collect()
+}
+
+/// Directories outside of the state that name the instance: sockets and cgroups.
+pub fn directories(instance: &str) -> Vec<PathBuf> {
+    let uid = nix::unistd::getuid();
+    let mut places = vec![PathBuf::from("/run/trove-rs"), PathBuf::from(format!("/tmp/trove-rs-{uid}"))];
+    for controller in ["", "memory", "cpu", "pids", "unified", "cpu,cpuacct", "systemd"] {
+        places.push(Path::new("/sys/fs/cgroup").join(controller).join("trove-rs"));
+    }
+    places.into_iter().map(|place| place.join(instance)).filter(|path| path.exists()).collect()
+}
+
+/// Shared memory segments whose creator is one of the processes.
+pub fn shared_memory(pids: &[i32]) -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    let creator = |line: &&str| line.split_whitespace().nth(4).and_then(|pid| pid.parse::<i32>().ok());
+    text.lines()
+        .skip(1)
+        .filter(|line| creator(line).is_some_and(|pid| pids.contains(&pid)))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Ends every process of a host and removes what it has outside of the state directory.
+pub fn end_host(host: &Path, instance: &str) {
+    let mut killed = Vec::new();
+    loop {
+        let pids = processes(instance);
+        if pids.is_empty() {
+            break;
+        }
+        for pid in pids {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            killed.push(pid);
+        }
+        std::thread::yield_now();
+    }
+    for line in shared_memory(&killed) {
+        if let Some(id) = line.split_whitespace().nth(1) {
+            let _ = std::process::Command::new("ipcrm").args(["-m", id]).status();
+        }
+    }
+    for directory in directories(instance) {
+        if directory.starts_with("/sys/fs/cgroup") {
+            let _ = std::fs::remove_dir(directory);
+        } else {
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
+    let _ = std::fs::remove_dir_all(host);
+}
+
+/// Says what is left of an instance that is gone; `pids` are processes that it had.
+///
+/// # Errors
+/// Something is.
+pub fn assert_nothing_of(instance: &str, host: &Path, pids: &[i32]) -> Result<()> {
+    let (left, places, memory) = (processes(instance), directories(instance), shared_memory(pids));
+    ensure!(left.is_empty(), "processes of {instance} are left: {left:?}");
+    ensure!(places.is_empty(), "directories of {instance} are left: {places:?}");
+    ensure!(memory.is_empty(), "shared memory of {instance} is left: {memory:?}");
+    ensure!(!host.exists(), "{} is left", host.display());
+    Ok(())
+}

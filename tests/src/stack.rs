@@ -1,0 +1,325 @@
+//! A controller of its own, in its own directory, on its own loopback address.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::api::Api;
+use crate::leftovers;
+use crate::poll::poll;
+
+/// Where a process is to die or fail.
+#[derive(Clone, Debug, Default)]
+pub struct Failpoints {
+    /// Entries for the controller, such as `operation.create_instance.boot_host.before=kill`.
+    pub controller: Option<String>,
+    /// Entries for every agent that this controller starts; each fires once.
+    pub agent: Option<String>,
+}
+
+/// How a stack is made.
+#[derive(Clone, Debug, Default)]
+pub struct StackOptions {
+    /// More lines for the configuration file.
+    pub config: String,
+    /// Runs the controller as this account instead of the test's own.
+    pub account: Option<String>,
+    /// Where the state directory is made; a temporary directory otherwise.
+    pub parent: Option<PathBuf>,
+}
+
+/// A controller with its state directory. Dropping it ends everything that it started.
+pub struct Stack {
+    directory: TempDir,
+    address: Ipv4Addr,
+    options: StackOptions,
+    child: Option<Child>,
+}
+
+/// A program that was built beside this test.
+///
+/// # Errors
+/// It is not there: the message says how to build it.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe().context("find the test's own program")?;
+    let directory = test.parent().and_then(Path::parent).context("find the directory of built programs")?;
+    let path = directory.join(name);
+    ensure!(path.exists(), "{} is not built; run the tests through `make test`", path.display());
+    Ok(path)
+}
+
+impl Stack {
+    /// A stack that serves.
+    ///
+    /// # Errors
+    /// It did not come up; the message has the end of its log.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(StackOptions::default()).await
+    }
+
+    /// A stack that serves, made otherwise than usual.
+    ///
+    /// # Errors
+    /// As [`Stack::start`].
+    pub async fn start_with(options: StackOptions) -> Result<Self> {
+        let mut stack = Self::prepare(options)?;
+        stack.run(&Failpoints::default())?;
+        stack.await_datastore().await?;
+        Ok(stack)
+    }
+
+    /// A directory and a configuration, nothing running yet.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn prepare(options: StackOptions) -> Result<Self> {
+        // Best effort: a second call in one process finds it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let builder = || {
+            let mut builder = tempfile::Builder::new();
+            builder.prefix("trove-test-");
+            builder
+        };
+        let directory = match &options.parent {
+            Some(parent) => builder().tempdir_in(parent),
+            None => builder().tempdir(),
+        }?;
+        // The engine's account has to be able to enter.
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
+        // Above the range of instances, and drawn from so many that two tests do not meet.
+        let address = Ipv4Addr::new(127, rand::random_range(128..=254), rand::random(), rand::random_range(1..=254));
+        let config =
+            format!("[api]\nlisten = \"{address}:8779\"\n[agents]\nlisten = \"{address}:8778\"\n{}\n", options.config);
+        std::fs::write(directory.path().join("trove.toml"), config)?;
+        if let Some(account) = &options.account {
+            let status = Command::new("chown").arg("-R").arg(account).arg(directory.path()).status()?;
+            ensure!(status.success(), "give {} to {account}", directory.path().display());
+        }
+        Ok(Self { directory, address, options, child: None })
+    }
+
+    /// The state directory.
+    pub fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    /// The directory around it, which goes with the stack.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The API's base.
+    pub fn url(&self) -> String {
+        format!("http://{}:8779", self.address)
+    }
+
+    /// The loopback address that the controller listens on.
+    pub fn address(&self) -> IpAddr {
+        self.address.into()
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.directory.path().join("trove.toml")
+    }
+
+    /// The clouds file that the controller made.
+    pub fn clouds_yaml(&self) -> PathBuf {
+        self.state().join("clouds.yaml")
+    }
+
+    /// The directory of an instance's host.
+    pub fn host(&self, instance: &str) -> PathBuf {
+        self.state().join("hosts").join(instance)
+    }
+
+    /// Starts the controller and returns when it says that it serves.
+    ///
+    /// # Errors
+    /// It ended first; the message has the end of its log.
+    pub fn run(&mut self, failpoints: &Failpoints) -> Result<()> {
+        ensure!(self.child.is_none(), "the controller runs already");
+        let mut child = self.command(failpoints)?.spawn().context("start trove-controller")?;
+        let stdout = child.stdout.take().context("read the controller's output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        self.child = Some(child);
+        if line.contains("serves") {
+            return Ok(());
+        }
+        let status = self.wait()?;
+        bail!("the controller ended with {status} before it served: {line}\n{}", self.log_end())
+    }
+
+    /// Starts the controller where it is expected to end by itself, and returns its status and log.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn run_to_end(&mut self) -> Result<(ExitStatus, String)> {
+        let output = self.command(&Failpoints::default())?.stderr(Stdio::piped()).output()?;
+        Ok((output.status, String::from_utf8_lossy(&output.stderr).into_owned()))
+    }
+
+    fn command(&self, failpoints: &Failpoints) -> Result<Command> {
+        let controller = program("trove-controller")?;
+        let mut command = match &self.options.account {
+            Some(account) => {
+                let mut command = Command::new("setpriv");
+                command.args([&format!("--reuid={account}"), &format!("--regid={account}"), "--clear-groups", "--"]);
+                command.arg(controller);
+                command
+            }
+            None => Command::new(controller),
+        };
+        let log = std::fs::File::options().create(true).append(true).open(self.log())?;
+        command.arg("serve").arg("--state").arg(self.state()).arg("--config").arg(self.config());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        for name in ["TROVE_FAILPOINTS", "TROVE_AGENT_FAILPOINTS", "TROVE_AGENT_FAILPOINTS_ONCE", "XDG_RUNTIME_DIR"] {
+            command.env_remove(name);
+        }
+        if let Some(entries) = &failpoints.controller {
+            command.env("TROVE_FAILPOINTS", entries);
+        }
+        if let Some(entries) = &failpoints.agent {
+            let once = self.directory.path().join("fired");
+            std::fs::create_dir_all(&once)?;
+            std::fs::set_permissions(&once, std::fs::Permissions::from_mode(0o777))?;
+            command.env("TROVE_AGENT_FAILPOINTS", entries).env("TROVE_AGENT_FAILPOINTS_ONCE", once);
+        }
+        Ok(command)
+    }
+
+    /// The controller's log.
+    pub fn log(&self) -> PathBuf {
+        self.directory.path().join("controller.log")
+    }
+
+    /// The last lines of the controller's log.
+    pub fn log_end(&self) -> String {
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// The controller's process id.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self) -> Result<Pid> {
+        let child = self.child.as_ref().context("the controller does not run")?;
+        Ok(Pid::from_raw(i32::try_from(child.id())?))
+    }
+
+    /// Waits until the controller has ended.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        let mut child = self.child.take().context("the controller does not run")?;
+        Ok(child.wait()?)
+    }
+
+    /// Waits until the controller has ended by itself, for at most `deadline`.
+    ///
+    /// # Errors
+    /// It still runs.
+    pub async fn await_death(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let mut child = self.child.take().context("the controller does not run")?;
+        let ended = poll("the controller's end", deadline, async || Ok(child.try_wait()?), Option::is_some).await;
+        match ended {
+            Ok(Some(status)) => Ok(status),
+            other => {
+                self.child = Some(child);
+                bail!("{other:?}")
+            }
+        }
+    }
+
+    /// Kills the controller with SIGKILL.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        kill(self.pid()?, Signal::SIGKILL)?;
+        self.wait()?;
+        Ok(())
+    }
+
+    /// Kills the controller and starts it again.
+    ///
+    /// # Errors
+    /// It did not come up.
+    pub fn kill_and_run(&mut self) -> Result<()> {
+        self.kill()?;
+        self.run(&Failpoints::default())
+    }
+
+    /// Ends the controller in an orderly way; agents and engines go on.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        kill(self.pid()?, Signal::SIGTERM)?;
+        self.wait()
+    }
+
+    /// The API as a cloud of the clouds file: `trove` or `trove-admin`.
+    ///
+    /// # Errors
+    /// The login failed.
+    pub async fn login(&self, cloud: &str) -> Result<Api> {
+        Api::login(&self.clouds_yaml(), cloud).await
+    }
+
+    /// Waits until the datastore is registered.
+    ///
+    /// # Errors
+    /// It was not within 60 s.
+    pub async fn await_datastore(&self) -> Result<()> {
+        let api = self.login("trove").await?;
+        let seen = poll(
+            "a datastore version",
+            Duration::from_secs(60),
+            async || Ok(api.get("/datastores").await?.body),
+            |body| body["datastores"][0]["versions"][0]["id"].is_string(),
+        )
+        .await;
+        seen.with_context(|| self.log_end())?;
+        Ok(())
+    }
+
+    /// Ids of the hosts that there are.
+    pub fn instances(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.state().join("hosts")) else { return Vec::new() };
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    fn end_everything(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for instance in self.instances() {
+            leftovers::end_host(&self.host(&instance), &instance);
+        }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let text = format!("--- the end of the controller's log\n{}\n", self.log_end());
+            // The harness shows standard error of failed tests; nothing better can be done with a failure here.
+            let _ = std::io::stderr().write_all(text.as_bytes());
+        }
+        self.end_everything();
+    }
+}

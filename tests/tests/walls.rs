@@ -1,0 +1,183 @@
+//! The walls of the house: which crate and which folder may know which.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+}
+
+fn sources(directory: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).with_context(|| format!("read {}", next.display()))? {
+            let path = entry?.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path)?;
+                found.push((path, text));
+            }
+        }
+    }
+    ensure!(!found.is_empty(), "no sources in {}", directory.display());
+    Ok(found)
+}
+
+/// The workspace's own crates in the normal dependencies of a crate.
+fn own_dependencies(manifest: &str) -> Result<BTreeSet<String>> {
+    let text = std::fs::read_to_string(root().join(manifest))?;
+    let normal = text.split("[dependencies]").nth(1).context("dependencies")?;
+    let normal = normal.split("\n[").next().unwrap_or_default();
+    let names = normal.lines().filter_map(|line| line.split(['.', ' ', '=']).next());
+    Ok(names.filter(|name| name.starts_with("trove-")).map(str::to_owned).collect())
+}
+
+#[test]
+fn crates_depend_downwards_only() -> Result<()> {
+    let expected = [
+        ("proto/Cargo.toml", vec![]),
+        ("strategies/core/Cargo.toml", vec![]),
+        ("strategies/conformance/Cargo.toml", vec!["trove-strategy"]),
+        ("strategies/postgresql/Cargo.toml", vec!["trove-strategy"]),
+        ("agent/Cargo.toml", vec!["trove-postgresql", "trove-proto", "trove-strategy"]),
+        ("controller/Cargo.toml", vec!["trove-proto", "trove-strategy"]),
+        ("controller/cli/Cargo.toml", vec![]),
+        ("tests/Cargo.toml", vec![]),
+    ];
+    for (manifest, names) in expected {
+        let names: BTreeSet<String> = names.into_iter().map(str::to_owned).collect();
+        assert_eq!(own_dependencies(manifest)?, names, "{manifest}");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_engine_is_named_above_its_strategy() -> Result<()> {
+    let engines = ["postgres", "mysql", "mariadb", "redis", "valkey", "mongo", "psql"];
+    let mut wrong = Vec::new();
+    for directory in ["controller/src", "controller/cli/src", "agent/src", "proto/src", "strategies/core/src"] {
+        for (path, text) in sources(&root().join(directory))? {
+            if path.ends_with("agent/src/main.rs") || is_test_file(&path) {
+                continue;
+            }
+            // Examples in comments and in tests may name one.
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            for (number, line) in code.lines().enumerate() {
+                let code = line.split("//").next().unwrap_or_default().to_lowercase();
+                if engines.iter().any(|engine| code.contains(engine)) {
+                    wrong.push(format!("{}:{}: {line}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "an engine is named:\n{}", wrong.join("\n"));
+    Ok(())
+}
+
+fn is_test_file(path: &Path) -> bool {
+    path.file_stem().is_some_and(|stem| stem == "tests" || stem == "harness")
+        || path.strip_prefix(root()).unwrap_or(path).components().any(|part| part.as_os_str() == "tests")
+}
+
+/// Folders and files of the controller, each with those that it may use. Everything may use the words below.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("main", &["admin", "config", "serve"]),
+    ("admin", &["config", "serve", "store", "authority", "seal", "identity", "register", "compute"]),
+    (
+        "serve",
+        &[
+            "api",
+            "app",
+            "agents",
+            "authority",
+            "compute",
+            "config",
+            "identity",
+            "operations",
+            "reconcile",
+            "register",
+            "seal",
+            "store",
+        ],
+    ),
+    ("api", &["app", "identity", "config"]),
+    ("app", &["store", "operations", "agents", "compute", "identity", "config"]),
+    ("register", &["store", "config"]),
+    ("reconcile", &["operations", "store", "agents", "compute", "authority", "config"]),
+    ("operations", &["store", "agents", "compute", "authority", "config", "seal"]),
+    ("agents", &["store", "authority", "config"]),
+    ("compute", &["config"]),
+    ("identity", &["store", "config"]),
+    ("authority", &["store"]),
+    ("store", &["seal"]),
+    ("config", &[]),
+    ("seal", &[]),
+];
+
+/// Words that every room may use: types without behaviour of their own.
+const WORDS: &[&str] = &["error", "ids", "model", "state"];
+
+#[test]
+fn arrows_in_the_controller_point_down() -> Result<()> {
+    let source = root().join("controller/src");
+    let mut wrong = Vec::new();
+    for (path, text) in sources(&source)? {
+        let relative = path.strip_prefix(&source)?;
+        let room = relative.components().next().context("room")?.as_os_str().to_string_lossy().replace(".rs", "");
+        if room == "lib" || WORDS.contains(&room.as_str()) || is_test_file(&path) {
+            continue;
+        }
+        let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == room) else {
+            wrong.push(format!("{}: the room {room} is not in the plan", relative.display()));
+            continue;
+        };
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for used in rooms_used(code) {
+            if used != room && !allowed.contains(&used.as_str()) && !WORDS.contains(&used.as_str()) {
+                wrong.push(format!("{}: {room} uses {used}", relative.display()));
+            }
+        }
+    }
+    wrong.sort();
+    ensure!(wrong.is_empty(), "arrows that the plan does not have:\n{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// The first path segments after `crate::` (or the crate's own name, in main), in code that is no comment.
+fn rooms_used(code: &str) -> BTreeSet<String> {
+    let mut rooms = BTreeSet::new();
+    for line in code.lines().map(|line| line.split("//").next().unwrap_or_default()) {
+        for start in ["crate::", "trove_controller::"] {
+            for (at, _) in line.match_indices(start) {
+                let rest = &line[at + start.len()..];
+                let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                rooms.insert(name);
+            }
+        }
+    }
+    rooms.remove("");
+    rooms
+}
+
+#[test]
+fn sql_stands_in_the_store_and_http_in_the_api() -> Result<()> {
+    let source = root().join("controller/src");
+    let mut wrong = Vec::new();
+    for (path, text) in sources(&source)? {
+        let relative = path.strip_prefix(&source)?.to_string_lossy().into_owned();
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        if code.contains("sqlx::query") && !relative.starts_with("store/") && !is_test_file(&path) {
+            wrong.push(format!("{relative} has SQL"));
+        }
+        let http = ["api/", "identity/builtin", "serve"].iter().any(|room| relative.starts_with(room));
+        if code.contains("axum::") && !http {
+            wrong.push(format!("{relative} has HTTP"));
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
