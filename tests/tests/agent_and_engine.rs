@@ -1,0 +1,180 @@
+//! The agent is killed at each stage of each job, the engine at any time: both come back, with what was committed.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use trove_tests::{Api, Failpoints, Stack, StackOptions, connect, leftovers, poll, rows};
+
+const PREPARE: &[&str] = &["assign", "initialise", "configure", "start", "secure", "accounts"];
+
+fn both(job: &str, stage: &str) -> [String; 2] {
+    ["before", "after"].map(|side| format!("agent.{job}.{side}_{stage}=kill"))
+}
+
+async fn assert_one_of_each(api: &Api, id: &str) -> Result<()> {
+    api.await_operations(id).await?;
+    api.await_active(id).await?;
+    let (engines, agents) = (leftovers::engines(id), leftovers::agents(id));
+    ensure!(engines.len() == 1 && agents.len() == 1, "engines {engines:?}, agents {agents:?}");
+    Ok(())
+}
+
+fn fired(stack: &Stack, entry: &str) -> Result<()> {
+    let name = entry.trim_end_matches("=kill");
+    ensure!(stack.directory().join("fired").join(name).exists(), "the failpoint {name} was never reached");
+    Ok(())
+}
+
+/// Runs the controller with a failpoint for agents. An agent that is there already does not get it: it is made to start
+/// anew, and the controller's driver starts it with the new environment.
+async fn arm_agents(stack: &mut Stack, api: &Api, id: Option<&str>, entry: &str) -> Result<()> {
+    stack.kill()?;
+    stack.run(&Failpoints { controller: None, agent: Some(entry.to_owned()) })?;
+    let Some(id) = id else { return Ok(()) };
+    let before = leftovers::agents(id);
+    for pid in &before {
+        kill(Pid::from_raw(*pid), Signal::SIGKILL)?;
+    }
+    let other = |pids: &Vec<i32>| pids.len() == 1 && !before.contains(&pids[0]);
+    poll("another agent", Duration::from_secs(20), async || Ok(leftovers::agents(id)), other).await?;
+    api.await_active(id).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn prepare_survives_the_agents_death_at_every_stage() -> Result<()> {
+    let mut stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    for entry in PREPARE.iter().flat_map(|stage| both("prepare", stage)) {
+        arm_agents(&mut stack, &api, None, &entry).await?;
+        let id = api.order("stage").await?;
+        assert_one_of_each(&api, &id).await.with_context(|| entry.clone())?;
+        // An engine that is secure from its first file on has no `secure` stage.
+        if !entry.contains("secure") {
+            fired(&stack, &entry)?;
+        }
+        let view = api.instance(&id).await?;
+        connect(&view, "app", "secret-app-1", "app").await.with_context(|| entry.clone())?;
+        let pids = leftovers::processes(&id);
+        assert_eq!(api.delete(&format!("/instances/{id}")).await?.status, 202);
+        api.await_gone(&id).await?;
+        leftovers::assert_nothing_of(&id, &stack.host(&id), &pids)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn restart_and_accounts_survive_the_agents_death_at_every_stage() -> Result<()> {
+    let mut stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let id = api.order_and_await("stage").await?;
+    for entry in ["stop", "start"].iter().flat_map(|stage| both("restart", stage)) {
+        arm_agents(&mut stack, &api, Some(&id), &entry).await?;
+        let accepted = api.post(&format!("/instances/{id}/action"), &json!({"restart": {}})).await?;
+        assert_eq!(accepted.status, 202, "{accepted:?}");
+        assert_one_of_each(&api, &id).await.with_context(|| entry.clone())?;
+        fired(&stack, &entry)?;
+    }
+    for (n, entry) in both("change_accounts", "0").iter().enumerate() {
+        arm_agents(&mut stack, &api, Some(&id), entry).await?;
+        let user =
+            json!({"users": [{"name": format!("u{n}"), "password": "secret-u", "databases": [{"name": "app"}]}]});
+        assert_eq!(api.post(&format!("/instances/{id}/users"), &user).await?.status, 202);
+        assert_one_of_each(&api, &id).await.with_context(|| entry.clone())?;
+        fired(&stack, entry)?;
+        connect(&api.instance(&id).await?, &format!("u{n}"), "secret-u", "app").await.with_context(|| entry.clone())?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_engine_comes_back_with_its_committed_rows() -> Result<()> {
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let id = api.order_and_await("engine").await?;
+    let view = api.instance(&id).await?;
+    let client = connect(&view, "app", "secret-app-1", "app").await?;
+    rows(&client, "create table t (n int); insert into t select generate_series(1, 5000)").await?;
+    for _ in 0..2 {
+        let engines = leftovers::engines(&id);
+        ensure!(engines.len() == 1, "{engines:?}");
+        kill(Pid::from_raw(engines[0]), Signal::SIGKILL)?;
+        let another = |pids: &Vec<i32>| pids.len() == 1 && pids[0] != engines[0];
+        poll("another engine", Duration::from_secs(30), async || Ok(leftovers::engines(&id)), another).await?;
+        let view = api.await_active(&id).await?;
+        let client = connect_again(&view).await?;
+        assert_eq!(rows(&client, "select count(*) from t").await?, ["5000"]);
+    }
+    Ok(())
+}
+
+async fn connect_again(view: &serde_json::Value) -> Result<tokio_postgres::Client> {
+    let ask = async || Ok(connect(view, "app", "secret-app-1", "app").await.map(Some).unwrap_or(None));
+    let client = poll_client(ask).await?;
+    client.context("a connection")
+}
+
+async fn poll_client(
+    mut ask: impl AsyncFnMut() -> Result<Option<tokio_postgres::Client>>,
+) -> Result<Option<tokio_postgres::Client>> {
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let client = ask().await?;
+        if client.is_some() || std::time::Instant::now() > end {
+            return Ok(client);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_adopts_the_engine_that_runs() -> Result<()> {
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let id = api.order_and_await("adopt").await?;
+    let (engine, agent) = (leftovers::engines(&id), leftovers::agents(&id));
+    kill(Pid::from_raw(agent[0]), Signal::SIGKILL)?;
+    let other = |pids: &Vec<i32>| pids.len() == 1 && pids != &agent;
+    poll("another agent", Duration::from_secs(20), async || Ok(leftovers::agents(&id)), other).await?;
+    api.await_active(&id).await?;
+    assert_eq!(leftovers::engines(&id), engine, "the engine was restarted");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_service_works_as_an_ordinary_user() -> Result<()> {
+    if !nix::unistd::getuid().is_root() {
+        println!("skipped: every other story runs as an ordinary user already");
+        return Ok(());
+    }
+    let options = StackOptions { account: Some("nobody".to_owned()), ..StackOptions::default() };
+    let stack = Stack::start_with(options).await?;
+    let api = stack.login("trove").await?;
+    let id = api.order_and_await("ordinary").await?;
+    let view = api.instance(&id).await?;
+    connect(&view, "app", "secret-app-1", "app").await?;
+    let root = api.post(&format!("/instances/{id}/root"), &json!({})).await?;
+    assert_eq!(root.status, 403, "root hands out a shell as the service's own account: {root:?}");
+    let pids = leftovers::processes(&id);
+    assert_eq!(api.delete(&format!("/instances/{id}")).await?.status, 202);
+    api.await_gone(&id).await?;
+    leftovers::assert_nothing_of(&id, &stack.host(&id), &pids)
+}
+
+#[tokio::test]
+async fn the_service_works_below_a_directory_that_is_closed_to_the_engines_account() -> Result<()> {
+    // A temporary directory is 0700: its owner's alone.
+    let closed = tempfile::tempdir()?;
+    let options = StackOptions { parent: Some(closed.path().to_owned()), ..StackOptions::default() };
+    let stack = Stack::start_with(options).await?;
+    let api = stack.login("trove").await?;
+    let id = api.order_and_await("closed").await?;
+    connect(&api.instance(&id).await?, "app", "secret-app-1", "app").await?;
+    let pids = leftovers::processes(&id);
+    assert_eq!(api.delete(&format!("/instances/{id}")).await?.status, 202);
+    api.await_gone(&id).await?;
+    leftovers::assert_nothing_of(&id, &stack.host(&id), &pids)
+}
