@@ -4,7 +4,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export TROVE_TEST_FEATURES := trove-agent/failpoints,trove-controller/failpoints
 PROGRAMS := -p trove-controller -p trove-agent -p trovectl
 
-.PHONY: help setup build demo demo-stop demo-wipe test lint
+.PHONY: help setup build demo demo-stop demo-wipe test lint features
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,3 +29,6 @@ test: setup lint ## everything: lint, unit, conformance on the real engine, end 
 
 lint: ## rustfmt, clippy, bans, licences, shellcheck
 	@tests/scripts/lint.sh
+
+features:
+	@echo "$(TROVE_TEST_FEATURES)"

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# From nothing to a PostgreSQL that a person can use. Running it again is quick and harmless.
+set -euo pipefail
+
+state=$PWD/.demo
+say() { printf '\n==> %s\n' "$*"; }
+
+say "1/5 installing what is needed (nothing, when it is there)"
+tests/scripts/setup.sh
+
+say "2/5 building trove-controller, trove-agent and trovectl (minutes the first time, seconds afterwards)"
+cargo build --quiet -p trove-controller -p trove-agent -p trovectl
+bin=$(cd "$TARGET/debug" && pwd)
+
+export OS_CLIENT_CONFIG_FILE=$state/clouds.yaml OS_CLOUD=trove
+trovectl() { "$bin/trovectl" "$@"; }
+
+say "3/5 starting the service (state in .demo/, log in .demo/controller.log)"
+mkdir -p "$state"
+if [ -e "$state/controller.pid" ] && kill -0 "$(cat "$state/controller.pid")" 2>/dev/null; then
+    echo "it runs already"
+else
+    ready=$state/ready
+    rm -f "$ready"
+    mkfifo -m 0600 "$ready"
+    setsid "$bin/trove-controller" serve --state "$state" >"$ready" 2>>"$state/controller.log" </dev/null &
+    echo $! >"$state/controller.pid"
+    # The service prints one line when it serves, and none when it cannot.
+    line=
+    read -r line <"$ready" || true
+    rm -f "$ready"
+    if [ -z "$line" ]; then
+        rm -f "$state/controller.pid"
+        echo "demo: the service did not start; the end of .demo/controller.log:" >&2
+        tail -n 15 "$state/controller.log" >&2
+        exit 1
+    fi
+    echo "$line"
+fi
+
+say "4/5 ordering a PostgreSQL instance named demo through the public API"
+password=$state/demo.password
+if [ ! -e "$password" ]; then
+    (umask 077 && head -c 18 /dev/urandom | base64 | tr '+/' '-_' >"$password")
+fi
+if ! trovectl instance show demo >/dev/null 2>&1; then
+    trovectl datastore list --wait >/dev/null
+    trovectl instance create demo --flavor 2 --size 1 --database demo --wait
+fi
+if ! trovectl user show demo demo >/dev/null 2>&1; then
+    trovectl user create demo demo --database demo --password-file "$password" --wait
+fi
+
+say "5/5 connecting and running SQL as the user demo"
+trovectl connect demo --user demo --database demo --password-file "$password" -- -X -c \
+    "select 'hello from ' || split_part(version(), ' (', 1) as demo, current_user, ssl from pg_stat_ssl where pid = pg_backend_pid()"
+
+cat <<TXT
+The service runs and goes on running.
+  API        http://127.0.0.1:8779   (clouds 'trove' and 'trove-admin' in .demo/clouds.yaml)
+  connect    export OS_CLIENT_CONFIG_FILE=$state/clouds.yaml OS_CLOUD=trove PATH=$bin:\$PATH
+             trovectl connect demo --user demo --database demo --password-file .demo/demo.password
+
+Three things to try next:
+  trovectl instance list
+  trovectl operations demo
+  trovectl instance create second --wait
+
+With OpenStack's own client (pip install python-openstackclient python-troveclient):
+  openstack --os-cloud trove database instance list
+
+Stop it with   make demo-stop      (data stays in .demo/)
+Wipe it with   make demo-wipe
+TXT
