@@ -1,1 +1,60 @@
-//! (empty)
+//! The guest agent: enrols, dials its controllers and serves them on that connection, and keeps one engine.
+//!
+//! [`Agent`] is the whole program but for the list of datastores, so that an out-of-tree program is a `main` of ten
+//! lines. One task owns the engine ([`driver`]); jobs ([`jobs`], recorded in [`journal`]) ask it and wait.
+
+mod cli;
+pub mod config;
+pub mod driver;
+pub mod durable;
+pub mod guest;
+pub mod identity;
+pub mod jobs;
+pub mod journal;
+pub mod link;
+pub mod manifest;
+pub mod process;
+pub mod run;
+pub mod service;
+pub mod settings;
+pub mod status;
+pub mod volume;
+
+use std::sync::Arc;
+
+use trove_strategy::Datastore;
+
+/// The agent's program: the datastores that it can run.
+#[derive(Clone, Default)]
+pub struct Agent {
+    datastores: Vec<Arc<dyn Datastore>>,
+}
+
+impl Agent {
+    /// Without any datastore.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With one more.
+    #[must_use]
+    pub fn with(mut self, datastore: impl Datastore + 'static) -> Self {
+        self.datastores.push(Arc::new(datastore));
+        self
+    }
+
+    /// All of them.
+    pub fn datastores(&self) -> &[Arc<dyn Datastore>] {
+        &self.datastores
+    }
+
+    /// The one of this name.
+    pub fn datastore(&self, name: &str) -> Option<Arc<dyn Datastore>> {
+        self.datastores.iter().find(|datastore| datastore.identity().name == name).cloned()
+    }
+
+    /// Does what the command line says.
+    pub fn main(self) -> std::process::ExitCode {
+        cli::main(self)
+    }
+}

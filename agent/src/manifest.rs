@@ -1,0 +1,151 @@
+//! What a datastore is and can do, asked of the engine that is installed, in a scratch directory.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use trove_strategy::{
+    Datastore, EngineError, FirstStart, Host, Installation, Manifest, Owner, Parameter, RealHost, Settings, Site, Size,
+    StartMode, TlsFiles,
+};
+
+use crate::Agent;
+use crate::process::Process;
+
+/// A datastore of this program and what is installed of it.
+#[derive(Debug, Serialize)]
+pub struct Installed {
+    /// Its name.
+    pub name: String,
+    /// What is installed, newest first; empty when it is not.
+    pub installations: Vec<Installation>,
+}
+
+/// The datastores of this program.
+///
+/// # Errors
+/// An engine's program is there and does not say its version.
+pub async fn installed(agent: &Agent, host: &RealHost) -> Result<Vec<Installed>> {
+    let mut list = Vec::new();
+    for datastore in agent.datastores() {
+        let installations = datastore.installations(host, None).await.map_err(plain)?;
+        list.push(Installed { name: datastore.identity().name, installations });
+    }
+    Ok(list)
+}
+
+/// Starts the engine privately, asks it, and removes everything.
+///
+/// # Errors
+/// It is not installed, or cannot be started.
+pub async fn make(datastore: &dyn Datastore, host: Arc<RealHost>, bindir: Option<&Path>) -> Result<Manifest> {
+    let found = datastore.installations(host.as_ref(), bindir).await.map_err(plain)?;
+    let installation = found.into_iter().next();
+    let installation = installation.with_context(|| format!("{} is not installed", datastore.identity().name))?;
+    let mut parameters = Vec::new();
+    if let Some(capability) = datastore.parameters() {
+        // Short: it holds a socket.
+        let scratch = tempfile::Builder::new().prefix("trove-").tempdir().context("make a scratch directory")?;
+        let site = scratch_site(scratch.path(), datastore, installation.clone(), host.clone()).await?;
+        let started = started(datastore, &site, &host, scratch.path()).await;
+        let (mut process, asked) = match started {
+            Ok(mut process) => {
+                let asked = ask(datastore, &site, &mut process, capability).await;
+                (process, asked)
+            }
+            Err(error) => return Err(error),
+        };
+        let spec = datastore.engine().start_spec(&site, StartMode::Private);
+        process.stop(spec.stop, spec.stop_deadline).await;
+        parameters = asked?;
+    }
+    Ok(Manifest::derive(datastore, installation, parameters))
+}
+
+fn plain(error: EngineError) -> anyhow::Error {
+    anyhow::anyhow!(error.chain())
+}
+
+async fn scratch_site(
+    scratch: &Path,
+    datastore: &dyn Datastore,
+    installation: Installation,
+    host: Arc<RealHost>,
+) -> Result<Site> {
+    // The engine's account has to pass through; what is below is closed.
+    host.ensure_directory(scratch, 0o711, Owner::Agent).await?;
+    let config = scratch.join("etc");
+    for (name, owner) in [("v", Owner::Engine), ("etc", Owner::Engine), ("run", Owner::Engine), ("s", Owner::Agent)] {
+        host.ensure_directory(&scratch.join(name), 0o700, owner).await?;
+    }
+    Ok(Site {
+        installation,
+        data: scratch.join("v/data"),
+        run: scratch.join("run"),
+        secrets: scratch.join("s"),
+        address: std::net::IpAddr::from([127, 0, 0, 1]),
+        port: datastore.identity().port,
+        size: Size { memory_mib: 512, vcpus: 1, volume_gib: 1 },
+        tls: TlsFiles {
+            certificate: config.join("server.pem"),
+            key: config.join("server-key.pem"),
+            authority: config.join("authority.pem"),
+        },
+        config,
+        engine_account: host.engine.name.clone(),
+        agent_account: host.agent.name.clone(),
+        host,
+    })
+}
+
+async fn started(datastore: &dyn Datastore, site: &Site, host: &RealHost, scratch: &Path) -> Result<Process> {
+    let engine = datastore.engine();
+    let first = engine.initialise(site).await.map_err(plain)?;
+    crate::run::write_certificate(site, Some(&scratch_certificate()?)).await.map_err(plain)?;
+    engine.configure(site, &Settings::default()).await.map_err(plain)?;
+    let spec = engine.start_spec(site, StartMode::Private);
+    let mut process = Process::start(&spec, host, &scratch.join("engine.log"))?;
+    if first == FirstStart::Private {
+        answer(datastore, site, &mut process, true).await?;
+    }
+    Ok(process)
+}
+
+/// A certificate that lives as long as the scratch directory.
+fn scratch_certificate() -> Result<trove_proto::v1::EngineCertificate> {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).context("make a certificate")?;
+    let certificate_pem = made.cert.pem();
+    let key_pem = made.signing_key.serialize_pem();
+    Ok(trove_proto::v1::EngineCertificate { authority_pem: certificate_pem.clone(), certificate_pem, key_pem })
+}
+
+/// Waits until the engine answers; where its first account is yet to be made, by making it.
+async fn answer(datastore: &dyn Datastore, site: &Site, process: &mut Process, secure: bool) -> Result<()> {
+    let engine = datastore.engine();
+    let asking = async {
+        loop {
+            let asked = if secure { engine.secure(site).await } else { engine.probe(site).await.map(|_| ()) };
+            match asked {
+                Ok(()) => return,
+                Err(_) => tokio::time::sleep(Duration::from_millis(30)).await,
+            }
+        }
+    };
+    tokio::select! {
+        () = asking => Ok(()),
+        how = process.ended() => anyhow::bail!("the engine ended while it started: {how}"),
+        () = tokio::time::sleep(Duration::from_secs(60)) => anyhow::bail!("the engine did not answer within 60 s"),
+    }
+}
+
+async fn ask(
+    datastore: &dyn Datastore,
+    site: &Site,
+    process: &mut Process,
+    capability: &dyn trove_strategy::Parameters,
+) -> Result<Vec<Parameter>> {
+    answer(datastore, site, process, false).await?;
+    capability.describe(site).await.map_err(plain)
+}

@@ -1,0 +1,192 @@
+//! The agent in its guest, from start to end.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+use trove_proto::v1;
+use trove_strategy::{Account, Datastore, EngineError, File, Host, Owner, RealHost, Site, Size, TlsFiles};
+
+use crate::Agent;
+use crate::config::Config;
+use crate::driver::{self, Driver, Parts};
+use crate::durable::Durable;
+use crate::identity::Identity;
+use crate::jobs::Jobs;
+use crate::journal::Journal;
+use crate::link;
+use crate::service::Services;
+use crate::settings::Keeper;
+
+/// Runs until it is told to end by SIGTERM, which leaves the engine running, or SIGINT, which stops it first.
+///
+/// # Errors
+/// The configuration or the guest is not as it has to be.
+pub async fn run(agent: Agent, config: Config) -> Result<()> {
+    info!(instance = %config.instance_id, version = env!("CARGO_PKG_VERSION"), "the agent starts");
+    let files = Durable::open(&config.state_dir)?;
+    let _lock = lock(&files)?;
+    let datastore = agent.datastore(&config.datastore);
+    let datastore = datastore.with_context(|| format!("this agent has no datastore {}", config.datastore))?;
+    let host = hands(&config)?;
+    let site = site(&config, datastore.as_ref(), &host).await?;
+    let keeper = Arc::new(Keeper::open(files.clone())?);
+    let parts = Parts {
+        datastore: datastore.clone(),
+        site: site.clone(),
+        host,
+        files: files.clone(),
+        keeper: keeper.clone(),
+        log_dir: config.log_dir.clone(),
+    };
+    let driver = driver::spawn(parts)?;
+    let identity = Identity::open(files.clone(), &config.authority_file)?;
+    let journal = Journal::open(&files.path("jobs"))?;
+    let jobs = Jobs::new(datastore.clone(), site.clone(), driver.clone(), keeper.clone(), journal);
+    let services = Arc::new(Services {
+        datastore,
+        site,
+        driver: driver.clone(),
+        keeper,
+        jobs,
+        identity: identity.clone(),
+        volume: config.volume_dir.clone(),
+        cgroups: config.cgroups.clone(),
+        first_controllers: config.controllers.clone(),
+        boot_id: uuid::Uuid::new_v4().to_string(),
+        size: Size { memory_mib: config.memory_mib, vcpus: config.vcpus, volume_gib: config.volume_gib },
+    });
+    let links = async {
+        link::enrol_once(&config.controllers, &identity, &config.token_file).await?;
+        keep_links(services).await
+    };
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        ended = links => ended,
+        _ = terminate.recv() => {
+            info!("told to end: the engine goes on");
+            Ok(())
+        }
+        _ = interrupt.recv() => pause(&driver).await,
+    }
+}
+
+/// Stops the engine but leaves it wanted: the next agent starts it.
+async fn pause(driver: &Driver) -> Result<()> {
+    info!("told to end with the engine");
+    let stopped = driver.stop_for_a_while().await;
+    stopped.map_err(|error| anyhow::anyhow!(error.chain()))
+}
+
+/// One agent for a state directory: a second one would own the same engine.
+fn lock(files: &Durable) -> Result<nix::fcntl::Flock<std::fs::File>> {
+    let path = files.path("lock");
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("open {}", path.display()))?;
+    let locked = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock);
+    locked.map_err(|(_, errno)| anyhow::anyhow!("{}: another agent runs here ({errno})", path.display()))
+}
+
+fn hands(config: &Config) -> Result<RealHost> {
+    let agent = Account::own().context("look up the account of this process")?;
+    let engine = match &config.engine_account {
+        Some(name) => Account::named(name).with_context(|| format!("look up the engine's account {name}"))?,
+        None => agent.clone(),
+    };
+    if engine.uid.is_root() {
+        bail!("engines do not run as root: name an account in `engine_account`");
+    }
+    Ok(RealHost { engine, agent })
+}
+
+async fn site(config: &Config, datastore: &dyn Datastore, host: &RealHost) -> Result<Site> {
+    let found = datastore.installations(host, config.bindir.as_deref()).await;
+    let found = found.map_err(|error| anyhow::anyhow!(error.chain())).context("look for the engine")?;
+    let wanted = |major: &String| config.major.as_ref().is_none_or(|wanted| wanted == major);
+    let installation = found.into_iter().find(|installation| wanted(&installation.major));
+    let installation = installation.with_context(|| format!("{} is not installed here", config.datastore))?;
+    let data = config.volume_dir.join(&installation.major).join("data");
+    let secrets = config.state_dir.join("secrets");
+    for (path, mode, owner) in [
+        (config.volume_dir.as_path(), 0o711, Owner::Agent),
+        (data.parent().unwrap_or(&data), 0o700, Owner::Engine),
+        (&config.config_dir, 0o700, Owner::Engine),
+        (&config.run_dir, 0o700, Owner::Engine),
+        (&config.log_dir, 0o700, Owner::Agent),
+        (&secrets, 0o700, Owner::Agent),
+    ] {
+        host.ensure_directory(path, mode, owner).await.context("make the guest's directories")?;
+    }
+    let tls = |name: &str| config.config_dir.join(name);
+    Ok(Site {
+        installation,
+        data,
+        config: config.config_dir.clone(),
+        run: config.run_dir.clone(),
+        secrets,
+        address: config.address,
+        port: config.port,
+        size: Size { memory_mib: config.memory_mib, vcpus: config.vcpus, volume_gib: config.volume_gib },
+        tls: TlsFiles { certificate: tls("server.pem"), key: tls("server-key.pem"), authority: tls("authority.pem") },
+        engine_account: host.engine.name.clone(),
+        agent_account: host.agent.name.clone(),
+        host: Arc::new(host.clone()),
+    })
+}
+
+/// Writes the engine's certificate where the strategy's configuration points to.
+///
+/// # Errors
+/// A file cannot be written.
+pub(crate) async fn write_certificate(
+    site: &Site,
+    certificate: Option<&v1::EngineCertificate>,
+) -> Result<(), EngineError> {
+    let Some(certificate) = certificate else { return Ok(()) };
+    for (path, pem) in [
+        (&site.tls.key, &certificate.key_pem),
+        (&site.tls.certificate, &certificate.certificate_pem),
+        (&site.tls.authority, &certificate.authority_pem),
+    ] {
+        write_pem(site.host.as_ref(), path, pem).await?;
+    }
+    Ok(())
+}
+
+async fn write_pem(host: &dyn Host, path: &Path, pem: &str) -> Result<(), EngineError> {
+    let file = File { path: path.to_owned(), contents: pem.as_bytes().to_vec(), mode: 0o600, owner: Owner::Engine };
+    Ok(host.write(file).await?)
+}
+
+/// One link to each controller of the assignment, for as long as it is in it.
+async fn keep_links(services: Arc<Services>) -> Result<()> {
+    let mut assigned = services.keeper.assigned();
+    let mut links: std::collections::BTreeMap<String, CancellationToken> = std::collections::BTreeMap::new();
+    loop {
+        let mut wanted = assigned.borrow_and_update().specification.controllers.clone();
+        if wanted.is_empty() {
+            wanted.clone_from(&services.first_controllers);
+        }
+        links.retain(|address, cancel| {
+            let keep = wanted.contains(address);
+            if !keep {
+                cancel.cancel();
+            }
+            keep
+        });
+        for address in wanted {
+            links.entry(address.clone()).or_insert_with(|| {
+                let cancel = CancellationToken::new();
+                tokio::spawn(link::keep(address, services.clone(), cancel.clone()));
+                cancel
+            });
+        }
+        if assigned.changed().await.is_err() {
+            error!("the assignment is gone");
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Long work and every change.
+
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use trove_proto::v1;
+use trove_proto::v1::jobs_server::Jobs;
+use trove_proto::v1::{run_reply, run_request};
+
+use super::Connection;
+use crate::jobs::Attached;
+
+#[tonic::async_trait]
+impl Jobs for Connection {
+    type RunStream = Pin<Box<dyn Stream<Item = Result<v1::RunReply, Status>> + Send>>;
+
+    async fn run(&self, request: Request<Streaming<v1::RunRequest>>) -> Result<Response<Self::RunStream>, Status> {
+        self.called.notify_one();
+        let mut inbox = request.into_inner();
+        let first = inbox.next().await.transpose()?.and_then(|message| message.kind);
+        let Some(run_request::Kind::Start(start)) = first else {
+            return Err(Status::invalid_argument("run a job: the first message is not a start"));
+        };
+        let attached = self.services.jobs.start(start);
+        let (sender, receiver) = mpsc::channel(16);
+        tokio::spawn(tell(attached, inbox, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Tells the caller of each stage and of the end. The job goes on when the caller goes.
+async fn tell(
+    attached: Attached,
+    mut inbox: Streaming<v1::RunRequest>,
+    sender: mpsc::Sender<Result<v1::RunReply, Status>>,
+) {
+    let Attached { mut state, cancel } = attached;
+    let mut told = String::new();
+    let mut listening = true;
+    loop {
+        let now = state.borrow_and_update().clone();
+        if !now.stage.is_empty() && now.stage != told {
+            let progress = v1::Progress { stage: now.stage.clone(), ..v1::Progress::default() };
+            let reply = v1::RunReply { kind: Some(run_reply::Kind::Progress(progress)) };
+            if sender.send(Ok(reply)).await.is_err() {
+                return;
+            }
+            told = now.stage;
+        }
+        if let Some(error) = now.ended {
+            let reply = v1::RunReply { kind: Some(run_reply::Kind::Result(v1::Result { error })) };
+            // A caller that has gone asks again and gets the recorded outcome.
+            let _ = sender.send(Ok(reply)).await;
+            return;
+        }
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return },
+            message = inbox.next(), if listening => match message {
+                Some(Ok(v1::RunRequest { kind: Some(run_request::Kind::Cancel(_)) })) => cancel.cancel(),
+                Some(Ok(_)) => {}
+                // The caller may close its half and still listen.
+                Some(Err(_)) | None => listening = false,
+            },
+            () = sender.closed() => return,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What a controller may call, a file a subject.
+
+mod assignment;
+mod databases;
+mod diagnostics;
+mod jobs;
+mod parameters;
+mod users;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::sync::Notify;
+use tonic::Status;
+use tonic::service::Routes;
+use tracing::{error, info};
+use trove_proto::v1;
+use trove_strategy::{Datastore, EngineError, Site, Size};
+
+use crate::driver::Driver;
+use crate::identity::Identity;
+use crate::jobs::Jobs;
+use crate::settings::Keeper;
+use crate::{link, status};
+
+const QUESTION: Duration = Duration::from_secs(5);
+
+/// What the services work with.
+pub struct Services {
+    /// The strategy.
+    pub datastore: Arc<dyn Datastore>,
+    /// Where the engine lives.
+    pub site: Site,
+    /// The engine.
+    pub driver: Driver,
+    /// The assignment and the fence.
+    pub keeper: Arc<Keeper>,
+    /// Jobs.
+    pub jobs: Jobs,
+    /// Key and certificate.
+    pub identity: Identity,
+    /// The data volume.
+    pub volume: PathBuf,
+    /// The guest's cgroups, which know its memory.
+    pub cgroups: Vec<PathBuf>,
+    /// Controllers until an assignment names others.
+    pub first_controllers: Vec<String>,
+    /// Made anew at each start.
+    pub boot_id: String,
+    /// What was ordered.
+    pub size: Size,
+}
+
+/// One connection's view of the services.
+#[derive(Clone)]
+struct Connection {
+    services: Arc<Services>,
+    called: Arc<Notify>,
+}
+
+impl Services {
+    /// The routes of one connection, and what is notified at its first call.
+    pub fn routes(self: &Arc<Self>) -> (Routes, Arc<Notify>) {
+        let called = Arc::new(Notify::new());
+        let connection = Connection { services: self.clone(), called: called.clone() };
+        let routes = Routes::new(v1::watch_server::WatchServer::new(connection.clone()))
+            .add_service(v1::assignment_server::AssignmentServer::new(connection.clone()))
+            .add_service(v1::jobs_server::JobsServer::new(connection.clone()))
+            .add_service(v1::databases_server::DatabasesServer::new(connection.clone()))
+            .add_service(v1::users_server::UsersServer::new(connection.clone()))
+            .add_service(v1::parameters_server::ParametersServer::new(connection.clone()))
+            .add_service(v1::diagnostics_server::DiagnosticsServer::new(connection));
+        (routes, called)
+    }
+
+    /// Asks for another certificate over the enrolment path when the present one has run out.
+    ///
+    /// # Errors
+    /// The controller refused or cannot be reached.
+    pub async fn renew_when_expired(&self) -> Result<()> {
+        let Some(validity) = self.identity.validity()? else { return Ok(()) };
+        if validity.to > time::OffsetDateTime::now_utc() {
+            return Ok(());
+        }
+        let mut controllers = self.keeper.assigned().borrow().specification.controllers.clone();
+        if controllers.is_empty() {
+            controllers.clone_from(&self.first_controllers);
+        }
+        let renewed = link::enrol(&controllers, &self.identity, None).await;
+        match &renewed {
+            Ok(()) => info!("the certificate had expired and was renewed"),
+            Err(cause) => error!(error = format!("{cause:#}"), "the certificate has expired and is not renewed"),
+        }
+        renewed
+    }
+}
+
+/// A question to the engine, with its time limit.
+async fn answered<T>(question: impl Future<Output = Result<T, EngineError>>) -> Result<T, Status> {
+    let answer = tokio::time::timeout(QUESTION, question).await;
+    answer.map_err(|_| status::late())?.map_err(|error| status::question_error(&error))
+}

@@ -1,0 +1,181 @@
+//! The life of the agent, both ways.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{error, info};
+use trove_proto::v1;
+use trove_proto::v1::watch_server::Watch;
+use trove_proto::v1::{watch_down, watch_up};
+use trove_strategy::{Manifest, Role};
+
+use super::{Connection, Services};
+use crate::driver::EngineStatus;
+use crate::volume;
+
+type Up = mpsc::Sender<Result<v1::WatchUp, Status>>;
+
+#[tonic::async_trait]
+impl Watch for Connection {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchUp, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<Streaming<v1::WatchDown>>) -> Result<Response<Self::WatchStream>, Status> {
+        self.called.notify_one();
+        let (sender, receiver) = mpsc::channel(16);
+        let services = self.services.clone();
+        tokio::spawn(async move { speak(&services, request.into_inner(), sender).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+fn hello(services: &Services) -> v1::Hello {
+    let datastore = services.datastore.as_ref();
+    let manifest = Manifest::derive(datastore, services.site.installation.clone(), Vec::new());
+    v1::Hello {
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id: services.boot_id.clone(),
+        datastore: manifest.identity.name,
+        capabilities: manifest.capabilities,
+        assignment_generation: services.keeper.assigned().borrow().generation,
+        fence: services.keeper.fence(),
+    }
+}
+
+async fn say(sender: &Up, kind: watch_up::Kind) -> bool {
+    sender.send(Ok(v1::WatchUp { kind: Some(kind) })).await.is_ok()
+}
+
+/// Speaks until the connection ends.
+async fn speak(services: &Services, mut inbox: Streaming<v1::WatchDown>, sender: Up) {
+    if !say(&sender, watch_up::Kind::Hello(hello(services))).await {
+        return;
+    }
+    let (mut status, mut assigned) = (services.driver.status(), services.keeper.assigned());
+    let mut figures = Figures::default();
+    let mut sequence = 0;
+    let renewal = renewal_delay(services);
+    let renewal = tokio::time::sleep(renewal);
+    tokio::pin!(renewal);
+    let mut heartbeat = tokio::time::interval(Duration::from_secs(10));
+    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            changed = assigned.changed() => {
+                if changed.is_err() { return }
+                let seconds = assigned.borrow().specification.heartbeat_interval_s;
+                if seconds > 0 && heartbeat.period() != Duration::from_secs(seconds.into()) {
+                    heartbeat = tokio::time::interval(Duration::from_secs(seconds.into()));
+                }
+            }
+            _ = heartbeat.tick() => figures = Figures::take(services).await,
+            () = &mut renewal => {
+                renewal.as_mut().reset(tokio::time::Instant::now() + Duration::from_secs(3600));
+                if !ask_for_certificate(services, &sender).await { return }
+                continue;
+            }
+            message = inbox.next() => match message {
+                Some(Ok(v1::WatchDown { kind: Some(watch_down::Kind::Certificate(certificate)) })) => {
+                    take_certificate(services, &certificate);
+                    renewal.as_mut().reset(tokio::time::Instant::now() + renewal_delay(services));
+                    continue;
+                }
+                Some(Ok(_)) => continue,
+                Some(Err(_)) | None => return,
+            },
+        }
+        sequence += 1;
+        let now = status.borrow_and_update().clone();
+        let generation = assigned.borrow_and_update().generation;
+        if !say(&sender, watch_up::Kind::Report(report(sequence, now, &figures, generation))).await {
+            return;
+        }
+    }
+}
+
+fn report(sequence: u64, status: EngineStatus, figures: &Figures, assignment_generation: u64) -> v1::Report {
+    let health = status.health;
+    let role = match health.as_ref().map(|health| health.role) {
+        Some(Role::Primary) => v1::Role::Primary,
+        Some(Role::Replica) => v1::Role::Replica,
+        None => v1::Role::Unspecified,
+    };
+    v1::Report {
+        sequence,
+        service: status.service.into(),
+        detail: status.detail,
+        role: role.into(),
+        position: health.as_ref().and_then(|health| health.position.clone()).unwrap_or_default(),
+        lag_s: health.as_ref().and_then(|health| health.lag_s),
+        volume_used_bytes: figures.volume_used_bytes,
+        memory_used_bytes: figures.memory_used_bytes,
+        engine_version: health.map(|health| health.version).unwrap_or_default(),
+        metrics: figures.metrics.clone(),
+        assignment_generation,
+    }
+}
+
+/// What is measured at each heartbeat.
+#[derive(Default)]
+struct Figures {
+    volume_used_bytes: u64,
+    memory_used_bytes: u64,
+    metrics: Vec<v1::Metric>,
+}
+
+impl Figures {
+    async fn take(services: &Services) -> Self {
+        let healthy = services.driver.status().borrow().service == v1::ServiceState::Healthy;
+        let mut metrics = Vec::new();
+        if healthy {
+            // An engine that has just stopped to answer is reported by the probe.
+            let asked = services.datastore.engine().metrics(&services.site).await.unwrap_or_default();
+            metrics.extend(
+                asked.into_iter().map(|metric| v1::Metric { name: metric.name.to_owned(), value: metric.value }),
+            );
+        }
+        let volume_used_bytes = volume::measure(&services.volume).await;
+        Self { volume_used_bytes, memory_used_bytes: memory(services), metrics }
+    }
+}
+
+/// Memory of the guest, from its cgroup, else of this process alone.
+fn memory(services: &Services) -> u64 {
+    let files = ["memory.current", "memory.usage_in_bytes"];
+    let known = services.cgroups.iter().flat_map(|cgroup| files.map(|file| cgroup.join(file)));
+    let read = known.into_iter().find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
+    read.unwrap_or_else(|| {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let resident: u64 = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
+        resident * 4096
+    })
+}
+
+/// Between a half and two thirds of the certificate's life, drawn anew for each, so that guests do not come together.
+fn renewal_delay(services: &Services) -> Duration {
+    let Ok(Some(validity)) = services.identity.validity() else { return Duration::from_secs(60) };
+    let life = validity.to - validity.from;
+    let due = validity.from + life * (0.5 + rand::random::<f64>() / 6.0);
+    (due - time::OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO)
+}
+
+async fn ask_for_certificate(services: &Services, sender: &Up) -> bool {
+    match services.identity.request() {
+        Ok(csr_der) => say(sender, watch_up::Kind::CertificateRequest(v1::CertificateRequest { csr_der })).await,
+        Err(cause) => {
+            error!(error = format!("{cause:#}"), "no certificate can be asked for");
+            true
+        }
+    }
+}
+
+fn take_certificate(services: &Services, certificate: &v1::Certificate) {
+    match services.identity.accept(&certificate.certificate_pem, &certificate.authority_pem) {
+        Ok(()) => info!("the certificate was renewed"),
+        Err(cause) => error!(error = format!("{cause:#}"), "the new certificate is not taken up"),
+    }
+}

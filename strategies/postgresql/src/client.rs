@@ -1,0 +1,168 @@
+//! Talking to the server: over the private socket as `os_admin`, which the server knows by the agent's account.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use trove_strategy::{EngineError, Kind, Site};
+
+/// The agent's account in the server.
+pub(crate) const ADMIN: &str = "os_admin";
+
+/// The database in which the agent works when no other is meant.
+pub(crate) const HOME: &str = "postgres";
+
+const CONNECT: Duration = Duration::from_millis(1500);
+
+/// A connection of the agent's, in one database.
+pub(crate) struct Session {
+    client: Client,
+    driver: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Session {
+    /// Connects. `Transient` while the server does not answer.
+    pub(crate) async fn open(site: &Site, database: &str) -> Result<Self, EngineError> {
+        let mut config = tokio_postgres::Config::new();
+        config.host_path(&site.run).port(site.port).user(ADMIN).dbname(database).application_name("trove-agent");
+        let attempt = format!("connect to the database {database:?}");
+        let connected = tokio::time::timeout(CONNECT, config.connect(NoTls)).await;
+        let Ok(connected) = connected else {
+            return Err(EngineError::new(Kind::Transient, format!("{attempt}: no answer")));
+        };
+        let (client, connection) = connected.map_err(|error| explained(&attempt, error))?;
+        let driver = tokio::spawn(async move {
+            // Its error reaches whoever waits for an answer.
+            let _ = connection.await;
+        });
+        Ok(Self { client, driver })
+    }
+
+    /// Runs statements, one after the other. `attempt` says what for: statements are not shown in errors.
+    pub(crate) async fn run(&self, attempt: &str, sql: &str) -> Result<(), EngineError> {
+        self.client.batch_execute(sql).await.map_err(|error| explained(attempt, error))
+    }
+
+    /// The rows of a statement, as texts; NULL is an empty text.
+    pub(crate) async fn rows(&self, attempt: &str, sql: &str) -> Result<Vec<Vec<String>>, EngineError> {
+        let messages = self.client.simple_query(sql).await.map_err(|error| explained(attempt, error))?;
+        let row = |message| match message {
+            SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|n| row.get(n).unwrap_or_default().to_owned()).collect())
+            }
+            _ => None,
+        };
+        Ok(messages.into_iter().filter_map(row).collect())
+    }
+
+    /// Whether a statement has a row.
+    pub(crate) async fn any(&self, attempt: &str, sql: &str) -> Result<bool, EngineError> {
+        Ok(!self.rows(attempt, sql).await?.is_empty())
+    }
+}
+
+/// What the server said, without the statement.
+fn explained(attempt: &str, error: tokio_postgres::Error) -> EngineError {
+    let Some(said) = error.as_db_error() else {
+        return EngineError::caused(Kind::Transient, attempt, error);
+    };
+    let kind = match said.code() {
+        &SqlState::CANNOT_CONNECT_NOW
+        | &SqlState::ADMIN_SHUTDOWN
+        | &SqlState::CRASH_SHUTDOWN
+        | &SqlState::TOO_MANY_CONNECTIONS
+        | &SqlState::T_R_SERIALIZATION_FAILURE
+        | &SqlState::T_R_DEADLOCK_DETECTED
+        | &SqlState::DISK_FULL => Kind::Transient,
+        &SqlState::OBJECT_IN_USE | &SqlState::LOCK_NOT_AVAILABLE => Kind::Busy,
+        code if code.code().starts_with("22") || code.code().starts_with("42") || code.code().starts_with("2B") => {
+            Kind::Invalid
+        }
+        _ => Kind::Fatal,
+    };
+    let detail = said.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    EngineError::new(kind, format!("{attempt}: {}{detail}", said.message()))
+}
+
+/// A name in SQL. Manual, 4.1.1: double quotes, doubled inside.
+pub fn sql_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text in SQL. Manual, 4.1.2: a backslash is an ordinary character, since `standard_conforming_strings` is on.
+pub fn sql_literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// What the server stores of a password: RFC 5802 with SHA-256 and 4096 rounds, so that no password is ever in a
+/// statement.
+pub fn scram_verifier(password: &SecretString) -> String {
+    let salt: [u8; 16] = rand::random();
+    scram_verifier_with(password, &salt, 4096)
+}
+
+fn scram_verifier_with(password: &SecretString, salt: &[u8], rounds: u32) -> String {
+    let salted = hi(password.expose_secret().as_bytes(), salt, rounds);
+    let stored = Sha256::digest(mac(&salted, &[b"Client Key"]));
+    let server = mac(&salted, &[b"Server Key"]);
+    let mut text = String::from("SCRAM-SHA-256$");
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{rounds}:{}${}:{}", STANDARD.encode(salt), STANDARD.encode(stored), STANDARD.encode(server));
+    text
+}
+
+/// RFC 5802: PBKDF2 with one block.
+fn hi(password: &[u8], salt: &[u8], rounds: u32) -> [u8; 32] {
+    let mut last = mac(password, &[salt, &1u32.to_be_bytes()]);
+    let mut all = last;
+    for _ in 1..rounds {
+        last = mac(password, &[&last]);
+        for (sum, byte) in all.iter_mut().zip(last) {
+            *sum ^= byte;
+        }
+    }
+    all
+}
+
+fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    // HMAC takes keys of any length (RFC 2104): the error cannot occur, and an empty key would not verify.
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return [0; 32] };
+    for part in parts {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_double_what_they_are_made_of() {
+        assert_eq!(sql_identifier("a\"b'c"), "\"a\"\"b'c\"");
+        assert_eq!(sql_literal("o'neil\\"), "'o''neil\\'");
+    }
+
+    #[test]
+    fn the_verifier_is_that_of_rfc_7677() {
+        // RFC 7677, section 3: user "user", password "pencil"; keys derived from its salt and rounds.
+        let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
+        let text = scram_verifier_with(&SecretString::from("pencil"), &salt, 4096);
+        assert_eq!(
+            text,
+            "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+        );
+    }
+}

@@ -1,0 +1,163 @@
+//! The configuration files: pure functions of the site and the settings. They lie outside the data directory.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use trove_strategy::{EngineError, Kind, Settings, Site, TlsMode};
+
+/// The three files.
+pub(crate) struct Files {
+    pub(crate) main: PathBuf,
+    pub(crate) access: PathBuf,
+    pub(crate) accounts: PathBuf,
+}
+
+impl Files {
+    pub(crate) fn of(site: &Site) -> Self {
+        let at = |name: &str| site.config.join(name);
+        Self { main: at("postgresql.conf"), access: at("pg_hba.conf"), accounts: at("pg_ident.conf") }
+    }
+}
+
+/// A value in postgresql.conf. Manual, 20.1.2: single quotes, doubled inside; a backslash escapes, so it is doubled too.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+fn path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+/// What the size suggests: a quarter of the memory for buffers, the rest for the system's cache, connections and work
+/// memory so that all of them at once fit (manual, 20.4; the rules of thumb of its wiki page on tuning).
+fn sized(site: &Site) -> Vec<(&'static str, String)> {
+    let memory = site.size.memory_mib.max(256);
+    let connections = (memory / 10).clamp(50, 500);
+    let buffers = memory / 4;
+    let work_kib = ((memory - buffers) * 1024 / (connections * 3)).clamp(1024, 64 * 1024);
+    let workers = site.size.vcpus.max(1);
+    let wal_mib = (site.size.volume_gib * 1024 / 8).clamp(256, 4096);
+    vec![
+        ("max_connections", connections.to_string()),
+        ("shared_buffers", format!("{buffers}MB")),
+        ("effective_cache_size", format!("{}MB", memory * 3 / 4)),
+        ("work_mem", format!("{work_kib}kB")),
+        ("maintenance_work_mem", format!("{}MB", (memory / 16).clamp(16, 1024))),
+        ("max_wal_size", format!("{wal_mib}MB")),
+        ("min_wal_size", "80MB".to_owned()),
+        ("max_worker_processes", (workers + 7).to_string()),
+        ("max_parallel_workers", workers.to_string()),
+        ("max_parallel_workers_per_gather", (workers / 2).to_string()),
+    ]
+}
+
+/// A parameter's value as the file has it.
+fn value(name: &str, value: &Value) -> Result<String, EngineError> {
+    let known = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    match value {
+        _ if !known => Err(EngineError::new(Kind::Invalid, format!("the parameter {name:?}: this is no name"))),
+        Value::Bool(on) => Ok(if *on { "on" } else { "off" }.to_owned()),
+        Value::Number(number) => Ok(number.to_string()),
+        Value::String(text) if !text.contains(['\n', '\r', '\0']) => Ok(quoted(text)),
+        _ => Err(EngineError::new(
+            Kind::Invalid,
+            format!("the parameter {name:?}: its value is no single word or number"),
+        )),
+    }
+}
+
+/// postgresql.conf.
+pub(crate) fn main(site: &Site, settings: &Settings) -> Result<String, EngineError> {
+    let files = Files::of(site);
+    let fixed = [
+        ("data_directory", path(&site.data)),
+        ("hba_file", path(&files.access)),
+        ("ident_file", path(&files.accounts)),
+        ("listen_addresses", quoted(&site.address.to_string())),
+        ("port", site.port.to_string()),
+        ("unix_socket_directories", path(&site.run)),
+        ("unix_socket_permissions", "0700".to_owned()),
+        ("password_encryption", "'scram-sha-256'".to_owned()),
+        ("ssl", "on".to_owned()),
+        ("ssl_cert_file", path(&site.tls.certificate)),
+        ("ssl_key_file", path(&site.tls.key)),
+        ("ssl_ca_file", path(&site.tls.authority)),
+        ("ssl_min_protocol_version", "'TLSv1.2'".to_owned()),
+        // Files in the data directory go with it; segments in /dev/shm outlive a server that is killed.
+        ("dynamic_shared_memory_type", "'mmap'".to_owned()),
+        ("wal_level", "'replica'".to_owned()),
+        ("wal_log_hints", "on".to_owned()),
+        ("logging_collector", "off".to_owned()),
+        ("log_destination", "'stderr'".to_owned()),
+        ("log_timezone", "'UTC'".to_owned()),
+    ];
+    let defaults = [
+        ("log_line_prefix", "'%m [%p] %q%u@%d '".to_owned()),
+        ("log_checkpoints", "on".to_owned()),
+        ("timezone", "'UTC'".to_owned()),
+        ("huge_pages", "'try'".to_owned()),
+    ];
+    let mut text = String::from("# Written by the agent; changes are lost. Later lines win.\n");
+    let mut line = |name: &str, value: &str| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name} = {value}");
+    };
+    for (name, value) in sized(site).iter().chain(&defaults) {
+        line(name, value);
+    }
+    for (name, chosen) in &settings.parameters {
+        line(name, &value(name, chosen)?);
+    }
+    for (name, value) in &fixed {
+        line(name, value);
+    }
+    Ok(text)
+}
+
+/// pg_hba.conf: the agent by its account over the private socket and nowhere else, everybody else by password.
+pub(crate) fn access(settings: &Settings) -> String {
+    let tenants = match settings.tls {
+        TlsMode::Basic => "host",
+        TlsMode::Enforced => "hostssl",
+    };
+    format!(
+        "# Written by the agent; changes are lost. The first line that fits decides.\n\
+         local   all         os_admin            peer map=agent\n\
+         local   all         all                 scram-sha-256\n\
+         host    all         os_admin  all       reject\n\
+         host    replication all       all       reject\n\
+         {tenants:<7} all         all       all       scram-sha-256\n"
+    )
+}
+
+/// pg_ident.conf.
+pub(crate) fn accounts(site: &Site) -> String {
+    format!("# Written by the agent; changes are lost.\nagent {} os_admin\n", quoted_account(&site.agent_account))
+}
+
+/// Manual, 21.2: a name may stand in double quotes.
+fn quoted_account(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_cannot_leave_their_line() {
+        assert_eq!(value("a", &Value::from("it's \\ here")).unwrap(), "'it''s \\\\ here'");
+        assert_eq!(value("a", &Value::from(true)).unwrap(), "on");
+        assert!(value("a", &Value::from("x\nssl = off")).is_err());
+        assert!(value("a = 1\nssl", &Value::from(1)).is_err());
+        assert!(value("a", &Value::Null).is_err());
+    }
+
+    #[test]
+    fn plain_tcp_is_refused_only_when_tls_is_enforced() {
+        let enforced = access(&Settings { tls: TlsMode::Enforced, ..Settings::default() });
+        assert!(enforced.contains("\nhostssl all         all") && !enforced.contains("\nhost    all         all "));
+        assert!(access(&Settings::default()).contains("\nhost    all         all       all       scram-sha-256"));
+    }
+}

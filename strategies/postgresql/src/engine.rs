@@ -1,0 +1,144 @@
+//! The server: initialise, configure, start, ask.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use trove_strategy::{
+    Command, Engine, EngineError, File, FirstStart, Health, Kind, Metric, Owner, Role, Settings, Site, StartMode,
+    StartSpec, StopSignal,
+};
+
+use crate::Postgresql;
+use crate::client::{ADMIN, HOME, Session};
+use crate::config::{self, Files};
+
+const INITDB: Duration = Duration::from_secs(120);
+const STOP: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(600);
+
+/// Where the data directory is made before it gets its name.
+fn unfinished(data: &Path) -> PathBuf {
+    let mut name = data.file_name().map_or_else(OsString::new, OsString::from);
+    name.push(".new");
+    data.with_file_name(name)
+}
+
+#[async_trait]
+impl Engine for Postgresql {
+    async fn initialise(&self, site: &Site) -> Result<FirstStart, EngineError> {
+        if site.host.exists(&site.data.join("PG_VERSION")).await? {
+            return Ok(FirstStart::Normal);
+        }
+        let new = unfinished(&site.data);
+        site.host.remove(&new).await?;
+        // The account has no password: it comes in through the private socket alone, where the system vouches for the
+        // caller. No server runs before our own access rules are in place.
+        let initdb = Command::engine(site.installation.bindir.join("initdb"))
+            .arg("--pgdata")
+            .arg(new.to_string_lossy())
+            .arg(format!("--username={ADMIN}"))
+            .arg("--auth-local=peer")
+            .arg("--auth-host=scram-sha-256")
+            .arg("--data-checksums")
+            .arg("--encoding=UTF8")
+            .arg("--locale=C.UTF-8")
+            .arg("--no-instructions")
+            .deadline(INITDB);
+        site.host.run(initdb).await?;
+        site.host.rename(&new, &site.data).await?;
+        Ok(FirstStart::Normal)
+    }
+
+    async fn configure(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
+        let files = Files::of(site);
+        let texts = [
+            (files.main, config::main(site, settings)?),
+            (files.access, config::access(settings)),
+            (files.accounts, config::accounts(site)),
+        ];
+        for (path, text) in texts {
+            site.host.write(File { path, contents: text.into_bytes(), mode: 0o600, owner: Owner::Engine }).await?;
+        }
+        Ok(())
+    }
+
+    fn start_spec(&self, site: &Site, mode: StartMode) -> StartSpec {
+        let main = Files::of(site).main;
+        let mut args = vec!["-D".to_owned(), site.data.to_string_lossy().into_owned()];
+        args.extend(["-c".to_owned(), format!("config_file={}", main.display())]);
+        if mode == StartMode::Private {
+            args.extend(["-c".to_owned(), "listen_addresses=".to_owned()]);
+        }
+        StartSpec {
+            program: site.installation.bindir.join("postgres"),
+            args,
+            env: Vec::new(),
+            stop: StopSignal::Interrupt,
+            stop_deadline: STOP,
+            start_deadline: START,
+        }
+    }
+
+    async fn secure(&self, _site: &Site) -> Result<(), EngineError> {
+        // Nothing is left to do: see `initialise`.
+        Ok(())
+    }
+
+    async fn probe(&self, site: &Site) -> Result<Health, EngineError> {
+        let ask = async {
+            let home = Session::open(site, HOME).await?;
+            let sql = "select pg_is_in_recovery(), current_setting('server_version'), \
+                       case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end, \
+                       case when pg_is_in_recovery() and pg_last_wal_receive_lsn() <> pg_last_wal_replay_lsn() \
+                       then extract(epoch from now() - pg_last_xact_replay_timestamp()) end";
+            home.rows("probe", sql).await
+        };
+        let late = || EngineError::new(Kind::Transient, "probe: no answer within 2 s");
+        let rows = tokio::time::timeout(Duration::from_secs(2), ask).await.map_err(|_| late())??;
+        let row = rows.into_iter().next().unwrap_or_default();
+        let [replica, version, position, lag] = <[String; 4]>::try_from(row)
+            .map_err(|_| EngineError::new(Kind::Fatal, "probe: the server answered without a row"))?;
+        Ok(Health {
+            role: if replica == "t" { Role::Replica } else { Role::Primary },
+            version: version.split_whitespace().next().unwrap_or_default().to_owned(),
+            position: Some(position).filter(|position| !position.is_empty()),
+            lag_s: lag.parse().ok(),
+        })
+    }
+
+    async fn metrics(&self, site: &Site) -> Result<Vec<Metric>, EngineError> {
+        const NAMES: [&str; 9] = [
+            "connections",
+            "connections_max",
+            "commits_total",
+            "rollbacks_total",
+            "blocks_read_total",
+            "blocks_hit_total",
+            "rows_returned_total",
+            "deadlocks_total",
+            "database_bytes",
+        ];
+        let home = Session::open(site, HOME).await?;
+        let sql = "select (select count(*) from pg_stat_activity where backend_type = 'client backend'), \
+                   current_setting('max_connections'), sum(xact_commit), sum(xact_rollback), sum(blks_read), \
+                   sum(blks_hit), sum(tup_returned), sum(deadlocks), sum(pg_database_size(datid)) \
+                   from pg_stat_database where datid <> 0";
+        let row = home.rows("read metrics", sql).await?.concat();
+        let metric = |(name, text): (&'static str, String)| Some(Metric { name, value: text.parse().ok()? });
+        Ok(NAMES.into_iter().zip(row).filter_map(metric).collect())
+    }
+
+    async fn reload(&self, site: &Site) -> Result<(), EngineError> {
+        let home = Session::open(site, HOME).await?;
+        // An unknown name makes the server ignore the whole file, and a bad value its line, and both are only logged.
+        let sql = "select f.name, f.error from pg_file_settings f left join pg_settings s on lower(s.name) = \
+                   lower(f.name) where f.error is not null and s.context is distinct from 'postmaster'";
+        if let Some(row) = home.rows("check the configuration", sql).await?.into_iter().next() {
+            return Err(EngineError::new(Kind::Invalid, format!("reload the configuration: {}", row.join(": "))));
+        }
+        home.rows("reload the configuration", "select pg_reload_conf()").await?;
+        Ok(())
+    }
+}

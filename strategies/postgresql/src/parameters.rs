@@ -1,0 +1,99 @@
+//! What can be set, asked of `pg_settings` (manual, 54.24).
+
+use async_trait::async_trait;
+use trove_strategy::{EngineError, Parameter, ParameterType, Parameters, Site};
+
+use crate::Postgresql;
+use crate::client::{HOME, Session};
+
+/// What the agent owns, or what would hand out a shell or the files of the server's account.
+const OWNED: &[&str] = &[
+    "archive_cleanup_command",
+    "archive_command",
+    "archive_library",
+    "bonjour",
+    "bonjour_name",
+    "cluster_name",
+    "config_file",
+    "data_directory",
+    "data_sync_retry",
+    "dynamic_library_path",
+    "dynamic_shared_memory_type",
+    "event_source",
+    "external_pid_file",
+    "hba_file",
+    "ident_file",
+    "jit_provider",
+    "krb_caseins_users",
+    "krb_server_keyfile",
+    "listen_addresses",
+    "local_preload_libraries",
+    "log_destination",
+    "log_directory",
+    "log_file_mode",
+    "log_filename",
+    "logging_collector",
+    "password_encryption",
+    "port",
+    "primary_conninfo",
+    "primary_slot_name",
+    "promote_trigger_file",
+    "recovery_end_command",
+    "restart_after_crash",
+    "restore_command",
+    "session_preload_libraries",
+    "shared_memory_type",
+    "shared_preload_libraries",
+    "stats_temp_directory",
+    "syslog_facility",
+    "syslog_ident",
+    "temp_tablespaces",
+    "unix_socket_directories",
+    "unix_socket_group",
+    "unix_socket_permissions",
+    "wal_level",
+];
+
+const LISTED: &str = "select name, vartype, unit, min_val, max_val, array_to_string(enumvals, ','), boot_val, context, \
+                      setting from pg_settings where context <> 'internal' and name not like 'ssl%' and name not like \
+                      'recovery\\_target%' and name not like '%.%' order by name collate \"C\"";
+
+async fn listed(site: &Site) -> Result<Vec<Vec<String>>, EngineError> {
+    let rows = Session::open(site, HOME).await?.rows("list parameters", LISTED).await?;
+    Ok(rows.into_iter().filter(|row| row.first().is_some_and(|name| !OWNED.contains(&name.as_str()))).collect())
+}
+
+fn parameter(row: Vec<String>) -> Option<Parameter> {
+    let [name, vartype, unit, min, max, allowed, default, context, _] = <[String; 9]>::try_from(row).ok()?;
+    let kind = match vartype.as_str() {
+        "bool" => ParameterType::Boolean,
+        "integer" => ParameterType::Integer,
+        "real" => ParameterType::Float,
+        _ => ParameterType::String,
+    };
+    Some(Parameter {
+        name,
+        kind,
+        unit: Some(unit).filter(|unit| !unit.is_empty()),
+        min: min.parse().ok(),
+        max: max.parse().ok(),
+        allowed: allowed.split(',').filter(|value| !value.is_empty()).map(str::to_owned).collect(),
+        default: Some(default).filter(|default| !default.is_empty()),
+        restart_required: context == "postmaster",
+    })
+}
+
+#[async_trait]
+impl Parameters for Postgresql {
+    async fn describe(&self, site: &Site) -> Result<Vec<Parameter>, EngineError> {
+        Ok(listed(site).await?.into_iter().filter_map(parameter).collect())
+    }
+
+    async fn values(&self, site: &Site) -> Result<Vec<(String, String)>, EngineError> {
+        let value = |mut row: Vec<String>| {
+            let value = row.pop()?;
+            Some((row.into_iter().next()?, value))
+        };
+        Ok(listed(site).await?.into_iter().filter_map(value).collect())
+    }
+}
