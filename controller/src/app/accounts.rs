@@ -1,14 +1,20 @@
-//! Databases, accounts, grants and root of an instance. Questions go to the agent; changes are queued in order.
-//!
-//! SKELETON of the interface between `api` and `app`; bodies follow.
+//! What databases and accounts of an instance are, and the checks of them that need no engine. The use cases are in
+//! `databases.rs`, `users.rs` and `root.rs`.
+
+use std::collections::HashSet;
 
 use secrecy::SecretString;
+use trove_strategy::{Identity, NameRules, UserTraits};
 
-use super::instances::Accepted;
-use super::{App, Page, PageRequest};
-use crate::error::Result;
-use crate::identity::Caller;
-use crate::ids::InstanceId;
+use super::names::{self, shown};
+use crate::error::{Error, Result};
+use crate::operations::{Sealed, change_accounts};
+use crate::seal::Seal;
+
+/// The host pattern of an account that may come from anywhere.
+pub const ANY_HOST: &str = "%";
+
+const MAX_HOST_BYTES: usize = 255;
 
 /// A database to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,119 +82,174 @@ pub struct RootAccount {
     pub operation: crate::ids::OperationId,
 }
 
-#[allow(unused_variables)]
-impl App {
-    /// Databases by name. Errors: 404; 422 not ready, or the datastore has none.
-    pub async fn list_databases(&self, caller: &Caller, id: InstanceId, page: PageRequest) -> Result<Page<String>> {
-        todo!()
+impl From<NewDatabase> for change_accounts::Database {
+    fn from(new: NewDatabase) -> Self {
+        Self { name: new.name, character_set: new.character_set, collation: new.collation }
     }
-    /// Queues their creation. Errors: 400 name, duplicate or exists; 404; 422.
-    pub async fn create_databases(
-        &self,
-        caller: &Caller,
-        request_id: &str,
-        id: InstanceId,
-        databases: Vec<NewDatabase>,
-    ) -> Result<Accepted> {
-        todo!()
+}
+
+impl NewUser {
+    /// As it is stored.
+    ///
+    /// # Errors
+    /// Internal.
+    pub(super) fn sealed(self, seal: &Seal) -> Result<change_accounts::NewUser> {
+        let password = Sealed::new(seal, &self.password)?;
+        let account = change_accounts::Account { name: self.name, host: self.host };
+        Ok(change_accounts::NewUser { account, password, databases: self.databases })
     }
-    /// Queues its removal. Errors: 400 reserved; 404; 422.
-    pub async fn delete_database(
-        &self,
-        caller: &Caller,
-        request_id: &str,
-        id: InstanceId,
-        name: &str,
-    ) -> Result<Accepted> {
-        todo!()
+}
+
+impl From<UserRef> for change_accounts::Account {
+    fn from(user: UserRef) -> Self {
+        Self { name: user.name, host: user.host }
     }
-    /// Accounts by name and host. Errors: 404; 422.
-    pub async fn list_users(&self, caller: &Caller, id: InstanceId, page: PageRequest) -> Result<Page<User>> {
-        todo!()
+}
+
+impl From<User> for change_accounts::Account {
+    fn from(user: User) -> Self {
+        Self { name: user.name, host: user.host }
     }
-    /// One account. Errors: 404; 422.
-    pub async fn get_user(&self, caller: &Caller, id: InstanceId, user: &UserRef) -> Result<User> {
-        todo!()
+}
+
+/// What does not serve databases, accounts or root.
+pub(super) fn unsupported(datastore: &str) -> Error {
+    Error::Unprocessable(format!("Operation not supported for datastore {datastore}."))
+}
+
+/// Refuses databases that the engine would refuse, and those given twice.
+///
+/// # Errors
+/// 400.
+pub(super) fn check_databases(rules: &NameRules, databases: &[NewDatabase]) -> Result<()> {
+    for database in databases {
+        names::check(rules, "Database", &database.name)?;
+        for (field, value) in [("character_set", &database.character_set), ("collate", &database.collation)] {
+            if let Some(value) = value {
+                names::check_locale(field, value)?;
+            }
+        }
     }
-    /// Queues their creation. Errors: 400 name, duplicate or exists, unknown database; 404; 422.
-    pub async fn create_users(
-        &self,
-        caller: &Caller,
-        request_id: &str,
-        id: InstanceId,
-        users: Vec<NewUser>,
-    ) -> Result<Accepted> {
-        todo!()
+    names::check_unique("Database", databases.iter().map(|database| database.name.as_str()))
+}
+
+/// Refuses accounts that the engine would refuse, and those given twice.
+///
+/// # Errors
+/// 400.
+pub(super) fn check_users(identity: &Identity, users: &[NewUser]) -> Result<()> {
+    let mut seen = HashSet::new();
+    for user in users {
+        check_account(identity, &user.name, &user.host)?;
+        let whose = shown(&user.name);
+        names::check_password(&format!("user {whose}"), &user.password, 1)?;
+        for database in &user.databases {
+            names::check(&identity.databases, "Database", database)?;
+        }
+        if !seen.insert((&user.name, &user.host)) {
+            return Err(Error::BadRequest(format!("User {whose} is given twice.")));
+        }
     }
-    /// Queues new passwords. Errors: 400; 404 unknown account; 422.
-    pub async fn change_passwords(
-        &self,
-        caller: &Caller,
-        request_id: &str,
-        id: InstanceId,
-        users: Vec<(UserRef, SecretString)>,
-    ) -> Result<Accepted> {
-        todo!()
+    Ok(())
+}
+
+/// Refuses the name or the host of an account that the engine would refuse.
+///
+/// # Errors
+/// 400.
+pub(super) fn check_account(identity: &Identity, name: &str, host: &str) -> Result<()> {
+    let traits = &identity.users;
+    names::check(&traits.names, "User", name)?;
+    let datastore = &identity.name;
+    let whole = |(database, user): (&str, &str)| !database.is_empty() && !user.is_empty();
+    if traits.qualified && !name.split_once('.').is_some_and(whole) {
+        return Err(Error::BadRequest(format!("User {} of {datastore} is to be written database.name.", shown(name))));
     }
-    /// Queues a change. Errors: 400 name taken or not allowed; 404; 422.
-    pub async fn change_user(
-        &self,
-        caller: &Caller,
-        request_id: &str,
-        id: InstanceId,
-        user: &UserRef,
-        change: UserChange,
-    ) -> Result<Accepted> {
-        todo!()
+    if host == ANY_HOST {
+        return Ok(());
     }
-    /// Queues its removal. Errors: 400 reserved; 404; 422.
-    pub async fn delete_user(
-        &self,
-        caller: &Caller,
-        request_id: &str,
-        id: InstanceId,
-        user: &UserRef,
-    ) -> Result<Accepted> {
-        todo!()
+    if !traits.hosts {
+        return Err(Error::BadRequest(format!(
+            "User {} cannot be bound to a host: accounts of {datastore} may come from any.",
+            shown(name)
+        )));
     }
-    /// Queues grants. Errors: 400; 404 unknown account or database; 422.
-    pub async fn grant(
-        &self,
-        caller: &Caller,
-        request_id: &str,
-        id: InstanceId,
-        user: &UserRef,
-        databases: Vec<String>,
-    ) -> Result<Accepted> {
-        todo!()
+    let known = |c: char| c.is_ascii_alphanumeric() || "_(-).:%/".contains(c);
+    if host.is_empty() || host.len() > MAX_HOST_BYTES || !host.chars().all(known) {
+        return Err(Error::BadRequest(format!("Host {} of user {} is not a host pattern.", shown(host), shown(name))));
     }
-    /// Queues a revocation. Errors: 404 no such account or grant; 422.
-    pub async fn revoke(
-        &self,
-        caller: &Caller,
-        request_id: &str,
-        id: InstanceId,
-        user: &UserRef,
-        database: &str,
-    ) -> Result<Accepted> {
-        todo!()
+    Ok(())
+}
+
+/// The account that a path means. Where accounts have no hosts, an `@` belongs to the name.
+pub(super) fn account(traits: &UserTraits, user: &UserRef) -> UserRef {
+    if traits.hosts || user.host == ANY_HOST {
+        return user.clone();
     }
-    /// Whether root is enabled, from the store. Errors: 404; 422.
-    pub async fn root_enabled(&self, caller: &Caller, id: InstanceId) -> Result<bool> {
-        todo!()
+    UserRef { name: format!("{}@{}", user.name, user.host), host: ANY_HOST.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::testing::manifest;
+
+    fn user(name: &str, host: &str) -> UserRef {
+        UserRef { name: name.to_owned(), host: host.to_owned() }
     }
-    /// Enables root, or gives it a new password, and waits until that is so (20 s, else 422 with the operation going on).
-    pub async fn enable_root(
-        &self,
-        caller: &Caller,
-        request_id: &str,
-        id: InstanceId,
-        password: Option<SecretString>,
-    ) -> Result<RootAccount> {
-        todo!()
+
+    #[test]
+    fn an_at_sign_belongs_to_the_name_where_accounts_have_no_hosts() {
+        let mut traits = manifest().identity.users;
+        assert_eq!(account(&traits, &user("a", "b")), user("a@b", "%"));
+        assert_eq!(account(&traits, &user("a", "%")), user("a", "%"));
+        traits.hosts = true;
+        assert_eq!(account(&traits, &user("a", "b")), user("a", "b"));
     }
-    /// Disables root. Errors: 404 never enabled; 422.
-    pub async fn disable_root(&self, caller: &Caller, request_id: &str, id: InstanceId) -> Result<Accepted> {
-        todo!()
+
+    #[test]
+    fn hosts_are_refused_where_accounts_have_none() {
+        let mut identity = manifest().identity;
+        assert!(check_account(&identity, "a", "%").is_ok());
+        assert!(check_account(&identity, "a", "10.0.0.%").is_err());
+        identity.users.hosts = true;
+        assert!(check_account(&identity, "a", "10.0.0.%").is_ok());
+        assert!(check_account(&identity, "a", "' or 1=1").is_err());
+        identity.users.qualified = true;
+        assert!(check_account(&identity, "a", "%").is_err());
+        assert!(check_account(&identity, "db.a", "%").is_ok());
+    }
+
+    #[test]
+    fn an_account_may_occur_once_for_each_host() {
+        let mut identity = manifest().identity;
+        identity.users.hosts = true;
+        let new = |host: &str| NewUser {
+            name: "a".to_owned(),
+            host: host.to_owned(),
+            password: SecretString::from("secret"),
+            databases: Vec::new(),
+        };
+        assert!(check_users(&identity, &[new("%"), new("10.0.0.1")]).is_ok());
+        assert!(check_users(&identity, &[new("%"), new("%")]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_is_fine_or_answers_400(name in any::<String>(), other in any::<String>()) {
+            let identity = manifest().identity;
+            let database = NewDatabase { name: name.clone(), character_set: Some(other.clone()), collation: None };
+            let new = NewUser {
+                name: name.clone(),
+                host: other.clone(),
+                password: SecretString::from(other.clone()),
+                databases: vec![name.clone()],
+            };
+            for result in [check_databases(&identity.databases, &[database]), check_users(&identity, &[new])] {
+                prop_assert!(matches!(result, Ok(()) | Err(Error::BadRequest(_))));
+            }
+        }
     }
 }

@@ -1,18 +1,18 @@
 //! Instances: what a tenant orders, sees, renames, restarts and deletes.
-//!
-//! SKELETON of the interface between `api` and `app`; bodies follow.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use time::OffsetDateTime;
 
-use super::{App, Page, PageRequest};
-use crate::error::Result;
+use super::submit::origin;
+use super::{App, Page, PageRequest, names};
+use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::{DatastoreId, InstanceId, OperationId, ProjectId, VersionId};
+use crate::operations::{Lane, delete_instance, restart_instance};
 use crate::state::{self, Heard, HostState, Service, Task};
+use crate::store::instances::Filter;
 
 /// Who may connect, as it was ordered.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -125,6 +125,33 @@ impl Instance {
         let silent = self.heard.is_silent(now, Duration::from_secs(self.heartbeat_expiry_s));
         state::status(self.task, self.service, self.host, silent)
     }
+
+    /// The rule of every life-cycle action: a host that runs, no task, and a service that is not being made or lost.
+    ///
+    /// # Errors
+    /// 422.
+    pub(super) fn check_free(&self) -> Result<()> {
+        let service = matches!(
+            self.service,
+            Service::Starting | Service::Healthy | Service::Blocked | Service::Shutdown | Service::Crashed
+        );
+        let task = matches!(self.task, Task::None | Task::RestartRequired);
+        if service && task && self.host == HostState::Active { Ok(()) } else { Err(self.busy()) }
+    }
+
+    /// Why an action cannot be performed now, in upstream's words.
+    pub(super) fn busy(&self) -> Error {
+        let id = self.id;
+        let (status, operating_status) = self.status(OffsetDateTime::now_utc());
+        let reason = match self.task {
+            Task::None if operating_status.is_empty() => format!("instance status was {status}"),
+            Task::None => format!("instance status was {operating_status}"),
+            task => format!("task status was {}", task.tag().to_uppercase()),
+        };
+        Error::Unprocessable(format!(
+            "Instance {id} is not currently available for an action to be performed ({reason})."
+        ))
+    }
 }
 
 /// An order, checked for its form by the API; the rest is checked here.
@@ -164,27 +191,17 @@ pub struct Accepted {
 }
 
 impl App {
-    /// Orders an instance. The second of the pair is the password of root when the configuration enables it at once.
-    ///
-    /// # Errors
-    /// 400, 404, 413, 501 as reference: flavor, volume, datastore, names, quota.
-    pub async fn create_instance(
-        &self,
-        caller: &Caller,
-        request_id: &str,
-        order: NewInstance,
-    ) -> Result<(Instance, Option<SecretString>, Accepted)> {
-        let _ = (caller, request_id, order);
-        todo!()
-    }
-
     /// The caller's project's instances; by id ascending in pages, inside a page by creation descending.
     ///
     /// # Errors
     /// Internal only.
     pub async fn list_instances(&self, project: &ProjectId, page: PageRequest) -> Result<Page<Instance>> {
-        let _ = (project, page);
-        todo!()
+        // One more than asked for tells whether there is a next page.
+        let found = self.store.list_instances(project, page.marker.as_deref(), page.limit.saturating_add(1)).await?;
+        let found = found.into_iter().map(|instance| self.with_expiry(instance)).collect();
+        let mut page = Page::cut(found, page.limit, |instance: &Instance| instance.id.to_string());
+        page.items.sort_by_key(|instance| std::cmp::Reverse(instance.created));
+        Ok(page)
     }
 
     /// One of the caller's project's instances (any for an admin); deleted ones are not found.
@@ -192,17 +209,19 @@ impl App {
     /// # Errors
     /// 404.
     pub async fn get_instance(&self, caller: &Caller, id: InstanceId) -> Result<Instance> {
-        let _ = (caller, id);
-        todo!()
+        let found = self.store.get_instance(id).await?;
+        let found = found.filter(|instance| instance.deleted.is_none() && may_see(caller, instance));
+        found.map(|instance| self.with_expiry(instance)).ok_or_else(|| not_found(id))
     }
 
     /// Renames it.
     ///
     /// # Errors
-    /// 404.
+    /// 400 name; 404.
     pub async fn rename_instance(&self, caller: &Caller, id: InstanceId, name: &str) -> Result<()> {
-        let _ = (caller, id, name);
-        todo!()
+        names::check_text("name", name)?;
+        let project = (!caller.is_admin()).then_some(&caller.project);
+        if self.store.rename_instance(id, project, name).await? { Ok(()) } else { Err(not_found(id)) }
     }
 
     /// Restarts the engine.
@@ -210,26 +229,63 @@ impl App {
     /// # Errors
     /// 404; 422 when busy.
     pub async fn restart_instance(&self, caller: &Caller, request_id: &str, id: InstanceId) -> Result<Accepted> {
-        let _ = (caller, request_id, id);
-        todo!()
+        let instance = self.get_instance(caller, id).await?;
+        instance.check_free()?;
+        let operation = restart_instance::new(origin(caller, request_id, id, instance.project));
+        let mut tx = self.store.begin().await?;
+        let free = [Task::None, Task::RestartRequired];
+        if !self.store.begin_task(&mut tx, id, &free, Task::Restarting).await? {
+            drop(tx);
+            // Another order came first: its task is the reason, and nothing has been changed.
+            return Err(self.get_instance(caller, id).await?.busy());
+        }
+        self.submit(tx, operation).await
     }
 
-    /// Clears the task, ends its operation, and makes the service unknown until the agent says otherwise.
+    /// Clears the task and the fault, ends what is under way, and makes the service unknown until the agent says
+    /// otherwise. Works without a host.
     ///
     /// # Errors
     /// 404.
     pub async fn reset_status(&self, caller: &Caller, id: InstanceId) -> Result<()> {
-        let _ = (caller, id);
-        todo!()
+        self.get_instance(caller, id).await?;
+        // What the host is now is the driver's word: the operation that would have recorded it has ended.
+        let host = self.compute.describe(id).await;
+        let mut tx = self.store.begin().await?;
+        self.store.cancel_active(&mut tx, id, &[Lane::Lifecycle, Lane::Accounts]).await?;
+        self.store.set_task(&mut tx, id, Task::None).await?;
+        self.store.set_fault(&mut tx, id, None).await?;
+        self.store.reset_service(&mut tx, id).await?;
+        match host {
+            Ok(host) => self.store.set_host(&mut tx, id, host).await?,
+            Err(error) => tracing::warn!(instance_id = %id, "the host's state stays as it was: {error}"),
+        }
+        self.commit(tx, "reset_status").await
     }
 
-    /// Deletes it with everything it has. `Ok` also when it is being deleted already.
+    /// Deletes it with everything it has. `Ok` also when it is being deleted already, with that operation.
     ///
     /// # Errors
-    /// 404; 422 while it is being built.
+    /// 404; 422 while it is being built or changed.
     pub async fn delete_instance(&self, caller: &Caller, request_id: &str, id: InstanceId) -> Result<Accepted> {
-        let _ = (caller, request_id, id);
-        todo!()
+        let instance = self.get_instance(caller, id).await?;
+        let operation = delete_instance::new(origin(caller, request_id, id, instance.project));
+        let mut tx = self.store.begin().await?;
+        let deletable = [Task::None, Task::RestartRequired, Task::BuildingError, Task::Error];
+        if self.store.begin_task(&mut tx, id, &deletable, Task::Deleting).await? {
+            // What is queued has no object any more. What failed, and may still be undone or be stuck, is ended too.
+            let failed = matches!(instance.task, Task::BuildingError | Task::Error);
+            let lanes: &[Lane] = if failed { &[Lane::Lifecycle, Lane::Accounts] } else { &[Lane::Accounts] };
+            self.store.cancel_active(&mut tx, id, lanes).await?;
+            return self.submit(tx, operation).await;
+        }
+        drop(tx);
+        let instance = self.get_instance(caller, id).await?;
+        let running = self.store.active_lifecycle(id).await?;
+        match running {
+            Some(operation) if instance.task == Task::Deleting => Ok(Accepted { operation }),
+            _ => Err(instance.busy()),
+        }
     }
 
     /// Management list, by last change descending; the marker is an offset.
@@ -243,8 +299,8 @@ impl App {
         offset: u64,
         limit: u32,
     ) -> Result<Vec<Instance>> {
-        let _ = (project, deleted, offset, limit);
-        todo!()
+        let found = self.store.list_all_instances(Filter { project, deleted }, offset, limit).await?;
+        Ok(found.into_iter().map(|instance| self.with_expiry(instance)).collect())
     }
 
     /// Management show: also a deleted one when `deleted` is set.
@@ -252,7 +308,26 @@ impl App {
     /// # Errors
     /// 404.
     pub async fn get_any_instance(&self, id: InstanceId, deleted: bool) -> Result<Instance> {
-        let _ = (id, deleted);
-        todo!()
+        let found = self.store.get_instance(id).await?.filter(|instance| deleted || instance.deleted.is_none());
+        found.map(|instance| self.with_expiry(instance)).ok_or_else(|| not_found(id))
+    }
+
+    /// The store does not know the configuration.
+    pub(super) fn with_expiry(&self, mut instance: Instance) -> Instance {
+        instance.heartbeat_expiry_s = self.config.agents.heartbeat_expiry.as_secs();
+        instance
     }
 }
+
+/// Whether the instance is there for the caller.
+pub(super) fn may_see(caller: &Caller, instance: &Instance) -> bool {
+    caller.is_admin() || caller.project == instance.project
+}
+
+/// The same answer for what is not there and for what is not the caller's.
+pub(super) fn not_found(id: InstanceId) -> Error {
+    Error::NotFound(format!("Resource {id} cannot be found."))
+}
+
+#[cfg(test)]
+mod tests;

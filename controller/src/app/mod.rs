@@ -9,12 +9,21 @@ use crate::config::Config;
 use crate::store::Store;
 
 pub mod accounts;
+mod create_instance;
+mod databases;
 pub mod datastores;
 pub mod flavors;
 pub mod instances;
 pub mod limits;
 pub mod names;
 pub mod operations;
+mod passwords;
+mod readiness;
+mod root;
+mod submit;
+#[cfg(test)]
+mod testing;
+mod users;
 
 /// What the use cases work with. Cheap to clone.
 #[derive(Clone)]
@@ -40,6 +49,17 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// The marker of the next page: the id or name of the last item in paging order; `None` on the last page.
     pub next: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// The first `limit` of `items`, which are one more than that when another page follows. `marker` is that of an item.
+    fn cut(mut items: Vec<T>, limit: u32, marker: impl Fn(&T) -> String) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = if more { items.last().map(marker) } else { None };
+        Self { items, next }
+    }
 }
 
 /// Which page is asked for.

@@ -1,8 +1,18 @@
 //! Names of databases and accounts, checked against the manifest before any agent is asked.
 
+use secrecy::{ExposeSecret, SecretString};
 use trove_strategy::NameRules;
 
 use crate::error::{Error, Result};
+
+/// Longest password, bytes.
+const MAX_PASSWORD_BYTES: usize = 255;
+
+/// Longest text of an order that is stored as it is, bytes.
+const MAX_TEXT_BYTES: usize = 255;
+
+/// Longest name of a character set or a collation, bytes.
+const MAX_LOCALE_BYTES: usize = 64;
 
 /// Refuses a name that the engine would refuse or that is reserved. `field` is named in the sentence.
 ///
@@ -20,15 +30,128 @@ pub fn check(rules: &NameRules, field: &str, name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    let mut shown: String = name.chars().take(64).collect();
-    if shown.len() < name.len() {
-        shown.push('…');
-    }
-    Err(Error::BadRequest(format!("{field} {shown:?} {reason}.")))
+    Err(Error::BadRequest(format!("{field} {} {reason}.", shown(name))))
 }
 
 /// Whether the name belongs to the engine or to the agent.
 pub fn is_reserved(rules: &NameRules, name: &str) -> bool {
     rules.reserved.iter().any(|reserved| reserved == name)
         || rules.reserved_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()))
+}
+
+/// A caller's text inside a sentence: quoted, escaped, at most 64 characters of it.
+pub fn shown(text: &str) -> String {
+    let start: String = text.chars().take(64).collect();
+    let more = if start.len() < text.len() { "…" } else { "" };
+    format!("{start:?}{more}")
+}
+
+/// Refuses what cannot be the name of a character set or a collation.
+///
+/// # Errors
+/// 400.
+pub fn check_locale(field: &str, value: &str) -> Result<()> {
+    let known = |c: char| c.is_ascii_alphanumeric() || "_-.@".contains(c);
+    if !value.is_empty() && value.len() <= MAX_LOCALE_BYTES && value.chars().all(known) {
+        return Ok(());
+    }
+    Err(Error::BadRequest(format!("{field} {} is not a name.", shown(value))))
+}
+
+/// Refuses a password of the wrong length, or with NUL, which no engine takes. The sentence does not show it.
+///
+/// # Errors
+/// 400.
+pub fn check_password(whose: &str, password: &SecretString, min_bytes: usize) -> Result<()> {
+    let password = password.expose_secret();
+    let reason = if password.len() < min_bytes {
+        format!("is shorter than {min_bytes} bytes")
+    } else if password.len() > MAX_PASSWORD_BYTES {
+        format!("is longer than {MAX_PASSWORD_BYTES} bytes")
+    } else if password.contains('\0') {
+        "contains the character '\\0'".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::BadRequest(format!("The password of {whose} {reason}.")))
+}
+
+/// Refuses a text that is stored as it is: empty, too long, or with control characters.
+///
+/// # Errors
+/// 400.
+pub fn check_text(field: &str, text: &str) -> Result<()> {
+    let reason = if text.is_empty() {
+        "is empty".to_owned()
+    } else if text.len() > MAX_TEXT_BYTES {
+        format!("is longer than {MAX_TEXT_BYTES} bytes")
+    } else if let Some(bad) = text.chars().find(|c| c.is_control()) {
+        format!("contains the character {bad:?}")
+    } else {
+        return Ok(());
+    };
+    Err(Error::BadRequest(format!("{field} {} {reason}.", shown(text))))
+}
+
+/// Refuses a list in which something occurs twice.
+///
+/// # Errors
+/// 400.
+pub fn check_unique<'a>(field: &str, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let mut seen = std::collections::HashSet::new();
+    match names.into_iter().find(|name| !seen.insert(*name)) {
+        Some(twice) => Err(Error::BadRequest(format!("{field} {} is given twice.", shown(twice)))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::testing::manifest;
+
+    #[test]
+    fn names_that_the_engine_refuses_are_named_in_the_sentence() {
+        let rules = NameRules { max_bytes: 8, forbidden_characters: "/\"".to_owned(), ..manifest().identity.databases };
+        let refused = |name: &str| check(&rules, "Database", name).unwrap_err().to_string();
+        assert_eq!(refused(""), "Database \"\" is empty.");
+        assert_eq!(refused("ninebytes"), "Database \"ninebytes\" is longer than 8 bytes.");
+        assert_eq!(refused("ééééé"), "Database \"ééééé\" is longer than 8 bytes.");
+        assert_eq!(refused("a\0b"), "Database \"a\\0b\" contains the character '\\0'.");
+        assert_eq!(refused("a/b"), "Database \"a/b\" contains the character '/'.");
+        assert_eq!(refused("os_admin"), "Database \"os_admin\" is reserved.");
+        assert_eq!(refused("sys_x"), "Database \"sys_x\" is reserved.");
+        assert!(refused(&"x".repeat(65_536)).len() < 200);
+        assert!(check(&rules, "Database", "d'; -- é").is_err());
+        assert!(check(&rules, "Database", "d'; --").is_ok(), "quoting is the strategy's work");
+    }
+
+    #[test]
+    fn a_refused_password_is_not_shown() {
+        let error = check_password("user \"a\"", &SecretString::from("ses\0ame"), 1).unwrap_err().to_string();
+        assert!(!error.contains("ame"), "{error}");
+        assert!(check_password("root", &SecretString::from("seven77"), 8).is_err());
+        assert!(check_password("root", &SecretString::from("x".repeat(256)), 8).is_err());
+        assert!(check_password("root", &SecretString::from("x".repeat(255)), 8).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn a_check_answers_400_or_nothing(name in any::<String>()) {
+            let rules = manifest().identity.users.names;
+            for result in [
+                check(&rules, "User", &name),
+                check_locale("collate", &name),
+                check_text("name", &name),
+                check_password("root", &SecretString::from(name.clone()), 8),
+            ] {
+                prop_assert!(matches!(result, Ok(()) | Err(Error::BadRequest(_))));
+            }
+            if check(&rules, "User", &name).is_ok() {
+                prop_assert!(!name.contains('\0') && !name.is_empty() && name.len() <= 63);
+            }
+        }
+    }
 }

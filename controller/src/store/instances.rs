@@ -232,6 +232,45 @@ impl Store {
         Ok(())
     }
 
+    /// Sets the task where it is one of `from`. `false`: it is another one, or the instance is deleted.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn begin_task(
+        &self,
+        conn: &mut SqliteConnection,
+        id: InstanceId,
+        from: &[Task],
+        task: Task,
+    ) -> Result<bool> {
+        let from: Vec<String> = from.iter().map(|task| format!("'{}'", task.tag())).collect();
+        let sql = AssertSqlSafe(format!(
+            "update instance set task = $2, updated = $3 where id = $1 and deleted is null and task in ({})",
+            from.join(", ")
+        ));
+        let done = sqlx::query(sql)
+            .bind(id.to_string())
+            .bind(task.tag())
+            .bind(now())
+            .execute(conn)
+            .await
+            .map_err(failed("set the task of", id))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// What the controller does with it, for a transaction that depends on it; `None` once it is deleted.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn task(&self, conn: &mut SqliteConnection, id: InstanceId) -> Result<Option<Task>> {
+        let row = sqlx::query("select task from instance where id = $1 and deleted is null")
+            .bind(id.to_string())
+            .fetch_optional(conn)
+            .await
+            .map_err(failed("read the task of", id))?;
+        row.map(|row| tagged(&row, "task", Task::from_tag)).transpose()
+    }
+
     /// What the compute driver said.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ pub mod authorities;
 pub mod datastores;
 pub mod instances;
 pub mod operations;
+pub mod queue;
 pub mod quota;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,0 +1,202 @@
+//! An order: everything about it that can be checked is checked before anything is written.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+use secrecy::SecretString;
+
+use super::accounts::{check_databases, check_users, unsupported};
+use super::datastores::{Datastore, Version, Wanted};
+use super::instances::{Accepted, Access, Flavor, Instance, NewInstance, Nic};
+use super::names::shown;
+use super::submit::origin;
+use super::{App, names, passwords};
+use crate::error::{Error, Result};
+use crate::identity::Caller;
+use crate::ids::InstanceId;
+use crate::operations::{NewOperation, Sealed, create_instance};
+use crate::store::instances::NewRow;
+use crate::store::quota::Amounts;
+
+/// A checked order, with the rows it refers to.
+struct Checked {
+    flavor: Flavor,
+    volume_gib: u64,
+    version: Version,
+}
+
+impl App {
+    /// Orders an instance. The second of the three is the password of root when the configuration enables it at once.
+    ///
+    /// # Errors
+    /// 400, 404, 413, 422, 501 as the reference says: flavor, volume, datastore, names, quota.
+    pub async fn create_instance(
+        &self,
+        caller: &Caller,
+        request_id: &str,
+        order: NewInstance,
+    ) -> Result<(Instance, Option<SecretString>, Accepted)> {
+        let checked = self.check_order(&order).await?;
+        let root = self.root_at_once(&checked.version)?;
+        let id = InstanceId::random();
+        let row = self.row(caller, id, &order, &checked);
+        let operation = self.operation(caller, request_id, id, order, root.as_ref())?;
+        let amounts = Amounts { ram_mib: checked.flavor.ram_mib, volumes_gib: checked.volume_gib };
+        let mut tx = self.store.begin().await?;
+        self.store.take_quota(&mut tx, &caller.project, amounts, self.limits()).await?;
+        self.store.insert_instance(&mut tx, &row).await?;
+        let accepted = self.submit(tx, operation).await?;
+        let instance = self.get_instance(caller, id).await?;
+        Ok((instance, root, accepted))
+    }
+
+    async fn check_order(&self, order: &NewInstance) -> Result<Checked> {
+        names::check_text("name", &order.name)?;
+        for (field, text) in [("availability_zone", &order.availability_zone), ("region_name", &order.region)] {
+            if let Some(text) = text {
+                names::check_text(field, text)?;
+            }
+        }
+        check_nics(&order.nics)?;
+        check_access(order.access.as_ref())?;
+        let flavor = self.get_flavor(&order.flavor).cloned();
+        // Upstream's status for a flavor that an order names.
+        let flavor =
+            flavor.map_err(|_| Error::BadRequest(format!("Flavor {} cannot be found.", shown(&order.flavor))))?;
+        let wanted = Wanted {
+            datastore: order.datastore.as_deref(),
+            version: order.version.as_deref(),
+            number: order.version_number.as_deref(),
+        };
+        let (datastore, version) = self.resolve_version(&wanted).await?;
+        let volume_gib = self.check_volume(order.volume_gib, &version)?;
+        check_accounts(order, &datastore, &version)?;
+        Ok(Checked { flavor, volume_gib, version })
+    }
+
+    /// The size to be stored; 0 without a volume.
+    fn check_volume(&self, volume_gib: Option<u64>, version: &Version) -> Result<u64> {
+        let max = self.config.max_accepted_volume_size;
+        match volume_gib {
+            None if !version.manifest.volume => Ok(0),
+            None => Err(Error::BadRequest("Volume size was not specified.".to_owned())),
+            Some(_) if !version.manifest.volume => {
+                let datastore = &version.manifest.identity.name;
+                Err(Error::NotImplemented(format!("Datastore {datastore} does not support volumes.")))
+            }
+            Some(0) => Err(Error::BadRequest("Volume size must be at least 1 GB.".to_owned())),
+            Some(size) if size > max => {
+                let message = format!("Volume 'size' cannot exceed maximum of {max} GB, {size} cannot be accepted.");
+                Err(Error::OverLimit { message, retry_after_s: None })
+            }
+            Some(size) => Ok(size),
+        }
+    }
+
+    /// The password with which root is enabled from the start, where the configuration says so.
+    fn root_at_once(&self, version: &Version) -> Result<Option<SecretString>> {
+        if !self.config.root_on_create || !version.manifest.capabilities.iter().any(|name| name == "root") {
+            return Ok(None);
+        }
+        self.check_root_allowed()?;
+        passwords::generate().map(Some)
+    }
+
+    fn operation(
+        &self,
+        caller: &Caller,
+        request_id: &str,
+        id: InstanceId,
+        order: NewInstance,
+        root: Option<&SecretString>,
+    ) -> Result<NewOperation> {
+        let seal = &self.store.seal;
+        let params = create_instance::Params {
+            databases: order.databases.into_iter().map(Into::into).collect(),
+            users: order.users.into_iter().map(|user| user.sealed(seal)).collect::<Result<_>>()?,
+            root: root.map(|password| Sealed::new(seal, password)).transpose()?,
+        };
+        create_instance::new(origin(caller, request_id, id, caller.project.clone()), params)
+    }
+
+    fn row(&self, caller: &Caller, id: InstanceId, order: &NewInstance, checked: &Checked) -> NewRow {
+        NewRow {
+            id,
+            project: caller.project.clone(),
+            name: order.name.clone(),
+            flavor: checked.flavor.clone(),
+            volume_gib: checked.volume_gib,
+            version: checked.version.id,
+            region: order.region.clone().unwrap_or_else(|| self.config.region.clone()),
+            availability_zone: order.availability_zone.clone(),
+            port: checked.version.manifest.identity.port,
+            access: order.access.clone(),
+            nics: order.nics.clone(),
+        }
+    }
+}
+
+fn check_nics(nics: &[Nic]) -> Result<()> {
+    let refuse = |message: &str| Err(Error::BadRequest(message.to_owned()));
+    let nic = match nics {
+        [] => return Ok(()),
+        [nic] => nic,
+        _ => return refuse("Only one network interface can be specified in nics."),
+    };
+    if nic.network_id.is_none() && nic.subnet_id.is_none() {
+        return refuse("nics[0] needs a network_id or a subnet_id.");
+    }
+    for (field, id) in [("network_id", &nic.network_id), ("subnet_id", &nic.subnet_id)] {
+        if let Some(id) = id
+            && uuid::Uuid::parse_str(id).is_err()
+        {
+            return refuse(&format!("nics[0].{field} {} is not a UUID.", shown(id)));
+        }
+    }
+    let Some(address) = &nic.ip_address else { return Ok(()) };
+    if nic.subnet_id.is_none() {
+        return refuse("nics[0].ip_address needs a subnet_id.");
+    }
+    if address.parse::<Ipv4Addr>().is_err() {
+        return refuse(&format!("nics[0].ip_address {} is not an IPv4 address.", shown(address)));
+    }
+    Ok(())
+}
+
+fn check_access(access: Option<&Access>) -> Result<()> {
+    let Some(cidrs) = access.and_then(|access| access.allowed_cidrs.as_ref()) else { return Ok(()) };
+    if let Some(bad) = cidrs.iter().find(|cidr| !is_cidr(cidr)) {
+        return Err(Error::BadRequest(format!("access.allowed_cidrs {} is not an IPv4 CIDR.", shown(bad))));
+    }
+    names::check_unique("access.allowed_cidrs", cidrs.iter().map(String::as_str))
+}
+
+/// `a.b.c.d` with an optional `/0` to `/32`.
+fn is_cidr(text: &str) -> bool {
+    let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
+    let digits = prefix.len() <= 2 && prefix.bytes().all(|byte| byte.is_ascii_digit());
+    address.parse::<Ipv4Addr>().is_ok() && digits && prefix.parse::<u8>().is_ok_and(|bits| bits <= 32)
+}
+
+/// First databases and accounts, checked as far as no engine is needed.
+fn check_accounts(order: &NewInstance, datastore: &Datastore, version: &Version) -> Result<()> {
+    let manifest = &version.manifest;
+    for (capability, given) in [("databases", !order.databases.is_empty()), ("users", !order.users.is_empty())] {
+        if given && !manifest.capabilities.iter().any(|name| name == capability) {
+            return Err(unsupported(&datastore.name));
+        }
+    }
+    check_databases(&manifest.identity.databases, &order.databases)?;
+    check_users(&manifest.identity, &order.users)?;
+    let made: HashSet<&str> = order.databases.iter().map(|database| database.name.as_str()).collect();
+    for user in &order.users {
+        if let Some(missing) = user.databases.iter().find(|name| !made.contains(name.as_str())) {
+            let (missing, user) = (shown(missing), shown(&user.name));
+            return Err(Error::BadRequest(format!("Database {missing} of user {user} is not among the databases.")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! Databases of an instance. Questions go to the agent; changes are queued in order.
+
+use super::accounts::{NewDatabase, check_databases};
+use super::instances::Accepted;
+use super::names::{self, shown};
+use super::readiness::{Subject, answer};
+use super::{App, Page, PageRequest};
+use crate::error::{Error, Result};
+use crate::identity::Caller;
+use crate::ids::InstanceId;
+use crate::operations::change_accounts::AccountChange;
+
+const CAPABILITY: &str = "databases";
+
+impl App {
+    /// Databases by name, without the reserved ones.
+    ///
+    /// # Errors
+    /// 404; 422 not ready, or the datastore has none.
+    pub async fn list_databases(&self, caller: &Caller, id: InstanceId, page: PageRequest) -> Result<Page<String>> {
+        let subject = self.open(caller, id, CAPABILITY).await?;
+        self.await_ready(&subject).await?;
+        let mut names = self.database_names(&subject).await?;
+        names.sort();
+        names.retain(|name| page.marker.as_ref().is_none_or(|marker| name > marker));
+        Ok(Page::cut(names, page.limit, String::clone))
+    }
+
+    /// Queues their creation.
+    ///
+    /// # Errors
+    /// 400 name, duplicate or exists; 404; 422.
+    pub async fn create_databases(
+        &self,
+        caller: &Caller,
+        request_id: &str,
+        id: InstanceId,
+        databases: Vec<NewDatabase>,
+    ) -> Result<Accepted> {
+        let subject = self.open(caller, id, CAPABILITY).await?;
+        if databases.is_empty() {
+            return Err(Error::BadRequest("databases is empty.".to_owned()));
+        }
+        check_databases(&subject.manifest.identity.databases, &databases)?;
+        self.await_ready(&subject).await?;
+        let present = self.database_names(&subject).await?;
+        if let Some(twice) = databases.iter().find(|database| present.contains(&database.name)) {
+            return Err(Error::BadRequest(format!("A database with the name {} already exists.", shown(&twice.name))));
+        }
+        let changes = databases.into_iter().map(|database| AccountChange::CreateDatabase(database.into())).collect();
+        self.queue(caller, request_id, &subject, changes).await
+    }
+
+    /// Queues its removal.
+    ///
+    /// # Errors
+    /// 400 reserved; 404; 422.
+    pub async fn delete_database(
+        &self,
+        caller: &Caller,
+        request_id: &str,
+        id: InstanceId,
+        name: &str,
+    ) -> Result<Accepted> {
+        let subject = self.open(caller, id, CAPABILITY).await?;
+        names::check(&subject.manifest.identity.databases, "Database", name)?;
+        self.await_ready(&subject).await?;
+        self.check_databases_exist(&subject, &[name]).await?;
+        self.queue(caller, request_id, &subject, vec![AccountChange::DeleteDatabase(name.to_owned())]).await
+    }
+
+    /// The names that are not reserved, asked of the agent.
+    pub(super) async fn database_names(&self, subject: &Subject) -> Result<Vec<String>> {
+        let id = subject.instance.id;
+        let databases = answer(id, self.agents.list_databases(id).await)?;
+        let rules = &subject.manifest.identity.databases;
+        let names = databases.into_iter().map(|database| database.name);
+        Ok(names.filter(|name| !names::is_reserved(rules, name)).collect())
+    }
+
+    /// # Errors
+    /// 404 names the first that is not there.
+    pub(super) async fn check_databases_exist(&self, subject: &Subject, wanted: &[&str]) -> Result<()> {
+        let present = self.database_names(subject).await?;
+        match wanted.iter().find(|name| !present.iter().any(|present| present == *name)) {
+            Some(missing) => Err(Error::NotFound(format!("Database {} cannot be found.", shown(missing)))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+use super::*;
+use crate::app::testing::{World, admin, caller, code, database, order, world};
+
+async fn shown(world: &World, id: InstanceId) -> Instance {
+    world.app.get_any_instance(id, true).await.unwrap()
+}
+
+fn status(instance: &Instance) -> (&'static str, &'static str) {
+    instance.status(OffsetDateTime::now_utc())
+}
+
+#[tokio::test]
+async fn another_projects_instance_is_not_found_and_an_admin_finds_any() {
+    let world = world().await;
+    let id = world.healthy("demo").await;
+    let (app, other) = (&world.app, caller("other"));
+    let before = world.rows().await;
+    for stranger in [id, InstanceId::random()] {
+        assert_eq!(code(&app.get_instance(&other, stranger).await), 404);
+        assert_eq!(code(&app.rename_instance(&other, stranger, "mine").await), 404);
+        assert_eq!(code(&app.restart_instance(&other, "r", stranger).await), 404);
+        assert_eq!(code(&app.reset_status(&other, stranger).await), 404);
+        assert_eq!(code(&app.delete_instance(&other, "r", stranger).await), 404);
+    }
+    assert_eq!(world.rows().await, before);
+    let instance = shown(&world, id).await;
+    assert_eq!((instance.name.as_str(), status(&instance)), ("first", ("ACTIVE", "HEALTHY")));
+    assert_eq!(app.get_instance(&admin(), id).await.unwrap().id, id);
+    app.rename_instance(&admin(), id, "renamed").await.unwrap();
+    assert_eq!(app.get_instance(&caller("demo"), id).await.unwrap().name, "renamed");
+}
+
+#[tokio::test]
+async fn a_deleted_instance_is_shown_to_the_management_only() {
+    let world = world().await;
+    let id = world.healthy("demo").await;
+    let mut tx = world.app.store.begin().await.unwrap();
+    world.app.store.mark_deleted(&mut tx, id).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(code(&world.app.get_instance(&caller("demo"), id).await), 404);
+    assert_eq!(code(&world.app.get_any_instance(id, false).await), 404);
+    assert!(world.app.get_any_instance(id, true).await.unwrap().deleted.is_some());
+    assert_eq!(code(&world.app.delete_instance(&caller("demo"), "r", id).await), 404);
+    assert_eq!(world.app.list_all_instances(None, Some(true), 0, 10).await.unwrap().len(), 1);
+    assert_eq!(world.app.list_all_instances(None, Some(false), 0, 10).await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn pages_follow_each_other_by_id_and_are_sorted_by_creation() {
+    let world = world().await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(world.fixture.insert("demo").await);
+    }
+    let demo = ProjectId("demo".to_owned());
+    let mut seen = Vec::new();
+    let mut marker = None;
+    loop {
+        let page = world.app.list_instances(&demo, PageRequest { limit: 2, marker }).await.unwrap();
+        assert!(page.items.is_sorted_by_key(|instance| std::cmp::Reverse(instance.created)));
+        seen.extend(page.items.iter().map(|instance| instance.id));
+        let Some(next) = page.next else { break };
+        assert_eq!(Some(next.clone()), page.items.iter().map(|instance| instance.id.to_string()).max());
+        marker = Some(next);
+    }
+    seen.sort();
+    ids.sort();
+    assert_eq!(seen, ids);
+    let beyond = PageRequest { limit: 2, marker: Some("zzz'; --".to_owned()) };
+    assert!(world.app.list_instances(&demo, beyond).await.unwrap().items.is_empty());
+}
+
+#[tokio::test]
+async fn a_restart_needs_a_free_instance() {
+    let world = world().await;
+    let id = world.healthy("demo").await;
+    let demo = caller("demo");
+    for (task, host, service) in [
+        (Task::Building, HostState::Active, Service::Healthy),
+        (Task::Deleting, HostState::Active, Service::Healthy),
+        (Task::Error, HostState::Active, Service::Healthy),
+        (Task::None, HostState::Dead, Service::Healthy),
+        (Task::None, HostState::Active, Service::New),
+        (Task::None, HostState::Active, Service::Unknown),
+        (Task::None, HostState::Active, Service::Failed),
+    ] {
+        world.set(id, task, host).await;
+        world.says(id, service).await;
+        let before = world.rows().await;
+        let refused = world.app.restart_instance(&demo, "r", id).await;
+        assert_eq!(code(&refused), 422, "{task:?} {host:?} {service:?}");
+        let message = refused.unwrap_err().to_string();
+        assert!(message.contains("is not currently available for an action to be performed ("), "{message}");
+        assert_eq!(world.rows().await, before);
+    }
+    for service in [Service::Healthy, Service::Blocked, Service::Shutdown, Service::Crashed] {
+        world.set(id, Task::RestartRequired, HostState::Active).await;
+        world.says(id, service).await;
+        let accepted = world.app.restart_instance(&demo, "r", id).await.unwrap();
+        assert_eq!(status(&shown(&world, id).await), ("REBOOT", ""));
+        assert_eq!(code(&world.app.restart_instance(&demo, "r", id).await), 422, "one restart at a time");
+        world.end(accepted.operation, "done", None).await;
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_is_built_cannot_be_deleted_until_it_is_reset() {
+    let world = world().await;
+    let demo = caller("demo");
+    let (instance, _, accepted) = world.app.create_instance(&demo, "r", order()).await.unwrap();
+    let before = world.rows().await;
+    let refused = world.app.delete_instance(&demo, "r", instance.id).await.unwrap_err();
+    assert!(refused.to_string().ends_with("(task status was BUILDING)."), "{refused}");
+    assert_eq!(world.rows().await, before);
+
+    world.app.reset_status(&admin(), instance.id).await.unwrap();
+    assert_eq!(world.operation(accepted.operation).await.1, "cancelled");
+    assert_eq!(shown(&world, instance.id).await.task, Task::None);
+    let deleted = world.app.delete_instance(&demo, "r", instance.id).await.unwrap();
+    assert_eq!(world.operation(deleted.operation).await.0, "delete_instance");
+    assert_eq!(status(&shown(&world, instance.id).await), ("SHUTDOWN", ""));
+}
+
+#[tokio::test]
+async fn a_failed_instance_can_be_deleted_though_its_operation_is_stuck() {
+    let world = world().await;
+    let demo = caller("demo");
+    let (instance, _, accepted) = world.app.create_instance(&demo, "r", order()).await.unwrap();
+    world.run("update operation set status = 'stuck' where id = $1", accepted.operation).await;
+    world.set(instance.id, Task::BuildingError, HostState::Building).await;
+    assert_eq!(status(&shown(&world, instance.id).await), ("ERROR", ""));
+    world.app.delete_instance(&demo, "r", instance.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn deleting_twice_is_one_operation_and_ends_what_is_queued() {
+    let world = world().await;
+    let id = world.healthy("demo").await;
+    let demo = caller("demo");
+    let queued = world.app.create_databases(&demo, "r", id, vec![database("d")]).await.unwrap();
+    let first = world.app.delete_instance(&demo, "r", id).await.unwrap();
+    let again = world.app.delete_instance(&demo, "r", id).await.unwrap();
+    assert_eq!(first.operation, again.operation);
+    assert_eq!(world.operation(queued.operation).await.1, "cancelled");
+    assert_eq!(code(&world.app.restart_instance(&demo, "r", id).await), 422);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn parallel_deletes_are_one_operation() {
+    let world = std::sync::Arc::new(world().await);
+    let id = world.healthy("demo").await;
+    let deletes = (0..10).map(|_| {
+        let world = world.clone();
+        tokio::spawn(async move { world.app.delete_instance(&caller("demo"), "r", id).await.unwrap().operation })
+    });
+    let operations = futures::future::join_all(deletes).await;
+    let operations: std::collections::HashSet<_> = operations.into_iter().map(std::result::Result::unwrap).collect();
+    assert_eq!(operations.len(), 1);
+}
+
+#[tokio::test]
+async fn reset_clears_task_and_fault_and_asks_the_driver() {
+    let world = world().await;
+    let id = world.healthy("demo").await;
+    world.set(id, Task::Error, HostState::Active).await;
+    let mut tx = world.app.store.begin().await.unwrap();
+    world.app.store.set_fault(&mut tx, id, Some(("it broke", ""))).await.unwrap();
+    tx.commit().await.unwrap();
+    world.app.reset_status(&caller("demo"), id).await.unwrap();
+    let instance = shown(&world, id).await;
+    assert_eq!((instance.task, instance.service), (Task::None, Service::Unknown));
+    assert_eq!(instance.host, HostState::Absent, "the driver knows of none");
+    assert!(instance.fault.is_none());
+}
+
+#[tokio::test]
+async fn strange_names_are_refused_or_kept_as_they_are() {
+    let world = world().await;
+    let id = world.healthy("demo").await;
+    let demo = caller("demo");
+    for bad in ["", "a\0b", "a\nb", &"x".repeat(256)] {
+        assert_eq!(code(&world.app.rename_instance(&demo, id, bad).await), 400);
+    }
+    for good in ["'; drop table instance; --", "\"é😀\u{202e}\"", &"x".repeat(255)] {
+        world.app.rename_instance(&demo, id, good).await.unwrap();
+        assert_eq!(shown(&world, id).await.name, good);
+    }
+}

@@ -1,0 +1,222 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::app::testing::{World, caller, code, user, world};
+use crate::store::testing::{manifest, register};
+
+fn named(name: &str) -> UserRef {
+    UserRef { name: name.to_owned(), host: ANY_HOST.to_owned() }
+}
+
+fn at(name: &str, host: &str) -> UserRef {
+    UserRef { name: name.to_owned(), host: host.to_owned() }
+}
+
+fn page(limit: u32, marker: Option<&str>) -> PageRequest {
+    PageRequest { limit, marker: marker.map(str::to_owned) }
+}
+
+/// An instance with the databases `d1` and `d2` and the account `ann`, who may enter `d1`.
+async fn with_ann(world: &World) -> InstanceId {
+    let id = world.healthy("demo").await;
+    world.agent.has_databases(&["d1", "d2"]);
+    world.agent.has_user("ann", "%", &["d1"]);
+    id
+}
+
+/// The change that was queued, and that it holds no password.
+async fn queued(world: &World, accepted: Result<Accepted>) -> String {
+    let operation = accepted.unwrap().operation;
+    let (kind, _, state) = world.operation(operation).await;
+    assert_eq!(kind, "change_accounts");
+    assert!(!state.contains("a secret word"), "{state}");
+    world.end(operation, "done", None).await;
+    state
+}
+
+#[tokio::test]
+async fn accounts_are_listed_by_name_and_host_without_reserved_ones() {
+    let mut world = world().await;
+    let mut hosted = manifest();
+    hosted.identity.name = "hosted".to_owned();
+    hosted.identity.users.hosts = true;
+    world.fixture.version = register(&world.app.store, &hosted).await;
+    let id = world.healthy("demo").await;
+    for (name, host) in [("b", "%"), ("a@x", "%"), ("os_admin", "%"), ("a", "10.%"), ("a", "%"), ("a-b", "%")] {
+        world.agent.has_user(name, host, &[]);
+    }
+    let mut seen = Vec::new();
+    let mut marker: Option<String> = None;
+    loop {
+        let page = world.app.list_users(&caller("demo"), id, page(2, marker.as_deref())).await.unwrap();
+        seen.extend(page.items.iter().map(|user| format!("{}@{}", user.name, user.host)));
+        let Some(next) = page.next else { break };
+        marker = Some(next);
+    }
+    assert_eq!(seen, ["a@%", "a@10.%", "a-b@%", "a@x@%", "b@%"]);
+    let plain = world.app.list_users(&caller("demo"), id, page(9, Some("a"))).await.unwrap();
+    assert_eq!(plain.items.len(), 4, "a name alone is that from any host");
+}
+
+#[tokio::test]
+async fn markers_have_no_host_where_accounts_have_none() {
+    let world = world().await;
+    let id = world.healthy("demo").await;
+    for name in ["c", "a@b", "a"] {
+        world.agent.has_user(name, "%", &[]);
+    }
+    let first = world.app.list_users(&caller("demo"), id, page(2, None)).await.unwrap();
+    assert_eq!(first.next.as_deref(), Some("a@b"));
+    for marker in ["a@b", "a@b@%"] {
+        let rest = world.app.list_users(&caller("demo"), id, page(2, Some(marker))).await.unwrap();
+        assert_eq!(rest.items.iter().map(|user| user.name.as_str()).collect::<Vec<_>>(), ["c"]);
+    }
+}
+
+#[tokio::test]
+async fn one_account_is_shown_and_hidden_ones_are_not_found() {
+    let world = world().await;
+    let id = with_ann(&world).await;
+    world.agent.has_user("root", "%", &[]);
+    world.agent.has_user("ann@home", "%", &[]);
+    let demo = caller("demo");
+    let ann = world.app.get_user(&demo, id, &named("ann")).await.unwrap();
+    assert_eq!(ann.databases, ["d1"]);
+    assert_eq!(world.app.get_user(&demo, id, &at("ann", "home")).await.unwrap().name, "ann@home");
+    for hidden in ["bob", "root", "os_admin", "sys_x", "", "a\0b", &"x".repeat(65_536), "' or 1=1 --"] {
+        assert_eq!(code(&world.app.get_user(&demo, id, &named(hidden)).await), 404, "{hidden:?}");
+    }
+}
+
+#[tokio::test]
+async fn accounts_are_created_with_grants_on_databases_that_are_there() {
+    let world = world().await;
+    let id = with_ann(&world).await;
+    let demo = caller("demo");
+    let before = world.rows().await;
+    let mut bound = user("bob", &[]);
+    bound.host = "10.0.0.1".to_owned();
+    let mut unsafe_password = user("bob", &[]);
+    unsafe_password.password = "a\0b".into();
+    for (users, status) in [
+        (vec![], 400),
+        (vec![user("ann", &[])], 400),
+        (vec![user("root", &[])], 400),
+        (vec![user("bob", &[]), user("bob", &[])], 400),
+        (vec![user("bob", &["nope"])], 400),
+        (vec![user("bob", &["system"])], 400),
+        (vec![bound], 400),
+        (vec![unsafe_password], 400),
+    ] {
+        let result = world.app.create_users(&demo, "r", id, users.clone()).await;
+        assert_eq!(code(&result), status, "{users:?}: {result:?}");
+        assert_eq!(world.rows().await, before);
+    }
+    let state = queued(&world, world.app.create_users(&demo, "r", id, vec![user("bob", &["d1", "d2"])]).await).await;
+    assert!(state.contains("create_user") && state.contains("bob") && state.contains("d2"), "{state}");
+}
+
+#[tokio::test]
+async fn changes_of_an_account_are_checked_and_queued() {
+    let world = world().await;
+    let id = with_ann(&world).await;
+    world.agent.has_user("bob", "%", &[]);
+    let demo = caller("demo");
+    let before = world.rows().await;
+    let name = |name: &str| UserChange { name: Some(name.to_owned()), ..UserChange::default() };
+    for (who, change, status) in [
+        ("ann", UserChange::default(), 400),
+        ("ann", name("bob"), 400),
+        ("ann", name("root"), 400),
+        ("ann", UserChange { host: Some("10.0.0.1".to_owned()), ..UserChange::default() }, 400),
+        ("ann", UserChange { password: Some("".into()), ..UserChange::default() }, 400),
+        ("eve", name("eva"), 404),
+        ("root", name("eva"), 400),
+    ] {
+        let result = world.app.change_user(&demo, "r", id, &named(who), change.clone()).await;
+        assert_eq!(code(&result), status, "{who} {change:?}: {result:?}");
+        assert_eq!(world.rows().await, before);
+    }
+    let change = UserChange { password: Some("a secret word".into()), ..name("anna") };
+    let state = queued(&world, world.app.change_user(&demo, "r", id, &named("ann"), change).await).await;
+    assert!(state.contains("anna"), "{state}");
+    let same = UserChange { host: Some("%".to_owned()), ..name("ann") };
+    assert!(world.app.change_user(&demo, "r", id, &named("ann"), same).await.is_ok(), "its own name is not taken");
+}
+
+#[tokio::test]
+async fn an_engine_may_not_rename_accounts() {
+    let mut world = world().await;
+    let mut fixed = manifest();
+    fixed.identity.name = "fixed".to_owned();
+    fixed.identity.users.rename = false;
+    world.fixture.version = register(&world.app.store, &fixed).await;
+    let id = with_ann(&world).await;
+    let change = UserChange { name: Some("anna".to_owned()), ..UserChange::default() };
+    assert_eq!(code(&world.app.change_user(&caller("demo"), "r", id, &named("ann"), change).await), 400);
+}
+
+#[tokio::test]
+async fn passwords_are_changed_for_accounts_that_are_there() {
+    let world = world().await;
+    let id = with_ann(&world).await;
+    let demo = caller("demo");
+    let new = |name: &str| (named(name), SecretString::from("a secret word"));
+    assert_eq!(code(&world.app.change_passwords(&demo, "r", id, vec![]).await), 400);
+    assert_eq!(code(&world.app.change_passwords(&demo, "r", id, vec![new("ann"), new("eve")]).await), 404);
+    assert_eq!(code(&world.app.change_passwords(&demo, "r", id, vec![new("root")]).await), 400);
+    queued(&world, world.app.change_passwords(&demo, "r", id, vec![new("ann")]).await).await;
+}
+
+#[tokio::test]
+async fn grants_and_revocations_need_both_sides() {
+    let world = world().await;
+    let id = with_ann(&world).await;
+    let demo = caller("demo");
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    for (who, databases, status) in [
+        ("ann", names(&[]), 400),
+        ("ann", names(&["d1", "nope"]), 404),
+        ("ann", names(&["system"]), 400),
+        ("eve", names(&["d1"]), 404),
+        ("root", names(&["d1"]), 400),
+    ] {
+        let result = world.app.grant(&demo, "r", id, &named(who), databases).await;
+        assert_eq!(code(&result), status, "{who}: {result:?}");
+    }
+    queued(&world, world.app.grant(&demo, "r", id, &named("ann"), names(&["d1", "d2"])).await).await;
+    assert_eq!(code(&world.app.revoke(&demo, "r", id, &named("ann"), "d2").await), 404, "no such grant");
+    assert_eq!(code(&world.app.revoke(&demo, "r", id, &named("eve"), "d1").await), 404);
+    queued(&world, world.app.revoke(&demo, "r", id, &named("ann"), "d1").await).await;
+}
+
+#[tokio::test]
+async fn only_an_account_that_is_there_can_be_deleted() {
+    let world = world().await;
+    let id = with_ann(&world).await;
+    let demo = caller("demo");
+    assert_eq!(code(&world.app.delete_user(&demo, "r", id, &named("eve")).await), 404);
+    assert_eq!(code(&world.app.delete_user(&demo, "r", id, &named("root")).await), 400);
+    queued(&world, world.app.delete_user(&demo, "r", id, &named("ann")).await).await;
+}
+
+#[tokio::test]
+async fn strangers_find_no_accounts() {
+    let world = world().await;
+    let id = with_ann(&world).await;
+    let (app, other, ann) = (&world.app, caller("other"), named("ann"));
+    let change = UserChange { name: Some("x".to_owned()), ..UserChange::default() };
+    let codes: BTreeSet<u16> = [
+        code(&app.list_users(&other, id, page(9, None)).await),
+        code(&app.get_user(&other, id, &ann).await),
+        code(&app.create_users(&other, "r", id, vec![user("bob", &[])]).await),
+        code(&app.change_passwords(&other, "r", id, vec![(ann.clone(), "x".into())]).await),
+        code(&app.change_user(&other, "r", id, &ann, change).await),
+        code(&app.delete_user(&other, "r", id, &ann).await),
+        code(&app.grant(&other, "r", id, &ann, vec!["d1".to_owned()]).await),
+        code(&app.revoke(&other, "r", id, &ann, "d1").await),
+    ]
+    .into();
+    assert_eq!(codes, [404].into());
+    assert_eq!(*world.agent.calls.lock().unwrap(), 0);
+}

@@ -1,0 +1,63 @@
+//! Questions of the use cases about the operations of one instance.
+
+use sqlx::Row;
+
+use super::Store;
+use crate::error::{Error, Result};
+use crate::ids::{InstanceId, OperationId};
+
+impl Store {
+    /// The last operation that was asked for and has not ended: whatever was asked for before it ends before it.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn last_active(&self, instance: InstanceId) -> Result<Option<OperationId>> {
+        self.one_active(
+            "select id from operation where instance_id = $1 \
+             and status in ('queued', 'running', 'undoing', 'stuck') order by seq desc limit 1",
+            instance,
+        )
+        .await
+    }
+
+    /// The life-cycle operation that holds it.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn active_lifecycle(&self, instance: InstanceId) -> Result<Option<OperationId>> {
+        self.one_active(
+            "select operation_id from operation_target where resource = $1 and lane = 'lifecycle' and active",
+            instance,
+        )
+        .await
+    }
+
+    async fn one_active(&self, sql: &'static str, instance: InstanceId) -> Result<Option<OperationId>> {
+        let failed = |error| Error::internal(format!("look for operations on instance {instance}"), error);
+        let row = sqlx::query(sql).bind(instance.to_string()).fetch_optional(&self.read).await.map_err(failed)?;
+        let Some(row) = row else { return Ok(None) };
+        let id: String = row.try_get(0).map_err(failed)?;
+        id.parse().map(Some).map_err(|error| Error::internal(format!("read the operation id {id:?}"), error))
+    }
+
+    /// How an operation ended: `None` while it has not, `Some(Err)` with the reason when it was not carried out.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn operation_end(&self, id: OperationId) -> Result<Option<std::result::Result<(), String>>> {
+        let failed = |error| Error::internal(format!("read operation {id}"), error);
+        let row = sqlx::query("select status, error from operation where id = $1")
+            .bind(id.to_string())
+            .fetch_optional(&self.read)
+            .await
+            .map_err(failed)?;
+        let Some(row) = row else { return Ok(Some(Err(format!("operation {id} is not there any more")))) };
+        let status: String = row.try_get(0).map_err(failed)?;
+        let error: Option<String> = row.try_get(1).map_err(failed)?;
+        Ok(match status.as_str() {
+            "done" => Some(Ok(())),
+            "failed" | "cancelled" => Some(Err(error.unwrap_or_else(|| format!("operation {id} was {status}")))),
+            _ => None,
+        })
+    }
+}
