@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::app::instances::Flavor;
+use crate::model::Flavor;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Serialize, Deserialize)]

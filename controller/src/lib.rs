@@ -10,6 +10,7 @@ pub mod config;
 pub mod error;
 pub mod identity;
 pub mod ids;
+pub mod model;
 pub mod operations;
 pub mod reconcile;
 pub mod seal;

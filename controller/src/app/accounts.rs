@@ -9,7 +9,7 @@ use trove_strategy::{Identity, NameRules, UserTraits};
 use super::names::{self, shown};
 use crate::error::{Error, Result};
 use crate::operations::{Sealed, change_accounts};
-use crate::seal::Seal;
+use crate::store::Store;
 
 /// The host pattern of an account that may come from anywhere.
 pub const ANY_HOST: &str = "%";
@@ -93,8 +93,8 @@ impl NewUser {
     ///
     /// # Errors
     /// Internal.
-    pub(super) fn sealed(self, seal: &Seal) -> Result<change_accounts::NewUser> {
-        let password = Sealed::new(seal, &self.password)?;
+    pub(super) fn sealed(self, store: &Store) -> Result<change_accounts::NewUser> {
+        let password = Sealed::new(&store.seal, &self.password)?;
         let account = change_accounts::Account { name: self.name, host: self.host };
         Ok(change_accounts::NewUser { account, password, databases: self.databases })
     }
@@ -194,7 +194,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::testing::manifest;
+    use crate::store::harness::manifest;
 
     fn user(name: &str, host: &str) -> UserRef {
         UserRef { name: name.to_owned(), host: host.to_owned() }

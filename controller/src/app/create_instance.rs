@@ -6,14 +6,15 @@ use std::net::Ipv4Addr;
 use secrecy::SecretString;
 
 use super::accounts::{check_databases, check_users, unsupported};
-use super::datastores::{Datastore, Version, Wanted};
-use super::instances::{Accepted, Access, Flavor, Instance, NewInstance, Nic};
+use super::datastores::Wanted;
+use super::instances::{Accepted, NewInstance};
 use super::names::shown;
 use super::submit::origin;
 use super::{App, names, passwords};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::InstanceId;
+use crate::model::{Access, Datastore, Flavor, Instance, Nic, Version};
 use crate::operations::{NewOperation, Sealed, create_instance};
 use crate::store::instances::NewRow;
 use crate::store::quota::Amounts;
@@ -110,11 +111,11 @@ impl App {
         order: NewInstance,
         root: Option<&SecretString>,
     ) -> Result<NewOperation> {
-        let seal = &self.store.seal;
+        let store = &self.store;
         let params = create_instance::Params {
             databases: order.databases.into_iter().map(Into::into).collect(),
-            users: order.users.into_iter().map(|user| user.sealed(seal)).collect::<Result<_>>()?,
-            root: root.map(|password| Sealed::new(seal, password)).transpose()?,
+            users: order.users.into_iter().map(|user| user.sealed(store)).collect::<Result<_>>()?,
+            root: root.map(|password| Sealed::new(&store.seal, password)).transpose()?,
         };
         create_instance::new(origin(caller, request_id, id, caller.project.clone()), params)
     }

@@ -1,41 +1,10 @@
 //! Datastores and their versions.
 
-use trove_strategy::Manifest;
-
 use super::App;
 use super::names::shown;
 use crate::error::{Error, Result};
-use crate::ids::{DatastoreId, VersionId};
-
-/// A version of a datastore.
-#[derive(Clone, Debug)]
-pub struct Version {
-    /// Its id.
-    pub id: VersionId,
-    /// Its datastore.
-    pub datastore_id: DatastoreId,
-    /// Its name, such as `15`.
-    pub name: String,
-    /// Its number, such as `15.18`.
-    pub number: String,
-    /// Whether instances of it can be ordered.
-    pub active: bool,
-    /// What it can do.
-    pub manifest: Manifest,
-}
-
-/// A datastore with its versions.
-#[derive(Clone, Debug)]
-pub struct Datastore {
-    /// Its id.
-    pub id: DatastoreId,
-    /// Its name.
-    pub name: String,
-    /// The version that is meant when none is named.
-    pub default_version: Option<VersionId>,
-    /// All of them for an admin, the active ones otherwise.
-    pub versions: Vec<Version>,
-}
+use crate::ids::VersionId;
+pub use crate::model::{Datastore, Version};
 
 impl Datastore {
     /// As the caller may see it: an inactive version is an admin's matter.

@@ -1,8 +1,8 @@
 //! Sizes that can be ordered: of the local drivers, from configuration.
 
 use super::App;
-use super::instances::Flavor;
 use crate::error::{Error, Result};
+use crate::model::Flavor;
 
 impl App {
     /// All of them, in the order of the configuration.

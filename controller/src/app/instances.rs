@@ -1,158 +1,16 @@
 //! Instances: what a tenant orders, sees, renames, restarts and deletes.
 
-use std::net::IpAddr;
-use std::time::Duration;
-
 use time::OffsetDateTime;
 
 use super::submit::origin;
 use super::{App, Page, PageRequest, names};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
-use crate::ids::{DatastoreId, InstanceId, OperationId, ProjectId, VersionId};
+use crate::ids::{InstanceId, OperationId, ProjectId};
+pub use crate::model::{Access, Fault, Flavor, Instance, Nic};
 use crate::operations::{Lane, delete_instance, restart_instance};
-use crate::state::{self, Heard, HostState, Service, Task};
+use crate::state::{HostState, Service, Task};
 use crate::store::instances::Filter;
-
-/// Who may connect, as it was ordered.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Access {
-    /// Whether a public address was asked for.
-    pub is_public: bool,
-    /// From where, CIDRs; `None` where nothing was said.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub allowed_cidrs: Option<Vec<String>>,
-}
-
-/// A network interface, as it was ordered.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Nic {
-    /// The network's id.
-    pub network_id: Option<String>,
-    /// The subnet's id.
-    pub subnet_id: Option<String>,
-    /// The address that was asked for.
-    pub ip_address: Option<String>,
-}
-
-/// Why an instance is in error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// One sentence that names the step and the reason.
-    pub message: String,
-    /// More of it, possibly empty.
-    pub details: String,
-    /// When.
-    pub created: OffsetDateTime,
-}
-
-/// A size that can be ordered.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Flavor {
-    /// Its id, a text.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// Memory, MiB.
-    pub ram_mib: u64,
-    /// Cores.
-    pub vcpus: u32,
-}
-
-/// An instance with everything that its views show; read by one query.
-#[derive(Clone, Debug)]
-pub struct Instance {
-    /// Its id.
-    pub id: InstanceId,
-    /// Whose it is.
-    pub project: ProjectId,
-    /// Not unique.
-    pub name: String,
-    /// The size that was ordered.
-    pub flavor: Flavor,
-    /// Size of its volume, GiB.
-    pub volume_gib: u64,
-    /// Bytes in use on it, once an agent said so.
-    pub volume_used_bytes: Option<u64>,
-    /// Its datastore.
-    pub datastore_id: DatastoreId,
-    /// The datastore's name.
-    pub datastore: String,
-    /// The version's id.
-    pub version_id: VersionId,
-    /// The version's name.
-    pub version: String,
-    /// The version's number.
-    pub version_number: String,
-    /// Region, as it was ordered or as configured.
-    pub region: String,
-    /// Where the engine listens, once that is known.
-    pub address: Option<IpAddr>,
-    /// The port it listens on.
-    pub port: u16,
-    /// Who may connect.
-    pub access: Option<Access>,
-    /// The networks that were asked for.
-    pub nics: Vec<Nic>,
-    /// What the controller does with it.
-    pub task: Task,
-    /// What the agent last said.
-    pub service: Service,
-    /// When that last changed.
-    pub service_updated: OffsetDateTime,
-    /// What the compute driver last said.
-    pub host: HostState,
-    /// When the agent was last heard.
-    pub heard: Heard,
-    /// Why it is in error.
-    pub fault: Option<Fault>,
-    /// When it was ordered.
-    pub created: OffsetDateTime,
-    /// When it last changed.
-    pub updated: OffsetDateTime,
-    /// When it was deleted; only the management view shows such.
-    pub deleted: Option<OffsetDateTime>,
-    /// When root was enabled and by which user id, if it ever was and was not disabled since.
-    pub root_enabled: Option<(OffsetDateTime, String)>,
-    /// The agents' expiry after which a silent agent counts as an error, seconds; the use cases fill it in from the
-    /// configuration.
-    pub heartbeat_expiry_s: u64,
-}
-
-impl Instance {
-    /// `status` and `operating_status` of the API at this time.
-    pub fn status(&self, now: OffsetDateTime) -> (&'static str, &'static str) {
-        let silent = self.heard.is_silent(now, Duration::from_secs(self.heartbeat_expiry_s));
-        state::status(self.task, self.service, self.host, silent)
-    }
-
-    /// The rule of every life-cycle action: a host that runs, no task, and a service that is not being made or lost.
-    ///
-    /// # Errors
-    /// 422.
-    pub(super) fn check_free(&self) -> Result<()> {
-        let service = matches!(
-            self.service,
-            Service::Starting | Service::Healthy | Service::Blocked | Service::Shutdown | Service::Crashed
-        );
-        let task = matches!(self.task, Task::None | Task::RestartRequired);
-        if service && task && self.host == HostState::Active { Ok(()) } else { Err(self.busy()) }
-    }
-
-    /// Why an action cannot be performed now, in upstream's words.
-    pub(super) fn busy(&self) -> Error {
-        let id = self.id;
-        let (status, operating_status) = self.status(OffsetDateTime::now_utc());
-        let reason = match self.task {
-            Task::None if operating_status.is_empty() => format!("instance status was {status}"),
-            Task::None => format!("instance status was {operating_status}"),
-            task => format!("task status was {}", task.tag().to_uppercase()),
-        };
-        Error::Unprocessable(format!(
-            "Instance {id} is not currently available for an action to be performed ({reason})."
-        ))
-    }
-}
 
 /// An order, checked for its form by the API; the rest is checked here.
 #[derive(Clone, Debug)]
@@ -316,6 +174,35 @@ impl App {
     pub(super) fn with_expiry(&self, mut instance: Instance) -> Instance {
         instance.heartbeat_expiry_s = self.config.agents.heartbeat_expiry.as_secs();
         instance
+    }
+}
+
+impl Instance {
+    /// The rule of every life-cycle action: a host that runs, no task, and a service that is not being made or lost.
+    ///
+    /// # Errors
+    /// 422.
+    pub(super) fn check_free(&self) -> Result<()> {
+        let service = matches!(
+            self.service,
+            Service::Starting | Service::Healthy | Service::Blocked | Service::Shutdown | Service::Crashed
+        );
+        let task = matches!(self.task, Task::None | Task::RestartRequired);
+        if service && task && self.host == HostState::Active { Ok(()) } else { Err(self.busy()) }
+    }
+
+    /// Why an action cannot be performed now, in upstream's words.
+    pub(super) fn busy(&self) -> Error {
+        let id = self.id;
+        let (status, operating_status) = self.status(OffsetDateTime::now_utc());
+        let reason = match self.task {
+            Task::None if operating_status.is_empty() => format!("instance status was {status}"),
+            Task::None => format!("instance status was {operating_status}"),
+            task => format!("task status was {}", task.tag().to_uppercase()),
+        };
+        Error::Unprocessable(format!(
+            "Instance {id} is not currently available for an action to be performed ({reason})."
+        ))
     }
 }
 

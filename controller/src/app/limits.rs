@@ -1,19 +1,7 @@
 //! What a project may have.
 
 use super::App;
-
-/// Absolute limits; -1 is unlimited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Instances.
-    pub instances: i64,
-    /// Memory of all instances, MiB.
-    pub ram_mib: i64,
-    /// Volumes of all instances, GiB.
-    pub volumes_gib: i64,
-    /// Backups.
-    pub backups: i64,
-}
+pub use crate::model::Limits;
 
 impl App {
     /// The limits of every project.

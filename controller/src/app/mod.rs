@@ -13,6 +13,8 @@ mod create_instance;
 mod databases;
 pub mod datastores;
 pub mod flavors;
+#[cfg(test)]
+mod harness;
 pub mod instances;
 pub mod limits;
 pub mod names;
@@ -21,8 +23,6 @@ mod passwords;
 mod readiness;
 mod root;
 mod submit;
-#[cfg(test)]
-mod testing;
 mod users;
 
 /// What the use cases work with. Cheap to clone.

@@ -110,7 +110,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::testing::manifest;
+    use crate::store::harness::manifest;
 
     #[test]
     fn names_that_the_engine_refuses_are_named_in_the_sentence() {

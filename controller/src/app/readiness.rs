@@ -15,11 +15,12 @@ use trove_strategy::Manifest;
 
 use super::App;
 use super::accounts::unsupported;
-use super::instances::{Instance, may_see, not_found};
+use super::instances::{may_see, not_found};
 use crate::agents::AgentError;
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::InstanceId;
+use crate::model::Instance;
 use crate::state::{HostState, Service, Task};
 
 /// How long a call waits for the changes before it; the agent has as long again for its answer.

@@ -79,8 +79,7 @@ impl App {
                 other => other,
             })?;
         }
-        let seal = &self.store.seal;
-        let changes = users.into_iter().map(|user| user.sealed(seal).map(AccountChange::CreateUser));
+        let changes = users.into_iter().map(|user| user.sealed(&self.store).map(AccountChange::CreateUser));
         self.queue(caller, request_id, &subject, changes.collect::<Result<_>>()?).await
     }
 

@@ -7,9 +7,9 @@ use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 use trove_strategy::Manifest;
 
 use super::Store;
-use crate::app::datastores::{Datastore, Version};
 use crate::error::{Error, Result};
 use crate::ids::{DatastoreId, VersionId};
+use crate::model::{Datastore, Version};
 
 const SELECT: &str = "select d.id as datastore_id, d.name as datastore_name, d.default_version_id, \
      v.id, v.name, v.number, v.active, v.manifest \

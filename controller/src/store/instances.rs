@@ -13,9 +13,9 @@ use time::OffsetDateTime;
 use trove_strategy::{Installation, Manifest, Size};
 
 use super::{Store, from_micros, micros, quota};
-use crate::app::instances::{Fault, Flavor, Instance, Nic};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId, VersionId};
+use crate::model::{Access, Fault, Flavor, Instance, Nic};
 use crate::state::{Heard, HostState, Service, Task};
 
 /// Columns and joins of an [`Instance`]; `service` is `new` until an agent said otherwise.
@@ -48,7 +48,7 @@ pub struct NewRow {
     /// The port that tenants connect to.
     pub port: u16,
     /// Who may connect.
-    pub access: Option<crate::app::instances::Access>,
+    pub access: Option<Access>,
     /// Networks.
     pub nics: Vec<Nic>,
 }

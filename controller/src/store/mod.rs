@@ -19,12 +19,12 @@ use crate::store::agents::ResetServices;
 pub mod agents;
 pub mod authorities;
 pub mod datastores;
+#[cfg(test)]
+pub(crate) mod harness;
 pub mod instances;
 pub mod operations;
 pub mod queue;
 pub mod quota;
-#[cfg(test)]
-pub(crate) mod testing;
 
 /// The store. Cheap to clone.
 #[derive(Clone)]

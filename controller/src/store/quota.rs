@@ -4,9 +4,9 @@
 use sqlx::{Row, SqliteConnection};
 
 use super::Store;
-use crate::app::limits::Limits;
 use crate::error::{Error, Result};
 use crate::ids::ProjectId;
+use crate::model::Limits;
 
 /// What one instance uses, besides being one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::app::accounts::NewDatabase;
-use crate::app::testing::{World, caller, code, database, order, user, world, world_with};
+use crate::app::harness::{World, caller, code, database, order, user, world, world_with};
 use crate::ids::ProjectId;
 use crate::state::{HostState, Task};
-use crate::store::testing::{manifest, register};
+use crate::store::harness::{manifest, register};
 
 async fn create(world: &World, order: NewInstance) -> Result<(Instance, Option<SecretString>, Accepted)> {
     world.app.create_instance(&caller("demo"), "req-1", order).await

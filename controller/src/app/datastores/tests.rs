@@ -1,9 +1,9 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::app::testing::{World, code, world, world_with};
+use crate::app::harness::{World, code, world, world_with};
 use crate::store::datastores::Registration;
-use crate::store::testing::{manifest, register};
+use crate::store::harness::{manifest, register};
 
 /// Another version of the one datastore.
 async fn add_version(world: &World, name: &str, number: &str, active: bool) -> VersionId {

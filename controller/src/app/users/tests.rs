@@ -1,8 +1,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::app::testing::{World, caller, code, user, world};
-use crate::store::testing::{manifest, register};
+use crate::app::harness::{World, caller, code, user, world};
+use crate::store::harness::{manifest, register};
 
 fn named(name: &str) -> UserRef {
     UserRef { name: name.to_owned(), host: ANY_HOST.to_owned() }

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::store::testing::{fixture, manifest, register};
+use crate::store::harness::{fixture, manifest, register};
 
 #[tokio::test]
 async fn registering_again_brings_the_version_up_to_date() {

@@ -1,7 +1,6 @@
 use super::*;
-use crate::app::instances::Access;
-use crate::app::limits::Limits;
-use crate::store::testing::{Fixture, fixture};
+use crate::model::Limits;
+use crate::store::harness::{Fixture, fixture};
 
 const UNLIMITED: Limits = Limits { instances: -1, ram_mib: -1, volumes_gib: -1, backups: -1 };
 

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::{InstanceId, OperationId, ProjectId};
 use crate::state::{HostState, Service, Task};
-use crate::store::testing::{Fixture, fixture};
+use crate::store::harness::{Fixture, fixture};
 
 /// Tables that a refused order must leave as they are.
 const TABLES: [&str; 5] = ["instance", "usage", "operation", "operation_step", "operation_target"];

@@ -8,8 +8,8 @@ use trove_strategy::{Client, Identity, Installation, Manifest, NameRules, UserTr
 use super::Store;
 use super::datastores::Registration;
 use super::instances::NewRow;
-use crate::app::instances::Flavor;
 use crate::ids::{InstanceId, ProjectId, VersionId};
+use crate::model::Flavor;
 use crate::seal::Seal;
 
 /// A store with one version of one datastore.

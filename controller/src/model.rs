@@ -1,0 +1,166 @@
+//! The words that every room uses: an instance, a size, a datastore, and what belongs to them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use trove_strategy::Manifest;
+
+use crate::ids::{DatastoreId, InstanceId, ProjectId, VersionId};
+use crate::state::{self, Heard, HostState, Service, Task};
+
+/// Who may connect, as it was ordered.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Access {
+    /// Whether a public address was asked for.
+    pub is_public: bool,
+    /// From where, CIDRs; `None` where nothing was said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_cidrs: Option<Vec<String>>,
+}
+
+/// A network interface, as it was ordered.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Nic {
+    /// The network's id.
+    pub network_id: Option<String>,
+    /// The subnet's id.
+    pub subnet_id: Option<String>,
+    /// The address that was asked for.
+    pub ip_address: Option<String>,
+}
+
+/// Why an instance is in error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// One sentence that names the step and the reason.
+    pub message: String,
+    /// More of it, possibly empty.
+    pub details: String,
+    /// When.
+    pub created: OffsetDateTime,
+}
+
+/// A size that can be ordered.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Flavor {
+    /// Its id, a text.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Memory, MiB.
+    pub ram_mib: u64,
+    /// Cores.
+    pub vcpus: u32,
+}
+
+/// An instance with everything that its views show; read by one query.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Its id.
+    pub id: InstanceId,
+    /// Whose it is.
+    pub project: ProjectId,
+    /// Not unique.
+    pub name: String,
+    /// The size that was ordered.
+    pub flavor: Flavor,
+    /// Size of its volume, GiB.
+    pub volume_gib: u64,
+    /// Bytes in use on it, once an agent said so.
+    pub volume_used_bytes: Option<u64>,
+    /// Its datastore.
+    pub datastore_id: DatastoreId,
+    /// The datastore's name.
+    pub datastore: String,
+    /// The version's id.
+    pub version_id: VersionId,
+    /// The version's name.
+    pub version: String,
+    /// The version's number.
+    pub version_number: String,
+    /// Region, as it was ordered or as configured.
+    pub region: String,
+    /// Where the engine listens, once that is known.
+    pub address: Option<IpAddr>,
+    /// The port it listens on.
+    pub port: u16,
+    /// Who may connect.
+    pub access: Option<Access>,
+    /// The networks that were asked for.
+    pub nics: Vec<Nic>,
+    /// What the controller does with it.
+    pub task: Task,
+    /// What the agent last said.
+    pub service: Service,
+    /// When that last changed.
+    pub service_updated: OffsetDateTime,
+    /// What the compute driver last said.
+    pub host: HostState,
+    /// When the agent was last heard.
+    pub heard: Heard,
+    /// Why it is in error.
+    pub fault: Option<Fault>,
+    /// When it was ordered.
+    pub created: OffsetDateTime,
+    /// When it last changed.
+    pub updated: OffsetDateTime,
+    /// When it was deleted; only the management view shows such.
+    pub deleted: Option<OffsetDateTime>,
+    /// When root was enabled and by which user id, if it ever was and was not disabled since.
+    pub root_enabled: Option<(OffsetDateTime, String)>,
+    /// The agents' expiry after which a silent agent counts as an error, seconds; the use cases fill it in from the
+    /// configuration.
+    pub heartbeat_expiry_s: u64,
+}
+
+impl Instance {
+    /// `status` and `operating_status` of the API at this time.
+    pub fn status(&self, now: OffsetDateTime) -> (&'static str, &'static str) {
+        let silent = self.heard.is_silent(now, Duration::from_secs(self.heartbeat_expiry_s));
+        state::status(self.task, self.service, self.host, silent)
+    }
+}
+
+/// A version of a datastore.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// Its id.
+    pub id: VersionId,
+    /// Its datastore.
+    pub datastore_id: DatastoreId,
+    /// Its name, such as `15`.
+    pub name: String,
+    /// Its number, such as `15.18`.
+    pub number: String,
+    /// Whether instances of it can be ordered.
+    pub active: bool,
+    /// What it can do.
+    pub manifest: Manifest,
+}
+
+/// A datastore with its versions.
+#[derive(Clone, Debug)]
+pub struct Datastore {
+    /// Its id.
+    pub id: DatastoreId,
+    /// Its name.
+    pub name: String,
+    /// The version that is meant when none is named.
+    pub default_version: Option<VersionId>,
+    /// All of them for an admin, the active ones otherwise.
+    pub versions: Vec<Version>,
+}
+
+/// Absolute limits; -1 is unlimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Instances.
+    pub instances: i64,
+    /// Memory of all instances, MiB.
+    pub ram_mib: i64,
+    /// Volumes of all instances, GiB.
+    pub volumes_gib: i64,
+    /// Backups.
+    pub backups: i64,
+}
