@@ -5,11 +5,11 @@ use trove_strategy::NameRules;
 
 use crate::error::{Error, Result};
 
-/// Longest password, bytes.
-const MAX_PASSWORD_BYTES: usize = 255;
+/// Longest password, characters.
+const MAX_PASSWORD: usize = 255;
 
-/// Longest text of an order that is stored as it is, bytes.
-const MAX_TEXT_BYTES: usize = 255;
+/// Longest text of an order that is stored as it is, characters.
+const MAX_TEXT: usize = 255;
 
 /// Longest name of a character set or a collation, bytes.
 const MAX_LOCALE_BYTES: usize = 64;
@@ -62,12 +62,13 @@ pub fn check_locale(field: &str, value: &str) -> Result<()> {
 ///
 /// # Errors
 /// 400.
-pub fn check_password(whose: &str, password: &SecretString, min_bytes: usize) -> Result<()> {
+pub fn check_password(whose: &str, password: &SecretString, min: usize) -> Result<()> {
     let password = password.expose_secret();
-    let reason = if password.len() < min_bytes {
-        format!("is shorter than {min_bytes} bytes")
-    } else if password.len() > MAX_PASSWORD_BYTES {
-        format!("is longer than {MAX_PASSWORD_BYTES} bytes")
+    let length = password.chars().count();
+    let reason = if length < min {
+        format!("is shorter than {min} characters")
+    } else if length > MAX_PASSWORD {
+        format!("is longer than {MAX_PASSWORD} characters")
     } else if password.contains('\0') {
         "contains the character '\\0'".to_owned()
     } else {
@@ -83,8 +84,8 @@ pub fn check_password(whose: &str, password: &SecretString, min_bytes: usize) ->
 pub fn check_text(field: &str, text: &str) -> Result<()> {
     let reason = if text.is_empty() {
         "is empty".to_owned()
-    } else if text.len() > MAX_TEXT_BYTES {
-        format!("is longer than {MAX_TEXT_BYTES} bytes")
+    } else if text.chars().count() > MAX_TEXT {
+        format!("is longer than {MAX_TEXT} characters")
     } else if let Some(bad) = text.chars().find(|c| c.is_control()) {
         format!("contains the character {bad:?}")
     } else {
@@ -134,7 +135,7 @@ mod tests {
         assert!(!error.contains("ame"), "{error}");
         assert!(check_password("root", &SecretString::from("seven77"), 8).is_err());
         assert!(check_password("root", &SecretString::from("x".repeat(256)), 8).is_err());
-        assert!(check_password("root", &SecretString::from("x".repeat(255)), 8).is_ok());
+        assert!(check_password("root", &SecretString::from("é".repeat(255)), 8).is_ok());
     }
 
     proptest! {

@@ -15,8 +15,8 @@ use crate::operations::change_accounts::AccountChange;
 
 const CAPABILITY: &str = "root";
 
-/// Shortest password of root, bytes.
-const MIN_PASSWORD_BYTES: usize = 8;
+/// Shortest password of root, characters.
+const MIN_PASSWORD: usize = 8;
 
 /// How long the answer waits for the end of the change.
 const ENABLED_WITHIN: Duration = Duration::from_secs(20);
@@ -46,7 +46,7 @@ impl App {
         self.check_root_allowed()?;
         let password = match password {
             Some(password) => {
-                names::check_password("root", &password, MIN_PASSWORD_BYTES)?;
+                names::check_password("root", &password, MIN_PASSWORD)?;
                 password
             }
             None => passwords::generate()?,

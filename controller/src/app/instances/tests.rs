@@ -181,7 +181,7 @@ async fn strange_names_are_refused_or_kept_as_they_are() {
     for bad in ["", "a\0b", "a\nb", &"x".repeat(256)] {
         assert_eq!(code(&world.app.rename_instance(&demo, id, bad).await), 400);
     }
-    for good in ["'; drop table instance; --", "\"é😀\u{202e}\"", &"x".repeat(255)] {
+    for good in ["'; drop table instance; --", "\"é😀\u{202e}\"", &"é".repeat(255)] {
         world.app.rename_instance(&demo, id, good).await.unwrap();
         assert_eq!(shown(&world, id).await.name, good);
     }

@@ -1,5 +1,8 @@
 use std::collections::BTreeSet;
 
+use proptest::prelude::*;
+use proptest::test_runner::{Config as Cases, TestRunner};
+
 use super::*;
 use crate::app::harness::{World, caller, code, user, world};
 use crate::store::harness::{manifest, register};
@@ -219,4 +222,38 @@ async fn strangers_find_no_accounts() {
     .into();
     assert_eq!(codes, [404].into());
     assert_eq!(*world.agent.calls.lock().unwrap(), 0);
+}
+
+#[test]
+fn no_name_is_an_internal_error() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let world = runtime.block_on(world());
+    let id = runtime.block_on(with_ann(&world));
+    let name = prop_oneof![any::<String>(), "[a-z\"';@\u{0}-\u{2}%$é😀]{0,40}", Just("x".repeat(65_536))];
+    let cases = Cases { cases: 64, failure_persistence: None, ..Cases::default() };
+    TestRunner::new(cases)
+        .run(&(name.clone(), name), |(name, other)| {
+            let demo = caller("demo");
+            let app = &world.app;
+            let who = at(&name, &other);
+            prop_assert_eq!(code(&runtime.block_on(app.get_user(&demo, id, &who))), 404);
+            let change = UserChange { name: Some(other.clone()), ..UserChange::default() };
+            for result in [
+                runtime.block_on(app.delete_user(&demo, "r", id, &who)),
+                runtime.block_on(app.change_user(&demo, "r", id, &who, change)),
+                runtime.block_on(app.grant(&demo, "r", id, &who, vec![other.clone()])),
+                runtime.block_on(app.revoke(&demo, "r", id, &named("ann"), &other)),
+            ] {
+                prop_assert!([400, 404].contains(&code(&result)), "{:?}", result);
+            }
+            let listed = runtime.block_on(app.list_users(&demo, id, page(9, Some(&name))));
+            prop_assert_eq!(code(&listed), 200);
+            let created = runtime.block_on(app.create_users(&demo, "r", id, vec![user(&name, &[])]));
+            prop_assert!([200, 400].contains(&code(&created)), "{:?}", created);
+            if let Ok(accepted) = created {
+                runtime.block_on(world.end(accepted.operation, "done", None));
+            }
+            Ok(())
+        })
+        .unwrap();
 }
