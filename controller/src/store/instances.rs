@@ -132,7 +132,7 @@ impl Store {
         let sql = AssertSqlSafe(format!(
             "{SELECT}{FROM} where ($1 is null or i.project_id = $1) \
              and ($2 is null or (i.deleted is not null) = $2) \
-             order by i.updated desc, i.id limit $3 offset $4"
+             order by i.updated desc, i.id desc limit $3 offset $4"
         ));
         let rows = sqlx::query(sql)
             .bind(filter.project.map(|project| project.0.as_str()))
