@@ -1,2 +1,36 @@
-//! (empty)
-fn main() {}
+//! `trovectl`: the command line of trove-rs. A client of the public API alone.
+
+mod api;
+mod auth;
+mod cloud;
+mod commands;
+mod error;
+mod output;
+mod progress;
+mod secret;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use commands::Arguments;
+use error::Failure;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // The only failure is that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(commands::run(arguments)),
+        Err(error) => Err(Failure::failed(format!("start: {error}"))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::complain(&failure.to_string());
+            failure.exit_code()
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The public API: requests, faults, pages, and finding things by name or id.
+
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Certificate, Client, Method};
+use secrecy::ExposeSecret;
+use serde_json::Value;
+
+use crate::auth::{self, Session};
+use crate::cloud::Cloud;
+use crate::error::{Failure, Result};
+
+/// An accepted request.
+pub(crate) struct Answer {
+    /// The body; null when there is none.
+    pub(crate) body: Value,
+    /// The operation that it enqueued.
+    pub(crate) operation: Option<String>,
+}
+
+/// The API of one cloud.
+pub(crate) struct Api {
+    client: Client,
+    cloud: Cloud,
+    session: Session,
+}
+
+/// The reason of an error of the HTTP library, without the address, which the sentence has already.
+pub(crate) fn plain(error: &reqwest::Error) -> String {
+    let mut deepest: &dyn std::error::Error = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
+/// A part of a path.
+pub(crate) fn segment(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+impl Api {
+    /// Connects: with the token of the last call, or by logging in.
+    ///
+    /// # Errors
+    /// As of [`auth::login`]; or the authority to trust cannot be read.
+    pub(crate) async fn open(cloud: Cloud) -> Result<Self> {
+        let mut builder = Client::builder().timeout(Duration::from_secs(90)).user_agent("trovectl");
+        if let Some(path) = &cloud.cacert {
+            let pem =
+                std::fs::read(path).map_err(|error| Failure::Usage(format!("Read {}: {error}.", path.display())))?;
+            let certificate = Certificate::from_pem(&pem)
+                .map_err(|_| Failure::Usage(format!("{} is no certificate (PEM).", path.display())))?;
+            builder = builder.add_root_certificate(certificate);
+        }
+        if !cloud.verify {
+            builder = builder.danger_accept_invalid_certs(true);
+        }
+        let client = builder.build().map_err(|error| Failure::failed(format!("Set up HTTP: {}.", plain(&error))))?;
+        let session = match auth::cached(&cloud) {
+            Some(session) => session,
+            None => auth::login(&client, &cloud).await?,
+        };
+        Ok(Self { client, cloud, session })
+    }
+
+    /// Sends a request. `what` says what for: `create the instance x`.
+    ///
+    /// # Errors
+    /// The service cannot be reached or refuses: with its own sentence.
+    pub(crate) async fn send(
+        &mut self,
+        what: &str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer> {
+        let mut again = true;
+        loop {
+            let url = format!("{}{path}", self.session.endpoint);
+            let mut request = self.client.request(method.clone(), &url);
+            request = request.header("x-auth-token", self.session.token.expose_secret());
+            request = request.header("accept", "application/json");
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let answer = request.send().await.map_err(|error| {
+                let next = "Does the service run?";
+                Failure::failed(format!("Could not {what}: {url}: {}. {next}", plain(&error)))
+            })?;
+            let status = answer.status();
+            if status.as_u16() == 401 && again {
+                // The kept token may be of a service that was made anew.
+                again = false;
+                auth::forget(&self.cloud);
+                self.session = auth::login(&self.client, &self.cloud).await?;
+                continue;
+            }
+            let header = answer.headers().get("x-trove-operation-id").and_then(|value| value.to_str().ok());
+            let operation = header.map(str::to_owned);
+            let body: Value = answer.json().await.unwrap_or_default();
+            if status.is_success() {
+                return Ok(Answer { body, operation });
+            }
+            return Err(refused(what, status.as_u16(), &body));
+        }
+    }
+
+    /// GET.
+    ///
+    /// # Errors
+    /// As of [`Api::send`].
+    pub(crate) async fn get(&mut self, what: &str, path: &str) -> Result<Value> {
+        Ok(self.send(what, Method::GET, path, None).await?.body)
+    }
+
+    /// A whole collection, page after page.
+    ///
+    /// # Errors
+    /// As of [`Api::send`].
+    pub(crate) async fn list(&mut self, what: &str, path: &str, collection: &str) -> Result<Vec<Value>> {
+        let mut items = Vec::new();
+        let mut next = path.to_owned();
+        loop {
+            let mut body = self.get(what, &next).await?;
+            if let Some(Value::Array(page)) = body.get_mut(collection).map(Value::take) {
+                items.extend(page);
+            }
+            let link = body["links"].as_array().and_then(|links| links.iter().find(|link| link["rel"] == "next"));
+            let query = link.and_then(|link| link["href"].as_str()?.split_once('?')).map(|(_, query)| query.to_owned());
+            let Some(query) = query else { return Ok(items) };
+            next = format!("{}?{query}", path.split('?').next().unwrap_or(path));
+        }
+    }
+
+    /// An instance by id, or by name over all pages.
+    ///
+    /// # Errors
+    /// Not found; several have the name: the sentence lists their ids.
+    pub(crate) async fn find_instance(&mut self, wanted: &str) -> Result<Value> {
+        if uuid::Uuid::parse_str(wanted).is_ok() {
+            let found = self.get(&format!("find the instance {wanted}"), &format!("/instances/{wanted}")).await?;
+            return Ok(found["instance"].clone());
+        }
+        let all = self.list(&format!("find the instance {wanted}"), "/instances", "instances").await?;
+        let named: Vec<&Value> = all.iter().filter(|instance| instance["name"] == wanted).collect();
+        match named.as_slice() {
+            [one] => Ok((*one).clone()),
+            [] => Err(Failure::NotFound(format!(
+                "There is no instance {wanted} in this project. `trovectl instance list` shows them."
+            ))),
+            several => {
+                let ids: Vec<&str> = several.iter().filter_map(|instance| instance["id"].as_str()).collect();
+                Err(Failure::Usage(format!(
+                    "Several instances are named {wanted}; say which by id: {}.",
+                    ids.join(", ")
+                )))
+            }
+        }
+    }
+}
+
+/// The sentence of a fault: `{"itemNotFound": {"message": …}}` or a flat message.
+fn refused(what: &str, status: u16, body: &Value) -> Failure {
+    let nested = body.as_object().and_then(|object| object.values().find_map(|fault| fault["message"].as_str()));
+    let said = nested.or_else(|| body["message"].as_str()).unwrap_or("no reason was given");
+    let hint = match status {
+        401 | 403 => " Is it the right cloud and user?",
+        422 => " Try again when the instance is ready: `trovectl operations` shows what it does.",
+        501 => " This service does not have it.",
+        _ => "",
+    };
+    let text = format!("Could not {what}: {said} ({status}){hint}");
+    if status == 404 { Failure::NotFound(text) } else { Failure::Failed(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_fault_becomes_one_sentence() {
+        let body = json!({"itemNotFound": {"code": 404, "message": "Resource x cannot be found."}});
+        let failure = refused("show x", 404, &body);
+        assert_eq!(failure.to_string(), "Could not show x: Resource x cannot be found. (404)");
+        assert!(matches!(failure, Failure::NotFound(_)));
+        assert!(refused("do", 500, &Value::Null).to_string().contains("no reason"));
+    }
+
+    #[test]
+    fn parts_of_paths_are_encoded() {
+        assert_eq!(segment("a/b@%.x"), "a%2Fb%40%25%2Ex");
+    }
+}

@@ -1,0 +1,109 @@
+//! Opens the engine's own client program, as the datastore's manifest says.
+
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use clap::Args;
+use secrecy::ExposeSecret;
+use serde_json::Value;
+
+use super::Session;
+use crate::error::{Failure, Result};
+use crate::secret::PasswordSource;
+
+/// To what, and as whom.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  trovectl connect shop --user app --database app\n  trovectl connect shop --user app \
+    --database app --password-file secret.txt -- EXTRA ARGUMENTS OF THE CLIENT"
+)]
+pub(crate) struct Arguments {
+    /// The instance, by name or id.
+    instance: String,
+    /// The account; the instance's first one when absent.
+    #[arg(long)]
+    user: Option<String>,
+    /// The database; the first that the account may enter when absent.
+    #[arg(long)]
+    database: Option<String>,
+    #[command(flatten)]
+    password: PasswordSource,
+    /// More arguments for the client program.
+    #[arg(last = true)]
+    extra: Vec<String>,
+}
+
+/// Does it; returns only when it did not work.
+pub(crate) async fn run(session: &mut Session, arguments: &Arguments) -> Result<()> {
+    let instance = session.api.find_instance(&arguments.instance).await?;
+    let id = instance["id"].as_str().unwrap_or_default().to_owned();
+    let what = format!("connect to {}", arguments.instance);
+    let body = session.api.get(&what, &format!("/instances/{id}/connection")).await?;
+    let connection = &body["connection"];
+    let (user, database) = identity(session, arguments, &id).await?;
+    let password = arguments.password.existing(&user)?;
+    let ca_file = authority_file(&id, connection["ca_pem"].as_str().unwrap_or_default())?;
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let (address, port) = (plain(&connection["address"]), plain(&connection["port"]));
+    let fill = |text: &str, with_password: bool| {
+        let filled = text.replace("{address}", &address).replace("{port}", &port).replace("{user}", &user);
+        let filled = filled.replace("{database}", &database).replace("{ca_file}", &ca_file.to_string_lossy());
+        if with_password { filled.replace("{password}", password.expose_secret()) } else { filled }
+    };
+    let client = &connection["client"];
+    let program = plain(&client["program"]);
+    let mut command = Command::new(&program);
+    // A password in an argument would be seen by every account of this machine.
+    command.args(client["args"].as_array().into_iter().flatten().filter_map(Value::as_str).map(|arg| fill(arg, false)));
+    for pair in client["env"].as_array().into_iter().flatten() {
+        if let (Some(name), Some(value)) = (pair[0].as_str(), pair[1].as_str()) {
+            command.env(name, fill(value, true));
+        }
+    }
+    let error = command.args(&arguments.extra).exec();
+    Err(Failure::failed(format!(
+        "Could not start {program}: {error}. Install it, or use another client: address {address}, port {port}, user \
+         {user}, database {database}, authority {}.",
+        ca_file.display()
+    )))
+}
+
+/// The account and database that are meant.
+async fn identity(session: &mut Session, arguments: &Arguments, id: &str) -> Result<(String, String)> {
+    if let (Some(user), Some(database)) = (&arguments.user, &arguments.database) {
+        return Ok((user.clone(), database.clone()));
+    }
+    let users = session.api.list("list the accounts", &format!("/instances/{id}/users"), "users").await?;
+    let wanted = |user: &&Value| arguments.user.as_ref().is_none_or(|wanted| user["name"] == wanted.as_str());
+    let found = users.iter().find(wanted);
+    let name = arguments.user.clone().or_else(|| found?["name"].as_str().map(str::to_owned));
+    let user = name.ok_or_else(|| {
+        Failure::Usage(format!(
+            "The instance has no account yet: make one with `trovectl user create {} NAME --database DB`.",
+            arguments.instance
+        ))
+    })?;
+    let entered = found.and_then(|user| user["databases"][0]["name"].as_str()).map(str::to_owned);
+    let database = arguments.database.clone().or(entered);
+    let database =
+        database.ok_or_else(|| Failure::Usage(format!("Which database? {user} may enter none: --database.")))?;
+    Ok((user, database))
+}
+
+/// The authority in a file of one's own, for the client program.
+fn authority_file(id: &str, pem: &str) -> Result<PathBuf> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").or_else(|| std::env::var_os("XDG_CACHE_HOME"));
+    let runtime = runtime.map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let directory = runtime.unwrap_or_else(std::env::temp_dir).join("trovectl");
+    let path = directory.join(format!("{id}.pem"));
+    let write = || -> std::io::Result<()> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        let mut options = std::fs::File::options();
+        options.write(true).create(true).truncate(true).mode(0o600).open(&path)?.write_all(pem.as_bytes())
+    };
+    write().map_err(|error| Failure::failed(format!("Write {}: {error}.", path.display())))?;
+    Ok(path)
+}

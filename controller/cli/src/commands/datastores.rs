@@ -1,0 +1,146 @@
+//! What can be ordered: datastores, versions, sizes, and how much of it.
+
+use std::time::{Duration, Instant};
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use super::Session;
+use crate::api::segment;
+use crate::error::{Failure, Result};
+
+/// What can be done with datastores.
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Lists datastores with their versions.
+    List {
+        /// Waits until there is one: a service that was started just now looks for what is installed.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Shows a datastore.
+    Show {
+        /// By name or id.
+        datastore: String,
+    },
+    /// Versions of a datastore.
+    #[command(subcommand)]
+    Version(VersionVerb),
+}
+
+/// What can be done with versions.
+#[derive(Subcommand)]
+pub(crate) enum VersionVerb {
+    /// Lists versions.
+    List {
+        /// The datastore, by name or id.
+        datastore: String,
+    },
+    /// Shows a version.
+    Show {
+        /// The datastore, by name or id.
+        datastore: String,
+        /// The version, by name or id.
+        version: String,
+    },
+}
+
+/// What can be done with flavors.
+#[derive(Subcommand)]
+pub(crate) enum FlavorVerb {
+    /// Lists flavors.
+    List,
+    /// Shows a flavor.
+    Show {
+        /// Its id.
+        flavor: String,
+    },
+}
+
+const DATASTORE: &[(&str, &str)] = &[("NAME", "name"), ("VERSIONS", "versions"), ("ID", "id")];
+const VERSION: &[(&str, &str)] = &[("NAME", "name"), ("NUMBER", "version"), ("ID", "id")];
+const FLAVOR: &[(&str, &str)] = &[("ID", "str_id"), ("NAME", "name"), ("MEMORY MIB", "ram"), ("CORES", "vcpus")];
+
+/// Does it.
+pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
+    match verb {
+        Verb::List { wait } => {
+            let list = if wait { await_one(session).await? } else { all(session).await? };
+            session.output.list(&list, DATASTORE)
+        }
+        Verb::Show { datastore } => {
+            let path = format!("/datastores/{}", segment(&datastore));
+            let body = session.api.get(&format!("show the datastore {datastore}"), &path).await?;
+            session.output.one(&body["datastore"], DATASTORE)
+        }
+        Verb::Version(VersionVerb::List { datastore }) => {
+            let path = format!("/datastores/{}/versions", segment(&datastore));
+            let list = session.api.list(&format!("list the versions of {datastore}"), &path, "versions").await?;
+            session.output.list(&list, VERSION)
+        }
+        Verb::Version(VersionVerb::Show { datastore, version }) => {
+            let path = format!("/datastores/{}/versions/{}", segment(&datastore), segment(&version));
+            let body = session.api.get(&format!("show the version {version} of {datastore}"), &path).await?;
+            session.output.one(&body["version"], VERSION)
+        }
+    }
+}
+
+async fn all(session: &mut Session) -> Result<Vec<Value>> {
+    session.api.list("list the datastores", "/datastores", "datastores").await
+}
+
+async fn await_one(session: &mut Session) -> Result<Vec<Value>> {
+    let end = Instant::now() + Duration::from_secs(120);
+    loop {
+        let list = all(session).await?;
+        if !list.is_empty() {
+            return Ok(list);
+        }
+        if Instant::now() > end {
+            return Err(Failure::Late(
+                "No datastore was registered within 120 s: the service's log says why.".to_owned(),
+            ));
+        }
+        // Nothing announces a registration: this is the one thing that is asked for again and again.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Flavors.
+pub(crate) async fn run_flavors(session: &mut Session, verb: FlavorVerb) -> Result<()> {
+    match verb {
+        FlavorVerb::List => {
+            let list = session.api.list("list the flavors", "/flavors", "flavors").await?;
+            session.output.list(&list, FLAVOR)
+        }
+        FlavorVerb::Show { flavor } => {
+            let path = format!("/flavors/{}", segment(&flavor));
+            let body = session.api.get(&format!("show the flavor {flavor}"), &path).await?;
+            session.output.one(&body["flavor"], FLAVOR)
+        }
+    }
+}
+
+/// The flavor with the least memory.
+pub(crate) async fn smallest_flavor(session: &mut Session) -> Result<String> {
+    let list = session.api.list("list the flavors", "/flavors", "flavors").await?;
+    let smallest = list.iter().min_by_key(|flavor| flavor["ram"].as_u64().unwrap_or(u64::MAX));
+    let id = smallest.and_then(|flavor| flavor["str_id"].as_str()).map(str::to_owned);
+    id.ok_or_else(|| Failure::failed("The service offers no flavor."))
+}
+
+/// The absolute limits.
+pub(crate) async fn limits(session: &mut Session) -> Result<()> {
+    let mut list = session.api.list("ask for the limits", "/limits", "limits").await?;
+    let absolute = if list.is_empty() { Value::Null } else { list.swap_remove(0) };
+    session.output.one(
+        &absolute,
+        &[
+            ("INSTANCES", "max_instances"),
+            ("MEMORY MIB", "max_ram"),
+            ("VOLUMES GIB", "max_volumes"),
+            ("BACKUPS", "max_backups"),
+        ],
+    )
+}

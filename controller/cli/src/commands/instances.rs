@@ -1,0 +1,252 @@
+//! Database instances.
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+use super::{Session, WaitOptions, datastores};
+use crate::error::{Failure, Result};
+use crate::output::{Column, print};
+use crate::secret::PasswordSource;
+
+/// What can be done with instances.
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Orders an instance.
+    Create(Box<Order>),
+    /// Lists instances.
+    List {
+        /// Those of all projects; for administrators.
+        #[arg(long)]
+        all_projects: bool,
+    },
+    /// Shows an instance.
+    Show {
+        /// By name or id.
+        instance: String,
+    },
+    /// Renames an instance.
+    Rename {
+        /// By name or id.
+        instance: String,
+        /// The new name.
+        name: String,
+    },
+    /// Restarts the engine.
+    Restart {
+        /// By name or id.
+        instance: String,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
+    /// Deletes an instance with all its data.
+    Delete {
+        /// By name or id.
+        instance: String,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
+    /// Clears what the service thinks it does with an instance; for administrators.
+    ResetStatus {
+        /// By name or id.
+        instance: String,
+    },
+    /// Deletes an instance whatever it is doing.
+    ForceDelete {
+        /// By name or id.
+        instance: String,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
+}
+
+/// An order.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  trovectl instance create shop --wait\n  trovectl instance create shop --flavor 2 --size \
+    5 --database app --user app:app --generate-password --wait"
+)]
+pub(crate) struct Order {
+    /// The name; need not be unique.
+    name: String,
+    /// The size, by id; the smallest when absent.
+    #[arg(long)]
+    flavor: Option<String>,
+    /// Size of the volume, GiB.
+    #[arg(long, value_name = "GIB", default_value_t = 1)]
+    size: u64,
+    /// The datastore, by name or id; the service's default when absent.
+    #[arg(long)]
+    datastore: Option<String>,
+    /// Its version, by name or id; the default when absent.
+    #[arg(long = "datastore-version", visible_alias = "version-name", value_name = "VERSION")]
+    datastore_version: Option<String>,
+    /// A first database; may be given several times.
+    #[arg(long = "database", value_name = "NAME")]
+    databases: Vec<String>,
+    /// A first account with the databases that it may enter; may be given several times. All get the same password.
+    #[arg(long = "user", value_name = "NAME[:DB,DB]")]
+    users: Vec<String>,
+    #[command(flatten)]
+    password: PasswordSource,
+    /// The network to attach to, by id.
+    #[arg(long, value_name = "ID")]
+    network: Option<String>,
+    /// Asks for a public address.
+    #[arg(long)]
+    public: bool,
+    /// A network that may connect; may be given several times.
+    #[arg(long = "allowed-cidr", value_name = "CIDR")]
+    allowed_cidrs: Vec<String>,
+    #[command(flatten)]
+    wait: WaitOptions,
+}
+
+const LIST: &[Column] = &[
+    ("ID", "id"),
+    ("NAME", "name"),
+    ("DATASTORE", "datastore.type"),
+    ("VERSION", "datastore.version"),
+    ("STATUS", "status"),
+    ("SERVICE", "operating_status"),
+    ("ADDRESS", "ip.0"),
+    ("FLAVOR", "flavor.id"),
+    ("GIB", "volume.size"),
+];
+
+const SHOW: &[Column] = &[
+    ("ID", "id"),
+    ("NAME", "name"),
+    ("STATUS", "status"),
+    ("SERVICE", "operating_status"),
+    ("DATASTORE", "datastore.type"),
+    ("VERSION", "datastore.version_number"),
+    ("ADDRESS", "ip"),
+    ("FLAVOR", "flavor.id"),
+    ("VOLUME GIB", "volume.size"),
+    ("USED GIB", "volume.used"),
+    ("FAULT", "fault.message"),
+    ("REGION", "region"),
+    ("PROJECT", "tenant_id"),
+    ("CREATED", "created"),
+    ("UPDATED", "updated"),
+];
+
+/// The id of an instance by name or id.
+pub(crate) async fn id(session: &mut Session, wanted: &str) -> Result<String> {
+    if uuid::Uuid::parse_str(wanted).is_ok() {
+        return Ok(wanted.to_owned());
+    }
+    let found = session.api.find_instance(wanted).await?;
+    Ok(found["id"].as_str().unwrap_or_default().to_owned())
+}
+
+async fn act(session: &mut Session, wanted: &str, what: &str, body: &Value) -> Result<(String, Option<String>)> {
+    let id = id(session, wanted).await?;
+    let answer = session.api.send(what, Method::POST, &format!("/instances/{id}/action"), Some(body)).await?;
+    Ok((id, answer.operation))
+}
+
+async fn delete(session: &mut Session, id: &str, name: &str, wait: &WaitOptions) -> Result<()> {
+    let what = format!("delete the instance {name}");
+    let answer = session.api.send(&what, Method::DELETE, &format!("/instances/{id}"), None).await?;
+    session.settle(wait, id, answer.operation.as_deref(), &what).await
+}
+
+/// Does it.
+pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Create(order) => create(session, &order).await,
+        Verb::List { all_projects } => {
+            let path = if all_projects { "/mgmt/instances?deleted=false" } else { "/instances" };
+            let list = session.api.list("list the instances", path, "instances").await?;
+            session.output.list(&list, LIST)
+        }
+        Verb::Show { instance } => {
+            let id = id(session, &instance).await?;
+            let body = session.api.get(&format!("show the instance {instance}"), &format!("/instances/{id}")).await?;
+            session.output.one(&body["instance"], SHOW)
+        }
+        Verb::Rename { instance, name } => {
+            let id = id(session, &instance).await?;
+            let body = json!({"instance": {"name": name}});
+            let what = format!("rename the instance {instance}");
+            session.api.send(&what, Method::PUT, &format!("/instances/{id}"), Some(&body)).await?;
+            Ok(())
+        }
+        Verb::Restart { instance, wait } => {
+            let what = format!("restart the instance {instance}");
+            let (id, operation) = act(session, &instance, &what, &json!({"restart": {}})).await?;
+            session.settle(&wait, &id, operation.as_deref(), &what).await
+        }
+        Verb::Delete { instance, wait } => {
+            let id = id(session, &instance).await?;
+            delete(session, &id, &instance, &wait).await
+        }
+        Verb::ResetStatus { instance } => {
+            let what = format!("reset the status of {instance}");
+            act(session, &instance, &what, &json!({"reset_status": {}})).await?;
+            Ok(())
+        }
+        Verb::ForceDelete { instance, wait } => {
+            let what = format!("reset the status of {instance}");
+            let (id, _) = act(session, &instance, &what, &json!({"reset_status": {"force_delete": true}})).await?;
+            delete(session, &id, &instance, &wait).await
+        }
+    }
+}
+
+fn users(order: &Order, password: &str) -> Vec<Value> {
+    let user = |text: &String| {
+        let (name, databases) = text.split_once(':').unwrap_or((text, ""));
+        let databases = databases.split(',').filter(|name| !name.is_empty());
+        let databases: Vec<Value> = databases.map(|name| json!({"name": name})).collect();
+        json!({"name": name, "password": password, "databases": databases})
+    };
+    order.users.iter().map(user).collect()
+}
+
+async fn create(session: &mut Session, order: &Order) -> Result<()> {
+    let flavor = match &order.flavor {
+        Some(flavor) => flavor.clone(),
+        None => {
+            let smallest = datastores::smallest_flavor(session).await?;
+            session.output.remark(&format!("Flavor {smallest}, the smallest; --flavor chooses another."));
+            smallest
+        }
+    };
+    let password = if order.users.is_empty() { None } else { Some(order.password.read("the accounts")?) };
+    let secret = password.as_ref().map_or("", |password| password.secret.expose_secret());
+    let databases: Vec<Value> = order.databases.iter().map(|name| json!({"name": name})).collect();
+    let mut body = json!({
+        "name": order.name, "flavorRef": flavor, "volume": {"size": order.size},
+        "datastore": {"type": order.datastore, "version": order.datastore_version},
+        "databases": databases, "users": users(order, secret)});
+    if let Some(network) = &order.network {
+        body["nics"] = json!([{"network_id": network}]);
+    }
+    if order.public || !order.allowed_cidrs.is_empty() {
+        body["access"] = json!({"is_public": order.public});
+        if !order.allowed_cidrs.is_empty() {
+            body["access"]["allowed_cidrs"] = json!(order.allowed_cidrs);
+        }
+    }
+    let what = format!("create the instance {}", order.name);
+    let answer = session.api.send(&what, Method::POST, "/instances", Some(&json!({"instance": body}))).await?;
+    let id = answer.body["instance"]["id"].as_str().unwrap_or_default().to_owned();
+    if let Some(password) = password.as_ref().filter(|password| password.generated) {
+        print(&format!("The password of the accounts, shown this once: {}\n", password.secret.expose_secret()))?;
+    }
+    session.settle(&order.wait, &id, answer.operation.as_deref(), &what).await?;
+    let view = session.api.get(&what, &format!("/instances/{id}")).await?;
+    if order.wait.wait && view["instance"]["status"] == "ERROR" {
+        let fault = view["instance"]["fault"]["message"].as_str().unwrap_or("no reason was given");
+        return Err(Failure::failed(format!("Could not {what}: {fault}")));
+    }
+    session.output.one(&view["instance"], SHOW)?;
+    if order.wait.wait {
+        session.output.remark(&format!("Connect with: trovectl connect {} --user NAME --database NAME", order.name));
+    }
+    Ok(())
+}
