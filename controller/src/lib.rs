@@ -1,18 +1,21 @@
 //! The control plane. Arrows point down only: `api` (HTTP types, no SQL) -> `app` (use cases) -> `store` (the only SQL)
 //! and `operations` / `reconcile` -> `compute` and `agents` (drivers). `identity` and the command line stand beside.
 
+pub mod admin;
 pub mod agents;
 pub mod api;
 pub mod app;
 pub mod authority;
 pub mod compute;
 pub mod config;
+pub mod directory;
 pub mod error;
 pub mod identity;
 pub mod ids;
 pub mod model;
 pub mod operations;
 pub mod reconcile;
+pub mod register;
 pub mod seal;
 pub mod serve;
 pub mod state;

@@ -1,2 +1,38 @@
-//! (empty)
-fn main() {}
+//! The service and its administration.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use trove_controller::admin::{Arguments, dispatch};
+use trove_controller::error::chain;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match start(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing can be done about a broken standard error.
+            let _ = writeln!(std::io::stderr(), "trove-controller: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: Arguments) -> Result<()> {
+    // The only failure is that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    raise_descriptors().context("raise the limit of open files")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let done = runtime.block_on(dispatch(arguments.verb));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    done.map_err(|error| anyhow::anyhow!(chain(&error)))
+}
+
+/// One descriptor an agent: as many as the system lets us have.
+fn raise_descriptors() -> nix::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}

@@ -1,1 +1,188 @@
 //! Puts the service together and runs it.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::agents::hub::Hub;
+use crate::agents::{Agents, listener};
+use crate::api;
+use crate::app::App;
+use crate::authority::Authorities;
+use crate::compute::Compute;
+use crate::compute::process::{ProcessDriver, ProcessOptions};
+use crate::config::Config;
+use crate::directory::StateDirectory;
+use crate::error::{Error, Result, chain};
+use crate::identity::{self, builtin, clouds};
+use crate::operations::{Changes, Nudge, Runner, RunnerContext};
+use crate::{reconcile, register};
+
+/// For what is under way at the end.
+const GRACE: Duration = Duration::from_secs(4);
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The service cannot start: the sentence says why.
+pub async fn run(state: &Path, config: Config) -> Result<()> {
+    logs(&config)?;
+    let config = Arc::new(config);
+    let directory = StateDirectory::open(state)?;
+    let _lock = directory.lock()?;
+    let controller_id = directory.controller_id()?;
+    check_account(&config);
+    let store = directory.store().await?;
+    let authorities = Arc::new(Authorities::load(&store).await?);
+    clouds::ensure_users(&store, &config, directory.path()).await?;
+    let api_listener = bind(config.api.listen, "api.listen").await?;
+    let agents_listener = listener::bind(config.agents.listen)
+        .map_err(|error| Error::internal(format!("listen on {} (agents.listen)", config.agents.listen), error))?;
+
+    let (nudge, changes, shutdown) = (Nudge::default(), Changes::default(), CancellationToken::new());
+    let compute: Arc<dyn Compute> = ProcessDriver::new(ProcessOptions {
+        state_dir: directory.path().to_owned(),
+        config: config.clone(),
+        controller_id: controller_id.clone(),
+    })?;
+    let hub = Hub::new(store.clone(), authorities.clone(), config.clone(), controller_id.clone(), nudge.clone());
+    let agents: Arc<dyn Agents> = hub.clone();
+    let context = RunnerContext {
+        store: store.clone(),
+        agents: agents.clone(),
+        compute: compute.clone(),
+        authorities: authorities.clone(),
+        config: config.clone(),
+        controller_id,
+        nudge: nudge.clone(),
+        changes: changes.clone(),
+    };
+    let app = App { store: store.clone(), agents, compute, config: config.clone(), runner: nudge, changes };
+    let identity = identity::Service::new(store.clone(), config.clone())?;
+    let router = api::router(api::ApiState {
+        app,
+        identity: identity.clone(),
+        engines_authority_pem: authorities.engines_pem().to_owned(),
+    })
+    .nest("/identity", builtin::router(identity));
+
+    let mut tasks = vec![
+        task("agents", shutdown.clone(), listener::serve(hub, agents_listener, shutdown.clone())),
+        endless(&shutdown, Runner::new(context.clone()).run(shutdown.clone())),
+        endless(&shutdown, reconcile::run(context, shutdown.clone())),
+    ];
+    tasks.push(serve_api(router, api_listener, &config, shutdown.clone())?);
+    let (registrar, registered) = (store.clone(), config.clone());
+    tokio::spawn(async move { register::run(&registrar, &registered).await });
+    announce(&config, directory.path())?;
+    wait(&shutdown).await?;
+    shutdown.cancel();
+    for task in tasks {
+        // What does not end in time is cut off: everything bears that at any moment.
+        let _ = tokio::time::timeout(GRACE, task).await;
+    }
+    Ok(())
+}
+
+fn logs(config: &Config) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter)
+        .map_err(|error| Error::BadRequest(format!("log.filter is wrong: {error}.")))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let done = if config.log.json { builder.json().try_init() } else { builder.try_init() };
+    done.map_err(|error| Error::internal("set up the log", error))
+}
+
+fn check_account(config: &Config) {
+    let account = &config.process.engine_account;
+    if !nix::unistd::geteuid().is_root() {
+        tracing::warn!(
+            "this service does not run as root: engines run as the same account, without limits of memory, and root \
+             cannot be enabled on an instance unless process.allow_root is set"
+        );
+    } else if !matches!(nix::unistd::User::from_name(account), Ok(Some(_))) {
+        tracing::error!(
+            "the account {account} (process.engine_account), which runs engines, is not there: useradd --system \
+             --user-group --no-create-home --shell /usr/sbin/nologin {account}"
+        );
+    }
+}
+
+async fn bind(address: SocketAddr, option: &str) -> Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| Error::internal(format!("listen on {address} ({option})"), error))
+}
+
+/// A task whose failure ends the service: it cannot do its job without any of them.
+fn task(
+    name: &'static str,
+    shutdown: CancellationToken,
+    work: impl Future<Output = Result<()>> + Send + 'static,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Err(error) = work.await {
+            tracing::error!(error = chain(&error), "{name} cannot go on");
+        }
+        shutdown.cancel();
+    })
+}
+
+/// A task that ends only with the service.
+fn endless(shutdown: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        work.await;
+        shutdown.cancel();
+    })
+}
+
+fn serve_api(
+    router: Router,
+    listener: TcpListener,
+    config: &Config,
+    shutdown: CancellationToken,
+) -> Result<JoinHandle<()>> {
+    let ended = shutdown.clone();
+    let work = match (&config.api.tls_certificate, &config.api.tls_key) {
+        (Some(certificate), Some(key)) => {
+            let listener = api::tls::Listener::new(listener, certificate, key)?;
+            let serve = axum::serve(listener, router).with_graceful_shutdown(ended.cancelled_owned());
+            task("the API", shutdown, async { serve.await.map_err(|error| Error::internal("serve the API", error)) })
+        }
+        _ => {
+            let serve = axum::serve(listener, router).with_graceful_shutdown(ended.cancelled_owned());
+            task("the API", shutdown, async { serve.await.map_err(|error| Error::internal("serve the API", error)) })
+        }
+    };
+    Ok(work)
+}
+
+/// The one line on standard output. Whoever waits for it may go then.
+fn announce(config: &Config, state: &Path) -> Result<()> {
+    let line = format!(
+        "trove-controller serves {} (agents {}, state {})\n",
+        config.public_url(),
+        config.agents_address(),
+        state.display()
+    );
+    let mut stdout = std::io::stdout();
+    stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| Error::internal("print", error))
+}
+
+async fn wait(shutdown: &CancellationToken) -> Result<()> {
+    let failed = |error| Error::internal("wait for signals", error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        () = shutdown.cancelled() => Err(Error::Internal { attempt: "a part of the service ended; the log says why".to_owned(), source: None }),
+    }
+}

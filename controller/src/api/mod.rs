@@ -1,1 +1,41 @@
-//! HTTP: routes, types, faults. No SQL.
+//! HTTP: routes, types, faults. Each handler extracts, authorises, makes one call into `app`, and draws a view.
+
+mod auth;
+mod body;
+mod connection;
+mod databases;
+mod datastores;
+mod fault;
+mod flavors;
+mod instances;
+mod limits;
+mod links;
+mod mgmt;
+mod operations;
+mod paging;
+mod request;
+mod root;
+mod router;
+mod schema;
+pub mod tls;
+mod unbuilt;
+mod users;
+mod versions;
+
+use std::sync::Arc;
+
+pub use router::router;
+
+use crate::app::App;
+use crate::identity::Service;
+
+/// What the handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiState {
+    /// The use cases.
+    pub app: App,
+    /// Who asks.
+    pub identity: Arc<Service>,
+    /// PEM of the authority that tenants trust.
+    pub engines_authority_pem: String,
+}

@@ -1,6 +1,7 @@
 //! Instances: what a tenant orders, sees, renames, restarts and deletes.
 
 use time::OffsetDateTime;
+use trove_strategy::Manifest;
 
 use super::submit::origin;
 use super::{App, Page, PageRequest, names};
@@ -70,6 +71,17 @@ impl App {
         let found = self.store.get_instance(id).await?;
         let found = found.filter(|instance| instance.deleted.is_none() && may_see(caller, instance));
         found.map(|instance| self.with_expiry(instance)).ok_or_else(|| not_found(id))
+    }
+
+    /// One of the caller's project's instances with the manifest of its version.
+    ///
+    /// # Errors
+    /// 404.
+    pub async fn get_instance_with_manifest(&self, caller: &Caller, id: InstanceId) -> Result<(Instance, Manifest)> {
+        let found = self.store.get_instance_with_manifest(id).await?;
+        let found = found.filter(|(instance, _)| may_see(caller, instance) && instance.deleted.is_none());
+        let (instance, manifest) = found.ok_or_else(|| not_found(id))?;
+        Ok((self.with_expiry(instance), manifest))
     }
 
     /// Renames it.

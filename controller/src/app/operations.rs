@@ -1,8 +1,9 @@
 //! Operations of an instance, as they are shown.
-//!
-//! SKELETON of the interface between `api` and `app`; bodies follow.
+
+use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::time::{Instant, timeout_at};
 
 use super::App;
 use crate::error::Result;
@@ -49,10 +50,15 @@ pub struct Step {
     pub error: Option<String>,
 }
 
-#[allow(unused_variables)]
+/// The longest that an answer is held.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 impl App {
-    /// Newest first, with the version of the answer. With `since` and `wait_s` the answer is held until the version is
-    /// another or the time is over. Errors: 404.
+    /// Newest first, with the version of the answer. With `since` the answer is held until the version is another, or
+    /// `wait_s` seconds are over (60 at most); an instance that is deleted meanwhile is answered once more.
+    ///
+    /// # Errors
+    /// 404.
     pub async fn list_operations(
         &self,
         caller: &Caller,
@@ -60,6 +66,67 @@ impl App {
         since: Option<String>,
         wait_s: u64,
     ) -> Result<(Vec<Operation>, String)> {
-        todo!()
+        self.get_instance(caller, id).await?;
+        let deadline = Instant::now() + Duration::from_secs(wait_s).min(LONGEST_WAIT);
+        // Before the first look, so that no change falls between that and the wait.
+        let mut changes = self.changes.subscribe();
+        loop {
+            let (operations, version) = self.store.list_operations(id).await?;
+            let version = version.to_string();
+            if since.as_ref() != Some(&version) || Instant::now() >= deadline {
+                return Ok((operations, version));
+            }
+            // At the deadline it is looked once more: another controller may have changed something.
+            let _ = timeout_at(deadline, changes.changed()).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::harness::{caller, world};
+    use crate::error::Error;
+    use crate::operations::{NewOperation, Origin, delete_instance};
+
+    fn operation(id: InstanceId) -> NewOperation {
+        let project = crate::ids::ProjectId("p".to_owned());
+        delete_instance::new(Origin { instance: id, project, request_id: "req".to_owned(), user_id: "u".to_owned() })
+    }
+
+    #[tokio::test]
+    async fn the_answer_is_held_until_something_changes() {
+        let world = world().await;
+        let id = world.fixture.insert("p").await;
+        let (none, first) = world.app.list_operations(&caller("p"), id, None, 0).await.unwrap();
+        assert!(none.is_empty());
+
+        let app = world.app.clone();
+        let since = Some(first.clone());
+        let waiting = tokio::spawn(async move { app.list_operations(&caller("p"), id, since, 60).await });
+        let mut tx = world.fixture.store.begin().await.unwrap();
+        let queued = world.fixture.store.enqueue(&mut tx, operation(id)).await.unwrap();
+        tx.commit().await.unwrap();
+        world.app.changes.bump();
+        let (operations, second) = waiting.await.unwrap().unwrap();
+        assert_ne!(first, second);
+        assert_eq!(operations[0].id, queued);
+        assert_eq!((operations[0].kind.as_str(), operations[0].status.as_str()), ("delete_instance", "queued"));
+        let steps: Vec<&str> = operations[0].steps.iter().map(|step| step.name.as_str()).collect();
+        assert_eq!(steps, ["stop_engine", "delete_host", "forget"]);
+        assert!(operations[0].steps.iter().all(|step| step.status == "pending"));
+
+        let begun = Instant::now();
+        let (_, third) = world.app.list_operations(&caller("p"), id, Some(second.clone()), 1).await.unwrap();
+        assert_eq!(third, second);
+        assert!(begun.elapsed() >= Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn another_projects_operations_are_not_found() {
+        let world = world().await;
+        let id = world.fixture.insert("p").await;
+        let refused = world.app.list_operations(&caller("q"), id, None, 0).await;
+        assert!(matches!(refused, Err(Error::NotFound(_))));
     }
 }

@@ -1,13 +1,23 @@
-//! Changes databases and accounts of an instance, in the order given.
+//! Changes databases and accounts of an instance, in the order given. Leaves the instance's status alone.
+//!
+//! | step | effect | undo | deadline |
+//! |---|---|---|---|
+//! | `apply` | the agent, once it is connected, makes the changes | - | 60 s |
+//!
+//! In the end the instance's row says whether root is enabled. A failure is shown in the operation only.
 
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
+use trove_proto::v1;
 
-use super::{Lane, NewOperation, Origin, Sealed};
+use super::steps::{Operation, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Sealed, Work};
 use crate::error::{Error, Result};
-
-/// Its name.
-pub const KIND: &str = "change_accounts";
-const VERSION: u16 = 1;
+use crate::seal::Seal;
 
 /// A database to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,8 +96,11 @@ pub enum AccountChange {
     DisableRoot,
 }
 
+/// The operation.
+pub struct ChangeAccounts;
+
 /// What is stored between the steps.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct State {
     changes: Vec<AccountChange>,
 }
@@ -98,6 +111,99 @@ pub struct State {
 /// Internal.
 pub fn new(origin: Origin, changes: Vec<AccountChange>) -> Result<NewOperation> {
     let state = serde_json::to_value(State { changes }).map_err(|error| Error::internal("write the changes", error))?;
-    let steps = vec!["apply".to_owned()];
-    Ok(NewOperation { kind: KIND, version: VERSION, origin, lane: Lane::Accounts, state, steps })
+    Ok(NewOperation::of::<ChangeAccounts>(origin, state))
+}
+
+#[async_trait]
+impl Operation for ChangeAccounts {
+    const KIND: &'static str = "change_accounts";
+    const VERSION: u16 = 1;
+    const LANE: Lane = Lane::Accounts;
+    type State = State;
+
+    fn steps() -> Steps<State> {
+        Steps::default().step("apply", Duration::from_secs(60), apply)
+    }
+
+    async fn finished(work: &Work, conn: &mut SqliteConnection, state: &State) -> Result<()> {
+        for change in &state.changes {
+            let user = match change {
+                AccountChange::EnableRoot { .. } => Some(work.user_id.as_str()),
+                AccountChange::DisableRoot => None,
+                _ => continue,
+            };
+            work.context.store.set_root(conn, work.instance, user).await?;
+        }
+        Ok(())
+    }
+
+    async fn failed(_work: &Work, _conn: &mut SqliteConnection, _error: &str) -> Result<()> {
+        // The operation shows it; the instance is as it was.
+        Ok(())
+    }
+}
+
+async fn apply(work: &Work, state: &mut State) -> StepResult {
+    work.facts().await?;
+    let seal = &work.context.store.seal;
+    let changes = state.changes.iter().map(|change| change.to_proto(seal)).collect::<Result<Vec<_>>>()?;
+    work.run_job(v1::start::Work::ChangeAccounts(v1::ChangeAccounts { changes })).await
+}
+
+impl AccountChange {
+    fn to_proto(&self, seal: &Seal) -> Result<v1::AccountChange> {
+        use v1::account_change::Kind;
+        let kind = match self {
+            Self::CreateDatabase(database) => Kind::CreateDatabase(database.to_proto()),
+            Self::DeleteDatabase(name) => Kind::DeleteDatabase(name.clone()),
+            Self::CreateUser(user) => Kind::CreateUser(user.to_proto(seal)?),
+            Self::DeleteUser(account) => Kind::DeleteUser(account.to_proto()),
+            Self::ChangeUser { account, new_name, new_host, new_password } => Kind::ChangeUser(v1::ChangeUser {
+                account: Some(account.to_proto()),
+                new_name: new_name.clone(),
+                new_host: new_host.clone(),
+                new_password: new_password.as_ref().map(|password| open(password, seal)).transpose()?,
+            }),
+            Self::Grant { account, databases } => {
+                Kind::Grant(v1::Grant { account: Some(account.to_proto()), databases: databases.clone() })
+            }
+            Self::Revoke { account, database } => {
+                Kind::Revoke(v1::Revoke { account: Some(account.to_proto()), database: database.clone() })
+            }
+            Self::EnableRoot { password } => Kind::EnableRoot(v1::EnableRoot { password: open(password, seal)? }),
+            Self::DisableRoot => Kind::DisableRoot(v1::DisableRoot {}),
+        };
+        Ok(v1::AccountChange { kind: Some(kind) })
+    }
+}
+
+impl Database {
+    pub(super) fn to_proto(&self) -> v1::Database {
+        v1::Database {
+            name: self.name.clone(),
+            character_set: self.character_set.clone(),
+            collation: self.collation.clone(),
+        }
+    }
+}
+
+impl Account {
+    fn to_proto(&self) -> v1::Account {
+        v1::Account { name: self.name.clone(), host: self.host.clone() }
+    }
+}
+
+impl NewUser {
+    pub(super) fn to_proto(&self, seal: &Seal) -> Result<v1::NewUser> {
+        Ok(v1::NewUser {
+            account: Some(self.account.to_proto()),
+            password: open(&self.password, seal)?,
+            databases: self.databases.clone(),
+        })
+    }
+}
+
+/// In clear, for the message to the agent only.
+pub(super) fn open(password: &Sealed, seal: &Seal) -> Result<String> {
+    Ok(password.open(seal)?.expose_secret().to_owned())
 }

@@ -1,14 +1,37 @@
 //! Creates an instance.
+//!
+//! | step | effect | undo | deadline |
+//! |---|---|---|---|
+//! | `choose_address` | an address of the driver's choice, under a unique row | the row's address is cleared | 60 s |
+//! | `issue_certificate` | the engine's certificate and the first assignment are made and stored | they are removed | 60 s |
+//! | `boot_host` | the driver makes the host, with an enrolment token | the host is deleted, and all about its agent | 300 s |
+//! | `await_agent` | none: waits for the agent's connection | - | 180 s |
+//! | `install_engine` | the agent initialises and starts the engine, and makes the first accounts | - | 600 s |
+//! | `await_healthy` | none: waits until the engine answers the agent's probe | - | 60 s |
+//!
+//! In the end the task is none and the host active. When a step fails the row stays, with task `building_error` and a
+//! fault that names the step and the reason.
 
+use std::time::Duration;
+
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
+use trove_proto::v1;
 
-use super::change_accounts::{Database, NewUser};
-use super::{Lane, NewOperation, Origin, Sealed};
+use super::change_accounts::{Database, NewUser, open};
+use super::steps::{Operation, StepError, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Sealed, Work};
+use crate::compute::HostSpec;
 use crate::error::{Error, Result};
+use crate::state::{HostState, Task};
+use crate::store::assignments::Specification;
 
-/// Its name.
-pub const KIND: &str = "create_instance";
-const VERSION: u16 = 1;
+/// How many addresses are tried when others were faster.
+const ADDRESSES: usize = 8;
+
+/// The operation.
+pub struct CreateInstance;
 
 /// What the engine is to have from the beginning; the rest is in the instance's row.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -27,7 +50,141 @@ pub struct Params {
 /// Internal.
 pub fn new(origin: Origin, params: Params) -> Result<NewOperation> {
     let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;
-    let steps = ["choose_address", "issue_certificate", "boot_host", "await_agent", "install_engine", "await_healthy"];
-    let steps = steps.map(str::to_owned).to_vec();
-    Ok(NewOperation { kind: KIND, version: VERSION, origin, lane: Lane::Lifecycle, state, steps })
+    Ok(NewOperation::of::<CreateInstance>(origin, state))
+}
+
+#[async_trait]
+impl Operation for CreateInstance {
+    const KIND: &'static str = "create_instance";
+    const VERSION: u16 = 1;
+    const LANE: Lane = Lane::Lifecycle;
+    type State = Params;
+
+    fn steps() -> Steps<Params> {
+        Steps::default()
+            .step("choose_address", Duration::from_secs(60), choose_address)
+            .undo(free_address)
+            .step("issue_certificate", Duration::from_secs(60), issue_certificate)
+            .undo(remove_certificate)
+            .step("boot_host", Duration::from_secs(300), boot_host)
+            .undo(delete_host)
+            .step("await_agent", Duration::from_secs(180), await_agent)
+            .step("install_engine", Duration::from_secs(600), install_engine)
+            .step("await_healthy", Duration::from_secs(60), await_healthy)
+    }
+
+    async fn finished(work: &Work, conn: &mut SqliteConnection, state: &Params) -> Result<()> {
+        let store = &work.context.store;
+        if state.root.is_some() {
+            store.set_root(conn, work.instance, Some(&work.user_id)).await?;
+        }
+        store.set_host(conn, work.instance, HostState::Active).await?;
+        store.set_task(conn, work.instance, Task::None).await
+    }
+
+    async fn failed(work: &Work, conn: &mut SqliteConnection, error: &str) -> Result<()> {
+        let store = &work.context.store;
+        let message = format!("Creating the instance failed at {error}");
+        store.set_fault(conn, work.instance, Some((&message, ""))).await?;
+        store.set_task(conn, work.instance, Task::BuildingError).await
+    }
+}
+
+async fn choose_address(work: &Work, _state: &mut Params) -> StepResult {
+    let facts = work.facts().await?;
+    if facts.address.is_some() {
+        return Ok(());
+    }
+    for _ in 0..ADDRESSES {
+        let address = work.context.compute.choose_address(work.instance, facts.port).await?;
+        let mut tx = work.begin().await?;
+        if work.context.store.set_address(&mut tx, work.instance, address).await? {
+            return work.commit(tx).await;
+        }
+    }
+    Err(StepError::Unknown(format!("{ADDRESSES} addresses were taken by others meanwhile")))
+}
+
+async fn issue_certificate(work: &Work, _state: &mut Params) -> StepResult {
+    let facts = work.facts().await?;
+    let address = facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?;
+    let context = &work.context;
+    let certificate = context.authorities.issue_engine(work.instance, &[address])?;
+    let specification = Specification::of(&context.config);
+    let mut tx = work.begin().await?;
+    context.store.insert_assignment(&mut tx, work.instance, &specification, &certificate).await?;
+    work.commit(tx).await
+}
+
+async fn boot_host(work: &Work, _state: &mut Params) -> StepResult {
+    let facts = work.facts().await?;
+    let context = &work.context;
+    let enrolled = context.agents.state(work.instance).borrow().connected;
+    let token = if enrolled {
+        None
+    } else {
+        let lifetime = context.config.agents.token_lifetime;
+        Some(context.store.issue_token(work.instance, facts.generation, lifetime).await?)
+    };
+    let spec = HostSpec {
+        instance: work.instance,
+        generation: facts.generation,
+        datastore: facts.datastore,
+        agent_program: facts.agent_program,
+        installation: facts.installation,
+        size: facts.size,
+        address: facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?,
+        port: facts.port,
+        controllers: vec![context.config.agents_address()],
+        authority_pem: context.authorities.agents_pem().to_owned(),
+        token,
+    };
+    Ok(context.compute.ensure_host(&spec).await?)
+}
+
+async fn await_agent(work: &Work, _state: &mut Params) -> StepResult {
+    work.await_connected().await
+}
+
+async fn install_engine(work: &Work, state: &mut Params) -> StepResult {
+    let store = &work.context.store;
+    let assignment = store.get_assignment(work.instance).await?;
+    let assignment = assignment.ok_or_else(|| StepError::Fatal("the instance has no assignment".to_owned()))?;
+    let users = state.users.iter().map(|user| user.to_proto(&store.seal)).collect::<Result<Vec<_>>>()?;
+    work.run_job(v1::start::Work::Prepare(v1::Prepare {
+        generation: assignment.generation,
+        specification: Some(assignment.to_proto()),
+        databases: state.databases.iter().map(Database::to_proto).collect(),
+        users,
+        root_password: state.root.as_ref().map(|password| open(password, &store.seal)).transpose()?,
+    }))
+    .await
+}
+
+async fn await_healthy(work: &Work, _state: &mut Params) -> StepResult {
+    work.await_engine().await
+}
+
+async fn delete_host(work: &Work, _state: &mut Params) -> StepResult {
+    let context = &work.context;
+    context.compute.delete_host(work.instance).await?;
+    context.agents.forget(work.instance);
+    let mut tx = work.begin().await?;
+    context.store.delete_agent(&mut tx, work.instance).await?;
+    context.store.set_host(&mut tx, work.instance, HostState::Absent).await?;
+    work.commit(tx).await
+}
+
+async fn remove_certificate(work: &Work, _state: &mut Params) -> StepResult {
+    let mut tx = work.begin().await?;
+    work.context.store.delete_assignment(&mut tx, work.instance).await?;
+    work.commit(tx).await
+}
+
+async fn free_address(work: &Work, _state: &mut Params) -> StepResult {
+    let mut tx = work.begin().await?;
+    work.context.store.clear_address(&mut tx, work.instance).await?;
+    // Also when no host was ever made.
+    work.context.store.set_host(&mut tx, work.instance, HostState::Absent).await?;
+    work.commit(tx).await
 }

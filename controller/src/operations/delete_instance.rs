@@ -1,14 +1,93 @@
-//! Deletes an instance with everything it has.
+//! Deletes an instance with everything it has. The use case sets the task to deleting when it asks for it.
+//!
+//! | step | effect | undo | deadline |
+//! |---|---|---|---|
+//! | `stop_engine` | a connected agent stops the engine; what it says does not matter, the host goes in any case | - | 30 s |
+//! | `delete_host` | the driver removes the host with its volume | - | none: what a driver calls transient is tried for ever |
+//! | `forget` | the hub cuts the agent's connection | - | 30 s |
+//!
+//! In the end the rows of agent, tokens and assignment are gone, quota and address are given back and the instance is
+//! marked deleted. When the driver says that the host cannot be deleted the task is error, with a fault.
 
-use super::{Lane, NewOperation, Origin};
+use std::time::Duration;
 
-/// Its name.
-pub const KIND: &str = "delete_instance";
-const VERSION: u16 = 1;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
+use trove_proto::v1;
+
+use super::steps::{Operation, StepError, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Work};
+use crate::error::Result;
+use crate::state::Task;
+
+/// How long an engine may take to stop before its host goes.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// The same with what the agent takes to answer.
+const STOP_VERDICT_LIMIT: Duration = Duration::from_secs(12);
+
+/// The operation.
+pub struct DeleteInstance;
+
+/// Nothing is stored between the steps.
+#[derive(Serialize, Deserialize)]
+pub struct State {}
 
 /// The operation that deletes the instance. In the same transaction the caller sets the task to deleting and cancels
 /// what is queued on it (`Store::cancel_active`).
 pub fn new(origin: Origin) -> NewOperation {
-    let steps = ["stop_engine", "delete_host", "forget"].map(str::to_owned).to_vec();
-    NewOperation { kind: KIND, version: VERSION, origin, lane: Lane::Lifecycle, state: serde_json::json!({}), steps }
+    NewOperation::of::<DeleteInstance>(origin, serde_json::json!({}))
+}
+
+#[async_trait]
+impl Operation for DeleteInstance {
+    const KIND: &'static str = "delete_instance";
+    const VERSION: u16 = 1;
+    const LANE: Lane = Lane::Lifecycle;
+    type State = State;
+
+    fn steps() -> Steps<State> {
+        Steps::default()
+            .step("stop_engine", Duration::from_secs(30), stop_engine)
+            .step_without_deadline("delete_host", delete_host)
+            .step("forget", Duration::from_secs(30), forget)
+    }
+
+    async fn finished(work: &Work, conn: &mut SqliteConnection, _state: &State) -> Result<()> {
+        let store = &work.context.store;
+        store.delete_agent(conn, work.instance).await?;
+        store.delete_assignment(conn, work.instance).await?;
+        store.mark_deleted(conn, work.instance).await
+    }
+
+    async fn failed(work: &Work, conn: &mut SqliteConnection, error: &str) -> Result<()> {
+        let store = &work.context.store;
+        let message = format!("Deleting the instance failed at {error}");
+        store.set_fault(conn, work.instance, Some((&message, ""))).await?;
+        store.set_task(conn, work.instance, Task::Error).await
+    }
+}
+
+async fn stop_engine(work: &Work, _state: &mut State) -> StepResult {
+    if !work.context.agents.state(work.instance).borrow().connected {
+        return Ok(());
+    }
+    let stop = work.run_job_within(STOP_LIMIT, v1::start::Work::Stop(v1::Stop {}));
+    match tokio::time::timeout(STOP_VERDICT_LIMIT, stop).await {
+        Ok(Err(StepError::Fenced)) => Err(StepError::Fenced),
+        Ok(Err(error)) => {
+            tracing::info!("the engine was not stopped before its host goes: {error}");
+            Ok(())
+        }
+        Ok(Ok(())) | Err(_) => Ok(()),
+    }
+}
+
+async fn delete_host(work: &Work, _state: &mut State) -> StepResult {
+    Ok(work.context.compute.delete_host(work.instance).await?)
+}
+
+async fn forget(work: &Work, _state: &mut State) -> StepResult {
+    work.context.agents.forget(work.instance);
+    Ok(())
 }

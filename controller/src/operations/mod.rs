@@ -17,7 +17,25 @@ use crate::seal::Seal;
 pub mod change_accounts;
 pub mod create_instance;
 pub mod delete_instance;
+mod execution;
+mod points;
 pub mod restart_instance;
+mod runner;
+pub mod steps;
+mod work;
+
+pub use runner::Runner;
+pub use work::{RunnerContext, Work};
+
+/// The operations that this program knows, and which versions of them.
+fn registry() -> Vec<Arc<dyn steps::Registered>> {
+    vec![
+        Arc::new(steps::Entry::<create_instance::CreateInstance>::new()),
+        Arc::new(steps::Entry::<restart_instance::RestartInstance>::new()),
+        Arc::new(steps::Entry::<delete_instance::DeleteInstance>::new()),
+        Arc::new(steps::Entry::<change_accounts::ChangeAccounts>::new()),
+    ]
+}
 
 /// Wakes the runner and the reconcilers after a commit. Cheap to clone; all clones are one.
 #[derive(Clone, Default)]

@@ -1,13 +1,78 @@
-//! Restarts the engine of an instance.
+//! Restarts the engine of an instance. The use case sets the task to restarting when it asks for it.
+//!
+//! | step | effect | undo | deadline |
+//! |---|---|---|---|
+//! | `restart_engine` | the agent stops and starts the engine | - | 180 s |
+//! | `await_healthy` | none: waits until the engine answers the agent's probe | - | 60 s |
+//!
+//! In the end the task is none and an earlier fault is cleared. When a step fails the task is none too if the engine
+//! answers nevertheless; else it is error, with a fault.
 
-use super::{Lane, NewOperation, Origin};
+use std::time::Duration;
 
-/// Its name.
-pub const KIND: &str = "restart_instance";
-const VERSION: u16 = 1;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
+use trove_proto::v1;
+
+use super::steps::{Operation, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Work};
+use crate::error::Result;
+use crate::state::{Service, Task};
+
+/// The operation.
+pub struct RestartInstance;
+
+/// Nothing is stored between the steps.
+#[derive(Serialize, Deserialize)]
+pub struct State {}
 
 /// The operation that restarts the engine. The caller sets the task to restarting in the same transaction.
 pub fn new(origin: Origin) -> NewOperation {
-    let steps = ["restart_engine", "await_healthy"].map(str::to_owned).to_vec();
-    NewOperation { kind: KIND, version: VERSION, origin, lane: Lane::Lifecycle, state: serde_json::json!({}), steps }
+    NewOperation::of::<RestartInstance>(origin, serde_json::json!({}))
+}
+
+#[async_trait]
+impl Operation for RestartInstance {
+    const KIND: &'static str = "restart_instance";
+    const VERSION: u16 = 1;
+    const LANE: Lane = Lane::Lifecycle;
+    type State = State;
+
+    fn steps() -> Steps<State> {
+        Steps::default().step("restart_engine", Duration::from_secs(180), restart_engine).step(
+            "await_healthy",
+            Duration::from_secs(60),
+            await_healthy,
+        )
+    }
+
+    async fn finished(work: &Work, conn: &mut SqliteConnection, _state: &State) -> Result<()> {
+        let store = &work.context.store;
+        store.set_fault(conn, work.instance, None).await?;
+        store.set_task(conn, work.instance, Task::None).await
+    }
+
+    async fn failed(work: &Work, conn: &mut SqliteConnection, error: &str) -> Result<()> {
+        let store = &work.context.store;
+        let healthy = {
+            let state = work.context.agents.state(work.instance);
+            let state = state.borrow();
+            state.connected && state.service == Service::Healthy
+        };
+        if healthy {
+            return store.set_task(conn, work.instance, Task::None).await;
+        }
+        let message = format!("Restarting the instance failed at {error}");
+        store.set_fault(conn, work.instance, Some((&message, ""))).await?;
+        store.set_task(conn, work.instance, Task::Error).await
+    }
+}
+
+async fn restart_engine(work: &Work, _state: &mut State) -> StepResult {
+    work.run_job(v1::start::Work::Restart(v1::Restart {})).await
+}
+
+async fn await_healthy(work: &Work, _state: &mut State) -> StepResult {
+    work.await_engine().await
 }

@@ -1,1 +1,48 @@
-//! What must stay true.
+//! What must stay true. A reconciler takes no input, works from the store and from what the drivers see, may run at any
+//! time and twice, and leaves alone what an operation is active on.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::chain;
+use crate::operations::RunnerContext;
+
+pub mod assignments;
+pub mod hosts;
+
+/// How often the drivers are asked and everything is compared; a nudge compares only what is stored.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Runs the reconcilers until `shutdown`.
+pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
+    let mut nudges = context.nudge.subscribe();
+    let mut all_due = Instant::now();
+    loop {
+        nudges.mark_unchanged();
+        let work = async {
+            if Instant::now() >= all_due {
+                all_due = Instant::now() + INTERVAL;
+                if let Err(error) = hosts::reconcile(&context).await {
+                    tracing::warn!("hosts could not be compared: {}", chain(&error));
+                }
+            }
+            if let Err(error) = assignments::reconcile(&context).await {
+                tracing::warn!("assignments could not be compared: {}", chain(&error));
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = work => {}
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = nudges.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(all_due) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

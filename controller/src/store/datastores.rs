@@ -161,3 +161,15 @@ fn version(row: &SqliteRow) -> Result<Version> {
 
 #[cfg(test)]
 mod tests;
+
+impl Store {
+    /// Lets a version be ordered, or not. Whether there is such a version.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn set_version_active(&self, id: VersionId, active: bool) -> Result<bool> {
+        let sql = "update datastore_version set active = $2 where id = $1";
+        let done = sqlx::query(sql).bind(id.to_string()).bind(active).execute(&self.write).await;
+        Ok(done.map_err(|error| Error::internal("change a version", error))?.rows_affected() > 0)
+    }
+}

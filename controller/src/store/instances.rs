@@ -306,6 +306,20 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
+    /// That its engine listens nowhere: the address is free for others.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn clear_address(&self, conn: &mut SqliteConnection, id: InstanceId) -> Result<()> {
+        sqlx::query("update instance set address = null, updated = $2 where id = $1 and deleted is null")
+            .bind(id.to_string())
+            .bind(now())
+            .execute(conn)
+            .await
+            .map_err(failed("clear the address of", id))?;
+        Ok(())
+    }
+
     /// Why it is in error (message and details), or that it no longer is.
     ///
     /// # Errors

@@ -17,10 +17,13 @@ use crate::seal::Seal;
 use crate::store::agents::ResetServices;
 
 pub mod agents;
+pub mod assignments;
 pub mod authorities;
 pub mod datastores;
 #[cfg(test)]
 pub(crate) mod harness;
+pub mod hosts;
+pub mod identity;
 pub mod instances;
 pub mod operations;
 pub mod queue;

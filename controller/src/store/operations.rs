@@ -7,10 +7,13 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 use time::OffsetDateTime;
 
-use super::{Store, micros};
+use super::{Store, from_micros, micros};
+use crate::app::operations::{Operation, Step};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, OperationId};
 use crate::operations::{Lane, NewOperation};
+
+pub mod lease;
 
 /// The counter from which fences are drawn.
 const FENCE: &str = "fence";
@@ -18,6 +21,55 @@ const FENCE: &str = "fence";
 const SEQUENCE: &str = "operation";
 /// The counter of changes.
 const CHANGE: &str = "change";
+/// How many of an instance's operations are shown.
+const SHOWN: i64 = 100;
+
+/// Where an operation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// No controller has taken it yet.
+    Queued,
+    /// Its steps are being done.
+    Running,
+    /// A step has failed, and the undos are being done.
+    Undoing,
+    /// An undo does not succeed; it is tried on, slowly, and a person should look.
+    Stuck,
+    /// All steps are done.
+    Done,
+    /// A step has failed, and all undos are done.
+    Failed,
+    /// It was asked to end before its time.
+    Cancelled,
+}
+
+impl Status {
+    const ALL: [Self; 7] =
+        [Self::Queued, Self::Running, Self::Undoing, Self::Stuck, Self::Done, Self::Failed, Self::Cancelled];
+
+    /// The tag under which it is stored and shown.
+    pub fn tag(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Undoing => "undoing",
+            Self::Stuck => "stuck",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The one with this tag.
+    pub fn from_tag(tag: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.tag() == tag)
+    }
+
+    /// Whether it has ended.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+    }
+}
 
 impl Store {
     /// Writes an operation into the caller's transaction. Afterwards the caller commits and nudges the runner.
@@ -111,6 +163,45 @@ impl Store {
         Ok(())
     }
 
+    /// The newest operations of an instance with their steps, newest first, and the greatest number of a change of any.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn list_operations(&self, instance: InstanceId) -> Result<(Vec<Operation>, i64)> {
+        let failed = |error| Error::internal(format!("list the operations of instance {instance}"), error);
+        let rows = sqlx::query(
+            "select o.id, o.kind, o.status, o.created, o.started, o.finished, o.error, o.position, o.changed, \
+             s.name as step_name, s.status as step_status, s.started as step_started, s.finished as step_finished, \
+             s.progress as step_progress, s.error as step_error \
+             from (select * from operation where instance_id = $1 order by seq desc limit $2) o \
+             join operation_step s on s.operation_id = o.id order by o.seq desc, s.n",
+        )
+        .bind(instance.to_string())
+        .bind(SHOWN)
+        .fetch_all(&self.read)
+        .await
+        .map_err(failed)?;
+        let mut operations: Vec<Operation> = Vec::new();
+        let mut positions: Vec<i64> = Vec::new();
+        let mut version = 0;
+        for row in &rows {
+            let id: String = row.try_get("id").map_err(failed)?;
+            let id: OperationId = id.parse().map_err(|error| Error::internal("read an operation's id", error))?;
+            if operations.last().is_none_or(|last| last.id != id) {
+                operations.push(operation(row, id).map_err(failed)?);
+                positions.push(row.try_get("position").map_err(failed)?);
+                version = version.max(row.try_get("changed").map_err(failed)?);
+            }
+            if let Some(last) = operations.last_mut() {
+                last.steps.push(step(row).map_err(failed)?);
+            }
+        }
+        for (operation, position) in operations.iter_mut().zip(positions) {
+            operation.step = current_step(operation, position);
+        }
+        Ok((operations, version))
+    }
+
     /// A number greater than every fence before it.
     ///
     /// # Errors
@@ -118,6 +209,46 @@ impl Store {
     pub async fn draw_fence(&self, conn: &mut SqliteConnection) -> Result<i64> {
         draw(conn, FENCE).await
     }
+}
+
+fn operation(row: &SqliteRow, id: OperationId) -> sqlx::Result<Operation> {
+    let time = |column| row.try_get::<Option<i64>, _>(column).map(|time| time.map(from_micros));
+    Ok(Operation {
+        id,
+        kind: row.try_get("kind")?,
+        status: row.try_get("status")?,
+        created: from_micros(row.try_get("created")?),
+        started: time("started")?,
+        finished: time("finished")?,
+        error: row.try_get("error")?,
+        step: None,
+        steps: Vec::new(),
+    })
+}
+
+fn step(row: &SqliteRow) -> sqlx::Result<Step> {
+    let time = |column| row.try_get::<Option<i64>, _>(column).map(|time| time.map(from_micros));
+    let progress: Option<String> = row.try_get("step_progress")?;
+    Ok(Step {
+        name: row.try_get("step_name")?,
+        status: row.try_get("step_status")?,
+        started: time("step_started")?,
+        finished: time("step_finished")?,
+        progress: progress.and_then(|text| serde_json::from_str(&text).ok()),
+        error: row.try_get("step_error")?,
+    })
+}
+
+/// The step that an operation is in: the next one, the one that is being undone, or the one that failed.
+fn current_step(operation: &Operation, position: i64) -> Option<String> {
+    let next = usize::try_from(position).ok()?;
+    let step = match Status::from_tag(&operation.status)? {
+        Status::Queued | Status::Done => None,
+        Status::Running | Status::Cancelled => operation.steps.get(next),
+        Status::Undoing | Status::Stuck => next.checked_sub(1).and_then(|n| operation.steps.get(n)),
+        Status::Failed => operation.steps.iter().find(|step| step.status == "failed"),
+    };
+    step.map(|step| step.name.clone())
 }
 
 /// The kind of the life-cycle operation that holds an instance.

@@ -1,5 +1,8 @@
 //! The effective configuration: defaults, then the file, then the environment (`TROVE_<SECTION>__<OPTION>`).
 
+pub mod documented;
+mod load;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,0 +1,42 @@
+//! Datastores from the command line.
+
+use super::command::{DatastoreVerb, existing, print};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::ids::VersionId;
+use crate::register;
+
+pub(super) async fn dispatch(verb: DatastoreVerb) -> Result<()> {
+    match verb {
+        DatastoreVerb::List(place) => {
+            let mut text = format!("{:<38} {:<14} {:<8} {:<10} ACTIVE\n", "ID", "DATASTORE", "VERSION", "NUMBER");
+            for datastore in existing(&place.state)?.store().await?.list_datastores().await? {
+                for version in &datastore.versions {
+                    let default = if datastore.default_version == Some(version.id) { " (default)" } else { "" };
+                    text.push_str(&format!(
+                        "{:<38} {:<14} {:<8} {:<10} {}{default}\n",
+                        version.id.to_string(),
+                        datastore.name,
+                        version.name,
+                        version.number,
+                        if version.active { "yes" } else { "no" },
+                    ));
+                }
+            }
+            print(&text)
+        }
+        DatastoreVerb::Register(place) => {
+            let store = existing(&place.state)?.store().await?;
+            register::register_installed(&store, &Config::load(place.config.as_deref())?).await
+        }
+        DatastoreVerb::Activate { place, version } => set_active(&place.state, &version, true).await,
+        DatastoreVerb::Deactivate { place, version } => set_active(&place.state, &version, false).await,
+    }
+}
+
+async fn set_active(state: &std::path::Path, version: &str, active: bool) -> Result<()> {
+    let unknown = || Error::NotFound(format!("There is no version {version}. `datastore list` shows their ids."));
+    let id: VersionId = version.parse().map_err(|_| unknown())?;
+    let store = existing(state)?.store().await?;
+    if store.set_version_active(id, active).await? { Ok(()) } else { Err(unknown()) }
+}

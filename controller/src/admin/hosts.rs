@@ -1,0 +1,20 @@
+//! Hosts of the process driver from the command line.
+
+use std::sync::Arc;
+
+use super::command::{Place, existing};
+use crate::compute::process::{ProcessDriver, ProcessOptions};
+use crate::config::Config;
+use crate::error::Result;
+
+/// Stops every agent with its engine.
+pub(super) async fn stop(place: &Place) -> Result<()> {
+    let directory = existing(&place.state)?;
+    let _lock = directory.lock()?;
+    let options = ProcessOptions {
+        state_dir: directory.path().to_owned(),
+        config: Arc::new(Config::load(place.config.as_deref())?),
+        controller_id: directory.controller_id()?,
+    };
+    ProcessDriver::stop_hosts(&options).await
+}

@@ -1,0 +1,62 @@
+//! Who asks: the token, and the project of the path that has to be the token's.
+
+use axum::extract::{FromRef, FromRequestParts, RawPathParams};
+use axum::http::request::Parts;
+
+use super::ApiState;
+use super::request::RequestId;
+use crate::error::{Error, Result};
+use crate::identity::{Caller, policy};
+
+/// A request of a known caller in its own project.
+pub(super) struct Authorized {
+    pub(super) caller: Caller,
+    pub(super) request_id: String,
+}
+
+impl Authorized {
+    /// Whether the caller may do this with what its own project has.
+    pub(super) fn may(&self, rule: &str) -> Result<()> {
+        policy::check(rule, &self.caller, &self.caller.project)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Authorized
+where
+    ApiState: FromRef<S>,
+{
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let token = parts.headers.get("x-auth-token").and_then(|value| value.to_str().ok());
+        let missing = || Error::Unauthorized("The header X-Auth-Token is missing. Log in first.".to_owned());
+        let identity = ApiState::from_ref(state).identity;
+        let caller = identity.authenticate(token.ok_or_else(missing)?).await?;
+        let params = RawPathParams::from_request_parts(parts, state).await;
+        let params = params.map_err(|error| Error::BadRequest(format!("The path is not well formed: {error}.")))?;
+        let project = params.iter().find_map(|(name, value)| (name == "project").then_some(value));
+        if project != Some(caller.project.0.as_str()) {
+            return Err(Error::Forbidden("The project in the path is not the one that the token is for.".to_owned()));
+        }
+        let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+        Ok(Self { caller, request_id })
+    }
+}
+
+/// A request of an administrator, for the management API: others get 401, as in Trove.
+pub(super) struct Administrator;
+
+impl<S: Send + Sync> FromRequestParts<S> for Administrator
+where
+    ApiState: FromRef<S>,
+{
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let authorized = Authorized::from_request_parts(parts, state).await?;
+        if authorized.caller.is_admin() {
+            return Ok(Self);
+        }
+        Err(Error::Unauthorized("User does not have admin privileges.".to_owned()))
+    }
+}

@@ -1,0 +1,103 @@
+//! `POST /instances/{id}/action`: the body is one action.
+
+use axum::extract::State;
+use axum::response::Response;
+use serde_json::Value;
+
+use super::instance_id;
+use crate::api::ApiState;
+use crate::api::auth::Authorized;
+use crate::api::body::{Body, Path};
+use crate::api::fault::{accepted, accepted_as};
+use crate::error::{Error, Result};
+
+/// What can be asked of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InstanceAction {
+    /// Restart the engine: when ACTIVE and not busy.
+    Restart,
+    /// Clear the task: always.
+    ResetStatus {
+        /// Part of a forced delete, which an owner may do.
+        force_delete: bool,
+    },
+    /// One of Trove's that is not built yet.
+    Later(&'static str),
+}
+
+const LATER: &[&str] = &["resize", "promote_to_replica_source", "eject_replica_source"];
+
+impl InstanceAction {
+    /// The action of a body; of several known ones the last wins, as in Trove.
+    fn parse(body: &Value) -> Result<Self> {
+        let wrong = |text: &str| Error::BadRequest(format!("Validation error: {text}."));
+        let object = body.as_object().ok_or_else(|| wrong("the action must be an object"))?;
+        if object.is_empty() {
+            return Err(wrong("the action is empty: it must be one of restart, reset_status"));
+        }
+        let mut action = None;
+        for (name, value) in object {
+            if !value.is_null() && !value.is_object() {
+                return Err(wrong(&format!("{} must be an object", crate::app::names::shown(name))));
+            }
+            action = match name.as_str() {
+                "restart" => Some(Self::Restart),
+                "reset_status" => Some(Self::ResetStatus { force_delete: value.get("force_delete").is_some() }),
+                other => LATER.iter().find(|later| **later == other).map(|later| Self::Later(later)).or(action),
+            };
+        }
+        action.ok_or_else(|| wrong("the action is not known: it must be one of restart, reset_status"))
+    }
+}
+
+/// 202.
+pub(in crate::api) async fn act(
+    State(state): State<ApiState>,
+    authorized: Authorized,
+    Path((_, id)): Path<(String, String)>,
+    Body(body): Body,
+) -> Result<Response> {
+    let action = InstanceAction::parse(&body)?;
+    let (caller, id) = (&authorized.caller, instance_id(&id)?);
+    match action {
+        InstanceAction::Restart => {
+            authorized.may("instance:restart")?;
+            Ok(accepted_as(&state.app.restart_instance(caller, &authorized.request_id, id).await?))
+        }
+        InstanceAction::ResetStatus { force_delete } => {
+            authorized.may(if force_delete { "instance:force_delete" } else { "instance:reset_status" })?;
+            state.app.reset_status(caller, id).await?;
+            Ok(accepted())
+        }
+        InstanceAction::Later(name) => {
+            authorized.may("instance:update")?;
+            state.app.get_instance(caller, id).await?;
+            Err(Error::NotImplemented(format!("The action {name} is not built yet.")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn bodies_are_actions() {
+        for (body, action) in [
+            (json!({"restart": {}}), Some(InstanceAction::Restart)),
+            (json!({"restart": null}), Some(InstanceAction::Restart)),
+            (json!({"reset_status": {}}), Some(InstanceAction::ResetStatus { force_delete: false })),
+            (json!({"reset_status": {"force_delete": true}}), Some(InstanceAction::ResetStatus { force_delete: true })),
+            (json!({"resize": {"volume": {"size": 2}}}), Some(InstanceAction::Later("resize"))),
+            (json!({}), None),
+            (json!([]), None),
+            (json!(null), None),
+            (json!({"restart": 5}), None),
+            (json!({"explode": {}}), None),
+        ] {
+            assert_eq!(InstanceAction::parse(&body).ok(), action, "{body}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Instances.
+
+pub(super) mod action;
+pub(super) mod create;
+pub(super) mod delete;
+pub(super) mod list;
+pub(super) mod show;
+pub(super) mod update;
+pub(super) mod view;
+
+use crate::error::{Error, Result};
+use crate::ids::InstanceId;
+
+/// The id of a path; what is no id is that of nothing.
+pub(super) fn instance_id(text: &str) -> Result<InstanceId> {
+    let unknown = |_| Error::NotFound(format!("Instance {} cannot be found.", crate::app::names::shown(text)));
+    text.parse().map_err(unknown)
+}

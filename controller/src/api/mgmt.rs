@@ -1,0 +1,86 @@
+//! Instances of all projects, for administrators.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::ApiState;
+use super::auth::{Administrator, Authorized};
+use super::body::Path;
+use super::instances::{instance_id, view};
+use super::links::time;
+use super::paging::Paging;
+use crate::app::instances::Instance;
+use crate::error::{Error, Result};
+use crate::ids::ProjectId;
+use crate::state::Task;
+
+fn flag(paging: &Paging, name: &str) -> Result<Option<bool>> {
+    match paging.parameter(name).map(str::to_ascii_lowercase).as_deref() {
+        None => Ok(None),
+        Some("true" | "1") => Ok(Some(true)),
+        Some("false" | "0") => Ok(Some(false)),
+        Some(_) => Err(Error::BadRequest(format!("{name} must be true or false."))),
+    }
+}
+
+fn description(task: Task) -> &'static str {
+    match task {
+        Task::None => "No tasks for the instance.",
+        Task::Building => "The instance is building.",
+        Task::Restarting => "Rebooting the instance.",
+        Task::Deleting => "Deleting the instance.",
+        Task::RestartRequired => "Instance requires a restart.",
+        Task::BuildingError => "Build error: Server.",
+        Task::Error => "An operation on the instance failed.",
+    }
+}
+
+fn management_view(base: &str, project: &ProjectId, instance: &Instance) -> Value {
+    let (status, service) = instance.status(OffsetDateTime::now_utc());
+    let mut body = view::detail(&view::Viewer { base, project, admin: true }, instance);
+    body["server"] = json!({
+        "id": instance.id, "name": instance.name, "status": status, "tenant_id": instance.project, "host": null});
+    body["service_status"] = json!(service);
+    body["task_description"] = json!(description(instance.task));
+    body["deleted"] = json!(instance.deleted.is_some());
+    body["deleted_at"] = json!(instance.deleted.map(time));
+    body
+}
+
+/// `GET /mgmt/instances`.
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    _administrator: Administrator,
+    authorized: Authorized,
+    paging: Paging,
+) -> Result<Json<Value>> {
+    let (offset, limit) = paging.offset()?;
+    let project = paging.parameter("project_id").map(|id| ProjectId(id.to_owned()));
+    let found = state.app.list_all_instances(project.as_ref(), flag(&paging, "deleted")?, offset, limit).await?;
+    let base = state.app.config.public_url();
+    let full = found.len() as u64 == u64::from(limit);
+    let next = full.then(|| (offset + u64::from(limit)).to_string());
+    let project = &authorized.caller.project;
+    let items = found.iter().map(|instance| management_view(&base, project, instance)).collect();
+    Ok(Json(paging.answer(&base, "instances", items, next.as_deref())))
+}
+
+/// `GET /mgmt/instances/{id}`.
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    _administrator: Administrator,
+    authorized: Authorized,
+    paging: Paging,
+    Path((_, id)): Path<(String, String)>,
+) -> Result<Json<Value>> {
+    let deleted = flag(&paging, "deleted")?.unwrap_or(false);
+    let instance = state.app.get_any_instance(instance_id(&id)?, deleted).await?;
+    let base = state.app.config.public_url();
+    let mut body = management_view(&base, &authorized.caller.project, &instance);
+    body["guest_status"] = json!({"state_description": instance.service.tag()});
+    body["root_enabled"] = json!(instance.root_enabled.as_ref().map(|(at, _)| time(*at)));
+    body["root_enabled_by"] = json!(instance.root_enabled.as_ref().map(|(_, user)| user));
+    Ok(Json(json!({"instance": body})))
+}

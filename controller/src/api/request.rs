@@ -1,0 +1,71 @@
+//! What is done to every request: an id, and a tidy path.
+
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, Uri};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::Instrument;
+use uuid::Uuid;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
+
+/// The id of a request: in the answer, the logs and the operations that it enqueues.
+#[derive(Clone, Debug)]
+pub(super) struct RequestId(pub(super) String);
+
+/// Gives the request its id, and the answer too.
+pub(super) async fn identify(mut request: Request, next: Next) -> Response {
+    let id = format!("req-{}", Uuid::new_v4());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let span = tracing::info_span!("request", request_id = id, method = %request.method(), path = request.uri().path());
+    let mut response = next.run(request).instrument(span).await;
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// Takes a slash off the end, and the suffix `.json` where it can be no part of a name.
+pub(super) async fn tidy_path(mut request: Request) -> Request {
+    if let Some(uri) = tidied(request.uri()) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+fn tidied(uri: &Uri) -> Option<Uri> {
+    let path = uri.path();
+    let mut tidy = path;
+    if path.len() > 1 && path != "/v1.0/" {
+        tidy = tidy.trim_end_matches('/');
+    }
+    let named = ["/users/", "/databases/"].iter().any(|part| tidy.contains(part));
+    if !named {
+        tidy = tidy.strip_suffix(".json").unwrap_or(tidy);
+    }
+    if tidy == path {
+        return None;
+    }
+    let tidy = if tidy.is_empty() { "/" } else { tidy };
+    let text = uri.query().map_or_else(|| tidy.to_owned(), |query| format!("{tidy}?{query}"));
+    text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_tidied_but_names_are_left_alone() {
+        for (path, tidy) in [
+            ("/v1.0/p/instances/?limit=1", Some("/v1.0/p/instances?limit=1")),
+            ("/v1.0/p/instances.json", Some("/v1.0/p/instances")),
+            ("/v1.0/p/instances/i/users/a.json", None),
+            ("/v1.0/", None),
+            ("/", None),
+        ] {
+            let uri: Uri = path.parse().unwrap();
+            assert_eq!(tidied(&uri).map(|uri| uri.to_string()).as_deref(), tidy, "{path}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The control groups of hosts: version 2, version 1, or both side by side (memory and pids in version 1, the kill
+//! switch in version 2).
+//!
+//! A host has one directory in each hierarchy, `trove-rs/<key>/<id>`, where the key tells state directories apart.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use super::system::ProcessId;
+
+/// For the agent and its short-lived children, beside what was ordered for the engine.
+const AGENT_ALLOWANCE_MIB: u64 = 256;
+/// Enough for any engine's connections, too few for a runaway to harm the machine.
+const PROCESSES: u64 = 8192;
+const TOP: &str = "trove-rs";
+
+/// The hierarchies in which hosts get groups.
+#[derive(Debug)]
+pub(crate) struct Cgroups {
+    hierarchies: Vec<Hierarchy>,
+    key: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hierarchy {
+    mount: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Unified,
+    Memory,
+    Pids,
+}
+
+impl Cgroups {
+    /// Finds what can be used; the reason when nothing limits memory.
+    pub(crate) fn find(key: &str) -> Result<Self, String> {
+        let mounts =
+            fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("mounts are not known: {error}"))?;
+        let found = Self { hierarchies: hierarchies(&mounts), key: key.to_owned() };
+        if !found.hierarchies.iter().any(Hierarchy::limits_memory) {
+            return Err("no control group of this machine limits memory".to_owned());
+        }
+        for hierarchy in &found.hierarchies {
+            let top = found.parent(hierarchy);
+            hierarchy
+                .prepare(&top)
+                .map_err(|error| format!("control groups cannot be made in {}: {error}", top.display()))?;
+        }
+        Ok(found)
+    }
+
+    /// The directories of a host's groups, there or not.
+    pub(crate) fn of(&self, host: &str) -> Vec<PathBuf> {
+        self.hierarchies.iter().map(|hierarchy| self.parent(hierarchy).join(host)).collect()
+    }
+
+    /// Makes the groups of a host, or finds them made, and sets their limits.
+    pub(crate) fn ensure(&self, host: &str, memory_mib: u64) -> io::Result<()> {
+        let memory = (memory_mib + AGENT_ALLOWANCE_MIB).saturating_mul(1024 * 1024).to_string();
+        for hierarchy in &self.hierarchies {
+            let parent = self.parent(hierarchy);
+            hierarchy.prepare(&parent)?;
+            let group = parent.join(host);
+            make(&group)?;
+            for (file, value) in match hierarchy.kind {
+                Kind::Unified if hierarchy.limits_memory() => vec![("memory.max", &memory)],
+                Kind::Unified | Kind::Pids => vec![],
+                Kind::Memory => vec![("memory.limit_in_bytes", &memory)],
+            } {
+                fs::write(group.join(file), value)?;
+            }
+            if group.join("pids.max").exists() {
+                fs::write(group.join("pids.max"), PROCESSES.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every host that has a group.
+    pub(crate) fn hosts(&self) -> BTreeSet<String> {
+        let mut hosts = BTreeSet::new();
+        for hierarchy in &self.hierarchies {
+            hosts.extend(
+                children(&self.parent(hierarchy))
+                    .into_iter()
+                    .filter_map(|path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned)),
+            );
+        }
+        hosts
+    }
+
+    /// Removes the groups of a host, in which no process may be left, and the directories above that are empty then.
+    pub(crate) fn remove(&self, host: &str) -> io::Result<()> {
+        for hierarchy in &self.hierarchies {
+            let parent = self.parent(hierarchy);
+            remove(&parent.join(host))?;
+            // Another host may still be there, or be made this moment: `ensure` makes them again.
+            let _ = fs::remove_dir(&parent).and_then(|()| fs::remove_dir(hierarchy.mount.join(TOP)));
+        }
+        Ok(())
+    }
+
+    fn parent(&self, hierarchy: &Hierarchy) -> PathBuf {
+        hierarchy.mount.join(TOP).join(&self.key)
+    }
+}
+
+/// The processes in a group and the groups below it.
+pub(crate) fn members(group: &Path) -> Vec<ProcessId> {
+    let listed = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let mut members: Vec<ProcessId> =
+        listed.lines().filter_map(|line| line.parse().ok()).filter_map(ProcessId::of).collect();
+    for child in children(group) {
+        members.extend(self::members(&child));
+    }
+    members
+}
+
+/// Ends all processes of a group at once where the kernel can (version 2, Linux 5.14). Whether it could.
+pub(crate) fn kill(group: &Path) -> bool {
+    fs::write(group.join("cgroup.kill"), "1").is_ok()
+}
+
+impl Hierarchy {
+    fn limits_memory(&self) -> bool {
+        match self.kind {
+            Kind::Memory => true,
+            Kind::Pids => false,
+            Kind::Unified => offered(&self.mount).contains("memory"),
+        }
+    }
+
+    /// Makes the directories above hosts; in version 2 each passes the controllers on.
+    fn prepare(&self, parent: &Path) -> io::Result<()> {
+        let top = self.mount.join(TOP);
+        for directory in [top.as_path(), parent] {
+            make(directory)?;
+        }
+        if self.kind == Kind::Unified {
+            for directory in [self.mount.as_path(), top.as_path(), parent] {
+                let offered = offered(directory);
+                let wanted: Vec<String> = ["memory", "pids"]
+                    .into_iter()
+                    .filter(|name| offered.contains(*name))
+                    .map(|name| format!("+{name}"))
+                    .collect();
+                if !wanted.is_empty() {
+                    fs::write(directory.join("cgroup.subtree_control"), wanted.join(" "))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn offered(directory: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
+    text.split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+/// proc(5): `id parent major:minor root mount options ... - type source super-options`.
+fn hierarchies(mounts: &str) -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for line in mounts.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some(mount) = left.split(' ').nth(4) else { continue };
+        let mut right = right.split(' ');
+        let (kind, options) = (right.next().unwrap_or_default(), right.nth(1).unwrap_or_default());
+        let has = |controller: &str| options.split(',').any(|option| option == controller);
+        let kind = match kind {
+            "cgroup2" => Kind::Unified,
+            "cgroup" if has("memory") => Kind::Memory,
+            "cgroup" if has("pids") => Kind::Pids,
+            _ => continue,
+        };
+        // A hierarchy may be mounted twice: one place is enough.
+        if !found.iter().any(|hierarchy| hierarchy.kind == kind) {
+            found.push(Hierarchy { mount: mount.into(), kind });
+        }
+    }
+    found
+}
+
+fn make(directory: &Path) -> io::Result<()> {
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Directories only: the files of a group go with it.
+fn remove(group: &Path) -> io::Result<()> {
+    for child in children(group) {
+        remove(&child)?;
+    }
+    match fs::remove_dir(group) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn children(group: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(group) else { return Vec::new() };
+    let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    directories.map(|entry| entry.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hierarchies_are_read_from_the_mounts() {
+        let hybrid = "30 25 0:26 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory\n\
+                      31 25 0:27 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+                      32 25 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                      33 25 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                      34 25 0:30 / /proc rw - proc proc rw";
+        let found: Vec<_> = hierarchies(hybrid).into_iter().map(|found| (found.kind, found.mount)).collect();
+        let at = |name: &str| PathBuf::from("/sys/fs/cgroup").join(name);
+        assert_eq!(found, [(Kind::Memory, at("memory")), (Kind::Pids, at("pids")), (Kind::Unified, at("unified"))]);
+        assert_eq!(hierarchies("34 25 0:30 / /proc rw - proc proc rw"), []);
+    }
+}

@@ -1,0 +1,245 @@
+//! The embedded driver: a host is an agent with its engine on this machine, a volume is a directory.
+//!
+//! The agent outlives the controller, which finds it again by its command line. As root each host has a control group,
+//! by which it is limited and ended whole; without one, a host is what works in its directories.
+
+mod address;
+mod cgroup;
+mod host;
+mod kill;
+mod system;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Compute, ComputeError, HostSpec};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::ids::InstanceId;
+use crate::state::HostState;
+use host::Place;
+
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LAST_DELAY: Duration = Duration::from_secs(30);
+/// An agent that ran this long did not die of its start.
+const LONG_LIFE: Duration = Duration::from_secs(60);
+/// For agents that are asked to end together with their engines.
+const ORDERLY: Duration = Duration::from_secs(75);
+
+/// What the driver is made of.
+pub struct ProcessOptions {
+    /// The controller's state directory.
+    pub state_dir: PathBuf,
+    /// The effective configuration.
+    pub config: Arc<Config>,
+    /// The controller's name.
+    pub controller_id: String,
+}
+
+/// The driver.
+pub struct ProcessDriver {
+    place: Place,
+    range: address::Range,
+    watchers: Mutex<HashMap<InstanceId, Watcher>>,
+    /// Calls about one host come one after the other.
+    turns: Mutex<HashMap<InstanceId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+struct Watcher {
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl ProcessDriver {
+    /// The driver, which watches every host that is there and starts the agents that are not.
+    ///
+    /// # Errors
+    /// Internal: a directory cannot be made; 400: the range of addresses is wrong.
+    pub fn new(options: ProcessOptions) -> Result<Arc<Self>> {
+        let range = address::Range::parse(&options.config.process.address_range).map_err(Error::BadRequest)?;
+        let place = place(&options)?;
+        let driver = Arc::new(Self { place, range, watchers: Mutex::default(), turns: Mutex::default() });
+        for instance in driver.place.hosts() {
+            driver.watch(instance, None);
+        }
+        Ok(driver)
+    }
+
+    /// Stops every agent with its engine in an orderly way, keeping all data.
+    ///
+    /// # Errors
+    /// Internal: a host cannot be ended.
+    pub async fn stop_hosts(options: &ProcessOptions) -> Result<()> {
+        let place = place(options)?;
+        for instance in place.hosts() {
+            if let Some(agent) = place.find_agent(instance) {
+                kill::interrupt(agent, ORDERLY).await.map_err(|error| Error::internal("stop an agent", error))?;
+            }
+            place.kill_all(instance).await.map_err(|error| Error::internal("end a host", error))?;
+        }
+        Ok(())
+    }
+
+    fn turn(&self, instance: InstanceId) -> Arc<tokio::sync::Mutex<()>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(instance).or_default().clone()
+    }
+
+    /// Watches a host unless it is watched; `child` is its agent when this process has just started it.
+    fn watch(&self, instance: InstanceId, child: Option<std::process::Child>) {
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        if watchers.get(&instance).is_some_and(|watcher| !watcher.task.is_finished()) {
+            return;
+        }
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(keep_agent(self.place.clone(), instance, child, cancel.clone()));
+        watchers.insert(instance, Watcher { cancel, task });
+    }
+
+    async fn unwatch(&self, instance: InstanceId) {
+        let watcher = self.watchers.lock().unwrap_or_else(PoisonError::into_inner).remove(&instance);
+        if let Some(watcher) = watcher {
+            watcher.cancel.cancel();
+            // It ends at its next instant; a panic in it is logged by the runtime.
+            let _ = watcher.task.await;
+        }
+    }
+
+    fn is_watched(&self, instance: InstanceId) -> bool {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&instance)
+    }
+}
+
+/// Keeps the agent of a host running until it is cancelled.
+async fn keep_agent(
+    place: Place,
+    instance: InstanceId,
+    mut child: Option<std::process::Child>,
+    cancel: CancellationToken,
+) {
+    let mut delay = FIRST_DELAY;
+    loop {
+        let begun = std::time::Instant::now();
+        if child.is_none() && place.find_agent(instance).is_none() {
+            match place.start_agent(instance) {
+                Ok(started) => child = Some(started),
+                Err(error) => tracing::error!(%instance, "the agent cannot be started: {error}"),
+            }
+        }
+        tokio::select! {
+            () = place.await_agents_end(instance) => {}
+            () = cancel.cancelled() => return collect(child),
+        }
+        if let Some(mut child) = child.take() {
+            // It has ended: this collects it.
+            let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+            tracing::warn!(%instance, status, "an agent ended and is started again");
+        }
+        delay = if begun.elapsed() > LONG_LIFE { FIRST_DELAY } else { (delay * 2).min(LAST_DELAY) };
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = cancel.cancelled() => return,
+        }
+    }
+}
+
+/// Collects a child when it ends, off the threads that serve: nobody else will.
+fn collect(child: Option<std::process::Child>) {
+    if let Some(mut child) = child {
+        tokio::task::spawn_blocking(move || child.wait());
+    }
+}
+
+fn make(path: &Path, mode: u32) -> Result<()> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|error| Error::internal(format!("make {}", path.display()), error))
+}
+
+fn place(options: &ProcessOptions) -> Result<Place> {
+    let root = nix::unistd::geteuid().is_root();
+    let process = &options.config.process;
+    let own = nix::unistd::geteuid();
+    let runtime = process.runtime_dir.clone().unwrap_or_else(|| match std::env::var_os("XDG_RUNTIME_DIR") {
+        _ if root => PathBuf::from("/run/trove-rs"),
+        Some(directory) => PathBuf::from(directory).join("trove-rs"),
+        None => PathBuf::from(format!("/tmp/trove-rs-{own}")),
+    });
+    let mode = if root { 0o711 } else { 0o700 };
+    make(&runtime, mode)?;
+    let facts = std::fs::metadata(&runtime).map_err(|error| Error::internal("look at the runtime directory", error))?;
+    if facts.uid() != own.as_raw() {
+        return Err(Error::Internal {
+            attempt: format!("use {}: it is another account's; set process.runtime_dir", runtime.display()),
+            source: None,
+        });
+    }
+    let permissions = std::fs::Permissions::from_mode(mode);
+    let closed = std::fs::set_permissions(&runtime, permissions);
+    closed.map_err(|error| Error::internal(format!("close {}", runtime.display()), error))?;
+    let hosts = options.state_dir.join("hosts");
+    make(&hosts, 0o711)?;
+    let cgroups = if root { cgroup::Cgroups::find(&host::key(&options.state_dir)) } else { Err("not root".to_owned()) };
+    if let (true, Err(reason)) = (root, &cgroups) {
+        tracing::warn!("hosts have no limits of memory: {reason}");
+    }
+    Ok(Place {
+        hosts,
+        runtime,
+        cgroups: cgroups.ok().map(Arc::new),
+        engine_account: root.then(|| process.engine_account.clone()),
+        program: process.agent_program.clone().unwrap_or_else(host::program_beside),
+    })
+}
+
+#[async_trait]
+impl Compute for ProcessDriver {
+    async fn choose_address(&self, _instance: InstanceId, port: u16) -> std::result::Result<IpAddr, ComputeError> {
+        address::choose(self.range, port)
+    }
+
+    async fn ensure_host(&self, spec: &HostSpec) -> std::result::Result<(), ComputeError> {
+        let turn = self.turn(spec.instance);
+        let _turn = turn.lock().await;
+        self.place.check(spec)?;
+        self.place.write(spec)?;
+        let running = self.place.find_agent(spec.instance).is_some();
+        let child = if running { None } else { Some(self.place.start_agent(spec.instance)?) };
+        self.watch(spec.instance, child);
+        Ok(())
+    }
+
+    async fn delete_host(&self, instance: InstanceId) -> std::result::Result<(), ComputeError> {
+        let turn = self.turn(instance);
+        let turned = turn.lock().await;
+        self.unwatch(instance).await;
+        let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
+        self.place.kill_all(instance).await.map_err(transient)?;
+        self.place.remove(instance).await?;
+        drop(turned);
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).remove(&instance);
+        Ok(())
+    }
+
+    async fn describe(&self, instance: InstanceId) -> std::result::Result<HostState, ComputeError> {
+        if !self.place.directory(instance).exists() {
+            return Ok(HostState::Absent);
+        }
+        let alive = self.is_watched(instance) && self.place.find_agent(instance).is_some();
+        Ok(if alive { HostState::Active } else { HostState::Dead })
+    }
+
+    async fn list(&self) -> std::result::Result<Vec<InstanceId>, ComputeError> {
+        let mut all: BTreeSet<InstanceId> = self.place.hosts().into_iter().collect();
+        if let Some(cgroups) = &self.place.cgroups {
+            all.extend(cgroups.hosts().iter().filter_map(|name| name.parse::<InstanceId>().ok()));
+        }
+        Ok(all.into_iter().collect())
+    }
+}

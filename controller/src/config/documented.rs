@@ -1,0 +1,108 @@
+//! Every option with its meaning: printed by `config show`, so that what is printed is a template.
+
+use toml::Value;
+
+use super::Config;
+use crate::error::{Error, Result};
+
+/// Section (empty for the top), option, meaning. In the order of printing.
+const OPTIONS: &[(&str, &str, &str)] = &[
+    ("", "region", "Name of the region, shown in instances and in the catalog."),
+    ("", "default_datastore", "The datastore that is meant when an order names none. Unset: the only one there is."),
+    ("", "root_on_create", "Whether root is enabled by every create, and its password returned by it."),
+    ("", "max_accepted_volume_size", "Greatest volume that can be ordered, GiB."),
+    ("api", "listen", "Where the API and the identity listen. Another than a loopback address needs TLS."),
+    ("api", "public_url", "How clients reach it; links and the catalog are made from it. Unset: http(s)://<listen>."),
+    ("api", "tls_by_proxy", "Says that a proxy in front speaks TLS, which allows to listen anywhere in clear."),
+    ("api", "tls_certificate", "PEM certificate chain; with tls_key the API speaks TLS itself."),
+    ("api", "tls_key", "PEM private key of tls_certificate."),
+    ("agents", "listen", "Where agents connect to; always TLS with certificates of both sides."),
+    ("agents", "advertise", "The address that agents are told, host:port. Unset: listen."),
+    ("agents", "heartbeat_interval", "Time between two heartbeats of an agent, whole seconds."),
+    ("agents", "heartbeat_expiry", "A silent agent makes its instance's operating_status ERROR after this time."),
+    ("agents", "probe_interval", "Time between two probes of an engine by its agent, whole seconds."),
+    ("agents", "certificate_lifetime", "Life of an agent's certificate; renewed between a half and two thirds of it."),
+    ("agents", "token_lifetime", "Life of the single-use token with which a new agent enrols."),
+    ("identity", "token_lifetime", "Life of a token of the built-in identity."),
+    (
+        "identity",
+        "users",
+        "[[identity.users]]: name, password_hash (argon2id; trove-controller user hash), project, roles. None: demo and admin are made, see clouds.yaml.",
+    ),
+    ("quota", "max_instances_per_tenant", "Instances a project may have; -1 is unlimited, here and below."),
+    ("quota", "max_ram_per_tenant", "Memory of all instances of a project, MiB."),
+    ("quota", "max_volumes_per_tenant", "Volumes of all instances of a project, GiB."),
+    ("quota", "max_backups_per_tenant", "Backups a project may have."),
+    ("process", "address_range", "Addresses of instances are drawn from this part of 127.0.0.0/8."),
+    ("process", "engine_account", "The account that runs engines when the controller is root."),
+    (
+        "process",
+        "runtime_dir",
+        "Short directory for sockets. Unset: /run/trove-rs for root, else below XDG_RUNTIME_DIR or /tmp.",
+    ),
+    ("process", "agent_program", "The agent program. Unset: trove-agent beside the controller's own program."),
+    ("process", "allow_root", "As an ordinary user: allows root-enable, which hands out a shell as that user."),
+    ("log", "filter", "What is logged, to standard error: info, or trove_controller=debug,info."),
+    ("log", "json", "One JSON object a line instead of text."),
+    ("", "flavors", "[[flavors]]: id, name, ram_mib, vcpus; the sizes that local drivers offer."),
+];
+
+/// The configuration as TOML, every option with its meaning; hashes of passwords are left out.
+///
+/// # Errors
+/// Internal.
+pub fn show(config: &Config) -> Result<String> {
+    let value = Value::try_from(config).map_err(|error| Error::internal("print the configuration", error))?;
+    let mut text = String::from("# Set each in the file, or by TROVE_<SECTION>__<OPTION> in the environment.\n");
+    let mut section = "";
+    for (name, option, meaning) in OPTIONS {
+        if matches!(*option, "flavors" | "users") {
+            continue;
+        }
+        if *name != section {
+            section = name;
+            text.push_str(&format!("\n[{section}]\n"));
+        }
+        text.push_str(&format!("# {meaning}\n"));
+        let table = if section.is_empty() { Some(&value) } else { value.get(section) };
+        match table.and_then(|table| table.get(option)) {
+            Some(set) => text.push_str(&format!("{option} = {set}\n")),
+            None => text.push_str(&format!("# {option} = \n")),
+        }
+    }
+    for user in &config.identity.users {
+        let roles = Value::try_from(&user.roles).map_err(|error| Error::internal("print the configuration", error))?;
+        let (name, project) = (Value::from(user.name.clone()), Value::from(user.project.clone()));
+        let lines = format!("name = {name}\nproject = {project}\nroles = {roles}\n");
+        text.push_str(&format!("\n[[identity.users]]\n# password_hash is not shown\n{lines}"));
+    }
+    for flavor in &config.flavors {
+        let lines = toml::to_string(flavor).map_err(|error| Error::internal("print the configuration", error))?;
+        text.push_str(&format!("\n[[flavors]]\n{lines}"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_is_documented_and_the_output_is_a_file_that_can_be_read() {
+        let mut config = Config::default();
+        config.api.public_url = Some("http://x".into());
+        let value = Value::try_from(&config).unwrap();
+        for (section, options) in value.as_table().unwrap() {
+            match options.as_table() {
+                Some(table) => {
+                    for option in table.keys() {
+                        assert!(OPTIONS.iter().any(|(s, o, _)| s == section && o == option), "{section}.{option}");
+                    }
+                }
+                None => assert!(OPTIONS.iter().any(|(s, o, _)| s.is_empty() && o == section), "{section}"),
+            }
+        }
+        let again: Config = toml::from_str(&show(&config).unwrap()).unwrap();
+        assert_eq!(Value::try_from(&again).unwrap(), value);
+    }
+}

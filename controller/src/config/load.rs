@@ -1,0 +1,133 @@
+//! Reading the configuration, and what makes one impossible.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+
+use super::Config;
+use crate::error::{Error, Result};
+
+impl Config {
+    /// The effective configuration: defaults, then the file, then `TROVE_<SECTION>__<OPTION>`.
+    ///
+    /// # Errors
+    /// 400: names the source and the option.
+    pub fn load(file: Option<&Path>) -> Result<Self> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(file) = file {
+            if !file.is_file() {
+                return Err(Error::BadRequest(format!("The configuration file {} is not there.", file.display())));
+            }
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        // Failpoints and the key have variables of their own under the same prefix.
+        let env = Env::prefixed("TROVE_").ignore(&["failpoints", "failpoints_once", "agent_failpoints"]);
+        let own = |key: &figment::value::UncasedStr| {
+            let first = key.as_str().split("__").next().unwrap_or_default().to_lowercase();
+            Self::NAMES.contains(&first.as_str())
+        };
+        let config: Self = figment
+            .merge(env.filter(own).split("__"))
+            .extract()
+            .map_err(|error| Error::BadRequest(format!("The configuration is wrong: {error}")))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    const NAMES: &[&str] = &[
+        "region",
+        "default_datastore",
+        "root_on_create",
+        "max_accepted_volume_size",
+        "api",
+        "agents",
+        "identity",
+        "quota",
+        "process",
+        "log",
+    ];
+
+    /// Refuses what cannot work, or would be open to everybody.
+    fn check(&self) -> Result<()> {
+        let refuse = |text: String| Err(Error::BadRequest(text));
+        let api = &self.api;
+        if api.tls_certificate.is_some() != api.tls_key.is_some() {
+            return refuse("api.tls_certificate and api.tls_key go together: one of them is not set.".to_owned());
+        }
+        if !api.listen.ip().is_loopback() && api.tls_certificate.is_none() && !api.tls_by_proxy {
+            return refuse(format!(
+                "api.listen is {}, which is reached from outside in clear. Set api.tls_certificate and api.tls_key, or \
+                 api.tls_by_proxy = true when a proxy in front speaks TLS.",
+                api.listen
+            ));
+        }
+        let agents = &self.agents;
+        for (name, duration) in [
+            ("heartbeat_interval", agents.heartbeat_interval),
+            ("heartbeat_expiry", agents.heartbeat_expiry),
+            ("probe_interval", agents.probe_interval),
+            ("certificate_lifetime", agents.certificate_lifetime),
+            ("token_lifetime", agents.token_lifetime),
+        ] {
+            if duration.as_secs() == 0 {
+                return refuse(format!("agents.{name} must be at least a second."));
+            }
+        }
+        if agents.heartbeat_expiry <= agents.heartbeat_interval {
+            return refuse("agents.heartbeat_expiry must be longer than agents.heartbeat_interval.".to_owned());
+        }
+        if self.loopback_range().is_none() {
+            let range = &self.process.address_range;
+            return refuse(format!(
+                "process.address_range is {range:?}: it must be a part of 127.0.0.0/8, at most /24."
+            ));
+        }
+        let mut ids = std::collections::BTreeSet::new();
+        for flavor in &self.flavors {
+            if !ids.insert(&flavor.id) || flavor.id.is_empty() || flavor.ram_mib == 0 || flavor.vcpus == 0 {
+                return refuse(format!("flavors: {:?} is there twice, or has no id, memory or core.", flavor.id));
+            }
+        }
+        if self.flavors.is_empty() { refuse("flavors: there is none.".to_owned()) } else { Ok(()) }
+    }
+
+    /// The range of addresses as its first one and its number of bits.
+    pub fn loopback_range(&self) -> Option<(Ipv4Addr, u8)> {
+        let (address, bits) = self.process.address_range.split_once('/')?;
+        let (address, bits): (Ipv4Addr, u8) = (address.parse().ok()?, bits.parse().ok()?);
+        (address.octets()[0] == 127 && (8..=24).contains(&bits)).then_some((address, bits))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(text: &str) -> Result<Config> {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("trove.toml");
+        std::fs::write(&file, text).unwrap();
+        Config::load(Some(&file))
+    }
+
+    #[test]
+    fn wrong_configurations_are_refused_by_a_sentence_that_names_the_option() {
+        for (text, named) in [
+            ("[api]\nlisten = \"0.0.0.0:8779\"", "api.listen"),
+            ("[api]\ntls_key = \"/x\"", "api.tls_certificate"),
+            ("[api]\nlisten = 5", "listen"),
+            ("[api]\nlissten = \"127.0.0.1:1\"", "lissten"),
+            ("[agents]\nheartbeat_expiry = \"1s\"", "heartbeat_expiry"),
+            ("[agents]\nprobe_interval = \"0s\"", "probe_interval"),
+            ("[process]\naddress_range = \"10.0.0.0/8\"", "address_range"),
+            ("flavors = []", "flavors"),
+        ] {
+            let error = with(text).unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+        assert!(with("[api]\nlisten = \"0.0.0.0:8779\"\ntls_by_proxy = true").is_ok());
+        assert!(Config::load(Some(Path::new("/nonexistent/trove.toml"))).is_err());
+    }
+}

@@ -1,0 +1,138 @@
+//! The state directory: its lock, its key, its controller's name, its store.
+
+use std::fs::{File, Permissions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::error::{Error, Result};
+use crate::ids::OperationId;
+use crate::seal::Seal;
+use crate::store::Store;
+
+/// The state directory of a controller.
+pub struct StateDirectory {
+    path: PathBuf,
+}
+
+fn failed(attempt: &'static str, path: &Path) -> impl Fn(std::io::Error) -> Error {
+    move |error| Error::internal(format!("{attempt} {}", path.display()), error)
+}
+
+impl StateDirectory {
+    /// The directory, made when absent. Others may pass through (the engines' account has to) but not list it.
+    ///
+    /// # Errors
+    /// Internal.
+    pub fn open(path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path).map_err(failed("find", path))?;
+        for directory in [path.clone(), path.join("hosts")] {
+            std::fs::create_dir_all(&directory).map_err(failed("make", &directory))?;
+            std::fs::set_permissions(&directory, Permissions::from_mode(0o711)).map_err(failed("close", &directory))?;
+        }
+        Ok(Self { path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the directory for this process, until the result is dropped.
+    ///
+    /// # Errors
+    /// 409: another controller has it; the sentence names its pid.
+    pub fn lock(&self) -> Result<Flock<File>> {
+        let path = self.path.join("lock");
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        match Flock::lock(file.map_err(failed("open", &path))?, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                let own = std::process::id().to_string();
+                let written =
+                    lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(own.as_bytes()));
+                written.map_err(failed("write", &path))?;
+                Ok(lock)
+            }
+            Err((mut file, _)) => {
+                let mut pid = String::new();
+                // Only for the sentence; without it the sentence is shorter.
+                let _ = file.read_to_string(&mut pid);
+                Err(Error::Conflict(format!(
+                    "The state directory {} is in use by another controller (pid {}). Stop that one, or name another \
+                     directory with --state.",
+                    self.path.display(),
+                    pid.trim()
+                )))
+            }
+        }
+    }
+
+    /// The store, opened with the directory's key (or the one in the file that `TROVE_SECRET_KEY_FILE` names).
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn store(&self) -> Result<Store> {
+        Store::open(&self.path, Seal::new(&self.key()?)).await
+    }
+
+    fn key(&self) -> Result<[u8; 32]> {
+        let named = std::env::var_os("TROVE_SECRET_KEY_FILE").map(PathBuf::from);
+        let path = named.clone().unwrap_or_else(|| self.path.join("secret.key"));
+        if named.is_none() && !path.exists() {
+            let key: [u8; 32] = rand::random();
+            self.write_new(&path, &key)?;
+        }
+        let bytes = std::fs::read(&path).map_err(failed("read the key", &path))?;
+        let wrong = |_| Error::Internal { attempt: format!("{}: a key has 32 bytes", path.display()), source: None };
+        bytes.try_into().map_err(wrong)
+    }
+
+    /// This controller's name, made at the first start: leases and links carry it.
+    ///
+    /// # Errors
+    /// Internal.
+    pub fn controller_id(&self) -> Result<String> {
+        let path = self.path.join("controller-id");
+        if !path.exists() {
+            self.write_new(&path, OperationId::random().to_string().as_bytes())?;
+        }
+        let text = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// A file that is whole or not there, 0600.
+    fn write_new(&self, path: &Path, contents: &[u8]) -> Result<()> {
+        let beside = path.with_extension("new");
+        let write = || -> std::io::Result<()> {
+            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+            file.write_all(contents)?;
+            file.sync_all()?;
+            std::fs::rename(&beside, path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(failed("write", path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_controller_and_keeps_its_name_and_key() {
+        let scratch = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(&scratch.path().join("state")).unwrap();
+        let lock = state.lock().unwrap();
+        let refused = state.lock().unwrap_err().to_string();
+        assert!(refused.contains(&std::process::id().to_string()) && refused.contains("another controller"));
+        drop(lock);
+        assert!(state.lock().is_ok());
+        assert_eq!(state.controller_id().unwrap(), state.controller_id().unwrap());
+        assert_eq!(state.key().unwrap(), state.key().unwrap());
+        let mode = std::fs::metadata(state.path().join("secret.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

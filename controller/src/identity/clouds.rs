@@ -1,0 +1,122 @@
+//! The first users, and the clouds file from which clients know them.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use secrecy::{ExposeSecret, SecretString};
+use uuid::Uuid;
+
+use super::{generate_password, hash_password};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::store::identity::User;
+
+/// The users of a first start: cloud, user and project, role.
+const FIRST: [(&str, &str, &str); 2] = [("trove", "demo", "member"), ("trove-admin", "admin", "admin")];
+
+const FILE: &str = "clouds.yaml";
+
+fn hex_id() -> String {
+    Uuid::new_v4().simple().to_string()
+}
+
+/// Puts the configured users into the store; where none are configured and none are there, `demo` and `admin` with
+/// passwords that stand in the clouds file alone.
+///
+/// # Errors
+/// Internal: the file cannot be written.
+pub async fn ensure_users(store: &Store, config: &Config, state: &Path) -> Result<()> {
+    let known = store.list_users().await?;
+    for user in &config.identity.users {
+        let project = known.iter().find(|other| other.project_name == user.project);
+        let project_id = project.map_or_else(|| project_id(&user.project), |other| other.project_id.clone());
+        store
+            .put_user(&User {
+                id: hex_id(),
+                name: user.name.clone(),
+                password_hash: user.password_hash.clone(),
+                project_id,
+                project_name: user.project.clone(),
+                roles: user.roles.clone(),
+            })
+            .await?;
+    }
+    let path = state.join(FILE);
+    if !config.identity.users.is_empty() {
+        return Ok(());
+    }
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) if known.len() >= FIRST.len() => moved(&text, &config.public_url(), &config.region),
+        _ => first(store, config).await?,
+    };
+    write(&path, &text)
+}
+
+/// The same id for the same name, so that two users of a configuration share their project.
+fn project_id(name: &str) -> String {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).simple().to_string()
+}
+
+async fn first(store: &Store, config: &Config) -> Result<String> {
+    let mut text =
+        String::from("# Made by trove-controller at its first start. Whoever can read it can log in.\nclouds:\n");
+    for (cloud, name, role) in FIRST {
+        let password: SecretString = generate_password();
+        let hashed = password.clone();
+        let hash = tokio::task::spawn_blocking(move || hash_password(&hashed)).await;
+        let password_hash = hash.map_err(|error| Error::internal("hash a password", error))??;
+        let roles = vec![role.to_owned()];
+        let (project_id, project_name) = (project_id(name), name.to_owned());
+        let user = User { id: hex_id(), name: name.to_owned(), password_hash, project_id, project_name, roles };
+        store.put_user(&user).await?;
+        text.push_str(&format!(
+            "  {cloud}:\n    auth:\n      auth_url: {}/identity/v3\n      username: {name}\n      password: {}\n      \
+             project_name: {name}\n      user_domain_name: Default\n      project_domain_name: Default\n    \
+             region_name: {}\n    identity_api_version: '3'\n",
+            config.public_url(),
+            password.expose_secret(),
+            config.region,
+        ));
+    }
+    Ok(text)
+}
+
+/// The file with the present address and region; everything else stays.
+fn moved(text: &str, url: &str, region: &str) -> String {
+    let line = |line: &str| {
+        let indent: String = line.chars().take_while(|c| *c == ' ').collect();
+        match line.trim_start().split(':').next() {
+            Some("auth_url") => format!("{indent}auth_url: {url}/identity/v3"),
+            Some("region_name") => format!("{indent}region_name: {region}"),
+            _ => line.to_owned(),
+        }
+    };
+    text.lines().map(|text| line(text) + "\n").collect()
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    let beside = path.with_extension("yaml.new");
+    let write = || -> std::io::Result<()> {
+        let mut options = std::fs::File::options();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)
+    };
+    write().map_err(|error| Error::internal(format!("write {}", path.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moved_service_keeps_its_passwords() {
+        let text = "clouds:\n  trove:\n    auth:\n      auth_url: http://a/identity/v3\n      password: x\n    region_name: R\n";
+        let moved = moved(text, "https://b:1", "S");
+        assert!(moved.contains("      auth_url: https://b:1/identity/v3\n") && moved.contains("      password: x\n"));
+        assert!(moved.contains("    region_name: S\n"));
+    }
+}

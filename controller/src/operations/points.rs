@@ -1,0 +1,46 @@
+//! Named points around every step, at which a test kills the process, fails the step, or holds it.
+
+use super::steps::StepResult;
+
+/// Passes points. In tests of this crate it also asks the test.
+#[derive(Clone, Default)]
+pub(super) struct Points {
+    #[cfg(test)]
+    pub(super) hook: Option<Hook>,
+}
+
+/// How a test is asked.
+#[cfg(test)]
+pub(super) type Hook = std::sync::Arc<dyn Fn(&str) -> Hold + Send + Sync>;
+
+/// What a test wants at a point.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Nothing.
+    Pass,
+    /// That the step fails.
+    Fail,
+    /// That it goes no further, until the runner is dropped.
+    Forever,
+    /// That it goes on after this time.
+    For(std::time::Duration),
+}
+
+impl Points {
+    /// Passes the point `name`.
+    pub(super) async fn pass(&self, name: &str) -> StepResult {
+        trove_strategy::failpoint::pass(name)
+            .map_err(|injected| super::steps::StepError::Fatal(injected.to_string()))?;
+        #[cfg(test)]
+        if let Some(hook) = &self.hook {
+            match hook(name) {
+                Hold::Pass => {}
+                Hold::Fail => return Err(super::steps::StepError::Fatal(format!("failed at {name}"))),
+                Hold::Forever => std::future::pending().await,
+                Hold::For(time) => tokio::time::sleep(time).await,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,250 @@
+//! What was assigned to guests: the part that follows from the configuration, and the engine's certificate with its
+//! sealed key. An agent keeps what it was assigned; the row is there to notice when that is no longer what it should be.
+
+use std::collections::BTreeMap;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
+use time::OffsetDateTime;
+use trove_proto::v1;
+
+use super::{Store, from_micros, micros};
+use crate::authority::EngineCertificate;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::ids::InstanceId;
+
+/// The part of an assignment that is no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Specification {
+    /// Every controller's agents' address.
+    pub controllers: Vec<String>,
+    /// Seconds between two heartbeats.
+    pub heartbeat_interval_s: u32,
+    /// Seconds between two probes of the engine.
+    pub probe_interval_s: u32,
+    /// Values chosen by an operator or tenant, each a JSON scalar as text.
+    pub parameters: BTreeMap<String, String>,
+}
+
+impl Specification {
+    /// What the configuration asks for.
+    pub fn of(config: &Config) -> Self {
+        // Less than a second is no interval that the contract knows.
+        let seconds = |time: std::time::Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1);
+        Self {
+            controllers: vec![config.agents_address()],
+            heartbeat_interval_s: seconds(config.agents.heartbeat_interval),
+            probe_interval_s: seconds(config.agents.probe_interval),
+            parameters: BTreeMap::new(),
+        }
+    }
+}
+
+/// What must stay true in the guest of an instance.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    /// Whose.
+    pub instance: InstanceId,
+    /// Grows with each change.
+    pub generation: u64,
+    /// What follows from the configuration.
+    pub specification: Specification,
+    /// PEM of the engine's certificate.
+    pub certificate_pem: String,
+    /// PEM of its key.
+    pub key_pem: SecretString,
+    /// PEM of the engines' authority.
+    pub authority_pem: String,
+    /// When the certificate expires.
+    pub not_after: OffsetDateTime,
+}
+
+impl Assignment {
+    /// As the agent is given it.
+    pub fn to_proto(&self) -> v1::Specification {
+        let specification = self.specification.clone();
+        v1::Specification {
+            controllers: specification.controllers,
+            role: v1::Role::Primary.into(),
+            tls_mode: v1::TlsMode::Basic.into(),
+            certificate: Some(v1::EngineCertificate {
+                certificate_pem: self.certificate_pem.clone(),
+                key_pem: self.key_pem.expose_secret().to_owned(),
+                authority_pem: self.authority_pem.clone(),
+            }),
+            parameters: specification.parameters.into_iter().collect(),
+            heartbeat_interval_s: specification.heartbeat_interval_s,
+            probe_interval_s: specification.probe_interval_s,
+        }
+    }
+}
+
+/// Where an assignment stands, without its secrets.
+#[derive(Clone, Debug)]
+pub struct AssignmentStatus {
+    /// Whose.
+    pub instance: InstanceId,
+    /// What is stored.
+    pub generation: u64,
+    /// What the agent last said is in force.
+    pub in_force: u64,
+    /// What follows from the configuration.
+    pub specification: Specification,
+    /// When the certificate expires.
+    pub not_after: OffsetDateTime,
+}
+
+impl Store {
+    /// Stores the first assignment of an instance, generation 1; one that is there already stays.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn insert_assignment(
+        &self,
+        conn: &mut SqliteConnection,
+        instance: InstanceId,
+        specification: &Specification,
+        certificate: &EngineCertificate,
+    ) -> Result<()> {
+        sqlx::query(
+            "insert into assignment \
+             (instance_id, generation, specification, certificate_pem, key_sealed, authority_pem, not_after) \
+             values ($1, 1, $2, $3, $4, $5, $6) on conflict (instance_id) do nothing",
+        )
+        .bind(instance.to_string())
+        .bind(json(specification)?)
+        .bind(&certificate.certificate_pem)
+        .bind(self.seal.seal(&purpose(instance), &certificate.key_pem)?)
+        .bind(&certificate.authority_pem)
+        .bind(micros(certificate.not_after))
+        .execute(conn)
+        .await
+        .map_err(failed("store", instance))?;
+        Ok(())
+    }
+
+    /// Changes an assignment, with a new certificate or the one that is there. `false`: it is no longer of `generation`.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn replace_assignment(
+        &self,
+        conn: &mut SqliteConnection,
+        instance: InstanceId,
+        generation: u64,
+        specification: &Specification,
+        certificate: Option<&EngineCertificate>,
+    ) -> Result<bool> {
+        let key =
+            certificate.map(|certificate| self.seal.seal(&purpose(instance), &certificate.key_pem)).transpose()?;
+        let done = sqlx::query(
+            "update assignment set generation = generation + 1, specification = $3, \
+             certificate_pem = coalesce($4, certificate_pem), key_sealed = coalesce($5, key_sealed), \
+             authority_pem = coalesce($6, authority_pem), not_after = coalesce($7, not_after) \
+             where instance_id = $1 and generation = $2",
+        )
+        .bind(instance.to_string())
+        .bind(i64::try_from(generation).unwrap_or(i64::MAX))
+        .bind(json(specification)?)
+        .bind(certificate.map(|certificate| certificate.certificate_pem.as_str()))
+        .bind(key)
+        .bind(certificate.map(|certificate| certificate.authority_pem.as_str()))
+        .bind(certificate.map(|certificate| micros(certificate.not_after)))
+        .execute(conn)
+        .await
+        .map_err(failed("change", instance))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// The assignment of an instance.
+    ///
+    /// # Errors
+    /// Internal: also when its key was sealed with another one.
+    pub async fn get_assignment(&self, instance: InstanceId) -> Result<Option<Assignment>> {
+        let row = sqlx::query("select * from assignment where instance_id = $1")
+            .bind(instance.to_string())
+            .fetch_optional(&self.read)
+            .await
+            .map_err(failed("read", instance))?;
+        let Some(row) = row else { return Ok(None) };
+        let text = |column: &'static str| row.try_get::<String, _>(column).map_err(failed("read", instance));
+        Ok(Some(Assignment {
+            instance,
+            generation: unsigned(&row, "generation")?,
+            specification: specification(&row)?,
+            certificate_pem: text("certificate_pem")?,
+            key_pem: self.seal.open(&purpose(instance), &text("key_sealed")?)?,
+            authority_pem: text("authority_pem")?,
+            not_after: from_micros(row.try_get("not_after").map_err(failed("read", instance))?),
+        }))
+    }
+
+    /// The assignments of instances that are installed and on which no operation is active.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn list_settled_assignments(&self) -> Result<Vec<AssignmentStatus>> {
+        let read = |error| Error::internal("list the assignments", error);
+        let rows = sqlx::query(
+            "select s.instance_id, s.generation, s.specification, s.not_after, a.assignment_generation \
+             from assignment s join agent a on a.instance_id = s.instance_id \
+             join instance i on i.id = s.instance_id and i.deleted is null \
+             where a.assignment_generation > 0 and not exists (select 1 from operation o \
+             where o.instance_id = s.instance_id and o.status in ('queued', 'running', 'undoing', 'stuck'))",
+        )
+        .fetch_all(&self.read)
+        .await
+        .map_err(read)?;
+        let status = |row: &SqliteRow| -> Result<AssignmentStatus> {
+            let instance: String = row.try_get("instance_id").map_err(read)?;
+            Ok(AssignmentStatus {
+                instance: instance.parse().map_err(|error| Error::internal("read an assignment's instance", error))?,
+                generation: unsigned(row, "generation")?,
+                in_force: unsigned(row, "assignment_generation")?,
+                specification: specification(row)?,
+                not_after: from_micros(row.try_get("not_after").map_err(read)?),
+            })
+        };
+        rows.iter().map(status).collect()
+    }
+
+    /// Removes the assignment of an instance.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn delete_assignment(&self, conn: &mut SqliteConnection, instance: InstanceId) -> Result<()> {
+        sqlx::query("delete from assignment where instance_id = $1")
+            .bind(instance.to_string())
+            .execute(conn)
+            .await
+            .map_err(failed("remove", instance))?;
+        Ok(())
+    }
+}
+
+fn failed(verb: &'static str, instance: InstanceId) -> impl FnOnce(sqlx::Error) -> Error {
+    move |error| Error::internal(format!("{verb} the assignment of instance {instance}"), error)
+}
+
+/// To what a sealed key is bound.
+fn purpose(instance: InstanceId) -> String {
+    format!("engine key of instance {instance}")
+}
+
+fn json(specification: &Specification) -> Result<String> {
+    serde_json::to_string(specification).map_err(|error| Error::internal("write a specification", error))
+}
+
+fn specification(row: &SqliteRow) -> Result<Specification> {
+    let read = |error| Error::internal("read a specification", error);
+    let text: String = row.try_get("specification").map_err(read)?;
+    serde_json::from_str(&text).map_err(|error| Error::internal("read a specification", error))
+}
+
+fn unsigned(row: &SqliteRow, column: &'static str) -> Result<u64> {
+    let value: i64 = row.try_get(column).map_err(|error| Error::internal(format!("read the {column}"), error))?;
+    u64::try_from(value).map_err(|error| Error::internal(format!("read the {column} {value}"), error))
+}

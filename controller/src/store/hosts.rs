@@ -1,0 +1,71 @@
+//! Questions of the reconcilers about hosts.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
+
+use super::Store;
+use crate::error::{Error, Result};
+use crate::ids::InstanceId;
+use crate::state::HostState;
+
+/// An instance as the reconciler of hosts sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostRow {
+    /// Which.
+    pub instance: InstanceId,
+    /// What the driver last said.
+    pub host: HostState,
+    /// Whether it is deleted.
+    pub deleted: bool,
+    /// Whether an operation is active on it, which then decides about the host.
+    pub busy: bool,
+}
+
+impl Store {
+    /// The instances that are not deleted, and the deleted ones among `others`.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn list_hosts(&self, others: &[InstanceId]) -> Result<Vec<HostRow>> {
+        let others = serde_json::to_string(others).map_err(|error| Error::internal("list hosts", error))?;
+        let rows = sqlx::query(
+            "select i.id, i.host, i.deleted is not null as deleted, exists (select 1 from operation o \
+             where o.instance_id = i.id and o.status in ('queued', 'running', 'undoing', 'stuck')) as busy \
+             from instance i where i.deleted is null or i.id in (select value from json_each($1))",
+        )
+        .bind(others)
+        .fetch_all(&self.read)
+        .await
+        .map_err(|error| Error::internal("list hosts", error))?;
+        rows.iter().map(host_row).collect()
+    }
+
+    /// Whether an operation is active on an instance, in the caller's transaction.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn is_busy(&self, conn: &mut SqliteConnection, instance: InstanceId) -> Result<bool> {
+        sqlx::query(
+            "select exists (select 1 from operation where instance_id = $1 \
+             and status in ('queued', 'running', 'undoing', 'stuck'))",
+        )
+        .bind(instance.to_string())
+        .fetch_one(conn)
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| Error::internal(format!("look for operations on instance {instance}"), error))
+    }
+}
+
+fn host_row(row: &SqliteRow) -> Result<HostRow> {
+    let read = |error| Error::internal("read a host", error);
+    let id: String = row.try_get("id").map_err(read)?;
+    let tag: String = row.try_get("host").map_err(read)?;
+    Ok(HostRow {
+        instance: id.parse().map_err(|error| Error::internal("read a host's instance", error))?,
+        host: HostState::from_tag(&tag)
+            .ok_or_else(|| Error::Internal { attempt: format!("read the host state {tag:?}"), source: None })?,
+        deleted: row.try_get("deleted").map_err(read)?,
+        busy: row.try_get("busy").map_err(read)?,
+    })
+}

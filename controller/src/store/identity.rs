@@ -1,0 +1,149 @@
+//! Users and tokens of the built-in identity.
+
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+use time::OffsetDateTime;
+
+use super::{Store, from_micros, micros};
+use crate::error::{Error, Result};
+
+/// A user with the one project that it has roles in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// 32 hex digits.
+    pub id: String,
+    /// Its name, unique.
+    pub name: String,
+    /// argon2id, PHC string.
+    pub password_hash: String,
+    /// The project's id, 32 hex digits.
+    pub project_id: String,
+    /// The project's name.
+    pub project_name: String,
+    /// The roles in it.
+    pub roles: Vec<String>,
+}
+
+/// A token that was issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Whose.
+    pub user: User,
+    /// Identifies it in logs.
+    pub audit_id: String,
+    /// From.
+    pub issued_at: OffsetDateTime,
+    /// To.
+    pub expires_at: OffsetDateTime,
+}
+
+const USER: &str = "u.id, u.name, u.password_hash, u.project_id, u.project_name, u.roles";
+
+fn user(row: &SqliteRow) -> sqlx::Result<User> {
+    let roles: String = row.try_get("roles")?;
+    let roles = serde_json::from_str(&roles).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    Ok(User {
+        id: row.try_get("id")?,
+        name: row.try_get("name")?,
+        password_hash: row.try_get("password_hash")?,
+        project_id: row.try_get("project_id")?,
+        project_name: row.try_get("project_name")?,
+        roles,
+    })
+}
+
+fn failed(attempt: &'static str) -> impl Fn(sqlx::Error) -> Error {
+    move |error| Error::internal(attempt, error)
+}
+
+impl Store {
+    /// All users, by name.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn list_users(&self) -> Result<Vec<User>> {
+        let sql = sqlx::AssertSqlSafe(format!("select {USER} from identity_user u order by u.name"));
+        let rows = sqlx::query(sql).fetch_all(&self.read).await.map_err(failed("list users"))?;
+        rows.iter().map(user).collect::<sqlx::Result<_>>().map_err(failed("list users"))
+    }
+
+    /// Makes a user, or brings the one of this name up to date; its id stays.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn put_user(&self, user: &User) -> Result<()> {
+        let roles = serde_json::to_string(&user.roles).map_err(|error| Error::internal("write roles", error))?;
+        sqlx::query(
+            "insert into identity_user (id, name, password_hash, project_id, project_name, roles) \
+             values ($1, $2, $3, $4, $5, $6) on conflict (name) do update set password_hash = excluded.password_hash, \
+             project_id = excluded.project_id, project_name = excluded.project_name, roles = excluded.roles",
+        )
+        .bind(&user.id)
+        .bind(&user.name)
+        .bind(&user.password_hash)
+        .bind(&user.project_id)
+        .bind(&user.project_name)
+        .bind(roles)
+        .execute(&self.write)
+        .await
+        .map_err(failed("write a user"))?;
+        Ok(())
+    }
+
+    /// Stores a token by its sum; tokens that have expired go.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn insert_token(&self, hash: &str, token: &Token) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query("delete from identity_token where expires_at < $1")
+            .bind(micros(token.issued_at))
+            .execute(&mut *tx)
+            .await
+            .map_err(failed("remove old tokens"))?;
+        sqlx::query(
+            "insert into identity_token (hash, user_id, audit_id, issued_at, expires_at) values ($1, $2, $3, $4, $5)",
+        )
+        .bind(hash)
+        .bind(&token.user.id)
+        .bind(&token.audit_id)
+        .bind(micros(token.issued_at))
+        .bind(micros(token.expires_at))
+        .execute(&mut *tx)
+        .await
+        .map_err(failed("store a token"))?;
+        tx.commit().await.map_err(failed("store a token"))
+    }
+
+    /// The token of a sum, unless it has expired.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn get_token(&self, hash: &str, now: OffsetDateTime) -> Result<Option<Token>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "select {USER}, t.audit_id, t.issued_at, t.expires_at from identity_token t join identity_user u \
+             on u.id = t.user_id where t.hash = $1 and t.expires_at > $2"
+        ));
+        let row = sqlx::query(sql).bind(hash).bind(micros(now)).fetch_optional(&self.read).await;
+        let Some(row) = row.map_err(failed("read a token"))? else { return Ok(None) };
+        let token = || -> sqlx::Result<Token> {
+            Ok(Token {
+                user: user(&row)?,
+                audit_id: row.try_get("audit_id")?,
+                issued_at: from_micros(row.try_get("issued_at")?),
+                expires_at: from_micros(row.try_get("expires_at")?),
+            })
+        };
+        token().map(Some).map_err(failed("read a token"))
+    }
+
+    /// Forgets a token.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn delete_token(&self, hash: &str) -> Result<()> {
+        let done = sqlx::query("delete from identity_token where hash = $1").bind(hash).execute(&self.write).await;
+        done.map_err(failed("revoke a token"))?;
+        Ok(())
+    }
+}
