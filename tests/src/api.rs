@@ -54,7 +54,8 @@ impl Api {
             "identity": {"methods": ["password"], "password": {"user": {
                 "name": auth["username"], "password": auth["password"], "domain": domain}}},
             "scope": {"project": {"name": auth["project_name"], "domain": domain}}}});
-        let client = Client::builder().timeout(Duration::from_secs(90)).build()?;
+        // No connection is kept: the controller at its other end may be killed at any moment.
+        let client = Client::builder().timeout(Duration::from_secs(90)).pool_max_idle_per_host(0).build()?;
         let answer = client.post(format!("{url}/auth/tokens")).json(&body).send().await?;
         if answer.status().as_u16() != 201 {
             bail!("log in as {cloud}: {} {}", answer.status(), answer.text().await?);

@@ -51,8 +51,10 @@ pub fn agents(instance: &str) -> Vec<i32> {
 pub fn directories(instance: &str) -> Vec<PathBuf> {
     let uid = nix::unistd::getuid();
     let mut places = vec![PathBuf::from("/run/trove-rs"), PathBuf::from(format!("/tmp/trove-rs-{uid}"))];
+    // Control groups lie below one directory for each state directory.
     for controller in ["", "memory", "cpu", "pids", "unified", "cpu,cpuacct", "systemd"] {
-        places.push(Path::new("/sys/fs/cgroup").join(controller).join("trove-rs"));
+        let top = Path::new("/sys/fs/cgroup").join(controller).join("trove-rs");
+        places.extend(std::fs::read_dir(&top).into_iter().flatten().flatten().map(|entry| entry.path()));
     }
     places.into_iter().map(|place| place.join(instance)).filter(|path| path.exists()).collect()
 }

@@ -100,6 +100,10 @@ impl Stack {
             format!("[api]\nlisten = \"{address}:8779\"\n[agents]\nlisten = \"{address}:8778\"\n{}\n", options.config);
         std::fs::write(directory.path().join("trove.toml"), config)?;
         if let Some(account) = &options.account {
+            // The account may not reach the directory that the programs were built in.
+            for name in ["trove-controller", "trove-agent"] {
+                std::fs::copy(program(name)?, directory.path().join(name))?;
+            }
             let status = Command::new("chown").arg("-R").arg(account).arg(directory.path()).status()?;
             ensure!(status.success(), "give {} to {account}", directory.path().display());
         }
@@ -169,15 +173,20 @@ impl Stack {
     }
 
     fn command(&self, failpoints: &Failpoints) -> Result<Command> {
-        let controller = program("trove-controller")?;
         let mut command = match &self.options.account {
             Some(account) => {
+                let user = nix::unistd::User::from_name(account)?.with_context(|| format!("the account {account}"))?;
                 let mut command = Command::new("setpriv");
-                command.args([&format!("--reuid={account}"), &format!("--regid={account}"), "--clear-groups", "--"]);
-                command.arg(controller);
+                command.args([
+                    &format!("--reuid={}", user.uid),
+                    &format!("--regid={}", user.gid),
+                    "--clear-groups",
+                    "--",
+                ]);
+                command.arg(self.directory.path().join("trove-controller"));
                 command
             }
-            None => Command::new(controller),
+            None => Command::new(program("trove-controller")?),
         };
         let log = std::fs::File::options().create(true).append(true).open(self.log())?;
         command.arg("serve").arg("--state").arg(self.state()).arg("--config").arg(self.config());
