@@ -38,7 +38,7 @@ def main(cloud):
     assert instance.is_root_enabled(database) is True
 
     instance.restart(database)
-    database.wait_for_status(instance, status="ACTIVE", failures=["ERROR"], interval=0.2, wait=90)
+    until(lambda: database.get_instance(instance.id).status == "ACTIVE")
 
     database.delete_user("sdkuser", instance=instance)
     until(lambda: not list(database.users(instance)))

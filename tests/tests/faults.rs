@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use trove_tests::{Api, Failpoints, Stack, StackOptions, leftovers, order_body, poll, program};
+use trove_tests::{Api, Failpoints, Stack, StackOptions, connect, leftovers, order_body, poll, program, rows};
 
 async fn await_view(api: &Api, id: &str, what: &str, done: impl Fn(&Value) -> bool) -> Result<Value> {
     poll(what, Duration::from_secs(90), async || api.instance(id).await, done).await
@@ -135,50 +135,59 @@ async fn a_full_data_directory_is_seen_and_passes() -> Result<()> {
         println!("skipped: needs root for a small file system");
         return Ok(());
     }
-    let parent = tempfile::tempdir()?;
-    std::fs::set_permissions(parent.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let mount = Mount::tmpfs(parent.path(), "100m")?;
-    let options = StackOptions { parent: Some(parent.path().to_owned()), ..StackOptions::default() };
-    let stack = Stack::start_with(options).await?;
+    let mut stack = Stack::prepare(StackOptions::default())?;
+    let hosts = stack.state().join("hosts");
+    std::fs::create_dir_all(&hosts)?;
+    let mount = Mount::tmpfs(&hosts, "200m")?;
+    stack.run(&Failpoints::default())?;
+    stack.await_datastore().await?;
     let api = stack.login("trove").await?;
-    let id = api.order("full").await?;
-    // Where an initialised engine just fits, filling the rest stops it; where it does not fit, the order fails.
-    let view = await_view(&api, &id, "an end", |view| view["status"] == "ERROR" || view["status"] == "ACTIVE").await?;
-    if view["status"] == "ACTIVE" {
-        let filler = parent.path().join("filler");
-        fill(&filler)?;
-        for engine in leftovers::engines(&id) {
-            kill(Pid::from_raw(engine), Signal::SIGKILL)?;
-        }
-        await_view(&api, &id, "trouble", |view| view["operating_status"] != "HEALTHY").await?;
-        std::fs::remove_file(&filler)?;
-        api.await_active(&id).await?;
-    } else {
-        let text = view["fault"].to_string().to_lowercase();
-        ensure!(text.contains("no space left"), "{view}");
+    let first = api.order_and_await("first").await?;
+    let client = connect(&api.instance(&first).await?, "app", "secret-app-1", "app").await?;
+    rows(&client, "create table t (text text)").await?;
+
+    let filler = hosts.join("filler");
+    fill(&filler)?;
+    let big = "insert into t select repeat(md5(n::text), 100) from generate_series(1, 40000) n";
+    let full = rows(&client, big).await.err().context("a write into a full volume")?;
+    ensure!(format!("{full:?}").contains("No space left on device"), "{full:?}");
+    // Room for an agent, not for an engine.
+    let size = std::fs::metadata(&filler)?.len();
+    std::fs::File::options().write(true).open(&filler)?.set_len(size - (4 << 20))?;
+    let second = api.order("second").await?;
+    let view = api.await_error(&second).await?;
+    ensure!(view["fault"].to_string().contains("No space left on device"), "{view}");
+    assert_eq!(view["operating_status"], "");
+    std::fs::remove_file(&filler)?;
+
+    api.await_active(&first).await?;
+    let client = connect(&api.instance(&first).await?, "app", "secret-app-1", "app").await?;
+    rows(&client, big).await.context("a write once there is room again")?;
+    drop(client);
+    for id in [first, second] {
+        assert_eq!(api.delete(&format!("/instances/{id}")).await?.status, 202);
+        api.await_gone(&id).await?;
     }
-    assert_eq!(api.delete(&format!("/instances/{id}")).await?.status, 202);
-    api.await_gone(&id).await?;
     drop(stack);
     drop(mount);
     Ok(())
 }
 
 /// A small file system that goes with the test.
-struct Mount<'a>(&'a Path);
+struct Mount(std::path::PathBuf);
 
-impl<'a> Mount<'a> {
-    fn tmpfs(path: &'a Path, size: &str) -> Result<Self> {
+impl Mount {
+    fn tmpfs(path: &Path, size: &str) -> Result<Self> {
         let options = format!("size={size},mode=0755");
         let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).status()?;
         ensure!(status.success(), "mount a small file system");
-        Ok(Self(path))
+        Ok(Self(path.to_owned()))
     }
 }
 
-impl Drop for Mount<'_> {
+impl Drop for Mount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
 
