@@ -11,7 +11,7 @@ use rcgen::{
 use rustls_pki_types::{
     CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject,
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
@@ -19,6 +19,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
+use crate::model::EngineCertificate;
 use crate::store::Store;
 use crate::store::authorities::StoredAuthority;
 
@@ -41,18 +42,6 @@ pub struct Authorities {
 struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
-}
-
-/// A certificate for an engine, with its key.
-pub struct EngineCertificate {
-    /// PEM.
-    pub certificate_pem: String,
-    /// PEM, PKCS#8.
-    pub key_pem: SecretString,
-    /// PEM of the engines' authority.
-    pub authority_pem: String,
-    /// When it expires; a reconciler replaces it before.
-    pub not_after: OffsetDateTime,
 }
 
 /// A certificate for a controller's agents' port, with its key.

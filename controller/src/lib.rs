@@ -18,5 +18,6 @@ pub mod reconcile;
 pub mod register;
 pub mod seal;
 pub mod serve;
+pub mod signals;
 pub mod state;
 pub mod store;

@@ -41,7 +41,7 @@ def main(cloud):
     until(lambda: database.get_instance(instance.id).status == "ACTIVE")
 
     database.delete_user("sdkuser", instance=instance)
-    until(lambda: not list(database.users(instance)))
+    until(lambda: "sdkuser" not in [found.name for found in database.users(instance)])
     database.delete_database("sdkdb", instance=instance)
     until(lambda: not list(database.databases(instance)))
 

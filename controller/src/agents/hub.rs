@@ -29,7 +29,7 @@ use crate::authority::{AgentName, Authorities, CertificateRequest};
 use crate::config::Config;
 use crate::error::{Error, Result, chain};
 use crate::ids::InstanceId;
-use crate::operations::Nudge;
+use crate::signals::Nudge;
 use crate::state::Service;
 use crate::store::Store;
 use crate::store::agents::AgentRow;

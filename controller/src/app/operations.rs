@@ -2,53 +2,13 @@
 
 use std::time::Duration;
 
-use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
 use super::App;
 use crate::error::Result;
 use crate::identity::Caller;
-use crate::ids::{InstanceId, OperationId};
-
-/// An operation with its steps.
-#[derive(Clone, Debug)]
-pub struct Operation {
-    /// Its id.
-    pub id: OperationId,
-    /// What it does: `create_instance`.
-    pub kind: String,
-    /// `queued`, `running`, `undoing`, `done`, `failed`, `cancelled` or `stuck`.
-    pub status: String,
-    /// When it was asked for.
-    pub created: OffsetDateTime,
-    /// When a controller first took it.
-    pub started: Option<OffsetDateTime>,
-    /// When it ended.
-    pub finished: Option<OffsetDateTime>,
-    /// Why it failed.
-    pub error: Option<String>,
-    /// The step it is in.
-    pub step: Option<String>,
-    /// All of its steps, in order.
-    pub steps: Vec<Step>,
-}
-
-/// A step of an operation.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// Its name: `install_engine`.
-    pub name: String,
-    /// `pending`, `running`, `done`, `failed` or `undone`.
-    pub status: String,
-    /// When it began.
-    pub started: Option<OffsetDateTime>,
-    /// When it ended.
-    pub finished: Option<OffsetDateTime>,
-    /// Amount done and in all, and the unit (a stage's name where there are no amounts).
-    pub progress: Option<(Option<u64>, Option<u64>, String)>,
-    /// Why it failed, or why it is being tried again.
-    pub error: Option<String>,
-}
+use crate::ids::InstanceId;
+pub use crate::model::operations::{Operation, Step};
 
 /// The longest that an answer is held.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);

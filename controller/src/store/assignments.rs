@@ -11,10 +11,10 @@ use time::OffsetDateTime;
 use trove_proto::v1;
 
 use super::{Store, from_micros, micros};
-use crate::authority::EngineCertificate;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
+use crate::model::EngineCertificate;
 
 /// The part of an assignment that is no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,10 +8,9 @@ use sqlx::{Row as _, SqliteConnection};
 use time::OffsetDateTime;
 
 use super::{Store, from_micros, micros};
-use crate::app::operations::{Operation, Step};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, OperationId};
-use crate::operations::{Lane, NewOperation};
+use crate::model::operations::{Lane, NewOperation, Operation, Step};
 
 pub mod lease;
 

@@ -1,8 +1,11 @@
 //! The words that every room uses: an instance, a size, a datastore, and what belongs to them.
 
+pub mod operations;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use time::OffsetDateTime;
 use trove_strategy::Manifest;
 
@@ -163,4 +166,16 @@ pub struct Limits {
     pub volumes_gib: i64,
     /// Backups.
     pub backups: i64,
+}
+
+/// A certificate for an engine, with its key.
+pub struct EngineCertificate {
+    /// PEM.
+    pub certificate_pem: String,
+    /// PEM, PKCS#8.
+    pub key_pem: SecretString,
+    /// PEM of the engines' authority.
+    pub authority_pem: String,
+    /// When it expires; a reconciler replaces it before.
+    pub not_after: OffsetDateTime,
 }
