@@ -50,6 +50,8 @@ impl Cgroups {
             hierarchy
                 .prepare(&top)
                 .map_err(|error| format!("control groups cannot be made in {}: {error}", top.display()))?;
+            // It was a try: a controller without hosts has no groups. What is in use stays.
+            hierarchy.tidy(&top);
         }
         Ok(found)
     }
@@ -64,9 +66,10 @@ impl Cgroups {
         let memory = (memory_mib + AGENT_ALLOWANCE_MIB).saturating_mul(1024 * 1024).to_string();
         for hierarchy in &self.hierarchies {
             let parent = self.parent(hierarchy);
-            hierarchy.prepare(&parent)?;
             let group = parent.join(host);
-            make(&group)?;
+            // Another controller that tidies up may remove an empty directory in between.
+            let made = || hierarchy.prepare(&parent).and_then(|()| make(&group));
+            made().or_else(|error| if error.kind() == ErrorKind::NotFound { made() } else { Err(error) })?;
             for (file, value) in match hierarchy.kind {
                 Kind::Unified if hierarchy.limits_memory() => vec![("memory.max", &memory)],
                 Kind::Unified | Kind::Pids => vec![],
@@ -99,8 +102,7 @@ impl Cgroups {
         for hierarchy in &self.hierarchies {
             let parent = self.parent(hierarchy);
             remove(&parent.join(host))?;
-            // Another host may still be there, or be made this moment: `ensure` makes them again.
-            let _ = fs::remove_dir(&parent).and_then(|()| fs::remove_dir(hierarchy.mount.join(TOP)));
+            hierarchy.tidy(&parent);
         }
         Ok(())
     }
@@ -155,6 +157,12 @@ impl Hierarchy {
             }
         }
         Ok(())
+    }
+
+    /// Removes the directories above hosts when they are empty. Another host may be there, or be made this moment:
+    /// `ensure` makes them again.
+    fn tidy(&self, parent: &Path) {
+        let _ = fs::remove_dir(parent).and_then(|()| fs::remove_dir(self.mount.join(TOP)));
     }
 }
 

@@ -108,6 +108,20 @@ impl Place {
         self.directory(instance).join("agent.toml")
     }
 
+    /// Whether the host has been made, and its removal has not begun.
+    pub(super) fn is_whole(&self, instance: InstanceId) -> bool {
+        self.config_file(instance).exists()
+    }
+
+    /// Begins the removal: from now on no agent is started for it, whenever this process is killed.
+    pub(super) fn begin_removal(&self, instance: InstanceId) -> Result<(), ComputeError> {
+        let file = self.config_file(instance);
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", &file)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Every host that has a directory.
     pub(super) fn hosts(&self) -> Vec<InstanceId> {
         let Ok(entries) = fs::read_dir(&self.hosts) else { return Vec::new() };

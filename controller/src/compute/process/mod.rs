@@ -8,6 +8,8 @@ mod cgroup;
 mod host;
 mod kill;
 mod system;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -65,12 +67,16 @@ impl ProcessDriver {
     /// Internal: a directory cannot be made; 400: the range of addresses is wrong.
     pub fn new(options: ProcessOptions) -> Result<Arc<Self>> {
         let range = address::Range::parse(&options.config.process.address_range).map_err(Error::BadRequest)?;
-        let place = place(&options)?;
+        Ok(Self::over(place(&options)?, range))
+    }
+
+    fn over(place: Place, range: address::Range) -> Arc<Self> {
         let driver = Arc::new(Self { place, range, watchers: Mutex::default(), turns: Mutex::default() });
-        for instance in driver.place.hosts() {
+        // One that is half made or half removed is left to the operation that does it.
+        for instance in driver.place.hosts().into_iter().filter(|instance| driver.place.is_whole(*instance)) {
             driver.watch(instance, None);
         }
-        Ok(driver)
+        driver
     }
 
     /// Stops every agent with its engine in an orderly way, keeping all data.
@@ -219,6 +225,7 @@ impl Compute for ProcessDriver {
         let turn = self.turn(instance);
         let turned = turn.lock().await;
         self.unwatch(instance).await;
+        self.place.begin_removal(instance)?;
         let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
         self.place.kill_all(instance).await.map_err(transient)?;
         self.place.remove(instance).await?;

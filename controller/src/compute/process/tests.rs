@@ -1,0 +1,273 @@
+//! Hosts whose agent is a script: it joins its groups, leaves grandchildren in sessions of their own, and stays.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use secrecy::SecretString;
+use trove_strategy::{Installation, Size};
+
+use super::*;
+use crate::compute::process::system::ProcessId;
+
+const SOON: Duration = Duration::from_secs(15);
+
+const AGENT: &str = r#"#!/bin/sh
+# run --config FILE
+directory=$(dirname "$3")
+for group in $(sed -n 's/^cgroups = \[\(.*\)\]/\1/p' "$3" | tr -d '",'); do echo $$ > "$group/cgroup.procs"; done
+mkdir -p "$directory/volume"
+(cd "$directory/volume" && exec setsid sleep 1000) &
+echo $! >> "$directory/children"
+(cd "$directory/volume" && exec setsid sh -c 'sleep 1000 & echo $! >> ../children; wait') &
+echo $! >> "$directory/children"
+echo $$ >> "$directory/agents"
+while :; do sleep 1000 & wait $!; done
+"#;
+
+struct World {
+    directory: tempfile::TempDir,
+    driver: Arc<ProcessDriver>,
+}
+
+impl World {
+    fn new(with_cgroups: bool) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("agent");
+        std::fs::write(&program, AGENT).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let driver = Self::driver(directory.path(), with_cgroups);
+        Self { directory, driver }
+    }
+
+    /// As a controller that has just started.
+    fn driver(directory: &Path, with_cgroups: bool) -> Arc<ProcessDriver> {
+        let mut config = Config::default();
+        config.process.runtime_dir = Some(directory.join("run"));
+        config.process.agent_program = Some(directory.join("agent"));
+        // Nothing of these hosts runs as the engines' account, but it is looked up.
+        config.process.engine_account = "nobody".to_owned();
+        let options = ProcessOptions {
+            state_dir: directory.join("state"),
+            config: Arc::new(config),
+            controller_id: "here".to_owned(),
+        };
+        let mut place = place(&options).unwrap();
+        if !with_cgroups {
+            place.cgroups = None;
+        }
+        ProcessDriver::over(place, address::Range::parse("127.0.0.0/8").unwrap())
+    }
+
+    /// The controller is killed and started again; its agents go on.
+    async fn restart(&mut self) {
+        let watchers: Vec<Watcher> = self.driver.watchers.lock().unwrap().drain().map(|(_, watcher)| watcher).collect();
+        for watcher in watchers {
+            watcher.task.abort();
+            let _ = watcher.task.await;
+        }
+        self.driver = Self::driver(self.directory.path(), self.driver.place.cgroups.is_some());
+    }
+
+    fn spec(instance: InstanceId) -> HostSpec {
+        HostSpec {
+            instance,
+            generation: 1,
+            datastore: "engine".to_owned(),
+            agent_program: None,
+            installation: Installation { version: "1.2".to_owned(), major: "1".to_owned(), bindir: "/usr/bin".into() },
+            size: Size { memory_mib: 512, vcpus: 1, volume_gib: 1 },
+            address: "127.0.0.1".parse().unwrap(),
+            port: 5432,
+            controllers: vec!["127.0.0.1:1".to_owned()],
+            authority_pem: "PEM".to_owned(),
+            token: Some(SecretString::from("sesame")),
+        }
+    }
+
+    /// The processes that a host's agents have written down, living or not.
+    fn listed(&self, instance: InstanceId, file: &str) -> Vec<i32> {
+        let file = self.driver.place.directory(instance).join(file);
+        std::fs::read_to_string(file).unwrap_or_default().lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    /// The agent, once it has all its children.
+    async fn agent(&self, instance: InstanceId, nth: usize) -> ProcessId {
+        until("the agent has its children", || self.listed(instance, "children").len() == 3 * nth).await;
+        self.driver.place.find_agent(instance).expect("the agent runs")
+    }
+}
+
+/// After a failure nothing is to be left: what the agents wrote down is killed.
+impl Drop for World {
+    fn drop(&mut self) {
+        for instance in self.driver.place.hosts() {
+            for pid in [self.listed(instance, "agents"), self.listed(instance, "children")].concat() {
+                if let Some(process) = ProcessId::of(pid) {
+                    kill(process);
+                }
+            }
+        }
+    }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + SOON;
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn is_there(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+fn kill(process: ProcessId) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+/// From its order to its end, through deaths of the agent and of the controller.
+async fn live_and_die(mut world: World) {
+    let instance = InstanceId::random();
+    let driver = world.driver.clone();
+    assert_eq!(driver.describe(instance).await.unwrap(), HostState::Absent);
+    driver.ensure_host(&World::spec(instance)).await.unwrap();
+    let first = world.agent(instance, 1).await;
+    driver.ensure_host(&World::spec(instance)).await.unwrap();
+    assert_eq!(world.driver.place.find_agent(instance), Some(first), "made once");
+    assert_eq!(driver.describe(instance).await.unwrap(), HostState::Active);
+    for secret in ["agent.toml", "token"] {
+        let facts = std::fs::metadata(driver.place.directory(instance).join(secret)).unwrap();
+        assert_eq!(facts.permissions().mode() & 0o777, 0o600, "{secret}");
+    }
+
+    kill(first);
+    let second = world.agent(instance, 2).await;
+    assert_ne!(first, second, "a dead agent is started again");
+    until("the dead agent is collected", || !is_there(first.pid)).await;
+
+    drop(driver);
+    world.restart().await;
+    assert_eq!(world.driver.list().await.unwrap(), [instance]);
+    assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Active);
+    world.driver.ensure_host(&World::spec(instance)).await.unwrap();
+    assert_eq!(world.driver.place.find_agent(instance), Some(second), "found again after the controller's restart");
+    assert_eq!(world.listed(instance, "agents").len(), 2, "none was started beside it");
+    kill(second);
+    world.agent(instance, 3).await;
+
+    let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
+    let children = world.listed(instance, "children");
+    assert!(children.iter().all(|pid| is_there(*pid)), "children outlive their agents");
+    let groups: Vec<PathBuf> =
+        world.driver.place.cgroups.iter().flat_map(|cgroups| cgroups.of(&instance.to_string())).collect();
+    assert!(groups.iter().all(|group| group.exists()));
+    world.driver.delete_host(instance).await.unwrap();
+    let alive: Vec<i32> = children.into_iter().filter(|pid| ProcessId::of(*pid).is_some()).collect();
+    assert_eq!(alive, Vec::<i32>::new(), "all of them are ended");
+    assert_eq!(stranger.try_wait().unwrap(), None, "and no others");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    assert!(!world.driver.place.directory(instance).exists());
+    assert!(!world.driver.place.run_directory(instance).exists());
+    for group in groups {
+        assert!(!group.exists(), "{}", group.display());
+        assert!(!group.parent().unwrap().exists(), "the last host takes the directory above along");
+    }
+    world.driver.delete_host(instance).await.expect("what is not there counts as deleted");
+    assert_eq!(world.driver.list().await.unwrap(), []);
+    assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Absent);
+}
+
+#[tokio::test]
+async fn a_host_without_control_groups_lives_and_dies_whole() {
+    live_and_die(World::new(false)).await;
+}
+
+#[tokio::test]
+async fn a_host_in_control_groups_lives_and_dies_whole() {
+    let world = World::new(true);
+    if world.driver.place.cgroups.is_none() {
+        println!("skipped: this account or machine has no control groups");
+        return;
+    }
+    live_and_die(world).await;
+}
+
+#[test]
+fn a_host_of_an_ordinary_user_lives_and_dies_whole() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("covered by the test without control groups: this account is no other");
+        return;
+    }
+    // Where an ordinary user can reach it.
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = directory.path().join("tests");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let name = "compute::process::tests::a_host_without_control_groups_lives_and_dies_whole";
+    let output = Command::new("setpriv")
+        .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs", "--"])
+        .arg(&program)
+        .args(["--exact", name])
+        .env_remove("XDG_RUNTIME_DIR")
+        .env_remove("TMPDIR")
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[tokio::test]
+async fn a_half_removed_host_is_listed_gets_no_agent_and_can_be_removed() {
+    let mut world = World::new(false);
+    let instance = InstanceId::random();
+    world.driver.ensure_host(&World::spec(instance)).await.unwrap();
+    let agent = world.agent(instance, 1).await;
+    // The controller is killed when the removal has begun.
+    world.driver.place.begin_removal(instance).unwrap();
+    kill(agent);
+    world.restart().await;
+    assert_eq!(world.driver.list().await.unwrap(), [instance]);
+    assert!(!world.driver.is_watched(instance));
+    assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Dead);
+    let children = world.listed(instance, "children");
+    world.driver.delete_host(instance).await.unwrap();
+    assert!(children.into_iter().all(|pid| ProcessId::of(pid).is_none()));
+    assert_eq!(world.driver.list().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_missing_agent_program_is_named_and_nothing_is_made() {
+    let world = World::new(false);
+    let instance = InstanceId::random();
+    let plain = world.directory.path().join("plain");
+    std::fs::write(&plain, "").unwrap();
+    for program in [world.directory.path().join("nowhere"), plain, world.directory.path().to_owned()] {
+        let spec = HostSpec { agent_program: Some(program.clone()), ..World::spec(instance) };
+        let error = world.driver.ensure_host(&spec).await.unwrap_err();
+        let says_so = matches!(&error, ComputeError::Fatal(text) if text.contains(&program.display().to_string()));
+        assert!(says_so, "{error}");
+    }
+    assert_eq!(world.driver.list().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_shared_memory_of_a_crashed_engine_goes_too() {
+    let world = World::new(false);
+    let instance = InstanceId::random();
+    world.driver.ensure_host(&World::spec(instance)).await.unwrap();
+    world.agent(instance, 1).await;
+    // A segment that nobody has attached; its maker is dead, and is the engine that the agent wrote down.
+    let made = Command::new("ipcmk").args(["--shmem", "4096"]).output().unwrap();
+    let made = String::from_utf8(made.stdout).unwrap();
+    let segment: u64 = made.rsplit_once(' ').unwrap().1.trim().parse().unwrap();
+    let find = || system::unattached_segments().into_iter().find(|(id, _)| *id == segment);
+    let (_, maker) = find().expect("it is there");
+    let state = world.driver.place.directory(instance).join("agent");
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::write(state.join("engine.json"), format!("{{\"pid\":{maker}}}")).unwrap();
+    world.driver.delete_host(instance).await.unwrap();
+    assert_eq!(find(), None);
+}
