@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use super::cgroup;
 use super::host::Place;
-use super::system::{self, Process, ProcessId, Shared};
+use super::system::{self, Process, ProcessId, Shared, Unattached};
 use crate::ids::InstanceId;
 
 /// A killed process that does not end is stuck in the kernel.
@@ -58,7 +58,8 @@ impl Place {
                 }
             }
         }
-        remove_shared(&shared, &killed).await
+        let engines = self.engine_account.as_deref().and_then(|name| nix::unistd::User::from_name(name).ok().flatten());
+        remove_shared(&shared, &killed, engines.map(|account| account.uid.as_raw())).await
     }
 
     /// What lives of a host: the members of its control groups; without one, what works in its directories and what
@@ -103,11 +104,14 @@ impl Place {
     }
 }
 
-async fn remove_shared(shared: &BTreeSet<Shared>, makers: &BTreeSet<i32>) -> io::Result<()> {
-    for (segment, maker) in system::unattached_segments() {
-        if makers.contains(&maker) || shared.contains(&Shared::Segment(segment)) {
+async fn remove_shared(shared: &BTreeSet<Shared>, makers: &BTreeSet<i32>, engines: Option<u32>) -> io::Result<()> {
+    for Unattached { id, maker, owner } in system::unattached_segments() {
+        // An engine that dies while it is initialised was never written down. The engines' account is theirs alone: what
+        // nobody there has attached, and whose maker is dead, is nobody's.
+        let orphaned = engines == Some(owner) && ProcessId::of(maker).is_none();
+        if orphaned || makers.contains(&maker) || shared.contains(&Shared::Segment(id)) {
             let mut command = tokio::process::Command::new("ipcrm");
-            command.args(["-m", &segment.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command.args(["-m", &id.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             // One that has gone by itself meanwhile is as good.
             command.status().await?;
         }

@@ -164,25 +164,32 @@ impl Shared {
     }
 }
 
-/// The System V segments that nobody has attached, with the process that made each.
-pub(crate) fn unattached_segments() -> Vec<(u64, i32)> {
-    let table = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
-    table
-        .lines()
-        .skip(1)
-        .filter_map(parse_segment)
-        .filter(|(_, _, users)| *users == 0)
-        .map(|(id, maker, _)| (id, maker))
-        .collect()
+/// A System V segment that nobody has attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unattached {
+    pub(crate) id: u64,
+    /// The process that made it, living or not.
+    pub(crate) maker: i32,
+    /// The account that it belongs to.
+    pub(crate) owner: u32,
 }
 
-/// `key shmid perms size cpid lpid nattch ...`
-fn parse_segment(line: &str) -> Option<(u64, i32, u64)> {
-    let mut fields = line.split_ascii_whitespace();
-    let id = fields.nth(1)?.parse().ok()?;
-    let maker = fields.nth(2)?.parse().ok()?;
-    let users = fields.nth(1)?.parse().ok()?;
-    Some((id, maker, users))
+/// The System V segments that nobody has attached.
+pub(crate) fn unattached_segments() -> Vec<Unattached> {
+    let table = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    table.lines().skip(1).filter_map(Unattached::parse).collect()
+}
+
+impl Unattached {
+    /// `key shmid perms size cpid lpid nattch uid ...`
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split_ascii_whitespace();
+        let id = fields.nth(1)?.parse().ok()?;
+        let maker = fields.nth(2)?.parse().ok()?;
+        let users: u64 = fields.nth(1)?.parse().ok()?;
+        let owner = fields.next()?.parse().ok()?;
+        (users == 0).then_some(Self { id, maker, owner })
+    }
 }
 
 #[cfg(test)]
@@ -217,7 +224,8 @@ mod tests {
         assert_eq!(Shared::parse("7f00-7f01 rw-s 00000000 00:18 5 /dev/shm/gone (deleted)"), None);
         assert_eq!(Shared::parse("7f00-7f01 rw-p 00000000 00:00 0"), None);
         assert_eq!(Shared::parse("7f00-7f01 r-xp 00000000 08:01 12 /usr/bin/true"), None);
-        let row = "   5432001      32769   600                    56  1234  1300      6  999  995";
-        assert_eq!(parse_segment(row), Some((32769, 1234, 6)));
+        let row = "   5432001      32769   600                    56  1234  1300      0  999  995";
+        assert_eq!(Unattached::parse(row), Some(Unattached { id: 32769, maker: 1234, owner: 999 }));
+        assert_eq!(Unattached::parse(&row.replace("      0", "      6")), None, "six have it");
     }
 }

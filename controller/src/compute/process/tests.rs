@@ -260,14 +260,40 @@ async fn the_shared_memory_of_a_crashed_engine_goes_too() {
     world.driver.ensure_host(&World::spec(instance)).await.unwrap();
     world.agent(instance, 1).await;
     // A segment that nobody has attached; its maker is dead, and is the engine that the agent wrote down.
-    let made = Command::new("ipcmk").args(["--shmem", "4096"]).output().unwrap();
-    let made = String::from_utf8(made.stdout).unwrap();
-    let segment: u64 = made.rsplit_once(' ').unwrap().1.trim().parse().unwrap();
-    let find = || system::unattached_segments().into_iter().find(|(id, _)| *id == segment);
-    let (_, maker) = find().expect("it is there");
+    let (segment, maker) = make_segment(&mut Command::new("ipcmk"));
     let state = world.driver.place.directory(instance).join("agent");
     std::fs::create_dir_all(&state).unwrap();
     std::fs::write(state.join("engine.json"), format!("{{\"pid\":{maker}}}")).unwrap();
     world.driver.delete_host(instance).await.unwrap();
-    assert_eq!(find(), None);
+    assert_eq!(find_segment(segment), None);
+}
+
+#[tokio::test]
+async fn the_shared_memory_of_an_engine_that_died_unrecorded_goes_too() {
+    let world = World::new(false);
+    if world.driver.place.engine_account.is_none() {
+        println!("skipped: an ordinary user's engines have no account of their own");
+        return;
+    }
+    let instance = InstanceId::random();
+    let (own, _) = make_segment(&mut Command::new("ipcmk"));
+    let mut as_engine = Command::new("setpriv");
+    as_engine.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--", "ipcmk"]);
+    let (engines, _) = make_segment(&mut as_engine);
+    world.driver.delete_host(instance).await.unwrap();
+    assert_eq!(find_segment(engines), None);
+    assert!(find_segment(own).is_some(), "another account's stays");
+    assert!(Command::new("ipcrm").args(["-m", &own.to_string()]).status().unwrap().success());
+}
+
+/// Makes a segment by `ipcmk`, and tells it with its maker, which has ended.
+fn make_segment(command: &mut Command) -> (u64, i32) {
+    let child = command.args(["--shmem", "4096"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let maker = i32::try_from(child.id()).unwrap();
+    let printed = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    (printed.rsplit_once(' ').unwrap().1.trim().parse().unwrap(), maker)
+}
+
+fn find_segment(id: u64) -> Option<system::Unattached> {
+    system::unattached_segments().into_iter().find(|segment| segment.id == id)
 }
