@@ -207,3 +207,6 @@ impl NewUser {
 pub(super) fn open(password: &Sealed, seal: &Seal) -> Result<String> {
     Ok(password.open(seal)?.expose_secret().to_owned())
 }
+
+#[cfg(test)]
+mod tests;

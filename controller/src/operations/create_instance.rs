@@ -188,3 +188,6 @@ async fn free_address(work: &Work, _state: &mut Params) -> StepResult {
     work.context.store.set_host(&mut tx, work.instance, HostState::Absent).await?;
     work.commit(tx).await
 }
+
+#[cfg(test)]
+mod tests;

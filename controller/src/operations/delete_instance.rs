@@ -91,3 +91,6 @@ async fn forget(work: &Work, _state: &mut State) -> StepResult {
     work.context.agents.forget(work.instance);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

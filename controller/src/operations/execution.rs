@@ -164,9 +164,12 @@ impl Execution {
             if begun >= held_until {
                 return Stop::Lost;
             }
-            match self.context.store.renew_lease(self.lease(), self.timing.lease).await {
+            let lease = self.lease();
+            match self.context.store.renew_lease(lease, self.timing.lease).await {
                 Ok(Some(true)) => return Stop::Cancelled,
                 Ok(Some(false)) => held_until = begun + self.timing.lease,
+                // The fence was raised while this waited for its turn to write.
+                Ok(None) if self.lease() != lease => {}
                 Ok(None) => return Stop::Lost,
                 Err(error) => tracing::error!("{}", chain(&error)),
             }
@@ -212,7 +215,11 @@ impl Execution {
         // The unit where there are amounts, else the stage; as `app::operations::Step` shows it.
         let word = if progress.done.is_some() { &progress.unit } else { &progress.stage };
         let json = serde_json::json!([progress.done, progress.total, word]);
-        let mut tx = self.begin().await?;
+        let lease = self.lease();
+        let Some(mut tx) = self.context.store.begin_fenced(lease).await? else {
+            // The fence was raised while this waited for its turn to write: the step has failed, its progress with it.
+            return if self.lease() == lease { Err(Stop::Lost) } else { Ok(()) };
+        };
         Writes { conn: &mut tx, id: self.claimed.lease.id }.progress(n, &json).await?;
         Ok(self.commit(tx).await?)
     }
@@ -260,6 +267,9 @@ impl Execution {
                 Err(error) => error,
             };
             last = error.to_string();
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return self.fail(n, &name, &self.late(&name, &last), place).await;
+            }
             if matches!(error, StepError::Anew(_)) {
                 place.attempt += 1;
             }
@@ -278,6 +288,14 @@ impl Execution {
         if started.again { left.max(limit.min(self.timing.grace)) } else { left }
     }
 
+    fn late(&self, step: &str, last: &str) -> String {
+        let limit = self.entry.deadline(step).unwrap_or_default().as_secs();
+        if last.is_empty() {
+            return format!("it was not done within {limit} s");
+        }
+        format!("it was not done within {limit} s; last error: {last}")
+    }
+
     /// One try of a step within its deadline, and its record.
     async fn try_step(&self, work: &Work, n: usize, place: &mut Place, last: &str) -> StepResult {
         let mut state = place.state.clone();
@@ -289,11 +307,7 @@ impl Execution {
         match work.deadline {
             None => step.await?,
             Some(deadline) => {
-                let late = |_| {
-                    let why = if last.is_empty() { String::new() } else { format!("; last error: {last}") };
-                    let limit = self.entry.deadline(&work.step).unwrap_or_default().as_secs();
-                    StepError::Fatal(format!("it was not done within {limit} s{why}"))
-                };
+                let late = |_| StepError::Fatal(self.late(&work.step, last));
                 tokio::time::timeout_at(deadline, step).await.map_err(late)??;
             }
         }

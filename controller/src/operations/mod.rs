@@ -16,6 +16,8 @@ pub mod change_accounts;
 pub mod create_instance;
 pub mod delete_instance;
 mod execution;
+#[cfg(test)]
+pub(crate) mod harness;
 mod points;
 pub mod restart_instance;
 mod runner;

@@ -76,3 +76,6 @@ async fn restart_engine(work: &Work, _state: &mut State) -> StepResult {
 async fn await_healthy(work: &Work, _state: &mut State) -> StepResult {
     work.await_engine().await
 }
+
+#[cfg(test)]
+mod tests;

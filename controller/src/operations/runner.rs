@@ -187,3 +187,6 @@ impl Runner {
         .instrument(span)
     }
 }
+
+#[cfg(test)]
+mod tests;

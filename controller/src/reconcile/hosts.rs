@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::operations::RunnerContext;
-use crate::state::HostState;
+use crate::state::{HostState, Task};
 use crate::store::hosts::HostRow;
 
 /// A driver starts a dead agent again within this; only what is still different afterwards is written.
@@ -51,7 +51,8 @@ async fn remove_leftover(context: &RunnerContext, instance: InstanceId, row: Opt
         tracing::warn!(instance_id = %instance, "host {instance} belongs to no instance of this store; it is left alone");
         return;
     };
-    let leftover = row.deleted || row.host == HostState::Absent;
+    // A failed create has undone its host; that of any other instance is never touched here, whatever is stored of it.
+    let leftover = row.deleted || (row.task == Task::BuildingError && row.host == HostState::Absent);
     if !leftover || row.busy {
         return;
     }

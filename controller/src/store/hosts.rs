@@ -6,7 +6,7 @@ use sqlx::{Row as _, SqliteConnection};
 use super::Store;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
-use crate::state::HostState;
+use crate::state::{HostState, Task};
 
 /// An instance as the reconciler of hosts sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct HostRow {
     pub instance: InstanceId,
     /// What the driver last said.
     pub host: HostState,
+    /// What the controller does with it.
+    pub task: Task,
     /// Whether it is deleted.
     pub deleted: bool,
     /// Whether an operation is active on it, which then decides about the host.
@@ -29,7 +31,7 @@ impl Store {
     pub async fn list_hosts(&self, others: &[InstanceId]) -> Result<Vec<HostRow>> {
         let others = serde_json::to_string(others).map_err(|error| Error::internal("list hosts", error))?;
         let rows = sqlx::query(
-            "select i.id, i.host, i.deleted is not null as deleted, exists (select 1 from operation o \
+            "select i.id, i.host, i.task, i.deleted is not null as deleted, exists (select 1 from operation o \
              where o.instance_id = i.id and o.status in ('queued', 'running', 'undoing', 'stuck')) as busy \
              from instance i where i.deleted is null or i.id in (select value from json_each($1))",
         )
@@ -60,11 +62,14 @@ impl Store {
 fn host_row(row: &SqliteRow) -> Result<HostRow> {
     let read = |error| Error::internal("read a host", error);
     let id: String = row.try_get("id").map_err(read)?;
-    let tag: String = row.try_get("host").map_err(read)?;
+    let damaged =
+        |tag: &str| Error::Internal { attempt: format!("read the state {tag:?} of instance {id}"), source: None };
+    let host: String = row.try_get("host").map_err(read)?;
+    let task: String = row.try_get("task").map_err(read)?;
     Ok(HostRow {
         instance: id.parse().map_err(|error| Error::internal("read a host's instance", error))?,
-        host: HostState::from_tag(&tag)
-            .ok_or_else(|| Error::Internal { attempt: format!("read the host state {tag:?}"), source: None })?,
+        host: HostState::from_tag(&host).ok_or_else(|| damaged(&host))?,
+        task: Task::from_tag(&task).ok_or_else(|| damaged(&task))?,
         deleted: row.try_get("deleted").map_err(read)?,
         busy: row.try_get("busy").map_err(read)?,
     })
