@@ -68,6 +68,28 @@ async fn create_survives_a_kill_at_every_step() -> Result<()> {
 }
 
 #[tokio::test]
+async fn create_that_fails_at_any_step_leaves_a_fault_and_nothing_else() -> Result<()> {
+    let mut stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let first = api.order_and_await("first").await?;
+    let steps = steps(&api, &first, "create_instance").await?;
+    remove(&stack, &api, &first).await?;
+    for step in steps {
+        arm(&mut stack, &format!("operation.create_instance.{step}.after=fail"))?;
+        let id = api.order("failing").await?;
+        let view = api.await_error(&id).await.with_context(|| step.clone())?;
+        let message = view["fault"]["message"].as_str().unwrap_or_default();
+        ensure!(message.contains(&step), "the fault does not name the step {step}: {view}");
+        ensure!(view["operating_status"] == "" && view["ip"].is_null(), "{step}: {view}");
+        let operations = api.await_operations(&id).await?;
+        ensure!(operations[0]["status"] == "failed", "{step}: {operations}");
+        leftovers::assert_nothing_of(&id, &stack.host(&id), &[]).with_context(|| step.clone())?;
+        remove(&stack, &api, &id).await.with_context(|| step.clone())?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn restart_and_accounts_survive_a_kill_at_every_step() -> Result<()> {
     let mut stack = Stack::start().await?;
     let api = stack.login("trove").await?;
