@@ -9,7 +9,7 @@ say "1/5 installing what is needed (nothing, when it is there)"
 tests/scripts/setup.sh
 
 say "2/5 building trove-controller, trove-agent and trovectl (minutes the first time, seconds afterwards)"
-cargo build --quiet -p trove-controller -p trove-agent -p trovectl
+cargo build -p trove-controller -p trove-agent -p trovectl
 bin=$(cd "$TARGET/debug" && pwd)
 
 export OS_CLIENT_CONFIG_FILE=$state/clouds.yaml OS_CLOUD=trove

@@ -91,7 +91,11 @@ pub fn end_host(host: &Path, instance: &str) {
     }
     for directory in directories(instance) {
         if directory.starts_with("/sys/fs/cgroup") {
-            let _ = std::fs::remove_dir(directory);
+            let _ = std::fs::remove_dir(&directory);
+            // The directories above it, when this was the last host.
+            for above in directory.ancestors().skip(1).take(2) {
+                let _ = std::fs::remove_dir(above);
+            }
         } else {
             let _ = std::fs::remove_dir_all(directory);
         }

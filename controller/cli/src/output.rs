@@ -3,8 +3,8 @@
 use std::io::{IsTerminal, Write};
 
 use clap::ValueEnum;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::presets::{NOTHING, UTF8_HORIZONTAL_ONLY};
+use comfy_table::{ContentArrangement, Table, TableStyle};
 use serde_json::Value;
 
 use crate::error::{Failure, Result};
@@ -67,7 +67,7 @@ impl Output {
         }
         match self.format {
             Format::Table => {
-                let mut table = table();
+                let mut table = table(UTF8_HORIZONTAL_ONLY);
                 table.set_header(columns.iter().map(|(head, _)| *head));
                 for item in items {
                     table.add_row(columns.iter().map(|(_, path)| cell(at(item, path))));
@@ -89,7 +89,7 @@ impl Output {
         }
         match self.format {
             Format::Table => {
-                let mut table = table();
+                let mut table = table(NOTHING);
                 for (head, path) in fields {
                     let value = at(item, path);
                     if !value.is_null() {
@@ -120,9 +120,9 @@ fn yaml(value: &Value) -> Result<String> {
     serde_yaml_ng::to_string(value).map_err(|error| Failure::failed(format!("Write YAML: {error}.")))
 }
 
-fn table() -> Table {
+fn table(style: TableStyle) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.load_style(style);
     if std::io::stdout().is_terminal() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use secrecy::ExposeSecret;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::cgroup::Cgroups;
@@ -77,6 +77,26 @@ fn failed(attempt: &str, path: &Path) -> impl FnOnce(std::io::Error) -> ComputeE
         // A person has to make room; meanwhile nothing is lost by trying again.
         ErrorKind::StorageFull => ComputeError::Transient(format!("{text}: No space left on device")),
         _ => ComputeError::Fatal(format!("{text}: {error}")),
+    }
+}
+
+/// What the driver itself reads of that.
+#[derive(Deserialize)]
+struct Limits {
+    memory_mib: u64,
+}
+
+fn make(path: &Path, mode: u32) -> Result<(), ComputeError> {
+    fs::create_dir_all(path).map_err(failed("make", path))?;
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("open", path))
+}
+
+fn remove(path: &Path) -> Result<(), ComputeError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(ComputeError::Transient(format!("remove {}: {error}", path.display())))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -154,15 +174,9 @@ impl Place {
     pub(super) fn write(&self, spec: &HostSpec) -> Result<(), ComputeError> {
         let directory = self.directory(spec.instance);
         let run = self.run_directory(spec.instance);
-        for (path, mode) in [(directory.clone(), 0o711), (directory.join("log"), 0o700), (run.clone(), 0o711)] {
-            fs::create_dir_all(&path).map_err(failed("make", &path))?;
-            fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(failed("open", &path))?;
-        }
+        make(&directory, 0o711)?;
+        make(&directory.join("log"), 0o700)?;
         let id = spec.instance.to_string();
-        if let Some(cgroups) = &self.cgroups {
-            let made = cgroups.ensure(&id, spec.size.memory_mib);
-            made.map_err(|error| ComputeError::Transient(format!("limit the memory of the host {id}: {error}")))?;
-        }
         write(&directory.join("authority.pem"), spec.authority_pem.as_bytes())?;
         // An agent that has its certificate needs no token, and would leave it lying there.
         let enrolled = directory.join("agent/identity.pem").exists();
@@ -231,6 +245,7 @@ impl Place {
     /// Starts the agent in a session of its own, so that it outlives this process.
     pub(super) fn start_agent(&self, instance: InstanceId) -> Result<Child, ComputeError> {
         let directory = self.directory(instance);
+        self.make_volatile(instance)?;
         let log = directory.join("log/agent.log");
         let output = File::options().create(true).append(true).mode(0o600).open(&log).map_err(failed("open", &log))?;
         let again = output.try_clone().map_err(failed("open", &log))?;
@@ -255,24 +270,33 @@ impl Place {
         command.spawn().map_err(failed("start", &program))
     }
 
+    /// Makes what a restart of the machine takes away: the directory of sockets and the control group.
+    fn make_volatile(&self, instance: InstanceId) -> Result<(), ComputeError> {
+        make(&self.run_directory(instance), 0o711)?;
+        let Some(cgroups) = &self.cgroups else { return Ok(()) };
+        let limits = |text: String| toml::from_str::<Limits>(&text).map_err(std::io::Error::other);
+        let file = self.config_file(instance);
+        let limits = fs::read_to_string(&file).and_then(limits).map_err(failed("read", &file))?;
+        let made = cgroups.ensure(&instance.to_string(), limits.memory_mib);
+        made.map_err(|error| ComputeError::Transient(format!("limit the memory of the host {instance}: {error}")))
+    }
+
+    /// Takes the directory of sockets and the control group away; no process of the host may be left.
+    pub(super) fn remove_volatile(&self, instance: InstanceId) -> Result<(), ComputeError> {
+        remove(&self.run_directory(instance))?;
+        let Some(cgroups) = &self.cgroups else { return Ok(()) };
+        let removed = cgroups.remove(&instance.to_string());
+        removed.map_err(|error| ComputeError::Transient(format!("remove the control group of {instance}: {error}")))
+    }
+
     /// Removes what the host has on the disk, the directory that it is known by last.
     pub(super) async fn remove(&self, instance: InstanceId) -> Result<(), ComputeError> {
         let place = self.clone();
-        let remove = move || {
-            let gone = |path: &Path| match fs::remove_dir_all(path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    Err(ComputeError::Transient(format!("remove {}: {error}", path.display())))
-                }
-                _ => Ok(()),
-            };
-            gone(&place.run_directory(instance))?;
-            if let Some(cgroups) = &place.cgroups {
-                let removed = cgroups.remove(&instance.to_string());
-                removed.map_err(|error| ComputeError::Transient(format!("remove the control group: {error}")))?;
-            }
-            gone(&place.directory(instance))
+        let all = move || {
+            place.remove_volatile(instance)?;
+            remove(&place.directory(instance))
         };
-        let done = tokio::task::spawn_blocking(remove).await;
+        let done = tokio::task::spawn_blocking(all).await;
         done.map_err(|error| ComputeError::Transient(format!("remove the host: {error}")))?
     }
 }

@@ -90,6 +90,7 @@ impl ProcessDriver {
                 kill::interrupt(agent, ORDERLY).await.map_err(|error| Error::internal("stop an agent", error))?;
             }
             place.kill_all(instance).await.map_err(|error| Error::internal("end a host", error))?;
+            place.remove_volatile(instance).map_err(|error| Error::internal("end a host", error))?;
         }
         Ok(())
     }
