@@ -1,1 +1,126 @@
+use std::sync::Arc;
 
+use super::*;
+use crate::config::Config;
+use crate::ids::InstanceId;
+use crate::model::EngineCertificate;
+use crate::operations::harness::Stage;
+use crate::operations::{delete_instance, restart_instance};
+use crate::state::{HostState, Service};
+use crate::store::agents::AgentRow;
+use crate::store::assignments::Specification;
+
+/// Stores that this generation is in force, as the hub does when an agent says so.
+async fn in_force(stage: &Stage, generation: u64) {
+    let agent = AgentRow {
+        service: Service::Healthy,
+        detail: String::new(),
+        engine_version: "15".to_owned(),
+        volume_used_bytes: 1,
+        assignment_generation: generation,
+    };
+    stage.context.store.put_agent(stage.instance, &agent).await.unwrap();
+}
+
+fn assigned(stage: &Stage) -> Vec<u64> {
+    stage.agents.assigned.lock().unwrap().iter().map(|request| request.generation).collect()
+}
+
+#[tokio::test]
+async fn a_host_of_a_deleted_instance_is_removed_and_no_other() {
+    let stage = Stage::created().await;
+    let foreign = InstanceId::random();
+    let deleted = stage.fixture.insert("p").await;
+    let mut tx = stage.context.store.begin().await.unwrap();
+    stage.context.store.mark_deleted(&mut tx, deleted).await.unwrap();
+    tx.commit().await.unwrap();
+    stage.compute.hosts.lock().unwrap().extend([foreign, deleted]);
+
+    hosts::reconcile(&stage.context).await.unwrap();
+    let left = stage.compute.hosts.lock().unwrap().clone();
+    assert!(!left.contains(&deleted));
+    assert!(left.contains(&stage.instance) && left.contains(&foreign), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_is_gone_is_shown_as_gone_and_one_that_is_back_is_not_deleted() {
+    let stage = Stage::created().await;
+    stage.compute.hosts.lock().unwrap().clear();
+    hosts::reconcile(&stage.context).await.unwrap();
+    assert_eq!(stage.row().await.host, HostState::Absent);
+    stage.compute.hosts.lock().unwrap().insert(stage.instance);
+    hosts::reconcile(&stage.context).await.unwrap();
+    assert_eq!(stage.row().await.host, HostState::Active);
+    assert!(stage.compute.hosts.lock().unwrap().contains(&stage.instance));
+}
+
+#[tokio::test]
+async fn what_an_operation_is_active_on_is_left_alone() {
+    let stage = Stage::created().await;
+    in_force(&stage, 0).await;
+    stage.submit(delete_instance::new(stage.origin())).await.unwrap();
+    stage.compute.hosts.lock().unwrap().clear();
+    hosts::reconcile(&stage.context).await.unwrap();
+    assignments::reconcile(&stage.context).await.unwrap();
+    assert_eq!(stage.row().await.host, HostState::Active);
+    assert!(assigned(&stage).is_empty());
+}
+
+#[tokio::test]
+async fn an_agent_that_is_behind_is_assigned_once_it_is_connected() {
+    let stage = Stage::created().await;
+    in_force(&stage, 1).await;
+    assignments::reconcile(&stage.context).await.unwrap();
+    assert!(assigned(&stage).is_empty(), "what is in force is not assigned again");
+
+    let mut config = Config::default();
+    config.agents.probe_interval = Duration::from_secs(7);
+    let mut context = stage.context.clone();
+    context.config = Arc::new(config);
+    stage.agents.connect(stage.instance, false);
+    assignments::reconcile(&context).await.unwrap();
+    assert!(assigned(&stage).is_empty(), "it is away");
+    stage.agents.connect(stage.instance, true);
+    assignments::reconcile(&context).await.unwrap();
+    assert_eq!(assigned(&stage), [2]);
+    {
+        let requests = stage.agents.assigned.lock().unwrap();
+        let specification = requests[0].specification.as_ref().unwrap();
+        assert_eq!(specification.probe_interval_s, 7);
+        assert!(specification.certificate.as_ref().unwrap().key_pem.contains("PRIVATE KEY"), "the one that is there");
+    }
+    in_force(&stage, 2).await;
+    assignments::reconcile(&context).await.unwrap();
+    assert_eq!(assigned(&stage), [2]);
+    // The next operation has a greater fence than the reconciler drew, so that the agent does not refuse it.
+    let fence = stage.agents.assigned.lock().unwrap()[0].fence;
+    stage.complete(restart_instance::new(stage.origin())).await.unwrap();
+    assert!(stage.agents.starts.lock().unwrap()[0].fence > fence);
+}
+
+#[tokio::test]
+async fn a_certificate_is_replaced_before_it_expires() {
+    let stage = Stage::created().await;
+    in_force(&stage, 1).await;
+    let store = &stage.context.store;
+    let first = store.get_assignment(stage.instance).await.unwrap().unwrap();
+    let soon = EngineCertificate {
+        certificate_pem: first.certificate_pem.clone(),
+        key_pem: first.key_pem.clone(),
+        authority_pem: first.authority_pem.clone(),
+        not_after: time::OffsetDateTime::now_utc() + Duration::from_secs(3600),
+    };
+    let wanted = Specification::of(&stage.context.config);
+    let mut tx = store.begin().await.unwrap();
+    assert!(store.replace_assignment(&mut tx, stage.instance, 1, &wanted, Some(&soon)).await.unwrap());
+    tx.commit().await.unwrap();
+
+    assignments::reconcile(&stage.context).await.unwrap();
+    assert_eq!(assigned(&stage), [3]);
+    let second = store.get_assignment(stage.instance).await.unwrap().unwrap();
+    assert_ne!(second.certificate_pem, first.certificate_pem);
+    assert!(second.not_after > time::OffsetDateTime::now_utc() + Duration::from_secs(300 * 24 * 3600));
+    in_force(&stage, 3).await;
+    assignments::reconcile(&stage.context).await.unwrap();
+    assert_eq!(assigned(&stage), [3], "once");
+}

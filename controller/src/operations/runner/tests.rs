@@ -216,10 +216,21 @@ async fn what_waits_is_cancelled_at_once() {
 #[tokio::test]
 async fn progress_is_stored_with_its_step() {
     let stage = Stage::created().await;
-    let operations = stage.operations().await;
-    let install = operations[0].steps.iter().find(|step| step.name == "install_engine").unwrap();
-    if let Some((done, total, word)) = &install.progress {
-        assert_eq!((done, total), (&None, &None));
-        assert!(["one", "two"].contains(&word.as_str()));
-    }
+    let point = "operation.restart_instance.restart_engine.after";
+    let (hook, there) = hold_at(point.to_owned(), Hold::Forever);
+    let running = stage.start(Some(hook));
+    let mut changes = stage.context.changes.subscribe();
+    stage.submit(crate::operations::restart_instance::new(stage.origin())).await.unwrap();
+    reached(&there, point).await;
+    let shown = async {
+        loop {
+            if let Some(progress) = stage.operations().await.remove(0).steps.remove(0).progress {
+                return progress;
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    let shown = tokio::time::timeout(Duration::from_secs(10), shown).await.unwrap();
+    assert_eq!(shown, (None, None, "two".to_owned()));
+    running.kill().await;
 }
