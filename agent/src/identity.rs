@@ -54,7 +54,11 @@ impl Identity {
         let der = CertificateDer::from_pem_slice(&pem).context("read the agent's certificate")?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&der).context("parse the agent's certificate")?;
         let validity = parsed.validity();
-        Ok(Some(Validity { from: validity.not_before.to_datetime(), to: validity.not_after.to_datetime() }))
+        // Certificates are dated back against clocks that differ; the life that counts began when this one came.
+        let taken = std::fs::metadata(self.files.path(PAIR)).and_then(|facts| facts.modified());
+        let taken = taken.map(OffsetDateTime::from).context("look at the agent's certificate")?;
+        let from = validity.not_before.to_datetime().max(taken);
+        Ok(Some(Validity { from, to: validity.not_after.to_datetime() }))
     }
 
     /// A request for a certificate. Its key is stored first, so that a request that is repeated has the same one.

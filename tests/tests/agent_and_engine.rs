@@ -145,6 +145,31 @@ async fn an_agent_adopts_the_engine_that_runs() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_agents_certificate_is_renewed_in_time_and_after_it_has_expired() -> Result<()> {
+    let options = StackOptions { config: "certificate_lifetime = \"12s\"".to_owned(), ..StackOptions::default() };
+    let stack = Stack::start_with(options).await?;
+    let api = stack.login("trove").await?;
+    let id = api.order_and_await("renewed").await?;
+    let file = stack.host(&id).join("agent/identity.pem");
+    let first = std::fs::read_to_string(&file)?;
+    let read = async || Ok(std::fs::read_to_string(&file)?);
+    let second = poll("another certificate", Duration::from_secs(15), read, |now| *now != first).await?;
+    assert_eq!(api.await_active(&id).await?["operating_status"], "HEALTHY");
+
+    // Asleep for longer than the certificate's life.
+    let agent = Pid::from_raw(leftovers::agents(&id)[0]);
+    kill(agent, Signal::SIGSTOP)?;
+    tokio::time::sleep(Duration::from_secs(14)).await;
+    kill(agent, Signal::SIGCONT)?;
+    poll("a third certificate", Duration::from_secs(30), read, |now| *now != first && *now != second).await?;
+    api.await_active(&id).await?;
+    let created = api.post(&format!("/instances/{id}/databases"), &json!({"databases": [{"name": "after"}]})).await?;
+    assert_eq!(created.status, 202, "{created:?}");
+    assert_eq!(api.await_operations(&id).await?[0]["status"], "done");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_service_works_as_an_ordinary_user() -> Result<()> {
     if !nix::unistd::getuid().is_root() {
         println!("skipped: every other story runs as an ordinary user already");

@@ -160,7 +160,8 @@ fn renewal_delay(services: &Services) -> Duration {
     let Ok(Some(validity)) = services.identity.validity() else { return Duration::from_secs(60) };
     let life = validity.to - validity.from;
     let due = validity.from + life * (0.5 + rand::random::<f64>() / 6.0);
-    (due - time::OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO)
+    let left: Duration = (due - time::OffsetDateTime::now_utc()).try_into().unwrap_or_default();
+    left.max(Duration::from_secs(1))
 }
 
 async fn ask_for_certificate(services: &Services, sender: &Up) -> bool {

@@ -17,6 +17,8 @@ mod request;
 mod root;
 mod router;
 mod schema;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 mod unbuilt;
 mod users;

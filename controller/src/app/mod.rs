@@ -14,7 +14,7 @@ mod databases;
 pub mod datastores;
 pub mod flavors;
 #[cfg(test)]
-mod harness;
+pub(crate) mod harness;
 pub mod instances;
 pub mod limits;
 pub mod names;

@@ -1,0 +1,225 @@
+//! The real router over a real store; agent and host do as they are told.
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::{ApiState, router};
+use crate::app::harness::{World, world};
+use crate::identity::Service;
+use crate::state::{HostState, Task};
+use crate::store::identity::User;
+
+/// An API with a member of project `p`, an administrator of `a`, and a reader of `p`.
+struct Bench {
+    world: World,
+    router: Router,
+    member: String,
+    admin: String,
+    reader: String,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Value,
+}
+
+async fn bench() -> Bench {
+    let world = world().await;
+    let identity = Service::new(world.app.store.clone(), world.app.config.clone()).unwrap();
+    let mut tokens = Vec::new();
+    let password_hash = crate::identity::hash_password(&"sesame".into()).unwrap();
+    for (name, project, role) in [("member", "p", "member"), ("admin", "a", "admin"), ("reader", "p", "reader")] {
+        let user = User {
+            id: name.into(),
+            name: name.into(),
+            password_hash: password_hash.clone(),
+            project_id: project.into(),
+            project_name: project.into(),
+            roles: vec![role.into()],
+        };
+        world.app.store.put_user(&user).await.unwrap();
+        let (token, _) = identity.login(|user| user.name == name, "sesame".into()).await.unwrap();
+        tokens.push(token);
+    }
+    let [member, admin, reader] = <[String; 3]>::try_from(tokens).unwrap();
+    let engines_authority_pem = "-----BEGIN CERTIFICATE-----".to_owned();
+    let router = router(ApiState { app: world.app.clone(), identity, engines_authority_pem });
+    Bench { world, router, member, admin, reader }
+}
+
+impl Bench {
+    async fn raw(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    async fn ask(&self, token: &str, method: &str, path: &str, body: Option<Value>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).header("x-auth-token", token);
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        self.raw(request.body(body).unwrap()).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.ask(&self.member, "GET", path, None).await
+    }
+}
+
+#[tokio::test]
+async fn only_the_bearer_of_a_token_comes_in_and_only_into_his_project() {
+    let bench = bench().await;
+    let nobody = bench.raw(Request::get("/v1.0/p/instances").body(Body::empty()).unwrap()).await;
+    assert_eq!((nobody.status, nobody.body["unauthorized"]["code"].as_u64()), (StatusCode::UNAUTHORIZED, Some(401)));
+    assert_eq!(bench.ask("made up", "GET", "/v1.0/p/instances", None).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(bench.ask(&bench.admin, "GET", "/v1.0/p/instances", None).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(bench.get("/v1.0/p/instances").await.body, json!({"instances": []}));
+    let order = json!({"instance": {"name": "n", "flavorRef": "1", "volume": {"size": 1}}});
+    let refused = bench.ask(&bench.reader, "POST", "/v1.0/p/instances", Some(order)).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert_eq!(bench.get("/v1.0/p/mgmt/instances").await.status, StatusCode::UNAUTHORIZED);
+    for path in ["/", "/v1.0", "/v1.0/", "/healthcheck"] {
+        let open = bench.raw(Request::get(path).body(Body::empty()).unwrap()).await;
+        assert_eq!(open.status, StatusCode::OK, "{path}");
+        assert!(open.headers["x-openstack-request-id"].to_str().unwrap().starts_with("req-"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_and_what_is_not_built_are_told_apart() {
+    let bench = bench().await;
+    for (method, path, status) in [
+        ("GET", "/v1.0/p/nonsense", 404),
+        ("GET", "/nonsense", 404),
+        ("PATCH", "/v1.0/p/flavors", 404),
+        ("GET", "/v1.0/p/instances/no-id", 404),
+        ("GET", "/v1.0/p/backups", 501),
+        ("GET", "/v1.0/p/configurations/x", 501),
+        ("POST", "/v1.0/p/clusters", 501),
+        ("GET", "/v1.0/p/instances/", 200),
+        ("GET", "/v1.0/p/instances.json", 200),
+        ("GET", "/v1.0/p/instances?limit=-1", 400),
+        ("GET", "/v1.0/p/instances?limit=many", 400),
+    ] {
+        let answer = bench.ask(&bench.member, method, path, None).await;
+        assert_eq!(answer.status.as_u16(), status, "{method} {path}: {}", answer.body);
+        assert!(answer.headers.contains_key("x-openstack-request-id"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_are_json_of_a_sensible_size() {
+    let bench = bench().await;
+    let send = |content: Option<&'static str>, body: &'static str| {
+        let mut request = Request::post("/v1.0/p/instances").header("x-auth-token", &bench.member);
+        if let Some(content) = content {
+            request = request.header(CONTENT_TYPE, content);
+        }
+        request.body(Body::from(body)).unwrap()
+    };
+    for (request, status) in [
+        (send(None, "{}"), 400),
+        (send(Some("text/plain"), "{}"), 415),
+        (send(Some("application/json"), "{"), 400),
+        (send(Some("application/json"), ""), 400),
+        (send(Some("application/json; charset=utf-8"), "[]"), 400),
+    ] {
+        assert_eq!(bench.raw(request).await.status.as_u16(), status);
+    }
+    let large = json!({"instance": {"name": "x".repeat(300_000)}});
+    assert_eq!(bench.ask(&bench.member, "POST", "/v1.0/p/instances", Some(large)).await.status.as_u16(), 413);
+}
+
+#[tokio::test]
+async fn an_instance_is_shown_as_clients_read_it() {
+    let bench = bench().await;
+    let id = bench.world.healthy("p").await;
+    let shown = bench.get(&format!("/v1.0/p/instances/{id}")).await.body["instance"].clone();
+    assert_eq!((&shown["status"], &shown["operating_status"]), (&json!("ACTIVE"), &json!("HEALTHY")));
+    assert_eq!(shown["flavor"]["id"], "1");
+    assert_eq!(shown["datastore"], json!({"type": "enginedb", "version": "15", "version_number": "15.18"}));
+    assert_eq!(shown["volume"]["size"], 2);
+    assert!(shown["access"].is_object() && shown.get("fault").is_none() && shown.get("tenant_id").is_none());
+    let created = shown["created"].as_str().unwrap();
+    assert!(created.len() == 19 && !created.ends_with('Z'), "{created}");
+    assert_eq!(shown["links"][0]["href"], format!("http://127.0.0.1:8779/v1.0/p/instances/{id}"));
+    let admin = bench.ask(&bench.admin, "GET", &format!("/v1.0/a/mgmt/instances/{id}"), None).await.body;
+    assert_eq!(admin["instance"]["tenant_id"], "p");
+    assert_eq!(admin["instance"]["task_description"], "No tasks for the instance.");
+    assert_eq!(bench.ask(&bench.admin, "GET", "/v1.0/a/instances", None).await.body["instances"], json!([]));
+}
+
+#[tokio::test]
+async fn pages_are_linked_under_both_names_and_end() {
+    let bench = bench().await;
+    for _ in 0..3 {
+        bench.world.fixture.insert("p").await;
+    }
+    let first = bench.get("/v1.0/p/instances?limit=2&include_clustered=False").await.body;
+    assert_eq!(first["instances"].as_array().unwrap().len(), 2);
+    assert_eq!(first["links"], first["instances_links"]);
+    let href = first["links"][0]["href"].as_str().unwrap();
+    assert!(href.contains("limit=2") && href.contains("include%5Fclustered=False"), "{href}");
+    let second = bench.get(href.strip_prefix("http://127.0.0.1:8779").unwrap()).await.body;
+    assert_eq!(second["instances"].as_array().unwrap().len(), 1);
+    assert!(second.get("links").is_none());
+}
+
+#[tokio::test]
+async fn a_write_answers_as_clients_expect_and_names_its_operation() {
+    let bench = bench().await;
+    let order = json!({"instance": {"name": "n", "flavorRef": 1, "volume": {"size": 1}}});
+    let created = bench.ask(&bench.member, "POST", "/v1.0/p/instances", Some(order)).await;
+    assert_eq!(created.status, StatusCode::OK, "{}", created.body);
+    assert_eq!(created.body["instance"]["status"], "BUILD");
+    let operation = created.headers["x-trove-operation-id"].to_str().unwrap().to_owned();
+    let id = created.body["instance"]["id"].as_str().unwrap().to_owned();
+    let operations = bench.get(&format!("/v1.0/p/instances/{id}/operations")).await.body;
+    assert_eq!(operations["operations"][0]["id"], operation.as_str());
+    let busy = json!({"restart": {}});
+    let busy = bench.ask(&bench.member, "POST", &format!("/v1.0/p/instances/{id}/action"), Some(busy)).await;
+    assert_eq!(busy.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", busy.body);
+
+    let healthy = bench.world.healthy("p").await;
+    bench.world.set(healthy, Task::None, HostState::Active).await;
+    let rename = json!({"instance": {"name": "other"}});
+    let path = format!("/v1.0/p/instances/{healthy}");
+    let renamed = bench.ask(&bench.member, "PUT", &path, Some(rename)).await;
+    assert_eq!((renamed.status, &renamed.body), (StatusCode::ACCEPTED, &Value::Null));
+    assert_eq!(renamed.headers[CONTENT_TYPE], "application/json");
+    let many = json!({"instance": {"replica_of": null, "configuration": "x"}});
+    assert_eq!(bench.ask(&bench.member, "PUT", &path, Some(many)).await.status, StatusCode::BAD_REQUEST);
+    let unknown = json!({"instance": {"colour": "red"}});
+    assert_eq!(bench.ask(&bench.member, "PATCH", &path, Some(unknown)).await.status, StatusCode::BAD_REQUEST);
+    let deleted = bench.ask(&bench.member, "DELETE", &path, None).await;
+    assert_eq!(deleted.status, StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn datastores_flavors_and_limits_have_the_shapes_that_clients_index() {
+    let bench = bench().await;
+    let datastores = bench.get("/v1.0/p/datastores").await.body;
+    let datastore = &datastores["datastores"][0];
+    assert_eq!(datastore["default_version"], datastore["versions"][0]["id"]);
+    assert!(datastore["versions"][0].get("datastore").is_none());
+    let version = datastore["versions"][0]["id"].as_str().unwrap();
+    let by_id = bench.get(&format!("/v1.0/p/datastores/versions/{version}")).await.body;
+    assert_eq!(by_id["version"]["datastore"], datastore["id"]);
+    assert_eq!(bench.get("/v1.0/p/datastores/none").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(bench.get("/v1.0/p/datastores/enginedb/versions/none").await.status, StatusCode::BAD_REQUEST);
+    let flavor = bench.get("/v1.0/p/flavors/2").await.body;
+    assert_eq!((&flavor["flavor"]["id"], &flavor["flavor"]["str_id"]), (&json!(2), &json!("2")));
+    let limits = bench.get("/v1.0/p/limits").await.body;
+    assert_eq!((&limits["limits"][0]["verb"], &limits["limits"][0]["max_instances"]), (&json!("ABSOLUTE"), &json!(10)));
+    assert_eq!(limits["limits"].as_array().unwrap().len(), 6);
+}
