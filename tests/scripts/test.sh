@@ -6,9 +6,10 @@ clients=$(tests/scripts/clients.sh "$TARGET/clients")
 export TROVE_CLIENTS_BIN=$clients
 
 cargo build --workspace --all-targets --features "$TROVE_TEST_FEATURES"
+# nextest runs no examples of the documentation.
+cargo test --workspace --doc --features "$TROVE_TEST_FEATURES" --quiet
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --workspace --features "$TROVE_TEST_FEATURES"
 else
     cargo test --workspace --features "$TROVE_TEST_FEATURES"
 fi
-cargo test --workspace --doc --features "$TROVE_TEST_FEATURES" --quiet
