@@ -34,7 +34,10 @@ pub fn engines(instance: &str) -> Vec<i32> {
         let parent = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let parent = parent.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1).map(str::to_owned));
         let parent_exe = std::fs::read_link(format!("/proc/{}/exe", parent.unwrap_or_default())).unwrap_or_default();
-        exe.ends_with("bin/postgres") && !parent_exe.ends_with("bin/postgres")
+        // An agent that starts asks the same program for its version.
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let serves = words.split(|byte| *byte == 0).any(|word| word == b"-D");
+        serves && exe.ends_with("bin/postgres") && !parent_exe.ends_with("bin/postgres")
     };
     processes(instance).into_iter().filter(is_engine).collect()
 }

@@ -219,7 +219,7 @@ impl Conversation<'_> {
             let kind = match up.message().await {
                 Ok(Some(v1::WatchUp { kind })) => kind,
                 Ok(None) => return "it ended its Watch".to_owned(),
-                Err(status) => return format!("its Watch broke: {}", chain(&status)),
+                Err(status) => return format!("its Watch broke: {}", reason(&status)),
             };
             let answer = match kind {
                 Some(Up::Report(report)) => Some(self.hear(report).await),
@@ -241,12 +241,12 @@ impl Conversation<'_> {
         let mut up = client
             .watch(ReceiverStream::new(queue))
             .await
-            .map_err(|status| format!("it refused Watch: {}", chain(&status)))?
+            .map_err(|status| format!("it refused Watch: {}", reason(&status)))?
             .into_inner();
         let hello = match up.message().await {
             Ok(Some(v1::WatchUp { kind: Some(Up::Hello(hello)) })) => hello,
             Ok(_) => return Err("its first word was no Hello".to_owned()),
-            Err(status) => return Err(format!("its Watch broke: {}", chain(&status))),
+            Err(status) => return Err(format!("its Watch broke: {}", reason(&status))),
         };
         let instance = self.name.instance;
         let _row = self.agent.row.lock().await;
@@ -332,6 +332,11 @@ impl Conversation<'_> {
             }
         }
     }
+}
+
+/// A status of a broken connection repeats its cause in its own text: the cause alone is said.
+fn reason(status: &tonic::Status) -> String {
+    std::error::Error::source(status).map_or_else(|| status.message().to_owned(), chain)
 }
 
 /// A state of an agent newer than this controller is not known to it.

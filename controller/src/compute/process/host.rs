@@ -233,9 +233,14 @@ impl Place {
         all.iter().find(is_agent).map(|process| process.id)
     }
 
-    /// Waits until the host has no agent.
-    pub(super) async fn await_agents_end(&self, instance: InstanceId) {
-        if let Some(agent) = self.find_agent(instance)
+    /// Waits until the host has no agent: `child` where this process started it.
+    pub(super) async fn await_agents_end(&self, instance: InstanceId, child: Option<&Child>) {
+        // A child that has ended cannot be taken for another until it is collected.
+        let agent = match child {
+            Some(child) => i32::try_from(child.id()).ok().and_then(ProcessId::of),
+            None => self.find_agent(instance),
+        };
+        if let Some(agent) = agent
             && let Ok(Some(handle)) = agent.open()
         {
             handle.ended().await;

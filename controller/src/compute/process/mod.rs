@@ -141,18 +141,18 @@ async fn keep_agent(
             }
         }
         tokio::select! {
-            () = place.await_agents_end(instance) => {}
+            () = place.await_agents_end(instance, child.as_ref()) => {}
             () = cancel.cancelled() => return collect(child),
         }
-        if let Some(mut child) = child.take() {
-            // It has ended: this collects it.
-            let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-            tracing::warn!(%instance, status, "an agent ended and is started again");
+        // It has ended: this collects it. One that lives after all is waited for again.
+        if let Some(Some(status)) = child.as_mut().and_then(|child| child.try_wait().ok()) {
+            child = None;
+            tracing::warn!(%instance, %status, "an agent ended and is started again");
         }
         delay = if begun.elapsed() > LONG_LIFE { FIRST_DELAY } else { (delay * 2).min(LAST_DELAY) };
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            () = cancel.cancelled() => return,
+            () = cancel.cancelled() => return collect(child),
         }
     }
 }
@@ -216,6 +216,8 @@ impl Compute for ProcessDriver {
         let _turn = turn.lock().await;
         self.place.check(spec)?;
         self.place.write(spec)?;
+        // One starts at a time: the watcher may be about to.
+        self.unwatch(spec.instance).await;
         let running = self.place.find_agent(spec.instance).is_some();
         let child = if running { None } else { Some(self.place.start_agent(spec.instance)?) };
         self.watch(spec.instance, child);

@@ -13,6 +13,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+/// The kernel's flag of its own threads (PF_KTHREAD).
+const KERNEL_THREAD: u32 = 0x0020_0000;
+/// So many looks last longer than a program needs to take the place of another.
+const INSTANT: u32 = 200;
+
 /// One process for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ProcessId {
@@ -71,6 +76,7 @@ struct Stat {
     state: u8,
     parent: i32,
     terminal: i32,
+    flags: u32,
     started: u64,
 }
 
@@ -86,10 +92,11 @@ impl Stat {
         let mut fields = text.split_ascii_whitespace();
         let state = *fields.next()?.as_bytes().first()?;
         let parent = fields.next()?.parse().ok()?;
+        // proc(5): the terminal is field 7, the flags field 9, the start time field 22.
         let terminal = fields.nth(2)?.parse().ok()?;
-        // proc(5): start time is field 22; six have been taken up to field 7.
-        let started = fields.nth(14)?.parse().ok()?;
-        Some(Self { state, parent, terminal, started })
+        let flags = fields.nth(1)?.parse().ok()?;
+        let started = fields.nth(12)?.parse().ok()?;
+        Some(Self { state, parent, terminal, flags, started })
     }
 
     fn is_alive(&self) -> bool {
@@ -116,7 +123,7 @@ pub(crate) fn processes() -> io::Result<Vec<Process>> {
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         // Any of these files may go away with its process.
         let Some(stat) = Stat::read(pid).filter(Stat::is_alive) else { continue };
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = command_line(pid, &stat);
         if line.is_empty() {
             continue;
         }
@@ -130,6 +137,19 @@ pub(crate) fn processes() -> io::Result<Vec<Process>> {
         });
     }
     Ok(found)
+}
+
+/// Kernel threads have none, and a program has none for the instant in which it takes the place of another.
+fn command_line(pid: i32, stat: &Stat) -> Vec<u8> {
+    let tries = if stat.flags & KERNEL_THREAD == 0 { INSTANT } else { 0 };
+    for _ in 0..tries {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if !line.is_empty() || !Stat::read(pid).is_some_and(|now| now.is_alive()) {
+            return line;
+        }
+        std::thread::yield_now();
+    }
+    Vec::new()
 }
 
 /// Shared memory that outlives the processes that use it.
