@@ -262,7 +262,7 @@ impl Owner {
     async fn configure(&mut self) -> Result<(), EngineError> {
         let specification = self.parts.keeper.assigned().borrow().specification.clone();
         let settings = engine_settings(&specification)?;
-        crate::run::write_certificate(&self.parts.site, specification.certificate.as_ref()).await?;
+        crate::certificate::write_certificate(&self.parts.site, specification.certificate.as_ref()).await?;
         self.parts.datastore.engine().configure(&self.parts.site, &settings).await
     }
 

@@ -103,7 +103,7 @@ async fn scratch_site(
 async fn started(datastore: &dyn Datastore, site: &Site, host: &RealHost, scratch: &Path) -> Result<Process> {
     let engine = datastore.engine();
     let first = engine.initialise(site).await.map_err(plain)?;
-    crate::run::write_certificate(site, Some(&scratch_certificate()?)).await.map_err(plain)?;
+    crate::certificate::write_certificate(site, Some(&scratch_certificate()?)).await.map_err(plain)?;
     engine.configure(site, &Settings::default()).await.map_err(plain)?;
     let spec = engine.start_spec(site, StartMode::Private);
     let mut process = Process::start(&spec, host, &scratch.join("engine.log"))?;

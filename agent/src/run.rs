@@ -1,19 +1,18 @@
 //! The agent in its guest, from start to end.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
-use trove_proto::v1;
-use trove_strategy::{Account, Datastore, EngineError, File, Host, Owner, RealHost, Site, Size, TlsFiles};
+use trove_strategy::{Account, Datastore, Host, Owner, RealHost, Site, Size, TlsFiles};
 
 use crate::Agent;
 use crate::config::Config;
 use crate::driver::{self, Driver, Parts};
 use crate::durable::Durable;
+use crate::enrol;
 use crate::identity::Identity;
 use crate::jobs::Jobs;
 use crate::journal::Journal;
@@ -60,7 +59,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
         size: Size { memory_mib: config.memory_mib, vcpus: config.vcpus, volume_gib: config.volume_gib },
     });
     let links = async {
-        link::enrol_once(&config.controllers, &identity, &config.token_file).await?;
+        enrol::enrol_once(&config.controllers, &identity, &config.token_file).await?;
         keep_links(services).await
     };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -135,30 +134,6 @@ async fn site(config: &Config, datastore: &dyn Datastore, host: &RealHost) -> Re
         agent_account: host.agent.name.clone(),
         host: Arc::new(host.clone()),
     })
-}
-
-/// Writes the engine's certificate where the strategy's configuration points to.
-///
-/// # Errors
-/// A file cannot be written.
-pub(crate) async fn write_certificate(
-    site: &Site,
-    certificate: Option<&v1::EngineCertificate>,
-) -> Result<(), EngineError> {
-    let Some(certificate) = certificate else { return Ok(()) };
-    for (path, pem) in [
-        (&site.tls.key, &certificate.key_pem),
-        (&site.tls.certificate, &certificate.certificate_pem),
-        (&site.tls.authority, &certificate.authority_pem),
-    ] {
-        write_pem(site.host.as_ref(), path, pem).await?;
-    }
-    Ok(())
-}
-
-async fn write_pem(host: &dyn Host, path: &Path, pem: &str) -> Result<(), EngineError> {
-    let file = File { path: path.to_owned(), contents: pem.as_bytes().to_vec(), mode: 0o600, owner: Owner::Engine };
-    Ok(host.write(file).await?)
 }
 
 /// One link to each controller of the assignment, for as long as it is in it.

@@ -24,7 +24,7 @@ use crate::driver::Driver;
 use crate::identity::Identity;
 use crate::jobs::Jobs;
 use crate::settings::Keeper;
-use crate::{link, status};
+use crate::{enrol, status};
 
 const QUESTION: Duration = Duration::from_secs(5);
 
@@ -89,7 +89,7 @@ impl Services {
         if controllers.is_empty() {
             controllers.clone_from(&self.first_controllers);
         }
-        let renewed = link::enrol(&controllers, &self.identity, None).await;
+        let renewed = enrol::enrol(&controllers, &self.identity, None).await;
         match &renewed {
             Ok(()) => info!("the certificate had expired and was renewed"),
             Err(cause) => error!(error = format!("{cause:#}"), "the certificate has expired and is not renewed"),

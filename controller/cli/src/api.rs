@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::auth::{self, Session};
 use crate::cloud::Cloud;
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Result, plain};
 
 /// An accepted request.
 pub(crate) struct Answer {
@@ -24,15 +24,6 @@ pub(crate) struct Api {
     client: Client,
     cloud: Cloud,
     session: Session,
-}
-
-/// The reason of an error of the HTTP library, without the address, which the sentence has already.
-pub(crate) fn plain(error: &reqwest::Error) -> String {
-    let mut deepest: &dyn std::error::Error = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    deepest.to_string()
 }
 
 /// A part of a path.

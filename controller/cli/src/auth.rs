@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::cloud::Cloud;
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Result, plain};
 
 /// A token with the service's address, as the catalog has it.
 #[derive(Clone, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ pub(crate) async fn login(client: &Client, cloud: &Cloud) -> Result<Session> {
     let answer = client.post(&url).json(&request(cloud)).send().await;
     let answer = answer.map_err(|error| {
         let next = "Does the service run, and is auth_url right?";
-        Failure::failed(format!("Log in at {url}: {}. {next}", crate::api::plain(&error)))
+        Failure::failed(format!("Log in at {url}: {}. {next}", plain(&error)))
     })?;
     let status = answer.status();
     let token = answer.headers().get("x-subject-token").and_then(|value| value.to_str().ok()).map(str::to_owned);

@@ -38,3 +38,12 @@ impl Failure {
 
 /// The result of this program.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+/// The reason of an error of the HTTP library, without the address, which the sentence has already.
+pub(crate) fn plain(error: &reqwest::Error) -> String {
+    let mut deepest: &dyn std::error::Error = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}

@@ -1,143 +1,14 @@
-//! The command line of the controller, but for `serve`.
+//! What each command of the controller does.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
-use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 
+use super::arguments::{CaVerb, ConfigVerb, DbVerb, HostsVerb, UserVerb, Verb, existing, print};
 use super::{datastores, hosts};
 use crate::authority::Authorities;
 use crate::config::{Config, documented};
 use crate::directory::StateDirectory;
 use crate::error::{Error, Result};
 use crate::identity;
-
-/// The service of trove-rs: a database-as-a-service that speaks OpenStack Trove's API.
-#[derive(Parser)]
-#[command(
-    name = "trove-controller",
-    version,
-    after_help = "First run:\n  trove-controller serve --state /var/lib/trove\n\
-    then log in with the clouds file that it made:\n  OS_CLIENT_CONFIG_FILE=/var/lib/trove/clouds.yaml trovectl --os-cloud trove instance list"
-)]
-pub struct Arguments {
-    /// What to do.
-    #[command(subcommand)]
-    pub verb: Verb,
-}
-
-/// Where the state is.
-#[derive(Args)]
-pub struct Place {
-    /// The state directory: the store, keys, hosts. Made when absent.
-    #[arg(long, env = "TROVE_STATE")]
-    pub state: PathBuf,
-    /// The configuration file (TOML); `config show` prints a template.
-    #[arg(long, env = "TROVE_CONFIG")]
-    pub config: Option<PathBuf>,
-}
-
-/// What the controller can be told.
-#[derive(Subcommand)]
-pub enum Verb {
-    /// Runs the service: API and identity, agents, operations. Prints one line when it serves; logs to standard error.
-    ///
-    /// SIGTERM ends it within 5 s; agents and engines go on, and the next start finds them.
-    Serve(Place),
-    /// The configuration.
-    #[command(subcommand)]
-    Config(ConfigVerb),
-    /// The database of the controller.
-    #[command(subcommand)]
-    Db(DbVerb),
-    /// Datastores that can be ordered.
-    #[command(subcommand)]
-    Datastore(DatastoreVerb),
-    /// The authorities that sign.
-    #[command(subcommand)]
-    Ca(CaVerb),
-    /// Users of the built-in identity.
-    #[command(subcommand)]
-    User(UserVerb),
-    /// Hosts of the process driver.
-    #[command(subcommand)]
-    Hosts(HostsVerb),
-}
-
-/// The configuration.
-#[derive(Subcommand)]
-pub enum ConfigVerb {
-    /// Prints the effective configuration with the meaning of every option: a template for a file of one's own.
-    Show {
-        /// The configuration file.
-        #[arg(long, env = "TROVE_CONFIG")]
-        config: Option<PathBuf>,
-    },
-}
-
-/// The database.
-#[derive(Subcommand)]
-pub enum DbVerb {
-    /// Brings the schema up to date (`serve` does so too). The controller must not run.
-    Migrate(Place),
-}
-
-/// Datastores.
-#[derive(Subcommand)]
-pub enum DatastoreVerb {
-    /// Lists versions with their state.
-    List(Place),
-    /// Registers what is installed on this machine now (`serve` does so at its start).
-    Register(Place),
-    /// Lets a version be ordered again.
-    Activate {
-        /// Where.
-        #[command(flatten)]
-        place: Place,
-        /// The version's id, of `datastore list`.
-        version: String,
-    },
-    /// Keeps a version from being ordered; instances of it go on.
-    Deactivate {
-        /// Where.
-        #[command(flatten)]
-        place: Place,
-        /// The version's id, of `datastore list`.
-        version: String,
-    },
-}
-
-/// Authorities.
-#[derive(Subcommand)]
-pub enum CaVerb {
-    /// Prints an authority's certificate (PEM): that of engines, which tenants trust, unless --agents.
-    Show {
-        /// Where.
-        #[command(flatten)]
-        place: Place,
-        /// That of controllers and agents.
-        #[arg(long)]
-        agents: bool,
-    },
-}
-
-/// Users.
-#[derive(Subcommand)]
-pub enum UserVerb {
-    /// Reads a password from standard input and prints its hash, for `[[identity.users]]` of the configuration.
-    Hash,
-    /// Lists users with their projects and roles.
-    List(Place),
-}
-
-/// Hosts.
-#[derive(Subcommand)]
-pub enum HostsVerb {
-    /// Stops every agent with its engine in an orderly way, keeping the data. The next `serve` starts them again. The
-    /// controller must not run.
-    Stop(Place),
-}
 
 /// Does anything but `serve`.
 ///
@@ -175,16 +46,4 @@ pub async fn dispatch(verb: Verb) -> Result<()> {
         }
         Verb::Hosts(HostsVerb::Stop(place)) => hosts::stop(&place).await,
     }
-}
-
-/// A state directory that a controller made: looking at one does not make it.
-pub(super) fn existing(path: &Path) -> Result<StateDirectory> {
-    if !path.join("trove.sqlite").exists() {
-        return Err(Error::NotFound(format!("{} is no state directory of a controller.", path.display())));
-    }
-    StateDirectory::open(path)
-}
-
-pub(super) fn print(text: &str) -> Result<()> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::internal("print", error))
 }

@@ -1,6 +1,6 @@
 //! Datastores from the command line.
 
-use super::command::{DatastoreVerb, existing, print};
+use super::arguments::{DatastoreVerb, existing, print};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::VersionId;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::command::{Place, existing};
+use super::arguments::{Place, existing};
 use crate::compute::process::{ProcessDriver, ProcessOptions};
 use crate::config::Config;
 use crate::error::Result;

@@ -3,11 +3,13 @@
 use time::OffsetDateTime;
 use trove_strategy::Manifest;
 
+use super::sight::{may_see, not_found};
+pub use super::submit::Accepted;
 use super::submit::origin;
 use super::{App, Page, PageRequest, names};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
-use crate::ids::{InstanceId, OperationId, ProjectId};
+use crate::ids::{InstanceId, ProjectId};
 pub use crate::model::{Access, Fault, Flavor, Instance, Nic};
 use crate::operations::{Lane, delete_instance, restart_instance};
 use crate::state::{HostState, Service, Task};
@@ -40,13 +42,6 @@ pub struct NewInstance {
     pub availability_zone: Option<String>,
     /// Region.
     pub region: Option<String>,
-}
-
-/// What an accepted change answers with.
-#[derive(Clone, Debug)]
-pub struct Accepted {
-    /// The operation that carries it out, for the header `x-trove-operation-id`.
-    pub operation: OperationId,
 }
 
 impl App {
@@ -216,16 +211,6 @@ impl Instance {
             "Instance {id} is not currently available for an action to be performed ({reason})."
         ))
     }
-}
-
-/// Whether the instance is there for the caller.
-pub(super) fn may_see(caller: &Caller, instance: &Instance) -> bool {
-    caller.is_admin() || caller.project == instance.project
-}
-
-/// The same answer for what is not there and for what is not the caller's.
-pub(super) fn not_found(id: InstanceId) -> Error {
-    Error::NotFound(format!("Resource {id} cannot be found."))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod operations;
 mod passwords;
 mod readiness;
 mod root;
+mod sight;
 mod submit;
 mod users;
 

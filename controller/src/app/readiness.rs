@@ -15,7 +15,7 @@ use trove_strategy::Manifest;
 
 use super::App;
 use super::accounts::unsupported;
-use super::instances::{may_see, not_found};
+use super::sight::{may_see, not_found};
 use crate::agents::AgentError;
 use crate::error::{Error, Result};
 use crate::identity::Caller;

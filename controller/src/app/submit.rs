@@ -7,14 +7,21 @@ use sqlx::{Sqlite, Transaction};
 use trove_strategy::failpoint;
 
 use super::App;
-use super::instances::{Accepted, not_found};
 use super::readiness::Subject;
+use super::sight::not_found;
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::{InstanceId, OperationId, ProjectId};
 use crate::operations::change_accounts::{self, AccountChange};
 use crate::operations::{NewOperation, Origin};
 use crate::state::Task;
+
+/// What an accepted change answers with.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// The operation that carries it out, for the header `x-trove-operation-id`.
+    pub operation: OperationId,
+}
 
 /// Who asks for an operation, and on what.
 pub(super) fn origin(caller: &Caller, request_id: &str, instance: InstanceId, project: ProjectId) -> Origin {

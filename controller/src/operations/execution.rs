@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use trove_proto::v1;
 
 use super::points::Points;
-use super::runner::Timing;
 use super::steps::{Registered, StepError, StepResult};
+use super::timing::Timing;
 use super::work::{RunnerContext, Work};
 use crate::error::{Error, Result, chain};
 use crate::store::operations::Status;

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use trove_proto::v1;
 
 use super::points::{Hold, Hook, Points};
-use super::runner::Timing;
 use super::steps::Registered;
+use super::timing::Timing;
 use super::{NewOperation, Origin, Runner, RunnerContext};
 use crate::agents::{AgentError, AgentState, Agents, OnProgress};
 use crate::app::instances::Instance;

@@ -18,10 +18,12 @@ pub mod delete_instance;
 mod execution;
 #[cfg(test)]
 pub(crate) mod harness;
+mod outcome;
 mod points;
 pub mod restart_instance;
 mod runner;
 pub mod steps;
+mod timing;
 mod work;
 
 pub use crate::model::operations::{Lane, NewOperation, Origin};

@@ -1,6 +1,6 @@
 //! Named points around every step, at which a test kills the process, fails the step, or holds it.
 
-use super::steps::StepResult;
+use super::outcome::StepResult;
 
 /// Passes points. In tests of this crate it also asks the test.
 #[derive(Clone, Default)]
@@ -31,12 +31,12 @@ impl Points {
     /// Passes the point `name`.
     pub(super) async fn pass(&self, name: &str) -> StepResult {
         trove_strategy::failpoint::pass(name)
-            .map_err(|injected| super::steps::StepError::Fatal(injected.to_string()))?;
+            .map_err(|injected| super::outcome::StepError::Fatal(injected.to_string()))?;
         #[cfg(test)]
         if let Some(hook) = &self.hook {
             match hook(name) {
                 Hold::Pass => {}
-                Hold::Fail => return Err(super::steps::StepError::Fatal(format!("failed at {name}"))),
+                Hold::Fail => return Err(super::outcome::StepError::Fatal(format!("failed at {name}"))),
                 Hold::Forever => std::future::pending().await,
                 Hold::For(time) => tokio::time::sleep(time).await,
             }

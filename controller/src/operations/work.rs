@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use trove_proto::v1;
 
-use super::steps::{StepError, StepResult};
+use super::outcome::{StepError, StepResult};
 use super::{Changes, Nudge};
 use crate::agents::Agents;
 use crate::authority::Authorities;

@@ -1,0 +1,74 @@
+//! Dialling a controller: TCP, TLS 1.3 under a protocol name, and the delays between tries.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use trove_proto::CONTROLLER_NAME;
+
+use crate::identity::Identity;
+
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LAST_DELAY: Duration = Duration::from_secs(10);
+const DIAL: Duration = Duration::from_secs(10);
+
+/// Delays between tries: doubling, with full jitter, so that agents of a controller that comes back do not all come at
+/// once.
+pub struct Backoff {
+    ceiling: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { ceiling: FIRST_DELAY }
+    }
+}
+
+impl Backoff {
+    /// The next delay.
+    pub fn next_delay(&mut self) -> Duration {
+        let delay = self.ceiling.mul_f64(rand::random::<f64>());
+        self.ceiling = (self.ceiling * 2).min(LAST_DELAY);
+        delay
+    }
+
+    /// Back to the shortest.
+    pub fn reset(&mut self) {
+        self.ceiling = FIRST_DELAY;
+    }
+}
+
+/// Connects and speaks TLS.
+///
+/// # Errors
+/// The controller cannot be reached, or is not the one that the authority vouches for.
+pub async fn dial(address: &str, identity: &Identity, alpn: &[u8]) -> Result<TlsStream<TcpStream>> {
+    let config = identity.client(alpn)?;
+    let all = async {
+        let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+        stream.set_nodelay(true).context("set up the connection")?;
+        let name = ServerName::try_from(CONTROLLER_NAME).context("the controller's name")?;
+        let connected = TlsConnector::from(config).connect(name, stream).await;
+        connected.with_context(|| format!("speak TLS with {address}"))
+    };
+    tokio::time::timeout(DIAL, all).await.with_context(|| format!("{address} did not answer within 10 s"))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_their_cap_and_begin_anew() {
+        let mut backoff = Backoff::default();
+        for _ in 0..20 {
+            assert!(backoff.next_delay() <= LAST_DELAY);
+        }
+        assert_eq!(backoff.ceiling, LAST_DELAY);
+        backoff.reset();
+        assert!(backoff.next_delay() <= FIRST_DELAY);
+    }
+}

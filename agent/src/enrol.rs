@@ -1,0 +1,68 @@
+//! Enrolment: from a single-use token, or an expired certificate, to a certificate.
+
+use anyhow::{Context, Result};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tracing::error;
+use trove_proto::v1::enrolment_client::EnrolmentClient;
+use trove_proto::{ALPN_ENROL, v1};
+
+use crate::dial::{Backoff, dial};
+use crate::identity::Identity;
+
+/// Asks one of the controllers for the first certificate, or for another when the present one has expired.
+pub async fn enrol(controllers: &[String], identity: &Identity, token: Option<&str>) -> Result<()> {
+    let mut last = None;
+    for address in controllers {
+        match enrol_at(address, identity, token).await {
+            Ok(()) => return Ok(()),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| anyhow::anyhow!("no controller is known")))
+}
+
+async fn enrol_at(address: &str, identity: &Identity, token: Option<&str>) -> Result<()> {
+    let csr_der = identity.request()?;
+    let stream = dial(address, identity, ALPN_ENROL).await?;
+    let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.context("speak HTTP/2")?;
+    let driver = tokio::spawn(connection);
+    let service = tower::service_fn(move |request: http::Request<tonic::body::Body>| {
+        let mut sender = sender.clone();
+        async move { sender.send_request(request).await }
+    });
+    let mut client = EnrolmentClient::with_origin(service, http::Uri::from_static("http://controller"));
+    let reply = match token {
+        Some(token) => client.enrol(v1::EnrolRequest { token: token.to_owned(), csr_der }).await,
+        None => client.renew(v1::RenewRequest { csr_der }).await,
+    };
+    driver.abort();
+    // A status carries the controller's sentence and no secret of ours.
+    let reply = reply.map_err(|status| anyhow::anyhow!("{:?}: {}", status.code(), status.message()));
+    let reply = reply.with_context(|| format!("enrol at {address}"))?.into_inner();
+    identity.accept(&reply.certificate_pem, &reply.authority_pem)
+}
+
+/// Enrols at the first start and removes the token that was used. Tries on until it succeeds.
+pub async fn enrol_once(controllers: &[String], identity: &Identity, token_file: &std::path::Path) -> Result<()> {
+    let mut backoff = Backoff::default();
+    let mut told = String::new();
+    while identity.validity()?.is_none() {
+        let token = std::fs::read_to_string(token_file);
+        let token = token.with_context(|| format!("read the enrolment token {}", token_file.display()))?;
+        if let Err(cause) = enrol(controllers, identity, Some(token.trim())).await {
+            let text = format!("{cause:#}");
+            if text != told {
+                error!(error = text, "cannot enrol; trying on");
+                told = text;
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+    match std::fs::remove_file(token_file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove the used token {}", token_file.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,16 @@
+//! Who sees an instance.
+
+use crate::error::Error;
+use crate::identity::Caller;
+use crate::ids::InstanceId;
+use crate::model::Instance;
+
+/// Whether the instance is there for the caller.
+pub(super) fn may_see(caller: &Caller, instance: &Instance) -> bool {
+    caller.is_admin() || caller.project == instance.project
+}
+
+/// The same answer for what is not there and for what is not the caller's.
+pub(super) fn not_found(id: InstanceId) -> Error {
+    Error::NotFound(format!("Resource {id} cannot be found."))
+}

@@ -1,0 +1,57 @@
+//! What a step comes to.
+
+use trove_proto::v1;
+
+use crate::agents::AgentError;
+use crate::compute::ComputeError;
+use crate::error::{Error, chain};
+
+/// What a step came to, when it did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The outcome is unknown, or nothing was done: ask again, under the same key, until the deadline.
+    #[error("{0}")]
+    Unknown(String),
+    /// A failure that is recorded under the key and may pass: do it anew, as the next attempt, until the deadline.
+    #[error("{0}")]
+    Anew(String),
+    /// Asking again changes nothing.
+    #[error("{0}")]
+    Fatal(String),
+    /// Another controller has the operation: stop without writing.
+    #[error("the lease is lost")]
+    Fenced,
+}
+
+impl From<Error> for StepError {
+    fn from(error: Error) -> Self {
+        Self::Unknown(chain(&error))
+    }
+}
+
+impl From<ComputeError> for StepError {
+    fn from(error: ComputeError) -> Self {
+        match error {
+            ComputeError::Transient(message) => Self::Unknown(message),
+            ComputeError::Fatal(message) => Self::Fatal(message),
+        }
+    }
+}
+
+impl From<AgentError> for StepError {
+    fn from(error: AgentError) -> Self {
+        let text = error.to_string();
+        let AgentError::Refused { kind, .. } = error else { return Self::Unknown(text) };
+        match kind {
+            v1::ErrorKind::Interrupted => Self::Unknown(text),
+            v1::ErrorKind::Busy | v1::ErrorKind::Transient | v1::ErrorKind::Cancelled => Self::Anew(text),
+            v1::ErrorKind::Fenced => Self::Fenced,
+            v1::ErrorKind::Unspecified | v1::ErrorKind::Invalid | v1::ErrorKind::Gone | v1::ErrorKind::Fatal => {
+                Self::Fatal(text)
+            }
+        }
+    }
+}
+
+/// What a step returns.
+pub type StepResult = std::result::Result<(), StepError>;
