@@ -81,13 +81,15 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     ];
     tasks.push(serve_api(router, api_listener, &config, shutdown.clone())?);
     let (registrar, registered) = (store.clone(), config.clone());
-    tokio::spawn(async move { register::run(&registrar, &registered).await });
+    // Waited for at the end, since the engine that it asks would be left behind.
+    tasks.push(tokio::spawn(async move { register::run(&registrar, &registered).await }));
     announce(&config, directory.path())?;
     wait(&shutdown).await?;
     shutdown.cancel();
+    let deadline = tokio::time::Instant::now() + GRACE;
     for task in tasks {
         // What does not end in time is cut off: everything bears that at any moment.
-        let _ = tokio::time::timeout(GRACE, task).await;
+        let _ = tokio::time::timeout_at(deadline, task).await;
     }
     Ok(())
 }

@@ -44,7 +44,7 @@ async fn bench() -> Bench {
             roles: vec![role.into()],
         };
         world.app.store.put_user(&user).await.unwrap();
-        let (token, _) = identity.login(|user| user.name == name, "sesame".into()).await.unwrap();
+        let (token, _) = identity.login(name, |user| user.name == name, "sesame".into()).await.unwrap();
         tokens.push(token);
     }
     let [member, admin, reader] = <[String; 3]>::try_from(tokens).unwrap();

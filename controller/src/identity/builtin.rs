@@ -139,12 +139,13 @@ async fn login(State(service): State<Arc<Service>>, body: Result<Json<Login>, Js
         (Some(Password { user }), _) if identity.methods.iter().any(|method| method == "password") => {
             let Credentials { id, name, password, domain } = user;
             let here = is_default(&domain);
+            let asked = id.clone().or_else(|| name.clone()).unwrap_or_default();
             let same = move |user: &User| match (&id, &name) {
                 (Some(id), _) => user.id == *id,
                 (None, Some(name)) => here && user.name == *name,
                 (None, None) => false,
             };
-            service.login(same, password).await?
+            service.login(&asked, same, password).await?
         }
         (_, Some(Bearer { id })) if identity.methods.iter().any(|method| method == "token") => {
             service.exchange(secrecy::ExposeSecret::expose_secret(&id)).await?

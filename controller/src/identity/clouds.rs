@@ -23,12 +23,18 @@ fn hex_id() -> String {
 }
 
 /// Puts the configured users into the store; where none are configured and none are there, `demo` and `admin` with
-/// passwords that stand in the clouds file alone.
+/// passwords that stand in the clouds file alone. Users that were configured and no longer are can log in no more.
 ///
 /// # Errors
 /// Internal: the file cannot be written.
 pub async fn ensure_users(store: &Store, config: &Config, state: &Path) -> Result<()> {
     let known = store.list_users().await?;
+    let configured = &config.identity.users;
+    for user in &known {
+        if !configured.is_empty() && !configured.iter().any(|kept| kept.name == user.name) {
+            store.delete_user(&user.id).await?;
+        }
+    }
     for user in &config.identity.users {
         let project = known.iter().find(|other| other.project_name == user.project);
         let project_id = project.map_or_else(|| project_id(&user.project), |other| other.project_id.clone());
@@ -48,7 +54,9 @@ pub async fn ensure_users(store: &Store, config: &Config, state: &Path) -> Resul
         return Ok(());
     }
     let text = match std::fs::read_to_string(&path) {
-        Ok(text) if known.len() >= FIRST.len() => moved(&text, &config.public_url(), &config.region),
+        Ok(text) if FIRST.iter().all(|(_, name, _)| known.iter().any(|user| user.name == *name)) => {
+            moved(&text, &config.public_url(), &config.region)
+        }
         _ => first(store, config).await?,
     };
     write(&path, &text)
@@ -118,5 +126,47 @@ mod tests {
         let moved = moved(text, "https://b:1", "S");
         assert!(moved.contains("      auth_url: https://b:1/identity/v3\n") && moved.contains("      password: x\n"));
         assert!(moved.contains("    region_name: S\n"));
+    }
+
+    async fn store() -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), crate::seal::Seal::new(&[1; 32])).await.unwrap();
+        (directory, store)
+    }
+
+    #[tokio::test]
+    async fn a_second_start_changes_nothing_and_a_lost_file_is_made_again() {
+        let (directory, store) = store().await;
+        let config = Config::default();
+        ensure_users(&store, &config, directory.path()).await.unwrap();
+        let file = directory.path().join(FILE);
+        let (text, users) = (std::fs::read_to_string(&file).unwrap(), store.list_users().await.unwrap());
+        ensure_users(&store, &config, directory.path()).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+        assert_eq!(store.list_users().await.unwrap(), users);
+        std::fs::remove_file(&file).unwrap();
+        ensure_users(&store, &config, directory.path()).await.unwrap();
+        let again = store.list_users().await.unwrap();
+        assert_ne!(std::fs::read_to_string(&file).unwrap(), text, "with other passwords");
+        assert!(again.iter().zip(&users).all(|(a, b)| a.id == b.id && a.project_id == b.project_id));
+    }
+
+    #[tokio::test]
+    async fn users_follow_the_configuration() {
+        let (directory, store) = store().await;
+        let mut config = Config::default();
+        let user = |name: &str| crate::config::User {
+            name: name.to_owned(),
+            password_hash: "$argon2id$".to_owned(),
+            project: "p".to_owned(),
+            roles: vec!["member".to_owned()],
+        };
+        ensure_users(&store, &config, directory.path()).await.unwrap();
+        config.identity.users = vec![user("ann"), user("bob")];
+        ensure_users(&store, &config, directory.path()).await.unwrap();
+        config.identity.users.remove(0);
+        ensure_users(&store, &config, directory.path()).await.unwrap();
+        let names: Vec<String> = store.list_users().await.unwrap().into_iter().map(|user| user.name).collect();
+        assert_eq!(names, ["bob"]);
     }
 }

@@ -1,6 +1,7 @@
 //! Who asks, and what they may.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,8 @@ pub struct Service {
     config: Arc<Config>,
     passwords: passwords::Passwords,
     believed: Mutex<HashMap<String, (Instant, Token)>>,
+    /// Counts them, so that what was read before one is not believed after it.
+    revocations: AtomicU64,
 }
 
 fn sum(token: &str) -> String {
@@ -77,7 +80,7 @@ impl Service {
     /// Internal.
     pub fn new(store: Store, config: Arc<Config>) -> Result<Arc<Self>> {
         let passwords = passwords::Passwords::new()?;
-        Ok(Arc::new(Self { store, config, passwords, believed: Mutex::default() }))
+        Ok(Arc::new(Self { store, config, passwords, believed: Mutex::default(), revocations: AtomicU64::new(0) }))
     }
 
     /// The caller that a token stands for. Usually no query.
@@ -97,8 +100,13 @@ impl Service {
         if let Some(token) = self.believe(&hash, now) {
             return Ok(token);
         }
+        let revocations = self.revocations.load(Ordering::Acquire);
         let found = self.store.get_token(&hash, now).await?.ok_or_else(unauthorized)?;
         let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.revocations.load(Ordering::Acquire) != revocations {
+            // It may have been this one that was revoked while the store was asked.
+            return Ok(found);
+        }
         if believed.len() >= REMEMBERED {
             believed.retain(|_, (since, _)| since.elapsed() < BELIEVED);
         }
@@ -114,13 +122,19 @@ impl Service {
         (since.elapsed() < BELIEVED && token.expires_at > now).then(|| token.clone())
     }
 
-    /// A token for a user who knows the password, with the token's text.
+    /// A token for a user who knows the password, with the token's text. `asked` is the name or id that was given.
     ///
     /// # Errors
     /// 401, the same for an unknown user and a wrong password, in the same time; 413 after many failures.
-    pub async fn login(&self, find: impl Fn(&User) -> bool, password: SecretString) -> Result<(String, Token)> {
+    pub async fn login(
+        &self,
+        asked: &str,
+        find: impl Fn(&User) -> bool,
+        password: SecretString,
+    ) -> Result<(String, Token)> {
         let user = self.store.list_users().await?.into_iter().find(find);
-        let name = user.as_ref().map(|user| user.name.clone()).unwrap_or_default();
+        // An unknown user has to wait by itself too: a pause for all of them would tell which names are known.
+        let name = user.as_ref().map_or_else(|| sum(asked), |user| user.name.clone());
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let right = self.passwords.verify(&name, hash, password).await?;
         let wrong = || Error::Unauthorized("The user name or the password is wrong.".to_owned());
@@ -156,7 +170,9 @@ impl Service {
     pub async fn revoke(&self, token: &str) -> Result<()> {
         let hash = sum(token);
         self.store.delete_token(&hash).await?;
-        self.believed.lock().unwrap_or_else(PoisonError::into_inner).remove(&hash);
+        let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.revocations.fetch_add(1, Ordering::AcqRel);
+        believed.remove(&hash);
         Ok(())
     }
 

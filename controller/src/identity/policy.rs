@@ -20,6 +20,7 @@ const RULES: &[(&str, Who)] = &[
     ("instance:reset_status", Who::Admin),
     ("cluster:reset-status", Who::Admin),
     ("datastore:delete", Who::Admin),
+    ("backup:index:all_projects", Who::Admin),
     ("datastore:index", Who::Anyone),
     ("datastore:show", Who::Anyone),
     ("datastore:version_show", Who::Anyone),
@@ -75,6 +76,7 @@ mod tests {
             ("instance:extension:user:create", "reader", &own, false),
             ("instance:show", "stranger", &own, false),
             ("instance:reset_status", "member", &own, false),
+            ("backup:index:all_projects", "member", &own, false),
             ("instance:reset_status", "admin", &other, true),
             ("flavor:index", "stranger", &other, true),
         ] {

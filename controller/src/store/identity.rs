@@ -67,12 +67,22 @@ impl Store {
         rows.iter().map(user).collect::<sqlx::Result<_>>().map_err(failed("list users"))
     }
 
-    /// Makes a user, or brings the one of this name up to date; its id stays.
+    /// Makes a user, or brings the one of this name up to date; its id stays. A new password revokes its tokens.
     ///
     /// # Errors
     /// Internal.
     pub async fn put_user(&self, user: &User) -> Result<()> {
         let roles = serde_json::to_string(&user.roles).map_err(|error| Error::internal("write roles", error))?;
+        let mut tx = self.begin().await?;
+        sqlx::query(
+            "delete from identity_token where user_id = \
+             (select id from identity_user where name = $1 and password_hash <> $2)",
+        )
+        .bind(&user.name)
+        .bind(&user.password_hash)
+        .execute(&mut *tx)
+        .await
+        .map_err(failed("revoke the tokens of a user"))?;
         sqlx::query(
             "insert into identity_user (id, name, password_hash, project_id, project_name, roles) \
              values ($1, $2, $3, $4, $5, $6) on conflict (name) do update set password_hash = excluded.password_hash, \
@@ -84,9 +94,19 @@ impl Store {
         .bind(&user.project_id)
         .bind(&user.project_name)
         .bind(roles)
-        .execute(&self.write)
+        .execute(&mut *tx)
         .await
         .map_err(failed("write a user"))?;
+        tx.commit().await.map_err(failed("write a user"))
+    }
+
+    /// Removes a user with its tokens.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn delete_user(&self, id: &str) -> Result<()> {
+        let done = sqlx::query("delete from identity_user where id = $1").bind(id).execute(&self.write).await;
+        done.map_err(failed("remove a user"))?;
         Ok(())
     }
 
