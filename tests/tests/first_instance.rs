@@ -62,6 +62,11 @@ async fn accounts_do_what_they_say_in_the_database_itself() -> Result<()> {
     let root = connect(&view, "root", password, "postgres").await?;
     assert_eq!(rows(&root, "select rolsuper from pg_roles where rolname = 'root'").await?, ["t"]);
     assert_eq!(api.get(&format!("{path}/root")).await?.body["rootEnabled"], true);
+    // Under another name the superuser would outlive its being disabled.
+    let rename = json!({"user": {"name": "hidden"}});
+    let renamed = api.send(reqwest::Method::PUT, &format!("{path}/users/root"), Some(&rename)).await?;
+    assert_eq!(renamed.status, 400, "{renamed:?}");
+    assert_eq!(api.delete(&format!("{path}/users/root")).await?.status, 400);
     assert_eq!(api.delete(&format!("{path}/root")).await?.status, 204);
     api.await_operations(&id).await?;
     assert!(connect(&view, "root", password, "postgres").await.is_err(), "root came in after it was disabled");

@@ -141,6 +141,7 @@ pub(super) fn check_users(identity: &Identity, users: &[NewUser]) -> Result<()> 
     let mut seen = HashSet::new();
     for user in users {
         check_account(identity, &user.name, &user.host)?;
+        refuse_root(identity, &user.name)?;
         let whose = shown(&user.name);
         names::check_password(&format!("user {whose}"), &user.password, 1)?;
         for database in &user.databases {
@@ -149,6 +150,18 @@ pub(super) fn check_users(identity: &Identity, users: &[NewUser]) -> Result<()> 
         if !seen.insert((&user.name, &user.host)) {
             return Err(Error::BadRequest(format!("User {whose} is given twice.")));
         }
+    }
+    Ok(())
+}
+
+/// Refuses to make, rename or remove the all-powerful account as a user: under another name it would outlive its being
+/// disabled.
+///
+/// # Errors
+/// 400.
+pub(super) fn refuse_root(identity: &Identity, name: &str) -> Result<()> {
+    if name == identity.root_user {
+        return Err(Error::BadRequest(format!("User {} can only be enabled and disabled, as root.", shown(name))));
     }
     Ok(())
 }
@@ -220,6 +233,16 @@ mod tests {
         identity.users.qualified = true;
         assert!(check_account(&identity, "a", "%").is_err());
         assert!(check_account(&identity, "db.a", "%").is_ok());
+    }
+
+    #[test]
+    fn root_is_not_made_as_a_user() {
+        let mut identity = manifest().identity;
+        identity.root_user = "chief".to_owned();
+        assert!(refuse_root(&identity, "chief").is_err() && refuse_root(&identity, "ann").is_ok());
+        let password = SecretString::from("secret");
+        let chief = NewUser { name: "chief".to_owned(), host: "%".to_owned(), password, databases: Vec::new() };
+        assert!(check_users(&identity, &[chief]).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use secrecy::SecretString;
 use trove_proto::v1;
 
-use super::accounts::{ANY_HOST, NewUser, User, UserChange, UserRef, account, check_account, check_users};
+use super::accounts::{ANY_HOST, NewUser, User, UserChange, UserRef, account, check_account, check_users, refuse_root};
 use super::instances::Accepted;
 use super::names::{self, shown};
 use super::readiness::{Subject, answer};
@@ -166,6 +166,7 @@ impl App {
         user: &UserRef,
     ) -> Result<Accepted> {
         let subject = self.open(caller, id, CAPABILITY).await?;
+        refuse_root(&subject.manifest.identity, &account(&subject.manifest.identity.users, user).name)?;
         let user = self.present_user(&subject, user).await?;
         let change = AccountChange::DeleteUser(user.into());
         self.queue(caller, request_id, &subject, vec![change]).await
@@ -264,6 +265,10 @@ fn check_change(subject: &Subject, user: &UserRef, change: &UserChange) -> Resul
     if target.name != user.name && !identity.users.rename {
         let datastore = &identity.name;
         return Err(Error::BadRequest(format!("User {whose} of {datastore} cannot be renamed.")));
+    }
+    if target != *user {
+        refuse_root(identity, &user.name)?;
+        refuse_root(identity, &target.name)?;
     }
     check_account(identity, &target.name, &target.host)?;
     if let Some(password) = &change.password {

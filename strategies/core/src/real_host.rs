@@ -80,6 +80,15 @@ impl RealHost {
         }
     }
 
+    /// By descriptor: in a directory of the engine's the path may lead elsewhere by now, to a file of the system's.
+    fn give_open(&self, file: &std::fs::File, owner: Owner) -> io::Result<()> {
+        if self.engine.uid == self.agent.uid {
+            return Ok(());
+        }
+        let account = self.account(owner);
+        std::os::unix::fs::fchown(file, Some(account.uid.as_raw()), Some(account.gid.as_raw()))
+    }
+
     fn give(&self, path: &Path, owner: Owner) -> io::Result<()> {
         if self.engine.uid == self.agent.uid {
             return Ok(());
@@ -194,7 +203,7 @@ impl Host for RealHost {
             let written = new
                 .write_all(&file.contents)
                 .and_then(|()| new.set_permissions(std::fs::Permissions::from_mode(file.mode)))
-                .and_then(|()| host.give(&beside, file.owner))
+                .and_then(|()| host.give_open(&new, file.owner))
                 .and_then(|()| new.sync_all())
                 .and_then(|()| std::fs::rename(&beside, path))
                 .and_then(|()| flush_directory(path));

@@ -9,6 +9,7 @@ use trove_strategy::{EngineError, Site};
 
 use crate::GROUP_PREFIX;
 use crate::client::{HOME, Session, sql_identifier, sql_literal};
+use crate::names::check_database;
 
 /// The role that holds a database's grants. Its name is made from the database's, since that may have 63 bytes itself.
 pub(crate) fn group_of(database: &str) -> String {
@@ -32,11 +33,13 @@ pub(crate) async fn ensure_group(home: &Session, database: &str) -> Result<Strin
 pub(crate) async fn grant(site: &Site, user: &str, database: &str) -> Result<(), EngineError> {
     let attempt = format!("let {user:?} into {database:?}");
     let (role, name) = (sql_identifier(user), sql_identifier(database));
+    check_database(database)?;
+    // Opened first: for a database that is not there no role is to be made.
+    let inside = Session::open(site, database).await?;
     let home = Session::open(site, HOME).await?;
     let group = sql_identifier(&ensure_group(&home, database).await?);
     // For a database that its tenant made by hand: the role is not its owner there.
     home.run(&attempt, &format!("grant all on database {name} to {group}; grant {group} to {role}")).await?;
-    let inside = Session::open(site, database).await?;
     let mut sql = format!("grant usage, create on schema public to {group};");
     for kind in ["tables", "sequences", "functions", "types", "schemas"] {
         sql.push_str(&format!("alter default privileges for role {role} grant all on {kind} to {group};"));
@@ -46,11 +49,12 @@ pub(crate) async fn grant(site: &Site, user: &str, database: &str) -> Result<(),
 
 /// Takes that away again; what the account made stays with the database.
 pub(crate) async fn revoke(site: &Site, user: &str, database: &str) -> Result<(), EngineError> {
+    check_database(database)?;
     let attempt = format!("shut {user:?} out of {database:?}");
     let role = sql_identifier(user);
+    let inside = Session::open(site, database).await?;
     let home = Session::open(site, HOME).await?;
     let group = ensure_group(&home, database).await?;
-    let inside = Session::open(site, database).await?;
     let sql = format!("reassign owned by {role} to {}; drop owned by {role}", sql_identifier(&group));
     inside.run(&attempt, &sql).await?;
     home.run(&attempt, &format!("revoke {} from {role}", sql_identifier(&group))).await?;

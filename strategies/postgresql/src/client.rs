@@ -1,5 +1,6 @@
 //! Talking to the server: over the private socket as `os_admin`, which the server knows by the agent's account.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -20,6 +21,13 @@ pub(crate) const HOME: &str = "postgres";
 
 const CONNECT: Duration = Duration::from_millis(1500);
 
+/// What holds in the agent's sessions whatever the configuration, a database or a role sets: tenants may set all of these
+/// for a database of theirs. [`sql_literal`] relies on the first; with the last two no lock of a tenant's, and no
+/// time limit of a tenant's, decides whether the agent gets its work done.
+const OPTIONS: &str = "-c standard_conforming_strings=on -c search_path=pg_catalog -c role=none \
+                       -c default_transaction_read_only=off -c client_min_messages=warning \
+                       -c statement_timeout=0 -c lock_timeout=10s";
+
 /// A connection of the agent's, in one database.
 pub(crate) struct Session {
     client: Client,
@@ -37,6 +45,7 @@ impl Session {
     pub(crate) async fn open(site: &Site, database: &str) -> Result<Self, EngineError> {
         let mut config = tokio_postgres::Config::new();
         config.host_path(&site.run).port(site.port).user(ADMIN).dbname(database).application_name("trove-agent");
+        config.options(OPTIONS);
         let attempt = format!("connect to the database {database:?}");
         let connected = tokio::time::timeout(CONNECT, config.connect(NoTls)).await;
         let Ok(connected) = connected else {
@@ -86,6 +95,7 @@ fn explained(attempt: &str, error: tokio_postgres::Error) -> EngineError {
         | &SqlState::T_R_SERIALIZATION_FAILURE
         | &SqlState::T_R_DEADLOCK_DETECTED
         | &SqlState::DISK_FULL => Kind::Transient,
+        &SqlState::INVALID_CATALOG_NAME => Kind::Gone,
         &SqlState::OBJECT_IN_USE | &SqlState::LOCK_NOT_AVAILABLE => Kind::Busy,
         code if code.code().starts_with("22") || code.code().starts_with("42") || code.code().starts_with("2B") => {
             Kind::Invalid
@@ -114,7 +124,10 @@ pub fn scram_verifier(password: &SecretString) -> String {
 }
 
 fn scram_verifier_with(password: &SecretString, salt: &[u8], rounds: u32) -> String {
-    let salted = hi(password.expose_secret().as_bytes(), salt, rounds);
+    let clear = password.expose_secret();
+    // As the server and its clients do: a password that cannot be normalised is taken as it is.
+    let normal = stringprep::saslprep(clear).unwrap_or(Cow::Borrowed(clear));
+    let salted = hi(normal.as_bytes(), salt, rounds);
     let stored = Sha256::digest(mac(&salted, &[b"Client Key"]));
     let server = mac(&salted, &[b"Server Key"]);
     let mut text = String::from("SCRAM-SHA-256$");

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use trove_strategy::{EngineError, Kind, Settings, Site, TlsMode};
 
+use crate::parameters;
+
 /// The three files.
 pub(crate) struct Files {
     pub(crate) main: PathBuf,
@@ -107,6 +109,10 @@ pub(crate) fn main(site: &Site, settings: &Settings) -> Result<String, EngineErr
         line(name, value);
     }
     for (name, chosen) in &settings.parameters {
+        if parameters::is_owned(name) {
+            let reason = format!("the parameter {name:?}: it is not the tenant's to set");
+            return Err(EngineError::new(Kind::Invalid, reason));
+        }
         line(name, &value(name, chosen)?);
     }
     for (name, value) in &fixed {

@@ -1,25 +1,12 @@
 //! Databases.
 
 use async_trait::async_trait;
-use trove_strategy::{Database, Databases, EngineError, Kind, Site};
+use trove_strategy::{Database, Databases, EngineError, Site};
 
 use crate::access;
 use crate::client::{HOME, Session, sql_identifier, sql_literal};
-use crate::{NAME_BYTES, Postgresql, RESERVED_DATABASES};
-
-/// Refuses what the server would cut off or what is not the tenant's.
-fn check(name: &str) -> Result<(), EngineError> {
-    let reason = if name.is_empty() || name.contains('\0') {
-        "it is empty or contains NUL"
-    } else if name.len() > NAME_BYTES {
-        "it is longer than 63 bytes"
-    } else if RESERVED_DATABASES.contains(&name) {
-        "it is reserved"
-    } else {
-        return Ok(());
-    };
-    Err(EngineError::new(Kind::Invalid, format!("the name of the database {name:?}: {reason}")))
-}
+use crate::names::check_database;
+use crate::{Postgresql, RESERVED_DATABASES};
 
 #[async_trait]
 impl Databases for Postgresql {
@@ -37,7 +24,7 @@ impl Databases for Postgresql {
     }
 
     async fn create(&self, site: &Site, database: &Database) -> Result<(), EngineError> {
-        check(&database.name)?;
+        check_database(&database.name)?;
         let (name, attempt) = (sql_identifier(&database.name), format!("create the database {:?}", database.name));
         let home = Session::open(site, HOME).await?;
         let group = sql_identifier(&access::ensure_group(&home, &database.name).await?);
@@ -58,7 +45,7 @@ impl Databases for Postgresql {
     }
 
     async fn delete(&self, site: &Site, name: &str) -> Result<(), EngineError> {
-        check(name)?;
+        check_database(name)?;
         let attempt = format!("delete the database {name:?}");
         let home = Session::open(site, HOME).await?;
         home.run(&attempt, &format!("drop database if exists {} with (force)", sql_identifier(name))).await?;

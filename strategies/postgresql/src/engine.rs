@@ -120,12 +120,13 @@ impl Engine for Postgresql {
             "deadlocks_total",
             "database_bytes",
         ];
-        let home = Session::open(site, HOME).await?;
         let sql = "select (select count(*) from pg_stat_activity where backend_type = 'client backend'), \
                    current_setting('max_connections'), sum(xact_commit), sum(xact_rollback), sum(blks_read), \
                    sum(blks_hit), sum(tup_returned), sum(deadlocks), sum(pg_database_size(datid)) \
                    from pg_stat_database where datid <> 0";
-        let row = home.rows("read metrics", sql).await?.concat();
+        let ask = async { Session::open(site, HOME).await?.rows("read metrics", sql).await };
+        let late = || EngineError::new(Kind::Transient, "read metrics: no answer within 2 s");
+        let row = tokio::time::timeout(Duration::from_secs(2), ask).await.map_err(|_| late())??.concat();
         let metric = |(name, text): (&'static str, String)| Some(Metric { name, value: text.parse().ok()? });
         Ok(NAMES.into_iter().zip(row).filter_map(metric).collect())
     }

@@ -7,6 +7,7 @@ mod client;
 mod config;
 mod databases;
 mod engine;
+mod names;
 mod parameters;
 mod root;
 mod users;

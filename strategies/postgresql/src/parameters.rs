@@ -54,13 +54,19 @@ const OWNED: &[&str] = &[
     "wal_level",
 ];
 
+/// Whether a tenant may not set it. `include` and its kin are directives of the file, not parameters.
+pub(crate) fn is_owned(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    OWNED.contains(&name.as_str()) || ["ssl", "recovery_target", "include"].iter().any(|start| name.starts_with(start))
+}
+
 const LISTED: &str = "select name, vartype, unit, min_val, max_val, array_to_string(enumvals, ','), boot_val, context, \
-                      setting from pg_settings where context <> 'internal' and name not like 'ssl%' and name not like \
-                      'recovery\\_target%' and name not like '%.%' order by name collate \"C\"";
+                      setting from pg_settings where context <> 'internal' and name not like '%.%' \
+                       order by name collate \"C\"";
 
 async fn listed(site: &Site) -> Result<Vec<Vec<String>>, EngineError> {
     let rows = Session::open(site, HOME).await?.rows("list parameters", LISTED).await?;
-    Ok(rows.into_iter().filter(|row| row.first().is_some_and(|name| !OWNED.contains(&name.as_str()))).collect())
+    Ok(rows.into_iter().filter(|row| row.first().is_some_and(|name| !is_owned(name))).collect())
 }
 
 fn parameter(row: Vec<String>) -> Option<Parameter> {

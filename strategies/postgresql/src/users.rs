@@ -3,29 +3,12 @@
 use async_trait::async_trait;
 use trove_strategy::{EngineError, Grantee, Kind, NewUser, Site, User, UserChange, Users};
 
+use crate::Postgresql;
 use crate::access;
 use crate::client::{HOME, Session, scram_verifier, sql_identifier, sql_literal};
-use crate::root::ROOT;
-use crate::{GROUP_PREFIX, NAME_BYTES, Postgresql, RESERVED_ROLES};
+use crate::names::{check_role, is_reserved_role, not_root};
 
 const ANY_HOST: &str = "%";
-
-fn is_reserved(name: &str) -> bool {
-    RESERVED_ROLES.contains(&name) || name.starts_with("pg_") || name.starts_with(GROUP_PREFIX)
-}
-
-fn check(name: &str) -> Result<(), EngineError> {
-    let reason = if name.is_empty() || name.contains('\0') {
-        "it is empty or contains NUL"
-    } else if name.len() > NAME_BYTES {
-        "it is longer than 63 bytes"
-    } else if is_reserved(name) {
-        "it is reserved"
-    } else {
-        return Ok(());
-    };
-    Err(EngineError::new(Kind::Invalid, format!("the name of the account {name:?}: {reason}")))
-}
 
 async fn exists(home: &Session, name: &str) -> Result<bool, EngineError> {
     let sql = format!("select 1 from pg_roles where rolname = {}", sql_literal(name));
@@ -46,7 +29,7 @@ async fn listed(site: &Site, only: Option<&str>) -> Result<Vec<User>, EngineErro
     let mut users: Vec<User> = Vec::new();
     for row in home.rows("list accounts", &sql).await? {
         let [name, group] = <[String; 2]>::try_from(row).unwrap_or_default();
-        if name.is_empty() || is_reserved(&name) {
+        if name.is_empty() || is_reserved_role(&name) {
             continue;
         }
         let entered = groups.get(&group).cloned();
@@ -76,10 +59,8 @@ impl Users for Postgresql {
 
     async fn create(&self, site: &Site, user: &NewUser) -> Result<(), EngineError> {
         let name = &user.id.name;
-        check(name)?;
-        if name == ROOT {
-            return Err(EngineError::new(Kind::Invalid, format!("the account {ROOT:?} is enabled, not created")));
-        }
+        check_role(name)?;
+        not_root(name)?;
         let home = Session::open(site, HOME).await?;
         let verb = if exists(&home, name).await? { "alter" } else { "create" };
         let verifier = sql_literal(&scram_verifier(&user.password));
@@ -89,7 +70,8 @@ impl Users for Postgresql {
     }
 
     async fn delete(&self, site: &Site, id: &Grantee) -> Result<(), EngineError> {
-        check(&id.name)?;
+        check_role(&id.name)?;
+        not_root(&id.name)?;
         let home = Session::open(site, HOME).await?;
         if !exists(&home, &id.name).await? {
             return Ok(());
@@ -109,15 +91,19 @@ impl Users for Postgresql {
     }
 
     async fn change(&self, site: &Site, id: &Grantee, change: &UserChange) -> Result<(), EngineError> {
-        check(&id.name)?;
+        check_role(&id.name)?;
         let attempt = format!("change the account {:?}", id.name);
+        if change.name.as_deref().is_some_and(|new| new != id.name) {
+            not_root(&id.name)?;
+        }
         if change.host.as_deref().is_some_and(|host| host != ANY_HOST) {
             return Err(EngineError::new(Kind::Invalid, format!("{attempt}: accounts have no hosts here")));
         }
         let home = Session::open(site, HOME).await?;
         let mut name = id.name.as_str();
         if let Some(new) = change.name.as_deref().filter(|new| *new != name) {
-            check(new)?;
+            check_role(new)?;
+            not_root(new)?;
             if exists(&home, name).await? {
                 let sql = format!("alter role {} rename to {}", sql_identifier(name), sql_identifier(new));
                 home.run(&attempt, &sql).await?;
@@ -134,7 +120,7 @@ impl Users for Postgresql {
     }
 
     async fn grant(&self, site: &Site, id: &Grantee, databases: &[String]) -> Result<(), EngineError> {
-        check(&id.name)?;
+        check_role(&id.name)?;
         for database in databases {
             access::grant(site, &id.name, database).await?;
         }
@@ -142,7 +128,7 @@ impl Users for Postgresql {
     }
 
     async fn revoke(&self, site: &Site, id: &Grantee, database: &str) -> Result<(), EngineError> {
-        check(&id.name)?;
+        check_role(&id.name)?;
         access::revoke(site, &id.name, database).await
     }
 }
