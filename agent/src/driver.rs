@@ -149,11 +149,12 @@ struct Owner {
     misses: u32,
 }
 
-/// Starts the task. It adopts an engine that runs, and starts one that should.
+/// Starts the task. It adopts an engine that runs, and starts one that should. An adopted engine has been asked once
+/// by the time this returns: nobody is told that it starts, when it has been answering all the while.
 ///
 /// # Errors
 /// A file of the agent's is damaged, or the process cannot be watched.
-pub fn spawn(parts: Parts) -> Result<Driver> {
+pub async fn spawn(parts: Parts) -> Result<Driver> {
     let wanted = parts.files.read_json(DESIRED)?.unwrap_or(false);
     let begun = parts.files.read_json::<bool>(DESIRED)?.is_some();
     let service = if begun { ServiceState::Shutdown } else { ServiceState::New };
@@ -170,6 +171,7 @@ pub fn spawn(parts: Parts) -> Result<Driver> {
     if let Some(process) = &owner.process {
         info!(pid = process.mark.pid, "the engine runs already and is adopted");
         owner.say(ServiceState::Starting, "");
+        owner.probe().await;
     } else if wanted {
         owner.restart_at = Some(Instant::now());
     }

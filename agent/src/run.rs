@@ -41,7 +41,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
         keeper: keeper.clone(),
         log_dir: config.log_dir.clone(),
     };
-    let driver = driver::spawn(parts)?;
+    let driver = driver::spawn(parts).await?;
     let identity = Identity::open(files.clone(), &config.authority_file)?;
     let journal = Journal::open(&files.path("jobs"))?;
     let jobs = Jobs::new(datastore.clone(), site.clone(), driver.clone(), keeper.clone(), journal);

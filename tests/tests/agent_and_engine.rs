@@ -82,7 +82,8 @@ async fn restart_and_accounts_survive_the_agents_death_at_every_stage() -> Resul
         arm_agents(&mut stack, &api, Some(&id), entry).await?;
         let user =
             json!({"users": [{"name": format!("u{n}"), "password": "secret-u", "databases": [{"name": "app"}]}]});
-        assert_eq!(api.post(&format!("/instances/{id}/users"), &user).await?.status, 202);
+        let accepted = api.post(&format!("/instances/{id}/users"), &user).await?;
+        assert_eq!(accepted.status, 202, "{accepted:?}");
         assert_one_of_each(&api, &id).await.with_context(|| entry.clone())?;
         fired(&stack, entry)?;
         connect(&api.instance(&id).await?, &format!("u{n}"), "secret-u", "app").await.with_context(|| entry.clone())?;

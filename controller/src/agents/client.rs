@@ -36,7 +36,7 @@ impl Agents for Hub {
         let mut attached = false;
         let ended = timeout_at(deadline, async {
             loop {
-                let link = self.await_link(instance).await?;
+                let link = self.await_link(instance, None).await?;
                 match attach(&link.channel, &start, progress, &mut attached).await {
                     Ended::Result(result) => return result,
                     Ended::Broken(reason) => {
@@ -57,9 +57,11 @@ impl Agents for Hub {
     }
 
     async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<u64, AgentError> {
-        let reply = self
-            .ask(instance, ASSIGN_LIMIT, |channel| async move { channel.assignment().assign(request).await })
-            .await?;
+        let ask = |channel: Channel| {
+            let request = request.clone();
+            async move { channel.assignment().assign(request).await }
+        };
+        let reply = self.ask(instance, ASSIGN_LIMIT, ask).await?;
         match reply.error {
             None => Ok(reply.generation),
             Some(error) => Err(refused(error)),
@@ -79,7 +81,10 @@ impl Agents for Hub {
 
     async fn get_user(&self, instance: InstanceId, account: v1::Account) -> Result<Option<v1::User>, AgentError> {
         let request = v1::GetUserRequest { account: Some(account) };
-        let ask = |channel: Channel| async move { channel.users().get_user(request).await };
+        let ask = |channel: Channel| {
+            let request = request.clone();
+            async move { channel.users().get_user(request).await }
+        };
         match self.ask(instance, QUESTION_LIMIT, ask).await {
             Ok(reply) => Ok(reply.user),
             Err(AgentError::Refused { kind: v1::ErrorKind::Gone, .. }) => Ok(None),
@@ -98,33 +103,42 @@ impl Agents for Hub {
 }
 
 impl Hub {
-    /// The connection; one that is not there is waited for, since after a restart of either end it soon is.
-    async fn await_link(&self, instance: InstanceId) -> Result<Link, AgentError> {
+    /// The connection; one that is not there is waited for, since after a restart of either end it soon is. `broken` is
+    /// the number of one that is no use any more.
+    async fn await_link(&self, instance: InstanceId, broken: Option<u64>) -> Result<Link, AgentError> {
         let mut links = self.watch_link(instance);
+        let of_use = |link: &Option<Link>| link.as_ref().is_some_and(|link| Some(link.number) != broken);
         // The sender goes with `forget`: then nothing is waited for.
-        let link = links.wait_for(Option::is_some).await.map_err(|_| AgentError::Unreachable(instance))?;
+        let link = links.wait_for(of_use).await.map_err(|_| AgentError::Unreachable(instance))?;
         (*link).clone().ok_or(AgentError::Unreachable(instance))
     }
 
-    /// One call, the wait for a connection included.
+    /// One call that may be repeated, the wait for a connection included. When the connection breaks under it, it is
+    /// made again on the next one.
     async fn ask<T, F>(
         &self,
         instance: InstanceId,
         limit: Duration,
-        call: impl FnOnce(Channel) -> F + Send,
+        call: impl Fn(Channel) -> F + Send,
     ) -> Result<T, AgentError>
     where
         F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         let deadline = Instant::now() + limit;
-        let link = match timeout_at(deadline, self.await_link(instance)).await {
-            Ok(link) => link?,
-            Err(_) => return Err(AgentError::Unreachable(instance)),
-        };
-        match timeout_at(deadline, call(link.channel)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(error(instance, limit, &status)),
-            Err(_) => Err(AgentError::Late(instance, limit.as_secs())),
+        let mut broken = None;
+        loop {
+            let link = match timeout_at(deadline, self.await_link(instance, broken)).await {
+                Ok(link) => link?,
+                Err(_) => return Err(AgentError::Unreachable(instance)),
+            };
+            match timeout_at(deadline, call(link.channel)).await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => match error(instance, limit, &status) {
+                    AgentError::Unreachable(_) => broken = Some(link.number),
+                    other => return Err(other),
+                },
+                Err(_) => return Err(AgentError::Late(instance, limit.as_secs())),
+            }
         }
     }
 }
