@@ -236,26 +236,25 @@ pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
 mod tests {
 
     use super::*;
-    use crate::seal::Seal;
 
     async fn store() -> (tempfile::TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), Seal::new(&[3; 32])).await.unwrap();
+        let store = crate::store::harness::open(directory.path(), 3).await;
         (directory, store)
     }
 
     #[tokio::test]
     async fn controllers_that_start_at_once_end_up_with_the_same_pair() {
         let (directory, store) = store().await;
-        let other = Store::open(directory.path(), Seal::new(&[3; 32])).await.unwrap();
+        let other = crate::store::harness::open(directory.path(), 3).await;
         let (one, two) = tokio::join!(Authorities::load(&store), Authorities::load(&other));
         let (one, two) = (one.unwrap(), two.unwrap());
         assert_eq!(one.agents_pem(), two.agents_pem());
         assert_eq!(one.engines_pem(), two.engines_pem());
         assert_ne!(one.agents_pem(), one.engines_pem());
-        let raw = std::fs::read(directory.path().join("trove.sqlite")).unwrap();
-        assert!(!String::from_utf8_lossy(&raw).contains("PRIVATE KEY"), "keys are sealed");
-        let foreign = Store::open(directory.path(), Seal::new(&[4; 32])).await.unwrap();
+        let stored = store.number("select count(*) from authority where sealed_key like '%PRIVATE%'").await;
+        assert_eq!(stored, 0, "keys are sealed");
+        let foreign = crate::store::harness::open(directory.path(), 4).await;
         assert!(Authorities::load(&foreign).await.is_err(), "another sealing key does not open them");
     }
 

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use sqlx::Row;
 use tokio::sync::watch;
 use trove_proto::v1;
 
@@ -19,6 +18,7 @@ use crate::identity::Caller;
 use crate::ids::{InstanceId, OperationId, ProjectId};
 use crate::state::{HostState, Service, Task};
 use crate::store::harness::{Fixture, fixture};
+use crate::store::sql::query;
 
 /// Tables that a refused order must leave as they are.
 const TABLES: [&str; 5] = ["instance", "usage", "operation", "operation_step", "operation_target"];
@@ -141,7 +141,7 @@ impl World {
 
     /// The agent says this of the engine.
     pub(crate) async fn says(&self, id: InstanceId, service: Service) {
-        let agent = sqlx::query(
+        let agent = query(
             "insert into agent (instance_id, service, service_detail, service_updated, engine_version, \
              volume_used_bytes, assignment_generation) values ($1, $2, '', 1, '15.18', 0, 1) \
              on conflict (instance_id) do update set service = excluded.service",
@@ -151,12 +151,12 @@ impl World {
 
     /// Runs one statement about an instance or an operation.
     pub(crate) async fn run(&self, sql: &'static str, id: impl ToString) {
-        sqlx::query(sql).bind(id.to_string()).execute(&self.app.store.write).await.unwrap();
+        query(sql).bind(id.to_string()).execute(&self.app.store.write).await.unwrap();
     }
 
     /// Ends an operation, as the runner does.
     pub(crate) async fn end(&self, operation: OperationId, status: &'static str, error: Option<&'static str>) {
-        let update = sqlx::query("update operation set status = $2, error = $3 where id = $1");
+        let update = query("update operation set status = $2, error = $3 where id = $1");
         let update = update.bind(operation.to_string()).bind(status).bind(error);
         update.execute(&self.app.store.write).await.unwrap();
         self.run("update operation_target set active = false where operation_id = $1", operation).await;
@@ -165,7 +165,7 @@ impl World {
 
     /// Kind, status and state of an operation.
     pub(crate) async fn operation(&self, id: OperationId) -> (String, String, String) {
-        let query = sqlx::query("select kind, status, state from operation where id = $1").bind(id.to_string());
+        let query = query("select kind, status, state from operation where id = $1").bind(id.to_string());
         let row = query.fetch_one(&self.app.store.read).await.unwrap();
         (row.get(0), row.get(1), row.get(2))
     }
@@ -175,9 +175,9 @@ impl World {
         let mut counts = Vec::new();
         for table in TABLES {
             let sql = sqlx::AssertSqlSafe(format!("select count(*) from {table}"));
-            counts.push((table, sqlx::query(sql).fetch_one(&self.app.store.read).await.unwrap().get(0)));
+            counts.push((table, query(sql).fetch_one(&self.app.store.read).await.unwrap().get(0)));
         }
-        let used = sqlx::query("select coalesce(sum(in_use), 0) from usage");
+        let used = query("select cast(coalesce(sum(in_use), 0) as bigint) from usage");
         counts.push(("in use", used.fetch_one(&self.app.store.read).await.unwrap().get(0)));
         counts
     }

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use sqlx::{Sqlite, Transaction};
 use trove_strategy::failpoint;
 
 use super::App;
@@ -15,6 +14,7 @@ use crate::ids::{InstanceId, OperationId, ProjectId};
 use crate::operations::change_accounts::{self, AccountChange};
 use crate::operations::{NewOperation, Origin};
 use crate::state::Task;
+use crate::store::sql::Transaction;
 
 /// What an accepted change answers with.
 #[derive(Clone, Debug)]
@@ -30,11 +30,7 @@ pub(super) fn origin(caller: &Caller, request_id: &str, instance: InstanceId, pr
 
 impl App {
     /// Writes the operation and commits.
-    pub(super) async fn submit(
-        &self,
-        mut tx: Transaction<'static, Sqlite>,
-        operation: NewOperation,
-    ) -> Result<Accepted> {
+    pub(super) async fn submit(&self, mut tx: Transaction, operation: NewOperation) -> Result<Accepted> {
         let kind = operation.kind;
         let operation = self.store.enqueue(&mut tx, operation).await?;
         self.commit(tx, kind).await?;
@@ -42,7 +38,7 @@ impl App {
     }
 
     /// Commits what concerns operations, and tells those who wait for that.
-    pub(super) async fn commit(&self, tx: Transaction<'static, Sqlite>, kind: &str) -> Result<()> {
+    pub(super) async fn commit(&self, tx: Transaction, kind: &str) -> Result<()> {
         let failed = |error| Error::internal(format!("order {kind}"), error);
         failpoint::pass(&format!("enqueue.{kind}.before_commit")).map_err(failed)?;
         tx.commit().await.map_err(|error| Error::internal(format!("commit {kind}"), error))?;

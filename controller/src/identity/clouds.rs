@@ -130,7 +130,7 @@ mod tests {
 
     async fn store() -> (tempfile::TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), crate::seal::Seal::new(&[1; 32])).await.unwrap();
+        let store = crate::store::harness::open(directory.path(), 1).await;
         (directory, store)
     }
 

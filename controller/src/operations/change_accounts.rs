@@ -11,13 +11,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
-use sqlx::SqliteConnection;
 use trove_proto::v1;
 
 use super::steps::{Operation, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Sealed, Work};
 use crate::error::{Error, Result};
 use crate::seal::Seal;
+use crate::store::sql::Connection;
 
 /// A database to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +125,7 @@ impl Operation for ChangeAccounts {
         Steps::default().step("apply", Duration::from_secs(60), apply)
     }
 
-    async fn finished(work: &Work, conn: &mut SqliteConnection, state: &State) -> Result<()> {
+    async fn finished(work: &Work, conn: &mut Connection, state: &State) -> Result<()> {
         for change in &state.changes {
             let user = match change {
                 AccountChange::EnableRoot { .. } => Some(work.user_id.as_str()),
@@ -137,7 +137,7 @@ impl Operation for ChangeAccounts {
         Ok(())
     }
 
-    async fn failed(_work: &Work, _conn: &mut SqliteConnection, _error: &str) -> Result<()> {
+    async fn failed(_work: &Work, _conn: &mut Connection, _error: &str) -> Result<()> {
         // The operation shows it; the instance is as it was.
         Ok(())
     }

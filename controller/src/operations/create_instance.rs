@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use sqlx::SqliteConnection;
 use trove_proto::v1;
 
 use super::change_accounts::{Database, NewUser, open};
@@ -26,6 +25,7 @@ use crate::compute::HostSpec;
 use crate::error::{Error, Result};
 use crate::state::{HostState, Task};
 use crate::store::assignments::Specification;
+use crate::store::sql::Connection;
 
 /// How many addresses are tried when others were faster.
 const ADDRESSES: usize = 8;
@@ -73,7 +73,7 @@ impl Operation for CreateInstance {
             .step("await_healthy", Duration::from_secs(60), await_healthy)
     }
 
-    async fn finished(work: &Work, conn: &mut SqliteConnection, state: &Params) -> Result<()> {
+    async fn finished(work: &Work, conn: &mut Connection, state: &Params) -> Result<()> {
         let store = &work.context.store;
         if state.root.is_some() {
             store.set_root(conn, work.instance, Some(&work.user_id)).await?;
@@ -82,7 +82,7 @@ impl Operation for CreateInstance {
         store.set_task(conn, work.instance, Task::None).await
     }
 
-    async fn failed(work: &Work, conn: &mut SqliteConnection, error: &str) -> Result<()> {
+    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> Result<()> {
         let store = &work.context.store;
         let message = format!("Creating the instance failed at {error}");
         store.set_fault(conn, work.instance, Some((&message, ""))).await?;

@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use sqlx::SqliteConnection;
 use trove_proto::v1;
 
 use super::steps::{Operation, StepError, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Work};
 use crate::error::Result;
 use crate::state::Task;
+use crate::store::sql::Connection;
 
 /// How long an engine may take to stop before its host goes.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -53,14 +53,14 @@ impl Operation for DeleteInstance {
             .step("forget", Duration::from_secs(30), forget)
     }
 
-    async fn finished(work: &Work, conn: &mut SqliteConnection, _state: &State) -> Result<()> {
+    async fn finished(work: &Work, conn: &mut Connection, _state: &State) -> Result<()> {
         let store = &work.context.store;
         store.delete_agent(conn, work.instance).await?;
         store.delete_assignment(conn, work.instance).await?;
         store.mark_deleted(conn, work.instance).await
     }
 
-    async fn failed(work: &Work, conn: &mut SqliteConnection, error: &str) -> Result<()> {
+    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> Result<()> {
         let store = &work.context.store;
         let message = format!("Deleting the instance failed at {error}");
         store.set_fault(conn, work.instance, Some((&message, ""))).await?;

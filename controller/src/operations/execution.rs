@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use sqlx::{Sqlite, Transaction};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +26,7 @@ use super::work::{RunnerContext, Work};
 use crate::error::{Error, Result, chain};
 use crate::store::operations::Status;
 use crate::store::operations::lease::{Claimed, Lease, Started, Writes};
+use crate::store::sql::Transaction;
 
 /// At most so often is progress written, except when the stage changes.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -145,11 +145,11 @@ impl Execution {
         *self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn begin(&self) -> std::result::Result<Transaction<'static, Sqlite>, Stop> {
+    async fn begin(&self) -> std::result::Result<Transaction, Stop> {
         self.context.store.begin_fenced(self.lease()).await?.ok_or(Stop::Lost)
     }
 
-    async fn commit(&self, tx: Transaction<'static, Sqlite>) -> Result<()> {
+    async fn commit(&self, tx: Transaction) -> Result<()> {
         tx.commit().await.map_err(|error| Error::internal("commit a step of an operation", error))?;
         self.context.changes.bump();
         Ok(())

@@ -431,8 +431,7 @@ impl Stage {
         assert!(self.context.store.get_assignment(self.instance).await.unwrap().is_none(), "an assignment is left");
         assert!(self.context.store.get_agent(self.instance).await.unwrap().is_none(), "an agent is left");
         for table in ["enrolment_token", "agent_link"] {
-            let sql = sqlx::AssertSqlSafe(format!("select count(*) from {table}"));
-            let count: i64 = sqlx::query_scalar(sql).fetch_one(&self.context.store.read).await.unwrap();
+            let count = self.context.store.number(&format!("select count(*) from {table}")).await;
             assert_eq!(count, 0, "{table}");
         }
         self.assert_settled().await;
@@ -440,13 +439,14 @@ impl Stage {
 
     /// No operation is active, and none that has ended keeps its state, where the secrets were.
     pub(crate) async fn assert_settled(&self) {
-        let count: i64 = sqlx::query_scalar(
-            "select (select count(*) from operation where finished is null or state <> '{}') \
+        let count = self
+            .context
+            .store
+            .number(
+                "select (select count(*) from operation where finished is null or state <> '{}') \
              + (select count(*) from operation_target where active)",
-        )
-        .fetch_one(&self.context.store.read)
-        .await
-        .unwrap();
+            )
+            .await;
         assert_eq!(count, 0, "{:#?}", self.operations().await);
     }
 }

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use sqlx::SqliteConnection;
 use trove_proto::v1;
 
 use super::steps::{Operation, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Work};
 use crate::error::Result;
 use crate::state::{Service, Task};
+use crate::store::sql::Connection;
 
 /// The operation.
 pub struct RestartInstance;
@@ -47,13 +47,13 @@ impl Operation for RestartInstance {
         )
     }
 
-    async fn finished(work: &Work, conn: &mut SqliteConnection, _state: &State) -> Result<()> {
+    async fn finished(work: &Work, conn: &mut Connection, _state: &State) -> Result<()> {
         let store = &work.context.store;
         store.set_fault(conn, work.instance, None).await?;
         store.set_task(conn, work.instance, Task::None).await
     }
 
-    async fn failed(work: &Work, conn: &mut SqliteConnection, error: &str) -> Result<()> {
+    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> Result<()> {
         let store = &work.context.store;
         let healthy = {
             let state = work.context.agents.state(work.instance);

@@ -8,12 +8,12 @@ use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
-use sqlx::SqliteConnection;
 
 pub use super::outcome::{StepError, StepResult};
 use super::work::Work;
 use super::{Lane, NewOperation, Origin};
 use crate::error::{Error, Result, chain};
+use crate::store::sql::Connection;
 
 /// An operation: what happens, in which order, and what is true afterwards.
 ///
@@ -34,10 +34,10 @@ pub trait Operation: Send + Sync + 'static {
     fn steps() -> Steps<Self::State>;
 
     /// What becomes true together with the record of the last step.
-    async fn finished(work: &Work, conn: &mut SqliteConnection, state: &Self::State) -> Result<()>;
+    async fn finished(work: &Work, conn: &mut Connection, state: &Self::State) -> Result<()>;
 
     /// What becomes true when a step has failed and everything is undone. `error` names the step and the reason.
-    async fn failed(work: &Work, conn: &mut SqliteConnection, error: &str) -> Result<()>;
+    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> Result<()>;
 }
 
 type Pending<'a> = Pin<Box<dyn Future<Output = StepResult> + Send + 'a>>;
@@ -130,9 +130,9 @@ pub(super) trait Registered: Send + Sync {
     /// Undoes a step.
     async fn undo(&self, work: &Work, state: &mut Value) -> StepResult;
     /// See [`Operation::finished`].
-    async fn finished(&self, work: &Work, conn: &mut SqliteConnection, state: &Value) -> Result<()>;
+    async fn finished(&self, work: &Work, conn: &mut Connection, state: &Value) -> Result<()>;
     /// See [`Operation::failed`].
-    async fn failed(&self, work: &Work, conn: &mut SqliteConnection, error: &str) -> Result<()>;
+    async fn failed(&self, work: &Work, conn: &mut Connection, error: &str) -> Result<()>;
 }
 
 /// An entry of the registry.
@@ -187,11 +187,11 @@ impl<O: Operation> Registered for Entry<O> {
         }
     }
 
-    async fn finished(&self, work: &Work, conn: &mut SqliteConnection, state: &Value) -> Result<()> {
+    async fn finished(&self, work: &Work, conn: &mut Connection, state: &Value) -> Result<()> {
         O::finished(work, conn, &Self::read(state)?).await
     }
 
-    async fn failed(&self, work: &Work, conn: &mut SqliteConnection, error: &str) -> Result<()> {
+    async fn failed(&self, work: &Work, conn: &mut Connection, error: &str) -> Result<()> {
         O::failed(work, conn, error).await
     }
 }

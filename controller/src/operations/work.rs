@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{Sqlite, Transaction};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use trove_proto::v1;
@@ -19,6 +18,7 @@ use crate::state::{HostState, Service};
 use crate::store::Store;
 use crate::store::instances::HostFacts;
 use crate::store::operations::lease::Lease;
+use crate::store::sql::Transaction;
 
 /// How much earlier than its step a job must end, so that the agent's verdict is heard.
 const VERDICT: Duration = Duration::from_secs(4);
@@ -78,7 +78,7 @@ impl Work {
     ///
     /// # Errors
     /// Fenced: the claim is lost.
-    pub async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StepError> {
+    pub async fn begin(&self) -> Result<Transaction, StepError> {
         self.context.store.begin_fenced(self.lease).await?.ok_or(StepError::Fenced)
     }
 
@@ -86,7 +86,7 @@ impl Work {
     ///
     /// # Errors
     /// Unknown: the store failed.
-    pub async fn commit(&self, tx: Transaction<'static, Sqlite>) -> StepResult {
+    pub async fn commit(&self, tx: Transaction) -> StepResult {
         tx.commit().await.map_err(|error| StepError::Unknown(format!("the store did not commit: {error}")))
     }
 

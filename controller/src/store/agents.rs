@@ -8,12 +8,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
-use sqlx::{Row as _, SqliteConnection};
-use time::OffsetDateTime;
 
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::state::Service;
+use crate::store::sql::{Connection, query};
 use crate::store::{Store, micros};
 
 /// What an agent said, as it is stored.
@@ -86,16 +85,16 @@ impl Store {
     pub async fn issue_token(&self, instance: InstanceId, generation: u64, lifetime: Duration) -> Result<SecretString> {
         let bytes: [u8; 32] = rand::random();
         let token = SecretString::from(URL_SAFE_NO_PAD.encode(bytes));
-        let now = OffsetDateTime::now_utc();
+        let now = self.now();
         let failed = |error| Error::internal(format!("store an enrolment token of instance {instance}"), error);
         let mut transaction = self.begin().await?;
-        sqlx::query("delete from enrolment_token where expires_at < $1")
+        query("delete from enrolment_token where expires_at < $1")
             // A day of grace, so that a late agent is told "expired" instead of "unknown".
             .bind(micros(now - Duration::from_secs(24 * 3600)))
             .execute(&mut *transaction)
             .await
             .map_err(failed)?;
-        sqlx::query("insert into enrolment_token (hash, instance_id, generation, expires_at) values ($1, $2, $3, $4)")
+        query("insert into enrolment_token (hash, instance_id, generation, expires_at) values ($1, $2, $3, $4)")
             .bind(token_hash(&token))
             .bind(instance.to_string())
             .bind(count(generation))
@@ -115,7 +114,7 @@ impl Store {
         let failed = |error| Error::internal("redeem an enrolment token", error);
         let mut transaction = self.begin().await?;
         let hash = token_hash(token);
-        let row = sqlx::query(
+        let row = query(
             "select token.instance_id, token.generation, token.expires_at, token.used_key_hash,
                     instance.id is not null as current
              from enrolment_token token
@@ -135,7 +134,7 @@ impl Store {
             .map_err(|error| Error::internal("read the instance of an enrolment token", error))?;
         let generation = row.try_get::<i64, _>("generation").map_err(failed)?.unsigned_abs();
         let used: Option<String> = row.try_get("used_key_hash").map_err(failed)?;
-        if row.try_get::<i64, _>("expires_at").map_err(failed)? < micros(OffsetDateTime::now_utc()) {
+        if row.try_get::<i64, _>("expires_at").map_err(failed)? < self.now_micros() {
             return Ok(Redeemed::Expired { instance });
         }
         if used.is_some_and(|used| used != key_hash) {
@@ -144,7 +143,7 @@ impl Store {
         if !row.try_get::<bool, _>("current").map_err(failed)? {
             return Ok(Redeemed::Outdated { instance });
         }
-        sqlx::query("update enrolment_token set used_key_hash = $2 where hash = $1")
+        query("update enrolment_token set used_key_hash = $2 where hash = $1")
             .bind(&hash)
             .bind(key_hash)
             .execute(&mut *transaction)
@@ -159,7 +158,7 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn is_current_agent(&self, instance: InstanceId, generation: u64) -> Result<bool> {
-        sqlx::query("select 1 from instance where id = $1 and generation <= $2 and deleted is null")
+        query("select 1 from instance where id = $1 and generation <= $2 and deleted is null")
             .bind(instance.to_string())
             .bind(count(generation))
             .fetch_optional(&self.read)
@@ -174,7 +173,7 @@ impl Store {
     /// Internal.
     pub async fn get_agent(&self, instance: InstanceId) -> Result<Option<AgentRow>> {
         let failed = |error| Error::internal(format!("read the agent of instance {instance}"), error);
-        let row = sqlx::query(
+        let row = query(
             "select service, service_detail, engine_version, volume_used_bytes, assignment_generation
              from agent where instance_id = $1",
         )
@@ -198,7 +197,7 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn put_agent(&self, instance: InstanceId, agent: &AgentRow) -> Result<()> {
-        sqlx::query(
+        query(
             "insert into agent (instance_id, service, service_detail, service_updated, engine_version,
                                 volume_used_bytes, assignment_generation)
              select $1, $2, $3, $4, $5, $6, $7
@@ -213,7 +212,7 @@ impl Store {
         .bind(instance.to_string())
         .bind(agent.service.tag())
         .bind(&agent.detail)
-        .bind(micros(OffsetDateTime::now_utc()))
+        .bind(self.now_micros())
         .bind(&agent.engine_version)
         .bind(count(agent.volume_used_bytes))
         .bind(count(agent.assignment_generation))
@@ -227,14 +226,14 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn reset_service(&self, conn: &mut SqliteConnection, instance: InstanceId) -> Result<()> {
-        sqlx::query(
+    pub async fn reset_service(&self, conn: &mut Connection, instance: InstanceId) -> Result<()> {
+        query(
             "update agent set service = $2, service_detail = '', service_updated = $3
              where instance_id = $1",
         )
         .bind(instance.to_string())
         .bind(Service::Unknown.tag())
-        .bind(micros(OffsetDateTime::now_utc()))
+        .bind(self.now_micros())
         .execute(conn)
         .await
         .map_err(|error| Error::internal(format!("reset the service of instance {instance}"), error))?;
@@ -248,7 +247,7 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn put_link(&self, instance: InstanceId, controller_id: &str) -> Result<()> {
-        sqlx::query(
+        query(
             "insert into agent_link (instance_id, controller_id, connected_at, lost_at)
              select $1, $2, $3, null
              where exists (select 1 from instance where id = $1 and deleted is null)
@@ -257,7 +256,7 @@ impl Store {
         )
         .bind(instance.to_string())
         .bind(controller_id)
-        .bind(micros(OffsetDateTime::now_utc()))
+        .bind(self.now_micros())
         .execute(&self.write)
         .await
         .map_err(|error| Error::internal(format!("store the link to the agent of instance {instance}"), error))?;
@@ -269,13 +268,13 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn lose_link(&self, instance: InstanceId, controller_id: &str) -> Result<()> {
-        sqlx::query(
+        query(
             "update agent_link set lost_at = $3
              where instance_id = $1 and controller_id = $2 and lost_at is null",
         )
         .bind(instance.to_string())
         .bind(controller_id)
-        .bind(micros(OffsetDateTime::now_utc()))
+        .bind(self.now_micros())
         .execute(&self.write)
         .await
         .map_err(|error| Error::internal(format!("store the loss of the agent of instance {instance}"), error))?;
@@ -288,9 +287,9 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn lose_own_links(&self, controller_id: &str) -> Result<u64> {
-        sqlx::query("update agent_link set lost_at = $2 where controller_id = $1 and lost_at is null")
+        query("update agent_link set lost_at = $2 where controller_id = $1 and lost_at is null")
             .bind(controller_id)
-            .bind(micros(OffsetDateTime::now_utc()))
+            .bind(self.now_micros())
             .execute(&self.write)
             .await
             .map(|result| result.rows_affected())
@@ -301,13 +300,13 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn delete_agent(&self, conn: &mut SqliteConnection, instance: InstanceId) -> Result<()> {
+    pub async fn delete_agent(&self, conn: &mut Connection, instance: InstanceId) -> Result<()> {
         for statement in [
             "delete from agent where instance_id = $1",
             "delete from agent_link where instance_id = $1",
             "delete from enrolment_token where instance_id = $1",
         ] {
-            sqlx::query(statement)
+            query(statement)
                 .bind(instance.to_string())
                 .execute(&mut *conn)
                 .await

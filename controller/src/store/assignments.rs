@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
 use time::OffsetDateTime;
 use trove_proto::v1;
 
@@ -15,6 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::model::EngineCertificate;
+use crate::store::sql::{Connection, Row, query};
 
 /// The part of an assignment that is no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,12 +103,12 @@ impl Store {
     /// Internal.
     pub async fn insert_assignment(
         &self,
-        conn: &mut SqliteConnection,
+        conn: &mut Connection,
         instance: InstanceId,
         specification: &Specification,
         certificate: &EngineCertificate,
     ) -> Result<()> {
-        sqlx::query(
+        query(
             "insert into assignment \
              (instance_id, generation, specification, certificate_pem, key_sealed, authority_pem, not_after) \
              values ($1, 1, $2, $3, $4, $5, $6) on conflict (instance_id) do nothing",
@@ -132,7 +131,7 @@ impl Store {
     /// Internal.
     pub async fn replace_assignment(
         &self,
-        conn: &mut SqliteConnection,
+        conn: &mut Connection,
         instance: InstanceId,
         generation: u64,
         specification: &Specification,
@@ -140,7 +139,7 @@ impl Store {
     ) -> Result<bool> {
         let key =
             certificate.map(|certificate| self.seal.seal(&purpose(instance), &certificate.key_pem)).transpose()?;
-        let done = sqlx::query(
+        let done = query(
             "update assignment set generation = generation + 1, specification = $3, \
              certificate_pem = coalesce($4, certificate_pem), key_sealed = coalesce($5, key_sealed), \
              authority_pem = coalesce($6, authority_pem), not_after = coalesce($7, not_after) \
@@ -164,11 +163,14 @@ impl Store {
     /// # Errors
     /// Internal: also when its key was sealed with another one.
     pub async fn get_assignment(&self, instance: InstanceId) -> Result<Option<Assignment>> {
-        let row = sqlx::query("select * from assignment where instance_id = $1")
-            .bind(instance.to_string())
-            .fetch_optional(&self.read)
-            .await
-            .map_err(failed("read", instance))?;
+        let row = query(
+            "select generation, specification, certificate_pem, key_sealed, authority_pem, not_after \
+             from assignment where instance_id = $1",
+        )
+        .bind(instance.to_string())
+        .fetch_optional(&self.read)
+        .await
+        .map_err(failed("read", instance))?;
         let Some(row) = row else { return Ok(None) };
         let text = |column: &'static str| row.try_get::<String, _>(column).map_err(failed("read", instance));
         Ok(Some(Assignment {
@@ -188,7 +190,7 @@ impl Store {
     /// Internal.
     pub async fn list_settled_assignments(&self) -> Result<Vec<AssignmentStatus>> {
         let read = |error| Error::internal("list the assignments", error);
-        let rows = sqlx::query(
+        let rows = query(
             "select s.instance_id, s.generation, s.specification, s.not_after, a.assignment_generation \
              from assignment s join agent a on a.instance_id = s.instance_id \
              join instance i on i.id = s.instance_id and i.deleted is null \
@@ -198,7 +200,7 @@ impl Store {
         .fetch_all(&self.read)
         .await
         .map_err(read)?;
-        let status = |row: &SqliteRow| -> Result<AssignmentStatus> {
+        let status = |row: &Row| -> Result<AssignmentStatus> {
             let instance: String = row.try_get("instance_id").map_err(read)?;
             Ok(AssignmentStatus {
                 instance: instance.parse().map_err(|error| Error::internal("read an assignment's instance", error))?,
@@ -215,8 +217,8 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn delete_assignment(&self, conn: &mut SqliteConnection, instance: InstanceId) -> Result<()> {
-        sqlx::query("delete from assignment where instance_id = $1")
+    pub async fn delete_assignment(&self, conn: &mut Connection, instance: InstanceId) -> Result<()> {
+        query("delete from assignment where instance_id = $1")
             .bind(instance.to_string())
             .execute(conn)
             .await
@@ -238,13 +240,13 @@ fn json(specification: &Specification) -> Result<String> {
     serde_json::to_string(specification).map_err(|error| Error::internal("write a specification", error))
 }
 
-fn specification(row: &SqliteRow) -> Result<Specification> {
+fn specification(row: &Row) -> Result<Specification> {
     let read = |error| Error::internal("read a specification", error);
     let text: String = row.try_get("specification").map_err(read)?;
     serde_json::from_str(&text).map_err(|error| Error::internal("read a specification", error))
 }
 
-fn unsigned(row: &SqliteRow, column: &'static str) -> Result<u64> {
+fn unsigned(row: &Row, column: &'static str) -> Result<u64> {
     let value: i64 = row.try_get(column).map_err(|error| Error::internal(format!("read the {column}"), error))?;
     u64::try_from(value).map_err(|error| Error::internal(format!("read the {column} {value}"), error))
 }

@@ -1,11 +1,10 @@
 //! The authorities' certificates and sealed keys.
 
 use secrecy::SecretString;
-use sqlx::Row as _;
-use time::OffsetDateTime;
 
 use crate::error::{Error, Result};
-use crate::store::{Store, micros};
+use crate::store::Store;
+use crate::store::sql::query;
 
 /// An authority as it is stored.
 pub struct StoredAuthority {
@@ -21,7 +20,7 @@ impl Store {
     /// # Errors
     /// Internal: the store failed, or the key was sealed with another one.
     pub async fn get_authority(&self, name: &str) -> Result<Option<StoredAuthority>> {
-        let row = sqlx::query("select certificate_pem, sealed_key from authority where name = $1")
+        let row = query("select certificate_pem, sealed_key from authority where name = $1")
             .bind(name)
             .fetch_optional(&self.read)
             .await
@@ -41,14 +40,14 @@ impl Store {
     /// Internal.
     pub async fn insert_authority(&self, name: &str, authority: &StoredAuthority) -> Result<()> {
         let sealed = self.seal.seal(&purpose(name), &authority.key_pem)?;
-        sqlx::query(
+        query(
             "insert into authority (name, certificate_pem, sealed_key, created) values ($1, $2, $3, $4)
              on conflict (name) do nothing",
         )
         .bind(name)
         .bind(&authority.certificate_pem)
         .bind(sealed)
-        .bind(micros(OffsetDateTime::now_utc()))
+        .bind(self.now_micros())
         .execute(&self.write)
         .await
         .map_err(|error| Error::internal(format!("store the authority {name}"), error))?;

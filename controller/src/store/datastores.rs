@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Row, SqliteConnection};
+use sqlx::AssertSqlSafe;
 use trove_strategy::Manifest;
 
 use super::Store;
 use crate::error::{Error, Result};
 use crate::ids::{DatastoreId, VersionId};
 use crate::model::{Datastore, Version};
+use crate::store::sql::{Connection, Row, query};
 
 const SELECT: &str = "select d.id as datastore_id, d.name as datastore_name, d.default_version_id, \
      v.id, v.name, v.number, v.active, v.manifest \
@@ -36,7 +36,7 @@ impl Store {
     /// Internal.
     pub async fn list_datastores(&self) -> Result<Vec<Datastore>> {
         let sql = AssertSqlSafe(format!("{SELECT}{ORDER}"));
-        datastores(&sqlx::query(sql).fetch_all(&self.read).await.map_err(unread)?)
+        datastores(&query(sql).fetch_all(&self.read).await.map_err(unread)?)
     }
 
     /// The datastore of this name or id, with every version.
@@ -45,7 +45,7 @@ impl Store {
     /// Internal.
     pub async fn get_datastore(&self, name_or_id: &str) -> Result<Option<Datastore>> {
         let sql = AssertSqlSafe(format!("{SELECT} where d.id = $1 or d.name = $1{ORDER}"));
-        let rows = sqlx::query(sql).bind(name_or_id).fetch_all(&self.read).await.map_err(unread)?;
+        let rows = query(sql).bind(name_or_id).fetch_all(&self.read).await.map_err(unread)?;
         Ok(datastores(&rows)?.pop())
     }
 
@@ -57,7 +57,7 @@ impl Store {
         let sql = AssertSqlSafe(format!(
             "{SELECT} where d.id = (select o.datastore_id from datastore_version o where o.id = $1){ORDER}"
         ));
-        let rows = sqlx::query(sql).bind(id.to_string()).fetch_all(&self.read).await.map_err(unread)?;
+        let rows = query(sql).bind(id.to_string()).fetch_all(&self.read).await.map_err(unread)?;
         Ok(datastores(&rows)?.pop())
     }
 
@@ -66,16 +66,12 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn upsert_version(
-        &self,
-        conn: &mut SqliteConnection,
-        registration: Registration<'_>,
-    ) -> Result<VersionId> {
+    pub async fn upsert_version(&self, conn: &mut Connection, registration: Registration<'_>) -> Result<VersionId> {
         let manifest = registration.manifest;
         let failed = |error| Error::internal(format!("register a version of {}", manifest.identity.name), error);
         let json = serde_json::to_string(manifest)
             .map_err(|error| Error::internal(format!("write the manifest of {}", manifest.identity.name), error))?;
-        let datastore: String = sqlx::query(
+        let datastore: String = query(
             "insert into datastore (id, name) values ($1, $2) \
              on conflict (name) do update set name = excluded.name returning id",
         )
@@ -85,7 +81,7 @@ impl Store {
         .await
         .and_then(|row| row.try_get(0))
         .map_err(failed)?;
-        let version: String = sqlx::query(
+        let version: String = query(
             "insert into datastore_version (id, datastore_id, name, number, bindir, active, agent_program, manifest) \
              values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (datastore_id, name, bindir) do update set \
              number = excluded.number, active = excluded.active, agent_program = excluded.agent_program, \
@@ -103,15 +99,13 @@ impl Store {
         .await
         .and_then(|row| row.try_get(0))
         .map_err(failed)?;
-        sqlx::query(
-            "update datastore set default_version_id = $2 where id = $1 and ($3 or default_version_id is null)",
-        )
-        .bind(&datastore)
-        .bind(&version)
-        .bind(registration.default)
-        .execute(conn)
-        .await
-        .map_err(failed)?;
+        query("update datastore set default_version_id = $2 where id = $1 and ($3 or default_version_id is null)")
+            .bind(&datastore)
+            .bind(&version)
+            .bind(registration.default)
+            .execute(conn)
+            .await
+            .map_err(failed)?;
         parsed(&version).map(VersionId)
     }
 }
@@ -125,7 +119,7 @@ fn unread(error: sqlx::Error) -> Error {
 }
 
 /// Groups the rows, which come in the order of their datastores.
-fn datastores(rows: &[SqliteRow]) -> Result<Vec<Datastore>> {
+fn datastores(rows: &[Row]) -> Result<Vec<Datastore>> {
     let mut datastores: Vec<Datastore> = Vec::new();
     for row in rows {
         let version = version(row)?;
@@ -145,7 +139,7 @@ fn datastores(rows: &[SqliteRow]) -> Result<Vec<Datastore>> {
     Ok(datastores)
 }
 
-fn version(row: &SqliteRow) -> Result<Version> {
+fn version(row: &Row) -> Result<Version> {
     let text = |name| row.try_get::<String, _>(name).map_err(unread);
     let id = text("id")?;
     Ok(Version {
@@ -169,7 +163,7 @@ impl Store {
     /// Internal.
     pub async fn set_version_active(&self, id: VersionId, active: bool) -> Result<bool> {
         let sql = "update datastore_version set active = $2 where id = $1";
-        let done = sqlx::query(sql).bind(id.to_string()).bind(active).execute(&self.write).await;
+        let done = query(sql).bind(id.to_string()).bind(active).execute(&self.write).await;
         Ok(done.map_err(|error| Error::internal("change a version", error))?.rows_affected() > 0)
     }
 }

@@ -1,13 +1,16 @@
 //! What tests of the crate begin with: a store in a directory of its own, with one datastore in it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use trove_strategy::{Client, Identity, Installation, Manifest, NameRules, UserTraits};
 
 use super::Store;
 use super::datastores::Registration;
 use super::instances::NewRow;
+use super::sql::query;
 use crate::ids::{InstanceId, ProjectId, VersionId};
 use crate::model::Flavor;
 use crate::seal::Seal;
@@ -19,10 +22,34 @@ pub(crate) struct Fixture {
     _directory: TempDir,
 }
 
+/// The store of a directory: on SQLite in it, or, where `TROVE_TEST_STORE` is the URL of a PostgreSQL that is there for
+/// tests alone, in a database of that server that is named after it.
+pub(crate) async fn open(directory: &Path, key: u8) -> Store {
+    let seal = Seal::new(&[key; 32]);
+    let Ok(server) = std::env::var("TROVE_TEST_STORE") else { return Store::open(directory, seal).await.unwrap() };
+    let name: String = Sha256::digest(directory.as_os_str().as_encoded_bytes())
+        .iter()
+        .take(12)
+        .fold("t".to_owned(), |name, byte| format!("{name}{byte:02x}"));
+    let mut connection = PgConnection::connect(&server).await.unwrap();
+    // The second open of a directory finds it there.
+    let _there = sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut connection).await;
+    let mut url = url::Url::parse(&server).unwrap();
+    url.set_path(&name);
+    Store::connect(url.as_str(), None, seal).await.unwrap()
+}
+
+impl Store {
+    /// The number that a query answers.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        query(AssertSqlSafe(sql)).fetch_one(&self.read).await.unwrap().get(0)
+    }
+}
+
 /// A new store.
 pub(crate) async fn fixture() -> Fixture {
     let directory = TempDir::new().unwrap();
-    let store = Store::open(directory.path(), Seal::new(&[7; 32])).await.unwrap();
+    let store = open(directory.path(), 7).await;
     let version = register(&store, &manifest()).await;
     Fixture { store, version, _directory: directory }
 }

@@ -1,12 +1,12 @@
 //! Questions of the reconcilers about hosts.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::AssertSqlSafe;
 
 use super::Store;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::state::{HostState, Task};
+use crate::store::sql::{Connection, Row, query};
 
 /// An instance as the reconciler of hosts sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +29,14 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn list_hosts(&self, others: &[InstanceId]) -> Result<Vec<HostRow>> {
-        let others = serde_json::to_string(others).map_err(|error| Error::internal("list hosts", error))?;
-        let rows = sqlx::query(
+        let others: Vec<String> = others.iter().map(|id| format!("'{}'", id.0)).collect();
+        let sql = AssertSqlSafe(format!(
             "select i.id, i.host, i.task, i.deleted is not null as deleted, exists (select 1 from operation o \
              where o.instance_id = i.id and o.status in ('queued', 'running', 'undoing', 'stuck')) as busy \
-             from instance i where i.deleted is null or i.id in (select value from json_each($1))",
-        )
-        .bind(others)
-        .fetch_all(&self.read)
-        .await
-        .map_err(|error| Error::internal("list hosts", error))?;
+             from instance i where i.deleted is null or i.id in ({})",
+            if others.is_empty() { "null".to_owned() } else { others.join(", ") }
+        ));
+        let rows = query(sql).fetch_all(&self.read).await.map_err(|error| Error::internal("list hosts", error))?;
         rows.iter().map(host_row).collect()
     }
 
@@ -46,8 +44,8 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn is_busy(&self, conn: &mut SqliteConnection, instance: InstanceId) -> Result<bool> {
-        sqlx::query(
+    pub async fn is_busy(&self, conn: &mut Connection, instance: InstanceId) -> Result<bool> {
+        query(
             "select exists (select 1 from operation where instance_id = $1 \
              and status in ('queued', 'running', 'undoing', 'stuck'))",
         )
@@ -59,7 +57,7 @@ impl Store {
     }
 }
 
-fn host_row(row: &SqliteRow) -> Result<HostRow> {
+fn host_row(row: &Row) -> Result<HostRow> {
     let read = |error| Error::internal("read a host", error);
     let id: String = row.try_get("id").map_err(read)?;
     let damaged =

@@ -1,11 +1,10 @@
 //! Users and tokens of the built-in identity.
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
 
 use super::{Store, from_micros, micros};
 use crate::error::{Error, Result};
+use crate::store::sql::{Row, query};
 
 /// A user with the one project that it has roles in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +38,7 @@ pub struct Token {
 
 const USER: &str = "u.id, u.name, u.password_hash, u.project_id, u.project_name, u.roles";
 
-fn user(row: &SqliteRow) -> sqlx::Result<User> {
+fn user(row: &Row) -> sqlx::Result<User> {
     let roles: String = row.try_get("roles")?;
     let roles = serde_json::from_str(&roles).map_err(|error| sqlx::Error::Decode(error.into()))?;
     Ok(User {
@@ -63,7 +62,7 @@ impl Store {
     /// Internal.
     pub async fn list_users(&self) -> Result<Vec<User>> {
         let sql = sqlx::AssertSqlSafe(format!("select {USER} from identity_user u order by u.name"));
-        let rows = sqlx::query(sql).fetch_all(&self.read).await.map_err(failed("list users"))?;
+        let rows = query(sql).fetch_all(&self.read).await.map_err(failed("list users"))?;
         rows.iter().map(user).collect::<sqlx::Result<_>>().map_err(failed("list users"))
     }
 
@@ -74,7 +73,7 @@ impl Store {
     pub async fn put_user(&self, user: &User) -> Result<()> {
         let roles = serde_json::to_string(&user.roles).map_err(|error| Error::internal("write roles", error))?;
         let mut tx = self.begin().await?;
-        sqlx::query(
+        query(
             "delete from identity_token where user_id = \
              (select id from identity_user where name = $1 and password_hash <> $2)",
         )
@@ -83,7 +82,7 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(failed("revoke the tokens of a user"))?;
-        sqlx::query(
+        query(
             "insert into identity_user (id, name, password_hash, project_id, project_name, roles) \
              values ($1, $2, $3, $4, $5, $6) on conflict (name) do update set password_hash = excluded.password_hash, \
              project_id = excluded.project_id, project_name = excluded.project_name, roles = excluded.roles",
@@ -105,7 +104,7 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn delete_user(&self, id: &str) -> Result<()> {
-        let done = sqlx::query("delete from identity_user where id = $1").bind(id).execute(&self.write).await;
+        let done = query("delete from identity_user where id = $1").bind(id).execute(&self.write).await;
         done.map_err(failed("remove a user"))?;
         Ok(())
     }
@@ -116,12 +115,12 @@ impl Store {
     /// Internal.
     pub async fn insert_token(&self, hash: &str, token: &Token) -> Result<()> {
         let mut tx = self.begin().await?;
-        sqlx::query("delete from identity_token where expires_at < $1")
+        query("delete from identity_token where expires_at < $1")
             .bind(micros(token.issued_at))
             .execute(&mut *tx)
             .await
             .map_err(failed("remove old tokens"))?;
-        sqlx::query(
+        query(
             "insert into identity_token (hash, user_id, audit_id, issued_at, expires_at) values ($1, $2, $3, $4, $5)",
         )
         .bind(hash)
@@ -144,7 +143,7 @@ impl Store {
             "select {USER}, t.audit_id, t.issued_at, t.expires_at from identity_token t join identity_user u \
              on u.id = t.user_id where t.hash = $1 and t.expires_at > $2"
         ));
-        let row = sqlx::query(sql).bind(hash).bind(micros(now)).fetch_optional(&self.read).await;
+        let row = query(sql).bind(hash).bind(micros(now)).fetch_optional(&self.read).await;
         let Some(row) = row.map_err(failed("read a token"))? else { return Ok(None) };
         let token = || -> sqlx::Result<Token> {
             Ok(Token {
@@ -162,7 +161,7 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn delete_token(&self, hash: &str) -> Result<()> {
-        let done = sqlx::query("delete from identity_token where hash = $1").bind(hash).execute(&self.write).await;
+        let done = query("delete from identity_token where hash = $1").bind(hash).execute(&self.write).await;
         done.map_err(failed("revoke a token"))?;
         Ok(())
     }

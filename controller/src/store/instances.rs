@@ -7,19 +7,21 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Row, SqliteConnection};
+use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 use trove_strategy::{Installation, Manifest, Size};
 
-use super::{Store, from_micros, micros, quota};
+use super::{Store, from_micros, quota};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId, VersionId};
 use crate::model::{Access, Fault, Flavor, Instance, Nic};
 use crate::state::{Heard, HostState, Service, Task};
+use crate::store::sql::{Column, Connection, Row, query};
 
 /// Columns and joins of an [`Instance`]; `service` is `new` until an agent said otherwise.
-const SELECT: &str = "select i.*, v.name as version_name, v.number as version_number, d.id as datastore_id, \
+const SELECT: &str = "select i.id, i.project_id, i.name, i.flavor_id, i.flavor_name, i.ram_mib, i.vcpus, i.volume_gib, i.version_id, i.region, i.address, i.port, \
+     i.access, i.nics, i.task, i.host, i.fault_message, i.fault_details, i.fault_created, i.root_enabled_at, i.root_enabled_by, i.created, i.updated, i.deleted, \
+     v.name as version_name, v.number as version_number, d.id as datastore_id, \
      d.name as datastore_name, a.service, a.service_updated, a.volume_used_bytes, \
      (select count(*) from agent_link l where l.instance_id = i.id and l.lost_at is null) as links, \
      (select max(l.lost_at) from agent_link l where l.instance_id = i.id) as last_lost";
@@ -92,7 +94,7 @@ impl Store {
     /// Internal.
     pub async fn get_instance(&self, id: InstanceId) -> Result<Option<Instance>> {
         let sql = AssertSqlSafe(format!("{SELECT}{FROM} where i.id = $1"));
-        let row = sqlx::query(sql).bind(id.to_string()).fetch_optional(&self.read).await.map_err(failed("read", id))?;
+        let row = query(sql).bind(id.to_string()).fetch_optional(&self.read).await.map_err(failed("read", id))?;
         row.map(|row| instance(&row)).transpose()
     }
 
@@ -102,7 +104,7 @@ impl Store {
     /// Internal.
     pub async fn get_instance_with_manifest(&self, id: InstanceId) -> Result<Option<(Instance, Manifest)>> {
         let sql = AssertSqlSafe(format!("{SELECT}, v.manifest{FROM} where i.id = $1 and i.deleted is null"));
-        let row = sqlx::query(sql).bind(id.to_string()).fetch_optional(&self.read).await.map_err(failed("read", id))?;
+        let row = query(sql).bind(id.to_string()).fetch_optional(&self.read).await.map_err(failed("read", id))?;
         row.map(|row| Ok((instance(&row)?, json(&row, "manifest")?))).transpose()
     }
 
@@ -114,7 +116,7 @@ impl Store {
         let sql = AssertSqlSafe(format!(
             "{SELECT}{FROM} where i.project_id = $1 and i.deleted is null and i.id > $2 order by i.id limit $3"
         ));
-        let rows = sqlx::query(sql)
+        let rows = query(sql)
             .bind(&project.0)
             .bind(marker.unwrap_or_default())
             .bind(i64::from(limit))
@@ -134,7 +136,7 @@ impl Store {
              and ($2 is null or (i.deleted is not null) = $2) \
              order by i.updated desc, i.id desc limit $3 offset $4"
         ));
-        let rows = sqlx::query(sql)
+        let rows = query(sql)
             .bind(filter.project.map(|project| project.0.as_str()))
             .bind(filter.deleted)
             .bind(i64::from(limit))
@@ -150,7 +152,7 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn host_facts(&self, id: InstanceId) -> Result<Option<HostFacts>> {
-        let row = sqlx::query(
+        let row = query(
             "select i.project_id, i.generation, i.ram_mib, i.vcpus, i.volume_gib, i.address, i.port, \
              v.agent_program, v.manifest, d.name as datastore_name from instance i \
              join datastore_version v on v.id = i.version_id join datastore d on d.id = v.datastore_id \
@@ -167,10 +169,10 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn insert_instance(&self, conn: &mut SqliteConnection, new: &NewRow) -> Result<()> {
+    pub async fn insert_instance(&self, conn: &mut Connection, new: &NewRow) -> Result<()> {
         let written = |what, error| Error::internal(format!("write {what} of instance {}", new.id), error);
         let access = new.access.as_ref().map(serde_json::to_string).transpose();
-        sqlx::query(
+        query(
             "insert into instance (id, project_id, name, flavor_id, flavor_name, ram_mib, vcpus, volume_gib, \
              version_id, region, availability_zone, port, access, nics, task, host, generation, created, updated) \
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1, $17, $17)",
@@ -191,7 +193,7 @@ impl Store {
         .bind(serde_json::to_string(&new.nics).map_err(|error| written("nics", error))?)
         .bind(Task::Building.tag())
         .bind(HostState::Building.tag())
-        .bind(now())
+        .bind(self.now_micros())
         .execute(conn)
         .await
         .map_err(failed("insert", new.id))?;
@@ -203,13 +205,13 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn rename_instance(&self, id: InstanceId, project: Option<&ProjectId>, name: &str) -> Result<bool> {
-        let done = sqlx::query(
+        let done = query(
             "update instance set name = $2, updated = $3 \
              where id = $1 and deleted is null and ($4 is null or project_id = $4)",
         )
         .bind(id.to_string())
         .bind(name)
-        .bind(now())
+        .bind(self.now_micros())
         .bind(project.map(|project| project.0.as_str()))
         .execute(&self.write)
         .await
@@ -221,11 +223,11 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn set_task(&self, conn: &mut SqliteConnection, id: InstanceId, task: Task) -> Result<()> {
-        sqlx::query("update instance set task = $2, updated = $3 where id = $1 and deleted is null")
+    pub async fn set_task(&self, conn: &mut Connection, id: InstanceId, task: Task) -> Result<()> {
+        query("update instance set task = $2, updated = $3 where id = $1 and deleted is null")
             .bind(id.to_string())
             .bind(task.tag())
-            .bind(now())
+            .bind(self.now_micros())
             .execute(conn)
             .await
             .map_err(failed("set the task of", id))?;
@@ -236,22 +238,16 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn begin_task(
-        &self,
-        conn: &mut SqliteConnection,
-        id: InstanceId,
-        from: &[Task],
-        task: Task,
-    ) -> Result<bool> {
+    pub async fn begin_task(&self, conn: &mut Connection, id: InstanceId, from: &[Task], task: Task) -> Result<bool> {
         let from: Vec<String> = from.iter().map(|task| format!("'{}'", task.tag())).collect();
         let sql = AssertSqlSafe(format!(
             "update instance set task = $2, updated = $3 where id = $1 and deleted is null and task in ({})",
             from.join(", ")
         ));
-        let done = sqlx::query(sql)
+        let done = query(sql)
             .bind(id.to_string())
             .bind(task.tag())
-            .bind(now())
+            .bind(self.now_micros())
             .execute(conn)
             .await
             .map_err(failed("set the task of", id))?;
@@ -262,8 +258,8 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn task(&self, conn: &mut SqliteConnection, id: InstanceId) -> Result<Option<Task>> {
-        let row = sqlx::query("select task from instance where id = $1 and deleted is null")
+    pub async fn task(&self, conn: &mut Connection, id: InstanceId) -> Result<Option<Task>> {
+        let row = query("select task from instance where id = $1 and deleted is null")
             .bind(id.to_string())
             .fetch_optional(conn)
             .await
@@ -275,11 +271,11 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn set_host(&self, conn: &mut SqliteConnection, id: InstanceId, host: HostState) -> Result<()> {
-        sqlx::query("update instance set host = $2, updated = $3 where id = $1 and deleted is null")
+    pub async fn set_host(&self, conn: &mut Connection, id: InstanceId, host: HostState) -> Result<()> {
+        query("update instance set host = $2, updated = $3 where id = $1 and deleted is null")
             .bind(id.to_string())
             .bind(host.tag())
-            .bind(now())
+            .bind(self.now_micros())
             .execute(conn)
             .await
             .map_err(failed("set the host of", id))?;
@@ -290,16 +286,16 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn set_address(&self, conn: &mut SqliteConnection, id: InstanceId, address: IpAddr) -> Result<bool> {
+    pub async fn set_address(&self, conn: &mut Connection, id: InstanceId, address: IpAddr) -> Result<bool> {
         // The condition instead of the unique index's error, which would spoil the caller's transaction on PostgreSQL.
-        let done = sqlx::query(
+        let done = query(
             "update instance set address = $2, updated = $3 where id = $1 and deleted is null and not exists \
              (select 1 from instance o where o.address = $2 and o.port = instance.port and o.deleted is null \
              and o.id <> instance.id)",
         )
         .bind(id.to_string())
         .bind(address.to_string())
-        .bind(now())
+        .bind(self.now_micros())
         .execute(conn)
         .await
         .map_err(failed("set the address of", id))?;
@@ -310,10 +306,10 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn clear_address(&self, conn: &mut SqliteConnection, id: InstanceId) -> Result<()> {
-        sqlx::query("update instance set address = null, updated = $2 where id = $1 and deleted is null")
+    pub async fn clear_address(&self, conn: &mut Connection, id: InstanceId) -> Result<()> {
+        query("update instance set address = null, updated = $2 where id = $1 and deleted is null")
             .bind(id.to_string())
-            .bind(now())
+            .bind(self.now_micros())
             .execute(conn)
             .await
             .map_err(failed("clear the address of", id))?;
@@ -324,14 +320,9 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn set_fault(
-        &self,
-        conn: &mut SqliteConnection,
-        id: InstanceId,
-        fault: Option<(&str, &str)>,
-    ) -> Result<()> {
-        let time = now();
-        sqlx::query(
+    pub async fn set_fault(&self, conn: &mut Connection, id: InstanceId, fault: Option<(&str, &str)>) -> Result<()> {
+        let time = self.now_micros();
+        query(
             "update instance set fault_message = $2, fault_details = $3, fault_created = $4, updated = $5 \
              where id = $1 and deleted is null",
         )
@@ -350,9 +341,9 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn set_root(&self, conn: &mut SqliteConnection, id: InstanceId, user: Option<&str>) -> Result<()> {
-        let time = now();
-        sqlx::query(
+    pub async fn set_root(&self, conn: &mut Connection, id: InstanceId, user: Option<&str>) -> Result<()> {
+        let time = self.now_micros();
+        query(
             "update instance set root_enabled_at = $2, root_enabled_by = $3, updated = $4 \
              where id = $1 and deleted is null",
         )
@@ -370,13 +361,13 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn mark_deleted(&self, conn: &mut SqliteConnection, id: InstanceId) -> Result<()> {
-        let row = sqlx::query(
+    pub async fn mark_deleted(&self, conn: &mut Connection, id: InstanceId) -> Result<()> {
+        let row = query(
             "update instance set deleted = $2, updated = $2, task = $3, host = $4 \
              where id = $1 and deleted is null returning project_id, ram_mib, volume_gib",
         )
         .bind(id.to_string())
-        .bind(now())
+        .bind(self.now_micros())
         .bind(Task::None.tag())
         .bind(HostState::Absent.tag())
         .fetch_optional(&mut *conn)
@@ -390,10 +381,6 @@ impl Store {
     }
 }
 
-fn now() -> i64 {
-    micros(OffsetDateTime::now_utc())
-}
-
 fn failed(verb: &'static str, id: InstanceId) -> impl FnOnce(sqlx::Error) -> Error {
     move |error| Error::internal(format!("{verb} instance {id}"), error)
 }
@@ -403,10 +390,7 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn column<'r, T>(row: &'r SqliteRow, name: &'static str) -> Result<T>
-where
-    T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
-{
+fn column<T: Column>(row: &Row, name: &'static str) -> Result<T> {
     row.try_get(name).map_err(|error| Error::internal(format!("read the column {name}"), error))
 }
 
@@ -414,41 +398,41 @@ fn damaged(name: &'static str, value: &str) -> Error {
     Error::Internal { attempt: format!("read the column {name}: {value:?} is not a value of it"), source: None }
 }
 
-fn unsigned(row: &SqliteRow, name: &'static str) -> Result<u64> {
+fn unsigned(row: &Row, name: &'static str) -> Result<u64> {
     let value: i64 = column(row, name)?;
     u64::try_from(value).map_err(|_| damaged(name, &value.to_string()))
 }
 
-fn narrow<T: TryFrom<i64>>(row: &SqliteRow, name: &'static str) -> Result<T> {
+fn narrow<T: TryFrom<i64>>(row: &Row, name: &'static str) -> Result<T> {
     let value: i64 = column(row, name)?;
     T::try_from(value).map_err(|_| damaged(name, &value.to_string()))
 }
 
-fn time(row: &SqliteRow, name: &'static str) -> Result<OffsetDateTime> {
+fn time(row: &Row, name: &'static str) -> Result<OffsetDateTime> {
     column(row, name).map(from_micros)
 }
 
-fn parsed<T: FromStr>(row: &SqliteRow, name: &'static str) -> Result<T> {
+fn parsed<T: FromStr>(row: &Row, name: &'static str) -> Result<T> {
     let text: String = column(row, name)?;
     text.parse().map_err(|_| damaged(name, &text))
 }
 
-fn tagged<T>(row: &SqliteRow, name: &'static str, from_tag: fn(&str) -> Option<T>) -> Result<T> {
+fn tagged<T>(row: &Row, name: &'static str, from_tag: fn(&str) -> Option<T>) -> Result<T> {
     let tag: String = column(row, name)?;
     from_tag(&tag).ok_or_else(|| damaged(name, &tag))
 }
 
-fn json<T: serde::de::DeserializeOwned>(row: &SqliteRow, name: &'static str) -> Result<T> {
+fn json<T: serde::de::DeserializeOwned>(row: &Row, name: &'static str) -> Result<T> {
     let text: String = column(row, name)?;
     serde_json::from_str(&text).map_err(|error| Error::internal(format!("read the column {name}"), error))
 }
 
-fn address(row: &SqliteRow) -> Result<Option<IpAddr>> {
+fn address(row: &Row) -> Result<Option<IpAddr>> {
     let text: Option<String> = column(row, "address")?;
     text.map(|text| text.parse().map_err(|_| damaged("address", &text))).transpose()
 }
 
-fn host_facts(row: &SqliteRow, id: InstanceId) -> Result<HostFacts> {
+fn host_facts(row: &Row, id: InstanceId) -> Result<HostFacts> {
     let manifest: Manifest = json(row, "manifest")?;
     Ok(HostFacts {
         instance: id,
@@ -467,7 +451,7 @@ fn host_facts(row: &SqliteRow, id: InstanceId) -> Result<HostFacts> {
     })
 }
 
-fn instance(row: &SqliteRow) -> Result<Instance> {
+fn instance(row: &Row) -> Result<Instance> {
     let created = time(row, "created")?;
     let access: Option<String> = column(row, "access")?;
     let access = access.map(|text| serde_json::from_str(&text)).transpose();
@@ -503,7 +487,7 @@ fn instance(row: &SqliteRow) -> Result<Instance> {
     })
 }
 
-fn flavor(row: &SqliteRow) -> Result<Flavor> {
+fn flavor(row: &Row) -> Result<Flavor> {
     Ok(Flavor {
         id: column(row, "flavor_id")?,
         name: column(row, "flavor_name")?,
@@ -512,12 +496,12 @@ fn flavor(row: &SqliteRow) -> Result<Flavor> {
     })
 }
 
-fn service(row: &SqliteRow) -> Result<Service> {
+fn service(row: &Row) -> Result<Service> {
     let tag: Option<String> = column(row, "service")?;
     tag.map_or(Ok(Service::New), |tag| Service::from_tag(&tag).ok_or_else(|| damaged("service", &tag)))
 }
 
-fn heard(row: &SqliteRow) -> Result<Heard> {
+fn heard(row: &Row) -> Result<Heard> {
     let links: i64 = column(row, "links")?;
     if links > 0 {
         return Ok(Heard::Now);
@@ -526,14 +510,14 @@ fn heard(row: &SqliteRow) -> Result<Heard> {
     Ok(last.map_or(Heard::Never, |micros| Heard::Last(from_micros(micros))))
 }
 
-fn fault(row: &SqliteRow) -> Result<Option<Fault>> {
+fn fault(row: &Row) -> Result<Option<Fault>> {
     let Some(message) = column(row, "fault_message")? else { return Ok(None) };
     let details: Option<String> = column(row, "fault_details")?;
     let details = details.unwrap_or_default();
     Ok(Some(Fault { message, details, created: time(row, "fault_created")? }))
 }
 
-fn root_enabled(row: &SqliteRow) -> Result<Option<(OffsetDateTime, String)>> {
+fn root_enabled(row: &Row) -> Result<Option<(OffsetDateTime, String)>> {
     let at: Option<i64> = column(row, "root_enabled_at")?;
     let by: Option<String> = column(row, "root_enabled_by")?;
     Ok(at.map(from_micros).zip(by))

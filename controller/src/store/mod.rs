@@ -1,24 +1,31 @@
 //! The only state of the controller, and the only SQL: instances, operations, datastores, agents' links and tokens,
 //! authorities, identity tokens. Not stored: heartbeats (only their loss is), engine metrics, logs.
 //!
-//! One SQL text is to serve SQLite and PostgreSQL: `$1` placeholders, columns of type text, bigint and boolean; times
-//! are bigint microseconds since 1970 (UTC); JSON is text. Each query is a named method in the file of its subject.
+//! One SQL text serves SQLite and PostgreSQL (`sql.rs`): `$1` placeholders, columns of type text, bigint and boolean;
+//! times are bigint microseconds since 1970 (UTC); JSON is text. Columns are named, never `*`, since a newer
+//! controller may have added some. Each query is a named method in the file of its subject.
 
 use std::path::Path;
+use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr, Sqlite, SqliteConnection, Transaction};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, SqlSafeStr};
 use time::OffsetDateTime;
 
 use crate::error::{Error, Result};
 use crate::seal::Seal;
 use crate::store::agents::ResetServices;
+use crate::store::clock::Clock;
+use crate::store::sql::{Connection, Pool, Transaction};
 
 pub mod agents;
 pub mod assignments;
 pub mod authorities;
+mod clock;
 pub mod datastores;
 #[cfg(test)]
 pub(crate) mod harness;
@@ -28,16 +35,26 @@ pub mod instances;
 pub mod operations;
 pub mod queue;
 pub mod quota;
+pub mod sql;
+
+/// How long PostgreSQL lets a controller that has stopped keep others from writing.
+const IDLE_IN_TRANSACTION: &str = "5s";
+/// How long a statement, or its wait for others that write, may take on PostgreSQL.
+const STATEMENT: &str = "30s";
 
 /// The store. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     /// Any number of readers.
-    pub(crate) read: SqlitePool,
-    /// The one writer.
-    pub(crate) write: SqlitePool,
+    pub(crate) read: Pool,
+    /// Writers: one at a time.
+    pub(crate) write: Pool,
     /// Seals secrets before they are written.
     pub seal: Seal,
+    /// Shared with the pools.
+    clock: Clock,
+    /// Of PostgreSQL, where other controllers may write too.
+    shared: Option<PgPool>,
     /// Instances whose stored service is older than what their agent says (`store/agents.rs`).
     pub(crate) reset_services: ResetServices,
 }
@@ -50,8 +67,22 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (4, "operations", include_str!("migrations/0004_operations.sql")),
 ];
 
+fn migrator() -> Migrator {
+    let migrations = MIGRATIONS
+        .iter()
+        .map(|(version, name, sql)| {
+            let kind = MigrationType::Simple;
+            Migration::new(*version, (*name).into(), kind, AssertSqlSafe(*sql).into_sql_str(), false)
+        })
+        .collect();
+    let mut migrator = Migrator::with_migrations(migrations);
+    // A controller may start on the schema of a newer one beside it: migrations only add.
+    migrator.set_ignore_missing(true);
+    migrator
+}
+
 impl Store {
-    /// Opens the store in `directory`, making it when absent, and brings its schema up to date.
+    /// Opens the store on SQLite in `directory`, making it when absent, and brings its schema up to date.
     ///
     /// # Errors
     /// Internal: the file cannot be opened or a migration fails.
@@ -67,28 +98,100 @@ impl Store {
             .foreign_keys(true);
         let failed = |error: sqlx::Error| Error::internal(format!("open {}", path.display()), error);
         let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(failed)?;
-        let migrations = MIGRATIONS
-            .iter()
-            .map(|(version, name, sql)| {
-                let kind = MigrationType::Simple;
-                Migration::new(*version, (*name).into(), kind, AssertSqlSafe(*sql).into_sql_str(), false)
-            })
-            .collect();
-        Migrator::with_migrations(migrations)
-            .run(&write)
-            .await
-            .map_err(|error| Error::internal(format!("migrate {}", path.display()), error))?;
+        migrator().run(&write).await.map_err(|error| Error::internal(format!("migrate {}", path.display()), error))?;
         let read =
             SqlitePoolOptions::new().max_connections(8).connect_with(options.read_only(true)).await.map_err(failed)?;
-        Ok(Self { read, write, seal, reset_services: ResetServices::default() })
+        let (clock, statements) = (Clock::new(micros(OffsetDateTime::now_utc())), Arc::default());
+        Ok(Self {
+            read: Pool::sqlite(read, clock.clone(), Arc::clone(&statements)),
+            write: Pool::sqlite(write, clock.clone(), statements),
+            seal,
+            clock,
+            shared: None,
+            reset_services: ResetServices::default(),
+        })
+    }
+
+    /// Opens the store on PostgreSQL at `url`, which names no password, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// 400 for a URL that is none, or with a password in it; internal when the database cannot be reached or a
+    /// migration fails.
+    pub async fn connect(url: &str, password: Option<&str>, seal: Seal) -> Result<Self> {
+        let mut options = PgConnectOptions::from_str(url)
+            .map_err(|error| Error::BadRequest(format!("store.url is not the URL of a PostgreSQL database: {error}.")))?
+            .application_name("trove-controller")
+            .options([
+                ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
+                ("statement_timeout", STATEMENT),
+                ("default_transaction_isolation", "read committed"),
+            ]);
+        if let Some(password) = password {
+            options = options.password(password);
+        }
+        let place = format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(""));
+        let failed = |error: sqlx::Error| Error::internal(format!("open the store on PostgreSQL at {place}"), error);
+        let pool = PgPoolOptions::new()
+            .max_connections(10)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_with(options)
+            .await
+            .map_err(failed)?;
+        migrator()
+            .run(&pool)
+            .await
+            .map_err(|error| Error::internal(format!("migrate the store on PostgreSQL at {place}"), error))?;
+        let clock = Clock::new(micros(OffsetDateTime::now_utc()));
+        let both = Pool::postgres(pool.clone(), clock.clone(), Arc::default());
+        both.now().await.map_err(failed)?;
+        let (read, write) = (both.clone(), both);
+        Ok(Self { read, write, seal, clock, shared: Some(pool), reset_services: ResetServices::default() })
     }
 
     /// Begins a transaction that writes; there is one at a time.
     ///
     /// # Errors
     /// Internal.
-    pub async fn begin(&self) -> Result<Transaction<'static, Sqlite>> {
-        self.write.begin_with("begin immediate").await.map_err(|error| Error::internal("begin a transaction", error))
+    pub async fn begin(&self) -> Result<Transaction> {
+        self.write.begin().await.map_err(|error| Error::internal("begin a transaction", error))
+    }
+
+    /// The time by the database's clock. What is stored and compared is of this clock alone.
+    pub fn now(&self) -> OffsetDateTime {
+        from_micros(self.clock.now())
+    }
+
+    /// The same, as it is stored.
+    pub(crate) fn now_micros(&self) -> i64 {
+        self.clock.now()
+    }
+
+    /// Whether other controllers may use this store at the same time.
+    pub fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// How many statements were run since the store was opened.
+    pub fn statements(&self) -> u64 {
+        self.read.statements()
+    }
+
+    /// Calls `changed` whenever operations may have changed at another controller: when one says so, and after a time
+    /// in which it may have gone unheard. Returns at once when the store is not shared.
+    ///
+    /// # Errors
+    /// Internal: the database cannot be asked to tell. Try again later.
+    pub async fn listen(&self, changed: impl Fn()) -> Result<()> {
+        let Some(pool) = &self.shared else { return Ok(()) };
+        let failed = |error| Error::internal("listen for the changes of other controllers", error);
+        let mut listener = PgListener::connect_with(pool).await.map_err(failed)?;
+        listener.listen(sql::CHANNEL).await.map_err(failed)?;
+        changed();
+        loop {
+            // `None` is a connection that was lost and made anew: something may have been missed.
+            let _told = listener.try_recv().await.map_err(failed)?;
+            changed();
+        }
     }
 }
 
@@ -97,12 +200,8 @@ impl Store {
 ///
 /// # Errors
 /// Internal.
-pub async fn database_now(conn: &mut SqliteConnection) -> Result<i64> {
-    sqlx::query("select cast(unixepoch('subsec') * 1000000 as integer)")
-        .fetch_one(conn)
-        .await
-        .and_then(|row| row.try_get(0))
-        .map_err(|error| Error::internal("read the database's clock", error))
+pub async fn database_now(conn: &mut Connection) -> Result<i64> {
+    conn.now().await.map_err(|error| Error::internal("read the database's clock", error))
 }
 
 /// A time as it is stored: microseconds since 1970, UTC.

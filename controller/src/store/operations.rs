@@ -3,14 +3,11 @@
 //! A controller holds an operation by a lease on the database's clock. Each claim draws a fence from one counter of the
 //! store, and every later write says `where fence = …`: whoever lost its lease writes nothing any more.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
-use time::OffsetDateTime;
-
-use super::{Store, from_micros, micros};
+use super::{Store, from_micros};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, OperationId};
 use crate::model::operations::{Lane, NewOperation, Operation, Step};
+use crate::store::sql::{Connection, Row, query};
 
 pub mod lease;
 
@@ -75,7 +72,7 @@ impl Store {
     ///
     /// # Errors
     /// 422 when it is of the life-cycle lane and another such operation is active on the instance.
-    pub async fn enqueue(&self, conn: &mut SqliteConnection, new: NewOperation) -> Result<OperationId> {
+    pub async fn enqueue(&self, conn: &mut Connection, new: NewOperation) -> Result<OperationId> {
         let instance = new.origin.instance.to_string();
         if new.lane == Lane::Lifecycle
             && let Some(kind) = active_lifecycle(conn, &instance).await?
@@ -88,7 +85,7 @@ impl Store {
         let id = OperationId::random();
         let failed = |error| Error::internal(format!("write operation {} of instance {instance}", new.kind), error);
         let json = |error| Error::internal(format!("write operation {} of instance {instance}", new.kind), error);
-        sqlx::query(
+        query(
             "insert into operation (id, seq, kind, version, project_id, instance_id, lane, request_id, user_id, \
              status, state, steps, position, attempt, lease_until, fence, not_before, cancel, created, changed) \
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'queued', $10, $11, 0, 1, 0, 0, 0, false, $12, $13)",
@@ -104,13 +101,13 @@ impl Store {
         .bind(&new.origin.user_id)
         .bind(new.state.to_string())
         .bind(serde_json::to_string(&new.steps).map_err(json)?)
-        .bind(micros(OffsetDateTime::now_utc()))
+        .bind(self.now_micros())
         .bind(draw(conn, CHANGE).await?)
         .execute(&mut *conn)
         .await
         .map_err(failed)?;
         for (n, name) in (0_i64..).zip(&new.steps) {
-            sqlx::query("insert into operation_step (operation_id, n, name, status) values ($1, $2, $3, 'pending')")
+            query("insert into operation_step (operation_id, n, name, status) values ($1, $2, $3, 'pending')")
                 .bind(id.to_string())
                 .bind(n)
                 .bind(name)
@@ -118,7 +115,7 @@ impl Store {
                 .await
                 .map_err(failed)?;
         }
-        sqlx::query("insert into operation_target (operation_id, resource, lane, active) values ($1, $2, $3, true)")
+        query("insert into operation_target (operation_id, resource, lane, active) values ($1, $2, $3, true)")
             .bind(id.to_string())
             .bind(&instance)
             .bind(new.lane.tag())
@@ -133,11 +130,11 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn cancel_active(&self, conn: &mut SqliteConnection, instance: InstanceId, lanes: &[Lane]) -> Result<()> {
+    pub async fn cancel_active(&self, conn: &mut Connection, instance: InstanceId, lanes: &[Lane]) -> Result<()> {
         let failed = |error| Error::internal(format!("cancel the operations of instance {instance}"), error);
         for lane in lanes {
             let change = draw(conn, CHANGE).await?;
-            sqlx::query(
+            query(
                 "update operation set \
                  cancel = true, changed = $3, \
                  finished = case status when 'queued' then $4 else finished end, \
@@ -148,11 +145,11 @@ impl Store {
             .bind(instance.to_string())
             .bind(lane.tag())
             .bind(change)
-            .bind(micros(OffsetDateTime::now_utc()))
+            .bind(self.now_micros())
             .execute(&mut *conn)
             .await
             .map_err(failed)?;
-            sqlx::query("update operation_target set active = false where resource = $1 and lane = $2 and active")
+            query("update operation_target set active = false where resource = $1 and lane = $2 and active")
                 .bind(instance.to_string())
                 .bind(lane.tag())
                 .execute(&mut *conn)
@@ -168,11 +165,11 @@ impl Store {
     /// Internal.
     pub async fn list_operations(&self, instance: InstanceId) -> Result<(Vec<Operation>, i64)> {
         let failed = |error| Error::internal(format!("list the operations of instance {instance}"), error);
-        let rows = sqlx::query(
+        let rows = query(
             "select o.id, o.kind, o.status, o.created, o.started, o.finished, o.error, o.position, o.changed, \
              s.name as step_name, s.status as step_status, s.started as step_started, s.finished as step_finished, \
              s.progress as step_progress, s.error as step_error \
-             from (select * from operation where instance_id = $1 order by seq desc limit $2) o \
+             from (select id, seq, kind, status, created, started, finished, error, position, changed from operation where instance_id = $1 order by seq desc limit $2) o \
              join operation_step s on s.operation_id = o.id order by o.seq desc, s.n",
         )
         .bind(instance.to_string())
@@ -205,12 +202,12 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn draw_fence(&self, conn: &mut SqliteConnection) -> Result<i64> {
+    pub async fn draw_fence(&self, conn: &mut Connection) -> Result<i64> {
         draw(conn, FENCE).await
     }
 }
 
-fn operation(row: &SqliteRow, id: OperationId) -> sqlx::Result<Operation> {
+fn operation(row: &Row, id: OperationId) -> sqlx::Result<Operation> {
     let time = |column| row.try_get::<Option<i64>, _>(column).map(|time| time.map(from_micros));
     Ok(Operation {
         id,
@@ -225,7 +222,7 @@ fn operation(row: &SqliteRow, id: OperationId) -> sqlx::Result<Operation> {
     })
 }
 
-fn step(row: &SqliteRow) -> sqlx::Result<Step> {
+fn step(row: &Row) -> sqlx::Result<Step> {
     let time = |column| row.try_get::<Option<i64>, _>(column).map(|time| time.map(from_micros));
     let progress: Option<String> = row.try_get("step_progress")?;
     Ok(Step {
@@ -251,21 +248,24 @@ fn current_step(operation: &Operation, position: i64) -> Option<String> {
 }
 
 /// The kind of the life-cycle operation that holds an instance.
-async fn active_lifecycle(conn: &mut SqliteConnection, instance: &str) -> Result<Option<String>> {
-    sqlx::query(
+async fn active_lifecycle(conn: &mut Connection, instance: &str) -> Result<Option<String>> {
+    query(
         "select o.kind from operation_target t join operation o on o.id = t.operation_id \
          where t.resource = $1 and t.lane = 'lifecycle' and t.active",
     )
     .bind(instance)
     .fetch_optional(conn)
     .await
-    .and_then(|row| row.map(|row: SqliteRow| row.try_get(0)).transpose())
+    .and_then(|row| row.map(|row: Row| row.try_get(0)).transpose())
     .map_err(|error| Error::internal(format!("look for operations on instance {instance}"), error))
 }
 
 /// The next number of a counter.
-async fn draw(conn: &mut SqliteConnection, counter: &'static str) -> Result<i64> {
-    sqlx::query(
+async fn draw(conn: &mut Connection, counter: &'static str) -> Result<i64> {
+    if counter == CHANGE {
+        conn.announce();
+    }
+    query(
         "insert into counter (name, value) values ($1, 1) \
          on conflict (name) do update set value = counter.value + 1 returning value",
     )

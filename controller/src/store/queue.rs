@@ -1,10 +1,9 @@
 //! Questions of the use cases about the operations of one instance.
 
-use sqlx::Row;
-
 use super::Store;
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, OperationId};
+use crate::store::sql::query;
 
 impl Store {
     /// The last operation that was asked for and has not ended: whatever was asked for before it ends before it.
@@ -34,7 +33,7 @@ impl Store {
 
     async fn one_active(&self, sql: &'static str, instance: InstanceId) -> Result<Option<OperationId>> {
         let failed = |error| Error::internal(format!("look for operations on instance {instance}"), error);
-        let row = sqlx::query(sql).bind(instance.to_string()).fetch_optional(&self.read).await.map_err(failed)?;
+        let row = query(sql).bind(instance.to_string()).fetch_optional(&self.read).await.map_err(failed)?;
         let Some(row) = row else { return Ok(None) };
         let id: String = row.try_get(0).map_err(failed)?;
         id.parse().map(Some).map_err(|error| Error::internal(format!("read the operation id {id:?}"), error))
@@ -46,7 +45,7 @@ impl Store {
     /// Internal.
     pub async fn operation_end(&self, id: OperationId) -> Result<Option<std::result::Result<(), String>>> {
         let failed = |error| Error::internal(format!("read operation {id}"), error);
-        let row = sqlx::query("select status, error from operation where id = $1")
+        let row = query("select status, error from operation where id = $1")
             .bind(id.to_string())
             .fetch_optional(&self.read)
             .await

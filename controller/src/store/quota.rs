@@ -1,12 +1,11 @@
 //! What projects use. Taken in the transaction that inserts an instance and given back in the one that deletes it, so a
 //! count is never wrong for longer than a transaction, and parallel orders wait for each other on the rows themselves.
 
-use sqlx::{Row, SqliteConnection};
-
 use super::Store;
 use crate::error::{Error, Result};
 use crate::ids::ProjectId;
 use crate::model::Limits;
+use crate::store::sql::{Connection, query};
 
 /// What one instance uses, besides being one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +26,13 @@ impl Store {
     /// 413 when a limit would be exceeded; it names each of those.
     pub async fn take_quota(
         &self,
-        conn: &mut SqliteConnection,
+        conn: &mut Connection,
         project: &ProjectId,
         amounts: Amounts,
         limits: Limits,
     ) -> Result<()> {
         let [instances, ram, volumes] = signed(amounts);
-        let rows = sqlx::query(
+        let rows = query(
             "insert into usage (project_id, resource, in_use) \
              values ($1, 'instances', $2), ($1, 'ram', $3), ($1, 'volumes', $4) \
              on conflict (project_id, resource) do update set in_use = usage.in_use + excluded.in_use \
@@ -71,9 +70,9 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn give_back(&self, conn: &mut SqliteConnection, project: &ProjectId, amounts: Amounts) -> Result<()> {
+    pub async fn give_back(&self, conn: &mut Connection, project: &ProjectId, amounts: Amounts) -> Result<()> {
         let [instances, ram, volumes] = signed(amounts);
-        sqlx::query(
+        query(
             "update usage set in_use = in_use - \
              case resource when 'instances' then $2 when 'ram' then $3 when 'volumes' then $4 else 0 end \
              where project_id = $1",

@@ -130,7 +130,7 @@ async fn links_are_closed_at_shutdown_and_those_of_a_killed_life_at_start() {
     controller.hub.state(instance).wait_for(|state| state.connected).await.unwrap();
     let (store, directory, address) = controller.stop().await;
     let open = "select count(*) from agent_link where lost_at is null";
-    assert_eq!(sqlx::query_scalar::<_, i64>(open).fetch_one(&store.read).await.unwrap(), 0);
+    assert_eq!(store.number(open).await, 0);
     store.put_link(instance, "here").await.unwrap();
     store.put_link(instance, "there").await.unwrap();
     let controller = Controller::start_on(store, directory, address).await;

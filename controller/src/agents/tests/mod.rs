@@ -22,8 +22,8 @@ use crate::authority::Authorities;
 use crate::config::Config;
 use crate::ids::InstanceId;
 use crate::operations::Nudge;
-use crate::seal::Seal;
 use crate::store::Store;
+use crate::store::sql::query;
 
 pub(super) const SOON: Duration = Duration::from_secs(10);
 
@@ -41,7 +41,7 @@ pub(super) struct Controller {
 impl Controller {
     pub(super) async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), Seal::new(&[9; 32])).await.unwrap();
+        let store = crate::store::harness::open(directory.path(), 9).await;
         Self::start_on(store, Some(directory), "127.0.0.1:0".parse().unwrap()).await
     }
 
@@ -83,15 +83,12 @@ impl Controller {
     }
 
     pub(super) async fn sql(&self, statement: &str) {
-        sqlx::query(AssertSqlSafe(statement)).execute(&self.store.write).await.unwrap();
+        query(AssertSqlSafe(statement)).execute(&self.store.write).await.unwrap();
     }
 
     /// How many rows a condition holds for.
     pub(super) async fn count(&self, what: &str) -> i64 {
-        sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {what}")))
-            .fetch_one(&self.store.read)
-            .await
-            .unwrap()
+        self.store.number(&format!("select count(*) from {what}")).await
     }
 }
 

@@ -1,6 +1,5 @@
 use async_trait::async_trait;
 use serde::{Deserialize as De, Serialize as Se};
-use sqlx::SqliteConnection;
 use tokio::sync::Notify;
 
 use super::*;
@@ -9,6 +8,7 @@ use crate::operations::points::Hold;
 use crate::operations::steps::{Entry, Operation, StepError, StepResult, Steps};
 use crate::operations::{Lane, NewOperation, Work, delete_instance};
 use crate::store::operations::Status;
+use crate::store::sql::Connection;
 
 /// Waits for the agent's service to be healthy, and counts itself in its state.
 struct Demo;
@@ -33,13 +33,13 @@ impl Operation for Demo {
         )
     }
 
-    async fn finished(work: &Work, conn: &mut SqliteConnection, state: &State) -> crate::error::Result<()> {
+    async fn finished(work: &Work, conn: &mut Connection, state: &State) -> crate::error::Result<()> {
         // Shown nowhere else once the operation's own state is gone.
         let runs = format!("{}", state.runs);
         work.context.store.set_fault(conn, work.instance, Some((&runs, ""))).await
     }
 
-    async fn failed(work: &Work, conn: &mut SqliteConnection, error: &str) -> crate::error::Result<()> {
+    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> crate::error::Result<()> {
         work.context.store.set_fault(conn, work.instance, Some((error, ""))).await
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::model::Limits;
 use crate::store::harness::{Fixture, fixture};
+use crate::store::sql::query;
 
 const UNLIMITED: Limits = Limits { instances: -1, ram_mib: -1, volumes_gib: -1, backups: -1 };
 
@@ -113,7 +114,7 @@ fn owned((resource, in_use): (&str, i64)) -> (String, i64) {
 }
 
 async fn usage(fixture: &Fixture, project: &str) -> Vec<(String, i64)> {
-    let rows = sqlx::query("select resource, in_use from usage where project_id = $1 order by resource")
+    let rows = query("select resource, in_use from usage where project_id = $1 order by resource")
         .bind(project)
         .fetch_all(&fixture.store.read)
         .await
@@ -172,7 +173,7 @@ async fn what_the_agent_said_is_joined() {
     let fixture = fixture().await;
     let id = fixture.insert("demo").await;
     let run = async |sql: &'static str| {
-        sqlx::query(sql).bind(id.to_string()).execute(&fixture.store.write).await.unwrap();
+        query(sql).bind(id.to_string()).execute(&fixture.store.write).await.unwrap();
     };
     run("insert into agent (instance_id, service, service_detail, service_updated, engine_version, \
          volume_used_bytes, assignment_generation) values ($1, 'healthy', '', 5000000, '15.18', 77, 1)")

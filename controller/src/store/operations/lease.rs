@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Row as _, Sqlite, SqliteConnection, Transaction};
-use time::OffsetDateTime;
+use sqlx::AssertSqlSafe;
 
 use super::{CHANGE, FENCE, Status, draw};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, OperationId, ProjectId};
-use crate::store::{Store, database_now, micros};
+use crate::store::sql::{Connection, Row, Transaction, query};
+use crate::store::{Store, database_now};
 
 /// A claim of an operation. Whoever writes under it finds out whether it still holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +73,7 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn release_own_leases(&self, owner: &str) -> Result<()> {
-        sqlx::query(
+        query(
             "update operation set lease_until = 0 \
              where owner = $1 and status in ('queued', 'running', 'undoing', 'stuck')",
         )
@@ -103,23 +102,24 @@ impl Store {
              order by o.seq limit 1",
             placeholders(2, known.len())
         ));
-        let mut query = sqlx::query(sql).bind(now);
+        let mut asked = query(sql).bind(now);
         for kind in known {
-            query = query.bind(kind);
+            asked = asked.bind(kind);
         }
-        let Some(row) = query.fetch_optional(&mut *tx).await.map_err(failed)? else { return Ok(None) };
+        let Some(row) = asked.fetch_optional(&mut *tx).await.map_err(failed)? else { return Ok(None) };
         let id: String = row.try_get(0).map_err(failed)?;
-        let row = sqlx::query(
+        let row = query(
             "update operation set owner = $2, lease_until = $3, fence = $4, changed = $5, \
              status = case status when 'queued' then 'running' else status end, \
-             started = coalesce(started, $6) where id = $1 returning *",
+             started = coalesce(started, $6) where id = $1 returning id, kind, version, instance_id, \
+             project_id, request_id, user_id, status, state, steps, position, attempt, error, cancel, fence",
         )
         .bind(&id)
         .bind(owner)
         .bind(now + span(lease))
         .bind(draw(&mut tx, FENCE).await?)
         .bind(draw(&mut tx, CHANGE).await?)
-        .bind(micros(OffsetDateTime::now_utc()))
+        .bind(now)
         .fetch_one(&mut *tx)
         .await
         .map_err(failed)?;
@@ -134,8 +134,7 @@ impl Store {
     /// Internal.
     pub async fn next_due(&self, owner: &str, known: &[String]) -> Result<Option<Duration>> {
         let failed = |error| Error::internal("look for the next operation that becomes due", error);
-        let mut conn = self.read.acquire().await.map_err(failed)?;
-        let now = database_now(&mut conn).await?;
+        let now = self.read.now().await.map_err(failed)?;
         let sql = AssertSqlSafe(format!(
             "select min(case when o.lease_until > o.not_before then o.lease_until else o.not_before end) \
              from operation o where o.status in ('queued', 'running', 'undoing', 'stuck') \
@@ -143,11 +142,11 @@ impl Store {
              and (o.kind || '/' || o.version) in ({})",
             placeholders(3, known.len())
         ));
-        let mut query = sqlx::query(sql).bind(now).bind(owner);
+        let mut asked = query(sql).bind(now).bind(owner);
         for kind in known {
-            query = query.bind(kind);
+            asked = asked.bind(kind);
         }
-        let row = query.fetch_one(&mut *conn).await.map_err(failed)?;
+        let row = asked.fetch_one(&self.read).await.map_err(failed)?;
         let due: Option<i64> = row.try_get(0).map_err(failed)?;
         Ok(due.map(|due| Duration::from_micros(u64::try_from(due - now).unwrap_or(0))))
     }
@@ -158,7 +157,7 @@ impl Store {
     /// Internal.
     pub async fn cancelled_operations(&self, owner: &str) -> Result<Vec<OperationId>> {
         let failed = |error| Error::internal("look for cancelled operations", error);
-        let rows = sqlx::query(
+        let rows = query(
             "select id from operation where status in ('queued', 'running', 'undoing', 'stuck') \
              and cancel and owner = $1",
         )
@@ -177,7 +176,7 @@ impl Store {
         let failed = |error| Error::internal(format!("renew the lease of operation {}", lease.id), error);
         let mut tx = self.begin().await?;
         let now = database_now(&mut tx).await?;
-        let row = sqlx::query(
+        let row = query(
             "update operation set lease_until = $3 where id = $1 and fence = $2 \
              and status in ('queued', 'running', 'undoing', 'stuck') returning cancel",
         )
@@ -196,10 +195,10 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn begin_fenced(&self, lease: Lease) -> Result<Option<Transaction<'static, Sqlite>>> {
+    pub async fn begin_fenced(&self, lease: Lease) -> Result<Option<Transaction>> {
         let mut tx = self.begin().await?;
         let change = draw(&mut tx, CHANGE).await?;
-        let done = sqlx::query(
+        let done = query(
             "update operation set changed = $3 where id = $1 and fence = $2 \
              and status in ('queued', 'running', 'undoing', 'stuck')",
         )
@@ -216,7 +215,7 @@ impl Store {
 /// Writes under a claim; `conn` comes from [`Store::begin_fenced`].
 pub struct Writes<'c> {
     /// The transaction.
-    pub conn: &'c mut SqliteConnection,
+    pub conn: &'c mut Connection,
     /// Which operation.
     pub id: OperationId,
 }
@@ -246,7 +245,7 @@ impl Writes<'_> {
 
     async fn started(&mut self, sql: &'static str, n: usize, now: i64) -> Result<Started> {
         let failed = |error| Error::internal(format!("start a step of operation {}", self.id), error);
-        let row = sqlx::query(sql)
+        let row = query(sql)
             .bind(self.id.to_string())
             .bind(number(n))
             .bind(now)
@@ -272,7 +271,7 @@ impl Writes<'_> {
     /// # Errors
     /// Internal.
     pub async fn undo_done(&mut self, n: usize, state: &Value) -> Result<()> {
-        sqlx::query(
+        query(
             "update operation_step set status = case status when 'done' then 'undone' else status end \
              where operation_id = $1 and n = $2",
         )
@@ -285,7 +284,7 @@ impl Writes<'_> {
     }
 
     async fn advance(&mut self, state: &Value, position: usize) -> Result<()> {
-        sqlx::query("update operation set state = $2, position = $3, attempt = 1 where id = $1")
+        query("update operation set state = $2, position = $3, attempt = 1 where id = $1")
             .bind(self.id.to_string())
             .bind(state.to_string())
             .bind(number(position))
@@ -301,14 +300,14 @@ impl Writes<'_> {
     /// Internal.
     pub async fn retry(&mut self, n: usize, error: &str, attempt: u32) -> Result<()> {
         let failed = |error| Error::internal(format!("write a retry of operation {}", self.id), error);
-        sqlx::query("update operation_step set error = $3 where operation_id = $1 and n = $2")
+        query("update operation_step set error = $3 where operation_id = $1 and n = $2")
             .bind(self.id.to_string())
             .bind(number(n))
             .bind(error)
             .execute(&mut *self.conn)
             .await
             .map_err(failed)?;
-        sqlx::query("update operation set attempt = $2 where id = $1")
+        query("update operation set attempt = $2 where id = $1")
             .bind(self.id.to_string())
             .bind(i64::from(attempt))
             .execute(&mut *self.conn)
@@ -324,7 +323,7 @@ impl Writes<'_> {
     pub async fn step_failed(&mut self, n: usize, step_error: &str, error: &str) -> Result<Lease> {
         self.set_step(n, "failed", Some(step_error)).await?;
         let fence = draw(self.conn, FENCE).await?;
-        sqlx::query(
+        query(
             "update operation set status = 'undoing', position = $2, attempt = 1, error = $3, fence = $4 where id = $1",
         )
         .bind(self.id.to_string())
@@ -338,17 +337,15 @@ impl Writes<'_> {
     }
 
     async fn set_step(&mut self, n: usize, status: &'static str, error: Option<&str>) -> Result<()> {
-        sqlx::query(
-            "update operation_step set status = $3, error = $4, finished = $5 where operation_id = $1 and n = $2",
-        )
-        .bind(self.id.to_string())
-        .bind(number(n))
-        .bind(status)
-        .bind(error)
-        .bind(database_now(self.conn).await?)
-        .execute(&mut *self.conn)
-        .await
-        .map_err(|error| Error::internal(format!("write a step of operation {}", self.id), error))?;
+        query("update operation_step set status = $3, error = $4, finished = $5 where operation_id = $1 and n = $2")
+            .bind(self.id.to_string())
+            .bind(number(n))
+            .bind(status)
+            .bind(error)
+            .bind(database_now(self.conn).await?)
+            .execute(&mut *self.conn)
+            .await
+            .map_err(|error| Error::internal(format!("write a step of operation {}", self.id), error))?;
         Ok(())
     }
 
@@ -357,7 +354,7 @@ impl Writes<'_> {
     /// # Errors
     /// Internal.
     pub async fn progress(&mut self, n: usize, progress: &Value) -> Result<()> {
-        sqlx::query("update operation_step set progress = $3 where operation_id = $1 and n = $2")
+        query("update operation_step set progress = $3 where operation_id = $1 and n = $2")
             .bind(self.id.to_string())
             .bind(number(n))
             .bind(progress.to_string())
@@ -373,7 +370,7 @@ impl Writes<'_> {
     /// Internal.
     pub async fn park(&mut self, delay: Duration, stuck: bool) -> Result<()> {
         let until = database_now(self.conn).await? + span(delay);
-        sqlx::query(
+        query(
             "update operation set lease_until = 0, owner = null, not_before = $2, \
              status = case when $3 then 'stuck' else status end where id = $1",
         )
@@ -392,18 +389,18 @@ impl Writes<'_> {
     /// Internal.
     pub async fn end(&mut self, status: Status) -> Result<()> {
         let failed = |error| Error::internal(format!("end operation {}", self.id), error);
-        sqlx::query(
+        query(
             "update operation set status = $2, state = '{}', finished = $3, owner = null, lease_until = 0 \
              where id = $1",
         )
         .bind(self.id.to_string())
         .bind(status.tag())
-        .bind(micros(OffsetDateTime::now_utc()))
+        .bind(database_now(self.conn).await?)
         .execute(&mut *self.conn)
         .await
         .map_err(failed)?;
         // A step that was under way when the operation was cancelled.
-        sqlx::query(
+        query(
             "update operation_step set status = 'failed', error = 'cancelled', finished = $2 \
              where operation_id = $1 and status = 'running'",
         )
@@ -412,7 +409,7 @@ impl Writes<'_> {
         .execute(&mut *self.conn)
         .await
         .map_err(failed)?;
-        sqlx::query("update operation_target set active = false where operation_id = $1")
+        query("update operation_target set active = false where operation_id = $1")
             .bind(self.id.to_string())
             .execute(&mut *self.conn)
             .await
@@ -440,7 +437,7 @@ fn parse_id(text: &str) -> Result<OperationId> {
     text.parse().map_err(|error| Error::internal(format!("read the operation id {text:?}"), error))
 }
 
-fn claimed(row: &SqliteRow) -> Result<Claimed> {
+fn claimed(row: &Row) -> Result<Claimed> {
     let failed = |error| Error::internal("read an operation", error);
     let id: OperationId = parse_id(&row.try_get::<String, _>("id").map_err(failed)?)?;
     let damaged = |what: &str| Error::Internal { attempt: format!("read the {what} of operation {id}"), source: None };

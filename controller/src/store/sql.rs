@@ -1,0 +1,406 @@
+//! One SQL text on two databases: the queries of the store are written once and run on SQLite and on PostgreSQL.
+//!
+//! It has the shape of sqlx: `query("… $1 …").bind(x).fetch_one(&pool)`. Values are text, bigint and boolean, as the
+//! store's columns are; everything else is written in those.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sqlx::postgres::{PgArguments, PgPool, PgRow, Postgres};
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool, SqliteRow};
+use sqlx::{AssertSqlSafe, ColumnIndex, Decode, Executor as _, Row as _, SqlStr, Type};
+
+use super::clock::Clock;
+
+/// The channel on which PostgreSQL tells every controller that operations have changed.
+pub(super) const CHANNEL: &str = "trove_changes";
+/// What a transaction that writes holds on PostgreSQL ("trove-rs" as a number), so that there is one at a time, as on
+/// SQLite: counters, quotas and the order of operations are then exact without a thought in any query.
+const WRITER: i64 = 0x7472_6f76_652d_7273;
+
+/// A bound value.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// Text or null.
+    Text(Option<String>),
+    /// A bigint or null.
+    Integer(Option<i64>),
+    /// A boolean or null.
+    Boolean(Option<bool>),
+}
+
+macro_rules! values {
+    ($($from:ty => |$value:ident| $to:expr;)*) => {
+        $(impl From<$from> for Value {
+            fn from($value: $from) -> Self {
+                $to
+            }
+        })*
+    };
+}
+
+values! {
+    String => |value| Self::Text(Some(value));
+    &String => |value| Self::Text(Some(value.clone()));
+    &str => |value| Self::Text(Some(value.to_owned()));
+    Option<String> => |value| Self::Text(value);
+    &Option<String> => |value| Self::Text(value.clone());
+    Option<&str> => |value| Self::Text(value.map(str::to_owned));
+    i64 => |value| Self::Integer(Some(value));
+    Option<i64> => |value| Self::Integer(value);
+    bool => |value| Self::Boolean(Some(value));
+    Option<bool> => |value| Self::Boolean(value);
+}
+
+/// A statement with its values.
+#[derive(Debug)]
+pub struct Query {
+    sql: SqlStr,
+    values: Vec<Value>,
+}
+
+/// A statement. A text that is put together must contain nothing that came from outside.
+pub fn query(sql: impl sqlx::SqlSafeStr) -> Query {
+    Query { sql: sql.into_sql_str(), values: Vec::new() }
+}
+
+/// Where a statement runs: on any connection of a pool, or in a transaction.
+#[derive(Debug)]
+pub enum Target<'a> {
+    /// On its own.
+    Pool(&'a Pool),
+    /// In the transaction of this connection.
+    Connection(&'a mut Connection),
+}
+
+impl<'a> From<&'a Pool> for Target<'a> {
+    fn from(pool: &'a Pool) -> Self {
+        Self::Pool(pool)
+    }
+}
+
+impl<'a> From<&'a mut Connection> for Target<'a> {
+    fn from(connection: &'a mut Connection) -> Self {
+        Self::Connection(connection)
+    }
+}
+
+/// Runs one sqlx call on whichever database it is.
+macro_rules! on {
+    ($query:expr, $target:expr, $call:ident, $row:expr) => {{
+        let Query { sql, values } = $query;
+        match $target.into() {
+            Target::Pool(pool) => {
+                pool.count();
+                match &pool.database {
+                    Database::Sqlite(pool) => $row(sqlite(sql, values).$call(pool).await?.into()),
+                    Database::Postgres(pool) => $row(postgres(sql, values).$call(pool).await?.into()),
+                }
+            }
+            Target::Connection(connection) => {
+                connection.count();
+                match &mut connection.inner {
+                    Inner::Sqlite(connection) => $row(sqlite(sql, values).$call(&mut **connection).await?.into()),
+                    Inner::Postgres(connection) => $row(postgres(sql, values).$call(&mut **connection).await?.into()),
+                }
+            }
+        }
+    }};
+}
+
+impl Query {
+    /// The next value, `$1` first.
+    #[must_use]
+    pub fn bind(mut self, value: impl Into<Value>) -> Self {
+        self.values.push(value.into());
+        self
+    }
+
+    /// Runs it and says how many rows it changed.
+    ///
+    /// # Errors
+    /// As sqlx's.
+    pub async fn execute<'a>(self, target: impl Into<Target<'a>>) -> sqlx::Result<Done> {
+        on!(self, target, execute, Ok)
+    }
+
+    /// The first row, if there is one.
+    ///
+    /// # Errors
+    /// As sqlx's.
+    pub async fn fetch_optional<'a>(self, target: impl Into<Target<'a>>) -> sqlx::Result<Option<Row>> {
+        on!(self, target, fetch_optional, |row: Maybe| Ok(row.0))
+    }
+
+    /// The first row.
+    ///
+    /// # Errors
+    /// As sqlx's: also when there is none.
+    pub async fn fetch_one<'a>(self, target: impl Into<Target<'a>>) -> sqlx::Result<Row> {
+        on!(self, target, fetch_one, Ok)
+    }
+
+    /// Every row.
+    ///
+    /// # Errors
+    /// As sqlx's.
+    pub async fn fetch_all<'a>(self, target: impl Into<Target<'a>>) -> sqlx::Result<Vec<Row>> {
+        on!(self, target, fetch_all, |rows: All| Ok(rows.0))
+    }
+}
+
+fn sqlite(sql: SqlStr, values: Vec<Value>) -> sqlx::query::Query<'static, Sqlite, SqliteArguments> {
+    let query = sqlx::query(sql);
+    values.into_iter().fold(query, |query, value| match value {
+        Value::Text(value) => query.bind(value),
+        Value::Integer(value) => query.bind(value),
+        Value::Boolean(value) => query.bind(value),
+    })
+}
+
+fn postgres(sql: SqlStr, values: Vec<Value>) -> sqlx::query::Query<'static, Postgres, PgArguments> {
+    let query = sqlx::query(sql);
+    values.into_iter().fold(query, |query, value| match value {
+        Value::Text(value) => query.bind(value),
+        Value::Integer(value) => query.bind(value),
+        Value::Boolean(value) => query.bind(value),
+    })
+}
+
+/// What a statement changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Done(u64);
+
+impl Done {
+    /// How many rows.
+    pub fn rows_affected(self) -> u64 {
+        self.0
+    }
+}
+
+impl From<sqlx::sqlite::SqliteQueryResult> for Done {
+    fn from(done: sqlx::sqlite::SqliteQueryResult) -> Self {
+        Self(done.rows_affected())
+    }
+}
+
+impl From<sqlx::postgres::PgQueryResult> for Done {
+    fn from(done: sqlx::postgres::PgQueryResult) -> Self {
+        Self(done.rows_affected())
+    }
+}
+
+/// A row.
+pub enum Row {
+    /// Of SQLite.
+    Sqlite(SqliteRow),
+    /// Of PostgreSQL.
+    Postgres(PgRow),
+}
+
+impl From<SqliteRow> for Row {
+    fn from(row: SqliteRow) -> Self {
+        Self::Sqlite(row)
+    }
+}
+
+impl From<PgRow> for Row {
+    fn from(row: PgRow) -> Self {
+        Self::Postgres(row)
+    }
+}
+
+struct Maybe(Option<Row>);
+
+impl<R: Into<Row>> From<Option<R>> for Maybe {
+    fn from(row: Option<R>) -> Self {
+        Self(row.map(Into::into))
+    }
+}
+
+struct All(Vec<Row>);
+
+impl<R: Into<Row>> From<Vec<R>> for All {
+    fn from(rows: Vec<R>) -> Self {
+        Self(rows.into_iter().map(Into::into).collect())
+    }
+}
+
+/// The type of a column: `String`, `i64`, `bool`, and an `Option` of one where it may be null.
+pub trait Column:
+    for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> + Sized
+{
+}
+
+impl<T> Column for T where
+    T: for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> + Sized
+{
+}
+
+impl Row {
+    /// The value of a column, by its name or its place.
+    ///
+    /// # Errors
+    /// As sqlx's: no such column, or another type.
+    pub fn try_get<T: Column, I: ColumnIndex<SqliteRow> + ColumnIndex<PgRow>>(&self, index: I) -> sqlx::Result<T> {
+        match self {
+            Self::Sqlite(row) => row.try_get(index),
+            Self::Postgres(row) => row.try_get(index),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Row {
+    /// The value of a column that is there.
+    pub(crate) fn get<T: Column, I: ColumnIndex<SqliteRow> + ColumnIndex<PgRow>>(&self, index: I) -> T {
+        self.try_get(index).unwrap()
+    }
+}
+
+/// Connections to one database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    database: Database,
+    clock: Clock,
+    /// How many statements were run, over all pools of a store.
+    statements: Arc<AtomicU64>,
+}
+
+#[derive(Clone, Debug)]
+enum Database {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+impl Pool {
+    /// Over SQLite.
+    pub(super) fn sqlite(pool: SqlitePool, clock: Clock, statements: Arc<AtomicU64>) -> Self {
+        Self { database: Database::Sqlite(pool), clock, statements }
+    }
+
+    /// Over PostgreSQL.
+    pub(super) fn postgres(pool: PgPool, clock: Clock, statements: Arc<AtomicU64>) -> Self {
+        Self { database: Database::Postgres(pool), clock, statements }
+    }
+
+    fn count(&self) {
+        self.statements.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many statements were run since the store was opened.
+    pub(super) fn statements(&self) -> u64 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    /// Begins a transaction that writes; there is one at a time in the whole service.
+    ///
+    /// # Errors
+    /// As sqlx's.
+    pub(super) async fn begin(&self) -> sqlx::Result<Transaction> {
+        let inner = match &self.database {
+            Database::Sqlite(pool) => Inner::Sqlite(pool.begin_with("begin immediate").await?),
+            Database::Postgres(pool) => {
+                let mut tx = pool.begin().await?;
+                sqlx::query("select pg_advisory_xact_lock($1)").bind(WRITER).execute(&mut *tx).await?;
+                Inner::Postgres(tx)
+            }
+        };
+        let (clock, statements) = (self.clock.clone(), self.statements.clone());
+        Ok(Transaction(Connection { inner, clock, statements, announce: false }))
+    }
+
+    /// The database's own clock, microseconds since 1970.
+    ///
+    /// # Errors
+    /// As sqlx's.
+    pub(super) async fn now(&self) -> sqlx::Result<i64> {
+        match &self.database {
+            Database::Sqlite(_) => Ok(self.clock.now()),
+            Database::Postgres(pool) => read_clock(pool, &self.clock).await,
+        }
+    }
+}
+
+async fn read_clock<'e>(executor: impl sqlx::PgExecutor<'e>, clock: &Clock) -> sqlx::Result<i64> {
+    let sql = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
+    let now = sqlx::query(sql).fetch_one(executor).await?.try_get(0)?;
+    clock.set(now);
+    Ok(now)
+}
+
+/// A connection in a transaction.
+#[derive(Debug)]
+pub struct Connection {
+    inner: Inner,
+    clock: Clock,
+    statements: Arc<AtomicU64>,
+    /// Whether other controllers are told of the commit.
+    announce: bool,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Postgres(sqlx::Transaction<'static, Postgres>),
+}
+
+impl Connection {
+    fn count(&self) {
+        self.statements.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The database's own clock, microseconds since 1970.
+    ///
+    /// # Errors
+    /// As sqlx's.
+    pub(super) async fn now(&mut self) -> sqlx::Result<i64> {
+        match &mut self.inner {
+            Inner::Sqlite(_) => Ok(self.clock.now()),
+            Inner::Postgres(connection) => read_clock(&mut **connection, &self.clock).await,
+        }
+    }
+
+    /// That every controller is told of the commit: something changed that they wait for.
+    pub(super) fn announce(&mut self) {
+        self.announce = true;
+    }
+}
+
+/// A transaction; dropped without a commit, it is rolled back.
+#[derive(Debug)]
+pub struct Transaction(Connection);
+
+impl Deref for Transaction {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl DerefMut for Transaction {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.0
+    }
+}
+
+impl Transaction {
+    /// Makes what was written true.
+    ///
+    /// # Errors
+    /// As sqlx's: nothing is written, or, when the connection broke at the commit, it is not known.
+    pub async fn commit(self) -> sqlx::Result<()> {
+        match self.0.inner {
+            // One controller: it tells itself.
+            Inner::Sqlite(tx) => tx.commit().await,
+            Inner::Postgres(mut tx) => {
+                if self.0.announce {
+                    tx.execute(AssertSqlSafe(format!("notify {CHANNEL}"))).await?;
+                }
+                tx.commit().await
+            }
+        }
+    }
+}
