@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::ids::{InstanceId, OperationId, ProjectId};
 use crate::model::operations::Operation;
 use crate::state::{HostState, Service, Task};
+use crate::store::Store;
 use crate::store::harness::{Fixture, fixture};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -289,6 +290,7 @@ pub(crate) struct Stage {
 pub(crate) struct Running {
     task: JoinHandle<()>,
     shutdown: CancellationToken,
+    store: Store,
 }
 
 impl Running {
@@ -302,6 +304,8 @@ impl Running {
     pub(crate) async fn kill(mut self) {
         self.task.abort();
         assert!((&mut self.task).await.is_err_and(|error| error.is_cancelled()));
+        // A server goes on with what it was sent last; a real next life, too, waits a lease for a claim that came so late.
+        drop(self.store.begin().await.unwrap());
     }
 }
 
@@ -387,8 +391,9 @@ impl Stage {
         hook: Option<Hook>,
     ) -> Running {
         let shutdown = CancellationToken::new();
+        let store = context.store.clone();
         let runner = Runner::with(context, registry, timing, Points { hook });
-        Running { task: tokio::spawn(runner.run(shutdown.clone())), shutdown }
+        Running { task: tokio::spawn(runner.run(shutdown.clone())), shutdown, store }
     }
 
     /// Waits until an operation has ended.

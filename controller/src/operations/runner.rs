@@ -24,8 +24,8 @@ use crate::store::operations::lease::{Claimed, known};
 
 /// How much is done at once; what waits for an agent costs little.
 const AT_ONCE: usize = 64;
-/// The longest sleep: what another controller enqueues in a shared store is seen after this at the latest.
-const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+/// The longest sleep: should another controller's word be lost, what it enqueued is seen after this at the latest.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// After an error of the store.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for leases to be given up.
@@ -124,7 +124,7 @@ impl Runner {
             // The end of one of them wakes us.
             return Ok(LONGEST_SLEEP);
         }
-        let due = store.next_due(owner, &self.known).await?;
+        let due = store.next_due(&self.known).await?;
         Ok(due.map_or(LONGEST_SLEEP, |due| due.min(LONGEST_SLEEP)))
     }
 

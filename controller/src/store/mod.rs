@@ -37,6 +37,12 @@ pub mod queue;
 pub mod quota;
 pub mod sql;
 
+/// Connections to PostgreSQL that read, and one more listens.
+const READERS: u32 = 8;
+/// Connections to PostgreSQL that write, one after the other.
+const WRITERS: u32 = 2;
+/// How long a caller waits for a connection.
+const STORE_WAIT: Duration = Duration::from_secs(10);
 /// How long PostgreSQL lets a controller that has stopped keep others from writing.
 const IDLE_IN_TRANSACTION: &str = "5s";
 /// How long a statement, or its wait for others that write, may take on PostgreSQL.
@@ -131,21 +137,22 @@ impl Store {
         }
         let place = format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(""));
         let failed = |error: sqlx::Error| Error::internal(format!("open the store on PostgreSQL at {place}"), error);
-        let pool = PgPoolOptions::new()
-            .max_connections(10)
-            .acquire_timeout(Duration::from_secs(10))
-            .connect_with(options)
-            .await
-            .map_err(failed)?;
+        // Writers wait for each other, and must not keep those who read from a connection.
+        let pool = |size| {
+            let pool = PgPoolOptions::new().max_connections(size).acquire_timeout(STORE_WAIT);
+            pool.connect_with(options.clone())
+        };
+        let (read, write) = (pool(READERS).await.map_err(failed)?, pool(WRITERS).await.map_err(failed)?);
         migrator()
-            .run(&pool)
+            .run(&write)
             .await
             .map_err(|error| Error::internal(format!("migrate the store on PostgreSQL at {place}"), error))?;
         let clock = Clock::new(micros(OffsetDateTime::now_utc()));
-        let both = Pool::postgres(pool.clone(), clock.clone(), Arc::default());
-        both.now().await.map_err(failed)?;
-        let (read, write) = (both.clone(), both);
-        Ok(Self { read, write, seal, clock, shared: Some(pool), reset_services: ResetServices::default() })
+        let (shared, statements) = (Some(read.clone()), Arc::default());
+        let read = Pool::postgres(read, clock.clone(), Arc::clone(&statements));
+        read.now().await.map_err(failed)?;
+        let write = Pool::postgres(write, clock.clone(), statements);
+        Ok(Self { read, write, seal, clock, shared, reset_services: ResetServices::default() })
     }
 
     /// Begins a transaction that writes; there is one at a time.

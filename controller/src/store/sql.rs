@@ -302,9 +302,15 @@ impl Pool {
         let inner = match &self.database {
             Database::Sqlite(pool) => Inner::Sqlite(pool.begin_with("begin immediate").await?),
             Database::Postgres(pool) => {
-                let mut tx = pool.begin().await?;
-                sqlx::query("select pg_advisory_xact_lock($1)").bind(WRITER).execute(&mut *tx).await?;
-                Inner::Postgres(tx)
+                let pool = pool.clone();
+                // In a task of its own: sqlx forgets a transaction whose begin is dropped while it is under way, and the
+                // connection would go back to the pool inside of it. A finished one that nobody takes is rolled back.
+                let begun = tokio::spawn(async move {
+                    let mut tx = pool.begin().await?;
+                    sqlx::query("select pg_advisory_xact_lock($1)").bind(WRITER).execute(&mut *tx).await?;
+                    Ok::<_, sqlx::Error>(tx)
+                });
+                Inner::Postgres(begun.await.map_err(|_| sqlx::Error::WorkerCrashed)??)
             }
         };
         let (clock, statements) = (self.clock.clone(), self.statements.clone());

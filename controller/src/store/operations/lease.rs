@@ -132,17 +132,17 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn next_due(&self, owner: &str, known: &[String]) -> Result<Option<Duration>> {
+    pub async fn next_due(&self, known: &[String]) -> Result<Option<Duration>> {
         let failed = |error| Error::internal("look for the next operation that becomes due", error);
         let now = self.read.now().await.map_err(failed)?;
         let sql = AssertSqlSafe(format!(
             "select min(case when o.lease_until > o.not_before then o.lease_until else o.not_before end) \
              from operation o where o.status in ('queued', 'running', 'undoing', 'stuck') \
-             and (o.lease_until > $1 or o.not_before > $1) and not (o.owner = $2 and o.lease_until > $1) \
+             and (o.lease_until > $1 or o.not_before > $1) \
              and (o.kind || '/' || o.version) in ({})",
-            placeholders(3, known.len())
+            placeholders(2, known.len())
         ));
-        let mut asked = query(sql).bind(now).bind(owner);
+        let mut asked = query(sql).bind(now);
         for kind in known {
             asked = asked.bind(kind);
         }
