@@ -28,8 +28,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
 /// Life of an engine's certificate: the longest that common clients accept.
 const ENGINE_LIFETIME: Duration = Duration::from_secs(397 * 24 * 3600);
-/// Every certificate is good from a little before it was made, for guests whose clock is behind.
-const BACKDATED: Duration = Duration::from_secs(5 * 60);
+/// Every certificate is good from a day before it was made, for guests and controllers whose clock is behind.
+const BACKDATED: Duration = DAY;
 /// What an agent's certificate says of it, before `<instance>/<generation>`.
 const AGENT_URI: &str = "trove://instance/";
 
@@ -37,6 +37,8 @@ const AGENT_URI: &str = "trove://instance/";
 pub struct Authorities {
     agents: Authority,
     engines: Authority,
+    /// For its clock: certificates are good by the clock of the store, whatever this machine's shows.
+    store: Store,
 }
 
 struct Authority {
@@ -111,7 +113,13 @@ impl Authorities {
     /// # Errors
     /// Internal: the store failed, or the keys were sealed with another key than the configured one.
     pub async fn load(store: &Store) -> Result<Self> {
-        Ok(Self { agents: Authority::load(store, "agents").await?, engines: Authority::load(store, "engines").await? })
+        let (agents, engines) = (Authority::load(store, "agents").await?, Authority::load(store, "engines").await?);
+        Ok(Self { agents, engines, store: store.clone() })
+    }
+
+    /// The time by which certificates are good.
+    pub fn now(&self) -> OffsetDateTime {
+        self.store.now()
     }
 
     /// PEM of the authority of controllers and agents.
@@ -130,7 +138,7 @@ impl Authorities {
     /// Internal.
     pub fn sign_agent(&self, request: &CertificateRequest, name: AgentName, lifetime: Duration) -> Result<String> {
         let attempt = || format!("sign the agent of instance {}", name.instance);
-        let (mut params, _) = leaf(&name.instance.to_string(), lifetime);
+        let (mut params, _) = leaf(self.now(), &name.instance.to_string(), lifetime);
         let uri = name.uri().try_into().map_err(|error: rcgen::Error| Error::internal(attempt(), error))?;
         params.subject_alt_names = vec![SanType::URI(uri)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -148,7 +156,7 @@ impl Authorities {
         let failed = |error: rcgen::Error| Error::internal(format!("sign the engine of instance {instance}"), error);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         let name = instance.to_string();
-        let (mut params, not_after) = leaf(&name, ENGINE_LIFETIME);
+        let (mut params, not_after) = leaf(self.now(), &name, ENGINE_LIFETIME);
         params.subject_alt_names = addresses.iter().copied().map(SanType::IpAddress).collect();
         params.subject_alt_names.push(SanType::DnsName(name.try_into().map_err(failed)?));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -168,7 +176,7 @@ impl Authorities {
     pub fn issue_controller(&self) -> Result<ControllerCertificate> {
         let failed = |error: rcgen::Error| Error::internal("sign this controller", error);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-        let (mut params, not_after) = leaf(trove_proto::CONTROLLER_NAME, DAY);
+        let (mut params, not_after) = leaf(self.now(), trove_proto::CONTROLLER_NAME, DAY);
         let name = trove_proto::CONTROLLER_NAME.to_owned().try_into().map_err(failed)?;
         params.subject_alt_names = vec![SanType::DnsName(name)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -184,7 +192,7 @@ impl Authorities {
 impl Authority {
     async fn load(store: &Store, name: &str) -> Result<Self> {
         if store.get_authority(name).await?.is_none() {
-            store.insert_authority(name, &Self::make(name)?).await?;
+            store.insert_authority(name, &Self::make(name, store.now())?).await?;
         }
         // Read back in any case: another controller may have been first.
         let stored = store
@@ -197,10 +205,10 @@ impl Authority {
         Ok(Self { pem: stored.certificate_pem, issuer })
     }
 
-    fn make(name: &str) -> Result<StoredAuthority> {
+    fn make(name: &str, now: OffsetDateTime) -> Result<StoredAuthority> {
         let failed = |error: rcgen::Error| Error::internal(format!("make the authority {name}"), error);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-        let (mut params, _) = leaf(&format!("trove-rs {name}"), AUTHORITY_LIFETIME);
+        let (mut params, _) = leaf(now, &format!("trove-rs {name}"), AUTHORITY_LIFETIME);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(failed)?;
@@ -209,8 +217,7 @@ impl Authority {
 }
 
 /// What all certificates have in common, and when this one expires.
-fn leaf(common_name: &str, lifetime: Duration) -> (CertificateParams, OffsetDateTime) {
-    let now = OffsetDateTime::now_utc();
+fn leaf(now: OffsetDateTime, common_name: &str, lifetime: Duration) -> (CertificateParams, OffsetDateTime) {
     let not_after = now + lifetime;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

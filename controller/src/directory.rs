@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::OperationId;
 use crate::seal::Seal;
@@ -70,12 +71,18 @@ impl StateDirectory {
         }
     }
 
-    /// The store, opened with the directory's key (or the one in the file that `TROVE_SECRET_KEY_FILE` names).
+    /// The store that is configured, opened with the directory's key (or the one in the file that `TROVE_SECRET_KEY_FILE` names).
     ///
     /// # Errors
     /// Internal.
-    pub async fn store(&self) -> Result<Store> {
-        Store::open(&self.path, Seal::new(&self.key()?)).await
+    pub async fn store(&self, config: &Config) -> Result<Store> {
+        let seal = Seal::new(&self.key()?);
+        let Some(url) = &config.store.url else { return Store::open(&self.path, seal).await };
+        let password = match &config.store.password_file {
+            Some(file) => Some(std::fs::read_to_string(file).map_err(failed("read store.password_file", file))?),
+            None => None,
+        };
+        Store::connect(url, password.as_deref().map(|text| text.trim_end_matches('\n')), seal).await
     }
 
     fn key(&self) -> Result<[u8; 32]> {

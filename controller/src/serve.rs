@@ -24,6 +24,9 @@ use crate::directory::StateDirectory;
 use crate::error::{Error, Result, chain};
 use crate::identity::{self, builtin, clouds};
 use crate::operations::{Changes, Nudge, Runner, RunnerContext};
+use crate::reconcile::controllers;
+use crate::store::Store;
+use crate::store::controllers::Controller;
 use crate::{reconcile, register};
 
 /// For what is under way at the end.
@@ -40,7 +43,7 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let _lock = directory.lock()?;
     let controller_id = directory.controller_id()?;
     check_account(&config);
-    let store = directory.store().await?;
+    let store = directory.store(&config).await?;
     let authorities = Arc::new(Authorities::load(&store).await?);
     clouds::ensure_users(&store, &config, directory.path()).await?;
     let api_listener = bind(config.api.listen, "api.listen").await?;
@@ -48,11 +51,14 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
         .map_err(|error| Error::internal(format!("listen on {} (agents.listen)", config.agents.listen), error))?;
 
     let (nudge, changes, shutdown) = (Nudge::default(), Changes::default(), CancellationToken::new());
-    let compute: Arc<dyn Compute> = ProcessDriver::new(ProcessOptions {
-        state_dir: directory.path().to_owned(),
-        config: config.clone(),
-        controller_id: controller_id.clone(),
-    })?;
+    let driver = ProcessDriver::new(ProcessOptions { state_dir: directory.path().to_owned(), config: config.clone() })?;
+    let own = Controller {
+        id: controller_id.clone(),
+        agents_address: config.agents_address(),
+        place: Some(driver.location()?),
+    };
+    join(&store, &own).await?;
+    let compute: Arc<dyn Compute> = driver;
     let hub = Hub::new(store.clone(), authorities.clone(), config.clone(), controller_id.clone(), nudge.clone());
     let agents: Arc<dyn Agents> = hub.clone();
     let context = RunnerContext {
@@ -65,7 +71,8 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
         nudge: nudge.clone(),
         changes: changes.clone(),
     };
-    let app = App { store: store.clone(), agents, compute, config: config.clone(), runner: nudge, changes };
+    let (runner, told) = (nudge.clone(), changes.clone());
+    let app = App { store: store.clone(), agents, compute, config: config.clone(), runner, changes: told };
     let identity = identity::Service::new(store.clone(), config.clone())?;
     let router = api::router(api::ApiState {
         app,
@@ -78,6 +85,8 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
         task("agents", shutdown.clone(), listener::serve(hub, agents_listener, shutdown.clone())),
         endless(&shutdown, Runner::new(context.clone()).run(shutdown.clone())),
         endless(&shutdown, reconcile::run(context, shutdown.clone())),
+        endless(&shutdown, controllers::keep(store.clone(), own, shutdown.clone())),
+        endless(&shutdown, controllers::listen(store.clone(), nudge, changes, shutdown.clone())),
     ];
     tasks.push(serve_api(router, api_listener, &config, shutdown.clone())?);
     let (registrar, registered) = (store.clone(), config.clone());
@@ -92,6 +101,19 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
         let _ = tokio::time::timeout_at(deadline, task).await;
     }
     Ok(())
+}
+
+/// Makes this controller one of those that share the store.
+async fn join(store: &Store, own: &Controller) -> Result<()> {
+    if let Some(place) = &own.place
+        && let Some(other) = store.controller_elsewhere(&own.id, place).await?
+    {
+        return Err(Error::Conflict(format!(
+            "Controller {other} shares this store, and keeps its hosts in another directory or on another machine. With \
+             the process driver every controller runs on one machine: set process.hosts_dir to the same directory for all."
+        )));
+    }
+    store.put_controller(own, controllers::LIFETIME).await
 }
 
 fn logs(config: &Config) -> Result<()> {

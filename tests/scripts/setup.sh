@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(gcc libc6-dev ca-certificates python3-venv util-linux postgresql postgresql-client)
 if [ "${1:-}" = "--tests" ]; then
-    packages+=(openssl shellcheck)
+    packages+=(openssl shellcheck libfaketime)
 fi
 
 as_root() {

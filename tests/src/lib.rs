@@ -5,6 +5,7 @@
 
 mod api;
 mod clients;
+mod database;
 pub mod leftovers;
 mod poll;
 mod postgres;
@@ -12,6 +13,7 @@ mod stack;
 
 pub use api::{Answer, Api, order_body};
 pub use clients::Clients;
+pub use database::Database;
 pub use poll::poll;
 pub use postgres::{connect, rows};
-pub use stack::{Failpoints, Stack, StackOptions, program};
+pub use stack::{Failpoints, Shared, Stack, StackOptions, program};

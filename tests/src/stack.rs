@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::api::Api;
+use crate::database::Database;
 use crate::leftovers;
 use crate::poll::poll;
 
@@ -34,6 +35,35 @@ pub struct StackOptions {
     pub account: Option<String>,
     /// Where the state directory is made; a temporary directory otherwise.
     pub parent: Option<PathBuf>,
+    /// What it shares with other controllers; nothing otherwise.
+    pub shared: Option<Shared>,
+    /// More of the controller's environment.
+    pub environment: Vec<(String, String)>,
+}
+
+/// What controllers of one service share: a database, the key of the secrets in it, and the directory of hosts.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// `postgres://user@host:port/database`.
+    pub url: String,
+    /// A file with the user's password.
+    pub password_file: PathBuf,
+    /// A file of 32 bytes.
+    pub key_file: PathBuf,
+    /// Where hosts are kept.
+    pub hosts: PathBuf,
+}
+
+impl Shared {
+    /// The lines of the configuration.
+    fn config(&self) -> String {
+        format!(
+            "[store]\nurl = \"{}\"\npassword_file = \"{}\"\n[process]\nhosts_dir = \"{}\"\n",
+            self.url,
+            self.password_file.display(),
+            self.hosts.display()
+        )
+    }
 }
 
 /// A controller with its state directory. Dropping it ends everything that it started.
@@ -42,6 +72,8 @@ pub struct Stack {
     address: Ipv4Addr,
     options: StackOptions,
     child: Option<Child>,
+    /// Where `TROVE_TEST_STORE=postgres` asks for it, the server of the store.
+    _database: Option<Database>,
 }
 
 /// A program that was built beside this test.
@@ -80,7 +112,15 @@ impl Stack {
     ///
     /// # Errors
     /// The directory cannot be made.
-    pub fn prepare(options: StackOptions) -> Result<Self> {
+    pub fn prepare(mut options: StackOptions) -> Result<Self> {
+        let asked = std::env::var_os("TROVE_TEST_STORE").is_some_and(|kind| kind == "postgres");
+        let database = if asked && options.shared.is_none() && options.account.is_none() {
+            let database = Database::start()?;
+            options.shared = Some(database.shared());
+            Some(database)
+        } else {
+            None
+        };
         // Best effort: a second call in one process finds it installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = || {
@@ -96,8 +136,11 @@ impl Stack {
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
         // Above the range of instances, and drawn from so many that two tests do not meet.
         let address = Ipv4Addr::new(127, rand::random_range(128..=254), rand::random(), rand::random_range(1..=254));
-        let config =
-            format!("[api]\nlisten = \"{address}:8779\"\n[agents]\nlisten = \"{address}:8778\"\n{}\n", options.config);
+        let shared = options.shared.as_ref().map(Shared::config).unwrap_or_default();
+        let config = format!(
+            "[api]\nlisten = \"{address}:8779\"\n[agents]\nlisten = \"{address}:8778\"\n{shared}{}\n",
+            options.config
+        );
         std::fs::write(directory.path().join("trove.toml"), config)?;
         if let Some(account) = &options.account {
             // The account may not reach the directory that the programs were built in.
@@ -107,7 +150,7 @@ impl Stack {
             let status = Command::new("chown").arg("-R").arg(account).arg(directory.path()).status()?;
             ensure!(status.success(), "give {} to {account}", directory.path().display());
         }
-        Ok(Self { directory, address, options, child: None })
+        Ok(Self { directory, address, options, child: None, _database: database })
     }
 
     /// The state directory.
@@ -142,7 +185,11 @@ impl Stack {
 
     /// The directory of an instance's host.
     pub fn host(&self, instance: &str) -> PathBuf {
-        self.state().join("hosts").join(instance)
+        self.hosts().join(instance)
+    }
+
+    fn hosts(&self) -> PathBuf {
+        self.options.shared.as_ref().map_or_else(|| self.state().join("hosts"), |shared| shared.hosts.clone())
     }
 
     /// Starts the controller and returns when it says that it serves.
@@ -193,6 +240,10 @@ impl Stack {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         for name in ["TROVE_FAILPOINTS", "TROVE_AGENT_FAILPOINTS", "TROVE_AGENT_FAILPOINTS_ONCE", "XDG_RUNTIME_DIR"] {
             command.env_remove(name);
+        }
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(shared) = &self.options.shared {
+            command.env("TROVE_SECRET_KEY_FILE", &shared.key_file);
         }
         if let Some(entries) = &failpoints.controller {
             command.env("TROVE_FAILPOINTS", entries);
@@ -280,6 +331,25 @@ impl Stack {
         self.wait()
     }
 
+    /// Sends the controller a signal.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(self.pid()?, signal)?)
+    }
+
+    /// The API as a cloud of another controller's clouds file, when both share a store.
+    ///
+    /// # Errors
+    /// The login failed.
+    pub async fn login_as_known_to(&self, other: &Self, cloud: &str) -> Result<Api> {
+        let text = std::fs::read_to_string(other.clouds_yaml())?.replace(&other.url(), &self.url());
+        let path = self.directory.path().join("clouds-of-the-other.yaml");
+        std::fs::write(&path, text)?;
+        Api::login(&path, cloud).await
+    }
+
     /// The API as a cloud of the clouds file: `trove` or `trove-admin`.
     ///
     /// # Errors
@@ -307,8 +377,9 @@ impl Stack {
 
     /// Ids of the hosts that there are.
     pub fn instances(&self) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.state().join("hosts")) else { return Vec::new() };
-        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        let Ok(entries) = std::fs::read_dir(self.hosts()) else { return Vec::new() };
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| !name.starts_with('.')).collect()
     }
 
     fn end_everything(&mut self) {

@@ -21,12 +21,14 @@ pub async fn dispatch(verb: Verb) -> Result<()> {
         Verb::Db(DbVerb::Migrate(place)) => {
             let directory = StateDirectory::open(&place.state)?;
             let _lock = directory.lock()?;
-            directory.store().await?;
+            directory.store(&Config::load(place.config.as_deref())?).await?;
             print("The schema is up to date.\n")
         }
         Verb::Datastore(verb) => datastores::dispatch(verb).await,
         Verb::Ca(CaVerb::Show { place, agents }) => {
-            let authorities = Authorities::load(&existing(&place.state)?.store().await?).await?;
+            let authorities =
+                Authorities::load(&existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?)
+                    .await?;
             print(if agents { authorities.agents_pem() } else { authorities.engines_pem() })
         }
         Verb::User(UserVerb::Hash) => {
@@ -37,7 +39,8 @@ pub async fn dispatch(verb: Verb) -> Result<()> {
             print(&(identity::hash_password(&password)? + "\n"))
         }
         Verb::User(UserVerb::List(place)) => {
-            let users = existing(&place.state)?.store().await?.list_users().await?;
+            let users =
+                existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?.list_users().await?;
             let line = |user: &crate::store::identity::User| {
                 format!("{:<20} {:<20} {}\n", user.name, user.project_name, user.roles.join(","))
             };

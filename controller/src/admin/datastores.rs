@@ -1,6 +1,6 @@
 //! Datastores from the command line.
 
-use super::arguments::{DatastoreVerb, existing, print};
+use super::arguments::{DatastoreVerb, Place, existing, print};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::VersionId;
@@ -10,7 +10,9 @@ pub(super) async fn dispatch(verb: DatastoreVerb) -> Result<()> {
     match verb {
         DatastoreVerb::List(place) => {
             let mut text = format!("{:<38} {:<14} {:<8} {:<10} ACTIVE\n", "ID", "DATASTORE", "VERSION", "NUMBER");
-            for datastore in existing(&place.state)?.store().await?.list_datastores().await? {
+            for datastore in
+                existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?.list_datastores().await?
+            {
                 for version in &datastore.versions {
                     let default = if datastore.default_version == Some(version.id) { " (default)" } else { "" };
                     text.push_str(&format!(
@@ -26,17 +28,17 @@ pub(super) async fn dispatch(verb: DatastoreVerb) -> Result<()> {
             print(&text)
         }
         DatastoreVerb::Register(place) => {
-            let store = existing(&place.state)?.store().await?;
+            let store = existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?;
             register::register_installed(&store, &Config::load(place.config.as_deref())?).await
         }
-        DatastoreVerb::Activate { place, version } => set_active(&place.state, &version, true).await,
-        DatastoreVerb::Deactivate { place, version } => set_active(&place.state, &version, false).await,
+        DatastoreVerb::Activate { place, version } => set_active(&place, &version, true).await,
+        DatastoreVerb::Deactivate { place, version } => set_active(&place, &version, false).await,
     }
 }
 
-async fn set_active(state: &std::path::Path, version: &str, active: bool) -> Result<()> {
+async fn set_active(place: &Place, version: &str, active: bool) -> Result<()> {
     let unknown = || Error::NotFound(format!("There is no version {version}. `datastore list` shows their ids."));
     let id: VersionId = version.parse().map_err(|_| unknown())?;
-    let store = existing(state)?.store().await?;
+    let store = existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?;
     if store.set_version_active(id, active).await? { Ok(()) } else { Err(unknown()) }
 }

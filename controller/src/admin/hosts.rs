@@ -14,7 +14,6 @@ pub(super) async fn stop(place: &Place) -> Result<()> {
     let options = ProcessOptions {
         state_dir: directory.path().to_owned(),
         config: Arc::new(Config::load(place.config.as_deref())?),
-        controller_id: directory.controller_id()?,
     };
     ProcessDriver::stop_hosts(&options).await
 }

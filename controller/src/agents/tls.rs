@@ -81,7 +81,7 @@ impl Identity {
 
     /// A certificate, and when the next one is to be made.
     fn make(authorities: &Authorities, provider: &CryptoProvider) -> Result<(Arc<CertifiedKey>, OffsetDateTime)> {
-        let now = OffsetDateTime::now_utc();
+        let now = authorities.now();
         let issued = authorities.issue_controller()?;
         let key = CertifiedKey::from_der(vec![issued.certificate], issued.key, provider)
             .map_err(|error| Error::internal("load this controller's certificate", error))?;
@@ -98,7 +98,7 @@ impl std::fmt::Debug for Identity {
 impl ResolvesServerCert for Identity {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if OffsetDateTime::now_utc() >= current.1 {
+        if self.authorities.now() >= current.1 {
             match Self::make(&self.authorities, &self.provider) {
                 Ok(next) => *current = next,
                 // The old one is good for as long again; the next connection tries anew.

@@ -3,7 +3,6 @@
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 
 use super::ApiState;
 use super::auth::{Administrator, Authorized};
@@ -38,7 +37,7 @@ fn description(task: Task) -> &'static str {
 }
 
 fn management_view(base: &str, project: &ProjectId, instance: &Instance) -> Value {
-    let (status, service) = instance.status(OffsetDateTime::now_utc());
+    let (status, service) = instance.status();
     let mut body = view::detail(&view::Viewer { base, project, admin: true }, instance);
     body["server"] = json!({
         "id": instance.id, "name": instance.name, "status": status, "tenant_id": instance.project, "host": null});

@@ -1,6 +1,5 @@
 //! Instances: what a tenant orders, sees, renames, restarts and deletes.
 
-use time::OffsetDateTime;
 use trove_strategy::Manifest;
 
 use super::sight::{may_see, not_found};
@@ -201,7 +200,7 @@ impl Instance {
     /// Why an action cannot be performed now, in upstream's words.
     pub(super) fn busy(&self) -> Error {
         let id = self.id;
-        let (status, operating_status) = self.status(OffsetDateTime::now_utc());
+        let (status, operating_status) = self.status();
         let reason = match self.task {
             Task::None if operating_status.is_empty() => format!("instance status was {status}"),
             Task::None => format!("instance status was {operating_status}"),

@@ -9,7 +9,6 @@
 
 use std::time::Duration;
 
-use time::OffsetDateTime;
 use trove_proto::v1::ErrorKind;
 use trove_strategy::Manifest;
 
@@ -67,11 +66,10 @@ impl Subject {
     /// 422.
     fn check_ready(&self) -> Result<()> {
         let instance = &self.instance;
-        let now = OffsetDateTime::now_utc();
-        let (status, operating_status) = instance.status(now);
+        let (status, operating_status) = instance.status();
         // A service that waits for a restart answers all the same, though its operating status is empty.
         let task = matches!(instance.task, Task::None | Task::RestartRequired);
-        let silent = instance.heard.is_silent(now, Duration::from_secs(instance.heartbeat_expiry_s));
+        let silent = instance.is_silent();
         if task && instance.host == HostState::Active && instance.service == Service::Healthy && !silent {
             return Ok(());
         }

@@ -44,6 +44,8 @@ impl Config {
         "api",
         "agents",
         "identity",
+        "store",
+        "operations",
         "quota",
         "process",
         "log",
@@ -62,6 +64,16 @@ impl Config {
                  api.tls_by_proxy = true when a proxy in front speaks TLS.",
                 api.listen
             ));
+        }
+        if self.operations.lease.as_secs() == 0 {
+            return refuse("operations.lease must be at least a second.".to_owned());
+        }
+        if self.store.url.is_none() && self.store.password_file.is_some() {
+            return refuse("store.password_file is the password for store.url, which is not set.".to_owned());
+        }
+        let with_password = |url: &String| url::Url::parse(url).is_ok_and(|url| url.password().is_some());
+        if self.store.url.as_ref().is_some_and(with_password) {
+            return refuse("store.url has a password in it: put that into a file, store.password_file.".to_owned());
         }
         let agents = &self.agents;
         for (name, duration) in [
@@ -123,6 +135,8 @@ mod tests {
             ("[agents]\nprobe_interval = \"0s\"", "probe_interval"),
             ("[process]\naddress_range = \"10.0.0.0/8\"", "address_range"),
             ("flavors = []", "flavors"),
+            ("[store]\nurl = \"postgres://a:secret@h/d\"", "store.password_file"),
+            ("[operations]\nlease = \"0s\"", "operations.lease"),
         ] {
             let error = with(text).unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");

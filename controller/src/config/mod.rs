@@ -29,6 +29,10 @@ pub struct Config {
     pub agents: AgentsSection,
     /// Who may ask.
     pub identity: Identity,
+    /// The store.
+    pub store: Store,
+    /// Operations.
+    pub operations: Operations,
     /// What a project may have.
     pub quota: Quota,
     /// The sizes that local drivers offer.
@@ -106,6 +110,25 @@ pub struct User {
     pub roles: Vec<String>,
 }
 
+/// Where the state is kept.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// `postgres://user@host:port/database`, without a password; `None` is SQLite in the state directory.
+    pub url: Option<String>,
+    /// A file with the password of that user.
+    pub password_file: Option<PathBuf>,
+}
+
+/// How operations are done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Operations {
+    /// How long a controller that says nothing keeps an operation.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+}
+
 /// What a project may have; -1 is unlimited.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -130,6 +153,8 @@ pub struct Process {
     pub engine_account: String,
     /// Short directory for sockets. Unset: `/run/trove-rs` for root, else under `XDG_RUNTIME_DIR` or `/tmp`.
     pub runtime_dir: Option<PathBuf>,
+    /// Where hosts are kept; `None` is `hosts` in the state directory. Controllers of one machine share it.
+    pub hosts_dir: Option<PathBuf>,
     /// The agent program. Unset: `trove-agent` beside the controller's own program.
     pub agent_program: Option<PathBuf>,
     /// As an ordinary user: allows root-enable, which hands out a shell as that user.
@@ -156,6 +181,8 @@ impl Default for Config {
             api: Api::default(),
             agents: AgentsSection::default(),
             identity: Identity::default(),
+            store: Store::default(),
+            operations: Operations::default(),
             quota: Quota::default(),
             flavors: vec![flavor("1", 512, 1), flavor("2", 1024, 1), flavor("3", 2048, 2), flavor("4", 4096, 2)],
             process: Process::default(),
@@ -200,6 +227,12 @@ impl Default for Identity {
     }
 }
 
+impl Default for Operations {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(30) }
+    }
+}
+
 impl Default for Quota {
     fn default() -> Self {
         Self {
@@ -217,6 +250,7 @@ impl Default for Process {
             address_range: "127.64.0.0/10".to_owned(),
             engine_account: "trove".to_owned(),
             runtime_dir: None,
+            hosts_dir: None,
             agent_program: None,
             allow_root: false,
         }

@@ -54,10 +54,15 @@ pub async fn ensure_users(store: &Store, config: &Config, state: &Path) -> Resul
         return Ok(());
     }
     let text = match std::fs::read_to_string(&path) {
+        // Their passwords are in the file of the controller that made them, and stay good.
+        Err(_) if store.is_shared() && !known.is_empty() => return Ok(()),
         Ok(text) if FIRST.iter().all(|(_, name, _)| known.iter().any(|user| user.name == *name)) => {
             moved(&text, &config.public_url(), &config.region)
         }
-        _ => first(store, config).await?,
+        _ => match first(store, config).await? {
+            Some(text) => text,
+            None => return Ok(()),
+        },
     };
     write(&path, &text)
 }
@@ -67,7 +72,7 @@ fn project_id(name: &str) -> String {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).simple().to_string()
 }
 
-async fn first(store: &Store, config: &Config) -> Result<String> {
+async fn first(store: &Store, config: &Config) -> Result<Option<String>> {
     let mut text =
         String::from("# Made by trove-controller at its first start. Whoever can read it can log in.\nclouds:\n");
     for (cloud, name, role) in FIRST {
@@ -78,7 +83,14 @@ async fn first(store: &Store, config: &Config) -> Result<String> {
         let roles = vec![role.to_owned()];
         let (project_id, project_name) = (project_id(name), name.to_owned());
         let user = User { id: hex_id(), name: name.to_owned(), password_hash, project_id, project_name, roles };
-        store.put_user(&user).await?;
+        if store.is_shared() {
+            if !store.insert_user(&user).await? {
+                // Another controller makes them at this very moment, and has their passwords.
+                return Ok(None);
+            }
+        } else {
+            store.put_user(&user).await?;
+        }
         text.push_str(&format!(
             "  {cloud}:\n    auth:\n      auth_url: {}/identity/v3\n      username: {name}\n      password: {}\n      \
              project_name: {name}\n      user_domain_name: Default\n      project_domain_name: Default\n    \
@@ -88,7 +100,7 @@ async fn first(store: &Store, config: &Config) -> Result<String> {
             config.region,
         ));
     }
-    Ok(text)
+    Ok(Some(text))
 }
 
 /// The file with the present address and region; everything else stays.

@@ -115,13 +115,19 @@ pub struct Instance {
     /// The agents' expiry after which a silent agent counts as an error, seconds; the use cases fill it in from the
     /// configuration.
     pub heartbeat_expiry_s: u64,
+    /// When it was read, by the store's clock.
+    pub read: OffsetDateTime,
 }
 
 impl Instance {
-    /// `status` and `operating_status` of the API at this time.
-    pub fn status(&self, now: OffsetDateTime) -> (&'static str, &'static str) {
-        let silent = self.heard.is_silent(now, Duration::from_secs(self.heartbeat_expiry_s));
-        state::status(self.task, self.service, self.host, silent)
+    /// `status` and `operating_status` of the API.
+    pub fn status(&self) -> (&'static str, &'static str) {
+        state::status(self.task, self.service, self.host, self.is_silent())
+    }
+
+    /// Whether its agent has not been heard for too long.
+    pub fn is_silent(&self) -> bool {
+        self.heard.is_silent(self.read, Duration::from_secs(self.heartbeat_expiry_s))
     }
 }
 

@@ -25,6 +25,7 @@ use crate::compute::HostSpec;
 use crate::error::{Error, Result};
 use crate::state::{HostState, Task};
 use crate::store::assignments::Specification;
+use crate::store::controllers::GRACE;
 use crate::store::sql::Connection;
 
 /// How many addresses are tried when others were faster.
@@ -110,7 +111,7 @@ async fn issue_certificate(work: &Work, _state: &mut Params) -> StepResult {
     let address = facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?;
     let context = &work.context;
     let certificate = context.authorities.issue_engine(work.instance, &[address])?;
-    let specification = Specification::of(&context.config);
+    let specification = Specification::of(&context.config, context.store.agents_addresses(GRACE).await?);
     let mut tx = work.begin().await?;
     context.store.insert_assignment(&mut tx, work.instance, &specification, &certificate).await?;
     work.commit(tx).await
@@ -135,7 +136,7 @@ async fn boot_host(work: &Work, _state: &mut Params) -> StepResult {
         size: facts.size,
         address: facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?,
         port: facts.port,
-        controllers: vec![context.config.agents_address()],
+        controllers: context.store.agents_addresses(GRACE).await?,
         authority_pem: context.authorities.agents_pem().to_owned(),
         token,
     };

@@ -43,7 +43,9 @@ pub struct Runner {
 impl Runner {
     /// With the operations that this program knows.
     pub fn new(context: RunnerContext) -> Self {
-        Self::with(context, super::registry(), Timing::default(), Points::default())
+        let lease = context.config.operations.lease;
+        let timing = Timing { lease, renew: lease / 3, ..Timing::default() };
+        Self::with(context, super::registry(), timing, Points::default())
     }
 
     pub(super) fn with(

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use time::OffsetDateTime;
 use trove_proto::v1;
 
 use crate::error::{Error, Result, chain};
 use crate::operations::RunnerContext;
 use crate::store::assignments::{AssignmentStatus, Specification};
+use crate::store::controllers::GRACE;
 
 /// A certificate that has less than this left is replaced.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -22,7 +22,7 @@ const AT_ONCE: usize = 16;
 /// Internal: the assignments could not be listed. What goes wrong with one of them is logged.
 pub async fn reconcile(context: &RunnerContext) -> Result<()> {
     let assignments = context.store.list_settled_assignments().await?;
-    let wanted = Specification::of(&context.config);
+    let wanted = Specification::of(&context.config, context.store.agents_addresses(GRACE).await?);
     futures::stream::iter(assignments)
         .for_each_concurrent(AT_ONCE, |status| {
             let wanted = &wanted;
@@ -38,7 +38,7 @@ pub async fn reconcile(context: &RunnerContext) -> Result<()> {
 }
 
 async fn settle(context: &RunnerContext, wanted: &Specification, status: AssignmentStatus) -> Result<()> {
-    let expires = status.not_after - RENEW_BEFORE < OffsetDateTime::now_utc();
+    let expires = status.not_after - RENEW_BEFORE < context.store.now();
     // Values that a tenant chose are not the configuration's.
     let wanted = Specification { parameters: status.specification.parameters.clone(), ..wanted.clone() };
     let changed = wanted != status.specification;

@@ -10,6 +10,7 @@ use crate::error::chain;
 use crate::operations::RunnerContext;
 
 pub mod assignments;
+pub mod controllers;
 pub mod hosts;
 
 /// How often the drivers are asked and everything is compared; a nudge compares only what is stored.

@@ -110,7 +110,7 @@ async fn a_certificate_is_replaced_before_it_expires() {
         authority_pem: first.authority_pem.clone(),
         not_after: time::OffsetDateTime::now_utc() + Duration::from_secs(3600),
     };
-    let wanted = Specification::of(&stage.context.config);
+    let wanted = Specification::of(&stage.context.config, vec!["127.0.0.1:1".to_owned()]);
     let mut tx = store.begin().await.unwrap();
     assert!(store.replace_assignment(&mut tx, stage.instance, 1, &wanted, Some(&soon)).await.unwrap());
     tx.commit().await.unwrap();

@@ -29,12 +29,12 @@ pub struct Specification {
 }
 
 impl Specification {
-    /// What the configuration asks for.
-    pub fn of(config: &Config) -> Self {
+    /// What the configuration asks for, and where the controllers are.
+    pub fn of(config: &Config, controllers: Vec<String>) -> Self {
         // Less than a second is no interval that the contract knows.
         let seconds = |time: std::time::Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1);
         Self {
-            controllers: vec![config.agents_address()],
+            controllers,
             heartbeat_interval_s: seconds(config.agents.heartbeat_interval),
             probe_interval_s: seconds(config.agents.probe_interval),
             parameters: BTreeMap::new(),

@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use std::time::Duration;
+
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use trove_strategy::{Client, Identity, Installation, Manifest, NameRules, UserTraits};
 
 use super::Store;
+use super::controllers::Controller;
 use super::datastores::Registration;
 use super::instances::NewRow;
 use super::sql::query;
@@ -22,11 +25,11 @@ pub(crate) struct Fixture {
     _directory: TempDir,
 }
 
-/// The store of a directory: on SQLite in it, or, where `TROVE_TEST_STORE` is the URL of a PostgreSQL that is there for
+/// The store of a directory: on SQLite in it, or, where `TROVE_TEST_STORE_URL` is the URL of a PostgreSQL that is there for
 /// tests alone, in a database of that server that is named after it.
 pub(crate) async fn open(directory: &Path, key: u8) -> Store {
     let seal = Seal::new(&[key; 32]);
-    let Ok(server) = std::env::var("TROVE_TEST_STORE") else { return Store::open(directory, seal).await.unwrap() };
+    let Ok(server) = std::env::var("TROVE_TEST_STORE_URL") else { return Store::open(directory, seal).await.unwrap() };
     let name: String = Sha256::digest(directory.as_os_str().as_encoded_bytes())
         .iter()
         .take(12)
@@ -50,6 +53,10 @@ impl Store {
 pub(crate) async fn fixture() -> Fixture {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path(), 7).await;
+    for id in ["one", "two", "here", "there", "c"] {
+        let controller = Controller { id: id.to_owned(), agents_address: "127.0.0.1:8778".to_owned(), place: None };
+        store.put_controller(&controller, Duration::from_secs(3600)).await.unwrap();
+    }
     let version = register(&store, &manifest()).await;
     Fixture { store, version, _directory: directory }
 }

@@ -99,6 +99,28 @@ impl Store {
         tx.commit().await.map_err(failed("write a user"))
     }
 
+    /// Makes a user unless there is one of this name; whether it was made.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn insert_user(&self, user: &User) -> Result<bool> {
+        let roles = serde_json::to_string(&user.roles).map_err(|error| Error::internal("write roles", error))?;
+        let done = query(
+            "insert into identity_user (id, name, password_hash, project_id, project_name, roles) \
+             values ($1, $2, $3, $4, $5, $6) on conflict (name) do nothing",
+        )
+        .bind(&user.id)
+        .bind(&user.name)
+        .bind(&user.password_hash)
+        .bind(&user.project_id)
+        .bind(&user.project_name)
+        .bind(roles)
+        .execute(&self.write)
+        .await
+        .map_err(failed("write a user"))?;
+        Ok(done.rows_affected() == 1)
+    }
+
     /// Removes a user with its tokens.
     ///
     /// # Errors

@@ -18,13 +18,15 @@ use crate::model::{Access, Fault, Flavor, Instance, Nic};
 use crate::state::{Heard, HostState, Service, Task};
 use crate::store::sql::{Column, Connection, Row, query};
 
-/// Columns and joins of an [`Instance`]; `service` is `new` until an agent said otherwise.
+/// Columns and joins of an [`Instance`] at the time `$1`; `service` is `new` until an agent said otherwise.
 const SELECT: &str = "select i.id, i.project_id, i.name, i.flavor_id, i.flavor_name, i.ram_mib, i.vcpus, i.volume_gib, i.version_id, i.region, i.address, i.port, \
      i.access, i.nics, i.task, i.host, i.fault_message, i.fault_details, i.fault_created, i.root_enabled_at, i.root_enabled_by, i.created, i.updated, i.deleted, \
      v.name as version_name, v.number as version_number, d.id as datastore_id, \
      d.name as datastore_name, a.service, a.service_updated, a.volume_used_bytes, \
-     (select count(*) from agent_link l where l.instance_id = i.id and l.lost_at is null) as links, \
-     (select max(l.lost_at) from agent_link l where l.instance_id = i.id) as last_lost";
+     (select count(*) from agent_link l join controller c on c.id = l.controller_id \
+     where l.instance_id = i.id and l.lost_at is null and c.seen_until > $1) as links, \
+     (select max(coalesce(l.lost_at, c.seen_until)) from agent_link l join controller c on c.id = l.controller_id \
+     where l.instance_id = i.id) as last_lost";
 const FROM: &str = " from instance i join datastore_version v on v.id = i.version_id \
      join datastore d on d.id = v.datastore_id left join agent a on a.instance_id = i.id";
 
@@ -93,9 +95,11 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn get_instance(&self, id: InstanceId) -> Result<Option<Instance>> {
-        let sql = AssertSqlSafe(format!("{SELECT}{FROM} where i.id = $1"));
-        let row = query(sql).bind(id.to_string()).fetch_optional(&self.read).await.map_err(failed("read", id))?;
-        row.map(|row| instance(&row)).transpose()
+        let now = self.now_micros();
+        let sql = AssertSqlSafe(format!("{SELECT}{FROM} where i.id = $2"));
+        let row =
+            query(sql).bind(now).bind(id.to_string()).fetch_optional(&self.read).await.map_err(failed("read", id))?;
+        row.map(|row| instance(&row, now)).transpose()
     }
 
     /// An instance that is not deleted, with the manifest of its version.
@@ -103,9 +107,11 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn get_instance_with_manifest(&self, id: InstanceId) -> Result<Option<(Instance, Manifest)>> {
-        let sql = AssertSqlSafe(format!("{SELECT}, v.manifest{FROM} where i.id = $1 and i.deleted is null"));
-        let row = query(sql).bind(id.to_string()).fetch_optional(&self.read).await.map_err(failed("read", id))?;
-        row.map(|row| Ok((instance(&row)?, json(&row, "manifest")?))).transpose()
+        let now = self.now_micros();
+        let sql = AssertSqlSafe(format!("{SELECT}, v.manifest{FROM} where i.id = $2 and i.deleted is null"));
+        let row =
+            query(sql).bind(now).bind(id.to_string()).fetch_optional(&self.read).await.map_err(failed("read", id))?;
+        row.map(|row| Ok((instance(&row, now)?, json(&row, "manifest")?))).transpose()
     }
 
     /// At most `limit` of a project's instances that are not deleted, by id, after `marker`.
@@ -113,17 +119,19 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn list_instances(&self, project: &ProjectId, marker: Option<&str>, limit: u32) -> Result<Vec<Instance>> {
+        let now = self.now_micros();
         let sql = AssertSqlSafe(format!(
-            "{SELECT}{FROM} where i.project_id = $1 and i.deleted is null and i.id > $2 order by i.id limit $3"
+            "{SELECT}{FROM} where i.project_id = $2 and i.deleted is null and i.id > $3 order by i.id limit $4"
         ));
         let rows = query(sql)
+            .bind(now)
             .bind(&project.0)
             .bind(marker.unwrap_or_default())
             .bind(i64::from(limit))
             .fetch_all(&self.read)
             .await
             .map_err(|error| Error::internal("list the instances of a project", error))?;
-        rows.iter().map(instance).collect()
+        rows.iter().map(|row| instance(row, now)).collect()
     }
 
     /// At most `limit` instances of all projects after the first `offset`, by last change descending.
@@ -131,12 +139,14 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn list_all_instances(&self, filter: Filter<'_>, offset: u64, limit: u32) -> Result<Vec<Instance>> {
+        let now = self.now_micros();
         let sql = AssertSqlSafe(format!(
-            "{SELECT}{FROM} where ($1 is null or i.project_id = $1) \
-             and ($2 is null or (i.deleted is not null) = $2) \
-             order by i.updated desc, i.id desc limit $3 offset $4"
+            "{SELECT}{FROM} where ($2 is null or i.project_id = $2) \
+             and ($3 is null or (i.deleted is not null) = $3) \
+             order by i.updated desc, i.id desc limit $4 offset $5"
         ));
         let rows = query(sql)
+            .bind(now)
             .bind(filter.project.map(|project| project.0.as_str()))
             .bind(filter.deleted)
             .bind(i64::from(limit))
@@ -144,7 +154,7 @@ impl Store {
             .fetch_all(&self.read)
             .await
             .map_err(|error| Error::internal("list all instances", error))?;
-        rows.iter().map(instance).collect()
+        rows.iter().map(|row| instance(row, now)).collect()
     }
 
     /// What is needed to make its host; `None` once it is deleted.
@@ -451,7 +461,8 @@ fn host_facts(row: &Row, id: InstanceId) -> Result<HostFacts> {
     })
 }
 
-fn instance(row: &Row) -> Result<Instance> {
+/// One as it was at `now`.
+fn instance(row: &Row, now: i64) -> Result<Instance> {
     let created = time(row, "created")?;
     let access: Option<String> = column(row, "access")?;
     let access = access.map(|text| serde_json::from_str(&text)).transpose();
@@ -484,6 +495,7 @@ fn instance(row: &Row) -> Result<Instance> {
         deleted: column::<Option<i64>>(row, "deleted")?.map(from_micros),
         root_enabled: root_enabled(row)?,
         heartbeat_expiry_s: 0,
+        read: from_micros(now),
     })
 }
 

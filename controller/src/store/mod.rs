@@ -26,6 +26,7 @@ pub mod agents;
 pub mod assignments;
 pub mod authorities;
 mod clock;
+pub mod controllers;
 pub mod datastores;
 #[cfg(test)]
 pub(crate) mod harness;
@@ -71,6 +72,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "agents", include_str!("migrations/0002_agents.sql")),
     (3, "identity", include_str!("migrations/0003_identity.sql")),
     (4, "operations", include_str!("migrations/0004_operations.sql")),
+    (5, "controllers", include_str!("migrations/0005_controllers.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -1,7 +1,8 @@
 //! Named points at which a test makes the process die or a step fail. Compiled to nothing without the feature
 //! `failpoints`.
 //!
-//! `TROVE_FAILPOINTS` holds `name=kill` or `name=fail` entries, separated by commas. With `TROVE_FAILPOINTS_ONCE` set to
+//! `TROVE_FAILPOINTS` holds `name=kill`, `name=stop` or `name=fail` entries, separated by commas: the process
+//! is killed, or stops until it is told to go on (SIGCONT), or the step fails. With `TROVE_FAILPOINTS_ONCE` set to
 //! a directory each of them fires once, however often the process is started again: the first to make the file of that
 //! name there fires.
 
@@ -35,6 +36,11 @@ pub fn pass(name: &str) -> Result<(), Injected> {
         loop {
             std::thread::park();
         }
+    }
+    if action == "stop" {
+        // Every thread stops, as with a machine that is suspended; whoever continues it finds it behind this point.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGSTOP);
+        return Ok(());
     }
     Err(Injected(name.to_owned()))
 }

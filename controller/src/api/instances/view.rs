@@ -1,7 +1,6 @@
 //! An instance as the API shows it.
 
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 
 use crate::api::links::{links, time};
 use crate::app::instances::Instance;
@@ -19,7 +18,7 @@ pub(in crate::api) struct Viewer<'a> {
 
 /// The view of lists.
 pub(in crate::api) fn summary(viewer: &Viewer<'_>, instance: &Instance) -> Value {
-    let (status, operating_status) = instance.status(OffsetDateTime::now_utc());
+    let (status, operating_status) = instance.status();
     let flavor = &instance.flavor.id;
     let mut view = json!({
         "id": instance.id, "name": instance.name, "status": status, "operating_status": operating_status,

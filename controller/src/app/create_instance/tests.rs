@@ -28,7 +28,7 @@ async fn an_order_writes_the_instance_its_use_and_its_operation() {
     let nudged = world.app.runner.subscribe();
     let (instance, root, accepted) = create(&world, order.clone()).await.unwrap();
 
-    assert_eq!(instance.status(instance.created), ("BUILD", ""));
+    assert_eq!(instance.status(), ("BUILD", ""));
     assert_eq!((instance.task, instance.host), (Task::Building, HostState::Building));
     assert_eq!((instance.nics, instance.access), (order.nics, order.access));
     assert_eq!(instance.region, "RegionOne");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use nix::fcntl::{Flock, FlockArg};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -81,6 +82,20 @@ fn failed(attempt: &str, path: &Path) -> impl FnOnce(std::io::Error) -> ComputeE
 }
 
 /// What the driver itself reads of that.
+/// How long another controller may be about to start or remove an agent.
+const LOCK_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// What became of a start.
+#[derive(Debug)]
+pub(super) enum Started {
+    /// It was started.
+    Now(Child),
+    /// It runs already, perhaps started by another controller.
+    Before,
+    /// There is no such host: its removal has begun.
+    Gone,
+}
+
 #[derive(Deserialize)]
 struct Limits {
     memory_mib: u64,
@@ -134,7 +149,8 @@ impl Place {
     }
 
     /// Begins the removal: from now on no agent is started for it, whenever this process is killed.
-    pub(super) fn begin_removal(&self, instance: InstanceId) -> Result<(), ComputeError> {
+    pub(super) async fn begin_removal(&self, instance: InstanceId) -> Result<(), ComputeError> {
+        let _alone = self.alone().await?;
         let file = self.config_file(instance);
         match fs::remove_file(&file) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", &file)(error)),
@@ -247,8 +263,36 @@ impl Place {
         }
     }
 
+    /// Keeps the controllers that share these hosts from starting or removing agents at the same time.
+    async fn alone(&self) -> Result<Flock<File>, ComputeError> {
+        let path = self.hosts.join(".lock");
+        let shown = path.display().to_string();
+        let locked = tokio::task::spawn_blocking(move || {
+            let file = File::options().create(true).append(true).mode(0o600).open(&path)?;
+            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| std::io::Error::from(error))
+        });
+        match tokio::time::timeout(LOCK_WAIT, locked).await {
+            Ok(Ok(Ok(lock))) => Ok(lock),
+            Ok(Ok(Err(error))) => Err(ComputeError::Transient(format!("lock {shown}: {error}"))),
+            Ok(Err(error)) => Err(ComputeError::Transient(format!("lock {shown}: {error}"))),
+            Err(_) => Err(ComputeError::Transient(format!("lock {shown}: another controller has it for long"))),
+        }
+    }
+
+    /// Starts the host's agent unless it runs.
+    pub(super) async fn ensure_agent(&self, instance: InstanceId) -> Result<Started, ComputeError> {
+        let _alone = self.alone().await?;
+        if !self.is_whole(instance) {
+            return Ok(Started::Gone);
+        }
+        if self.find_agent(instance).is_some() {
+            return Ok(Started::Before);
+        }
+        self.start_agent(instance).map(Started::Now)
+    }
+
     /// Starts the agent in a session of its own, so that it outlives this process.
-    pub(super) fn start_agent(&self, instance: InstanceId) -> Result<Child, ComputeError> {
+    fn start_agent(&self, instance: InstanceId) -> Result<Child, ComputeError> {
         let directory = self.directory(instance);
         self.make_volatile(instance)?;
         let log = directory.join("log/agent.log");

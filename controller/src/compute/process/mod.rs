@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::state::HostState;
-use host::Place;
+use host::{Place, Started};
 
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(30);
@@ -42,8 +42,6 @@ pub struct ProcessOptions {
     pub state_dir: PathBuf,
     /// The effective configuration.
     pub config: Arc<Config>,
-    /// The controller's name.
-    pub controller_id: String,
 }
 
 /// The driver.
@@ -95,6 +93,18 @@ impl ProcessDriver {
         Ok(())
     }
 
+    /// Names the directory of hosts on this boot of this machine: controllers that share it see the same hosts.
+    ///
+    /// # Errors
+    /// Internal.
+    pub fn location(&self) -> Result<String> {
+        let boot = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot = std::fs::read_to_string(boot).map_err(|error| Error::internal("read the boot id", error))?;
+        let facts = std::fs::metadata(&self.place.hosts);
+        let facts = facts.map_err(|error| Error::internal("look at the directory of hosts", error))?;
+        Ok(format!("{}/{}/{}", boot.trim(), facts.dev(), facts.ino()))
+    }
+
     fn turn(&self, instance: InstanceId) -> Arc<tokio::sync::Mutex<()>> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(instance).or_default().clone()
     }
@@ -134,9 +144,12 @@ async fn keep_agent(
     let mut delay = FIRST_DELAY;
     loop {
         let begun = std::time::Instant::now();
-        if child.is_none() && place.find_agent(instance).is_none() {
-            match place.start_agent(instance) {
-                Ok(started) => child = Some(started),
+        if child.is_none() {
+            match place.ensure_agent(instance).await {
+                Ok(Started::Now(started)) => child = Some(started),
+                Ok(Started::Before) => {}
+                // Another controller has removed it.
+                Ok(Started::Gone) => return,
                 Err(error) => tracing::error!(%instance, "the agent cannot be started: {error}"),
             }
         }
@@ -190,9 +203,10 @@ fn place(options: &ProcessOptions) -> Result<Place> {
     let permissions = std::fs::Permissions::from_mode(mode);
     let closed = std::fs::set_permissions(&runtime, permissions);
     closed.map_err(|error| Error::internal(format!("close {}", runtime.display()), error))?;
-    let hosts = options.state_dir.join("hosts");
+    let hosts = process.hosts_dir.clone().unwrap_or_else(|| options.state_dir.join("hosts"));
     make(&hosts, 0o711)?;
-    let cgroups = if root { cgroup::Cgroups::find(&host::key(&options.state_dir)) } else { Err("not root".to_owned()) };
+    let key = host::key(process.hosts_dir.as_ref().unwrap_or(&options.state_dir));
+    let cgroups = if root { cgroup::Cgroups::find(&key) } else { Err("not root".to_owned()) };
     if let (true, Err(reason)) = (root, &cgroups) {
         tracing::warn!("hosts have no limits of memory: {reason}");
     }
@@ -218,8 +232,11 @@ impl Compute for ProcessDriver {
         self.place.write(spec)?;
         // One starts at a time: the watcher may be about to.
         self.unwatch(spec.instance).await;
-        let running = self.place.find_agent(spec.instance).is_some();
-        let child = if running { None } else { Some(self.place.start_agent(spec.instance)?) };
+        let child = match self.place.ensure_agent(spec.instance).await? {
+            Started::Now(child) => Some(child),
+            Started::Before => None,
+            Started::Gone => return Err(ComputeError::Transient("the host was removed meanwhile".to_owned())),
+        };
         self.watch(spec.instance, child);
         Ok(())
     }
@@ -228,7 +245,7 @@ impl Compute for ProcessDriver {
         let turn = self.turn(instance);
         let turned = turn.lock().await;
         self.unwatch(instance).await;
-        self.place.begin_removal(instance)?;
+        self.place.begin_removal(instance).await?;
         let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
         self.place.kill_all(instance).await.map_err(transient)?;
         self.place.remove(instance).await?;
@@ -240,6 +257,10 @@ impl Compute for ProcessDriver {
     async fn describe(&self, instance: InstanceId) -> std::result::Result<HostState, ComputeError> {
         if !self.place.directory(instance).exists() {
             return Ok(HostState::Absent);
+        }
+        if self.place.is_whole(instance) {
+            // Another controller may have made it.
+            self.watch(instance, None);
         }
         let alive = self.is_watched(instance) && self.place.find_agent(instance).is_some();
         Ok(if alive { HostState::Active } else { HostState::Dead })

@@ -46,11 +46,7 @@ impl World {
         config.process.agent_program = Some(directory.join("agent"));
         // Nothing of these hosts runs as the engines' account, but it is looked up.
         config.process.engine_account = "nobody".to_owned();
-        let options = ProcessOptions {
-            state_dir: directory.join("state"),
-            config: Arc::new(config),
-            controller_id: "here".to_owned(),
-        };
+        let options = ProcessOptions { state_dir: directory.join("state"), config: Arc::new(config) };
         let mut place = place(&options).unwrap();
         if !with_cgroups {
             place.cgroups = None;
@@ -226,7 +222,7 @@ async fn a_half_removed_host_is_listed_gets_no_agent_and_can_be_removed() {
     world.driver.ensure_host(&World::spec(instance)).await.unwrap();
     let agent = world.agent(instance, 1).await;
     // The controller is killed when the removal has begun.
-    world.driver.place.begin_removal(instance).unwrap();
+    world.driver.place.begin_removal(instance).await.unwrap();
     kill(agent);
     world.restart().await;
     assert_eq!(world.driver.list().await.unwrap(), [instance]);

@@ -178,13 +178,13 @@ async fn what_the_agent_said_is_joined() {
     run("insert into agent (instance_id, service, service_detail, service_updated, engine_version, \
          volume_used_bytes, assignment_generation) values ($1, 'healthy', '', 5000000, '15.18', 77, 1)")
     .await;
-    run("insert into agent_link (instance_id, controller_id, connected_at, lost_at) values ($1, 'a', 1, 7000000)")
+    run("insert into agent_link (instance_id, controller_id, connected_at, lost_at) values ($1, 'one', 1, 7000000)")
         .await;
     let instance = shown(&fixture, id).await;
     assert_eq!((instance.service, instance.volume_used_bytes), (Service::Healthy, Some(77)));
     assert_eq!(instance.service_updated.unix_timestamp(), 5);
     assert_eq!(instance.heard, Heard::Last(from_micros(7_000_000)));
-    run("insert into agent_link (instance_id, controller_id, connected_at, lost_at) values ($1, 'b', 1, null)").await;
+    run("insert into agent_link (instance_id, controller_id, connected_at, lost_at) values ($1, 'two', 1, null)").await;
     assert_eq!(shown(&fixture, id).await.heard, Heard::Now);
     assert_eq!(fixture.store.list_instances(&project("demo"), None, 9).await.unwrap().len(), 1, "a link adds no row");
 }

@@ -1,0 +1,115 @@
+//! A PostgreSQL server for the store of controllers, in a directory and on an address of its own.
+
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use nix::unistd::User;
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls};
+
+use crate::Shared;
+
+/// Where Debian's packages put the server's programs.
+const BINDIR: &str = "/usr/lib/postgresql/15/bin";
+/// Who runs the server; it refuses root.
+const ACCOUNT: &str = "trove";
+const PASSWORD: &str = "store-secret";
+
+/// The server. Dropping it ends it.
+pub struct Database {
+    directory: TempDir,
+    address: Ipv4Addr,
+}
+
+fn as_account(program: &str) -> Result<Command> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(Command::new(format!("{BINDIR}/{program}")));
+    }
+    let user = User::from_name(ACCOUNT)?.with_context(|| format!("the account {ACCOUNT}; make setup makes it"))?;
+    let mut command = Command::new("setpriv");
+    command.args([&format!("--reuid={}", user.uid), &format!("--regid={}", user.gid), "--clear-groups", "--"]);
+    command.arg(format!("{BINDIR}/{program}"));
+    Ok(command)
+}
+
+impl Database {
+    /// A server that answers.
+    ///
+    /// # Errors
+    /// It could not be made or started.
+    pub fn start() -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("trove-store-").tempdir()?;
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
+        let address = Ipv4Addr::new(127, rand::random_range(1..=60), rand::random(), rand::random_range(1..=254));
+        let database = Self { directory, address };
+        std::fs::write(database.password_file(), PASSWORD)?;
+        let key: [u8; 32] = rand::random();
+        std::fs::write(database.path().join("secret.key"), key)?;
+        let own = database.path().join("server");
+        std::fs::create_dir(&own)?;
+        if nix::unistd::geteuid().is_root() {
+            let user = User::from_name(ACCOUNT)?.context("the account")?;
+            nix::unistd::chown(&own, Some(user.uid), Some(user.gid))?;
+        }
+        let data = database.data();
+        let mut initdb = as_account("initdb")?;
+        initdb.arg("-D").arg(&data).args(["-U", "store", "--auth=scram-sha-256", "--no-sync"]);
+        initdb.arg(format!("--pwfile={}", database.password_file().display()));
+        let made = initdb.stdout(Stdio::null()).output()?;
+        ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let options =
+            format!("-c listen_addresses={address} -c unix_socket_directories= -c fsync=off -c max_connections=200");
+        let mut start = as_account("pg_ctl")?;
+        start.args(["start", "-w", "-D"]).arg(&data).args(["-o", &options, "-l"]).arg(own.join("log"));
+        let started = start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        ensure!(started.success(), "pg_ctl start: {}", std::fs::read_to_string(own.join("log"))?);
+        Ok(database)
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn data(&self) -> PathBuf {
+        self.path().join("server/data")
+    }
+
+    fn password_file(&self) -> PathBuf {
+        self.path().join("password")
+    }
+
+    /// What controllers on it share.
+    pub fn shared(&self) -> Shared {
+        Shared {
+            url: format!("postgres://store@{}/postgres", self.address),
+            password_file: self.password_file(),
+            key_file: self.path().join("secret.key"),
+            hosts: self.path().join("hosts"),
+        }
+    }
+
+    /// A session in the store's database.
+    ///
+    /// # Errors
+    /// The server refused.
+    pub async fn connect(&self) -> Result<Client> {
+        let mut config = tokio_postgres::Config::new();
+        config.host(self.address.to_string()).user("store").password(PASSWORD).dbname("postgres");
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if let Ok(mut stop) = as_account("pg_ctl") {
+            stop.args(["stop", "-m", "immediate", "-D"]).arg(self.data());
+            // A failure leaves a process that the next look for leftovers shows; there is nothing else to do with it.
+            let _ = stop.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
+    }
+}
