@@ -33,6 +33,14 @@ pub enum Error {
     /// 422 `unprocessableEntity`.
     #[error("{0}")]
     Unprocessable(String),
+    /// 503 `serviceUnavailable`: something that is needed is not there, or too much is asked at once.
+    #[error("{message}")]
+    Unavailable {
+        /// The sentence.
+        message: String,
+        /// Seconds after which it may work.
+        retry_after_s: u64,
+    },
     /// 501 `notImplemented`.
     #[error("{0}")]
     NotImplemented(String),

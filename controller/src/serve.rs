@@ -22,7 +22,7 @@ use crate::compute::process::{ProcessDriver, ProcessOptions};
 use crate::config::Config;
 use crate::directory::StateDirectory;
 use crate::error::{Error, Result, chain};
-use crate::identity::{self, builtin, clouds};
+use crate::identity::{Identity, builtin};
 use crate::operations::{Changes, Nudge, Runner, RunnerContext};
 use crate::reconcile::controllers;
 use crate::store::Store;
@@ -45,7 +45,7 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     check_account(&config);
     let store = directory.store(&config).await?;
     let authorities = Arc::new(Authorities::load(&store).await?);
-    clouds::ensure_users(&store, &config, directory.path()).await?;
+    let identity = Identity::open(&store, &config, directory.path()).await?;
     let api_listener = bind(config.api.listen, "api.listen").await?;
     let agents_listener = listener::bind(config.agents.listen)
         .map_err(|error| Error::internal(format!("listen on {} (agents.listen)", config.agents.listen), error))?;
@@ -73,13 +73,14 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     };
     let (runner, told) = (nudge.clone(), changes.clone());
     let app = App { store: store.clone(), agents, compute, config: config.clone(), runner, changes: told };
-    let identity = identity::Service::new(store.clone(), config.clone())?;
-    let router = api::router(api::ApiState {
+    let mut router = api::router(api::ApiState {
         app,
         identity: identity.clone(),
         engines_authority_pem: authorities.engines_pem().to_owned(),
-    })
-    .nest("/identity", builtin::router(identity));
+    });
+    if let Some(service) = identity.service() {
+        router = router.nest("/identity", builtin::router(service));
+    }
 
     let mut tasks = vec![
         task("agents", shutdown.clone(), listener::serve(hub, agents_listener, shutdown.clone())),

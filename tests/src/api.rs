@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use reqwest::header::HeaderMap;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
@@ -16,7 +17,9 @@ pub struct Answer {
     pub status: u16,
     /// The body; null when it is empty or no JSON.
     pub body: Value,
-    /// The headers that matter.
+    /// All headers.
+    pub headers: HeaderMap,
+    /// The header that names the request.
     pub request_id: Option<String>,
     /// The operation that was enqueued.
     pub operation: Option<String>,
@@ -55,7 +58,11 @@ impl Api {
                 "name": auth["username"], "password": auth["password"], "domain": domain}}},
             "scope": {"project": {"name": auth["project_name"], "domain": domain}}}});
         // No connection is kept: the controller at its other end may be killed at any moment.
-        let client = Client::builder().timeout(Duration::from_secs(90)).pool_max_idle_per_host(0).build()?;
+        let mut builder = Client::builder().timeout(Duration::from_secs(90)).pool_max_idle_per_host(0);
+        if let Some(authority) = all["clouds"][cloud]["cacert"].as_str() {
+            builder = builder.tls_certs_merge([reqwest::Certificate::from_pem(&std::fs::read(authority)?)?]);
+        }
+        let client = builder.build()?;
         let answer = client.post(format!("{url}/auth/tokens")).json(&body).send().await?;
         if answer.status().as_u16() != 201 {
             bail!("log in as {cloud}: {} {}", answer.status(), answer.text().await?);
@@ -64,8 +71,18 @@ impl Api {
         let token = header.to_str()?.to_owned();
         let body: Value = answer.json().await?;
         let project = body["token"]["project"]["id"].as_str().context("project")?.to_owned();
-        let base = url.split("/identity").next().context("auth_url")?.to_owned();
+        let catalog = body["token"]["catalog"].as_array().into_iter().flatten();
+        let service =
+            catalog.clone().find(|service| service["type"] == "database").context("the catalog's database")?;
+        let endpoint = service["endpoints"][0]["url"].as_str().context("the address of the service")?;
+        let base = endpoint.split("/v1.0").next().context("the address of the service")?.to_owned();
         Ok(Self { client, base, token, project })
+    }
+
+    /// The same user with another token.
+    pub fn with_token(&self, token: &str) -> Self {
+        let Self { client, base, project, .. } = self;
+        Self { client: client.clone(), base: base.clone(), token: token.to_owned(), project: project.clone() }
     }
 
     /// The token, for requests that a test makes by hand.
@@ -94,9 +111,15 @@ impl Api {
         let answer = request.send().await?;
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let (request_id, operation) = (header("x-openstack-request-id"), header("x-trove-operation-id"));
-        let status = answer.status().as_u16();
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         let bytes = answer.bytes().await?;
-        Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null), request_id, operation })
+        Ok(Answer {
+            status,
+            body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+            headers,
+            request_id,
+            operation,
+        })
     }
 
     /// GET.

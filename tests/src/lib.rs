@@ -1,11 +1,12 @@
 //! End to end: a whole service of its own for each test, with real agents, real engines and real clients.
 //!
-//! [`Stack`] is a controller in its own directory, on addresses of its own. [`Api`] speaks to it as a user. [`poll`]
+//! [`Stack`] is a controller in its own directory, on addresses of its own; [`Keystone`] a real one beside it. [`Api`] speaks to it as a user. [`poll`]
 //! waits with a deadline. [`leftovers`] is what may not be there at the end.
 
 mod api;
 mod clients;
 mod database;
+mod keystone;
 pub mod leftovers;
 mod poll;
 mod postgres;
@@ -14,6 +15,7 @@ mod stack;
 pub use api::{Answer, Api, order_body};
 pub use clients::Clients;
 pub use database::Database;
+pub use keystone::Keystone;
 pub use poll::poll;
 pub use postgres::{connect, rows};
 pub use stack::{Failpoints, Shared, Stack, StackOptions, program};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use trove_tests::{Clients, Stack, connect, poll, program, rows};
+use trove_tests::{Clients, Keystone, Stack, connect, poll, program, rows};
 
 fn names(list: &Value, column: &str) -> Vec<String> {
     let rows = list.as_array().into_iter().flatten();
@@ -15,7 +15,25 @@ fn names(list: &Value, column: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_openstack_command_does_what_it_says() -> Result<()> {
-    let stack = Stack::start().await?;
+    openstack(&Stack::start().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_openstack_command_does_the_same_with_a_real_keystone() -> Result<()> {
+    let keystone = Keystone::start(false).await?;
+    openstack(&keystone.stack("", "").await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_clients_do_the_same_with_a_real_keystone() -> Result<()> {
+    let keystone = Keystone::start(false).await?;
+    let stack = keystone.stack("", "").await?;
+    python(&stack, "sdk.py")?;
+    python(&stack, "library.py")?;
+    trovectl(&stack).await
+}
+
+async fn openstack(stack: &Stack) -> Result<()> {
     let api = stack.login("trove").await?;
     let user = Clients::new(&stack.clouds_yaml(), "trove")?;
     let admin = Clients::new(&stack.clouds_yaml(), "trove-admin")?;
@@ -150,22 +168,23 @@ async fn root(user: &Clients, view: &Value) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openstacksdk_works() -> Result<()> {
-    let stack = Stack::start().await?;
-    let said = Clients::new(&stack.clouds_yaml(), "trove")?.python("sdk.py", &[])?;
+    python(&Stack::start().await?, "sdk.py")
+}
+
+/// Runs a script of tests/clients as the member.
+fn python(stack: &Stack, script: &str) -> Result<()> {
+    let said = Clients::new(&stack.clouds_yaml(), "trove")?.python(script, &[])?;
     ensure!(said.contains("done"), "{said}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn python_troveclient_works_as_a_library() -> Result<()> {
-    let stack = Stack::start().await?;
-    let said = Clients::new(&stack.clouds_yaml(), "trove")?.python("library.py", &[])?;
-    ensure!(said.contains("done"), "{said}");
-    Ok(())
+    python(&Stack::start().await?, "library.py")
 }
 
 /// Runs trovectl against a stack; its output, or both streams when it failed.
-fn trovectl(stack: &Stack, args: &[&str]) -> Result<(bool, String)> {
+fn run_trovectl(stack: &Stack, args: &[&str]) -> Result<(bool, String)> {
     let output = Command::new(program("trovectl")?)
         .args(args)
         .env("OS_CLIENT_CONFIG_FILE", stack.clouds_yaml())
@@ -182,10 +201,13 @@ fn trovectl(stack: &Stack, args: &[&str]) -> Result<(bool, String)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn trovectl_does_the_same_without_python() -> Result<()> {
-    let stack = Stack::start().await?;
+    trovectl(&Stack::start().await?).await
+}
+
+async fn trovectl(stack: &Stack) -> Result<()> {
     let api = stack.login("trove").await?;
     let run = |args: &[&str]| -> Result<String> {
-        let (ok, text) = trovectl(&stack, args)?;
+        let (ok, text) = run_trovectl(stack, args)?;
         ensure!(ok, "trovectl {args:?}: {text}");
         Ok(text)
     };
@@ -205,7 +227,7 @@ async fn trovectl_does_the_same_without_python() -> Result<()> {
     ensure!(run(&["db", "list", "ctl"])?.contains("more"));
     run(&["instance", "restart", "ctl", "--wait"])?;
     ensure!(run(&["operations", "ctl"])?.contains("restart_instance"));
-    let (ok, text) = trovectl(&stack, &["instance", "show", "no-such"])?;
+    let (ok, text) = run_trovectl(stack, &["instance", "show", "no-such"])?;
     ensure!(!ok && text.contains("no-such"), "{text}");
     run(&["instance", "delete", "ctl", "--wait"])?;
     api.await_gone(&id).await

@@ -164,6 +164,43 @@ fn rooms_used(code: &str) -> BTreeSet<String> {
     rooms
 }
 
+/// The functions of a file, each from its `fn` to the next.
+fn functions(code: &str) -> impl Iterator<Item = &str> {
+    code.split("\npub(super) ").flat_map(|part| part.split("\nfn ")).flat_map(|part| part.split("\nasync fn "))
+}
+
+#[test]
+fn every_handler_asks_for_a_rule_that_there_is() -> Result<()> {
+    let source = root().join("controller/src");
+    let rules = std::fs::read_to_string(source.join("identity/policy/rules.rs"))?;
+    let (mut wrong, mut asked) = (Vec::new(), 0);
+    for (path, text) in sources(&source.join("api"))? {
+        if is_test_file(&path) || path.ends_with("api/unbuilt.rs") {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for function in functions(code).filter(|function| function.contains(": Authorized")) {
+            let asks = function.contains(".may(") || function.contains("Administrator");
+            if !asks {
+                let name = function.split('(').next().unwrap_or_default();
+                wrong.push(format!("{}: {name} asks for no rule", path.display()));
+            }
+            for call in function.split(".may(").skip(1) {
+                let call = call.split(")?").next().unwrap_or_default();
+                for rule in call.split('"').skip(1).step_by(2) {
+                    asked += 1;
+                    if !rules.contains(&format!("\"{rule}\"")) {
+                        wrong.push(format!("{}: there is no rule {rule} in identity/policy/rules.rs", path.display()));
+                    }
+                }
+            }
+        }
+    }
+    ensure!(asked > 20, "the handlers were not found");
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
 #[test]
 fn sql_stands_in_the_store_and_http_in_the_api() -> Result<()> {
     let source = root().join("controller/src");

@@ -1,23 +1,30 @@
 //! Who asks: the token, and the project of the path that has to be the token's.
 
-use axum::extract::{FromRef, FromRequestParts, RawPathParams};
+use std::sync::Arc;
+
+use axum::extract::{FromRef, FromRequestParts, RawPathParams, State};
+use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
 
 use super::ApiState;
 use super::request::RequestId;
 use crate::error::{Error, Result};
-use crate::identity::{Caller, policy};
+use crate::identity::{Caller, Identity};
 
 /// A request of a known caller in its own project.
 pub(super) struct Authorized {
     pub(super) caller: Caller,
     pub(super) request_id: String,
+    identity: Arc<Identity>,
 }
 
 impl Authorized {
-    /// Whether the caller may do this with what its own project has.
+    /// Whether the caller may do this with what its own project has; what lies in others is for administrators alone.
+    /// `rule` is one of `identity/policy/rules.rs`; every handler asks for one, or takes an [`Administrator`].
     pub(super) fn may(&self, rule: &str) -> Result<()> {
-        policy::check(rule, &self.caller, &self.caller.project)
+        self.identity.policy().check(rule, &self.caller, &self.caller.project)
     }
 }
 
@@ -39,11 +46,21 @@ where
             return Err(Error::Forbidden("The project in the path is not the one that the token is for.".to_owned()));
         }
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-        Ok(Self { caller, request_id })
+        Ok(Self { caller, request_id, identity })
     }
 }
 
-/// A request of an administrator, for the management API: others get 401, as in Trove.
+/// Says where to log in, on every 401.
+pub(super) async fn challenge(State(state): State<ApiState>, mut response: Response) -> Response {
+    if response.status() == StatusCode::UNAUTHORIZED
+        && let Ok(value) = HeaderValue::from_str(state.identity.challenge())
+    {
+        response.headers_mut().insert(WWW_AUTHENTICATE, value);
+    }
+    response
+}
+
+/// A request of an administrator (the rule `context_is_admin`), for the management API: others get 401, as in Trove.
 pub(super) struct Administrator;
 
 impl<S: Send + Sync> FromRequestParts<S> for Administrator

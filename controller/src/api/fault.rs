@@ -23,6 +23,7 @@ impl IntoResponse for Error {
             Self::BadMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "badMediaType"),
             Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessableEntity"),
             Self::NotImplemented(_) => (StatusCode::NOT_IMPLEMENTED, "notImplemented"),
+            Self::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "serviceUnavailable"),
             Self::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "instanceFault"),
         };
         let message = if let Self::Internal { .. } = &self {
@@ -36,7 +37,9 @@ impl IntoResponse for Error {
             self.to_string()
         };
         let mut response = fault(status, name, &message);
-        if let Self::OverLimit { retry_after_s: Some(seconds), .. } = self {
+        if let Self::OverLimit { retry_after_s: Some(seconds), .. } | Self::Unavailable { retry_after_s: seconds, .. } =
+            self
+        {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response

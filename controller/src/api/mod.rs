@@ -29,7 +29,7 @@ use std::sync::Arc;
 pub use router::router;
 
 use crate::app::App;
-use crate::identity::Service;
+use crate::identity::Identity;
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -37,7 +37,7 @@ pub struct ApiState {
     /// The use cases.
     pub app: App,
     /// Who asks.
-    pub identity: Arc<Service>,
+    pub identity: Arc<Identity>,
     /// PEM of the authority that tenants trust.
     pub engines_authority_pem: String,
 }

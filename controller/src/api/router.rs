@@ -2,14 +2,14 @@
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, map_request};
+use axum::middleware::{from_fn, map_request, map_response_with_state};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
-    ApiState, connection, databases, datastores, fault, flavors, instances, limits, mgmt, operations, request, root,
-    unbuilt, users, versions,
+    ApiState, auth, connection, databases, datastores, fault, flavors, instances, limits, mgmt, operations, request,
+    root, unbuilt, users, versions,
 };
 
 /// Largest body of a request.
@@ -27,6 +27,7 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(fault::unknown_path)
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(CatchPanicLayer::custom(fault::panicked))
+        .layer(map_response_with_state(state.clone(), auth::challenge))
         .layer(from_fn(request::identify))
         .with_state(state);
     // Paths are tidied before they are matched, so this stands around the routes and not in them.

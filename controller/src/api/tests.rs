@@ -10,7 +10,7 @@ use tower::ServiceExt;
 
 use super::{ApiState, router};
 use crate::app::harness::{World, world};
-use crate::identity::Service;
+use crate::identity::{Identity, Policy, Service};
 use crate::state::{HostState, Task};
 use crate::store::identity::User;
 
@@ -49,6 +49,7 @@ async fn bench() -> Bench {
     }
     let [member, admin, reader] = <[String; 3]>::try_from(tokens).unwrap();
     let engines_authority_pem = "-----BEGIN CERTIFICATE-----".to_owned();
+    let identity = Identity::builtin(identity, Policy::load(None).unwrap());
     let router = router(ApiState { app: world.app.clone(), identity, engines_authority_pem });
     Bench { world, router, member, admin, reader }
 }

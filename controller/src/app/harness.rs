@@ -67,6 +67,7 @@ fn caller_with(project: &str, role: &str) -> Caller {
         user_id: format!("user-of-{project}"),
         project: ProjectId(project.to_owned()),
         roles: vec![role.to_owned()],
+        admin: role == "admin",
     }
 }
 
@@ -116,6 +117,7 @@ pub(crate) fn code<T>(result: &Result<T>) -> u16 {
         Err(Error::BadMediaType(_)) => 415,
         Err(Error::Unprocessable(_)) => 422,
         Err(Error::NotImplemented(_)) => 501,
+        Err(Error::Unavailable { .. }) => 503,
         Err(Error::Internal { .. }) => 500,
     }
 }

@@ -6,8 +6,11 @@ use std::path::Path;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 
-use super::Config;
+use super::{Config, Mode};
 use crate::error::{Error, Result};
+
+/// The variable, without its prefix, that has the password for Keystone.
+const PASSWORD: &str = "keystone__password";
 
 impl Config {
     /// The effective configuration: defaults, then the file, then `TROVE_<SECTION>__<OPTION>`.
@@ -28,10 +31,15 @@ impl Config {
             let first = key.as_str().split("__").next().unwrap_or_default().to_lowercase();
             Self::NAMES.contains(&first.as_str())
         };
-        let config: Self = figment
+        // A password is a text, whatever it looks like: figment would make a number of 007.
+        let env = env.filter_map(|key| (!key.as_str().eq_ignore_ascii_case(PASSWORD)).then(|| key.into()));
+        let mut config: Self = figment
             .merge(env.filter(own).split("__"))
             .extract()
             .map_err(|error| Error::BadRequest(format!("The configuration is wrong: {error}")))?;
+        if let Ok(password) = std::env::var(format!("TROVE_{}", PASSWORD.to_uppercase())) {
+            config.keystone.password = Some(password.into());
+        }
         config.check()?;
         Ok(config)
     }
@@ -46,6 +54,7 @@ impl Config {
         "identity",
         "store",
         "operations",
+        "keystone",
         "quota",
         "process",
         "log",
@@ -75,6 +84,7 @@ impl Config {
         if self.store.url.as_ref().is_some_and(with_password) {
             return refuse("store.url has a password in it: put that into a file, store.password_file.".to_owned());
         }
+        self.check_identity()?;
         let agents = &self.agents;
         for (name, duration) in [
             ("heartbeat_interval", agents.heartbeat_interval),
@@ -105,6 +115,38 @@ impl Config {
         if self.flavors.is_empty() { refuse("flavors: there is none.".to_owned()) } else { Ok(()) }
     }
 
+    fn check_identity(&self) -> Result<()> {
+        let refuse = |text: &str| Err(Error::BadRequest(text.to_owned()));
+        if self.identity.mode == Mode::Builtin {
+            return Ok(());
+        }
+        let keystone = &self.keystone;
+        if !self.identity.users.is_empty() {
+            return refuse(
+                "identity.users are those of the built-in identity: with identity.mode = \"keystone\" they cannot log in.",
+            );
+        }
+        if !keystone.auth_url.starts_with("https://") && !keystone.auth_url.starts_with("http://") {
+            return refuse(
+                "keystone.auth_url must be Keystone's address, such as https://keystone.example.org:5000/v3.",
+            );
+        }
+        for (name, value) in [("username", &keystone.username), ("project_name", &keystone.project_name)] {
+            if value.is_empty() {
+                return refuse(&format!(
+                    "keystone.{name} is not set: the service needs a user of its own at Keystone."
+                ));
+            }
+        }
+        if keystone.password.is_some() == keystone.password_file.is_some() {
+            return refuse("keystone.password_file or TROVE_KEYSTONE__PASSWORD has to be set, one of the two.");
+        }
+        if keystone.cache_size == 0 || keystone.timeout.is_zero() {
+            return refuse("keystone.cache_size and keystone.timeout must be more than nothing.");
+        }
+        Ok(())
+    }
+
     /// The range of addresses as its first one and its number of bits.
     pub fn loopback_range(&self) -> Option<(Ipv4Addr, u8)> {
         let (address, bits) = self.process.address_range.split_once('/')?;
@@ -125,6 +167,18 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_read_and_never_printed() {
+        let config = with(
+            "[identity]\nmode = \"keystone\"\n[keystone]\nauth_url = \"http://k:5000/\"\nusername = \"trove\"\npassword = \"sesame\"",
+        );
+        let config = config.unwrap();
+        assert_eq!(config.keystone.v3_url(), "http://k:5000/v3");
+        assert!(config.keystone.password.is_some());
+        let shown = crate::config::documented::show(&config).unwrap();
+        assert!(!shown.contains("sesame") && !format!("{config:?}").contains("sesame"), "{shown}");
+    }
+
+    #[test]
     fn wrong_configurations_are_refused_by_a_sentence_that_names_the_option() {
         for (text, named) in [
             ("[api]\nlisten = \"0.0.0.0:8779\"", "api.listen"),
@@ -137,6 +191,13 @@ mod tests {
             ("flavors = []", "flavors"),
             ("[store]\nurl = \"postgres://a:secret@h/d\"", "store.password_file"),
             ("[operations]\nlease = \"0s\"", "operations.lease"),
+            ("[identity]\nmode = \"both\"", "mode"),
+            ("[identity]\nmode = \"keystone\"", "keystone.auth_url"),
+            ("[identity]\nmode = \"keystone\"\n[keystone]\nauth_url = \"http://k\"", "keystone.username"),
+            (
+                "[identity]\nmode = \"keystone\"\n[keystone]\nauth_url = \"http://k\"\nusername = \"trove\"",
+                "keystone.password_file",
+            ),
         ] {
             let error = with(text).unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");

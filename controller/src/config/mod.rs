@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Flavor;
@@ -33,6 +34,8 @@ pub struct Config {
     pub store: Store,
     /// Operations.
     pub operations: Operations,
+    /// The real Keystone, for `identity.mode = "keystone"`.
+    pub keystone: Keystone,
     /// What a project may have.
     pub quota: Quota,
     /// The sizes that local drivers offer.
@@ -84,10 +87,58 @@ pub struct AgentsSection {
     pub token_lifetime: Duration,
 }
 
+/// Whose tokens are accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Those of this service's own users.
+    #[default]
+    Builtin,
+    /// Those of a real Keystone.
+    Keystone,
+}
+
+/// The real Keystone, and the service's own user there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keystone {
+    /// Its address, with or without `/v3`.
+    pub auth_url: String,
+    /// Its address as users know it, for the header of a 401. Unset: `auth_url`.
+    pub www_authenticate_uri: Option<String>,
+    /// The service's own user.
+    pub username: String,
+    /// Its password. Never printed.
+    #[serde(skip_serializing)]
+    pub password: Option<SecretString>,
+    /// A file with the password, read at each login.
+    pub password_file: Option<PathBuf>,
+    /// The domain of the user, by name.
+    pub user_domain_name: String,
+    /// The project in which the user has the role `service` or `admin`.
+    pub project_name: String,
+    /// The domain of the project, by name.
+    pub project_domain_name: String,
+    /// PEM certificates that Keystone's has to come from. Unset: those that the system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// How long a token is believed without asking again: a revoked one is refused after this time.
+    #[serde(with = "humantime_serde")]
+    pub cache_lifetime: Duration,
+    /// Tokens that are remembered at most.
+    pub cache_size: usize,
+    /// For one request to Keystone.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
 /// Who may ask.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Identity {
+    /// Whose tokens are accepted.
+    pub mode: Mode,
+    /// Rules that override the built-in ones: YAML, or JSON where the name ends in `.json`.
+    pub policy_file: Option<PathBuf>,
     /// Life of a token.
     #[serde(with = "humantime_serde")]
     pub token_lifetime: Duration,
@@ -183,6 +234,7 @@ impl Default for Config {
             identity: Identity::default(),
             store: Store::default(),
             operations: Operations::default(),
+            keystone: Keystone::default(),
             quota: Quota::default(),
             flavors: vec![flavor("1", 512, 1), flavor("2", 1024, 1), flavor("3", 2048, 2), flavor("4", 4096, 2)],
             process: Process::default(),
@@ -223,7 +275,39 @@ impl Default for AgentsSection {
 
 impl Default for Identity {
     fn default() -> Self {
-        Self { token_lifetime: Duration::from_secs(3600), users: Vec::new() }
+        Self { mode: Mode::Builtin, policy_file: None, token_lifetime: Duration::from_secs(3600), users: Vec::new() }
+    }
+}
+
+impl Default for Keystone {
+    fn default() -> Self {
+        Self {
+            auth_url: String::new(),
+            www_authenticate_uri: None,
+            username: String::new(),
+            password: None,
+            password_file: None,
+            user_domain_name: "Default".to_owned(),
+            project_name: "service".to_owned(),
+            project_domain_name: "Default".to_owned(),
+            ca_file: None,
+            cache_lifetime: Duration::from_secs(5 * 60),
+            cache_size: 10_000,
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Keystone {
+    /// The base of its v3 API, without a slash at its end.
+    pub fn v3_url(&self) -> String {
+        let url = self.auth_url.trim_end_matches('/');
+        if url.ends_with("/v3") { url.to_owned() } else { format!("{url}/v3") }
+    }
+
+    /// Where users log in.
+    pub fn public_url(&self) -> String {
+        self.www_authenticate_uri.clone().unwrap_or_else(|| self.v3_url())
     }
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -13,26 +15,41 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 
-use super::{Caller, Service};
+use super::Service;
 use crate::error::{Error, chain};
 use crate::store::identity::{Token, User};
 
 const DOMAIN: &str = "default";
 
 /// Keystone's own form of a fault.
-struct Fault(StatusCode, String);
+struct Fault {
+    status: StatusCode,
+    message: String,
+    retry_after_s: Option<u64>,
+}
+
+impl Fault {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), retry_after_s: None }
+    }
+}
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         match error {
-            Error::Unauthorized(message) => Self(StatusCode::UNAUTHORIZED, message),
-            Error::Forbidden(message) => Self(StatusCode::FORBIDDEN, message),
-            Error::NotFound(message) => Self(StatusCode::NOT_FOUND, message),
-            Error::BadRequest(message) => Self(StatusCode::BAD_REQUEST, message),
-            Error::OverLimit { message, .. } => Self(StatusCode::TOO_MANY_REQUESTS, message),
+            Error::Unauthorized(message) => Self::new(StatusCode::UNAUTHORIZED, message),
+            Error::Forbidden(message) => Self::new(StatusCode::FORBIDDEN, message),
+            Error::NotFound(message) => Self::new(StatusCode::NOT_FOUND, message),
+            Error::BadRequest(message) => Self::new(StatusCode::BAD_REQUEST, message),
+            Error::OverLimit { message, retry_after_s } => {
+                Self { status: StatusCode::TOO_MANY_REQUESTS, message, retry_after_s }
+            }
+            Error::Unavailable { message, retry_after_s } => {
+                Self { status: StatusCode::SERVICE_UNAVAILABLE, message, retry_after_s: Some(retry_after_s) }
+            }
             other => {
                 tracing::error!(error = chain(&other), "identity");
-                Self(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred.".to_owned())
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred.")
             }
         }
     }
@@ -40,11 +57,25 @@ impl From<Error> for Fault {
 
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
-        let Self(status, message) = self;
+        let Self { status, message, retry_after_s } = self;
         let title = status.canonical_reason().unwrap_or("Error");
         let body = json!({"error": {"code": status.as_u16(), "title": title, "message": message}});
-        (status, Json(body)).into_response()
+        let mut response = (status, Json(body)).into_response();
+        if let Some(seconds) = retry_after_s {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
+}
+
+/// Says where to log in, on every 401.
+async fn challenge(State(service): State<Arc<Service>>, mut response: Response) -> Response {
+    if response.status() == StatusCode::UNAUTHORIZED
+        && let Ok(value) = HeaderValue::from_str(&super::challenge(&service.url()))
+    {
+        response.headers_mut().insert(WWW_AUTHENTICATE, value);
+    }
+    response
 }
 
 type Answer = Result<Response, Fault>;
@@ -64,7 +95,8 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v3/users/{id}", get(user))
         .route("/v3/domains", get(domains))
         .route("/v3/domains/{id}", get(domain))
-        .fallback(async || Fault(StatusCode::NOT_FOUND, "The built-in identity does not have this.".to_owned()))
+        .fallback(async || Fault::new(StatusCode::NOT_FOUND, "The built-in identity does not have this.".to_owned()))
+        .layer(map_response_with_state(service.clone(), challenge))
         .with_state(service)
 }
 
@@ -123,7 +155,7 @@ struct Bearer {
 }
 
 fn bad(message: &str) -> Fault {
-    Fault(StatusCode::BAD_REQUEST, message.to_owned())
+    Fault::new(StatusCode::BAD_REQUEST, message.to_owned())
 }
 
 /// Whether a domain of a request is the one that there is; none given is it too.
@@ -154,7 +186,7 @@ async fn login(State(service): State<Arc<Service>>, body: Result<Json<Login>, Js
     };
     if !may_scope(&token, &scope) {
         service.revoke(&text).await?;
-        return Err(Fault(StatusCode::UNAUTHORIZED, "The user has no role in this project.".to_owned()));
+        return Err(Fault::new(StatusCode::UNAUTHORIZED, "The user has no role in this project.".to_owned()));
     }
     let body = json!({"token": token_body(&service, &token, true)});
     Ok((StatusCode::CREATED, [("x-subject-token", text)], Json(body)).into_response())
@@ -208,6 +240,11 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
+/// Who may see and end what is others': the policy is Trove's and has no rules for it.
+fn is_admin(user: &User) -> bool {
+    user.roles.iter().any(|role| role == "admin")
+}
+
 async fn caller(service: &Service, headers: &HeaderMap) -> Result<Token, Fault> {
     Ok(service.find(header(headers, "x-auth-token")).await?)
 }
@@ -216,13 +253,13 @@ async fn caller(service: &Service, headers: &HeaderMap) -> Result<Token, Fault> 
 async fn subject(service: &Service, headers: &HeaderMap) -> Result<(String, Token), Fault> {
     let bearer = caller(service, headers).await?;
     let text = header(headers, "x-subject-token").to_owned();
-    let missing = || Fault(StatusCode::NOT_FOUND, "There is no such token.".to_owned());
+    let missing = || Fault::new(StatusCode::NOT_FOUND, "There is no such token.".to_owned());
     let found = service.find(&text).await.map_err(|error| match error {
         Error::Unauthorized(_) => missing(),
         other => other.into(),
     })?;
-    if found.user.id != bearer.user.id && !Caller::from(&bearer).is_admin() {
-        return Err(Fault(StatusCode::FORBIDDEN, "The token is another user's.".to_owned()));
+    if found.user.id != bearer.user.id && !is_admin(&bearer.user) {
+        return Err(Fault::new(StatusCode::FORBIDDEN, "The token is another user's.".to_owned()));
     }
     Ok((text, found))
 }
@@ -257,7 +294,7 @@ fn user_body(user: &User) -> Value {
 /// The users that the caller may see: all for an administrator, itself for anybody else.
 async fn visible(service: &Service, headers: &HeaderMap) -> Result<Vec<User>, Fault> {
     let token = caller(service, headers).await?;
-    let all = Caller::from(&token).is_admin();
+    let all = is_admin(&token.user);
     let mut users = service.users().await?;
     users.retain(|user| all || user.id == token.user.id);
     Ok(users)
@@ -290,7 +327,7 @@ async fn projects(State(service): State<Arc<Service>>, headers: HeaderMap, Query
 }
 
 fn missing(what: &str, id: &str) -> Fault {
-    Fault(StatusCode::NOT_FOUND, format!("Could not find {what}: {id}."))
+    Fault::new(StatusCode::NOT_FOUND, format!("Could not find {what}: {id}."))
 }
 
 async fn project(State(service): State<Arc<Service>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {

@@ -27,7 +27,7 @@ fn hex_id() -> String {
 ///
 /// # Errors
 /// Internal: the file cannot be written.
-pub async fn ensure_users(store: &Store, config: &Config, state: &Path) -> Result<()> {
+pub(super) async fn ensure_users(store: &Store, config: &Config, state: &Path) -> Result<()> {
     let known = store.list_users().await?;
     let configured = &config.identity.users;
     for user in &known {

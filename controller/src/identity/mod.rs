@@ -1,31 +1,26 @@
 //! Who asks, and what they may.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
-use time::OffsetDateTime;
 
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
 use crate::ids::ProjectId;
 use crate::store::Store;
-use crate::store::identity::{Token, User};
 
 pub mod builtin;
-pub mod clouds;
+mod clouds;
+mod keystone;
 mod passwords;
-pub mod policy;
+mod policy;
+mod service;
 
-/// How long a controller believes a token without asking the store; another controller's revocation acts after this.
-const BELIEVED: Duration = Duration::from_secs(5);
-/// Tokens that are believed at most; the oldest belief goes first.
-const REMEMBERED: usize = 10_000;
+pub use policy::Policy;
+pub use service::Service;
 
 /// The verified bearer of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,153 +31,93 @@ pub struct Caller {
     pub project: ProjectId,
     /// The roles in it.
     pub roles: Vec<String>,
+    /// Whether the rule `context_is_admin` gives Trove's admin context.
+    pub admin: bool,
 }
 
 impl Caller {
     /// Whether the caller has Trove's admin context.
     pub fn is_admin(&self) -> bool {
-        self.roles.iter().any(|role| role == "admin")
+        self.admin
     }
 }
 
-impl From<&Token> for Caller {
-    fn from(token: &Token) -> Self {
-        Self {
-            user_id: token.user.id.clone(),
-            project: ProjectId(token.user.project_id.clone()),
-            roles: token.user.roles.clone(),
+enum Source {
+    Builtin(Arc<Service>),
+    Keystone(Arc<keystone::Keystone>),
+}
+
+/// Who asks, by the identity that is configured, and what they may, by the policy.
+pub struct Identity {
+    source: Source,
+    policy: Policy,
+    challenge: String,
+}
+
+impl Identity {
+    /// The identity and the policy of the configuration. The built-in one gets its users, and its clouds file in the
+    /// state directory; a real Keystone is not asked yet, so that it may come up later.
+    ///
+    /// # Errors
+    /// 400: the policy file, or a file of the Keystone section, is wrong. Internal.
+    pub async fn open(store: &Store, config: &Arc<Config>, state: &Path) -> Result<Arc<Self>> {
+        let policy = Policy::load(config.identity.policy_file.as_deref())?;
+        if config.identity.mode == Mode::Keystone {
+            let keystone = keystone::Keystone::new(&config.keystone)?;
+            let challenge = challenge(&config.keystone.public_url());
+            return Ok(Arc::new(Self { source: Source::Keystone(keystone), policy, challenge }));
+        }
+        clouds::ensure_users(store, config, state).await?;
+        Ok(Self::builtin(Service::new(store.clone(), config.clone())?, policy))
+    }
+
+    /// The built-in identity with these rules.
+    pub fn builtin(service: Arc<Service>, policy: Policy) -> Arc<Self> {
+        let challenge = challenge(&service.url());
+        Arc::new(Self { source: Source::Builtin(service), policy, challenge })
+    }
+
+    /// The caller that a token stands for.
+    ///
+    /// # Errors
+    /// 401; 403 for a token without a project; 503 while Keystone cannot be asked.
+    pub async fn authenticate(&self, token: &str) -> Result<Caller> {
+        let caller = match &self.source {
+            Source::Builtin(service) => {
+                let user = service.find(token).await?.user;
+                Caller { user_id: user.id, project: ProjectId(user.project_id), roles: user.roles, admin: false }
+            }
+            Source::Keystone(keystone) => keystone.validate(token).await?,
+        };
+        Ok(self.policy.with_context(caller))
+    }
+
+    /// What roles may.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The built-in identity, where it is the one.
+    pub fn service(&self) -> Option<Arc<Service>> {
+        match &self.source {
+            Source::Builtin(service) => Some(service.clone()),
+            Source::Keystone(_) => None,
         }
     }
+
+    /// The header `WWW-Authenticate` of a 401: where to log in.
+    pub fn challenge(&self) -> &str {
+        &self.challenge
+    }
 }
 
-/// The built-in identity.
-pub struct Service {
-    store: Store,
-    config: Arc<Config>,
-    passwords: passwords::Passwords,
-    believed: Mutex<HashMap<String, (Instant, Token)>>,
-    /// Counts them, so that what was read before one is not believed after it.
-    revocations: AtomicU64,
-}
-
-fn sum(token: &str) -> String {
-    Sha256::digest(token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+/// As Keystone and its middleware say it.
+fn challenge(url: &str) -> String {
+    format!("Keystone uri=\"{url}\"")
 }
 
 fn unauthorized() -> Error {
     Error::Unauthorized("The token is missing, unknown or expired. Log in again.".to_owned())
-}
-
-impl Service {
-    /// With the users of the store; [`clouds::ensure_users`] puts them there.
-    ///
-    /// # Errors
-    /// Internal.
-    pub fn new(store: Store, config: Arc<Config>) -> Result<Arc<Self>> {
-        let passwords = passwords::Passwords::new()?;
-        Ok(Arc::new(Self { store, config, passwords, believed: Mutex::default(), revocations: AtomicU64::new(0) }))
-    }
-
-    /// The caller that a token stands for. Usually no query.
-    ///
-    /// # Errors
-    /// 401.
-    pub async fn authenticate(&self, token: &str) -> Result<Caller> {
-        self.find(token).await.map(|token| Caller::from(&token))
-    }
-
-    /// The token itself.
-    ///
-    /// # Errors
-    /// 401.
-    pub async fn find(&self, token: &str) -> Result<Token> {
-        let (hash, now) = (sum(token), self.store.now());
-        if let Some(token) = self.believe(&hash, now) {
-            return Ok(token);
-        }
-        let revocations = self.revocations.load(Ordering::Acquire);
-        let found = self.store.get_token(&hash, now).await?.ok_or_else(unauthorized)?;
-        let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.revocations.load(Ordering::Acquire) != revocations {
-            // It may have been this one that was revoked while the store was asked.
-            return Ok(found);
-        }
-        if believed.len() >= REMEMBERED {
-            believed.retain(|_, (since, _)| since.elapsed() < BELIEVED);
-        }
-        if believed.len() < REMEMBERED {
-            believed.insert(hash, (Instant::now(), found.clone()));
-        }
-        Ok(found)
-    }
-
-    fn believe(&self, hash: &str, now: OffsetDateTime) -> Option<Token> {
-        let believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, token) = believed.get(hash)?;
-        (since.elapsed() < BELIEVED && token.expires_at > now).then(|| token.clone())
-    }
-
-    /// A token for a user who knows the password, with the token's text. `asked` is the name or id that was given.
-    ///
-    /// # Errors
-    /// 401, the same for an unknown user and a wrong password, in the same time; 413 after many failures.
-    pub async fn login(
-        &self,
-        asked: &str,
-        find: impl Fn(&User) -> bool,
-        password: SecretString,
-    ) -> Result<(String, Token)> {
-        let user = self.store.list_users().await?.into_iter().find(find);
-        // An unknown user has to wait by itself too: a pause for all of them would tell which names are known.
-        let name = user.as_ref().map_or_else(|| sum(asked), |user| user.name.clone());
-        let hash = user.as_ref().map(|user| user.password_hash.clone());
-        let right = self.passwords.verify(&name, hash, password).await?;
-        let wrong = || Error::Unauthorized("The user name or the password is wrong.".to_owned());
-        let user = user.filter(|_| right).ok_or_else(wrong)?;
-        self.issue(user, self.config.identity.token_lifetime).await
-    }
-
-    /// A token for the bearer of another, which ends when that one does.
-    ///
-    /// # Errors
-    /// 401.
-    pub async fn exchange(&self, token: &str) -> Result<(String, Token)> {
-        let found = self.find(token).await?;
-        let left = found.expires_at - self.store.now();
-        self.issue(found.user, left.try_into().unwrap_or_default()).await
-    }
-
-    async fn issue(&self, user: User, lifetime: Duration) -> Result<(String, Token)> {
-        let secret: [u8; 32] = rand::random();
-        let audit: [u8; 16] = rand::random();
-        let text = URL_SAFE_NO_PAD.encode(secret);
-        let issued_at = self.store.now();
-        let token =
-            Token { user, audit_id: URL_SAFE_NO_PAD.encode(audit), issued_at, expires_at: issued_at + lifetime };
-        self.store.insert_token(&sum(&text), &token).await?;
-        Ok((text, token))
-    }
-
-    /// Makes a token worthless at once.
-    ///
-    /// # Errors
-    /// Internal.
-    pub async fn revoke(&self, token: &str) -> Result<()> {
-        let hash = sum(token);
-        self.store.delete_token(&hash).await?;
-        let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
-        self.revocations.fetch_add(1, Ordering::AcqRel);
-        believed.remove(&hash);
-        Ok(())
-    }
-
-    /// All users.
-    ///
-    /// # Errors
-    /// Internal.
-    pub async fn users(&self) -> Result<Vec<User>> {
-        self.store.list_users().await
-    }
 }
 
 /// A password that nobody has chosen: 24 characters that no shell and no URL minds.

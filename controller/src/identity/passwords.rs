@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 const AT_ONCE: usize = 2;
 /// Wrong passwords in a row before a user has to wait.
 const FAILURES: u32 = 10;
+/// Logins that wait for their turn at most.
+const WAITING: usize = 64;
 /// How long.
 const PAUSE: Duration = Duration::from_secs(30);
 /// Users whose failures are remembered at most.
@@ -23,6 +25,8 @@ const REMEMBERED: usize = 1000;
 
 pub(super) struct Passwords {
     turns: Semaphore,
+    /// Those who have a turn or wait for one.
+    places: Semaphore,
     /// What an unknown user's password is compared with, so that it takes the same time.
     nobody: String,
     failures: Mutex<HashMap<String, (u32, Instant)>>,
@@ -42,12 +46,22 @@ fn matches(hash: &str, password: &str) -> bool {
 impl Passwords {
     pub(super) fn new() -> Result<Self> {
         let nobody = hash("nobody has this password")?;
-        Ok(Self { turns: Semaphore::new(AT_ONCE), nobody, failures: Mutex::default() })
+        Ok(Self {
+            turns: Semaphore::new(AT_ONCE),
+            places: Semaphore::new(AT_ONCE + WAITING),
+            nobody,
+            failures: Mutex::default(),
+        })
     }
 
     /// Whether the password is the one of the hash; `None` (an unknown user) never is.
     pub(super) async fn verify(&self, user: &str, hash: Option<String>, password: SecretString) -> Result<bool> {
         self.admit(user)?;
+        let full = |_| Error::Unavailable {
+            message: "Too many log in at once. Try again in a second.".to_owned(),
+            retry_after_s: 1,
+        };
+        let _place = self.places.try_acquire().map_err(full)?;
         let turn = self.turns.acquire().await.map_err(|error| Error::internal("check a password", error))?;
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.nobody.clone());
@@ -97,6 +111,16 @@ mod tests {
         assert!(passwords.verify("a", Some(hash.clone()), "sesame".into()).await.unwrap());
         assert!(!passwords.verify("a", Some(hash), "sesam".into()).await.unwrap());
         assert!(!passwords.verify("b", None, "nobody has this password".into()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn no_more_wait_than_there_is_room_for() {
+        let passwords = Passwords::new().unwrap();
+        let many = (0..AT_ONCE + WAITING + 3).map(|_| passwords.verify("a", None, "x".into()));
+        let ends = futures::future::join_all(many).await;
+        let refused = ends.iter().filter(|end| matches!(end, Err(Error::Unavailable { retry_after_s: 1, .. })));
+        assert_eq!(refused.count(), 3);
+        assert!(passwords.verify("b", None, "x".into()).await.is_ok(), "there is room again");
     }
 
     #[tokio::test]

@@ -1,0 +1,276 @@
+//! What is asked of Keystone: a token for this service, and what another's token is.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use reqwest::header::{DATE, HeaderMap, HeaderValue};
+use reqwest::{Certificate, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::{Rfc2822, Rfc3339};
+use tokio::sync::Mutex;
+
+use crate::config;
+use crate::error::{Error, Result};
+use crate::ids::ProjectId;
+
+/// The service's own token is renewed this long before its end, or at three quarters of a shorter life.
+const MARGIN: Duration = Duration::from_secs(5 * 60);
+/// Between a login that failed and the next.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// What Keystone says of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It stands for this user in this project.
+    Valid(Bearer),
+    /// It is valid, and for no project.
+    Unscoped,
+    /// It is none, or has expired, or was revoked.
+    Invalid,
+}
+
+/// For whom and for what a token is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bearer {
+    pub(super) user_id: String,
+    pub(super) project: ProjectId,
+    pub(super) roles: Vec<String>,
+}
+
+/// Why Keystone could not be asked: a sentence without secrets, for the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unavailable(pub(super) String);
+
+/// The service's own token.
+#[derive(Clone)]
+struct Own {
+    text: SecretString,
+    renew_at: Instant,
+    /// Tells this one from the next.
+    number: u64,
+}
+
+/// A client of one Keystone.
+pub(super) struct Client {
+    http: reqwest::Client,
+    settings: config::Keystone,
+    login: Mutex<Login>,
+}
+
+/// How the last login went.
+#[derive(Default)]
+struct Login {
+    own: Option<Own>,
+    /// A failure stands for those that would follow at once: a wrong password must not lock the account.
+    failed: Option<(Instant, Unavailable)>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    token: Token,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    user: Named,
+    project: Option<Named>,
+    #[serde(default)]
+    roles: Vec<Role>,
+    expires_at: String,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct Role {
+    name: String,
+}
+
+impl Client {
+    /// Of the Keystone of the configuration.
+    ///
+    /// # Errors
+    /// 400: a file is not there or wrong; names the option.
+    pub(super) fn new(settings: &config::Keystone) -> Result<Self> {
+        let mut builder = reqwest::Client::builder()
+            .timeout(settings.timeout)
+            // Credentials go to the configured address alone.
+            .redirect(reqwest::redirect::Policy::none());
+        if let Some(file) = &settings.ca_file {
+            let refuse = |reason: String| Error::BadRequest(format!("keystone.ca_file {}: {reason}.", file.display()));
+            let pem = std::fs::read(file).map_err(|error| refuse(format!("cannot be read: {error}")))?;
+            let certificates = Certificate::from_pem_bundle(&pem).map_err(|_| refuse("is no PEM".to_owned()))?;
+            if certificates.is_empty() {
+                return Err(refuse("has no certificate (PEM)".to_owned()));
+            }
+            builder = builder.tls_certs_only(certificates);
+        }
+        let http = builder.build().map_err(|error| Error::internal("make the client of Keystone", error))?;
+        let client = Self { http, settings: settings.clone(), login: Mutex::default() };
+        client.read_password()?;
+        Ok(client)
+    }
+
+    /// The password, from its file each time: whoever changes it there need not restart the service.
+    fn read_password(&self) -> Result<SecretString> {
+        let Some(file) = &self.settings.password_file else {
+            let missing = || Error::BadRequest("keystone.password is not set.".to_owned());
+            return self.settings.password.clone().ok_or_else(missing);
+        };
+        read_secret(file)
+    }
+
+    /// What a token is, with the time at which a valid one ends.
+    ///
+    /// # Errors
+    /// Keystone cannot be reached, or refuses this service.
+    pub(super) async fn validate(&self, token: &str) -> std::result::Result<(Verdict, Instant), Unavailable> {
+        let mut own = self.own_token(None).await?;
+        for last in [false, true] {
+            let answer = self.http.get(format!("{}/auth/tokens?nocatalog", self.settings.v3_url()));
+            let answer = answer
+                .header("x-auth-token", sensitive(own.text.expose_secret())?)
+                .header("x-subject-token", sensitive(token)?)
+                .send()
+                .await
+                .map_err(|error| unreachable(&error))?;
+            match answer.status() {
+                StatusCode::OK => {
+                    let now = server_time(answer.headers());
+                    let body: Answer = answer.json().await.map_err(|error| unreachable(&error))?;
+                    return Ok(verdict(body.token, now));
+                }
+                StatusCode::NOT_FOUND => return Ok((Verdict::Invalid, Instant::now())),
+                // Its own token was revoked, or Keystone has other keys now.
+                StatusCode::UNAUTHORIZED if !last => own = self.own_token(Some(own.number)).await?,
+                status => return Err(refused("check a token", status)),
+            }
+        }
+        Err(refused("check a token", StatusCode::UNAUTHORIZED))
+    }
+
+    /// The service's token; a new one when there is none, when it is about to end, or when that number was refused.
+    async fn own_token(&self, refused: Option<u64>) -> std::result::Result<Own, Unavailable> {
+        let mut login = self.login.lock().await;
+        if let Some(known) = &login.own
+            && Some(known.number) != refused
+            && Instant::now() < known.renew_at
+        {
+            return Ok(known.clone());
+        }
+        if let Some((at, error)) = &login.failed
+            && at.elapsed() < PAUSE
+        {
+            return Err(error.clone());
+        }
+        let number = login.own.as_ref().map_or(0, |known| known.number + 1);
+        let new = self.login(number).await;
+        match &new {
+            Ok(own) => *login = Login { own: Some(own.clone()), failed: None },
+            Err(error) => login.failed = Some((Instant::now(), error.clone())),
+        }
+        new
+    }
+
+    async fn login(&self, number: u64) -> std::result::Result<Own, Unavailable> {
+        let settings = &self.settings;
+        let password = self.read_password().map_err(|error| Unavailable(error.to_string()))?;
+        let body = json!({"auth": {
+            "identity": {"methods": ["password"], "password": {"user": {
+                "name": settings.username, "password": password.expose_secret(),
+                "domain": {"name": settings.user_domain_name}}}},
+            "scope": {"project": {
+                "name": settings.project_name, "domain": {"name": settings.project_domain_name}}}}});
+        let url = format!("{}/auth/tokens?nocatalog", settings.v3_url());
+        let answer = self.http.post(url).json(&body).send().await.map_err(|error| unreachable(&error))?;
+        if answer.status() != StatusCode::CREATED {
+            return Err(refused(&format!("log in as {}", settings.username), answer.status()));
+        }
+        let now = server_time(answer.headers());
+        let text = answer.headers().get("x-subject-token").and_then(|value| value.to_str().ok());
+        let text = text.ok_or_else(|| Unavailable("Keystone answers a login without a token".to_owned()))?;
+        let text = SecretString::from(text.to_owned());
+        let body: Answer = answer.json().await.map_err(|error| unreachable(&error))?;
+        let life = remaining(&body.token.expires_at, now);
+        let renew_at = Instant::now() + life.saturating_sub(MARGIN).max(life * 3 / 4);
+        tracing::info!(user = settings.username, "logged in at Keystone");
+        Ok(Own { text, renew_at, number })
+    }
+}
+
+/// A password from a file, without the end of its line.
+fn read_secret(file: &PathBuf) -> Result<SecretString> {
+    let refuse = |reason: String| Error::BadRequest(format!("keystone.password_file {}: {reason}.", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| refuse(format!("cannot be read: {error}")))?;
+    let text = text.trim_end_matches(['\n', '\r']);
+    if text.is_empty() { Err(refuse("is empty".to_owned())) } else { Ok(SecretString::from(text)) }
+}
+
+fn sensitive(text: &str) -> std::result::Result<HeaderValue, Unavailable> {
+    let mut value = HeaderValue::from_str(text).map_err(|_| Unavailable("a token is no header".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn unreachable(error: &reqwest::Error) -> Unavailable {
+    Unavailable(format!("Keystone cannot be reached: {}", crate::error::chain(error)))
+}
+
+fn refused(attempt: &str, status: StatusCode) -> Unavailable {
+    let hint = match status {
+        StatusCode::UNAUTHORIZED => ": keystone.username, its password or keystone.project_name is wrong",
+        StatusCode::FORBIDDEN => ": the user of keystone.username needs the role service or admin in its project",
+        _ => "",
+    };
+    Unavailable(format!("Keystone answers {} to an attempt to {attempt}{hint}", status.as_u16()))
+}
+
+/// The time at Keystone, so that a wrong clock here neither shortens nor stretches a token's life.
+fn server_time(headers: &HeaderMap) -> OffsetDateTime {
+    let date = headers.get(DATE).and_then(|value| value.to_str().ok());
+    date.and_then(|date| OffsetDateTime::parse(date, &Rfc2822).ok()).unwrap_or_else(OffsetDateTime::now_utc)
+}
+
+fn remaining(expires_at: &str, now: OffsetDateTime) -> Duration {
+    let expires = OffsetDateTime::parse(expires_at, &Rfc3339).unwrap_or(now);
+    Duration::try_from(expires - now).unwrap_or_default()
+}
+
+fn verdict(token: Token, now: OffsetDateTime) -> (Verdict, Instant) {
+    let end = Instant::now() + remaining(&token.expires_at, now);
+    let Some(project) = token.project else { return (Verdict::Unscoped, end) };
+    let roles = token.roles.into_iter().map(|role| role.name).collect();
+    (Verdict::Valid(Bearer { user_id: token.user.id, project: ProjectId(project.id), roles }), end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_is_counted_by_keystones_clock() {
+        let mut headers = HeaderMap::new();
+        headers.insert(DATE, HeaderValue::from_static("Tue, 24 Nov 2026 12:41:50 GMT"));
+        let now = server_time(&headers);
+        assert_eq!(remaining("2026-11-24T13:41:50.000000Z", now), Duration::from_secs(3600));
+        assert_eq!(remaining("2026-11-24T12:41:49.000000Z", now), Duration::ZERO);
+        assert_eq!(remaining("soon", now), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_password_file_is_read_without_its_newline_and_refused_when_empty() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("password");
+        std::fs::write(&file, "se same \n").unwrap();
+        assert_eq!(read_secret(&file).unwrap().expose_secret(), "se same ");
+        std::fs::write(&file, "\n").unwrap();
+        assert!(read_secret(&file).unwrap_err().to_string().contains("keystone.password_file"));
+    }
+}

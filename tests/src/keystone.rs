@@ -1,0 +1,271 @@
+//! A real Keystone of a test's own, with the users that the stories need.
+
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::stack::{Stack, StackOptions};
+
+const PORT: u16 = 5000;
+
+/// A Keystone in a directory of its own. Dropping it ends it.
+pub struct Keystone {
+    directory: TempDir,
+    address: Ipv4Addr,
+    tls: bool,
+    child: Option<Child>,
+    client: Client,
+    token: String,
+}
+
+impl Keystone {
+    /// One that serves, with the service's user `trove` (role `service` in the project `service`), a member of the
+    /// project `demo`, and a reader of it. The project `admin` and its administrator are there by themselves.
+    ///
+    /// # Errors
+    /// `TROVE_KEYSTONE`, which `make test` sets, is not set, or it did not come up.
+    pub async fn start(tls: bool) -> Result<Self> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let directory = tempfile::Builder::new().prefix("trove-keystone-").tempdir()?;
+        let address = Ipv4Addr::new(127, rand::random_range(128..=254), rand::random(), rand::random_range(1..=254));
+        let mut builder = Client::builder().pool_max_idle_per_host(0);
+        if tls {
+            certify(directory.path(), address)?;
+            let pem = std::fs::read(directory.path().join("ca.pem"))?;
+            builder = builder.tls_certs_only([reqwest::Certificate::from_pem(&pem)?]);
+        }
+        let (client, token) = (builder.build()?, String::new());
+        let mut keystone = Self { directory, address, tls, child: None, client, token };
+        keystone.run()?;
+        keystone.token = keystone.log_in("admin", "admin", "admin").await?;
+        for (user, project, role) in
+            [("trove", "service", "service"), ("demo", "demo", "member"), ("reader", "demo", "reader")]
+        {
+            keystone.grant(user, project, role).await.with_context(|| format!("make the user {user}"))?;
+        }
+        keystone.write_clouds()?;
+        Ok(keystone)
+    }
+
+    /// Starts it, or starts it again on the same state.
+    ///
+    /// # Errors
+    /// It ended before it served.
+    pub fn run(&mut self) -> Result<()> {
+        let cache = std::env::var_os("TROVE_KEYSTONE").context("TROVE_KEYSTONE is not set; run `make test`")?;
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/keystone.sh"));
+        command.arg("serve").arg(cache).arg(self.state()).arg(self.address.to_string()).arg(PORT.to_string());
+        if self.tls {
+            command.arg(self.directory.path().join("server.pem")).arg(self.directory.path().join("server.key"));
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("start Keystone")?;
+        let stdout = child.stdout.take().context("read Keystone's output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        self.child = Some(child);
+        if line.trim() == "serves" {
+            return Ok(());
+        }
+        self.kill()?;
+        let log = std::fs::read_to_string(self.state().join("serve.log")).unwrap_or_default();
+        bail!("Keystone did not come up: {log}")
+    }
+
+    /// Kills it with SIGKILL; its state stays.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("Keystone does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    /// Its v3 API.
+    pub fn url(&self) -> String {
+        format!("{}://{}:{PORT}/v3", if self.tls { "https" } else { "http" }, self.address)
+    }
+
+    /// The authority that signed its certificate, where it speaks TLS.
+    pub fn ca_file(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
+    /// A clouds file with `trove` (the member), `trove-reader` and `trove-admin`.
+    pub fn clouds_yaml(&self) -> PathBuf {
+        self.directory.path().join("clouds.yaml")
+    }
+
+    fn write_clouds(&self) -> Result<()> {
+        let cloud = |user: &str, project: &str| {
+            let mut cloud = json!({"identity_api_version": "3", "region_name": "RegionOne", "auth": {
+                "auth_url": self.url(), "username": user, "password": user, "project_name": project,
+                "user_domain_name": "Default", "project_domain_name": "Default"}});
+            if self.tls {
+                cloud["cacert"] = json!(self.ca_file());
+            }
+            cloud
+        };
+        let clouds = json!({"clouds": {
+            "trove": cloud("demo", "demo"),
+            "trove-reader": cloud("reader", "demo"),
+            "trove-admin": cloud("admin", "admin")}});
+        Ok(std::fs::write(self.clouds_yaml(), serde_yaml_ng::to_string(&clouds)?)?)
+    }
+
+    /// How often a token was asked about.
+    ///
+    /// # Errors
+    /// Its log cannot be read.
+    pub fn validations(&self) -> Result<usize> {
+        let log = std::fs::read_to_string(self.state().join("access.log"))?;
+        Ok(log.lines().filter(|line| line.starts_with("GET /v3/auth/tokens")).count())
+    }
+
+    /// How often somebody logged in.
+    ///
+    /// # Errors
+    /// Its log cannot be read.
+    pub fn logins(&self) -> Result<usize> {
+        let log = std::fs::read_to_string(self.state().join("access.log"))?;
+        Ok(log.lines().filter(|line| line.starts_with("POST /v3/auth/tokens")).count())
+    }
+
+    /// A stack whose identity this is, and whose service stands in this Keystone's catalog. `config` is more of its
+    /// configuration, `section` more of the section of Keystone.
+    ///
+    /// # Errors
+    /// As [`Stack::start_with`].
+    pub async fn stack(&self, section: &str, config: &str) -> Result<Stack> {
+        let password = self.directory.path().join("password");
+        std::fs::write(&password, "trove\n")?;
+        let ca = if self.tls { format!("ca_file = {:?}\n", self.ca_file()) } else { String::new() };
+        let config = format!(
+            "[keystone]\nauth_url = {:?}\nusername = \"trove\"\npassword_file = {password:?}\n{ca}{section}\n\
+             [identity]\nmode = \"keystone\"\n{config}\n",
+            self.url()
+        );
+        let options = StackOptions { config, clouds: Some(self.clouds_yaml()), ..StackOptions::default() };
+        let mut stack = Stack::prepare(options)?;
+        self.register(&stack.url()).await?;
+        stack.run(&crate::Failpoints::default())?;
+        stack.await_datastore().await?;
+        Ok(stack)
+    }
+
+    /// Puts the service into the catalog, as the operator's guide has it.
+    async fn register(&self, url: &str) -> Result<()> {
+        let service = json!({"service": {"type": "database", "name": "trove"}});
+        let service = self.call(Method::POST, "/services", &service).await?["service"]["id"].clone();
+        let endpoint = json!({"endpoint": {"service_id": service, "interface": "public", "region_id": "RegionOne",
+            "url": format!("{url}/v1.0/%(project_id)s")}});
+        self.call(Method::POST, "/endpoints", &endpoint).await?;
+        Ok(())
+    }
+
+    /// Gives a user, whose password is its name, a role in a project; makes what is not there.
+    async fn grant(&self, user: &str, project: &str, role: &str) -> Result<()> {
+        let id = async |kind: &str, name: &str, body: Value| {
+            let found = self.call(Method::GET, &format!("/{kind}s?name={name}"), &Value::Null).await?;
+            let known = found[format!("{kind}s")][0]["id"].as_str().map(str::to_owned);
+            if let Some(id) = known {
+                return anyhow::Ok(id);
+            }
+            let made = self.call(Method::POST, &format!("/{kind}s"), &json!({kind: body})).await?;
+            made[kind]["id"].as_str().map(str::to_owned).context("an id")
+        };
+        let project = id("project", project, json!({"name": project, "domain_id": "default"})).await?;
+        let user = id("user", user, json!({"name": user, "password": user, "domain_id": "default"})).await?;
+        let role = id("role", role, json!({"name": role})).await?;
+        let path = format!("/projects/{project}/users/{user}/roles/{role}");
+        self.call(Method::PUT, &path, &Value::Null).await?;
+        Ok(())
+    }
+
+    async fn call(&self, method: Method, path: &str, body: &Value) -> Result<Value> {
+        let mut request = self.client.request(method, self.url() + path).header("x-auth-token", &self.token);
+        if !body.is_null() {
+            request = request.json(body);
+        }
+        let answer = request.send().await?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        ensure!(status.is_success(), "Keystone answers {status} to {path}: {text}");
+        Ok(serde_json::from_str(&text).unwrap_or_default())
+    }
+
+    /// A token of a user for a project, or for none.
+    ///
+    /// # Errors
+    /// Keystone refused.
+    pub async fn log_in(&self, user: &str, password: &str, project: &str) -> Result<String> {
+        let domain = json!({"name": "Default"});
+        let mut body = json!({"auth": {"identity": {"methods": ["password"], "password": {
+            "user": {"name": user, "password": password, "domain": domain}}}}});
+        body["auth"]["scope"] = match project {
+            "" => json!("unscoped"),
+            name => json!({"project": {"name": name, "domain": domain}}),
+        };
+        let answer = self.client.post(self.url() + "/auth/tokens").json(&body).send().await?;
+        ensure!(answer.status().as_u16() == 201, "log in as {user}: {}", answer.status());
+        let token = answer.headers().get("x-subject-token").context("x-subject-token")?;
+        Ok(token.to_str()?.to_owned())
+    }
+
+    /// Makes a token worthless.
+    ///
+    /// # Errors
+    /// Keystone refused.
+    pub async fn revoke(&self, token: &str) -> Result<()> {
+        let request = self.client.delete(self.url() + "/auth/tokens");
+        let answer = request.header("x-auth-token", &self.token).header("x-subject-token", token).send().await?;
+        ensure!(answer.status().as_u16() == 204, "revoke a token: {}", answer.status());
+        Ok(())
+    }
+
+    /// Makes all tokens of the service's own user worthless, by a new password that is the old one.
+    ///
+    /// # Errors
+    /// Keystone refused.
+    pub async fn forget_the_service(&self) -> Result<()> {
+        let found = self.call(Method::GET, "/users?name=trove", &Value::Null).await?;
+        let id = found["users"][0]["id"].as_str().context("the user trove")?;
+        self.call(Method::PATCH, &format!("/users/{id}"), &json!({"user": {"password": "trove"}})).await?;
+        Ok(())
+    }
+}
+
+/// An authority of its own and a certificate for the address.
+fn certify(directory: &Path, address: Ipv4Addr) -> Result<()> {
+    let openssl = |args: &[&str]| -> Result<()> {
+        let output = Command::new("openssl").args(args).current_dir(directory).output().context("start openssl")?;
+        ensure!(output.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    let new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
+    let authority = ["-subj", "/CN=keystone-ca", "-keyout", "ca.key", "-out", "ca.pem"];
+    openssl(&[&new[..], &authority[..]].concat())?;
+    let name = format!("subjectAltName=IP:{address}");
+    let server = ["-subj", "/CN=keystone", "-keyout", "server.key", "-out", "server.pem", "-addext", &name];
+    let signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "basicConstraints=critical,CA:false"];
+    openssl(&[&new[..], &server[..], &signed[..]].concat())
+}
+
+impl Drop for Keystone {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            // Nothing better can be done with a failure here.
+            let _ = self.kill();
+        }
+    }
+}
