@@ -5,8 +5,8 @@ set -euo pipefail
 clients=$(tests/scripts/clients.sh "$TARGET/clients")
 export TROVE_CLIENTS_BIN=$clients
 tests/scripts/keystone.sh prepare "$TARGET/keystone"
-TROVE_KEYSTONE=$(cd "$TARGET/keystone" && pwd)
-export TROVE_KEYSTONE
+TROVE_TESTS_KEYSTONE=$(cd "$TARGET/keystone" && pwd)
+export TROVE_TESTS_KEYSTONE
 
 cargo build --workspace --all-targets --features "$TROVE_TEST_FEATURES"
 # nextest runs no examples of the documentation.

@@ -29,7 +29,7 @@ impl Keystone {
     /// project `demo`, and a reader of it. The project `admin` and its administrator are there by themselves.
     ///
     /// # Errors
-    /// `TROVE_KEYSTONE`, which `make test` sets, is not set, or it did not come up.
+    /// `TROVE_TESTS_KEYSTONE`, which `make test` sets, is not set, or it did not come up.
     pub async fn start(tls: bool) -> Result<Self> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = tempfile::Builder::new().prefix("trove-keystone-").tempdir()?;
@@ -58,7 +58,8 @@ impl Keystone {
     /// # Errors
     /// It ended before it served.
     pub fn run(&mut self) -> Result<()> {
-        let cache = std::env::var_os("TROVE_KEYSTONE").context("TROVE_KEYSTONE is not set; run `make test`")?;
+        let cache =
+            std::env::var_os("TROVE_TESTS_KEYSTONE").context("TROVE_TESTS_KEYSTONE is not set; run `make test`")?;
         let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/keystone.sh"));
         command.arg("serve").arg(cache).arg(self.state()).arg(self.address.to_string()).arg(PORT.to_string());
         if self.tls {

@@ -79,10 +79,13 @@ async fn renewed(keystone: &Keystone, api: &Api) -> Result<()> {
     let token = keystone.log_in("demo", "demo", "demo").await?;
     keystone.forget_the_service().await?;
     let before = keystone.logins()?;
-    ensure!(status(api, &token).await? == 200, "the service did not log in again");
+    // Keystone also refuses tokens that it gives within the second of a revocation.
+    poll("the service to log in again", SOON, || status(api, &token), |status| *status == 200).await?;
+    let after = keystone.logins()?;
+    ensure!((before + 1..=before + 2).contains(&after), "the service logged in {} times", after - before);
     let next = keystone.log_in("demo", "demo", "demo").await?;
     ensure!(status(api, &next).await? == 200);
-    ensure!(keystone.logins()? == before + 2, "one of the service, one of the user");
+    ensure!(keystone.logins()? == after + 1, "only the user logged in");
     Ok(())
 }
 

@@ -150,10 +150,14 @@ impl Client {
                 StatusCode::NOT_FOUND => return Ok((Verdict::Invalid, Instant::now())),
                 // Its own token was revoked, or Keystone has other keys now.
                 StatusCode::UNAUTHORIZED if !last => own = self.own_token(Some(own.number)).await?,
+                StatusCode::UNAUTHORIZED => break,
                 status => return Err(refused("check a token", status)),
             }
         }
-        Err(refused("check a token", StatusCode::UNAUTHORIZED))
+        // A token that is refused as soon as it is there: no next one until the pause is over.
+        let error = Unavailable("Keystone refuses a token that it has just given to this service".to_owned());
+        self.login.lock().await.failed = Some((Instant::now(), error.clone()));
+        Err(error)
     }
 
     /// The service's token; a new one when there is none, when it is about to end, or when that number was refused.
