@@ -103,8 +103,8 @@ impl Keystone {
         self.directory.path().join("ca.pem")
     }
 
-    /// A clouds file with `trove` (the member), `trove-reader` and `trove-admin`.
-    pub fn clouds_yaml(&self) -> PathBuf {
+    /// A clouds file with `trove` (the member), `trove-reader` and `trove-admin`; a stack has a copy of it.
+    fn clouds_yaml(&self) -> PathBuf {
         self.directory.path().join("clouds.yaml")
     }
 
@@ -157,10 +157,12 @@ impl Keystone {
              [identity]\nmode = \"keystone\"\n{config}\n",
             self.url()
         );
-        let options = StackOptions { config, clouds: Some(self.clouds_yaml()), ..StackOptions::default() };
+        let options = StackOptions { config, ..StackOptions::default() };
         let mut stack = Stack::prepare(options)?;
         self.register(&stack.url()).await?;
         stack.run(&crate::Failpoints::default())?;
+        ensure!(!stack.clouds_yaml().exists(), "users of the built-in identity were made");
+        std::fs::copy(self.clouds_yaml(), stack.clouds_yaml())?;
         stack.await_datastore().await?;
         Ok(stack)
     }

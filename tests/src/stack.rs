@@ -33,8 +33,6 @@ pub struct StackOptions {
     pub config: String,
     /// Runs the controller as this account instead of the test's own.
     pub account: Option<String>,
-    /// The clouds file of another identity than the built-in one.
-    pub clouds: Option<PathBuf>,
     /// Where the state directory is made; a temporary directory otherwise.
     pub parent: Option<PathBuf>,
     /// What it shares with other controllers; nothing otherwise.
@@ -180,9 +178,9 @@ impl Stack {
         self.directory.path().join("trove.toml")
     }
 
-    /// The clouds file: the one that the controller made, unless its identity is another.
+    /// The clouds file that the controller made.
     pub fn clouds_yaml(&self) -> PathBuf {
-        self.options.clouds.clone().unwrap_or_else(|| self.state().join("clouds.yaml"))
+        self.state().join("clouds.yaml")
     }
 
     /// The directory of an instance's host.

@@ -47,7 +47,6 @@ async fn who_comes_in(keystone: &Keystone, stack: &Stack, api: &Api) -> Result<(
 
     let identity = api.send_to(Method::GET, "/identity/v3", None).await?;
     ensure!(identity.status == 404, "the built-in identity is there: {identity:?}");
-    ensure!(!stack.state().join("clouds.yaml").exists(), "users of the built-in identity were made");
     Ok(())
 }
 

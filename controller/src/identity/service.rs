@@ -51,7 +51,7 @@ impl Service {
     /// # Errors
     /// 401.
     pub async fn find(&self, token: &str) -> Result<Token> {
-        let (hash, now) = (sum(token), OffsetDateTime::now_utc());
+        let (hash, now) = (sum(token), self.store.now());
         if let Some(token) = self.believe(&hash, now) {
             return Ok(token);
         }
@@ -109,7 +109,7 @@ impl Service {
     /// 401.
     pub async fn exchange(&self, token: &str) -> Result<(String, Token)> {
         let found = self.find(token).await?;
-        let left = found.expires_at - OffsetDateTime::now_utc();
+        let left = found.expires_at - self.store.now();
         self.issue(found.user, left.try_into().unwrap_or_default()).await
     }
 
@@ -117,7 +117,7 @@ impl Service {
         let secret: [u8; 32] = rand::random();
         let audit: [u8; 16] = rand::random();
         let text = URL_SAFE_NO_PAD.encode(secret);
-        let issued_at = OffsetDateTime::now_utc();
+        let issued_at = self.store.now();
         let token =
             Token { user, audit_id: URL_SAFE_NO_PAD.encode(audit), issued_at, expires_at: issued_at + lifetime };
         self.store.insert_token(&sum(&text), &token).await?;
