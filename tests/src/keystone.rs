@@ -2,10 +2,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -89,6 +92,15 @@ impl Keystone {
         Ok(())
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("Keystone does not run")?;
+        Ok(kill(Pid::from_raw(i32::try_from(child.id())?), signal)?)
+    }
+
     fn state(&self) -> PathBuf {
         self.directory.path().join("state")
     }
@@ -151,6 +163,7 @@ impl Keystone {
     pub async fn stack(&self, section: &str, config: &str) -> Result<Stack> {
         let password = self.directory.path().join("password");
         std::fs::write(&password, "trove\n")?;
+        std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600))?;
         let ca = if self.tls { format!("ca_file = {:?}\n", self.ca_file()) } else { String::new() };
         let config = format!(
             "[keystone]\nauth_url = {:?}\nusername = \"trove\"\npassword_file = {password:?}\n{ca}{section}\n\

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 use trove_tests::{Api, Failpoints, Keystone, Stack, StackOptions, order_body, poll};
@@ -17,13 +18,14 @@ async fn status(api: &Api, token: &str) -> Result<u16> {
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_checked_at_keystone_and_believed_for_a_while() -> Result<()> {
     let mut keystone = Keystone::start(true).await?;
-    let stack = keystone.stack("cache_lifetime = \"3s\"", "").await?;
+    let stack = keystone.stack("cache_lifetime = \"3s\"\ntimeout = \"1s\"", "").await?;
     let api = stack.login("trove").await?;
 
     who_comes_in(&keystone, &stack, &api).await?;
     one_question_for_many(&keystone, &api).await?;
     revoked(&keystone, &api).await?;
     renewed(&keystone, &api).await?;
+    hanging(&keystone, &api).await?;
     away_and_back(&mut keystone, &api).await
 }
 
@@ -85,6 +87,20 @@ async fn renewed(keystone: &Keystone, api: &Api) -> Result<()> {
     let next = keystone.log_in("demo", "demo", "demo").await?;
     ensure!(status(api, &next).await? == 200);
     ensure!(keystone.logins()? == after + 1, "only the user logged in");
+    Ok(())
+}
+
+/// A Keystone that answers nothing holds nobody for long.
+async fn hanging(keystone: &Keystone, api: &Api) -> Result<()> {
+    let token = keystone.log_in("demo", "demo", "demo").await?;
+    keystone.signal(Signal::SIGSTOP)?;
+    let asked = Instant::now();
+    let all = try_join_all((0..20).map(|_| status(api, &token))).await;
+    keystone.signal(Signal::SIGCONT)?;
+    let all = all?;
+    ensure!(all.iter().all(|status| *status == 503), "{all:?}");
+    ensure!(asked.elapsed() < Duration::from_secs(5), "it took {:?}", asked.elapsed());
+    poll("the service to reach Keystone again", SOON, || status(api, &token), |status| *status == 200).await?;
     Ok(())
 }
 

@@ -56,7 +56,7 @@ pub struct Identity {
 
 impl Identity {
     /// The identity and the policy of the configuration. The built-in one gets its users, and its clouds file in the
-    /// state directory; a real Keystone is not asked yet, so that it may come up later.
+    /// state directory; a real Keystone is not waited for, so that it may come up later.
     ///
     /// # Errors
     /// 400: the policy file, or a file of the Keystone section, is wrong. Internal.

@@ -1,5 +1,6 @@
 //! What is asked of Keystone: a token for this service, and what another's token is.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -113,9 +114,17 @@ impl Client {
             builder = builder.tls_certs_only(certificates);
         }
         let http = builder.build().map_err(|error| Error::internal("make the client of Keystone", error))?;
+        settings.warn();
         let client = Self { http, settings: settings.clone(), login: Mutex::default() };
         client.read_password()?;
         Ok(client)
+    }
+
+    /// Whether this service can log in: asked at the start, so that a mistake is seen before the first user meets it.
+    pub(super) async fn greet(&self) {
+        if let Err(error) = self.own_token(None).await {
+            tracing::warn!(%error, "no token can be checked at Keystone yet");
+        }
     }
 
     /// The password, from its file each time: whoever changes it there need not restart the service.
@@ -206,6 +215,26 @@ impl Client {
         let renew_at = Instant::now() + life.saturating_sub(MARGIN).max(life * 3 / 4);
         tracing::info!(user = settings.username, "logged in at Keystone");
         Ok(Own { text, renew_at, number })
+    }
+}
+
+impl config::Keystone {
+    /// Says what is unwise.
+    fn warn(&self) {
+        let url = url::Url::parse(&self.auth_url).ok();
+        let here = |url: &url::Url| match url.host() {
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        };
+        if url.is_some_and(|url| url.scheme() == "http" && !here(&url)) {
+            tracing::warn!(url = self.auth_url, "tokens and the service's password go to keystone.auth_url in clear");
+        }
+        let open = |file: &PathBuf| std::fs::metadata(file).is_ok_and(|found| found.permissions().mode() & 0o077 != 0);
+        if let Some(file) = self.password_file.as_ref().filter(|file| open(file)) {
+            tracing::warn!(file = %file.display(), "others can read keystone.password_file: chmod 0600");
+        }
     }
 }
 

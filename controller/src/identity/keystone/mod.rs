@@ -48,20 +48,23 @@ struct Known {
 }
 
 impl Keystone {
-    /// Nothing is asked yet.
+    /// Asks in the background whether this service can log in: a Keystone that is away may come up later.
     ///
     /// # Errors
     /// 400: a file of the section is wrong.
     pub(super) fn new(settings: &config::Keystone) -> Result<Arc<Self>> {
         let size = settings.cache_size;
         let known = Known { accepted: Cache::new(size), refused: Cache::new(size), asked: HashMap::new() };
-        Ok(Arc::new(Self {
+        let this = Arc::new(Self {
             client: Client::new(settings)?,
             deadline: settings.timeout * 2,
             lifetime: settings.cache_lifetime,
             turns: Semaphore::new(AT_ONCE),
             known: Mutex::new(known),
-        }))
+        });
+        let greeter = this.clone();
+        tokio::spawn(async move { greeter.client.greet().await });
+        Ok(this)
     }
 
     /// The caller that a token stands for; its admin context is the policy's to say. Usually nothing is asked.
