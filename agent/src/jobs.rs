@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span};
 use trove_proto::v1;
-use trove_proto::v1::account_change::Kind as Change;
-use trove_strategy::{Database, Datastore, EngineError, Grantee, Kind, NewUser, SecretString, Site, UserChange, Users};
+use trove_strategy::EngineError;
 
-use crate::driver::{Driver, pass};
+use crate::driver::pass;
 use crate::journal::{Entry, Journal, Outcome, fingerprint};
 use crate::settings::Keeper;
 use crate::status::wire_error;
@@ -31,14 +31,22 @@ struct Running {
     cancel: CancellationToken,
 }
 
+/// Does what jobs ask for. The engine's is [`crate::work::EngineWork`]; the simulator has its own.
+#[async_trait]
+pub trait Worker: Send + Sync {
+    /// Does it, stage by stage.
+    ///
+    /// # Errors
+    /// As they go back to the controller.
+    async fn work(&self, job: &Job, work: v1::start::Work) -> Result<(), v1::Error>;
+}
+
 /// All jobs. Cheap to clone.
 #[derive(Clone)]
 pub struct Jobs(Arc<Inner>);
 
 struct Inner {
-    datastore: Arc<dyn Datastore>,
-    site: Site,
-    driver: Driver,
+    worker: Arc<dyn Worker>,
     keeper: Arc<Keeper>,
     journal: Journal,
     running: Mutex<HashMap<Vec<u8>, Running>>,
@@ -65,15 +73,9 @@ fn ended(outcome: Option<v1::Error>) -> Attached {
 
 impl Jobs {
     /// With nothing running; what the journal has as begun was cut off.
-    pub fn new(
-        datastore: Arc<dyn Datastore>,
-        site: Site,
-        driver: Driver,
-        keeper: Arc<Keeper>,
-        journal: Journal,
-    ) -> Self {
+    pub fn new(worker: Arc<dyn Worker>, keeper: Arc<Keeper>, journal: Journal) -> Self {
         let (running, turn) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self(Arc::new(Inner { datastore, site, driver, keeper, journal, running, turn }))
+        Self(Arc::new(Inner { worker, keeper, journal, running, turn }))
     }
 
     /// Starts a job, attaches to it, or answers with what became of it.
@@ -117,25 +119,28 @@ impl Jobs {
         running.insert(id.clone(), Running { fingerprint: sum.clone(), state: state.clone(), cancel: cancel.clone() });
         drop(running);
         let span = info_span!("job", operation = key.operation, step = key.step, attempt = key.attempt);
-        let job = Job { jobs: self.clone(), state: sender, cancel: cancel.clone() };
+        let job = Job { key, jobs: self.clone(), state: sender, cancel: cancel.clone() };
         let deadline = Duration::from_secs(start.deadline_s.max(1).into());
-        tokio::spawn(job.run(key, id, sum, work, deadline).instrument(span));
+        tokio::spawn(job.run(id, sum, work, deadline).instrument(span));
         Ok(Attached { state, cancel })
     }
 }
 
-struct Job {
+/// A job that runs.
+pub struct Job {
+    /// Under which it was asked for.
+    pub key: v1::JobKey,
     jobs: Jobs,
     state: watch::Sender<JobState>,
     cancel: CancellationToken,
 }
 
 impl Job {
-    async fn run(self, key: v1::JobKey, id: Vec<u8>, sum: String, work: v1::start::Work, deadline: Duration) {
+    async fn run(self, id: Vec<u8>, sum: String, work: v1::start::Work, deadline: Duration) {
         let inner = &self.jobs.0;
         let outcome = {
             let _turn = inner.turn.lock().await;
-            tokio::time::timeout(deadline, self.work(work)).await
+            tokio::time::timeout(deadline, inner.worker.work(&self, work)).await
         };
         let late = || error(v1::ErrorKind::Transient, format!("the job did not end within {} s", deadline.as_secs()));
         let failed = outcome.unwrap_or_else(|_| Err(late())).err();
@@ -145,7 +150,7 @@ impl Job {
             Some(e) if e.kind() == v1::ErrorKind::Transient => None,
             Some(e) => Some(Outcome::Failed { kind: e.kind, message: e.message.clone() }),
         };
-        let written = recorded.map(|outcome| inner.journal.record(&key, &sum, outcome));
+        let written = recorded.map(|outcome| inner.journal.record(&self.key, &sum, outcome));
         if let Some(Err(cause)) = written {
             error!(error = format!("{cause:#}"), "a job's end could not be written down: asked again, it runs again");
         }
@@ -158,7 +163,10 @@ impl Job {
     }
 
     /// A stage with failpoints around it; the cancellation takes effect before it.
-    async fn stage(
+    ///
+    /// # Errors
+    /// As the stage's work.
+    pub async fn stage(
         &self,
         job: &str,
         stage: &str,
@@ -178,108 +186,5 @@ impl Job {
             wire.message = format!("{stage}: {}", wire.message);
             wire
         })
-    }
-
-    async fn work(&self, work: v1::start::Work) -> Result<(), v1::Error> {
-        let driver = &self.jobs.0.driver;
-        match work {
-            v1::start::Work::Prepare(prepare) => self.prepare(prepare).await,
-            v1::start::Work::Restart(_) => {
-                self.stage("restart", "stop", driver.stop_for_a_while()).await?;
-                let start = async {
-                    driver.configure().await?;
-                    driver.start().await
-                };
-                self.stage("restart", "start", start).await
-            }
-            v1::start::Work::Stop(_) => self.stage("stop", "stop", driver.stop()).await,
-            v1::start::Work::ChangeAccounts(changes) => {
-                for (n, change) in changes.changes.into_iter().enumerate() {
-                    self.stage("change_accounts", &n.to_string(), self.change(change)).await?;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    async fn prepare(&self, prepare: v1::Prepare) -> Result<(), v1::Error> {
-        let inner = &self.jobs.0;
-        let driver = &inner.driver;
-        let assign = async {
-            let specification = prepare.specification.unwrap_or_default();
-            let assigned = inner.keeper.assign(prepare.generation, specification);
-            assigned.map_err(|cause| EngineError::new(Kind::Transient, format!("{cause:#}")))?;
-            Ok(())
-        };
-        self.stage("prepare", "assign", assign).await?;
-        self.stage("prepare", "initialise", driver.initialise()).await?;
-        self.stage("prepare", "configure", driver.configure()).await?;
-        self.stage("prepare", "start", driver.start()).await?;
-        let accounts = async {
-            for database in prepare.databases {
-                self.change(v1::AccountChange { kind: Some(Change::CreateDatabase(database)) }).await?;
-            }
-            for user in prepare.users {
-                self.change(v1::AccountChange { kind: Some(Change::CreateUser(user)) }).await?;
-            }
-            if let Some(password) = prepare.root_password {
-                let kind = Some(Change::EnableRoot(v1::EnableRoot { password }));
-                self.change(v1::AccountChange { kind }).await?;
-            }
-            Ok(())
-        };
-        self.stage("prepare", "accounts", accounts).await
-    }
-
-    async fn change(&self, change: v1::AccountChange) -> Result<(), EngineError> {
-        let inner = &self.jobs.0;
-        let site = &inner.site;
-        let none =
-            |capability: &str| EngineError::new(Kind::Invalid, format!("the datastore does not announce {capability}"));
-        let databases = || inner.datastore.databases().ok_or_else(|| none("databases"));
-        let root = || inner.datastore.root().ok_or_else(|| none("root"));
-        match change.kind {
-            Some(Change::CreateDatabase(database)) => {
-                let v1::Database { name, character_set, collation } = database;
-                databases()?.create(site, &Database { name, character_set, collation }).await
-            }
-            Some(Change::DeleteDatabase(name)) => databases()?.delete(site, &name).await,
-            Some(Change::EnableRoot(v1::EnableRoot { password })) => {
-                root()?.enable(site, &SecretString::from(password)).await
-            }
-            Some(Change::DisableRoot(_)) => root()?.disable(site).await,
-            Some(other) => {
-                let users = inner.datastore.users().ok_or_else(|| none("users"))?;
-                change_user(users, site, other).await
-            }
-            None => Err(EngineError::new(Kind::Invalid, "change accounts: an empty change")),
-        }
-    }
-}
-
-fn grantee(account: Option<v1::Account>) -> Result<Grantee, EngineError> {
-    let missing = || EngineError::new(Kind::Invalid, "change accounts: the account is missing");
-    let v1::Account { name, host } = account.ok_or_else(missing)?;
-    Ok(Grantee { name, host })
-}
-
-async fn change_user(users: &dyn Users, site: &Site, change: Change) -> Result<(), EngineError> {
-    match change {
-        Change::CreateUser(user) => {
-            let password = SecretString::from(user.password);
-            let user = NewUser { id: grantee(user.account)?, password, databases: user.databases };
-            users.create(site, &user).await
-        }
-        Change::DeleteUser(account) => users.delete(site, &grantee(Some(account))?).await,
-        Change::ChangeUser(v1::ChangeUser { account, new_name, new_host, new_password }) => {
-            let password = new_password.map(SecretString::from);
-            let change = UserChange { name: new_name, host: new_host, password };
-            users.change(site, &grantee(account)?, &change).await
-        }
-        Change::Grant(v1::Grant { account, databases }) => users.grant(site, &grantee(account)?, &databases).await,
-        Change::Revoke(v1::Revoke { account, database }) => users.revoke(site, &grantee(account)?, &database).await,
-        Change::CreateDatabase(_) | Change::DeleteDatabase(_) | Change::EnableRoot(_) | Change::DisableRoot(_) => {
-            Err(EngineError::new(Kind::Fatal, "change accounts: this is no change of an account"))
-        }
     }
 }

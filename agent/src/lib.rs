@@ -22,6 +22,7 @@ pub mod service;
 pub mod settings;
 pub mod status;
 pub mod volume;
+pub mod work;
 
 use std::sync::Arc;
 

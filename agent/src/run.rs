@@ -19,6 +19,7 @@ use crate::journal::Journal;
 use crate::link;
 use crate::service::Services;
 use crate::settings::Keeper;
+use crate::work::EngineWork;
 
 /// Runs until it is told to end by SIGTERM, which leaves the engine running, or SIGINT, which stops it first.
 ///
@@ -44,7 +45,9 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
     let driver = driver::spawn(parts).await?;
     let identity = Identity::open(files.clone(), &config.authority_file)?;
     let journal = Journal::open(&files.path("jobs"))?;
-    let jobs = Jobs::new(datastore.clone(), site.clone(), driver.clone(), keeper.clone(), journal);
+    let work =
+        EngineWork { datastore: datastore.clone(), site: site.clone(), driver: driver.clone(), keeper: keeper.clone() };
+    let jobs = Jobs::new(Arc::new(work), keeper.clone(), journal);
     let services = Arc::new(Services {
         datastore,
         site,

@@ -6,6 +6,44 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+/// A new random one; in the simulator, the next of the history's seed.
+fn fresh() -> Uuid {
+    #[cfg(test)]
+    if let Some(id) = seeded::next() {
+        return id;
+    }
+    Uuid::new_v4()
+}
+
+#[cfg(test)]
+pub(crate) mod seeded {
+    //! Ids of a history that happens the same way twice.
+
+    use std::cell::RefCell;
+
+    use rand::rngs::StdRng;
+    use rand::{RngExt as _, SeedableRng as _};
+    use uuid::Uuid;
+
+    thread_local! {
+        static SEEDED: RefCell<Option<StdRng>> = const { RefCell::new(None) };
+    }
+
+    /// From now on, on this thread.
+    pub(crate) fn start(seed: u64) {
+        SEEDED.with_borrow_mut(|rng| *rng = Some(StdRng::seed_from_u64(seed)));
+    }
+
+    /// No more.
+    pub(crate) fn end() {
+        SEEDED.with_borrow_mut(|rng| *rng = None);
+    }
+
+    pub(super) fn next() -> Option<Uuid> {
+        SEEDED.with_borrow_mut(|rng| rng.as_mut().map(|rng| uuid::Builder::from_random_bytes(rng.random()).into_uuid()))
+    }
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -16,7 +54,7 @@ macro_rules! id {
         impl $name {
             /// A new random one.
             pub fn random() -> Self {
-                Self(Uuid::new_v4())
+                Self(fresh())
             }
         }
 

@@ -19,5 +19,7 @@ pub mod register;
 pub mod seal;
 pub mod serve;
 pub mod signals;
+#[cfg(test)]
+mod simulation;
 pub mod state;
 pub mod store;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds everything with failpoints and runs every test.
+# Builds everything with failpoints and runs every test; with `full`, the stories once more on PostgreSQL.
 set -euo pipefail
 
 clients=$(tests/scripts/clients.sh "$TARGET/clients")
@@ -11,8 +11,18 @@ export TROVE_TESTS_KEYSTONE
 cargo build --workspace --all-targets --features "$TROVE_TEST_FEATURES"
 # nextest runs no examples of the documentation.
 cargo test --workspace --doc --features "$TROVE_TEST_FEATURES" --quiet
-if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --workspace --features "$TROVE_TEST_FEATURES"
-else
-    cargo test --workspace --features "$TROVE_TEST_FEATURES"
+run() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run "$@" --features "$TROVE_TEST_FEATURES"
+    else
+        cargo test "$@" --features "$TROVE_TEST_FEATURES"
+    fi
+}
+export -f run
+
+run --workspace
+# The store's SQL, and what stands on it, on the other database. Features as above, so that nothing is built again.
+tests/scripts/with-postgresql.sh bash -c "run --package trove-controller --lib"
+if [ "${1:-}" = full ]; then
+    TROVE_TEST_STORE=postgres run --workspace --test '*'
 fi

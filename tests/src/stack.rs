@@ -55,14 +55,13 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The lines of the configuration.
-    fn config(&self) -> String {
-        format!(
-            "[store]\nurl = \"{}\"\npassword_file = \"{}\"\n[process]\nhosts_dir = \"{}\"\n",
-            self.url,
-            self.password_file.display(),
-            self.hosts.display()
-        )
+    fn environment(&self) -> [(&'static str, std::ffi::OsString); 4] {
+        [
+            ("TROVE_STORE__URL", self.url.clone().into()),
+            ("TROVE_STORE__PASSWORD_FILE", self.password_file.clone().into()),
+            ("TROVE_PROCESS__HOSTS_DIR", self.hosts.clone().into()),
+            ("TROVE_SECRET_KEY_FILE", self.key_file.clone().into()),
+        ]
     }
 }
 
@@ -136,11 +135,8 @@ impl Stack {
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
         // Above the range of instances, and drawn from so many that two tests do not meet.
         let address = Ipv4Addr::new(127, rand::random_range(128..=254), rand::random(), rand::random_range(1..=254));
-        let shared = options.shared.as_ref().map(Shared::config).unwrap_or_default();
-        let config = format!(
-            "[api]\nlisten = \"{address}:8779\"\n[agents]\nlisten = \"{address}:8778\"\n{shared}{}\n",
-            options.config
-        );
+        let config =
+            format!("[api]\nlisten = \"{address}:8779\"\n[agents]\nlisten = \"{address}:8778\"\n{}\n", options.config);
         std::fs::write(directory.path().join("trove.toml"), config)?;
         if let Some(account) = &options.account {
             // The account may not reach the directory that the programs were built in.
@@ -243,7 +239,7 @@ impl Stack {
         }
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         if let Some(shared) = &self.options.shared {
-            command.env("TROVE_SECRET_KEY_FILE", &shared.key_file);
+            command.envs(shared.environment());
         }
         if let Some(entries) = &failpoints.controller {
             command.env("TROVE_FAILPOINTS", entries);

@@ -76,6 +76,7 @@ impl Runner {
             };
             let due = Instant::now() + sleep;
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => break,
                 changed = nudges.changed() => if changed.is_err() { break },
                 Some(ended) = running.join_next() => match ended {

@@ -36,6 +36,7 @@ pub async fn keep(store: Store, own: Controller, shutdown: CancellationToken) {
             }
         };
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep_until(begun + pause) => {}
         }
@@ -53,6 +54,7 @@ pub async fn listen(store: Store, nudge: Nudge, changes: Changes, shutdown: Canc
             changes.bump();
         };
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             heard = store.listen(told) => {
                 if let Err(error) = heard {
@@ -61,6 +63,7 @@ pub async fn listen(store: Store, nudge: Nudge, changes: Changes, shutdown: Canc
             }
         }
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(RETRY) => {}
         }

@@ -34,10 +34,12 @@ pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
             }
         };
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = work => {}
         }
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             changed = nudges.changed() => if changed.is_err() { return },
             () = tokio::time::sleep_until(all_due) => {}

@@ -8,9 +8,12 @@ use nix::time::{ClockId, clock_gettime};
 
 /// Cheap to clone; the clones share their readings.
 #[derive(Clone, Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     /// What the database's clock showed when the machine started, microseconds since 1970.
     base: Arc<AtomicI64>,
+    /// In the simulator, where time passes as the runtime says.
+    #[cfg(test)]
+    simulated: Option<tokio::time::Instant>,
 }
 
 /// Microseconds since the machine started, with the time that it slept; nobody sets this clock.
@@ -22,7 +25,17 @@ fn elapsed() -> i64 {
 impl Clock {
     /// One that shows `now`, microseconds since 1970.
     pub(super) fn new(now: i64) -> Self {
-        Self { base: Arc::new(AtomicI64::new(now - elapsed())) }
+        Self {
+            base: Arc::new(AtomicI64::new(now - elapsed())),
+            #[cfg(test)]
+            simulated: None,
+        }
+    }
+
+    /// One that starts at `now` and goes on with the runtime's clock.
+    #[cfg(test)]
+    pub(super) fn simulated(now: i64) -> Self {
+        Self { base: Arc::new(AtomicI64::new(now)), simulated: Some(tokio::time::Instant::now()) }
     }
 
     /// The database's clock has just shown `now`.
@@ -32,6 +45,11 @@ impl Clock {
 
     /// Microseconds since 1970.
     pub(super) fn now(&self) -> i64 {
+        #[cfg(test)]
+        if let Some(start) = self.simulated {
+            let passed = i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX);
+            return self.base.load(Ordering::Relaxed) + passed;
+        }
         self.base.load(Ordering::Relaxed) + elapsed()
     }
 }

@@ -19,6 +19,9 @@ use time::OffsetDateTime;
 use crate::error::{Error, Result};
 use crate::seal::Seal;
 use crate::store::agents::ResetServices;
+#[cfg(test)]
+pub(crate) use crate::store::clock::Clock;
+#[cfg(not(test))]
 use crate::store::clock::Clock;
 use crate::store::sql::{Connection, Pool, Transaction};
 
@@ -157,6 +160,21 @@ impl Store {
         Ok(Self { read, write, seal, clock, shared, reset_services: ResetServices::default() })
     }
 
+    /// One of several controllers on the simulator's database.
+    #[cfg(test)]
+    pub(crate) fn simulated(link: sql::simulated::Link, clock: &Clock, seal: Seal) -> Self {
+        let pool = Pool::simulated(link, clock.clone());
+        let reset_services = ResetServices::default();
+        Self { read: pool.clone(), write: pool, seal, clock: clock.clone(), shared: None, reset_services }
+    }
+
+    /// The simulator's database with this schema, and its clock.
+    #[cfg(test)]
+    pub(crate) fn simulated_server() -> (sql::simulated::Server, Clock) {
+        let schema: Vec<&str> = MIGRATIONS.iter().map(|(_, _, sql)| *sql).collect();
+        (sql::simulated::Server::new(&schema), Clock::simulated(1_800_000_000_000_000))
+    }
+
     /// Begins a transaction that writes; there is one at a time.
     ///
     /// # Errors
@@ -177,6 +195,10 @@ impl Store {
 
     /// Whether other controllers may use this store at the same time.
     pub fn is_shared(&self) -> bool {
+        #[cfg(test)]
+        if self.read.simulated_link().is_some() {
+            return true;
+        }
         self.shared.is_some()
     }
 
@@ -191,6 +213,11 @@ impl Store {
     /// # Errors
     /// Internal: the database cannot be asked to tell. Try again later.
     pub async fn listen(&self, changed: impl Fn()) -> Result<()> {
+        #[cfg(test)]
+        if let Some(link) = self.read.simulated_link() {
+            link.listen(changed).await;
+            return Ok(());
+        }
         let Some(pool) = &self.shared else { return Ok(()) };
         let failed = |error| Error::internal("listen for the changes of other controllers", error);
         let mut listener = PgListener::connect_with(pool).await.map_err(failed)?;

@@ -13,6 +13,9 @@ use sqlx::{AssertSqlSafe, ColumnIndex, Decode, Executor as _, Row as _, SqlStr, 
 
 use super::clock::Clock;
 
+#[cfg(test)]
+pub(crate) mod simulated;
+
 /// The channel on which PostgreSQL tells every controller that operations have changed.
 pub(super) const CHANNEL: &str = "trove_changes";
 /// What a transaction that writes holds on PostgreSQL ("trove-rs" as a number), so that there is one at a time, as on
@@ -94,6 +97,11 @@ macro_rules! on {
             Target::Pool(pool) => {
                 pool.count();
                 match &pool.database {
+                    #[cfg(test)]
+                    Database::Simulated(link) => {
+                        let (changed, rows) = link.run(sql.as_str(), &values).await?;
+                        $row(Answer::$call(changed, rows)?.into())
+                    }
                     Database::Sqlite(pool) => $row(sqlite(sql, values).$call(pool).await?.into()),
                     Database::Postgres(pool) => $row(postgres(sql, values).$call(pool).await?.into()),
                 }
@@ -101,6 +109,11 @@ macro_rules! on {
             Target::Connection(connection) => {
                 connection.count();
                 match &mut connection.inner {
+                    #[cfg(test)]
+                    Inner::Simulated(session) => {
+                        let (changed, rows) = session.run(sql.as_str(), &values).await?;
+                        $row(Answer::$call(changed, rows)?.into())
+                    }
                     Inner::Sqlite(connection) => $row(sqlite(sql, values).$call(&mut **connection).await?.into()),
                     Inner::Postgres(connection) => $row(postgres(sql, values).$call(&mut **connection).await?.into()),
                 }
@@ -191,8 +204,37 @@ impl From<sqlx::postgres::PgQueryResult> for Done {
     }
 }
 
+/// Makes of a simulated answer what the same call makes of a real one.
+#[cfg(test)]
+struct Answer;
+
+#[cfg(test)]
+impl Answer {
+    #[allow(clippy::unnecessary_wraps)]
+    fn execute(changed: u64, _rows: Vec<simulated::Row>) -> sqlx::Result<Done> {
+        Ok(Done(changed))
+    }
+
+    #[allow(clippy::unnecessary_wraps)]
+    fn fetch_optional(_changed: u64, rows: Vec<simulated::Row>) -> sqlx::Result<Option<Row>> {
+        Ok(rows.into_iter().next().map(Row::Simulated))
+    }
+
+    fn fetch_one(_changed: u64, rows: Vec<simulated::Row>) -> sqlx::Result<Row> {
+        rows.into_iter().next().map(Row::Simulated).ok_or(sqlx::Error::RowNotFound)
+    }
+
+    #[allow(clippy::unnecessary_wraps)]
+    fn fetch_all(_changed: u64, rows: Vec<simulated::Row>) -> sqlx::Result<Vec<Row>> {
+        Ok(rows.into_iter().map(Row::Simulated).collect())
+    }
+}
+
 /// A row.
 pub enum Row {
+    /// Of the simulator.
+    #[cfg(test)]
+    Simulated(simulated::Row),
     /// Of SQLite.
     Sqlite(SqliteRow),
     /// Of PostgreSQL.
@@ -227,24 +269,45 @@ impl<R: Into<Row>> From<Vec<R>> for All {
     }
 }
 
+#[cfg(not(test))]
+mod simulated {
+    //! No simulator: everything may be read.
+
+    pub trait FromStored {}
+    impl<T> FromStored for T {}
+    pub trait Place {}
+    impl<T> Place for T {}
+}
+
 /// The type of a column: `String`, `i64`, `bool`, and an `Option` of one where it may be null.
 pub trait Column:
-    for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> + Sized
+    for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> + simulated::FromStored
 {
 }
 
 impl<T> Column for T where
-    T: for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> + Sized
+    T: for<'r> Decode<'r, Sqlite>
+        + Type<Sqlite>
+        + for<'r> Decode<'r, Postgres>
+        + Type<Postgres>
+        + simulated::FromStored
 {
 }
+
+/// How a column is named: by its name or its place.
+pub trait Index: ColumnIndex<SqliteRow> + ColumnIndex<PgRow> + simulated::Place {}
+
+impl<T: ColumnIndex<SqliteRow> + ColumnIndex<PgRow> + simulated::Place> Index for T {}
 
 impl Row {
     /// The value of a column, by its name or its place.
     ///
     /// # Errors
     /// As sqlx's: no such column, or another type.
-    pub fn try_get<T: Column, I: ColumnIndex<SqliteRow> + ColumnIndex<PgRow>>(&self, index: I) -> sqlx::Result<T> {
+    pub fn try_get<T: Column, I: Index>(&self, index: I) -> sqlx::Result<T> {
         match self {
+            #[cfg(test)]
+            Self::Simulated(row) => row.try_get(&index),
             Self::Sqlite(row) => row.try_get(index),
             Self::Postgres(row) => row.try_get(index),
         }
@@ -254,7 +317,7 @@ impl Row {
 #[cfg(test)]
 impl Row {
     /// The value of a column that is there.
-    pub(crate) fn get<T: Column, I: ColumnIndex<SqliteRow> + ColumnIndex<PgRow>>(&self, index: I) -> T {
+    pub(crate) fn get<T: Column, I: Index>(&self, index: I) -> T {
         self.try_get(index).unwrap()
     }
 }
@@ -270,6 +333,8 @@ pub struct Pool {
 
 #[derive(Clone, Debug)]
 enum Database {
+    #[cfg(test)]
+    Simulated(simulated::Link),
     Sqlite(SqlitePool),
     Postgres(PgPool),
 }
@@ -278,6 +343,18 @@ impl Pool {
     /// Over SQLite.
     pub(super) fn sqlite(pool: SqlitePool, clock: Clock, statements: Arc<AtomicU64>) -> Self {
         Self { database: Database::Sqlite(pool), clock, statements }
+    }
+
+    /// Over the simulator's.
+    #[cfg(test)]
+    pub(super) fn simulated(link: simulated::Link, clock: Clock) -> Self {
+        Self { database: Database::Simulated(link), clock, statements: Arc::default() }
+    }
+
+    /// What the simulator's controllers are told by.
+    #[cfg(test)]
+    pub(super) fn simulated_link(&self) -> Option<&simulated::Link> {
+        if let Database::Simulated(link) = &self.database { Some(link) } else { None }
     }
 
     /// Over PostgreSQL.
@@ -300,6 +377,8 @@ impl Pool {
     /// As sqlx's.
     pub(super) async fn begin(&self) -> sqlx::Result<Transaction> {
         let inner = match &self.database {
+            #[cfg(test)]
+            Database::Simulated(link) => Inner::Simulated(link.begin().await?),
             Database::Sqlite(pool) => Inner::Sqlite(pool.begin_with("begin immediate").await?),
             Database::Postgres(pool) => {
                 let pool = pool.clone();
@@ -323,6 +402,8 @@ impl Pool {
     /// As sqlx's.
     pub(super) async fn now(&self) -> sqlx::Result<i64> {
         match &self.database {
+            #[cfg(test)]
+            Database::Simulated(_) => Ok(self.clock.now()),
             Database::Sqlite(_) => Ok(self.clock.now()),
             Database::Postgres(pool) => read_clock(pool, &self.clock).await,
         }
@@ -348,6 +429,8 @@ pub struct Connection {
 
 #[derive(Debug)]
 enum Inner {
+    #[cfg(test)]
+    Simulated(simulated::Session),
     Sqlite(sqlx::Transaction<'static, Sqlite>),
     Postgres(sqlx::Transaction<'static, Postgres>),
 }
@@ -363,6 +446,8 @@ impl Connection {
     /// As sqlx's.
     pub(super) async fn now(&mut self) -> sqlx::Result<i64> {
         match &mut self.inner {
+            #[cfg(test)]
+            Inner::Simulated(_) => Ok(self.clock.now()),
             Inner::Sqlite(_) => Ok(self.clock.now()),
             Inner::Postgres(connection) => read_clock(&mut **connection, &self.clock).await,
         }
@@ -399,6 +484,8 @@ impl Transaction {
     /// As sqlx's: nothing is written, or, when the connection broke at the commit, it is not known.
     pub async fn commit(self) -> sqlx::Result<()> {
         match self.0.inner {
+            #[cfg(test)]
+            Inner::Simulated(session) => session.commit(self.0.announce).await,
             // One controller: it tells itself.
             Inner::Sqlite(tx) => tx.commit().await,
             Inner::Postgres(mut tx) => {

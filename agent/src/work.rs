@@ -1,0 +1,130 @@
+//! What jobs do to the engine.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use trove_proto::v1;
+use trove_proto::v1::account_change::Kind as Change;
+use trove_strategy::{Database, Datastore, EngineError, Grantee, Kind, NewUser, SecretString, Site, UserChange, Users};
+
+use crate::driver::Driver;
+use crate::jobs::{Job, Worker};
+use crate::settings::Keeper;
+
+/// Works on the one engine of this agent.
+pub struct EngineWork {
+    /// Its strategy.
+    pub datastore: Arc<dyn Datastore>,
+    /// Where it lies.
+    pub site: Site,
+    /// Starts and stops it.
+    pub driver: Driver,
+    /// What it is to be.
+    pub keeper: Arc<Keeper>,
+}
+
+#[async_trait]
+impl Worker for EngineWork {
+    async fn work(&self, job: &Job, work: v1::start::Work) -> Result<(), v1::Error> {
+        let driver = &self.driver;
+        match work {
+            v1::start::Work::Prepare(prepare) => self.prepare(job, prepare).await,
+            v1::start::Work::Restart(_) => {
+                job.stage("restart", "stop", driver.stop_for_a_while()).await?;
+                let start = async {
+                    driver.configure().await?;
+                    driver.start().await
+                };
+                job.stage("restart", "start", start).await
+            }
+            v1::start::Work::Stop(_) => job.stage("stop", "stop", driver.stop()).await,
+            v1::start::Work::ChangeAccounts(changes) => {
+                for (n, change) in changes.changes.into_iter().enumerate() {
+                    job.stage("change_accounts", &n.to_string(), self.change(change)).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl EngineWork {
+    async fn prepare(&self, job: &Job, prepare: v1::Prepare) -> Result<(), v1::Error> {
+        let driver = &self.driver;
+        let assign = async {
+            let specification = prepare.specification.unwrap_or_default();
+            let assigned = self.keeper.assign(prepare.generation, specification);
+            assigned.map_err(|cause| EngineError::new(Kind::Transient, format!("{cause:#}")))?;
+            Ok(())
+        };
+        job.stage("prepare", "assign", assign).await?;
+        job.stage("prepare", "initialise", driver.initialise()).await?;
+        job.stage("prepare", "configure", driver.configure()).await?;
+        job.stage("prepare", "start", driver.start()).await?;
+        let accounts = async {
+            for database in prepare.databases {
+                self.change(v1::AccountChange { kind: Some(Change::CreateDatabase(database)) }).await?;
+            }
+            for user in prepare.users {
+                self.change(v1::AccountChange { kind: Some(Change::CreateUser(user)) }).await?;
+            }
+            if let Some(password) = prepare.root_password {
+                let kind = Some(Change::EnableRoot(v1::EnableRoot { password }));
+                self.change(v1::AccountChange { kind }).await?;
+            }
+            Ok(())
+        };
+        job.stage("prepare", "accounts", accounts).await
+    }
+
+    async fn change(&self, change: v1::AccountChange) -> Result<(), EngineError> {
+        let site = &self.site;
+        let none =
+            |capability: &str| EngineError::new(Kind::Invalid, format!("the datastore does not announce {capability}"));
+        let databases = || self.datastore.databases().ok_or_else(|| none("databases"));
+        let root = || self.datastore.root().ok_or_else(|| none("root"));
+        match change.kind {
+            Some(Change::CreateDatabase(database)) => {
+                let v1::Database { name, character_set, collation } = database;
+                databases()?.create(site, &Database { name, character_set, collation }).await
+            }
+            Some(Change::DeleteDatabase(name)) => databases()?.delete(site, &name).await,
+            Some(Change::EnableRoot(v1::EnableRoot { password })) => {
+                root()?.enable(site, &SecretString::from(password)).await
+            }
+            Some(Change::DisableRoot(_)) => root()?.disable(site).await,
+            Some(other) => {
+                let users = self.datastore.users().ok_or_else(|| none("users"))?;
+                change_user(users, site, other).await
+            }
+            None => Err(EngineError::new(Kind::Invalid, "change accounts: an empty change")),
+        }
+    }
+}
+
+fn grantee(account: Option<v1::Account>) -> Result<Grantee, EngineError> {
+    let missing = || EngineError::new(Kind::Invalid, "change accounts: the account is missing");
+    let v1::Account { name, host } = account.ok_or_else(missing)?;
+    Ok(Grantee { name, host })
+}
+
+async fn change_user(users: &dyn Users, site: &Site, change: Change) -> Result<(), EngineError> {
+    match change {
+        Change::CreateUser(user) => {
+            let password = SecretString::from(user.password);
+            let user = NewUser { id: grantee(user.account)?, password, databases: user.databases };
+            users.create(site, &user).await
+        }
+        Change::DeleteUser(account) => users.delete(site, &grantee(Some(account))?).await,
+        Change::ChangeUser(v1::ChangeUser { account, new_name, new_host, new_password }) => {
+            let password = new_password.map(SecretString::from);
+            let change = UserChange { name: new_name, host: new_host, password };
+            users.change(site, &grantee(account)?, &change).await
+        }
+        Change::Grant(v1::Grant { account, databases }) => users.grant(site, &grantee(account)?, &databases).await,
+        Change::Revoke(v1::Revoke { account, database }) => users.revoke(site, &grantee(account)?, &database).await,
+        Change::CreateDatabase(_) | Change::DeleteDatabase(_) | Change::EnableRoot(_) | Change::DisableRoot(_) => {
+            Err(EngineError::new(Kind::Fatal, "change accounts: this is no change of an account"))
+        }
+    }
+}

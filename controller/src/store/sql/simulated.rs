@@ -1,0 +1,299 @@
+//! The same SQL on a SQLite that answers at once and on the caller's thread, for the simulator: no thread of a driver
+//! decides about the order of events. What can go wrong with a server's connection is decided by a [`Gate`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use rusqlite::types::Value as Stored;
+use tempfile::TempDir;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
+
+use super::Value;
+
+/// How long an open transaction may say nothing, as on PostgreSQL.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// What may never be written, whoever writes: each is noted where the end of a history looks.
+const WATCH: &str = "
+create table violation (what text not null);
+create trigger step_again after update on operation_step
+    when old.status in ('failed', 'undone') and new.status = 'running'
+begin insert into violation values ('step ' || new.name || ' of ' || new.operation_id || ': ' || old.status || ', then ' || new.status); end;
+create trigger operation_back after update on operation
+    when new.fence < old.fence or (new.status = 'running' and new.position < old.position) or old.finished is not null
+begin insert into violation values ('operation ' || new.id || ' goes back: ' || old.status || ' ' || old.position || ' ' ||
+    old.fence || ', then ' || new.status || ' ' || new.position || ' ' || new.fence); end;
+";
+
+/// Where a connection may stall or break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Before a transaction.
+    Begin,
+    /// Before a statement.
+    Statement,
+    /// Before a commit.
+    Commit,
+    /// After a commit took effect: an error here is an outcome that nobody knows.
+    Committed,
+}
+
+/// Delays, stops, or breaks what one controller asks of the database.
+pub(crate) type Gate = Arc<dyn Fn(Moment) -> BoxFuture<'static, sqlx::Result<()>> + Send + Sync>;
+
+/// One database.
+#[derive(Clone)]
+pub(crate) struct Server(Arc<Inner>);
+
+struct Inner {
+    reader: Mutex<rusqlite::Connection>,
+    writer: Mutex<rusqlite::Connection>,
+    /// Counts what was announced.
+    changed: tokio::sync::watch::Sender<u64>,
+    /// Whoever writes.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    _directory: TempDir,
+}
+
+fn failed(error: rusqlite::Error) -> sqlx::Error {
+    sqlx::Error::Protocol(error.to_string())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Server {
+    /// A new one with this schema.
+    pub(crate) fn new(schema: &[&str]) -> Self {
+        let directory = TempDir::new_in("/dev/shm").unwrap();
+        let open = || {
+            let connection = rusqlite::Connection::open(directory.path().join("sim.sqlite")).unwrap();
+            let settings = "pragma journal_mode = wal; pragma synchronous = off; pragma foreign_keys = on";
+            connection.execute_batch(settings).unwrap();
+            connection.set_prepared_statement_cache_capacity(200);
+            connection
+        };
+        let (writer, reader) = (open(), open());
+        for sql in schema.iter().chain([&WATCH]) {
+            writer.execute_batch(sql).unwrap();
+        }
+        let (reader, writer) = (Mutex::new(reader), Mutex::new(writer));
+        let changed = tokio::sync::watch::Sender::new(0);
+        Self(Arc::new(Inner { reader, writer, changed, turn: Arc::default(), _directory: directory }))
+    }
+
+    /// One answer, without a gate: for the checks at the end of a history.
+    pub(crate) fn ask(&self, sql: &str) -> Vec<Row> {
+        run(&lock(&self.0.reader), sql, &[]).unwrap().1
+    }
+}
+
+fn run(connection: &rusqlite::Connection, sql: &str, values: &[Value]) -> sqlx::Result<(u64, Vec<Row>)> {
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    for (n, value) in values.iter().enumerate() {
+        // `$1` is a name to SQLite, and one that is not used has no place.
+        let Some(place) = statement.parameter_index(&format!("${}", n + 1)).map_err(failed)? else { continue };
+        let bound = match value {
+            Value::Text(text) => text.clone().map_or(Stored::Null, Stored::Text),
+            Value::Integer(number) => number.map_or(Stored::Null, Stored::Integer),
+            Value::Boolean(truth) => truth.map_or(Stored::Null, |truth| Stored::Integer(truth.into())),
+        };
+        statement.raw_bind_parameter(place, bound).map_err(failed)?;
+    }
+    let names: Arc<[String]> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let mut rows = Vec::new();
+    let mut found = statement.raw_query();
+    while let Some(row) = found.next().map_err(failed)? {
+        let values = (0..names.len()).map(|n| row.get(n)).collect::<rusqlite::Result<_>>().map_err(failed)?;
+        rows.push(Row { names: names.clone(), values });
+    }
+    drop(found);
+    Ok((connection.changes(), rows))
+}
+
+/// A row.
+pub struct Row {
+    names: Arc<[String]>,
+    values: Vec<Stored>,
+}
+
+/// The place of a column.
+pub trait Place {
+    /// Its index.
+    fn find(&self, names: &[String]) -> Option<usize>;
+}
+
+impl Place for usize {
+    fn find(&self, _names: &[String]) -> Option<usize> {
+        Some(*self)
+    }
+}
+
+impl Place for &str {
+    fn find(&self, names: &[String]) -> Option<usize> {
+        names.iter().position(|name| name == self)
+    }
+}
+
+/// What can be read from a column.
+pub trait FromStored: Sized {
+    /// The value, if it is of this type.
+    fn read(stored: &Stored) -> Option<Self>;
+}
+
+impl FromStored for String {
+    fn read(stored: &Stored) -> Option<Self> {
+        if let Stored::Text(text) = stored { Some(text.clone()) } else { None }
+    }
+}
+
+impl FromStored for i64 {
+    fn read(stored: &Stored) -> Option<Self> {
+        if let Stored::Integer(number) = stored { Some(*number) } else { None }
+    }
+}
+
+impl FromStored for bool {
+    fn read(stored: &Stored) -> Option<Self> {
+        i64::read(stored).map(|number| number != 0)
+    }
+}
+
+impl<T: FromStored> FromStored for Option<T> {
+    fn read(stored: &Stored) -> Option<Self> {
+        if *stored == Stored::Null { Some(None) } else { T::read(stored).map(Some) }
+    }
+}
+
+impl Row {
+    /// The value of a column that is there.
+    pub(crate) fn read<T: FromStored>(&self, place: usize) -> T {
+        self.try_get(&place).unwrap()
+    }
+
+    /// The value of a column.
+    pub(super) fn try_get<T: FromStored>(&self, place: &impl Place) -> sqlx::Result<T> {
+        let n = place.find(&self.names).ok_or_else(|| sqlx::Error::ColumnNotFound("of a row".to_owned()))?;
+        let stored =
+            self.values.get(n).ok_or(sqlx::Error::ColumnIndexOutOfBounds { index: n, len: self.values.len() })?;
+        T::read(stored).ok_or_else(|| sqlx::Error::Protocol(format!("{} is {stored:?}", self.names[n])))
+    }
+}
+
+/// What one controller reaches the database by.
+#[derive(Clone)]
+pub(crate) struct Link {
+    server: Server,
+    gate: Gate,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Link")
+    }
+}
+
+impl Link {
+    pub(crate) fn new(server: Server, gate: Gate) -> Self {
+        Self { server, gate }
+    }
+
+    /// Calls `told` at every announcement.
+    pub(crate) async fn listen(&self, told: impl Fn()) {
+        let mut changed = self.server.0.changed.subscribe();
+        while changed.changed().await.is_ok() {
+            if (self.gate)(Moment::Statement).await.is_ok() {
+                told();
+            }
+        }
+    }
+
+    /// One statement of its own.
+    pub(super) async fn run(&self, sql: &str, values: &[Value]) -> sqlx::Result<(u64, Vec<Row>)> {
+        (self.gate)(Moment::Statement).await?;
+        if sql.trim_start().starts_with("select") {
+            return run(&lock(&self.server.0.reader), sql, values);
+        }
+        let _turn = self.server.0.turn.clone().lock_owned().await;
+        run(&lock(&self.server.0.writer), sql, values)
+    }
+
+    pub(super) async fn begin(&self) -> sqlx::Result<Session> {
+        (self.gate)(Moment::Begin).await?;
+        let turn = self.server.0.turn.clone().lock_owned().await;
+        lock(&self.server.0.writer).execute_batch("begin immediate").map_err(failed)?;
+        let session =
+            Session(Arc::new(Mutex::new(Some(Open { _turn: turn, link: self.clone(), used: Instant::now() }))));
+        tokio::spawn(end_idle(Arc::downgrade(&session.0)));
+        Ok(session)
+    }
+}
+
+/// The server ends a session that is idle in a transaction.
+async fn end_idle(session: std::sync::Weak<Mutex<Option<Open>>>) {
+    loop {
+        tokio::time::sleep(IDLE).await;
+        let Some(session) = session.upgrade() else { return };
+        let mut session = lock(&session);
+        match &*session {
+            Some(open) if open.used.elapsed() >= IDLE => {
+                *session = None;
+                return;
+            }
+            Some(_) => {}
+            None => return,
+        }
+    }
+}
+
+/// An open transaction; dropped, it is rolled back.
+#[derive(Debug)]
+struct Open {
+    _turn: OwnedMutexGuard<()>,
+    link: Link,
+    used: Instant,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // After a commit there is nothing to roll back, which the server says.
+        let _ = lock(&self.link.server.0.writer).execute_batch("rollback");
+    }
+}
+
+/// A connection in a transaction.
+#[derive(Debug)]
+pub(super) struct Session(Arc<Mutex<Option<Open>>>);
+
+impl Session {
+    fn gate(&self) -> sqlx::Result<Gate> {
+        let closed = || sqlx::Error::Protocol("terminating connection due to idle-in-transaction timeout".to_owned());
+        lock(&self.0).as_ref().map(|open| open.link.gate.clone()).ok_or_else(closed)
+    }
+
+    pub(super) async fn run(&self, sql: &str, values: &[Value]) -> sqlx::Result<(u64, Vec<Row>)> {
+        let gate = self.gate()?;
+        gate(Moment::Statement).await?;
+        self.gate()?;
+        let mut open = lock(&self.0);
+        let Some(open) = &mut *open else { return Err(sqlx::Error::PoolClosed) };
+        open.used = Instant::now();
+        run(&lock(&open.link.server.0.writer), sql, values)
+    }
+
+    pub(super) async fn commit(self, announce: bool) -> sqlx::Result<()> {
+        let gate = self.gate()?;
+        gate(Moment::Commit).await?;
+        self.gate()?;
+        if let Some(open) = lock(&self.0).take() {
+            lock(&open.link.server.0.writer).execute_batch("commit").map_err(failed)?;
+            if announce {
+                open.link.server.0.changed.send_modify(|count| *count += 1);
+            }
+        }
+        gate(Moment::Committed).await
+    }
+}

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Runs a command with a PostgreSQL server that is there for it alone; TROVE_TEST_STORE_URL names it.
+set -euo pipefail
+bindir=/usr/lib/postgresql/15/bin
+directory=$(mktemp -d)
+address=127.$((RANDOM % 60 + 1)).$((RANDOM % 256)).$((RANDOM % 254 + 1))
+run=()
+if [ "$(id -u)" -eq 0 ]; then
+    run=(setpriv --reuid=trove --regid=trove --clear-groups --)
+    chown trove "$directory"
+fi
+"${run[@]}" "$bindir/initdb" -D "$directory/data" -U store --auth=trust --no-sync >/dev/null
+"${run[@]}" "$bindir/pg_ctl" start -w -D "$directory/data" -l "$directory/log" \
+    -o "-c listen_addresses=$address -c unix_socket_directories= -c fsync=off -c max_connections=500" >/dev/null
+end() {
+    "${run[@]}" "$bindir/pg_ctl" stop -m immediate -D "$directory/data" >/dev/null || true
+    rm -rf "$directory"
+}
+trap end EXIT
+TROVE_TEST_STORE_URL=postgres://store@$address/postgres "$@"
