@@ -2,7 +2,7 @@
 # Builds everything with failpoints and runs every test; with `full`, the stories once more on PostgreSQL.
 set -euo pipefail
 
-clients=$(tests/scripts/clients.sh "$TARGET/clients")
+clients=$(realpath "$(tests/scripts/clients.sh "$TARGET/clients")")
 export TROVE_CLIENTS_BIN=$clients
 tests/scripts/keystone.sh prepare "$TARGET/keystone"
 TROVE_TESTS_KEYSTONE=$(cd "$TARGET/keystone" && pwd)

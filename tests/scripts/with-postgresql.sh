@@ -11,10 +11,10 @@ if [ "$(id -u)" -eq 0 ]; then
 fi
 "${run[@]}" "$bindir/initdb" -D "$directory/data" -U store --auth=trust --no-sync >/dev/null
 "${run[@]}" "$bindir/pg_ctl" start -w -D "$directory/data" -l "$directory/log" \
-    -o "-c listen_addresses=$address -c unix_socket_directories= -c fsync=off -c max_connections=500" >/dev/null
+    -o "-c listen_addresses=$address -c port=25499 -c unix_socket_directories= -c fsync=off -c max_connections=500" >/dev/null
 end() {
     "${run[@]}" "$bindir/pg_ctl" stop -m immediate -D "$directory/data" >/dev/null || true
     rm -rf "$directory"
 }
 trap end EXIT
-TROVE_TEST_STORE_URL=postgres://store@$address/postgres "$@"
+TROVE_TEST_STORE_URL=postgres://store@$address:25499/postgres "$@"

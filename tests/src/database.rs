@@ -22,6 +22,8 @@ const PASSWORD: &str = "store-secret";
 pub struct Database {
     directory: TempDir,
     address: Ipv4Addr,
+    /// Not the port of tenants' engines, which some tests take on every address.
+    port: u16,
 }
 
 fn as_account(program: &str) -> Result<Command> {
@@ -44,7 +46,8 @@ impl Database {
         let directory = tempfile::Builder::new().prefix("trove-store-").tempdir()?;
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
         let address = Ipv4Addr::new(127, rand::random_range(1..=60), rand::random(), rand::random_range(1..=254));
-        let database = Self { directory, address };
+        let port = rand::random_range(20_000..30_000);
+        let database = Self { directory, address, port };
         std::fs::write(database.password_file(), PASSWORD)?;
         let key: [u8; 32] = rand::random();
         std::fs::write(database.path().join("secret.key"), key)?;
@@ -60,8 +63,9 @@ impl Database {
         initdb.arg(format!("--pwfile={}", database.password_file().display()));
         let made = initdb.stdout(Stdio::null()).output()?;
         ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let options =
-            format!("-c listen_addresses={address} -c unix_socket_directories= -c fsync=off -c max_connections=200");
+        let options = format!(
+            "-c listen_addresses={address} -c port={port} -c unix_socket_directories= -c fsync=off -c max_connections=200"
+        );
         let mut start = as_account("pg_ctl")?;
         start.args(["start", "-w", "-D"]).arg(&data).args(["-o", &options, "-l"]).arg(own.join("log"));
         let started = start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
@@ -84,7 +88,7 @@ impl Database {
     /// What controllers on it share.
     pub fn shared(&self) -> Shared {
         Shared {
-            url: format!("postgres://store@{}/postgres", self.address),
+            url: format!("postgres://store@{}:{}/postgres", self.address, self.port),
             password_file: self.password_file(),
             key_file: self.path().join("secret.key"),
             hosts: self.path().join("hosts"),
@@ -97,7 +101,7 @@ impl Database {
     /// The server refused.
     pub async fn connect(&self) -> Result<Client> {
         let mut config = tokio_postgres::Config::new();
-        config.host(self.address.to_string()).user("store").password(PASSWORD).dbname("postgres");
+        config.host(self.address.to_string()).port(self.port).user("store").password(PASSWORD).dbname("postgres");
         let (client, connection) = config.connect(NoTls).await?;
         tokio::spawn(connection);
         Ok(client)

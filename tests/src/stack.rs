@@ -184,7 +184,8 @@ impl Stack {
         self.hosts().join(instance)
     }
 
-    fn hosts(&self) -> PathBuf {
+    /// The directory of all hosts.
+    pub fn hosts(&self) -> PathBuf {
         self.options.shared.as_ref().map_or_else(|| self.state().join("hosts"), |shared| shared.hosts.clone())
     }
 

@@ -136,7 +136,7 @@ async fn a_full_data_directory_is_seen_and_passes() -> Result<()> {
         return Ok(());
     }
     let mut stack = Stack::prepare(StackOptions::default())?;
-    let hosts = stack.state().join("hosts");
+    let hosts = stack.hosts();
     std::fs::create_dir_all(&hosts)?;
     let mount = Mount::tmpfs(&hosts, "200m")?;
     stack.run(&Failpoints::default())?;

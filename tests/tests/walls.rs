@@ -68,6 +68,12 @@ fn no_engine_is_named_above_its_strategy() -> Result<()> {
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             for (number, line) in code.lines().enumerate() {
                 let code = line.split("//").next().unwrap_or_default().to_lowercase();
+                // The controller's own database is no tenant's: it is named where it is opened and configured.
+                let own = path.starts_with(root().join("controller/src/store"))
+                    || path.ends_with("controller/src/config/documented.rs");
+                if own && (code.contains("sqlx::postgres") || code.contains("postgres:")) {
+                    continue;
+                }
                 if engines.iter().any(|engine| code.contains(engine)) {
                     wrong.push(format!("{}:{}: {line}", path.display(), number + 1));
                 }
@@ -79,8 +85,12 @@ fn no_engine_is_named_above_its_strategy() -> Result<()> {
 }
 
 fn is_test_file(path: &Path) -> bool {
-    path.file_stem().is_some_and(|stem| stem == "tests" || stem == "harness")
-        || path.strip_prefix(root()).unwrap_or(path).components().any(|part| part.as_os_str() == "tests")
+    path.file_stem().is_some_and(|stem| stem == "tests" || stem == "harness" || stem == "simulated")
+        || path
+            .strip_prefix(root())
+            .unwrap_or(path)
+            .components()
+            .any(|part| ["tests", "simulation"].iter().any(|name| part.as_os_str() == *name))
 }
 
 /// Folders and files of the controller, each with those that it may use. Everything may use the words below.
@@ -114,7 +124,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("identity", &["store", "config"]),
     ("authority", &["store"]),
     ("store", &["seal", "config"]),
-    ("directory", &["store", "seal"]),
+    ("directory", &["store", "seal", "config"]),
     ("config", &[]),
     ("seal", &[]),
 ];

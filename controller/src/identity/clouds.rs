@@ -157,6 +157,14 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
         assert_eq!(store.list_users().await.unwrap(), users);
         std::fs::remove_file(&file).unwrap();
+        if store.is_shared() {
+            ensure_users(&store, &config, directory.path()).await.unwrap();
+            assert!(
+                !file.exists() && store.list_users().await.unwrap() == users,
+                "another controller has the passwords"
+            );
+            return;
+        }
         ensure_users(&store, &config, directory.path()).await.unwrap();
         let again = store.list_users().await.unwrap();
         assert_ne!(std::fs::read_to_string(&file).unwrap(), text, "with other passwords");

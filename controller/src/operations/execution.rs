@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trove_proto::v1;
 
+use super::Changes;
 use super::points::Points;
 use super::steps::{Registered, StepError, StepResult};
 use super::timing::Timing;
@@ -72,8 +73,20 @@ pub(super) struct Execution {
     points: Points,
     /// The claim; it changes when the fence is raised. Shared by the steps and the renewal beside them.
     lease: Mutex<Lease>,
+    /// Whoever writes under the claim beside the steps, or raises the fence, or ends the operation: one at a time, so that
+    /// the renewal and the progress never meet a fence or an end that this execution has committed and not heard of yet.
+    turn: tokio::sync::Mutex<()>,
     /// What the step that runs says of its progress, with the step's index.
     progress: watch::Sender<(usize, Arc<watch::Sender<Option<v1::Progress>>>)>,
+}
+
+/// Tells of a change when it is dropped.
+struct Told<'a>(&'a Changes);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.0.bump();
+    }
 }
 
 /// Where an execution stands.
@@ -95,7 +108,7 @@ impl Execution {
     ) -> Self {
         let lease = Mutex::new(claimed.lease);
         let progress = watch::Sender::new((0, Arc::new(watch::Sender::new(None))));
-        Self { context, entry, claimed, timing, points, lease, progress }
+        Self { context, entry, claimed, timing, points, lease, turn: tokio::sync::Mutex::default(), progress }
     }
 
     /// Runs it until it has ended or must be let go of.
@@ -150,9 +163,10 @@ impl Execution {
     }
 
     async fn commit(&self, tx: Transaction) -> Result<()> {
-        tx.commit().await.map_err(|error| Error::internal("commit a step of an operation", error))?;
-        self.context.changes.bump();
-        Ok(())
+        // Also when this is dropped while the commit is under way: the renewal or the progress beside it may see the
+        // operation ended, and end this execution, before the commit's own answer has come.
+        let _told = Told(&self.context.changes);
+        tx.commit().await.map_err(|error| Error::internal("commit a step of an operation", error))
     }
 
     /// Renews the claim for as long as it is polled.
@@ -164,12 +178,10 @@ impl Execution {
             if begun >= held_until {
                 return Stop::Lost;
             }
-            let lease = self.lease();
-            match self.context.store.renew_lease(lease, self.timing.lease).await {
+            let _turn = self.turn.lock().await;
+            match self.context.store.renew_lease(self.lease(), self.timing.lease).await {
                 Ok(Some(true)) => return Stop::Cancelled,
                 Ok(Some(false)) => held_until = begun + self.timing.lease,
-                // The fence was raised while this waited for its turn to write.
-                Ok(None) if self.lease() != lease => {}
                 Ok(None) => return Stop::Lost,
                 Err(error) => tracing::error!("{}", chain(&error)),
             }
@@ -215,11 +227,8 @@ impl Execution {
         // The unit where there are amounts, else the stage; as `app::operations::Step` shows it.
         let word = if progress.done.is_some() { &progress.unit } else { &progress.stage };
         let json = serde_json::json!([progress.done, progress.total, word]);
-        let lease = self.lease();
-        let Some(mut tx) = self.context.store.begin_fenced(lease).await? else {
-            // The fence was raised while this waited for its turn to write: the step has failed, its progress with it.
-            return if self.lease() == lease { Err(Stop::Lost) } else { Ok(()) };
-        };
+        let _turn = self.turn.lock().await;
+        let mut tx = self.begin().await?;
         Writes { conn: &mut tx, id: self.claimed.lease.id }.progress(n, &json).await?;
         Ok(self.commit(tx).await?)
     }
@@ -311,6 +320,7 @@ impl Execution {
                 tokio::time::timeout_at(deadline, step).await.map_err(late)??;
             }
         }
+        let _turn = self.turn.lock().await;
         let mut tx = work.begin().await?;
         let is_last = n + 1 == self.claimed.steps.len();
         let mut writes = Writes { conn: &mut tx, id: self.claimed.lease.id };
@@ -333,6 +343,7 @@ impl Execution {
     async fn fail(&self, n: usize, name: &str, reason: &str, place: &mut Place) -> std::result::Result<(), Stop> {
         tracing::warn!(step = name, "failed: {reason}");
         let error = format!("{name}: {reason}");
+        let _turn = self.turn.lock().await;
         let mut tx = self.begin().await?;
         let lease = Writes { conn: &mut tx, id: self.claimed.lease.id }.step_failed(n, reason, &error).await?;
         self.commit(tx).await?;
@@ -390,6 +401,7 @@ impl Execution {
 
     async fn end_failed(&self, place: &mut Place) -> std::result::Result<(), Stop> {
         let work = self.work(0, "", 1, None);
+        let _turn = self.turn.lock().await;
         let mut tx = self.begin().await?;
         self.entry.failed(&work, &mut tx, &place.error).await?;
         Writes { conn: &mut tx, id: self.claimed.lease.id }.end(Status::Failed).await?;

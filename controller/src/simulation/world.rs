@@ -19,7 +19,7 @@ use crate::agents::{AgentError, AgentState, Agents, OnProgress};
 use crate::compute::{Compute, ComputeError, HostSpec};
 use crate::ids::InstanceId;
 use crate::state::{HostState, Service};
-use crate::store::sql::simulated::{Gate, Moment};
+use crate::store::sql::simulated::Gate;
 
 /// Everything but the controllers.
 pub(super) struct World {
@@ -97,10 +97,8 @@ pub(super) fn gate(world: &Arc<World>, sleep: &Sleep) -> Gate {
         let (world, sleep) = (world.clone(), sleep.clone());
         Box::pin(async move {
             sleep.through().await;
-            if moment != Moment::Committed {
-                tokio::time::sleep(Duration::from_micros(world.chance.between(50, 3000))).await;
-                sleep.through().await;
-            }
+            tokio::time::sleep(Duration::from_micros(world.chance.between(50, 3000))).await;
+            sleep.through().await;
             if world.fails(400) {
                 world.chance.note(format!("the database breaks a connection at {moment:?}"));
                 return Err(sqlx::Error::Protocol("connection reset by peer".to_owned()));

@@ -62,7 +62,7 @@ impl Store {
     }
 
     /// Registers a version, or brings the registered one of the same datastore, name and place up to date: an engine
-    /// that was patched where it lies keeps its version's id.
+    /// that was patched where it lies keeps its version's id, and one that was deactivated stays so.
     ///
     /// # Errors
     /// Internal.
@@ -84,7 +84,7 @@ impl Store {
         let version: String = query(
             "insert into datastore_version (id, datastore_id, name, number, bindir, active, agent_program, manifest) \
              values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (datastore_id, name, bindir) do update set \
-             number = excluded.number, active = excluded.active, agent_program = excluded.agent_program, \
+             number = excluded.number, agent_program = excluded.agent_program, \
              manifest = excluded.manifest returning id",
         )
         .bind(VersionId::random().to_string())

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 use secrecy::ExposeSecret;
@@ -202,4 +204,29 @@ fn no_text_in_an_order_is_an_internal_error() {
         })
         .unwrap();
     assert!((5..90).contains(&accepted.get()), "both kinds of orders were tried: {}", accepted.get());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_quota_is_exact_under_parallel_orders() {
+    let world = Arc::new(world_with(|config| config.quota.max_instances_per_tenant = 7).await);
+    let orders: Vec<_> = (0..50)
+        .map(|n| {
+            let world = world.clone();
+            tokio::spawn(async move {
+                let mut order = order();
+                order.name = format!("n{n}");
+                code(&world.app.create_instance(&caller("p"), "r", order).await)
+            })
+        })
+        .collect();
+    let mut codes = Vec::new();
+    for order in orders {
+        codes.push(order.await.unwrap());
+    }
+    assert_eq!(codes.iter().filter(|code| **code == 200).count(), 7, "{codes:?}");
+    assert_eq!(codes.iter().filter(|code| **code == 413).count(), 43, "{codes:?}");
+    let store = &world.app.store;
+    assert_eq!(store.number("select count(*) from instance").await, 7);
+    assert_eq!(store.number("select count(*) from operation").await, 7);
+    assert_eq!(store.number("select in_use from usage where resource = 'instances'").await, 7);
 }

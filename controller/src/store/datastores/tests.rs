@@ -6,6 +6,7 @@ use crate::store::harness::{fixture, manifest, register};
 #[tokio::test]
 async fn registering_again_brings_the_version_up_to_date() {
     let fixture = fixture().await;
+    assert!(fixture.store.set_version_active(fixture.version, false).await.unwrap());
     let mut patched = manifest();
     patched.installation.version = "15.19".to_owned();
     assert_eq!(register(&fixture.store, &patched).await, fixture.version);
@@ -14,6 +15,7 @@ async fn registering_again_brings_the_version_up_to_date() {
     assert_eq!(datastore.versions.len(), 1);
     assert_eq!(datastore.versions[0].number, "15.19");
     assert_eq!(datastore.versions[0].manifest, patched);
+    assert!(!datastore.versions[0].active, "what an operator has deactivated stays so");
 }
 
 #[tokio::test]
