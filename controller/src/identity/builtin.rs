@@ -1,5 +1,8 @@
 //! Enough of Keystone's v3 API that clients log in and find the service: tokens, catalog, look-ups of projects and users.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
@@ -208,8 +211,13 @@ fn token_body(service: &Service, token: &Token, catalog: bool) -> Value {
     let domain = json!({"id": DOMAIN, "name": "Default"});
     let roles: Vec<Value> = user.roles.iter().map(|role| json!({"id": role, "name": role})).collect();
     let time = |time: time::OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
+    // As Keystone has it: a token for a token also names how the first one was got.
+    let (methods, audit_ids) = match &token.parent_audit_id {
+        None => (json!(["password"]), json!([token.audit_id])),
+        Some(first) => (json!(["token", "password"]), json!([token.audit_id, first])),
+    };
     let mut body = json!({
-        "methods": ["password"], "audit_ids": [token.audit_id], "roles": roles, "is_domain": false,
+        "methods": methods, "audit_ids": audit_ids, "roles": roles, "is_domain": false,
         "user": {"id": user.id, "name": user.name, "domain": domain, "password_expires_at": null},
         "project": {"id": user.project_id, "name": user.project_name, "domain": domain},
         "issued_at": time(token.issued_at), "expires_at": time(token.expires_at)});

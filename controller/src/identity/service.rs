@@ -100,7 +100,7 @@ impl Service {
         let right = self.passwords.verify(&name, hash, password).await?;
         let wrong = || Error::Unauthorized("The user name or the password is wrong.".to_owned());
         let user = user.filter(|_| right).ok_or_else(wrong)?;
-        self.issue(user, self.config.identity.token_lifetime).await
+        self.issue(user, None, self.store.now() + self.config.identity.token_lifetime).await
     }
 
     /// A token for the bearer of another, which ends when that one does.
@@ -109,17 +109,22 @@ impl Service {
     /// 401.
     pub async fn exchange(&self, token: &str) -> Result<(String, Token)> {
         let found = self.find(token).await?;
-        let left = found.expires_at - self.store.now();
-        self.issue(found.user, left.try_into().unwrap_or_default()).await
+        let first = found.parent_audit_id.unwrap_or(found.audit_id);
+        self.issue(found.user, Some(first), found.expires_at).await
     }
 
-    async fn issue(&self, user: User, lifetime: Duration) -> Result<(String, Token)> {
+    async fn issue(
+        &self,
+        user: User,
+        parent_audit_id: Option<String>,
+        expires_at: OffsetDateTime,
+    ) -> Result<(String, Token)> {
         let secret: [u8; 32] = rand::random();
         let audit: [u8; 16] = rand::random();
         let text = URL_SAFE_NO_PAD.encode(secret);
         let issued_at = self.store.now();
-        let token =
-            Token { user, audit_id: URL_SAFE_NO_PAD.encode(audit), issued_at, expires_at: issued_at + lifetime };
+        let audit_id = URL_SAFE_NO_PAD.encode(audit);
+        let token = Token { user, audit_id, parent_audit_id, issued_at, expires_at };
         self.store.insert_token(&sum(&text), &token).await?;
         Ok((text, token))
     }

@@ -30,6 +30,8 @@ pub struct Token {
     pub user: User,
     /// Identifies it in logs.
     pub audit_id: String,
+    /// That of the first token, if this one was got for another instead of a password.
+    pub parent_audit_id: Option<String>,
     /// From.
     pub issued_at: OffsetDateTime,
     /// To.
@@ -143,11 +145,13 @@ impl Store {
             .await
             .map_err(failed("remove old tokens"))?;
         query(
-            "insert into identity_token (hash, user_id, audit_id, issued_at, expires_at) values ($1, $2, $3, $4, $5)",
+            "insert into identity_token (hash, user_id, audit_id, parent_audit_id, issued_at, expires_at) \
+             values ($1, $2, $3, $4, $5, $6)",
         )
         .bind(hash)
         .bind(&token.user.id)
         .bind(&token.audit_id)
+        .bind(token.parent_audit_id.clone())
         .bind(micros(token.issued_at))
         .bind(micros(token.expires_at))
         .execute(&mut *tx)
@@ -162,7 +166,7 @@ impl Store {
     /// Internal.
     pub async fn get_token(&self, hash: &str, now: OffsetDateTime) -> Result<Option<Token>> {
         let sql = sqlx::AssertSqlSafe(format!(
-            "select {USER}, t.audit_id, t.issued_at, t.expires_at from identity_token t join identity_user u \
+            "select {USER}, t.audit_id, t.parent_audit_id, t.issued_at, t.expires_at from identity_token t join identity_user u \
              on u.id = t.user_id where t.hash = $1 and t.expires_at > $2"
         ));
         let row = query(sql).bind(hash).bind(micros(now)).fetch_optional(&self.read).await;
@@ -171,6 +175,7 @@ impl Store {
             Ok(Token {
                 user: user(&row)?,
                 audit_id: row.try_get("audit_id")?,
+                parent_audit_id: row.try_get("parent_audit_id")?,
                 issued_at: from_micros(row.try_get("issued_at")?),
                 expires_at: from_micros(row.try_get("expires_at")?),
             })
