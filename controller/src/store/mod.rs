@@ -76,7 +76,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (3, "identity", include_str!("migrations/0003_identity.sql")),
     (4, "operations", include_str!("migrations/0004_operations.sql")),
     (5, "controllers", include_str!("migrations/0005_controllers.sql")),
-    (19, "token_parents", include_str!("migrations/0019_token_parents.sql")),
+    (6, "token_parents", include_str!("migrations/0006_token_parents.sql")),
 ];
 
 fn migrator() -> Migrator {
