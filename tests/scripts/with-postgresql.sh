@@ -9,11 +9,13 @@ if [ "$(id -u)" -eq 0 ]; then
     run=(setpriv --reuid=trove --regid=trove --clear-groups --)
     chown trove "$directory"
 fi
-"${run[@]}" "$bindir/initdb" -D "$directory/data" -U store --auth=trust --no-sync >/dev/null
-"${run[@]}" "$bindir/pg_ctl" start -w -D "$directory/data" -l "$directory/log" \
+# The account may not be able to enter the directory that this was started in.
+cd_run() { (cd / && "${run[@]}" "$@"); }
+cd_run "$bindir/initdb" -D "$directory/data" -U store --auth=trust --no-sync >/dev/null
+cd_run "$bindir/pg_ctl" start -w -D "$directory/data" -l "$directory/log" \
     -o "-c listen_addresses=$address -c port=25499 -c unix_socket_directories= -c fsync=off -c max_connections=500" >/dev/null
 end() {
-    "${run[@]}" "$bindir/pg_ctl" stop -m immediate -D "$directory/data" >/dev/null || true
+    cd_run "$bindir/pg_ctl" stop -m immediate -D "$directory/data" >/dev/null || true
     rm -rf "$directory"
 }
 trap end EXIT

@@ -85,6 +85,21 @@ async fn either_controller_does_everything_and_one_may_leave_and_come_back() -> 
     Ok(())
 }
 
+#[tokio::test]
+async fn a_controller_that_joins_is_made_known_to_every_agent() -> Result<()> {
+    let database = Database::start()?;
+    let one = Stack::start_with(options(&database, Vec::new())).await?;
+    let id = one.login("trove").await?.order_and_await("there before").await?;
+    let mut two = Stack::prepare(options(&database, Vec::new()))?;
+    two.run(&Failpoints::default())?;
+    let api = two.login_as_known_to(&one, "trove").await?;
+    // Sooner than the reconcilers look by themselves, which is once a minute.
+    let known =
+        poll("the agent to be reached", Duration::from_secs(30), async || reached(&api, &id).await, |known| *known);
+    known.await.with_context(|| one.log_end())?;
+    Ok(())
+}
+
 /// The first controller stops itself at `point` while it holds the operation that `ask` makes; the second one takes over
 /// and ends it; then the first one wakes and goes on.
 async fn sleep_at(pair: &mut Pair, point: &str, id: &str, path: &str, body: &serde_json::Value) -> Result<()> {

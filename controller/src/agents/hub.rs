@@ -73,15 +73,11 @@ pub(crate) struct Link {
 
 impl Agent {
     fn new() -> Self {
-        let nothing = AgentState {
-            connected: false,
-            service: Service::New,
-            detail: String::new(),
-            assignment_generation: 0,
-            volume_used_bytes: 0,
-            engine_version: String::new(),
-        };
-        Self { state: watch::Sender::new(nothing), link: watch::Sender::new(None), row: tokio::sync::Mutex::new(()) }
+        Self {
+            state: watch::Sender::new(AgentState::unheard()),
+            link: watch::Sender::new(None),
+            row: tokio::sync::Mutex::new(()),
+        }
     }
 }
 

@@ -33,6 +33,20 @@ pub struct AgentState {
     pub engine_version: String,
 }
 
+impl AgentState {
+    /// Of an agent that never spoke.
+    pub(crate) fn unheard() -> Self {
+        Self {
+            connected: false,
+            service: Service::New,
+            detail: String::new(),
+            assignment_generation: 0,
+            volume_used_bytes: 0,
+            engine_version: String::new(),
+        }
+    }
+}
+
 /// What a call to an agent came to.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {

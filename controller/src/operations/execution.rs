@@ -163,8 +163,7 @@ impl Execution {
     }
 
     async fn commit(&self, tx: Transaction) -> Result<()> {
-        // Also when this is dropped while the commit is under way: the renewal or the progress beside it may see the
-        // operation ended, and end this execution, before the commit's own answer has come.
+        // Also when this is dropped while the commit is under way, by a cancellation: it may have taken effect.
         let _told = Told(&self.context.changes);
         tx.commit().await.map_err(|error| Error::internal("commit a step of an operation", error))
     }

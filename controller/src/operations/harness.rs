@@ -67,15 +67,7 @@ struct FakeAgent {
 
 impl Default for FakeAgent {
     fn default() -> Self {
-        let state = AgentState {
-            connected: false,
-            service: Service::New,
-            detail: String::new(),
-            assignment_generation: 0,
-            volume_used_bytes: 0,
-            engine_version: String::new(),
-        };
-        Self { state: watch::Sender::new(state), journal: HashMap::new(), fence: 0 }
+        Self { state: watch::Sender::new(AgentState::unheard()), journal: HashMap::new(), fence: 0 }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::error::chain;
 use crate::operations::{Changes, Nudge};
 use crate::store::Store;
 use crate::store::controllers::{Controller, GRACE};
+use crate::store::sql::News;
 
 /// How long a controller that says nothing is taken to live.
 pub const LIFETIME: Duration = Duration::from_secs(30);
@@ -43,15 +44,17 @@ pub async fn keep(store: Store, own: Controller, shutdown: CancellationToken) {
     }
 }
 
-/// Passes on what other controllers say of their changes, until `shutdown`.
+/// Passes on what controllers announce, until `shutdown`.
 pub async fn listen(store: Store, nudge: Nudge, changes: Changes, shutdown: CancellationToken) {
     if !store.is_shared() {
         return shutdown.cancelled().await;
     }
     loop {
-        let told = || {
-            nudge.now();
+        let told = |news| {
             changes.bump();
+            if news == News::Work {
+                nudge.now();
+            }
         };
         tokio::select! {
             biased;

@@ -18,7 +18,7 @@ use super::guest::Guest;
 use crate::agents::{AgentError, AgentState, Agents, OnProgress};
 use crate::compute::{Compute, ComputeError, HostSpec};
 use crate::ids::InstanceId;
-use crate::state::{HostState, Service};
+use crate::state::HostState;
 use crate::store::sql::simulated::Gate;
 
 /// Everything but the controllers.
@@ -191,24 +191,13 @@ pub(super) struct Wires {
     states: Mutex<BTreeMap<InstanceId, watch::Sender<AgentState>>>,
 }
 
-fn unheard() -> AgentState {
-    AgentState {
-        connected: false,
-        service: Service::New,
-        detail: String::new(),
-        assignment_generation: 0,
-        volume_used_bytes: 0,
-        engine_version: String::new(),
-    }
-}
-
 impl Wires {
     pub(super) fn new(world: Arc<World>, sleep: Sleep, controller: &'static str) -> Self {
         Self { world, sleep, controller, states: Mutex::default() }
     }
 
     fn sender(&self, instance: InstanceId) -> watch::Sender<AgentState> {
-        let new = || watch::Sender::new(unheard());
+        let new = || watch::Sender::new(AgentState::unheard());
         self.states.lock().unwrap().entry(instance).or_insert_with(new).clone()
     }
 

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::Store;
+use super::{Store, database_now, span};
 use crate::error::{Error, Result};
-use crate::store::sql::query;
+use crate::store::sql::{News, query};
 
 /// How long agents go on trying to reach a controller that is gone; one that comes back later is made known to them anew.
 pub const GRACE: Duration = Duration::from_secs(3600);
@@ -21,10 +21,6 @@ pub struct Controller {
     pub place: Option<String>,
 }
 
-fn span(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
 impl Store {
     /// Writes that a controller lives, for `lifetime` from now; without other controllers, for ever.
     ///
@@ -33,7 +29,18 @@ impl Store {
     pub async fn put_controller(&self, controller: &Controller, lifetime: Duration) -> Result<()> {
         let failed = |error| Error::internal(format!("write the controller {}", controller.id), error);
         let mut tx = self.begin().await?;
-        let now = super::database_now(&mut tx).await?;
+        let now = database_now(&mut tx).await?;
+        let known = query("select 1 from controller where id = $1 and agents_address = $2 and seen_until > $3")
+            .bind(&controller.id)
+            .bind(&controller.agents_address)
+            .bind(now)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(failed)?;
+        if known.is_none() {
+            // Agents are told of it by those that they are connected to.
+            tx.announce(News::Work);
+        }
         let until = if self.is_shared() { now.saturating_add(span(lifetime)) } else { i64::MAX };
         query(
             "insert into controller (id, agents_address, place, version, seen_until) values ($1, $2, $3, $4, $5) \

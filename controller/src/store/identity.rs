@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::{Store, from_micros, micros};
 use crate::error::{Error, Result};
-use crate::store::sql::{Row, query};
+use crate::store::sql::{Query, Row, query};
 
 /// A user with the one project that it has roles in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +57,17 @@ fn failed(attempt: &'static str) -> impl Fn(sqlx::Error) -> Error {
     move |error| Error::internal(attempt, error)
 }
 
+/// Writes a user; `known` is what happens to one of the same name.
+fn insert(user: &User, known: &'static str) -> Result<Query> {
+    let roles = serde_json::to_string(&user.roles).map_err(|error| Error::internal("write roles", error))?;
+    let sql = sqlx::AssertSqlSafe(format!(
+        "insert into identity_user (id, name, password_hash, project_id, project_name, roles) \
+         values ($1, $2, $3, $4, $5, $6) on conflict (name) {known}"
+    ));
+    let query = query(sql).bind(&user.id).bind(&user.name).bind(&user.password_hash);
+    Ok(query.bind(&user.project_id).bind(&user.project_name).bind(roles))
+}
+
 impl Store {
     /// All users, by name.
     ///
@@ -73,7 +84,6 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn put_user(&self, user: &User) -> Result<()> {
-        let roles = serde_json::to_string(&user.roles).map_err(|error| Error::internal("write roles", error))?;
         let mut tx = self.begin().await?;
         query(
             "delete from identity_token where user_id = \
@@ -84,20 +94,9 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(failed("revoke the tokens of a user"))?;
-        query(
-            "insert into identity_user (id, name, password_hash, project_id, project_name, roles) \
-             values ($1, $2, $3, $4, $5, $6) on conflict (name) do update set password_hash = excluded.password_hash, \
-             project_id = excluded.project_id, project_name = excluded.project_name, roles = excluded.roles",
-        )
-        .bind(&user.id)
-        .bind(&user.name)
-        .bind(&user.password_hash)
-        .bind(&user.project_id)
-        .bind(&user.project_name)
-        .bind(roles)
-        .execute(&mut *tx)
-        .await
-        .map_err(failed("write a user"))?;
+        let known = "do update set password_hash = excluded.password_hash, project_id = excluded.project_id, \
+                     project_name = excluded.project_name, roles = excluded.roles";
+        insert(user, known)?.execute(&mut *tx).await.map_err(failed("write a user"))?;
         tx.commit().await.map_err(failed("write a user"))
     }
 
@@ -106,20 +105,7 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn insert_user(&self, user: &User) -> Result<bool> {
-        let roles = serde_json::to_string(&user.roles).map_err(|error| Error::internal("write roles", error))?;
-        let done = query(
-            "insert into identity_user (id, name, password_hash, project_id, project_name, roles) \
-             values ($1, $2, $3, $4, $5, $6) on conflict (name) do nothing",
-        )
-        .bind(&user.id)
-        .bind(&user.name)
-        .bind(&user.password_hash)
-        .bind(&user.project_id)
-        .bind(&user.project_name)
-        .bind(roles)
-        .execute(&self.write)
-        .await
-        .map_err(failed("write a user"))?;
+        let done = insert(user, "do nothing")?.execute(&self.write).await.map_err(failed("write a user"))?;
         Ok(done.rows_affected() == 1)
     }
 

@@ -7,11 +7,10 @@
 
 use std::path::Path;
 use std::str::FromStr as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, SqlSafeStr};
 use time::OffsetDateTime;
@@ -23,7 +22,7 @@ use crate::store::agents::ResetServices;
 pub(crate) use crate::store::clock::Clock;
 #[cfg(not(test))]
 use crate::store::clock::Clock;
-use crate::store::sql::{Connection, Pool, Transaction};
+use crate::store::sql::{Connection, News, Pool, Transaction};
 
 pub mod agents;
 pub mod assignments;
@@ -41,7 +40,7 @@ pub mod queue;
 pub mod quota;
 pub mod sql;
 
-/// Connections to PostgreSQL that read, and one more listens.
+/// Connections to PostgreSQL that read; one of them listens.
 const READERS: u32 = 8;
 /// Connections to PostgreSQL that write, one after the other.
 const WRITERS: u32 = 2;
@@ -63,8 +62,6 @@ pub struct Store {
     pub seal: Seal,
     /// Shared with the pools.
     clock: Clock,
-    /// Of PostgreSQL, where other controllers may write too.
-    shared: Option<PgPool>,
     /// Instances whose stored service is older than what their agent says (`store/agents.rs`).
     pub(crate) reset_services: ResetServices,
 }
@@ -113,13 +110,12 @@ impl Store {
         migrator().run(&write).await.map_err(|error| Error::internal(format!("migrate {}", path.display()), error))?;
         let read =
             SqlitePoolOptions::new().max_connections(8).connect_with(options.read_only(true)).await.map_err(failed)?;
-        let (clock, statements) = (Clock::new(micros(OffsetDateTime::now_utc())), Arc::default());
+        let clock = Clock::new(micros(OffsetDateTime::now_utc()));
         Ok(Self {
-            read: Pool::sqlite(read, clock.clone(), Arc::clone(&statements)),
-            write: Pool::sqlite(write, clock.clone(), statements),
+            read: Pool::sqlite(read, clock.clone()),
+            write: Pool::sqlite(write, clock.clone()),
             seal,
             clock,
-            shared: None,
             reset_services: ResetServices::default(),
         })
     }
@@ -154,11 +150,10 @@ impl Store {
             .await
             .map_err(|error| Error::internal(format!("migrate the store on PostgreSQL at {place}"), error))?;
         let clock = Clock::new(micros(OffsetDateTime::now_utc()));
-        let (shared, statements) = (Some(read.clone()), Arc::default());
-        let read = Pool::postgres(read, clock.clone(), Arc::clone(&statements));
+        let read = Pool::postgres(read, clock.clone());
         read.now().await.map_err(failed)?;
-        let write = Pool::postgres(write, clock.clone(), statements);
-        Ok(Self { read, write, seal, clock, shared, reset_services: ResetServices::default() })
+        let write = Pool::postgres(write, clock.clone());
+        Ok(Self { read, write, seal, clock, reset_services: ResetServices::default() })
     }
 
     /// One of several controllers on the simulator's database.
@@ -166,7 +161,7 @@ impl Store {
     pub(crate) fn simulated(link: sql::simulated::Link, clock: &Clock, seal: Seal) -> Self {
         let pool = Pool::simulated(link, clock.clone());
         let reset_services = ResetServices::default();
-        Self { read: pool.clone(), write: pool, seal, clock: clock.clone(), shared: None, reset_services }
+        Self { read: pool.clone(), write: pool, seal, clock: clock.clone(), reset_services }
     }
 
     /// The simulator's database with this schema, and its clock.
@@ -196,39 +191,15 @@ impl Store {
 
     /// Whether other controllers may use this store at the same time.
     pub fn is_shared(&self) -> bool {
-        #[cfg(test)]
-        if self.read.simulated_link().is_some() {
-            return true;
-        }
-        self.shared.is_some()
+        self.read.is_shared()
     }
 
-    /// How many statements were run since the store was opened.
-    pub fn statements(&self) -> u64 {
-        self.read.statements()
-    }
-
-    /// Calls `changed` whenever operations may have changed at another controller: when one says so, and after a time
-    /// in which it may have gone unheard. Returns at once when the store is not shared.
+    /// Calls `told` with what controllers announce, this one among them, for as long as it can be heard.
     ///
     /// # Errors
     /// Internal: the database cannot be asked to tell. Try again later.
-    pub async fn listen(&self, changed: impl Fn()) -> Result<()> {
-        #[cfg(test)]
-        if let Some(link) = self.read.simulated_link() {
-            link.listen(changed).await;
-            return Ok(());
-        }
-        let Some(pool) = &self.shared else { return Ok(()) };
-        let failed = |error| Error::internal("listen for the changes of other controllers", error);
-        let mut listener = PgListener::connect_with(pool).await.map_err(failed)?;
-        listener.listen(sql::CHANNEL).await.map_err(failed)?;
-        changed();
-        loop {
-            // `None` is a connection that was lost and made anew: something may have been missed.
-            let _told = listener.try_recv().await.map_err(failed)?;
-            changed();
-        }
+    pub async fn listen(&self, told: impl Fn(News)) -> Result<()> {
+        self.read.listen(told).await.map_err(|error| Error::internal("listen to other controllers", error))
     }
 }
 
@@ -244,6 +215,11 @@ pub async fn database_now(conn: &mut Connection) -> Result<i64> {
 /// A time as it is stored: microseconds since 1970, UTC.
 pub fn micros(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
+}
+
+/// A duration as it is stored: microseconds. Those here are hours at most.
+fn span(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// A stored time.

@@ -7,7 +7,7 @@ use super::{Store, from_micros};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, OperationId};
 use crate::model::operations::{Lane, NewOperation, Operation, Step};
-use crate::store::sql::{Connection, Row, query};
+use crate::store::sql::{Connection, News, Row, query};
 
 pub mod lease;
 
@@ -82,6 +82,7 @@ impl Store {
                  (operation {kind} is in progress)."
             )));
         }
+        conn.announce(News::Work);
         let id = OperationId::random();
         let failed = |error| Error::internal(format!("write operation {} of instance {instance}", new.kind), error);
         let json = |error| Error::internal(format!("write operation {} of instance {instance}", new.kind), error);
@@ -132,6 +133,7 @@ impl Store {
     /// Internal.
     pub async fn cancel_active(&self, conn: &mut Connection, instance: InstanceId, lanes: &[Lane]) -> Result<()> {
         let failed = |error| Error::internal(format!("cancel the operations of instance {instance}"), error);
+        conn.announce(News::Work);
         for lane in lanes {
             let change = draw(conn, CHANGE).await?;
             query(
@@ -263,7 +265,7 @@ async fn active_lifecycle(conn: &mut Connection, instance: &str) -> Result<Optio
 /// The next number of a counter.
 async fn draw(conn: &mut Connection, counter: &'static str) -> Result<i64> {
     if counter == CHANGE {
-        conn.announce();
+        conn.announce(News::Changed);
     }
     query(
         "insert into counter (name, value) values ($1, 1) \

@@ -4,10 +4,8 @@
 //! store's columns are; everything else is written in those.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use sqlx::postgres::{PgArguments, PgPool, PgRow, Postgres};
+use sqlx::postgres::{PgArguments, PgListener, PgPool, PgRow, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, ColumnIndex, Decode, Executor as _, Row as _, SqlStr, Type};
 
@@ -16,8 +14,31 @@ use super::clock::Clock;
 #[cfg(test)]
 pub(crate) mod simulated;
 
-/// The channel on which PostgreSQL tells every controller that operations have changed.
-pub(super) const CHANNEL: &str = "trove_changes";
+/// The channel on which PostgreSQL tells every controller what has happened.
+const CHANNEL: &str = "trove_news";
+
+/// What one controller tells the others when it commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum News {
+    /// Operations have changed: somebody may be watching.
+    Changed,
+    /// There may be work for runners and reconcilers, too.
+    Work,
+}
+
+impl News {
+    fn tag(self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Work => "work",
+        }
+    }
+
+    /// What is not known, a newer controller's word, may be work.
+    fn from_tag(tag: &str) -> Self {
+        if tag == Self::Changed.tag() { Self::Changed } else { Self::Work }
+    }
+}
 /// What a transaction that writes holds on PostgreSQL ("trove-rs" as a number), so that there is one at a time, as on
 /// SQLite: counters, quotas and the order of operations are then exact without a thought in any query.
 const WRITER: i64 = 0x7472_6f76_652d_7273;
@@ -94,30 +115,24 @@ macro_rules! on {
     ($query:expr, $target:expr, $call:ident, $row:expr) => {{
         let Query { sql, values } = $query;
         match $target.into() {
-            Target::Pool(pool) => {
-                pool.count();
-                match &pool.database {
-                    #[cfg(test)]
-                    Database::Simulated(link) => {
-                        let (changed, rows) = link.run(sql.as_str(), &values).await?;
-                        $row(Answer::$call(changed, rows)?.into())
-                    }
-                    Database::Sqlite(pool) => $row(sqlite(sql, values).$call(pool).await?.into()),
-                    Database::Postgres(pool) => $row(postgres(sql, values).$call(pool).await?.into()),
+            Target::Pool(pool) => match &pool.database {
+                #[cfg(test)]
+                Database::Simulated(link) => {
+                    let (changed, rows) = link.run(sql.as_str(), &values).await?;
+                    $row(Answer::$call(changed, rows)?.into())
                 }
-            }
-            Target::Connection(connection) => {
-                connection.count();
-                match &mut connection.inner {
-                    #[cfg(test)]
-                    Inner::Simulated(session) => {
-                        let (changed, rows) = session.run(sql.as_str(), &values).await?;
-                        $row(Answer::$call(changed, rows)?.into())
-                    }
-                    Inner::Sqlite(connection) => $row(sqlite(sql, values).$call(&mut **connection).await?.into()),
-                    Inner::Postgres(connection) => $row(postgres(sql, values).$call(&mut **connection).await?.into()),
+                Database::Sqlite(pool) => $row(sqlite(sql, values).$call(pool).await?.into()),
+                Database::Postgres(pool) => $row(postgres(sql, values).$call(pool).await?.into()),
+            },
+            Target::Connection(connection) => match &mut connection.inner {
+                #[cfg(test)]
+                Inner::Simulated(session) => {
+                    let (changed, rows) = session.run(sql.as_str(), &values).await?;
+                    $row(Answer::$call(changed, rows)?.into())
                 }
-            }
+                Inner::Sqlite(connection) => $row(sqlite(sql, values).$call(&mut **connection).await?.into()),
+                Inner::Postgres(connection) => $row(postgres(sql, values).$call(&mut **connection).await?.into()),
+            },
         }
     }};
 }
@@ -327,8 +342,6 @@ impl Row {
 pub struct Pool {
     database: Database,
     clock: Clock,
-    /// How many statements were run, over all pools of a store.
-    statements: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Debug)]
@@ -341,34 +354,46 @@ enum Database {
 
 impl Pool {
     /// Over SQLite.
-    pub(super) fn sqlite(pool: SqlitePool, clock: Clock, statements: Arc<AtomicU64>) -> Self {
-        Self { database: Database::Sqlite(pool), clock, statements }
+    pub(super) fn sqlite(pool: SqlitePool, clock: Clock) -> Self {
+        Self { database: Database::Sqlite(pool), clock }
     }
 
     /// Over the simulator's.
     #[cfg(test)]
     pub(super) fn simulated(link: simulated::Link, clock: Clock) -> Self {
-        Self { database: Database::Simulated(link), clock, statements: Arc::default() }
-    }
-
-    /// What the simulator's controllers are told by.
-    #[cfg(test)]
-    pub(super) fn simulated_link(&self) -> Option<&simulated::Link> {
-        if let Database::Simulated(link) = &self.database { Some(link) } else { None }
+        Self { database: Database::Simulated(link), clock }
     }
 
     /// Over PostgreSQL.
-    pub(super) fn postgres(pool: PgPool, clock: Clock, statements: Arc<AtomicU64>) -> Self {
-        Self { database: Database::Postgres(pool), clock, statements }
+    pub(super) fn postgres(pool: PgPool, clock: Clock) -> Self {
+        Self { database: Database::Postgres(pool), clock }
     }
 
-    fn count(&self) {
-        self.statements.fetch_add(1, Ordering::Relaxed);
+    /// Whether other controllers may be on the same database.
+    pub(super) fn is_shared(&self) -> bool {
+        !matches!(self.database, Database::Sqlite(_))
     }
 
-    /// How many statements were run since the store was opened.
-    pub(super) fn statements(&self) -> u64 {
-        self.statements.load(Ordering::Relaxed)
+    /// Calls `told` with what controllers announce, for as long as it can be heard. Over SQLite nobody else is there.
+    ///
+    /// # Errors
+    /// As sqlx's.
+    pub(super) async fn listen(&self, told: impl Fn(News)) -> sqlx::Result<()> {
+        match &self.database {
+            #[cfg(test)]
+            Database::Simulated(link) => link.listen(told).await,
+            Database::Sqlite(_) => Ok(()),
+            Database::Postgres(pool) => {
+                let mut listener = PgListener::connect_with(pool).await?;
+                listener.listen(CHANNEL).await?;
+                told(News::Work);
+                loop {
+                    // `None` is a connection that was lost and made anew: something may have been missed.
+                    let news = listener.try_recv().await?;
+                    told(news.map_or(News::Work, |news| News::from_tag(news.payload())));
+                }
+            }
+        }
     }
 
     /// Begins a transaction that writes; there is one at a time in the whole service.
@@ -392,8 +417,7 @@ impl Pool {
                 Inner::Postgres(begun.await.map_err(|_| sqlx::Error::WorkerCrashed)??)
             }
         };
-        let (clock, statements) = (self.clock.clone(), self.statements.clone());
-        Ok(Transaction(Connection { inner, clock, statements, announce: false }))
+        Ok(Transaction(Connection { inner, clock: self.clock.clone(), news: None }))
     }
 
     /// The database's own clock, microseconds since 1970.
@@ -422,9 +446,8 @@ async fn read_clock<'e>(executor: impl sqlx::PgExecutor<'e>, clock: &Clock) -> s
 pub struct Connection {
     inner: Inner,
     clock: Clock,
-    statements: Arc<AtomicU64>,
-    /// Whether other controllers are told of the commit.
-    announce: bool,
+    /// What controllers are told with the commit.
+    news: Option<News>,
 }
 
 #[derive(Debug)]
@@ -436,10 +459,6 @@ enum Inner {
 }
 
 impl Connection {
-    fn count(&self) {
-        self.statements.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// The database's own clock, microseconds since 1970.
     ///
     /// # Errors
@@ -453,9 +472,9 @@ impl Connection {
         }
     }
 
-    /// That every controller is told of the commit: something changed that they wait for.
-    pub(super) fn announce(&mut self) {
-        self.announce = true;
+    /// That every controller is told of it with the commit.
+    pub(super) fn announce(&mut self, news: News) {
+        self.news = self.news.max(Some(news));
     }
 }
 
@@ -485,12 +504,12 @@ impl Transaction {
     pub async fn commit(self) -> sqlx::Result<()> {
         match self.0.inner {
             #[cfg(test)]
-            Inner::Simulated(session) => session.commit(self.0.announce).await,
+            Inner::Simulated(session) => session.commit(self.0.news).await,
             // One controller: it tells itself.
             Inner::Sqlite(tx) => tx.commit().await,
             Inner::Postgres(mut tx) => {
-                if self.0.announce {
-                    tx.execute(AssertSqlSafe(format!("notify {CHANNEL}"))).await?;
+                if let Some(news) = self.0.news {
+                    tx.execute(AssertSqlSafe(format!("notify {CHANNEL}, '{}'", news.tag()))).await?;
                 }
                 tx.commit().await
             }

@@ -8,8 +8,8 @@ use sqlx::AssertSqlSafe;
 use super::{CHANGE, FENCE, Status, draw};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, OperationId, ProjectId};
-use crate::store::sql::{Connection, Row, Transaction, query};
-use crate::store::{Store, database_now};
+use crate::store::sql::{Connection, News, Row, Transaction, query};
+use crate::store::{Store, database_now, span};
 
 /// A claim of an operation. Whoever writes under it finds out whether it still holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -369,6 +369,7 @@ impl Writes<'_> {
     /// # Errors
     /// Internal.
     pub async fn park(&mut self, delay: Duration, stuck: bool) -> Result<()> {
+        self.conn.announce(News::Work);
         let until = database_now(self.conn).await? + span(delay);
         query(
             "update operation set lease_until = 0, owner = null, not_before = $2, \
@@ -388,6 +389,8 @@ impl Writes<'_> {
     /// # Errors
     /// Internal.
     pub async fn end(&mut self, status: Status) -> Result<()> {
+        // The next of its instance may begin.
+        self.conn.announce(News::Work);
         let failed = |error| Error::internal(format!("end operation {}", self.id), error);
         query(
             "update operation set status = $2, state = '{}', finished = $3, owner = null, lease_until = 0 \
@@ -421,11 +424,6 @@ impl Writes<'_> {
 /// `$first, $first+1, …`.
 fn placeholders(first: usize, count: usize) -> String {
     (first..first + count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
-}
-
-/// A duration in the unit of the store. Those here are minutes at most.
-fn span(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// An index of a step. There are a handful.

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
-use super::Value;
+use super::{News, Value};
 
 /// How long an open transaction may say nothing, as on PostgreSQL.
 const IDLE: Duration = Duration::from_secs(5);
@@ -50,8 +50,8 @@ pub(crate) struct Server(Arc<Inner>);
 struct Inner {
     reader: Mutex<rusqlite::Connection>,
     writer: Mutex<rusqlite::Connection>,
-    /// Counts what was announced.
-    changed: tokio::sync::watch::Sender<u64>,
+    /// What is announced.
+    news: tokio::sync::broadcast::Sender<News>,
     /// Whoever writes.
     turn: Arc<tokio::sync::Mutex<()>>,
     _directory: TempDir,
@@ -81,8 +81,8 @@ impl Server {
             writer.execute_batch(sql).unwrap();
         }
         let (reader, writer) = (Mutex::new(reader), Mutex::new(writer));
-        let changed = tokio::sync::watch::Sender::new(0);
-        Self(Arc::new(Inner { reader, writer, changed, turn: Arc::default(), _directory: directory }))
+        let news = tokio::sync::broadcast::Sender::new(64);
+        Self(Arc::new(Inner { reader, writer, news, turn: Arc::default(), _directory: directory }))
     }
 
     /// One answer, without a gate: for the checks at the end of a history.
@@ -201,13 +201,15 @@ impl Link {
         Self { server, gate }
     }
 
-    /// Calls `told` at every announcement.
-    pub(crate) async fn listen(&self, told: impl Fn()) {
-        let mut changed = self.server.0.changed.subscribe();
-        while changed.changed().await.is_ok() {
-            if (self.gate)(Moment::Statement).await.is_ok() {
-                told();
-            }
+    /// Calls `told` with every announcement.
+    pub(super) async fn listen(&self, told: impl Fn(News)) -> sqlx::Result<()> {
+        let mut news = self.server.0.news.subscribe();
+        told(News::Work);
+        loop {
+            // The sender lives in `self`: an error is what was missed.
+            let heard = news.recv().await.unwrap_or(News::Work);
+            (self.gate)(Moment::Statement).await?;
+            told(heard);
         }
     }
 
@@ -284,14 +286,15 @@ impl Session {
         run(&lock(&open.link.server.0.writer), sql, values)
     }
 
-    pub(super) async fn commit(self, announce: bool) -> sqlx::Result<()> {
+    pub(super) async fn commit(self, news: Option<News>) -> sqlx::Result<()> {
         let gate = self.gate()?;
         gate(Moment::Commit).await?;
         self.gate()?;
         if let Some(open) = lock(&self.0).take() {
             lock(&open.link.server.0.writer).execute_batch("commit").map_err(failed)?;
-            if announce {
-                open.link.server.0.changed.send_modify(|count| *count += 1);
+            if let Some(news) = news {
+                // Nobody may be listening.
+                let _ = open.link.server.0.news.send(news);
             }
         }
         gate(Moment::Committed).await
