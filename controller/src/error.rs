@@ -60,6 +60,15 @@ impl Error {
     pub fn internal(attempt: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal { attempt: attempt.into(), source: Some(source.into()) }
     }
+
+    /// Seconds after which asking again may help, where that is known.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        match self {
+            Self::OverLimit { retry_after_s, .. } => *retry_after_s,
+            Self::Unavailable { retry_after_s, .. } => Some(*retry_after_s),
+            _ => None,
+        }
+    }
 }
 
 /// The text of an error with all its causes, for one line of a log.

@@ -73,11 +73,7 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     };
     let (runner, told) = (nudge.clone(), changes.clone());
     let app = App { store: store.clone(), agents, compute, config: config.clone(), runner, changes: told };
-    let mut router = api::router(api::ApiState {
-        app,
-        identity: identity.clone(),
-        engines_authority_pem: authorities.engines_pem().to_owned(),
-    });
+    let mut router = api::router(api::ApiState::new(app, identity.clone(), authorities.engines_pem().to_owned()));
     if let Some(service) = identity.service() {
         router = router.nest("/identity", builtin::router(service));
     }

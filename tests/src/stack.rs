@@ -135,8 +135,12 @@ impl Stack {
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
         // Above the range of instances, and drawn from so many that two tests do not meet.
         let address = Ipv4Addr::new(127, rand::random_range(128..=254), rand::random(), rand::random_range(1..=254));
-        let config =
-            format!("[api]\nlisten = \"{address}:8779\"\n[agents]\nlisten = \"{address}:8778\"\n{}\n", options.config);
+        let own = &options.config;
+        let mut config = format!("[api]\nlisten = \"{address}:8779\"\n[agents]\nlisten = \"{address}:8778\"\n{own}\n");
+        if !config.contains("[rate_limits]") {
+            // Tests ask faster than people do.
+            config.push_str("[rate_limits]\nget = 0\npost = 0\nput = 0\ndelete = 0\nmgmt_post = 0\n");
+        }
         std::fs::write(directory.path().join("trove.toml"), config)?;
         if let Some(account) = &options.account {
             // The account may not reach the directory that the programs were built in.

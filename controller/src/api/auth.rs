@@ -1,6 +1,7 @@
 //! Who asks: the token, and the project of the path that has to be the token's.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{FromRef, FromRequestParts, RawPathParams, State};
 use axum::http::header::WWW_AUTHENTICATE;
@@ -9,6 +10,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 
 use super::ApiState;
+use super::rates::Kind;
 use super::request::RequestId;
 use crate::error::{Error, Result};
 use crate::identity::{Caller, Identity};
@@ -37,13 +39,16 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         let token = parts.headers.get("x-auth-token").and_then(|value| value.to_str().ok());
         let missing = || Error::Unauthorized("The header X-Auth-Token is missing. Log in first.".to_owned());
-        let identity = ApiState::from_ref(state).identity;
+        let ApiState { identity, rates, .. } = ApiState::from_ref(state);
         let caller = identity.authenticate(token.ok_or_else(missing)?).await?;
         let params = RawPathParams::from_request_parts(parts, state).await;
         let params = params.map_err(|error| Error::BadRequest(format!("The path is not well formed: {error}.")))?;
         let project = params.iter().find_map(|(name, value)| (name == "project").then_some(value));
         if project != Some(caller.project.0.as_str()) {
             return Err(Error::Forbidden("The project in the path is not the one that the token is for.".to_owned()));
+        }
+        if let Some(kind) = Kind::of(&parts.method, parts.uri.path()) {
+            rates.take(&caller.project, kind, Instant::now())?;
         }
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         Ok(Self { caller, request_id, identity })
@@ -61,7 +66,7 @@ pub(super) async fn challenge(State(state): State<ApiState>, mut response: Respo
 }
 
 /// A request of an administrator (the rule `context_is_admin`), for the management API: others get 401, as in Trove.
-pub(super) struct Administrator;
+pub(super) struct Administrator(pub(super) Authorized);
 
 impl<S: Send + Sync> FromRequestParts<S> for Administrator
 where
@@ -72,7 +77,7 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         let authorized = Authorized::from_request_parts(parts, state).await?;
         if authorized.caller.is_admin() {
-            return Ok(Self);
+            return Ok(Self(authorized));
         }
         Err(Error::Unauthorized("User does not have admin privileges.".to_owned()))
     }

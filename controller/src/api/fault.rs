@@ -36,18 +36,16 @@ impl IntoResponse for Error {
             tracing::debug!(status = status.as_u16(), error = chain(&self), "a request was refused");
             self.to_string()
         };
-        let mut response = fault(status, name, &message);
-        if let Self::OverLimit { retry_after_s: Some(seconds), .. } | Self::Unavailable { retry_after_s: seconds, .. } =
-            self
-        {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        fault(status, name, &message, self.retry_after_s())
     }
 }
 
-fn fault(status: StatusCode, name: &str, message: &str) -> Response {
-    (status, Json(json!({name: {"code": status.as_u16(), "message": message}}))).into_response()
+fn fault(status: StatusCode, name: &str, message: &str, retry_after_s: Option<u64>) -> Response {
+    let mut body = json!({"code": status.as_u16(), "message": message});
+    let Some(seconds) = retry_after_s else { return (status, Json(json!({name: body}))).into_response() };
+    // Trove's clients read the seconds from the body too, as a text.
+    body["retryAfter"] = json!(seconds.to_string());
+    (status, [(RETRY_AFTER, HeaderValue::from(seconds))], Json(json!({name: body}))).into_response()
 }
 
 /// 404, also for a known path with a wrong method.

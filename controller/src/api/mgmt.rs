@@ -5,7 +5,7 @@ use axum::extract::State;
 use serde_json::{Value, json};
 
 use super::ApiState;
-use super::auth::{Administrator, Authorized};
+use super::auth::Administrator;
 use super::body::Path;
 use super::instances::{instance_id, view};
 use super::links::time;
@@ -51,8 +51,7 @@ fn management_view(base: &str, project: &ProjectId, instance: &Instance) -> Valu
 /// `GET /mgmt/instances`.
 pub(super) async fn list(
     State(state): State<ApiState>,
-    _administrator: Administrator,
-    authorized: Authorized,
+    Administrator(authorized): Administrator,
     paging: Paging,
 ) -> Result<Json<Value>> {
     let (offset, limit) = paging.offset()?;
@@ -69,8 +68,7 @@ pub(super) async fn list(
 /// `GET /mgmt/instances/{id}`.
 pub(super) async fn show(
     State(state): State<ApiState>,
-    _administrator: Administrator,
-    authorized: Authorized,
+    Administrator(authorized): Administrator,
     paging: Paging,
     Path((_, id)): Path<(String, String)>,
 ) -> Result<Json<Value>> {

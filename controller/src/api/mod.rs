@@ -13,6 +13,8 @@ mod links;
 mod mgmt;
 mod operations;
 mod paging;
+mod quotas;
+mod rates;
 mod request;
 mod root;
 mod router;
@@ -40,4 +42,13 @@ pub struct ApiState {
     pub identity: Arc<Identity>,
     /// PEM of the authority that tenants trust.
     pub engines_authority_pem: String,
+    rates: Arc<rates::Rates>,
+}
+
+impl ApiState {
+    /// With nothing counted yet of how often anyone asked.
+    pub fn new(app: App, identity: Arc<Identity>, engines_authority_pem: String) -> Self {
+        let rates = Arc::new(rates::Rates::new(app.config.rate_limits.clone()));
+        Self { app, identity, engines_authority_pem, rates }
+    }
 }

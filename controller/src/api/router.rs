@@ -8,8 +8,8 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
-    ApiState, auth, connection, databases, datastores, fault, flavors, instances, limits, mgmt, operations, request,
-    root, unbuilt, users, versions,
+    ApiState, auth, connection, databases, datastores, fault, flavors, instances, limits, mgmt, operations, quotas,
+    request, root, unbuilt, users, versions,
 };
 
 /// Largest body of a request.
@@ -103,7 +103,7 @@ fn mgmt_routes() -> Router<ApiState> {
         .route("/mgmt/datastore-versions/{id}", any_verb())
         .route("/mgmt/datastores/versions/{id}/parameters", read_or_write())
         .route("/mgmt/datastores/versions/{id}/parameters/{name}", any_verb())
-        .route("/mgmt/quotas/{tenant}", get(unbuilt::answer).put(unbuilt::answer))
+        .route("/mgmt/quotas/{tenant}", get(quotas::show).put(quotas::update))
 }
 
 fn read_or_write() -> MethodRouter<ApiState> {

@@ -131,6 +131,19 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// A whole number that may be negative, or a string of one.
+    pub(super) fn limit(&self) -> Result<i64> {
+        let number = match self.value {
+            Some(Value::Number(number)) => number.as_i64(),
+            Some(Value::String(text)) => text.parse().ok(),
+            _ => None,
+        };
+        match number {
+            Some(number) => Ok(number),
+            None => self.refuse("must be a whole number"),
+        }
+    }
+
     /// `true` or `false`.
     pub(super) fn boolean(&self) -> Result<bool> {
         match self.value {

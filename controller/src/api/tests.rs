@@ -50,7 +50,7 @@ async fn bench() -> Bench {
     let [member, admin, reader] = <[String; 3]>::try_from(tokens).unwrap();
     let engines_authority_pem = "-----BEGIN CERTIFICATE-----".to_owned();
     let identity = Identity::builtin(identity, Policy::load(None).unwrap());
-    let router = router(ApiState { app: world.app.clone(), identity, engines_authority_pem });
+    let router = router(ApiState::new(world.app.clone(), identity, engines_authority_pem));
     Bench { world, router, member, admin, reader }
 }
 
@@ -223,4 +223,56 @@ async fn datastores_flavors_and_limits_have_the_shapes_that_clients_index() {
     let limits = bench.get("/v1.0/p/limits").await.body;
     assert_eq!((&limits["limits"][0]["verb"], &limits["limits"][0]["max_instances"]), (&json!("ABSOLUTE"), &json!(10)));
     assert_eq!(limits["limits"].as_array().unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn quotas_are_read_by_their_owner_and_set_by_administrators() {
+    let bench = bench().await;
+    let own = bench.get("/v1.0/p/mgmt/quotas/p").await.body;
+    assert_eq!(own["quotas"][0], json!({"resource": "instances", "in_use": 0, "reserved": 0, "limit": 10}));
+    assert_eq!(own["quotas"].as_array().unwrap().len(), 4);
+    assert_eq!(bench.get("/v1.0/p/mgmt/quotas/other").await.status, StatusCode::FORBIDDEN);
+    let limits = json!({"quotas": {"instances": 3, "backups": "-1", "ram": null}});
+    let refused = bench.ask(&bench.member, "PUT", "/v1.0/p/mgmt/quotas/p", Some(limits.clone())).await;
+    assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+    let path = "/v1.0/a/mgmt/quotas/p";
+    let set = bench.ask(&bench.admin, "PUT", path, Some(limits)).await;
+    assert_eq!((set.status, set.body), (StatusCode::OK, json!({"quotas": {"instances": 3, "backups": -1}})));
+    for (body, status, word) in [
+        (json!({"quotas": {"instances": -2}}), 400, "instances"),
+        (json!({"quotas": {"instances": 5, "colours": 1}}), 404, "colours"),
+        (json!({"quotas": {"instances": 5, "ram": "much"}}), 400, "quotas['ram']"),
+        (json!({"quotas": [1]}), 400, "quotas"),
+        (json!({}), 400, "quotas"),
+    ] {
+        let refused = bench.ask(&bench.admin, "PUT", path, Some(body.clone())).await;
+        assert_eq!(refused.status.as_u16(), status, "{body}");
+        assert!(refused.body.to_string().contains(word), "{}", refused.body);
+    }
+    let limits = bench.get("/v1.0/p/limits").await.body;
+    assert_eq!((&limits["limits"][0]["max_instances"], &limits["limits"][0]["max_backups"]), (&json!(3), &json!(-1)));
+}
+
+#[tokio::test]
+async fn a_project_that_asks_too_often_is_told_when_to_ask_again() {
+    let bench = bench().await;
+    for n in 0..200 {
+        assert_eq!(bench.get("/v1.0/p/flavors").await.status, StatusCode::OK, "{n}");
+    }
+    let refused = loop {
+        // Some of the allowance comes back while the test runs.
+        let answer = bench.get("/v1.0/p/flavors").await;
+        if answer.status != StatusCode::OK {
+            break answer;
+        }
+    };
+    assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let fault = &refused.body["overLimit"];
+    assert_eq!(fault["code"], 413);
+    assert_eq!(refused.headers["retry-after"].to_str().unwrap(), fault["retryAfter"].as_str().unwrap());
+    assert!(fault["message"].as_str().unwrap().starts_with("This request was rate-limited"), "{fault}");
+    let other = bench.ask(&bench.admin, "GET", "/v1.0/a/limits", None).await;
+    assert_eq!(other.body["limits"][4]["remaining"], 199, "another project is not held up: {}", other.body);
+    let post = bench.ask(&bench.member, "POST", "/v1.0/p/instances", Some(json!({}))).await;
+    assert_eq!(post.status, StatusCode::BAD_REQUEST, "another kind is not either");
 }

@@ -42,9 +42,9 @@ impl App {
         let id = InstanceId::random();
         let row = self.row(caller, id, &order, &checked);
         let operation = self.operation(caller, request_id, id, order, root.as_ref())?;
-        let amounts = Amounts { ram_mib: checked.flavor.ram_mib, volumes_gib: checked.volume_gib };
+        let amounts = Amounts::instance(checked.flavor.ram_mib, checked.volume_gib);
         let mut tx = self.store.begin().await?;
-        self.store.take_quota(&mut tx, &caller.project, amounts, self.limits()).await?;
+        self.store.take_quota(&mut tx, &caller.project, amounts, |resource| self.default_limit(resource)).await?;
         self.store.insert_instance(&mut tx, &row).await?;
         let accepted = self.submit(tx, operation).await?;
         let instance = self.get_instance(caller, id).await?;

@@ -16,10 +16,10 @@ pub mod flavors;
 #[cfg(test)]
 pub(crate) mod harness;
 pub mod instances;
-pub mod limits;
 pub mod names;
 pub mod operations;
 mod passwords;
+pub mod quotas;
 mod readiness;
 mod root;
 mod sight;

@@ -58,6 +58,11 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("quota", "max_ram_per_tenant", "Memory of all instances of a project, MiB."),
     ("quota", "max_volumes_per_tenant", "Volumes of all instances of a project, GiB."),
     ("quota", "max_backups_per_tenant", "Backups a project may have."),
+    ("rate_limits", "get", "GETs a minute of one project at one controller; 0 is unlimited, here and below."),
+    ("rate_limits", "post", "POSTs, but for those below /mgmt."),
+    ("rate_limits", "put", "PUTs."),
+    ("rate_limits", "delete", "DELETEs."),
+    ("rate_limits", "mgmt_post", "POSTs below /mgmt."),
     ("process", "address_range", "Addresses of instances are drawn from this part of 127.0.0.0/8."),
     ("process", "engine_account", "The account that runs engines when the controller is root."),
     (

@@ -38,6 +38,8 @@ pub struct Config {
     pub keystone: Keystone,
     /// What a project may have.
     pub quota: Quota,
+    /// How often a project may ask.
+    pub rate_limits: RateLimits,
     /// The sizes that local drivers offer.
     pub flavors: Vec<Flavor>,
     /// The process driver.
@@ -194,6 +196,22 @@ pub struct Quota {
     pub max_backups_per_tenant: i64,
 }
 
+/// Requests a minute of one project at one controller; 0 is unlimited.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimits {
+    /// GET.
+    pub get: u32,
+    /// POST, but not below `/mgmt`.
+    pub post: u32,
+    /// PUT.
+    pub put: u32,
+    /// DELETE.
+    pub delete: u32,
+    /// POST below `/mgmt`.
+    pub mgmt_post: u32,
+}
+
 /// The process driver.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -236,6 +254,7 @@ impl Default for Config {
             operations: Operations::default(),
             keystone: Keystone::default(),
             quota: Quota::default(),
+            rate_limits: RateLimits::default(),
             flavors: vec![flavor("1", 512, 1), flavor("2", 1024, 1), flavor("3", 2048, 2), flavor("4", 4096, 2)],
             process: Process::default(),
             log: Log::default(),
@@ -325,6 +344,12 @@ impl Default for Quota {
             max_volumes_per_tenant: 40,
             max_backups_per_tenant: 50,
         }
+    }
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self { get: 200, post: 200, put: 200, delete: 200, mgmt_post: 200 }
     }
 }
 

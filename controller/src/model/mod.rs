@@ -161,17 +161,48 @@ pub struct Datastore {
     pub versions: Vec<Version>,
 }
 
-/// Absolute limits; -1 is unlimited.
+/// What a quota counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub enum Resource {
     /// Instances.
-    pub instances: i64,
+    Instances,
     /// Memory of all instances, MiB.
-    pub ram_mib: i64,
+    Ram,
     /// Volumes of all instances, GiB.
-    pub volumes_gib: i64,
+    Volumes,
     /// Backups.
-    pub backups: i64,
+    Backups,
+}
+
+impl Resource {
+    /// All of them, in the order in which Trove names them.
+    pub const ALL: [Self; 4] = [Self::Instances, Self::Ram, Self::Volumes, Self::Backups];
+
+    /// Trove's name of it.
+    pub fn tag(self) -> &'static str {
+        match self {
+            Self::Instances => "instances",
+            Self::Ram => "ram",
+            Self::Volumes => "volumes",
+            Self::Backups => "backups",
+        }
+    }
+
+    /// The one of this name.
+    pub fn from_tag(tag: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|resource| resource.tag() == tag)
+    }
+}
+
+/// What a project may have of a resource, and has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Of which.
+    pub resource: Resource,
+    /// What it has.
+    pub in_use: i64,
+    /// What it may have; -1 is unlimited.
+    pub limit: i64,
 }
 
 /// A certificate for an engine, with its key.

@@ -11,11 +11,12 @@ use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 use trove_strategy::{Installation, Manifest, Size};
 
-use super::{Store, from_micros, quota};
+use super::{Store, from_micros};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId, VersionId};
 use crate::model::{Access, Fault, Flavor, Instance, Nic};
 use crate::state::{Heard, HostState, Service, Task};
+use crate::store::quota::Amounts;
 use crate::store::sql::{Column, Connection, Row, query};
 
 /// Columns and joins of an [`Instance`] at the time `$1`; `service` is `new` until an agent said otherwise.
@@ -354,7 +355,9 @@ impl Store {
     pub async fn set_root(&self, conn: &mut Connection, id: InstanceId, user: Option<&str>) -> Result<()> {
         let time = self.now_micros();
         query(
-            "update instance set root_enabled_at = $2, root_enabled_by = $3, updated = $4 \
+            "update instance set root_enabled_at = $2, root_enabled_by = $3, updated = $4, \
+             root_last_enabled_at = coalesce($2, root_last_enabled_at), \
+             root_last_enabled_by = coalesce($3, root_last_enabled_by) \
              where id = $1 and deleted is null",
         )
         .bind(id.to_string())
@@ -385,9 +388,8 @@ impl Store {
         .map_err(failed("delete", id))?;
         let Some(row) = row else { return Ok(()) };
         let project = ProjectId(column(&row, "project_id")?);
-        let amounts =
-            quota::Amounts { ram_mib: unsigned(&row, "ram_mib")?, volumes_gib: unsigned(&row, "volume_gib")? };
-        self.give_back(conn, &project, amounts).await
+        let amounts = Amounts::instance(unsigned(&row, "ram_mib")?, unsigned(&row, "volume_gib")?);
+        self.count_use(conn, &project, amounts.negated()).await
     }
 }
 

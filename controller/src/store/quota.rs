@@ -1,26 +1,50 @@
-//! What projects use. Taken in the transaction that inserts an instance and given back in the one that deletes it, so a
-//! count is never wrong for longer than a transaction, and parallel orders wait for each other on the rows themselves.
+//! What projects use and may use. Taken in the transaction that inserts an instance and given back in the one that
+//! deletes it, so a count is never wrong for longer than a transaction, and parallel orders wait for each other on the
+//! rows themselves.
 
 use super::Store;
 use crate::error::{Error, Result};
 use crate::ids::ProjectId;
-use crate::model::Limits;
-use crate::store::sql::{Connection, query};
+use crate::model::{Quota, Resource};
+use crate::store::sql::{Connection, Row, query};
 
-/// What one instance uses, besides being one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How much more of each resource is used; negative where some is given back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amounts {
+    /// Instances.
+    pub instances: i64,
     /// Memory, MiB.
-    pub ram_mib: u64,
+    pub ram_mib: i64,
     /// Volume, GiB.
-    pub volumes_gib: u64,
+    pub volumes_gib: i64,
 }
 
-/// The resources in the order in which upstream names them.
-const RESOURCES: [&str; 3] = ["instances", "ram", "volumes"];
+impl Amounts {
+    /// Those of one whole instance. Sizes are bounded far below the limit of the type.
+    pub fn instance(ram_mib: u64, volumes_gib: u64) -> Self {
+        let signed = |amount| i64::try_from(amount).unwrap_or(i64::MAX);
+        Self { instances: 1, ram_mib: signed(ram_mib), volumes_gib: signed(volumes_gib) }
+    }
+
+    /// What is given back of them.
+    #[must_use]
+    pub fn negated(self) -> Self {
+        Self { instances: -self.instances, ram_mib: -self.ram_mib, volumes_gib: -self.volumes_gib }
+    }
+
+    fn of(self, resource: Resource) -> i64 {
+        match resource {
+            Resource::Instances => self.instances,
+            Resource::Ram => self.ram_mib,
+            Resource::Volumes => self.volumes_gib,
+            Resource::Backups => 0,
+        }
+    }
+}
 
 impl Store {
-    /// Counts one instance more. On an error the caller's transaction must be rolled back.
+    /// Counts what is used more. Only what grows is held against its limit: the project's own, or that of `default`. On
+    /// an error the caller's transaction must be rolled back.
     ///
     /// # Errors
     /// 413 when a limit would be exceeded; it names each of those.
@@ -29,36 +53,15 @@ impl Store {
         conn: &mut Connection,
         project: &ProjectId,
         amounts: Amounts,
-        limits: Limits,
+        default: impl Fn(Resource) -> i64,
     ) -> Result<()> {
-        let [instances, ram, volumes] = signed(amounts);
-        let rows = query(
-            "insert into usage (project_id, resource, in_use) \
-             values ($1, 'instances', $2), ($1, 'ram', $3), ($1, 'volumes', $4) \
-             on conflict (project_id, resource) do update set in_use = usage.in_use + excluded.in_use \
-             returning resource, in_use",
-        )
-        .bind(&project.0)
-        .bind(instances)
-        .bind(ram)
-        .bind(volumes)
-        .fetch_all(conn)
-        .await
-        .map_err(|error| Error::internal("count the use of a project", error))?;
-        let mut in_use = Vec::new();
-        for row in rows {
-            let read = |error| Error::internal("read the use of a project", error);
-            in_use.push((row.try_get::<String, _>(0).map_err(read)?, row.try_get::<i64, _>(1).map_err(read)?));
-        }
-        let limits = [limits.instances, limits.ram_mib, limits.volumes_gib];
-        let over: Vec<String> = RESOURCES
+        self.count_use(conn, project, amounts).await?;
+        let rows = query(SELECT).bind(&project.0).fetch_all(conn).await.map_err(unread)?;
+        let quotas = quotas(&rows, default)?;
+        let over = quotas
             .iter()
-            .zip(limits)
-            .filter(|(resource, limit)| {
-                *limit >= 0 && in_use.iter().any(|(name, used)| name == *resource && used > limit)
-            })
-            .map(|(resource, _)| format!("'{resource}'"))
-            .collect();
+            .filter(|quota| amounts.of(quota.resource) > 0 && quota.limit >= 0 && quota.in_use > quota.limit);
+        let over: Vec<String> = over.map(|quota| format!("'{}'", quota.resource.tag())).collect();
         if over.is_empty() {
             return Ok(());
         }
@@ -66,30 +69,79 @@ impl Store {
         Err(Error::OverLimit { message, retry_after_s: None })
     }
 
-    /// Counts one instance less.
+    /// Counts what is used more, or less, without asking for a limit.
     ///
     /// # Errors
     /// Internal.
-    pub async fn give_back(&self, conn: &mut Connection, project: &ProjectId, amounts: Amounts) -> Result<()> {
-        let [instances, ram, volumes] = signed(amounts);
+    pub async fn count_use(&self, conn: &mut Connection, project: &ProjectId, amounts: Amounts) -> Result<()> {
         query(
-            "update usage set in_use = in_use - \
-             case resource when 'instances' then $2 when 'ram' then $3 when 'volumes' then $4 else 0 end \
-             where project_id = $1",
+            "insert into usage (project_id, resource, in_use) \
+             values ($1, 'instances', $2), ($1, 'ram', $3), ($1, 'volumes', $4) \
+             on conflict (project_id, resource) do update set in_use = usage.in_use + excluded.in_use",
         )
         .bind(&project.0)
-        .bind(instances)
-        .bind(ram)
-        .bind(volumes)
+        .bind(amounts.instances)
+        .bind(amounts.ram_mib)
+        .bind(amounts.volumes_gib)
         .execute(conn)
         .await
-        .map_err(|error| Error::internal("give back the use of a project", error))?;
+        .map_err(|error| Error::internal("count the use of a project", error))?;
+        Ok(())
+    }
+
+    /// What a project has and may have of every resource; `default` where nothing is said of it alone.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn quotas(&self, project: &ProjectId, default: impl Fn(Resource) -> i64) -> Result<Vec<Quota>> {
+        quotas(&query(SELECT).bind(&project.0).fetch_all(&self.read).await.map_err(unread)?, default)
+    }
+
+    /// Sets a limit of a project's own.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn set_quota(
+        &self,
+        conn: &mut Connection,
+        project: &ProjectId,
+        resource: Resource,
+        limit: i64,
+    ) -> Result<()> {
+        query(
+            "insert into quota (project_id, resource, hard_limit) values ($1, $2, $3) \
+             on conflict (project_id, resource) do update set hard_limit = excluded.hard_limit",
+        )
+        .bind(&project.0)
+        .bind(resource.tag())
+        .bind(limit)
+        .execute(conn)
+        .await
+        .map_err(|error| Error::internal("set a quota", error))?;
         Ok(())
     }
 }
 
-/// Flavors and volumes are bounded far below the limit of the type.
-fn signed(amounts: Amounts) -> [i64; 3] {
-    let signed = |amount| i64::try_from(amount).unwrap_or(i64::MAX);
-    [1, signed(amounts.ram_mib), signed(amounts.volumes_gib)]
+/// Two rows a resource at most: what is used of it, and its own limit.
+const SELECT: &str = "select resource, in_use, null as hard_limit from usage where project_id = $1 \
+     union all select resource, null as in_use, hard_limit from quota where project_id = $1";
+
+fn unread(error: sqlx::Error) -> Error {
+    Error::internal("read the quotas of a project", error)
+}
+
+fn quotas(rows: &[Row], default: impl Fn(Resource) -> i64) -> Result<Vec<Quota>> {
+    let empty = |resource| Quota { resource, in_use: 0, limit: default(resource) };
+    let mut quotas = Resource::ALL.map(empty);
+    for row in rows {
+        let resource: String = row.try_get("resource").map_err(unread)?;
+        let Some(quota) = quotas.iter_mut().find(|quota| quota.resource.tag() == resource) else { continue };
+        if let Some(in_use) = row.try_get::<Option<i64>, _>("in_use").map_err(unread)? {
+            quota.in_use = in_use;
+        }
+        if let Some(limit) = row.try_get::<Option<i64>, _>("hard_limit").map_err(unread)? {
+            quota.limit = limit;
+        }
+    }
+    Ok(quotas.to_vec())
 }

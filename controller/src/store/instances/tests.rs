@@ -1,9 +1,11 @@
 use super::*;
-use crate::model::Limits;
+use crate::model::Resource;
 use crate::store::harness::{Fixture, fixture};
 use crate::store::sql::query;
 
-const UNLIMITED: Limits = Limits { instances: -1, ram_mib: -1, volumes_gib: -1, backups: -1 };
+fn unlimited(_: Resource) -> i64 {
+    -1
+}
 
 fn project(name: &str) -> ProjectId {
     ProjectId(name.to_owned())
@@ -96,9 +98,9 @@ async fn an_address_belongs_to_one_instance_until_that_is_deleted() {
 #[tokio::test]
 async fn deleting_gives_the_quota_back_once() {
     let fixture = fixture().await;
-    let amounts = quota::Amounts { ram_mib: 512, volumes_gib: 2 };
+    let amounts = Amounts::instance(512, 2);
     for _ in 0..2 {
-        write!(fixture, take_quota(&project("demo"), amounts, UNLIMITED));
+        write!(fixture, take_quota(&project("demo"), amounts, unlimited));
     }
     let id = fixture.insert("demo").await;
     write!(fixture, mark_deleted(id));
@@ -125,8 +127,13 @@ async fn usage(fixture: &Fixture, project: &str) -> Vec<(String, i64)> {
 #[tokio::test]
 async fn a_refused_quota_names_every_resource_and_counts_nothing_when_rolled_back() {
     let fixture = fixture().await;
-    let limits = Limits { instances: 0, ram_mib: 4096, volumes_gib: 1, backups: -1 };
-    let amounts = quota::Amounts { ram_mib: 512, volumes_gib: 2 };
+    let limits = |resource| match resource {
+        Resource::Instances => 0,
+        Resource::Ram => 4096,
+        Resource::Volumes => 1,
+        Resource::Backups => -1,
+    };
+    let amounts = Amounts::instance(512, 2);
     let mut tx = fixture.store.begin().await.unwrap();
     let error = fixture.store.take_quota(&mut tx, &project("demo"), amounts, limits).await.unwrap_err();
     drop(tx);
