@@ -38,6 +38,8 @@ tagged!(
         Building = "building",
         /// An operation restarts its engine.
         Restarting = "restarting",
+        /// An operation gives it another flavor or volume.
+        Resizing = "resizing",
         /// An operation deletes it.
         Deleting = "deleting",
         /// A change waits for a restart.
@@ -118,6 +120,7 @@ impl Heard {
 /// | `building_error`, `error` | ERROR |
 /// | `building` | BUILD |
 /// | `restarting` | REBOOT |
+/// | `resizing` | RESIZE |
 /// | `deleting` | SHUTDOWN |
 /// | `restart_required` | RESTART_REQUIRED |
 /// | `none` | by host: `active` ACTIVE, `building` BUILD, `dead` SHUTDOWN, `absent` UNKNOWN |
@@ -139,6 +142,7 @@ pub fn status(task: Task, service: Service, host: HostState, silent: bool) -> (&
         (Task::BuildingError | Task::Error, _) => "ERROR",
         (Task::Building, _) | (Task::None, HostState::Building) => "BUILD",
         (Task::Restarting, _) => "REBOOT",
+        (Task::Resizing, _) => "RESIZE",
         (Task::Deleting, _) | (Task::None, HostState::Dead) => "SHUTDOWN",
         (Task::RestartRequired, _) => "RESTART_REQUIRED",
         (Task::None, HostState::Active) => "ACTIVE",
@@ -171,6 +175,7 @@ mod tests {
             (Task::None, [(Absent, "UNKNOWN"), (HostBuilding, "BUILD"), (Active, "ACTIVE"), (Dead, "SHUTDOWN")]),
             (Task::Building, [(Absent, "BUILD"), (HostBuilding, "BUILD"), (Active, "BUILD"), (Dead, "BUILD")]),
             (Task::Restarting, [(Absent, "REBOOT"), (HostBuilding, "REBOOT"), (Active, "REBOOT"), (Dead, "REBOOT")]),
+            (Task::Resizing, [(Absent, "RESIZE"), (HostBuilding, "RESIZE"), (Active, "RESIZE"), (Dead, "RESIZE")]),
             (
                 Task::Deleting,
                 [(Absent, "SHUTDOWN"), (HostBuilding, "SHUTDOWN"), (Active, "SHUTDOWN"), (Dead, "SHUTDOWN")],

@@ -2,11 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::ApiState;
 use super::auth::Administrator;
-use super::body::Path;
+use super::body::{Body, Path};
+use super::fault::{accepted, accepted_as};
 use super::instances::{instance_id, view};
 use super::links::time;
 use super::paging::Paging;
@@ -29,6 +31,7 @@ fn description(task: Task) -> &'static str {
         Task::None => "No tasks for the instance.",
         Task::Building => "The instance is building.",
         Task::Restarting => "Rebooting the instance.",
+        Task::Resizing => "Resizing the instance.",
         Task::Deleting => "Deleting the instance.",
         Task::RestartRequired => "Instance requires a restart.",
         Task::BuildingError => "Build error: Server.",
@@ -80,4 +83,44 @@ pub(super) async fn show(
     body["root_enabled"] = json!(instance.root_enabled.as_ref().map(|(at, _)| time(*at)));
     body["root_enabled_by"] = json!(instance.root_enabled.as_ref().map(|(_, user)| user));
     Ok(Json(json!({"instance": body})))
+}
+
+/// `POST /mgmt/instances/{id}/action`: exactly one of Trove's.
+pub(super) async fn act(
+    State(state): State<ApiState>,
+    Administrator(authorized): Administrator,
+    Path((_, id)): Path<(String, String)>,
+    Body(body): Body,
+) -> Result<Response> {
+    let id = instance_id(&id)?;
+    let wrong = |text: &str| Error::BadRequest(format!("Validation error: the action must be {text}."));
+    let mut names = body.as_object().ok_or_else(|| wrong("an object"))?.keys();
+    let (Some(name), None) = (names.next(), names.next()) else {
+        return Err(wrong("exactly one of stop, reboot, reset-task-status, migrate, rebuild"));
+    };
+    let (app, caller, request) = (&state.app, &authorized.caller, &authorized.request_id);
+    match name.as_str() {
+        "stop" => app.stop_instance(caller, request, id).await.map(|operation| accepted_as(&operation)),
+        "reboot" => app.reboot_instance(caller, request, id).await.map(|operation| accepted_as(&operation)),
+        "reset-task-status" => app.reset_task_status(id).await.map(|()| accepted()),
+        "migrate" | "rebuild" => {
+            app.get_any_instance(id, false).await?;
+            Err(Error::NotImplemented(format!("The action {name} is not built yet.")))
+        }
+        _ => Err(wrong("one of stop, reboot, reset-task-status, migrate, rebuild")),
+    }
+}
+
+/// `GET /mgmt/instances/{id}/root`.
+pub(super) async fn show_root(
+    State(state): State<ApiState>,
+    _administrator: Administrator,
+    Path((_, id)): Path<(String, String)>,
+) -> Result<Json<Value>> {
+    let id = instance_id(&id)?;
+    let (enabled, user) = match state.app.root_history(id).await? {
+        Some((at, user)) => (time(at), user),
+        None => ("Never".to_owned(), "Nobody".to_owned()),
+    };
+    Ok(Json(json!({"root_history": {"id": id, "enabled": enabled, "user": user}})))
 }

@@ -77,7 +77,6 @@ impl App {
 
     /// The size to be stored; 0 without a volume.
     fn check_volume(&self, volume_gib: Option<u64>, version: &Version) -> Result<u64> {
-        let max = self.config.max_accepted_volume_size;
         match volume_gib {
             None if !version.manifest.volume => Ok(0),
             None => Err(Error::BadRequest("Volume size was not specified.".to_owned())),
@@ -86,12 +85,18 @@ impl App {
                 Err(Error::NotImplemented(format!("Datastore {datastore} does not support volumes.")))
             }
             Some(0) => Err(Error::BadRequest("Volume size must be at least 1 GB.".to_owned())),
-            Some(size) if size > max => {
-                let message = format!("Volume 'size' cannot exceed maximum of {max} GB, {size} cannot be accepted.");
-                Err(Error::OverLimit { message, retry_after_s: None })
-            }
-            Some(size) => Ok(size),
+            Some(size) => self.check_volume_limit(size).map(|()| size),
         }
+    }
+
+    /// The greatest volume that is accepted, in GiB, is the configuration's.
+    pub(super) fn check_volume_limit(&self, size: u64) -> Result<()> {
+        let max = self.config.max_accepted_volume_size;
+        if size <= max {
+            return Ok(());
+        }
+        let message = format!("Volume 'size' cannot exceed maximum of {max} GB, {size} cannot be accepted.");
+        Err(Error::OverLimit { message, retry_after_s: None })
     }
 
     /// The password with which root is enabled from the start, where the configuration says so.

@@ -259,6 +259,9 @@ impl Compute for FakeHost {
     async fn ensure_host(&self, _: &HostSpec) -> std::result::Result<(), ComputeError> {
         unreachable!("a step's work")
     }
+    async fn stop_host(&self, _: InstanceId) -> std::result::Result<(), ComputeError> {
+        unreachable!("a step's work")
+    }
     async fn delete_host(&self, _: InstanceId) -> std::result::Result<(), ComputeError> {
         unreachable!("a step's work")
     }

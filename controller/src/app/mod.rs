@@ -16,11 +16,13 @@ pub mod flavors;
 #[cfg(test)]
 pub(crate) mod harness;
 pub mod instances;
+mod management;
 pub mod names;
 pub mod operations;
 mod passwords;
 pub mod quotas;
 mod readiness;
+mod resize;
 mod root;
 mod sight;
 mod submit;

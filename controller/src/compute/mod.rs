@@ -56,9 +56,13 @@ pub trait Compute: Send + Sync {
     /// An address on which `port` is free now. It is stored under a unique row before it is used; a driver for which the
     /// cloud chooses the address answers with that of the instance.
     async fn choose_address(&self, instance: InstanceId, port: u16) -> Result<IpAddr, ComputeError>;
-    /// Makes the host with its volume and starts the agent, or finds it made. An agent that dies later is started again
+    /// Makes the host with its volume and starts the agent, or finds it made. A volume that is smaller than `spec` says
+    /// grows; memory and cores are those of `spec` from the next start on. An agent that dies later is started again
     /// by the driver for as long as the host is there.
     async fn ensure_host(&self, spec: &HostSpec) -> Result<(), ComputeError>;
+    /// Ends every process of the host, in an orderly way where that works, and keeps its volume. It stays stopped until
+    /// [`Compute::ensure_host`]; a host that is not there counts as stopped.
+    async fn stop_host(&self, instance: InstanceId) -> Result<(), ComputeError>;
     /// Ends every process of the host and removes it with its volume, sockets, shared memory and cgroup; a host that is
     /// not there counts as deleted.
     async fn delete_host(&self, instance: InstanceId) -> Result<(), ComputeError>;

@@ -21,7 +21,6 @@ use trove_proto::v1;
 use super::change_accounts::{Database, NewUser, open};
 use super::steps::{Operation, StepError, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Sealed, Work};
-use crate::compute::HostSpec;
 use crate::error::{Error, Result};
 use crate::state::{HostState, Task};
 use crate::store::assignments::Specification;
@@ -118,29 +117,7 @@ async fn issue_certificate(work: &Work, _state: &mut Params) -> StepResult {
 }
 
 async fn boot_host(work: &Work, _state: &mut Params) -> StepResult {
-    let facts = work.facts().await?;
-    let context = &work.context;
-    let enrolled = context.agents.state(work.instance).borrow().connected;
-    let token = if enrolled {
-        None
-    } else {
-        let lifetime = context.config.agents.token_lifetime;
-        Some(context.store.issue_token(work.instance, facts.generation, lifetime).await?)
-    };
-    let spec = HostSpec {
-        instance: work.instance,
-        generation: facts.generation,
-        datastore: facts.datastore,
-        agent_program: facts.agent_program,
-        installation: facts.installation,
-        size: facts.size,
-        address: facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?,
-        port: facts.port,
-        controllers: context.store.agents_addresses(GRACE).await?,
-        authority_pem: context.authorities.agents_pem().to_owned(),
-        token,
-    };
-    Ok(context.compute.ensure_host(&spec).await?)
+    work.boot_host().await
 }
 
 async fn await_agent(work: &Work, _state: &mut Params) -> StepResult {

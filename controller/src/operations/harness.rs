@@ -96,6 +96,17 @@ impl FakeAgents {
         }
     }
 
+    /// The agent of a host that was stopped, with its journal; its engine comes up with it.
+    fn start(&self, instance: InstanceId) {
+        if !self.silent.load(Ordering::SeqCst) {
+            let service = self.service.lock().unwrap().unwrap_or(Service::Healthy);
+            self.change(instance, |state| {
+                state.connected = true;
+                state.service = service;
+            });
+        }
+    }
+
     fn do_work(&self, instance: InstanceId, start: &v1::Start) -> Result<(), AgentError> {
         let work = start.work.as_ref().map(name).unwrap();
         let key = format!("{:?}", start.key);
@@ -209,6 +220,9 @@ pub(crate) struct FakeCompute {
     /// How often a host was made that was not there, and how often one was removed that was.
     pub(crate) made: Mutex<usize>,
     pub(crate) removed: Mutex<usize>,
+    /// Those that were stopped and not started since, and how often one was.
+    halted: Mutex<HashSet<InstanceId>>,
+    pub(crate) stopped: Mutex<usize>,
     /// Errors of the next calls, by verb.
     pub(crate) failures: Mutex<HashMap<&'static str, VecDeque<ComputeError>>>,
     pub(crate) specs: Mutex<Vec<HostSpec>>,
@@ -241,6 +255,17 @@ impl Compute for FakeCompute {
         if self.hosts.lock().unwrap().insert(spec.instance) {
             *self.made.lock().unwrap() += 1;
             self.agents.boot(spec.instance);
+        } else if self.halted.lock().unwrap().remove(&spec.instance) {
+            self.agents.start(spec.instance);
+        }
+        Ok(())
+    }
+
+    async fn stop_host(&self, instance: InstanceId) -> Result<(), ComputeError> {
+        self.scripted("stop_host")?;
+        if self.hosts.lock().unwrap().contains(&instance) && self.halted.lock().unwrap().insert(instance) {
+            *self.stopped.lock().unwrap() += 1;
+            self.agents.change(instance, |state| state.connected = false);
         }
         Ok(())
     }
@@ -317,6 +342,8 @@ impl Stage {
             hosts: Mutex::default(),
             made: Mutex::default(),
             removed: Mutex::default(),
+            halted: Mutex::default(),
+            stopped: Mutex::default(),
             failures: Mutex::default(),
             specs: Mutex::default(),
             address: Mutex::default(),
@@ -359,6 +386,8 @@ impl Stage {
         let task = match operation.kind {
             "restart_instance" => Some(Task::Restarting),
             "delete_instance" => Some(Task::Deleting),
+            "reboot_instance" => Some(Task::Restarting),
+            "resize_flavor" | "resize_volume" => Some(Task::Resizing),
             _ => None,
         };
         let mut tx = self.context.store.begin().await?;

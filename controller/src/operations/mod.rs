@@ -20,9 +20,13 @@ mod execution;
 pub(crate) mod harness;
 mod outcome;
 mod points;
+pub mod reboot_instance;
+pub mod resize_flavor;
+pub mod resize_volume;
 pub mod restart_instance;
 mod runner;
 pub mod steps;
+pub mod stop_instance;
 mod timing;
 mod work;
 
@@ -38,6 +42,10 @@ fn registry() -> Vec<Arc<dyn steps::Registered>> {
         Arc::new(steps::Entry::<restart_instance::RestartInstance>::new()),
         Arc::new(steps::Entry::<delete_instance::DeleteInstance>::new()),
         Arc::new(steps::Entry::<change_accounts::ChangeAccounts>::new()),
+        Arc::new(steps::Entry::<resize_flavor::ResizeFlavor>::new()),
+        Arc::new(steps::Entry::<resize_volume::ResizeVolume>::new()),
+        Arc::new(steps::Entry::<reboot_instance::RebootInstance>::new()),
+        Arc::new(steps::Entry::<stop_instance::StopInstance>::new()),
     ]
 }
 

@@ -11,11 +11,12 @@ use super::outcome::{StepError, StepResult};
 use super::{Changes, Nudge};
 use crate::agents::Agents;
 use crate::authority::Authorities;
-use crate::compute::Compute;
+use crate::compute::{Compute, HostSpec};
 use crate::config::Config;
 use crate::ids::InstanceId;
 use crate::state::{HostState, Service};
 use crate::store::Store;
+use crate::store::controllers::GRACE;
 use crate::store::instances::HostFacts;
 use crate::store::operations::lease::Lease;
 use crate::store::sql::Transaction;
@@ -28,6 +29,8 @@ const WORD: Duration = Duration::from_millis(200);
 const HOST_CHECK: Duration = Duration::from_secs(5);
 /// A host that was found dead so many times in a row will not connect.
 const DEAD_CHECKS: u32 = 3;
+/// Within this the end of an agent is noticed by its connection.
+const SILENCE: Duration = Duration::from_secs(20);
 /// The least time that a job is given: an agent that was just reached again answers from its journal within this.
 const LEAST_JOB_TIME: Duration = Duration::from_secs(5);
 /// The most time that a job of a step without deadline is given.
@@ -129,6 +132,49 @@ impl Work {
             self.progress.send_replace(Some(progress));
         };
         Ok(self.context.agents.run(self.instance, start, &progress).await?)
+    }
+
+    /// Has the driver make the host as the row says, or find it made: with an enrolment token unless its agent is heard.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn boot_host(&self) -> StepResult {
+        let facts = self.facts().await?;
+        let context = &self.context;
+        let enrolled = context.agents.state(self.instance).borrow().connected;
+        let token = if enrolled {
+            None
+        } else {
+            let lifetime = context.config.agents.token_lifetime;
+            Some(context.store.issue_token(self.instance, facts.generation, lifetime).await?)
+        };
+        let spec = HostSpec {
+            instance: self.instance,
+            generation: facts.generation,
+            datastore: facts.datastore,
+            agent_program: facts.agent_program,
+            installation: facts.installation,
+            size: facts.size,
+            address: facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?,
+            port: facts.port,
+            controllers: context.store.agents_addresses(GRACE).await?,
+            authority_pem: context.authorities.agents_pem().to_owned(),
+            token,
+        };
+        Ok(context.compute.ensure_host(&spec).await?)
+    }
+
+    /// Has the driver stop the host, and waits until its agent is heard no more: what it said is of its earlier life.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn stop_host(&self) -> StepResult {
+        self.context.compute.stop_host(self.instance).await?;
+        let mut state = self.context.agents.state(self.instance);
+        match timeout(SILENCE, state.wait_for(|state| !state.connected)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(StepError::Unknown("the host was stopped, and its agent is still heard".to_owned())),
+        }
     }
 
     /// Waits until the agent has connected.

@@ -121,7 +121,11 @@ impl History {
                         })
                     }
                     (Some(id), 2..=4) => app.restart_instance(&caller, "r", id).await.map(|accepted| (id, accepted)),
-                    (Some(id), 5..=8) => {
+                    (Some(id), 5) => {
+                        let flavor = if chance.one_in(2) { "1" } else { "2" };
+                        app.resize_flavor(&caller, "r", id, flavor).await.map(|accepted| (id, accepted))
+                    }
+                    (Some(id), 6..=8) => {
                         let made = app.create_users(&caller, "r", id, vec![user(&user_name, &[])]).await;
                         made.map(|accepted| {
                             asked.lock().unwrap().push((id, accepted.operation.to_string(), user_name));

@@ -151,8 +151,22 @@ impl Compute for Hosts {
                     world.changed();
                 }
             });
+        } else if let Some(guest) = world.guest(spec.instance).filter(|guest| guest.life().is_none()) {
+            world.chance.note(format!("host {} is started", spec.instance));
+            guest.start();
+            world.changed();
         }
         self.call("make a host").await
+    }
+
+    async fn stop_host(&self, instance: InstanceId) -> Result<(), ComputeError> {
+        self.call("stop a host").await?;
+        if let Some(guest) = self.world.guest(instance) {
+            self.world.chance.note(format!("host {instance} is stopped"));
+            guest.kill();
+            self.world.changed();
+        }
+        self.call("stop a host").await
     }
 
     async fn delete_host(&self, instance: InstanceId) -> Result<(), ComputeError> {

@@ -92,7 +92,7 @@ pub(super) enum Started {
     Now(Child),
     /// It runs already, perhaps started by another controller.
     Before,
-    /// There is no such host: its removal has begun.
+    /// There is no such host, or it was withdrawn.
     Gone,
 }
 
@@ -143,13 +143,13 @@ impl Place {
         self.directory(instance).join("agent.toml")
     }
 
-    /// Whether the host has been made, and its removal has not begun.
+    /// Whether the host has been made, and was not withdrawn since.
     pub(super) fn is_whole(&self, instance: InstanceId) -> bool {
         self.config_file(instance).exists()
     }
 
-    /// Begins the removal: from now on no agent is started for it, whenever this process is killed.
-    pub(super) async fn begin_removal(&self, instance: InstanceId) -> Result<(), ComputeError> {
+    /// From now on no agent is started for the host until it is written anew, whenever this process is killed.
+    pub(super) async fn withdraw(&self, instance: InstanceId) -> Result<(), ComputeError> {
         let _alone = self.alone().await?;
         let file = self.config_file(instance);
         match fs::remove_file(&file) {

@@ -235,17 +235,35 @@ impl Compute for ProcessDriver {
         let child = match self.place.ensure_agent(spec.instance).await? {
             Started::Now(child) => Some(child),
             Started::Before => None,
-            Started::Gone => return Err(ComputeError::Transient("the host was removed meanwhile".to_owned())),
+            Started::Gone => {
+                return Err(ComputeError::Transient("the host was stopped or removed meanwhile".to_owned()));
+            }
         };
         self.watch(spec.instance, child);
         Ok(())
+    }
+
+    async fn stop_host(&self, instance: InstanceId) -> std::result::Result<(), ComputeError> {
+        let turn = self.turn(instance);
+        let _turn = turn.lock().await;
+        if !self.place.directory(instance).exists() {
+            return Ok(());
+        }
+        self.unwatch(instance).await;
+        self.place.withdraw(instance).await?;
+        let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
+        if let Some(agent) = self.place.find_agent(instance) {
+            kill::interrupt(agent, ORDERLY).await.map_err(transient)?;
+        }
+        self.place.kill_all(instance).await.map_err(transient)?;
+        self.place.remove_volatile(instance)
     }
 
     async fn delete_host(&self, instance: InstanceId) -> std::result::Result<(), ComputeError> {
         let turn = self.turn(instance);
         let turned = turn.lock().await;
         self.unwatch(instance).await;
-        self.place.begin_removal(instance).await?;
+        self.place.withdraw(instance).await?;
         let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
         self.place.kill_all(instance).await.map_err(transient)?;
         self.place.remove(instance).await?;

@@ -222,7 +222,7 @@ async fn a_half_removed_host_is_listed_gets_no_agent_and_can_be_removed() {
     world.driver.ensure_host(&World::spec(instance)).await.unwrap();
     let agent = world.agent(instance, 1).await;
     // The controller is killed when the removal has begun.
-    world.driver.place.begin_removal(instance).await.unwrap();
+    world.driver.place.withdraw(instance).await.unwrap();
     kill(agent);
     world.restart().await;
     assert_eq!(world.driver.list().await.unwrap(), [instance]);

@@ -1,0 +1,75 @@
+//! What operators do with instances of all projects.
+
+use time::OffsetDateTime;
+
+use super::App;
+use super::sight::not_found;
+use super::submit::{Accepted, origin};
+use crate::error::Result;
+use crate::identity::Caller;
+use crate::ids::InstanceId;
+use crate::operations::{Lane, reboot_instance, stop_instance};
+use crate::state::{HostState, Service, Task};
+
+impl App {
+    /// Stops the engine, until it is restarted.
+    ///
+    /// # Errors
+    /// 404; 422 when busy.
+    pub async fn stop_instance(&self, caller: &Caller, request_id: &str, id: InstanceId) -> Result<Accepted> {
+        let instance = self.get_any_instance(id, false).await?;
+        instance.check_free()?;
+        let operation = stop_instance::new(origin(caller, request_id, id, instance.project.clone()));
+        let mut tx = self.store.begin().await?;
+        match self.store.task(&mut tx, id).await? {
+            Some(Task::None | Task::RestartRequired) => self.submit(tx, operation).await,
+            Some(_) => Err(instance.busy()),
+            None => Err(not_found(id)),
+        }
+    }
+
+    /// Reboots the host. It helps where the agent or the engine hangs, so neither is asked: only a task keeps it off.
+    ///
+    /// # Errors
+    /// 404; 422 when busy, or without a host.
+    pub async fn reboot_instance(&self, caller: &Caller, request_id: &str, id: InstanceId) -> Result<Accepted> {
+        let instance = self.get_any_instance(id, false).await?;
+        if !matches!(instance.host, HostState::Active | HostState::Dead) {
+            return Err(instance.busy());
+        }
+        let stopped = instance.service == Service::Shutdown;
+        let operation = reboot_instance::new(origin(caller, request_id, id, instance.project.clone()), stopped);
+        let mut tx = self.store.begin().await?;
+        let free = [Task::None, Task::RestartRequired, Task::Error];
+        if !self.store.begin_task(&mut tx, id, &free, Task::Restarting).await? {
+            drop(tx);
+            return Err(self.get_any_instance(id, false).await?.busy());
+        }
+        self.submit(tx, operation).await
+    }
+
+    /// Clears the task, and ends what is under way.
+    ///
+    /// # Errors
+    /// 404.
+    pub async fn reset_task_status(&self, id: InstanceId) -> Result<()> {
+        let mut tx = self.store.begin().await?;
+        if self.store.task(&mut tx, id).await?.is_none() {
+            return Err(not_found(id));
+        }
+        self.store.cancel_active(&mut tx, id, &[Lane::Lifecycle]).await?;
+        self.store.set_task(&mut tx, id, Task::None).await?;
+        self.commit(tx, "reset_task_status").await
+    }
+
+    /// When root was last enabled and by which user id, also if it was disabled since.
+    ///
+    /// # Errors
+    /// 404.
+    pub async fn root_history(&self, id: InstanceId) -> Result<Option<(OffsetDateTime, String)>> {
+        self.store.root_history(id).await?.ok_or_else(|| not_found(id))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+use super::*;
+use crate::compute::ComputeError;
+use crate::operations::harness::{Stage, failed_anywhere, killed_anywhere};
+
+async fn make() -> (Stage, NewOperation) {
+    let stage = Stage::created().await;
+    let operation = new(stage.origin(), false);
+    (stage, operation)
+}
+
+#[tokio::test]
+async fn a_kill_between_any_two_steps_ends_with_one_host_that_runs() {
+    let check = async |stage: &Stage, what: &str| {
+        let row = stage.row().await;
+        assert_eq!((row.task, row.host), (Task::None, HostState::Active), "{what}");
+        assert!(*stage.compute.stopped.lock().unwrap() >= 1, "{what}");
+        assert_eq!(stage.compute.hosts.lock().unwrap().len(), 1, "{what}");
+        stage.assert_settled().await;
+    };
+    killed_anywhere(make, check).await;
+}
+
+#[tokio::test]
+async fn a_failure_is_an_error_of_the_instance_and_another_reboot_clears_it() {
+    let check = async |stage: &Stage, what: &str| {
+        let row = stage.row().await;
+        assert_eq!(row.task, Task::Error, "{what}");
+        assert!(row.fault.unwrap().message.starts_with("Rebooting the instance failed at "), "{what}");
+        stage.complete(new(stage.origin(), false)).await.unwrap();
+        let row = stage.row().await;
+        assert_eq!((row.task, row.host, row.fault), (Task::None, HostState::Active, None), "{what}");
+        stage.assert_settled().await;
+    };
+    failed_anywhere(make, check).await;
+}
+
+#[tokio::test]
+async fn what_the_driver_cannot_do_now_is_tried_again() {
+    let (stage, operation) = make().await;
+    stage.compute.fail_next("stop_host", ComputeError::Transient("a lock is held".to_owned()));
+    stage.compute.fail_next("ensure_host", ComputeError::Transient("no space".to_owned()));
+    stage.complete(operation).await.unwrap();
+    assert_eq!(*stage.compute.stopped.lock().unwrap(), 1);
+}

@@ -1,0 +1,108 @@
+//! Gives an instance another flavor. The order has written the new flavor and its quota into the row, which says what is
+//! wanted, and has set the task to resizing.
+//!
+//! | step | effect | undo | deadline |
+//! |---|---|---|---|
+//! | `stop_host` | agent and engine end in an orderly way | the row's flavor is the old one, and a host of that is made | 150 s |
+//! | `boot_host` | the driver starts the host in its new size | - | 300 s |
+//! | `await_agent` | none: waits for the agent's connection | - | 180 s |
+//! | `await_healthy` | none: waits until the engine answers, unless it was stopped before | - | 180 s |
+//!
+//! In the end the task is none. When a step fails the instance has its old flavor, and a fault that says why.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::steps::{Operation, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Work};
+use crate::error::{Error, Result};
+use crate::model::Flavor;
+use crate::state::{HostState, Task};
+use crate::store::sql::Connection;
+
+/// The operation.
+pub struct ResizeFlavor;
+
+/// What is needed to go back, and what was before.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Params {
+    /// The flavor until now.
+    pub from: Flavor,
+    /// Whether the engine was stopped on purpose: then it stays so.
+    pub stopped: bool,
+}
+
+/// The operation for the row whose flavor is changed in the same transaction.
+///
+/// # Errors
+/// Internal.
+pub fn new(origin: Origin, params: Params) -> Result<NewOperation> {
+    let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;
+    Ok(NewOperation::of::<ResizeFlavor>(origin, state))
+}
+
+#[async_trait]
+impl Operation for ResizeFlavor {
+    const KIND: &'static str = "resize_flavor";
+    const VERSION: u16 = 1;
+    const LANE: Lane = Lane::Lifecycle;
+    type State = Params;
+
+    fn steps() -> Steps<Params> {
+        Steps::default()
+            .step("stop_host", Duration::from_secs(150), stop_host)
+            .undo(boot_old_host)
+            .step("boot_host", Duration::from_secs(300), boot_host)
+            .step("await_agent", Duration::from_secs(180), await_agent)
+            .step("await_healthy", Duration::from_secs(180), await_healthy)
+    }
+
+    async fn finished(work: &Work, conn: &mut Connection, _state: &Params) -> Result<()> {
+        let store = &work.context.store;
+        store.set_fault(conn, work.instance, None).await?;
+        store.set_host(conn, work.instance, HostState::Active).await?;
+        store.set_task(conn, work.instance, Task::None).await
+    }
+
+    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> Result<()> {
+        let store = &work.context.store;
+        let message = format!("Resizing the instance failed, it keeps its flavor: {error}");
+        store.set_fault(conn, work.instance, Some((&message, ""))).await?;
+        store.set_task(conn, work.instance, Task::None).await
+    }
+}
+
+async fn stop_host(work: &Work, _state: &mut Params) -> StepResult {
+    work.stop_host().await
+}
+
+async fn boot_host(work: &Work, _state: &mut Params) -> StepResult {
+    work.boot_host().await
+}
+
+async fn await_agent(work: &Work, _state: &mut Params) -> StepResult {
+    work.await_connected().await
+}
+
+async fn await_healthy(work: &Work, state: &mut Params) -> StepResult {
+    if state.stopped { Ok(()) } else { work.await_engine().await }
+}
+
+async fn boot_old_host(work: &Work, state: &mut Params) -> StepResult {
+    let store = &work.context.store;
+    let mut tx = work.begin().await?;
+    if let Some((project, amounts)) = store.set_flavor(&mut tx, work.instance, &state.from).await? {
+        store.count_use(&mut tx, &project, amounts).await?;
+    }
+    work.commit(tx).await?;
+    work.stop_host().await?;
+    work.boot_host().await?;
+    let mut tx = work.begin().await?;
+    store.set_host(&mut tx, work.instance, HostState::Active).await?;
+    work.commit(tx).await
+}
+
+#[cfg(test)]
+mod tests;

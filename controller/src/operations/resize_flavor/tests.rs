@@ -1,0 +1,69 @@
+use super::*;
+use crate::compute::ComputeError;
+use crate::operations::harness::{Stage, failed_anywhere, killed_anywhere};
+
+/// As the use case does: the row has the new flavor already.
+async fn make() -> (Stage, NewOperation) {
+    let stage = Stage::created().await;
+    let from = stage.row().await.flavor;
+    let to = Flavor { id: "9".to_owned(), name: "large".to_owned(), ram_mib: from.ram_mib * 4, vcpus: 3 };
+    let mut tx = stage.context.store.begin().await.unwrap();
+    stage.context.store.set_flavor(&mut tx, stage.instance, &to).await.unwrap();
+    tx.commit().await.unwrap();
+    let operation = new(stage.origin(), Params { from, stopped: false }).unwrap();
+    (stage, operation)
+}
+
+#[tokio::test]
+async fn a_kill_between_any_two_steps_ends_in_the_new_size() {
+    let check = async |stage: &Stage, what: &str| {
+        let row = stage.row().await;
+        assert_eq!((row.task, row.host, row.flavor.id.as_str()), (Task::None, HostState::Active, "9"), "{what}");
+        let specs = stage.compute.specs.lock().unwrap().clone();
+        assert_eq!(specs.last().unwrap().size.memory_mib, row.flavor.ram_mib, "{what}");
+        assert!(*stage.compute.stopped.lock().unwrap() >= 1, "{what}");
+        stage.assert_settled().await;
+    };
+    killed_anywhere(make, check).await;
+}
+
+#[tokio::test]
+async fn a_failure_at_any_step_ends_in_the_old_size() {
+    let check = async |stage: &Stage, what: &str| {
+        let row = stage.row().await;
+        assert_eq!((row.task, row.host), (Task::None, HostState::Active), "{what}");
+        let specs = stage.compute.specs.lock().unwrap().clone();
+        assert_eq!(row.flavor.ram_mib, specs[0].size.memory_mib, "{what}");
+        assert_eq!(specs.last().unwrap().size, specs[0].size, "{what}");
+        assert!(
+            row.fault.unwrap().message.starts_with("Resizing the instance failed, it keeps its flavor: "),
+            "{what}"
+        );
+        stage.assert_settled().await;
+    };
+    failed_anywhere(make, check).await;
+    let (stage, operation) = make().await;
+    stage.compute.fail_next("ensure_host", ComputeError::Fatal("no host is large enough".to_owned()));
+    stage.complete(operation).await.unwrap_err();
+    check(&stage, "refused by the driver").await;
+}
+
+#[tokio::test]
+async fn going_back_gives_the_quota_back_once() {
+    let (stage, operation) = make().await;
+    let usage = "select coalesce(sum(in_use), 0) from usage where resource = 'ram'";
+    let before = stage.context.store.number(usage).await;
+    stage.compute.fail_next("ensure_host", ComputeError::Fatal("no host is large enough".to_owned()));
+    stage.complete(operation).await.unwrap_err();
+    let old = i64::try_from(stage.row().await.flavor.ram_mib).unwrap();
+    assert_eq!(stage.context.store.number(usage).await - before, old - old * 4);
+}
+
+#[tokio::test]
+async fn an_engine_that_was_stopped_stays_so() {
+    let (stage, mut operation) = make().await;
+    operation.state["stopped"] = true.into();
+    *stage.agents.service.lock().unwrap() = Some(crate::state::Service::Shutdown);
+    stage.complete(operation).await.unwrap();
+    assert_eq!(stage.row().await.task, Task::None);
+}

@@ -1,0 +1,201 @@
+//! Other sizes, and what operators do with an instance: with the real engine, and with the controller killed between any
+//! two lines.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use trove_tests::{Api, Failpoints, Stack, connect, leftovers, poll, rows};
+
+/// What the engine is set to.
+async fn setting(api: &Api, id: &str, name: &str) -> Result<String> {
+    let view = api.await_active(id).await?;
+    let client = connect(&view, "app", "secret-app-1", "app").await?;
+    Ok(rows(&client, &format!("show {name}")).await?.concat())
+}
+
+async fn act(api: &Api, path: &str, body: Value) -> Result<()> {
+    let answer = api.post(&format!("{path}/action"), &body).await?;
+    ensure!(answer.status == 202, "{body}: {answer:?}");
+    Ok(())
+}
+
+async fn await_service(api: &Api, id: &str, word: &str) -> Result<Value> {
+    let done = |view: &Value| view["status"] == "ACTIVE" && view["operating_status"] == word;
+    poll(&format!("ACTIVE and {word}"), Duration::from_secs(90), async || api.instance(id).await, done).await
+}
+
+#[tokio::test]
+async fn another_flavor_is_another_size_of_the_engine_and_its_data_stay() -> Result<()> {
+    let stack = Stack::start().await?;
+    let (api, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
+    let id = api.order_and_await("grows").await?;
+    let path = format!("/instances/{id}");
+    let small = setting(&api, &id, "shared_buffers").await?;
+    let client = connect(&api.instance(&id).await?, "app", "secret-app-1", "app").await?;
+    rows(&client, "create table kept as select 7 as n").await?;
+    drop(client);
+    act(&api, &path, json!({"resize": {"flavorRef": "3"}})).await?;
+    ensure!(api.instance(&id).await?["status"] == "RESIZE");
+    let again = api.post(&format!("{path}/action"), &json!({"resize": {"flavorRef": "1"}})).await?;
+    assert_eq!(again.status, 422, "{again:?}");
+    let view = api.await_active(&id).await?;
+    assert_eq!(view["flavor"]["id"], "3", "{view}");
+    assert_ne!(setting(&api, &id, "shared_buffers").await?, small);
+    let client = connect(&view, "app", "secret-app-1", "app").await?;
+    assert_eq!(rows(&client, "select n from kept").await?, ["7"]);
+
+    act(&api, &path, json!({"resize": {"volume": {"size": 4}}})).await?;
+    let view = api.await_active(&id).await?;
+    assert_eq!(view["volume"]["size"], 4, "{view}");
+    assert_eq!(rows(&client, "select n from kept").await?, ["7"], "the connection lived through it");
+    let quotas = api.get(&format!("/mgmt/quotas/{}", admin_project(&admin, &id).await?)).await?.body;
+    let used = |name: &str| {
+        let all = quotas["quotas"].as_array().cloned().unwrap_or_default();
+        all.iter().find(|quota| quota["resource"] == name).map(|quota| quota["in_use"].clone())
+    };
+    assert_eq!((used("ram"), used("volumes")), (Some(json!(2048)), Some(json!(4))), "{quotas}");
+    Ok(())
+}
+
+async fn admin_project(admin: &Api, id: &str) -> Result<String> {
+    let view = admin.get(&format!("/mgmt/instances/{id}")).await?.body;
+    Ok(view["instance"]["tenant_id"].as_str().context("tenant_id")?.to_owned())
+}
+
+#[tokio::test]
+async fn a_stopped_database_stays_so_until_it_is_restarted() -> Result<()> {
+    let stack = Stack::start().await?;
+    let (api, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
+    let id = api.order_and_await("stops").await?;
+    let path = format!("/mgmt/instances/{id}");
+    assert_eq!(api.post(&format!("{path}/action"), &json!({"stop": {}})).await?.status, 401, "for operators");
+    for wrong in [json!({}), json!({"stop": {}, "reboot": {}}), json!({"explode": {}}), json!(5)] {
+        assert_eq!(admin.post(&format!("{path}/action"), &wrong).await?.status, 400, "{wrong}");
+    }
+    act(&admin, &path, json!({"stop": {}})).await?;
+    await_service(&api, &id, "SHUTDOWN").await?;
+    ensure!(leftovers::engines(&id).is_empty(), "an engine runs");
+    // Its agent is started again, and the host too, and still it is stopped.
+    for agent in leftovers::agents(&id) {
+        kill(Pid::from_raw(agent), Signal::SIGKILL)?;
+    }
+    act(&admin, &path, json!({"reboot": {}})).await?;
+    await_service(&api, &id, "SHUTDOWN").await?;
+    ensure!(leftovers::engines(&id).is_empty(), "an engine runs");
+    act(&api, &format!("/instances/{id}"), json!({"resize": {"flavorRef": "2"}})).await?;
+    await_service(&api, &id, "SHUTDOWN").await?;
+    ensure!(leftovers::engines(&id).is_empty(), "an engine runs");
+    act(&api, &format!("/instances/{id}"), json!({"restart": {}})).await?;
+    api.await_active(&id).await?;
+    assert_eq!(leftovers::engines(&id).len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reboot_is_another_life_of_agent_and_engine() -> Result<()> {
+    let stack = Stack::start().await?;
+    let (api, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
+    let id = api.order_and_await("reboots").await?;
+    let before = (leftovers::agents(&id), leftovers::engines(&id));
+    act(&admin, &format!("/mgmt/instances/{id}"), json!({"reboot": {}})).await?;
+    api.await_active(&id).await?;
+    let after = (leftovers::agents(&id), leftovers::engines(&id));
+    ensure!(after.0.len() == 1 && after.1.len() == 1 && after.0 != before.0 && after.1 != before.1, "{after:?}");
+
+    let history = async || Ok(admin.get(&format!("/mgmt/instances/{id}/root")).await?.body["root_history"].clone());
+    assert_eq!(history().await?["enabled"], "Never");
+    assert_eq!(api.post(&format!("/instances/{id}/root"), &json!({})).await?.status, 200);
+    assert_eq!(api.delete(&format!("/instances/{id}/root")).await?.status, 204);
+    let said: Result<Value> = history().await;
+    let said = said?;
+    ensure!(said["enabled"] != "Never" && said["user"] != "Nobody", "{said}");
+    Ok(())
+}
+
+/// The steps of a kind of operation, as the service itself lists them for one that ended.
+async fn steps(api: &Api, id: &str, kind: &str) -> Result<Vec<String>> {
+    let operations = api.await_operations(id).await?;
+    let all = operations.as_array().context("operations")?;
+    let operation = all.iter().find(|operation| operation["kind"] == kind).context("an operation of the kind")?;
+    let steps = operation["steps"].as_array().context("steps")?;
+    Ok(steps.iter().filter_map(|step| step["name"].as_str().map(str::to_owned)).collect())
+}
+
+/// Asks for it once, and then once for each point at which the controller is killed meanwhile.
+async fn sweep(kind: &str, mut ask: impl AsyncFnMut(&Api, &Api, &str) -> Result<()>) -> Result<()> {
+    let mut stack = Stack::start_with(trove_tests::StackOptions::default()).await?;
+    let (api, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
+    let id = api.order_and_await("swept").await?;
+    ask(&api, &admin, &id).await?;
+    let settled = async |api: &Api| {
+        let operations = api.await_operations(&id).await?;
+        let all = operations.as_array().context("operations")?.clone();
+        match all.iter().find(|operation| operation["status"] != "done") {
+            Some(operation) => anyhow::bail!("{operation}"),
+            None => api.instance(&id).await,
+        }
+    };
+    settled(&api).await?;
+    for step in steps(&api, &id, kind).await? {
+        for side in ["before", "after"] {
+            let point = format!("operation.{kind}.{step}.{side}");
+            stack.kill()?;
+            stack.run(&Failpoints { controller: Some(format!("{point}=kill")), agent: None })?;
+            // What it finds is what an earlier life left.
+            settled(&api).await.with_context(|| point.clone())?;
+            poll(
+                "a host that is heard",
+                Duration::from_secs(60),
+                async || api.instance(&id).await,
+                |view| {
+                    view["status"] == "ACTIVE"
+                        && ["HEALTHY", "SHUTDOWN"].contains(&view["operating_status"].as_str().unwrap_or(""))
+                },
+            )
+            .await?;
+            ask(&api, &admin, &id).await.with_context(|| point.clone())?;
+            let died = stack.await_death(Duration::from_secs(60)).await;
+            died.with_context(|| format!("the failpoint {point} was never reached\n{}", stack.log_end()))?;
+            stack.run(&Failpoints::default())?;
+            let view = settled(&api).await.with_context(|| format!("{point}\n{}", stack.log_end()))?;
+            assert_eq!(view["status"], "ACTIVE", "{point}: {view}");
+            assert_eq!(leftovers::agents(&id).len(), 1, "{point}");
+        }
+    }
+    act(&api, &format!("/instances/{id}"), json!({"restart": {}})).await?;
+    let view = api.await_active(&id).await?;
+    connect(&view, "app", "secret-app-1", "app").await?;
+    let pids = leftovers::processes(&id);
+    assert_eq!(api.delete(&format!("/instances/{id}")).await?.status, 202);
+    api.await_gone(&id).await?;
+    leftovers::assert_nothing_of(&id, &stack.host(&id), &pids)
+}
+
+#[tokio::test]
+async fn a_resize_survives_a_kill_at_every_step() -> Result<()> {
+    let mut flavor = "1";
+    sweep("resize_flavor", async |api, _, id| {
+        flavor = if flavor == "1" { "2" } else { "1" };
+        act(api, &format!("/instances/{id}"), json!({"resize": {"flavorRef": flavor}})).await
+    })
+    .await?;
+    let mut size = 1;
+    sweep("resize_volume", async |api, _, id| {
+        size += 1;
+        act(api, &format!("/instances/{id}"), json!({"resize": {"volume": {"size": size}}})).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_reboot_and_a_stop_survive_a_kill_at_every_step() -> Result<()> {
+    for verb in ["reboot", "stop"] {
+        let kind = format!("{verb}_instance");
+        sweep(&kind, async |_, admin, id| act(admin, &format!("/mgmt/instances/{id}"), json!({verb: {}})).await)
+            .await?;
+    }
+    Ok(())
+}
