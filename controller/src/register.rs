@@ -1,15 +1,19 @@
-//! Datastores that are installed on this machine, registered in the background: an agent program and an engine's
-//! directory are the "image" of a version under the process driver.
+//! Datastores that are installed on this machine: an agent program and an engine's directory are the "image" of a version
+//! under the process driver. Those that are found are registered in the background; an administrator may take them away,
+//! and register them again.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use serde::Deserialize;
 use trove_strategy::{Installation, Manifest};
+use uuid::Uuid;
 
 use crate::config::Config;
 use crate::error::{Error, Result, chain};
+use crate::ids::VersionId;
 use crate::store::Store;
 use crate::store::datastores::Registration;
 
@@ -20,6 +24,28 @@ const ASK: Duration = Duration::from_secs(120);
 struct Installed {
     name: String,
     installations: Vec<Installation>,
+}
+
+/// An order to register an engine that is installed.
+#[derive(Clone, Debug)]
+pub struct NewVersion {
+    /// Its datastore, by the name of its strategy.
+    pub datastore: String,
+    /// The name of the version.
+    pub name: String,
+    /// The whole version that the engine is expected to be of.
+    pub number: Option<String>,
+    /// Which of the installed engines: see [`image`].
+    pub image: Uuid,
+    /// Whether instances of it can be ordered.
+    pub active: bool,
+    /// Whether it is meant where an order names no version.
+    pub default: bool,
+}
+
+/// The id that stands for the engine of a directory where Trove's API speaks of an image: the same on every machine.
+pub fn image(bindir: &Path) -> Uuid {
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("file://{}", bindir.display()).as_bytes())
 }
 
 /// The agent program: configured, or beside the controller's own.
@@ -42,27 +68,33 @@ pub async fn run(store: &Store, config: &Config) {
     }
 }
 
-/// Registers every installation, newest last, so that it is the default.
+/// Registers every installation, newest last, so that it is the default. One that an administrator took away stays away;
+/// one that is registered is asked again only after it, or the agent program, was replaced.
 ///
 /// # Errors
 /// The agent program cannot be run.
 pub async fn register_installed(store: &Store, config: &Config) -> Result<()> {
-    let program = agent_program(config)?;
-    let known = store.list_datastores().await?;
-    let list: Vec<Installed> = parse(&ask(&program, &["datastores"]).await?)?;
-    for installed in list {
+    let agent = Agent::of(config)?;
+    let known = store.registered().await?;
+    for installed in agent.installed().await? {
         if installed.installations.is_empty() {
             tracing::warn!("{} is not installed on this machine: it cannot be ordered", installed.name);
         }
         for installation in installed.installations.iter().rev() {
-            let same = |manifest: &Manifest| manifest.installation == *installation;
-            let mut versions = known.iter().flat_map(|datastore| &datastore.versions);
-            if versions.any(|version| same(&version.manifest)) {
+            let mut here = known.iter().filter(|known| known.installation.bindir == installation.bindir);
+            let settled = here.any(|known| {
+                let print = known.agent_print.as_deref() == Some(agent.print.as_str());
+                known.removed || (known.installation == *installation && print)
+            });
+            if settled {
                 continue;
             }
-            let done = register(store, config, &program, &installed.name, installation).await;
-            match done {
-                Ok(()) => tracing::info!("registered {} {}", installed.name, installation.version),
+            let done = async {
+                let manifest = agent.manifest(&installed.name, installation).await?;
+                register(store, &agent, &manifest, &manifest.installation.major, true, true).await
+            };
+            match done.await {
+                Ok(_) => tracing::info!("registered {} {}", installed.name, installation.version),
                 Err(error) => tracing::error!(
                     error = chain(&error),
                     "{} {} could not be registered",
@@ -75,46 +107,99 @@ pub async fn register_installed(store: &Store, config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Asks one installed engine for its manifest, in a scratch directory, and registers it.
+/// Registers one installed engine by an administrator's order.
+///
+/// # Errors
+/// 400: no such engine is installed, or it is of another version; internal: it cannot be asked.
+pub async fn register_one(store: &Store, config: &Config, order: &NewVersion) -> Result<VersionId> {
+    let agent = Agent::of(config)?;
+    let installed = agent.installed().await?;
+    let mut of_it = installed.iter().filter(|installed| installed.name == order.datastore);
+    let datastore = of_it.next().ok_or_else(|| {
+        let names: Vec<&str> = installed.iter().map(|installed| installed.name.as_str()).collect();
+        Error::BadRequest(format!("datastore_manager: there is none of this name; there are {}.", names.join(", ")))
+    })?;
+    let mut all = datastore.installations.iter();
+    let installation = all.find(|installation| image(&installation.bindir) == order.image).ok_or_else(|| {
+        let there: Vec<String> = datastore
+            .installations
+            .iter()
+            .map(|there| format!("{} ({} in {})", image(&there.bindir), there.version, there.bindir.display()))
+            .collect();
+        let there = if there.is_empty() { "none is installed".to_owned() } else { there.join(", ") };
+        Error::BadRequest(format!("image: it stands for no engine of {} on this machine: {there}.", order.datastore))
+    })?;
+    if order.number.as_ref().is_some_and(|number| *number != installation.version) {
+        let version = &installation.version;
+        return Err(Error::BadRequest(format!("version: the engine of this image is of version {version}.")));
+    }
+    let manifest = agent.manifest(&datastore.name, installation).await?;
+    register(store, &agent, &manifest, &order.name, order.active, order.default).await
+}
+
 async fn register(
     store: &Store,
-    config: &Config,
-    program: &Path,
+    agent: &Agent<'_>,
+    manifest: &Manifest,
     name: &str,
-    installation: &Installation,
-) -> Result<()> {
-    let bindir = installation.bindir.to_string_lossy().into_owned();
-    let mut args = vec!["manifest", name, "--bindir", &bindir];
-    if nix::unistd::geteuid().is_root() {
-        args.extend(["--account", &config.process.engine_account]);
-    }
-    let manifest: Manifest = parse(&ask(program, &args).await?)?;
+    active: bool,
+    default: bool,
+) -> Result<VersionId> {
     let mut tx = store.begin().await?;
-    let registration = Registration {
-        manifest: &manifest,
-        agent_program: config.process.agent_program.as_deref(),
-        active: true,
-        default: true,
-    };
-    store.upsert_version(&mut tx, registration).await?;
-    tx.commit().await.map_err(|error| Error::internal("register a datastore", error))
+    let agent_program = agent.config.process.agent_program.as_deref();
+    let registration = Registration { manifest, name, agent_program, agent_print: &agent.print, active, default };
+    let id = store.upsert_version(&mut tx, registration).await?;
+    tx.commit().await.map_err(|error| Error::internal("register a datastore", error))?;
+    Ok(id)
+}
+
+/// The agent program, which knows the engines.
+struct Agent<'a> {
+    config: &'a Config,
+    program: PathBuf,
+    /// Another one when the program was replaced.
+    print: String,
+}
+
+impl<'a> Agent<'a> {
+    fn of(config: &'a Config) -> Result<Self> {
+        let program = agent_program(config)?;
+        let facts = std::fs::metadata(&program)
+            .map_err(|error| Error::internal(format!("look at {}", program.display()), error))?;
+        let print = format!("{} {}.{:09}", facts.size(), facts.mtime(), facts.mtime_nsec());
+        Ok(Self { config, program, print })
+    }
+
+    async fn installed(&self) -> Result<Vec<Installed>> {
+        parse(&self.ask(&["datastores"]).await?)
+    }
+
+    /// Asks one installed engine for its manifest, in a scratch directory.
+    async fn manifest(&self, name: &str, installation: &Installation) -> Result<Manifest> {
+        let bindir = installation.bindir.to_string_lossy().into_owned();
+        let mut args = vec!["manifest", name, "--bindir", &bindir];
+        if nix::unistd::geteuid().is_root() {
+            args.extend(["--account", &self.config.process.engine_account]);
+        }
+        parse(&self.ask(&args).await?)
+    }
+
+    async fn ask(&self, args: &[&str]) -> Result<String> {
+        let attempt = format!("run {} {}", self.program.display(), args.join(" "));
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(args).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LANG", "C.UTF-8");
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(ASK, command.output()).await;
+        let output = output.map_err(|error| Error::internal(attempt.clone(), error))?;
+        let output = output.map_err(|error| Error::internal(attempt.clone(), error))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(Error::Internal { attempt: format!("{attempt}: {}: {said}", output.status), source: None })
+    }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| Error::internal("read what the agent program printed", error))
-}
-
-async fn ask(program: &Path, args: &[&str]) -> Result<String> {
-    let attempt = format!("run {} {}", program.display(), args.join(" "));
-    let mut command = tokio::process::Command::new(program);
-    command.args(args).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LANG", "C.UTF-8");
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(ASK, command.output()).await;
-    let output = output.map_err(|error| Error::internal(attempt.clone(), error))?;
-    let output = output.map_err(|error| Error::internal(attempt.clone(), error))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::Internal { attempt: format!("{attempt}: {}: {said}", output.status), source: None })
 }

@@ -106,6 +106,78 @@ async fn openstack(stack: &Stack) -> Result<()> {
     api.await_gone(&doomed).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn openstack_commands_resize_and_administer() -> Result<()> {
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let user = Clients::new(&stack.clouds_yaml(), "trove")?;
+    let admin = Clients::new(&stack.clouds_yaml(), "trove-admin")?;
+    let id = api.order_and_await("sized").await?;
+    let settled = async || {
+        api.await_operations(&id).await?;
+        api.await_active(&id).await
+    };
+
+    user.openstack(&["database", "instance", "resize", "volume", "sized", "2"])?;
+    assert_eq!(settled().await?["volume"]["size"], 2);
+    user.openstack(&["database", "instance", "resize", "flavor", "sized", "2"])?;
+    assert_eq!(settled().await?["flavor"]["id"], "2");
+    let (allowed, said) = user.try_openstack(&["database", "instance", "reboot", &id])?;
+    ensure!(!allowed && said.contains("401"), "{said}");
+    admin.openstack(&["database", "instance", "reboot", &id])?;
+    settled().await?;
+
+    let version = api.get("/datastores/postgresql").await?.body["datastore"]["default_version"].clone();
+    let version = version.as_str().context("a default version")?;
+    let of = ["database", "configuration", "parameter"];
+    let list = user.json(&[&of[..], &["list", version]].concat())?;
+    ensure!(names(&list, "Name").len() > 100, "{list}");
+    let shown = user.json(&[&of[..], &["show", version, "max_connections"]].concat())?;
+    ensure!(shown["type"] == "integer" && shown["restart_required"] == true, "{shown}");
+
+    let project = api.project.as_str();
+    let quotas = user.json(&["database", "quota", "show", project])?;
+    ensure!(quotas.as_array().is_some_and(|quotas| quotas.iter().any(|quota| quota["In Use"] == 2)), "{quotas}");
+    admin.openstack(&["database", "quota", "update", project, "instances", "1"])?;
+    let (ordered, said) = user.try_openstack(&[
+        "database",
+        "instance",
+        "create",
+        "more",
+        "--flavor",
+        "1",
+        "--size",
+        "1",
+        "--nic",
+        "net-id=7dcd5e5a-27b1-4e22-b5ba-4b1d0a9ba2b1",
+        "--datastore",
+        "postgresql",
+        "--datastore-version",
+        version,
+    ])?;
+    ensure!(!ordered && said.contains("Quota exceeded for resources: ['instances']"), "{said}");
+
+    let path = format!("/mgmt/datastore-versions/{version}");
+    let managed = stack.login("trove-admin").await?;
+    let image = managed.get(&path).await?.body["version"]["image"].clone();
+    let image = image.as_str().context("an image")?;
+    let create = ["datastore", "version", "create", "other", "postgresql", "postgresql"];
+    let (made, said) = admin.try_openstack(&[&create[..], &["7dcd5e5a-27b1-4e22-b5ba-4b1d0a9ba2b1"]].concat())?;
+    ensure!(!made && said.contains(image), "what stands for an engine is named: {said}");
+    let (deleted, said) = admin.try_openstack(&["datastore", "version", "delete", version])?;
+    ensure!(!deleted && said.contains("is in use by instances"), "{said}");
+    assert_eq!(api.delete(&format!("/instances/{id}")).await?.status, 202);
+    api.await_gone(&id).await?;
+    admin.openstack(&["datastore", "version", "delete", version])?;
+    assert_eq!(user.json(&["datastore", "list"])?, json!([]));
+    admin.openstack(&[&create[..], &[image, "--active", "--default"]].concat())?;
+    let again = user.json(&["datastore", "version", "list", "postgresql"])?;
+    assert_eq!(names(&again, "Name"), ["other"]);
+    admin.openstack(&["datastore", "version", "set", again[0]["ID"].as_str().context("an id")?, "--disable"])?;
+    assert_eq!(user.json(&["datastore", "list"])?, json!([]));
+    Ok(())
+}
+
 async fn databases_and_users(user: &Clients, view: &Value, id: &str, api: &trove_tests::Api) -> Result<()> {
     user.openstack(&["database", "db", "create", id, "three"])?;
     let settled = async || {

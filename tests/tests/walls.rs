@@ -115,7 +115,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("api", &["app", "identity", "config"]),
-    ("app", &["store", "operations", "agents", "compute", "identity", "config"]),
+    ("app", &["store", "operations", "agents", "compute", "identity", "register", "config"]),
     ("register", &["store", "config"]),
     ("reconcile", &["operations", "store", "agents", "compute", "authority", "config"]),
     ("operations", &["store", "agents", "compute", "authority", "config", "seal"]),

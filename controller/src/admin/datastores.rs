@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::VersionId;
 use crate::register;
+use crate::store::datastores::VersionChange;
 
 pub(super) async fn dispatch(verb: DatastoreVerb) -> Result<()> {
     match verb {
@@ -40,5 +41,10 @@ async fn set_active(place: &Place, version: &str, active: bool) -> Result<()> {
     let unknown = || Error::NotFound(format!("There is no version {version}. `datastore list` shows their ids."));
     let id: VersionId = version.parse().map_err(|_| unknown())?;
     let store = existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?;
-    if store.set_version_active(id, active).await? { Ok(()) } else { Err(unknown()) }
+    let mut tx = store.begin().await?;
+    let change = VersionChange { active: Some(active), ..VersionChange::default() };
+    if !store.change_version(&mut tx, id, &change).await? {
+        return Err(unknown());
+    }
+    tx.commit().await.map_err(|error| Error::internal("change a version", error))
 }

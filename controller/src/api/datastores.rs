@@ -2,15 +2,22 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::ApiState;
 use super::auth::Authorized;
 use super::body::Path;
+use super::fault::accepted;
 use super::{flavors, links};
 use crate::app::datastores::{Datastore, Version};
 use crate::error::{Error, Result};
-use crate::ids::ProjectId;
+use crate::ids::{ProjectId, VersionId};
+
+/// The id of a version in a path.
+pub(super) fn version_id(text: &str) -> Result<VersionId> {
+    text.parse().map_err(|_| Error::NotFound("The datastore version cannot be found.".to_owned()))
+}
 
 /// What views are drawn with.
 struct View<'a> {
@@ -77,6 +84,17 @@ pub(super) async fn show(
     Ok(Json(json!({"datastore": view.datastore(&datastore)})))
 }
 
+/// `DELETE /datastores/{datastore}`: by name or id.
+pub(super) async fn delete(
+    State(state): State<ApiState>,
+    authorized: Authorized,
+    Path((_, name)): Path<(String, String)>,
+) -> Result<Response> {
+    authorized.may("datastore:delete")?;
+    state.app.delete_datastore(&name).await?;
+    Ok(accepted())
+}
+
 /// `GET /datastores/{datastore}/versions`.
 pub(super) async fn list_versions(
     State(state): State<ApiState>,
@@ -110,8 +128,7 @@ pub(super) async fn show_version_by_id(
 ) -> Result<Json<Value>> {
     authorized.may("datastore:version_show_by_uuid")?;
     let view = View::of(&state, &authorized);
-    let unknown = |_| Error::NotFound("The datastore version cannot be found.".to_owned());
-    let (_, version) = state.app.get_version_by_id(view.admin, id.parse().map_err(unknown)?).await?;
+    let (_, version) = state.app.get_version_by_id(view.admin, version_id(&id)?).await?;
     Ok(Json(json!({"version": view.version(&version, false)})))
 }
 

@@ -19,6 +19,7 @@ pub(super) async fn show(
     authorized: Authorized,
     Path((_, tenant)): Path<(String, String)>,
 ) -> Result<Json<Value>> {
+    authorized.may("quota:show")?;
     let quotas = state.app.quotas(&authorized.caller, &ProjectId(tenant)).await?;
     let row = |quota: &crate::app::quotas::Quota| json!({"resource": quota.resource.tag(), "in_use": quota.in_use, "reserved": 0, "limit": quota.limit});
     Ok(Json(json!({"quotas": quotas.iter().map(row).collect::<Vec<_>>()})))

@@ -8,8 +8,8 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
-    ApiState, auth, connection, databases, datastores, fault, flavors, instances, limits, mgmt, operations, quotas,
-    request, root, unbuilt, users, versions,
+    ApiState, auth, connection, databases, datastores, fault, flavors, instances, limits, mgmt, mgmt_versions,
+    operations, parameters, quotas, request, root, unbuilt, users, versions,
 };
 
 /// Largest body of a request.
@@ -74,16 +74,16 @@ fn instance_routes() -> Router<ApiState> {
 fn datastore_routes() -> Router<ApiState> {
     Router::new()
         .route("/datastores", get(datastores::list))
-        .route("/datastores/{datastore}", get(datastores::show).delete(unbuilt::answer))
+        .route("/datastores/{datastore}", get(datastores::show).delete(datastores::delete))
         .route("/datastores/{datastore}/versions", get(datastores::list_versions))
         .route("/datastores/{datastore}/versions/{version}", get(datastores::show_version))
         .route("/datastores/versions/{id}", get(datastores::show_version_by_id))
         .route("/datastores/{datastore}/versions/{version}/flavors", get(datastores::list_flavors))
         .route("/datastores/{datastore}/versions/{version}/volume-types", get(unbuilt::answer))
-        .route("/datastores/{datastore}/versions/{version}/parameters", get(unbuilt::answer))
-        .route("/datastores/{datastore}/versions/{version}/parameters/{name}", get(unbuilt::answer))
-        .route("/datastores/versions/{id}/parameters", get(unbuilt::answer))
-        .route("/datastores/versions/{id}/parameters/{name}", get(unbuilt::answer))
+        .route("/datastores/{datastore}/versions/{version}/parameters", get(parameters::list))
+        .route("/datastores/{datastore}/versions/{version}/parameters/{name}", get(parameters::show))
+        .route("/datastores/versions/{id}/parameters", get(parameters::list_by_id))
+        .route("/datastores/versions/{id}/parameters/{name}", get(parameters::show_by_id))
 }
 
 fn mgmt_routes() -> Router<ApiState> {
@@ -99,10 +99,16 @@ fn mgmt_routes() -> Router<ApiState> {
         .route("/mgmt/clusters", get(unbuilt::answer))
         .route("/mgmt/clusters/{id}", get(unbuilt::answer))
         .route("/mgmt/clusters/{id}/action", post(unbuilt::answer))
-        .route("/mgmt/datastore-versions", read_or_write())
-        .route("/mgmt/datastore-versions/{id}", any_verb())
-        .route("/mgmt/datastores/versions/{id}/parameters", read_or_write())
-        .route("/mgmt/datastores/versions/{id}/parameters/{name}", any_verb())
+        .route("/mgmt/datastore-versions", get(mgmt_versions::list).post(mgmt_versions::create))
+        .route(
+            "/mgmt/datastore-versions/{id}",
+            get(mgmt_versions::show).patch(mgmt_versions::update).delete(mgmt_versions::delete),
+        )
+        .route("/mgmt/datastores/versions/{id}/parameters", get(parameters::list_managed).post(unbuilt::answer))
+        .route(
+            "/mgmt/datastores/versions/{id}/parameters/{name}",
+            get(parameters::show_managed).put(unbuilt::answer).delete(unbuilt::answer),
+        )
         .route("/mgmt/quotas/{tenant}", get(quotas::show).put(quotas::update))
 }
 

@@ -7,11 +7,13 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
+use trove_strategy::{Parameter, ParameterType};
 
 use super::{ApiState, router};
 use crate::app::harness::{World, world};
 use crate::identity::{Identity, Policy, Service};
 use crate::state::{HostState, Task};
+use crate::store::harness;
 use crate::store::identity::User;
 
 /// An API with a member of project `p`, an administrator of `a`, and a reader of `p`.
@@ -275,4 +277,83 @@ async fn a_project_that_asks_too_often_is_told_when_to_ask_again() {
     assert_eq!(other.body["limits"][4]["remaining"], 199, "another project is not held up: {}", other.body);
     let post = bench.ask(&bench.member, "POST", "/v1.0/p/instances", Some(json!({}))).await;
     assert_eq!(post.status, StatusCode::BAD_REQUEST, "another kind is not either");
+}
+
+#[tokio::test]
+async fn parameters_are_those_of_the_manifest() {
+    let bench = bench().await;
+    let mut manifest = harness::manifest();
+    manifest.parameters = vec![Parameter {
+        name: "max_connections".to_owned(),
+        kind: ParameterType::Integer,
+        unit: None,
+        min: Some(1.0),
+        max: Some(262_143.0),
+        allowed: Vec::new(),
+        default: Some("100".to_owned()),
+        restart_required: true,
+    }];
+    harness::register(&bench.world.app.store, &manifest).await;
+    let datastore = bench.get("/v1.0/p/datastores/enginedb").await.body["datastore"].clone();
+    let version = datastore["versions"][0]["id"].as_str().unwrap();
+    let by_name = bench.get("/v1.0/p/datastores/enginedb/versions/15/parameters").await.body;
+    let by_id = bench.get(&format!("/v1.0/p/datastores/versions/{version}/parameters")).await.body;
+    assert_eq!(by_name, by_id);
+    let first = &by_name["configuration-parameters"][0];
+    assert_eq!(
+        *first,
+        json!({"name": "max_connections", "datastore_version_id": version, "type": "integer", "min": 1, "max": 262143,
+               "default": "100", "restart_required": true})
+    );
+    let one = bench.get("/v1.0/p/datastores/enginedb/versions/15/parameters/max_connections").await;
+    assert_eq!(one.body, *first, "a single one is not wrapped");
+    let one = bench.get(&format!("/v1.0/p/datastores/versions/{version}/parameters/max_connections")).await;
+    assert_eq!(one.body, *first);
+    let unknown = bench.get(&format!("/v1.0/p/datastores/versions/{version}/parameters/colour")).await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    assert!(unknown.body["itemNotFound"]["message"].as_str().unwrap().contains("\"colour\""), "{}", unknown.body);
+    let managed = format!("/v1.0/a/mgmt/datastores/versions/{version}/parameters/max_connections");
+    let managed = bench.ask(&bench.admin, "GET", &managed, None).await.body;
+    assert_eq!((&managed["min_size"], &managed["max_size"]), (&json!(1), &json!(262_143)));
+    let refused = bench.get(&format!("/v1.0/p/mgmt/datastores/versions/{version}/parameters")).await;
+    assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn versions_are_administered_and_wrong_changes_name_their_field() {
+    let bench = bench().await;
+    let all = bench.ask(&bench.admin, "GET", "/v1.0/a/mgmt/datastore-versions", None).await.body;
+    let version = &all["versions"][0];
+    assert_eq!((&version["datastore_manager"], &version["default"]), (&json!("enginedb"), &json!(true)));
+    assert!(uuid::Uuid::parse_str(version["image"].as_str().unwrap()).is_ok(), "{version}");
+    let path = format!("/v1.0/a/mgmt/datastore-versions/{}", version["id"].as_str().unwrap());
+    let one = bench.ask(&bench.admin, "GET", &path, None).await.body;
+    assert_eq!(one["version"], *version);
+    for (body, word) in [
+        (json!({"active": "perhaps"}), "version['active']"),
+        (json!({"colour": "red"}), "colour"),
+        (json!({"image": version["image"]}), "image"),
+        (json!({"packages": ["p"]}), "packages"),
+        (json!({"name": ""}), "version['name']"),
+    ] {
+        let refused = bench.ask(&bench.admin, "PATCH", &path, Some(body.clone())).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{body}");
+        assert!(refused.body.to_string().contains(word), "{}", refused.body);
+    }
+    let hidden = json!({"active": false, "name": "old"});
+    assert_eq!(bench.ask(&bench.admin, "PATCH", &path, Some(hidden)).await.status, StatusCode::ACCEPTED);
+    assert_eq!(bench.get("/v1.0/p/datastores").await.body, json!({"datastores": []}));
+    let used = bench.world.healthy("p").await;
+    assert_eq!(bench.ask(&bench.admin, "DELETE", &path, None).await.status, StatusCode::BAD_REQUEST);
+    let mut tx = bench.world.app.store.begin().await.unwrap();
+    bench.world.app.store.mark_deleted(&mut tx, used).await.unwrap();
+    tx.commit().await.unwrap();
+    let datastore = "/v1.0/a/datastores/enginedb";
+    assert_eq!(bench.ask(&bench.admin, "DELETE", datastore, None).await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(bench.ask(&bench.admin, "DELETE", &path, None).await.status, StatusCode::ACCEPTED);
+    assert_eq!(bench.ask(&bench.admin, "DELETE", &path, None).await.status, StatusCode::NOT_FOUND);
+    let member = bench.ask(&bench.member, "DELETE", "/v1.0/p/datastores/enginedb", None).await;
+    assert_eq!(member.status, StatusCode::FORBIDDEN);
+    assert_eq!(bench.ask(&bench.admin, "DELETE", datastore, None).await.status, StatusCode::ACCEPTED);
+    assert_eq!(bench.ask(&bench.admin, "DELETE", datastore, None).await.status, StatusCode::NOT_FOUND);
 }

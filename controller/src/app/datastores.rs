@@ -1,10 +1,15 @@
 //! Datastores and their versions.
 
-use super::App;
+use trove_strategy::Parameter;
+
 use super::names::shown;
+use super::{App, names};
 use crate::error::{Error, Result};
 use crate::ids::VersionId;
 pub use crate::model::{Datastore, Version};
+use crate::register;
+pub use crate::register::{NewVersion, image};
+pub use crate::store::datastores::VersionChange;
 
 impl Datastore {
     /// As the caller may see it: an inactive version is an admin's matter.
@@ -58,6 +63,82 @@ impl App {
         let datastore = self.store.get_datastore_of_version(id).await?.ok_or_else(missing)?.visible(admin);
         let found = datastore.versions.iter().find(|version| version.id == id).cloned().ok_or_else(missing)?;
         Ok((datastore, found))
+    }
+
+    /// A parameter of a version by its name.
+    ///
+    /// # Errors
+    /// 404.
+    pub fn parameter<'a>(&self, version: &'a Version, name: &str) -> Result<&'a Parameter> {
+        let found = version.manifest.parameters.iter().find(|parameter| parameter.name == name);
+        found.ok_or_else(|| {
+            let (name, version) = (shown(name), &version.name);
+            Error::NotFound(format!("Parameter {name} cannot be found in the datastore version {version}."))
+        })
+    }
+
+    /// Registers an engine that is installed on this machine as a version.
+    ///
+    /// # Errors
+    /// 400: names the field; a version of this name and number is there.
+    pub async fn create_version(&self, order: NewVersion) -> Result<()> {
+        names::check_text("name", &order.name)?;
+        if let Some(datastore) = self.store.get_datastore(&order.datastore).await? {
+            let same = |version: &&Version| {
+                version.name == order.name && order.number.as_ref().is_none_or(|number| version.number == *number)
+            };
+            if datastore.versions.iter().any(|version| same(&version)) {
+                return Err(Error::BadRequest(format!(
+                    "A datastore version with the name {} already exists.",
+                    shown(&order.name)
+                )));
+            }
+        }
+        let (store, config) = (self.store.clone(), self.config.clone());
+        // A task of its own: a client that goes away must not leave an engine behind that was being asked.
+        let registering = tokio::spawn(async move { register::register_one(&store, &config, &order).await });
+        registering.await.map_err(|error| Error::internal("register a datastore version", error))??;
+        Ok(())
+    }
+
+    /// Changes name, activity or default of a version.
+    ///
+    /// # Errors
+    /// 404; 400 for a name that another version of the same engine has.
+    pub async fn change_version(&self, id: VersionId, change: VersionChange) -> Result<()> {
+        if let Some(name) = &change.name {
+            names::check_text("name", name)?;
+        }
+        self.get_version_by_id(true, id).await?;
+        let mut tx = self.store.begin().await?;
+        if !self.store.change_version(&mut tx, id, &change).await? {
+            return Err(Error::BadRequest("name: another version of this engine has it.".to_owned()));
+        }
+        tx.commit().await.map_err(|error| Error::internal("change a version", error))
+    }
+
+    /// Takes a version away; the engine that is installed is not registered again by itself.
+    ///
+    /// # Errors
+    /// 404; 400 while an instance is of it.
+    pub async fn delete_version(&self, id: VersionId) -> Result<()> {
+        let mut tx = self.store.begin().await?;
+        if !self.store.remove_version(&mut tx, id).await? {
+            return Err(Error::NotFound(no_version(&id.to_string())));
+        }
+        tx.commit().await.map_err(|error| Error::internal("remove a version", error))
+    }
+
+    /// Takes a datastore away that has no versions.
+    ///
+    /// # Errors
+    /// 404; 400 while it has versions.
+    pub async fn delete_datastore(&self, name_or_id: &str) -> Result<()> {
+        let mut tx = self.store.begin().await?;
+        if !self.store.remove_datastore(&mut tx, name_or_id).await? {
+            return Err(no_datastore(name_or_id));
+        }
+        tx.commit().await.map_err(|error| Error::internal("remove a datastore", error))
     }
 
     /// The version that an order means. One query.

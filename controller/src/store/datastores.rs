@@ -1,9 +1,10 @@
-//! Rows of datastores and their versions.
+//! Rows of datastores and their versions. One that was taken away keeps its row for the instances that were made of it,
+//! and is in no list.
 
 use std::path::Path;
 
 use sqlx::AssertSqlSafe;
-use trove_strategy::Manifest;
+use trove_strategy::{Installation, Manifest};
 
 use super::Store;
 use crate::error::{Error, Result};
@@ -13,20 +14,46 @@ use crate::store::sql::{Connection, Row, query};
 
 const SELECT: &str = "select d.id as datastore_id, d.name as datastore_name, d.default_version_id, \
      v.id, v.name, v.number, v.active, v.manifest \
-     from datastore d join datastore_version v on v.datastore_id = d.id";
+     from datastore d join datastore_version v on v.datastore_id = d.id and v.removed is null";
 const ORDER: &str = " order by d.name, v.name, v.number, v.id";
 
-/// A version as it is registered: its name, number and datastore are those of the manifest.
+/// A version as it is registered: its number and datastore are those of the manifest.
 #[derive(Clone, Copy, Debug)]
 pub struct Registration<'a> {
     /// What it is and can do.
     pub manifest: &'a Manifest,
+    /// Its name.
+    pub name: &'a str,
     /// Its agent program; `None` is the one beside the controller.
     pub agent_program: Option<&'a Path>,
+    /// Tells the agent program that made the manifest from a later one.
+    pub agent_print: &'a str,
     /// Whether instances of it can be ordered.
     pub active: bool,
     /// Whether it is meant where an order names no version. A datastore's first version is, in any case.
     pub default: bool,
+}
+
+/// An installed engine that has been registered.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    /// The engine.
+    pub installation: Installation,
+    /// See [`Registration::agent_print`].
+    pub agent_print: Option<String>,
+    /// Whether an administrator took it away since.
+    pub removed: bool,
+}
+
+/// What is to be changed of a version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VersionChange {
+    /// Its name.
+    pub name: Option<String>,
+    /// Whether instances of it can be ordered.
+    pub active: Option<bool>,
+    /// Whether it is the one that is meant where an order names none.
+    pub default: Option<bool>,
 }
 
 impl Store {
@@ -61,8 +88,26 @@ impl Store {
         Ok(datastores(&rows)?.pop())
     }
 
-    /// Registers a version, or brings the registered one of the same datastore, name and place up to date: an engine
-    /// that was patched where it lies keeps its version's id, and one that was deactivated stays so.
+    /// Every installed engine that was ever registered.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn registered(&self) -> Result<Vec<Registered>> {
+        let sql = "select id, manifest, agent_print, (removed is not null) as gone from datastore_version";
+        let rows = query(sql).fetch_all(&self.read).await.map_err(unread)?;
+        let read = |row: &Row| {
+            Ok(Registered {
+                installation: manifest(row)?.installation,
+                agent_print: row.try_get("agent_print").map_err(unread)?,
+                removed: row.try_get("gone").map_err(unread)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Registers a version, or brings the registered ones of the same datastore and place up to date: an engine that was
+    /// patched where it lies keeps its version's id and name, and one that was deactivated stays so. One of the same name
+    /// that was taken away comes back.
     ///
     /// # Errors
     /// Internal.
@@ -71,9 +116,11 @@ impl Store {
         let failed = |error| Error::internal(format!("register a version of {}", manifest.identity.name), error);
         let json = serde_json::to_string(manifest)
             .map_err(|error| Error::internal(format!("write the manifest of {}", manifest.identity.name), error))?;
+        let bindir = manifest.installation.bindir.to_string_lossy().into_owned();
+        let program = registration.agent_program.map(|path| path.to_string_lossy().into_owned());
         let datastore: String = query(
             "insert into datastore (id, name) values ($1, $2) \
-             on conflict (name) do update set name = excluded.name returning id",
+             on conflict (name) do update set removed = null returning id",
         )
         .bind(DatastoreId::random().to_string())
         .bind(&manifest.identity.name)
@@ -81,24 +128,42 @@ impl Store {
         .await
         .and_then(|row| row.try_get(0))
         .map_err(failed)?;
-        let version: String = query(
-            "insert into datastore_version (id, datastore_id, name, number, bindir, active, agent_program, manifest) \
-             values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (datastore_id, name, bindir) do update set \
-             number = excluded.number, agent_program = excluded.agent_program, \
-             manifest = excluded.manifest returning id",
+        let kept = query(
+            "update datastore_version set number = $3, agent_program = $4, agent_print = $5, manifest = $6 \
+             where datastore_id = $1 and bindir = $2 and removed is null returning id",
         )
-        .bind(VersionId::random().to_string())
         .bind(&datastore)
-        .bind(&manifest.installation.major)
+        .bind(&bindir)
         .bind(&manifest.installation.version)
-        .bind(manifest.installation.bindir.to_string_lossy().into_owned())
-        .bind(registration.active)
-        .bind(registration.agent_program.map(|path| path.to_string_lossy().into_owned()))
-        .bind(json)
-        .fetch_one(&mut *conn)
+        .bind(&program)
+        .bind(registration.agent_print)
+        .bind(&json)
+        .fetch_all(&mut *conn)
         .await
-        .and_then(|row| row.try_get(0))
         .map_err(failed)?;
+        let version: String = match kept.first() {
+            Some(row) => row.try_get(0).map_err(failed)?,
+            None => query(
+                "insert into datastore_version \
+                 (id, datastore_id, name, number, bindir, active, agent_program, agent_print, manifest) \
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict (datastore_id, name, bindir) do update set \
+                 number = excluded.number, active = excluded.active, agent_program = excluded.agent_program, \
+                 agent_print = excluded.agent_print, manifest = excluded.manifest, removed = null returning id",
+            )
+            .bind(VersionId::random().to_string())
+            .bind(&datastore)
+            .bind(registration.name)
+            .bind(&manifest.installation.version)
+            .bind(&bindir)
+            .bind(registration.active)
+            .bind(&program)
+            .bind(registration.agent_print)
+            .bind(&json)
+            .fetch_one(&mut *conn)
+            .await
+            .and_then(|row| row.try_get(0))
+            .map_err(failed)?,
+        };
         query("update datastore set default_version_id = $2 where id = $1 and ($3 or default_version_id is null)")
             .bind(&datastore)
             .bind(&version)
@@ -107,6 +172,88 @@ impl Store {
             .await
             .map_err(failed)?;
         parsed(&version).map(VersionId)
+    }
+
+    /// Changes a version. `false`: there is none, or another one of its datastore and place has that name.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn change_version(&self, conn: &mut Connection, id: VersionId, change: &VersionChange) -> Result<bool> {
+        let failed = |error| Error::internal(format!("change the version {id}"), error);
+        // The condition instead of the unique index's error, which would spoil the caller's transaction on PostgreSQL.
+        let done = query(
+            "update datastore_version set name = coalesce($2, name), active = coalesce($3, active) \
+             where id = $1 and removed is null and not exists (select 1 from datastore_version o \
+             where o.datastore_id = datastore_version.datastore_id and o.bindir = datastore_version.bindir \
+             and o.name = $2 and o.id <> datastore_version.id)",
+        )
+        .bind(id.to_string())
+        .bind(&change.name)
+        .bind(change.active)
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let sql = match change.default {
+            None => return Ok(true),
+            Some(true) => {
+                "update datastore set default_version_id = $1 \
+                 where id = (select v.datastore_id from datastore_version v where v.id = $1)"
+            }
+            Some(false) => "update datastore set default_version_id = null where default_version_id = $1",
+        };
+        query(sql).bind(id.to_string()).execute(conn).await.map_err(failed)?;
+        Ok(true)
+    }
+
+    /// Takes a version away. `false`: there is none.
+    ///
+    /// # Errors
+    /// 400 while an instance is of it; internal.
+    pub async fn remove_version(&self, conn: &mut Connection, id: VersionId) -> Result<bool> {
+        let failed = |error| Error::internal(format!("remove the version {id}"), error);
+        let used = query("select id from instance where version_id = $1 and deleted is null limit 1")
+            .bind(id.to_string())
+            .fetch_optional(&mut *conn)
+            .await
+            .map_err(failed)?;
+        if used.is_some() {
+            return Err(Error::BadRequest(format!("Datastore version {id} is in use by instances.")));
+        }
+        query("update datastore set default_version_id = null where default_version_id = $1")
+            .bind(id.to_string())
+            .execute(&mut *conn)
+            .await
+            .map_err(failed)?;
+        let done = query("update datastore_version set removed = $2 where id = $1 and removed is null")
+            .bind(id.to_string())
+            .bind(self.now_micros())
+            .execute(conn)
+            .await
+            .map_err(failed)?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Takes a datastore away, by name or id. `false`: there is none.
+    ///
+    /// # Errors
+    /// 400 while it has versions; internal.
+    pub async fn remove_datastore(&self, conn: &mut Connection, name_or_id: &str) -> Result<bool> {
+        let failed = |error| Error::internal("remove a datastore", error);
+        let sql = "select v.id from datastore_version v join datastore d on d.id = v.datastore_id \
+             where (d.id = $1 or d.name = $1) and v.removed is null limit 1";
+        if query(sql).bind(name_or_id).fetch_optional(&mut *conn).await.map_err(failed)?.is_some() {
+            return Err(Error::BadRequest("The datastore has versions: delete them first.".to_owned()));
+        }
+        let done = query("update datastore set removed = $2 where (id = $1 or name = $1) and removed is null")
+            .bind(name_or_id)
+            .bind(self.now_micros())
+            .execute(conn)
+            .await
+            .map_err(failed)?;
+        Ok(done.rows_affected() > 0)
     }
 }
 
@@ -141,29 +288,23 @@ fn datastores(rows: &[Row]) -> Result<Vec<Datastore>> {
 
 fn version(row: &Row) -> Result<Version> {
     let text = |name| row.try_get::<String, _>(name).map_err(unread);
-    let id = text("id")?;
     Ok(Version {
-        id: VersionId(parsed(&id)?),
+        id: VersionId(parsed(&text("id")?)?),
         datastore_id: DatastoreId(parsed(&text("datastore_id")?)?),
         name: text("name")?,
         number: text("number")?,
         active: row.try_get("active").map_err(unread)?,
-        manifest: serde_json::from_str(&text("manifest")?)
-            .map_err(|error| Error::internal(format!("read the manifest of version {id}"), error))?,
+        manifest: manifest(row)?,
+    })
+}
+
+fn manifest(row: &Row) -> Result<Manifest> {
+    let text: String = row.try_get("manifest").map_err(unread)?;
+    serde_json::from_str(&text).map_err(|error| {
+        let id: String = row.try_get("id").unwrap_or_default();
+        Error::internal(format!("read the manifest of version {id}"), error)
     })
 }
 
 #[cfg(test)]
 mod tests;
-
-impl Store {
-    /// Lets a version be ordered, or not. Whether there is such a version.
-    ///
-    /// # Errors
-    /// Internal.
-    pub async fn set_version_active(&self, id: VersionId, active: bool) -> Result<bool> {
-        let sql = "update datastore_version set active = $2 where id = $1";
-        let done = query(sql).bind(id.to_string()).bind(active).execute(&self.write).await;
-        Ok(done.map_err(|error| Error::internal("change a version", error))?.rows_affected() > 0)
-    }
-}

@@ -64,7 +64,14 @@ pub(crate) async fn fixture() -> Fixture {
 /// Registers an active version of this manifest.
 pub(crate) async fn register(store: &Store, manifest: &Manifest) -> VersionId {
     let mut tx = store.begin().await.unwrap();
-    let registration = Registration { manifest, agent_program: None, active: true, default: false };
+    let registration = Registration {
+        manifest,
+        name: &manifest.installation.major,
+        agent_program: None,
+        agent_print: "agent",
+        active: true,
+        default: false,
+    };
     let version = store.upsert_version(&mut tx, registration).await.unwrap();
     tx.commit().await.unwrap();
     version

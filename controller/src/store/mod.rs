@@ -74,7 +74,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (4, "operations", include_str!("migrations/0004_operations.sql")),
     (5, "controllers", include_str!("migrations/0005_controllers.sql")),
     (6, "token_parents", include_str!("migrations/0006_token_parents.sql")),
-    (7, "quotas", include_str!("migrations/0007_quotas.sql")),
+    (7, "administration", include_str!("migrations/0007_administration.sql")),
 ];
 
 fn migrator() -> Migrator {

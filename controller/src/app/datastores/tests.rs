@@ -12,8 +12,14 @@ async fn add_version(world: &World, name: &str, number: &str, active: bool) -> V
     manifest.installation.version = number.to_owned();
     manifest.installation.bindir = PathBuf::from("/opt/engine").join(number);
     let mut tx = world.app.store.begin().await.unwrap();
-    let registration =
-        Registration { manifest: &manifest, agent_program: Some(Path::new("/opt/agent")), active, default: false };
+    let registration = Registration {
+        manifest: &manifest,
+        name,
+        agent_program: Some(Path::new("/opt/agent")),
+        agent_print: "agent",
+        active,
+        default: false,
+    };
     let id = world.app.store.upsert_version(&mut tx, registration).await.unwrap();
     tx.commit().await.unwrap();
     id

@@ -1,5 +1,5 @@
--- What an administrator allows a project in place of the configuration, what was taken out of the list of versions,
--- and who last enabled root.
+-- What an administrator allows a project in place of the configuration, which versions were taken away, and who last
+-- enabled root.
 
 create table quota (
     project_id text not null,
@@ -10,17 +10,13 @@ create table quota (
     primary key (project_id, resource)
 );
 
--- Engines that are installed and that an administrator does not want to be registered by themselves.
-create table removed_installation (
-    datastore text not null,
-    bindir text not null,
-    primary key (datastore, bindir)
-);
+-- When an administrator took it away; it stays for the instances that were made of it.
+alter table datastore add column removed bigint;
+alter table datastore_version add column removed bigint;
+-- Tells the agent program that made the manifest from a later one.
+alter table datastore_version add column agent_print text;
 
 -- When root was last enabled and by which user id; a disable leaves it.
 alter table instance add column root_last_enabled_at bigint;
 alter table instance add column root_last_enabled_by text;
 update instance set root_last_enabled_at = root_enabled_at, root_last_enabled_by = root_enabled_by;
-
--- Tells the agent program that made the manifest from a later one.
-alter table datastore_version add column agent_print text;

@@ -1,0 +1,118 @@
+//! What can be set in an engine, as its manifest says.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+use trove_strategy::{Parameter, ParameterType};
+
+use super::ApiState;
+use super::auth::{Administrator, Authorized};
+use super::body::Path;
+use super::datastores::version_id;
+use crate::app::datastores::Version;
+use crate::error::Result;
+
+/// A bound of a number: whole where it is so.
+#[allow(clippy::cast_possible_truncation)]
+fn bound(value: f64) -> Value {
+    // Beyond this a whole number is not exact in this type either.
+    let whole = value.fract() == 0.0 && value.abs() < 9.0e15;
+    if whole { json!(value as i64) } else { json!(value) }
+}
+
+/// As users see it: Trove's names, and what else the engine says. `lowest` and `highest` are the names of the bounds.
+fn view(version: &Version, parameter: &Parameter, lowest: &str, highest: &str) -> Value {
+    let kind = match parameter.kind {
+        ParameterType::Boolean => "boolean",
+        ParameterType::Integer => "integer",
+        ParameterType::Float => "float",
+        ParameterType::String => "string",
+    };
+    let mut view = json!({
+        "name": parameter.name, "datastore_version_id": version.id, "type": kind,
+        "restart_required": parameter.restart_required});
+    for (name, value) in [(lowest, parameter.min), (highest, parameter.max)] {
+        if let Some(value) = value {
+            view[name] = bound(value);
+        }
+    }
+    if !parameter.allowed.is_empty() {
+        view["allowed_values"] = json!(parameter.allowed);
+    }
+    for (name, value) in [("default", &parameter.default), ("unit", &parameter.unit)] {
+        if let Some(value) = value {
+            view[name] = json!(value);
+        }
+    }
+    view
+}
+
+fn list_view(version: &Version, lowest: &str, highest: &str) -> Json<Value> {
+    let all = version.manifest.parameters.iter();
+    let all: Vec<Value> = all.map(|parameter| view(version, parameter, lowest, highest)).collect();
+    Json(json!({"configuration-parameters": all}))
+}
+
+/// `GET /datastores/{datastore}/versions/{version}/parameters`.
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    authorized: Authorized,
+    Path((_, datastore, version)): Path<(String, String, String)>,
+) -> Result<Json<Value>> {
+    authorized.may("configuration-parameter:index")?;
+    let (_, version) = state.app.get_version(authorized.caller.is_admin(), &datastore, &version).await?;
+    Ok(list_view(&version, "min", "max"))
+}
+
+/// `GET /datastores/{datastore}/versions/{version}/parameters/{name}`: not wrapped.
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    authorized: Authorized,
+    Path((_, datastore, version, name)): Path<(String, String, String, String)>,
+) -> Result<Json<Value>> {
+    authorized.may("configuration-parameter:show")?;
+    let (_, version) = state.app.get_version(authorized.caller.is_admin(), &datastore, &version).await?;
+    Ok(Json(view(&version, state.app.parameter(&version, &name)?, "min", "max")))
+}
+
+/// `GET /datastores/versions/{id}/parameters`.
+pub(super) async fn list_by_id(
+    State(state): State<ApiState>,
+    authorized: Authorized,
+    Path((_, id)): Path<(String, String)>,
+) -> Result<Json<Value>> {
+    authorized.may("configuration-parameter:index_by_version")?;
+    let (_, version) = state.app.get_version_by_id(authorized.caller.is_admin(), version_id(&id)?).await?;
+    Ok(list_view(&version, "min", "max"))
+}
+
+/// `GET /datastores/versions/{id}/parameters/{name}`: not wrapped.
+pub(super) async fn show_by_id(
+    State(state): State<ApiState>,
+    authorized: Authorized,
+    Path((_, id, name)): Path<(String, String, String)>,
+) -> Result<Json<Value>> {
+    authorized.may("configuration-parameter:show_by_version")?;
+    let (_, version) = state.app.get_version_by_id(authorized.caller.is_admin(), version_id(&id)?).await?;
+    Ok(Json(view(&version, state.app.parameter(&version, &name)?, "min", "max")))
+}
+
+/// `GET /mgmt/datastores/versions/{id}/parameters`: the bounds have other names there.
+pub(super) async fn list_managed(
+    State(state): State<ApiState>,
+    _administrator: Administrator,
+    Path((_, id)): Path<(String, String)>,
+) -> Result<Json<Value>> {
+    let (_, version) = state.app.get_version_by_id(true, version_id(&id)?).await?;
+    Ok(list_view(&version, "min_size", "max_size"))
+}
+
+/// `GET /mgmt/datastores/versions/{id}/parameters/{name}`: not wrapped.
+pub(super) async fn show_managed(
+    State(state): State<ApiState>,
+    _administrator: Administrator,
+    Path((_, id, name)): Path<(String, String, String)>,
+) -> Result<Json<Value>> {
+    let (_, version) = state.app.get_version_by_id(true, version_id(&id)?).await?;
+    Ok(Json(view(&version, state.app.parameter(&version, &name)?, "min_size", "max_size")))
+}
