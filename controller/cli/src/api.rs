@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::HeaderMap;
 use reqwest::{Certificate, Client, Method};
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -10,6 +11,9 @@ use serde_json::Value;
 use crate::auth::{self, Session};
 use crate::cloud::Cloud;
 use crate::error::{Failure, Result, plain};
+
+/// How long one call waits in all where the service says that it is asked too often.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An accepted request.
 pub(crate) struct Answer {
@@ -68,6 +72,7 @@ impl Api {
         body: Option<&Value>,
     ) -> Result<Answer> {
         let mut again = true;
+        let mut patience = PATIENCE;
         loop {
             let url = format!("{}{path}", self.session.endpoint);
             let mut request = self.client.request(method.clone(), &url);
@@ -88,6 +93,13 @@ impl Api {
                 self.session = auth::login(&self.client, &self.cloud).await?;
                 continue;
             }
+            if status.as_u16() == 413
+                && let Some(pause) = retry_after(answer.headers()).filter(|pause| patience >= *pause)
+            {
+                patience -= pause;
+                tokio::time::sleep(pause).await;
+                continue;
+            }
             let header = answer.headers().get("x-trove-operation-id").and_then(|value| value.to_str().ok());
             let operation = header.map(str::to_owned);
             let body: Value = answer.json().await.unwrap_or_default();
@@ -96,6 +108,11 @@ impl Api {
             }
             return Err(refused(what, status.as_u16(), &body));
         }
+    }
+
+    /// The id of the project that the token is for.
+    pub(crate) fn project(&self) -> &str {
+        self.session.endpoint.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
     }
 
     /// GET.
@@ -150,6 +167,12 @@ impl Api {
             }
         }
     }
+}
+
+/// When a service that is asked too often wants to be asked again.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get("retry-after")?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// The sentence of a fault: `{"itemNotFound": {"message": …}}` or a flat message.

@@ -40,6 +40,22 @@ pub(crate) enum Verb {
         #[command(flatten)]
         wait: WaitOptions,
     },
+    /// Gives an instance another flavor, during which it is away, or a greater volume, during which it runs on.
+    #[command(
+        after_help = "Examples:\n  trovectl instance resize shop --flavor 3 --wait\n  trovectl instance resize shop --size 10"
+    )]
+    Resize {
+        /// By name or id.
+        instance: String,
+        /// The new flavor, by id.
+        #[arg(long, required_unless_present = "size", conflicts_with = "size")]
+        flavor: Option<String>,
+        /// The new size of the volume, GiB.
+        #[arg(long, value_name = "GIB")]
+        size: Option<u64>,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
     /// Deletes an instance with all its data.
     Delete {
         /// By name or id.
@@ -49,6 +65,25 @@ pub(crate) enum Verb {
     },
     /// Clears what the service thinks it does with an instance; for administrators.
     ResetStatus {
+        /// By name or id.
+        instance: String,
+    },
+    /// Stops the engine until it is restarted; for administrators.
+    Stop {
+        /// By name or id.
+        instance: String,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
+    /// Reboots the host, whatever agent and engine do; for administrators.
+    Reboot {
+        /// By name or id.
+        instance: String,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
+    /// Ends what is under way, and leaves the rest as it is; for administrators.
+    ResetTask {
         /// By name or id.
         instance: String,
     },
@@ -148,6 +183,19 @@ async fn act(session: &mut Session, wanted: &str, what: &str, body: &Value) -> R
     Ok((id, answer.operation))
 }
 
+/// An action of the management API.
+async fn manage(session: &mut Session, wanted: &str, verb: &str, object: &str, wait: &WaitOptions) -> Result<()> {
+    let id = id(session, wanted).await?;
+    let word = verb.split('-').next().unwrap_or(verb);
+    let what = format!("{word} {object} {wanted}");
+    let path = format!("/mgmt/instances/{id}/action");
+    let answer = session.api.send(&what, Method::POST, &path, Some(&json!({verb: {}}))).await?;
+    match answer.operation {
+        Some(operation) => session.settle(wait, &id, Some(&operation), &what).await,
+        None => Ok(()),
+    }
+}
+
 async fn delete(session: &mut Session, id: &str, name: &str, wait: &WaitOptions) -> Result<()> {
     let what = format!("delete the instance {name}");
     let answer = session.api.send(&what, Method::DELETE, &format!("/instances/{id}"), None).await?;
@@ -179,6 +227,24 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
             let what = format!("restart the instance {instance}");
             let (id, operation) = act(session, &instance, &what, &json!({"restart": {}})).await?;
             session.settle(&wait, &id, operation.as_deref(), &what).await
+        }
+        Verb::Resize { instance, flavor, size, wait } => {
+            let (what, resize) = match (flavor, size) {
+                (Some(flavor), _) => {
+                    (format!("resize the instance {instance} to the flavor {flavor}"), json!({"flavorRef": flavor}))
+                }
+                (None, size) => {
+                    (format!("resize the volume of the instance {instance}"), json!({"volume": {"size": size}}))
+                }
+            };
+            let (id, operation) = act(session, &instance, &what, &json!({"resize": resize})).await?;
+            session.settle(&wait, &id, operation.as_deref(), &what).await
+        }
+        Verb::Stop { instance, wait } => manage(session, &instance, "stop", "the engine of", &wait).await,
+        Verb::Reboot { instance, wait } => manage(session, &instance, "reboot", "the host of", &wait).await,
+        Verb::ResetTask { instance } => {
+            let wait = WaitOptions::default();
+            manage(session, &instance, "reset-task-status", "what is done with", &wait).await
         }
         Verb::Delete { instance, wait } => {
             let id = id(session, &instance).await?;

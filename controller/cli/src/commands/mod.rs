@@ -5,6 +5,8 @@ mod databases;
 mod datastores;
 mod instances;
 mod operations;
+mod parameters;
+mod quotas;
 mod root;
 mod users;
 
@@ -63,8 +65,18 @@ enum Noun {
     /// Sizes that can be ordered.
     #[command(subcommand)]
     Flavor(datastores::FlavorVerb),
+    /// What can be set in an engine, and how.
+    #[command(subcommand)]
+    Parameter(parameters::Verb),
     /// What the project may have.
-    Limits,
+    Limits {
+        /// How often it may ask, and what is left of that.
+        #[arg(long)]
+        rates: bool,
+    },
+    /// What a project has of what it may have; and for administrators, to change it.
+    #[command(subcommand)]
+    Quota(quotas::Verb),
     /// What the service does and did with an instance, step by step.
     Operations(operations::Arguments),
     /// Opens the engine's own client program.
@@ -77,7 +89,7 @@ enum Noun {
 }
 
 /// Waiting, where a command can.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 pub(crate) struct WaitOptions {
     /// Waits until it is done, showing each step.
     #[arg(long)]
@@ -132,7 +144,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         Noun::Root(verb) => root::run(&mut session, verb).await,
         Noun::Datastore(verb) => datastores::run(&mut session, verb).await,
         Noun::Flavor(verb) => datastores::run_flavors(&mut session, verb).await,
-        Noun::Limits => datastores::limits(&mut session).await,
+        Noun::Parameter(verb) => parameters::run(&mut session, verb).await,
+        Noun::Limits { rates } => datastores::limits(&mut session, rates).await,
+        Noun::Quota(verb) => quotas::run(&mut session, verb).await,
         Noun::Operations(arguments) => operations::run(&mut session, &arguments).await,
         Noun::Connect(arguments) => connect::run(&mut session, &arguments).await,
         Noun::Completion { .. } => Ok(()),

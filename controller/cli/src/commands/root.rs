@@ -27,6 +27,11 @@ pub(crate) enum Verb {
         #[command(flatten)]
         wait: WaitOptions,
     },
+    /// When root was last enabled and by whom, also if it was disabled since; for administrators.
+    History {
+        /// The instance, by name or id.
+        instance: String,
+    },
     /// Whether root is enabled.
     Show {
         /// The instance, by name or id.
@@ -52,6 +57,12 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
             let what = format!("disable root on {instance}");
             let answer = session.api.send(&what, Method::DELETE, &format!("/instances/{id}/root"), None).await?;
             session.settle(&wait, &id, answer.operation.as_deref(), &what).await
+        }
+        Verb::History { instance } => {
+            let id = super::instances::id(session, &instance).await?;
+            let path = format!("/mgmt/instances/{id}/root");
+            let body = session.api.get(&format!("ask for the history of root on {instance}"), &path).await?;
+            session.output.one(&body["root_history"], &[("ENABLED", "enabled"), ("BY", "user")])
         }
         Verb::Show { instance } => {
             let id = super::instances::id(session, &instance).await?;
