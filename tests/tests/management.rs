@@ -105,6 +105,18 @@ async fn a_reboot_is_another_life_of_agent_and_engine() -> Result<()> {
     let after = (leftovers::agents(&id), leftovers::engines(&id));
     ensure!(after.0.len() == 1 && after.1.len() == 1 && after.0 != before.0 && after.1 != before.1, "{after:?}");
 
+    let of = format!("/mgmt/instances/{id}");
+    assert_eq!(admin.get(&format!("{of}/rpc_ping")).await?.status, 204);
+    let figures = admin.get(&format!("{of}/diagnostics")).await?.body["diagnostics"].clone();
+    let number = |name: &str| figures[name].as_u64().unwrap_or_default();
+    ensure!(number("threads") > 0 && number("fdSize") > 3, "{figures}");
+    ensure!(
+        number("vmRss") > 1000 && number("vmHwm") >= number("vmRss") && number("vmPeak") >= number("vmSize"),
+        "{figures}"
+    );
+    let hardware = admin.get(&format!("{of}/hwinfo")).await?.body["hwinfo"].clone();
+    assert_eq!(hardware, json!({"mem_total": 512, "num_cpus": 1}));
+
     let history = async || Ok(admin.get(&format!("/mgmt/instances/{id}/root")).await?.body["root_history"].clone());
     assert_eq!(history().await?["enabled"], "Never");
     assert_eq!(api.post(&format!("/instances/{id}/root"), &json!({})).await?.status, 200);

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body;
 use trove_proto::v1::assignment_client::AssignmentClient;
 use trove_proto::v1::databases_client::DatabasesClient;
+use trove_proto::v1::diagnostics_client::DiagnosticsClient;
 use trove_proto::v1::jobs_client::JobsClient;
 use trove_proto::v1::users_client::UsersClient;
 use trove_proto::v1::watch_client::WatchClient;
@@ -76,6 +77,10 @@ impl Channel {
 
     pub(crate) fn users(&self) -> UsersClient<Self> {
         UsersClient::with_origin(self.clone(), origin()).max_decoding_message_size(ANSWER_LIMIT_BYTES)
+    }
+
+    pub(crate) fn diagnostics(&self) -> DiagnosticsClient<Self> {
+        DiagnosticsClient::with_origin(self.clone(), origin())
     }
 }
 

@@ -92,9 +92,15 @@ impl Agents for Hub {
         }
     }
 
-    async fn root_enabled(&self, instance: InstanceId) -> Result<bool, AgentError> {
-        let ask = |channel: Channel| async move { channel.users().get_root(v1::GetRootRequest {}).await };
-        Ok(self.ask(instance, QUESTION_LIMIT, ask).await?.enabled)
+    async fn ping(&self, instance: InstanceId) -> Result<(), AgentError> {
+        let ask = |channel: Channel| async move { channel.diagnostics().ping(v1::PingRequest {}).await };
+        self.ask(instance, QUESTION_LIMIT, ask).await.map(|_| ())
+    }
+
+    async fn diagnose(&self, instance: InstanceId) -> Result<v1::GetDiagnosticsReply, AgentError> {
+        let ask =
+            |channel: Channel| async move { channel.diagnostics().get_diagnostics(v1::GetDiagnosticsRequest {}).await };
+        self.ask(instance, QUESTION_LIMIT, ask).await
     }
 
     fn forget(&self, instance: InstanceId) {

@@ -86,8 +86,10 @@ pub trait Agents: Send + Sync {
     async fn list_users(&self, instance: InstanceId) -> Result<Vec<v1::User>, AgentError>;
     /// One account.
     async fn get_user(&self, instance: InstanceId, account: v1::Account) -> Result<Option<v1::User>, AgentError>;
-    /// Whether the all-powerful account can log in.
-    async fn root_enabled(&self, instance: InstanceId) -> Result<bool, AgentError>;
+    /// Whether the agent hears and answers, whatever its engine does.
+    async fn ping(&self, instance: InstanceId) -> Result<(), AgentError>;
+    /// Figures of the agent's own process and of its machine.
+    async fn diagnose(&self, instance: InstanceId) -> Result<v1::GetDiagnosticsReply, AgentError>;
     /// Forgets an instance that is gone and cuts its connection.
     fn forget(&self, instance: InstanceId);
 }

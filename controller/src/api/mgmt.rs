@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
@@ -123,4 +124,37 @@ pub(super) async fn show_root(
         None => ("Never".to_owned(), "Nobody".to_owned()),
     };
     Ok(Json(json!({"root_history": {"id": id, "enabled": enabled, "user": user}})))
+}
+
+/// `GET /mgmt/instances/{id}/rpc_ping`: 204 when the agent answers.
+pub(super) async fn ping(
+    State(state): State<ApiState>,
+    _administrator: Administrator,
+    Path((_, id)): Path<(String, String)>,
+) -> Result<StatusCode> {
+    state.app.ping_agent(instance_id(&id)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /mgmt/instances/{id}/diagnostics`: of the agent's own process, as in Trove; memory in KiB.
+pub(super) async fn diagnostics(
+    State(state): State<ApiState>,
+    _administrator: Administrator,
+    Path((_, id)): Path<(String, String)>,
+) -> Result<Json<Value>> {
+    let figures = state.app.diagnose(instance_id(&id)?).await?;
+    Ok(Json(json!({"diagnostics": {
+        "version": figures.version, "threads": figures.threads, "fdSize": figures.open_files,
+        "vmSize": figures.vm_size_kib, "vmPeak": figures.vm_peak_kib,
+        "vmRss": figures.vm_rss_kib, "vmHwm": figures.vm_hwm_kib}})))
+}
+
+/// `GET /mgmt/instances/{id}/hwinfo`: what the guest may use; memory in MiB.
+pub(super) async fn hardware(
+    State(state): State<ApiState>,
+    _administrator: Administrator,
+    Path((_, id)): Path<(String, String)>,
+) -> Result<Json<Value>> {
+    let figures = state.app.diagnose(instance_id(&id)?).await?;
+    Ok(Json(json!({"hwinfo": {"mem_total": figures.memory_total_mib, "num_cpus": figures.cpus}})))
 }

@@ -242,8 +242,12 @@ impl Agents for FakeAgent {
         self.call()?;
         Ok(self.users.lock().unwrap().iter().find(|user| user.account.as_ref() == Some(&account)).cloned())
     }
-    async fn root_enabled(&self, _: InstanceId) -> std::result::Result<bool, AgentError> {
-        unreachable!("the store knows")
+    async fn ping(&self, _: InstanceId) -> std::result::Result<(), AgentError> {
+        self.call()
+    }
+    async fn diagnose(&self, _: InstanceId) -> std::result::Result<v1::GetDiagnosticsReply, AgentError> {
+        self.call()?;
+        Ok(v1::GetDiagnosticsReply { version: "1.2.3".to_owned(), threads: 4, ..v1::GetDiagnosticsReply::default() })
     }
     fn forget(&self, _: InstanceId) {}
 }

@@ -1,8 +1,10 @@
 //! What operators do with instances of all projects.
 
 use time::OffsetDateTime;
+use trove_proto::v1::GetDiagnosticsReply as Diagnostics;
 
 use super::App;
+use super::readiness::answer;
 use super::sight::not_found;
 use super::submit::{Accepted, origin};
 use crate::error::Result;
@@ -60,6 +62,24 @@ impl App {
         self.store.cancel_active(&mut tx, id, &[Lane::Lifecycle]).await?;
         self.store.set_task(&mut tx, id, Task::None).await?;
         self.commit(tx, "reset_task_status").await
+    }
+
+    /// Whether its agent hears and answers.
+    ///
+    /// # Errors
+    /// 404; 422 when it does not.
+    pub async fn ping_agent(&self, id: InstanceId) -> Result<()> {
+        self.get_any_instance(id, false).await?;
+        answer(id, self.agents.ping(id).await)
+    }
+
+    /// Figures of the agent's own process and of its machine.
+    ///
+    /// # Errors
+    /// 404; 422 when the agent does not answer.
+    pub async fn diagnose(&self, id: InstanceId) -> Result<Diagnostics> {
+        self.get_any_instance(id, false).await?;
+        answer(id, self.agents.diagnose(id).await)
     }
 
     /// When root was last enabled and by which user id, also if it was disabled since.

@@ -204,8 +204,12 @@ impl Agents for FakeAgents {
         Ok(None)
     }
 
-    async fn root_enabled(&self, _instance: InstanceId) -> Result<bool, AgentError> {
-        Ok(false)
+    async fn ping(&self, _instance: InstanceId) -> Result<(), AgentError> {
+        Ok(())
+    }
+
+    async fn diagnose(&self, _instance: InstanceId) -> Result<v1::GetDiagnosticsReply, AgentError> {
+        Ok(v1::GetDiagnosticsReply::default())
     }
 
     fn forget(&self, instance: InstanceId) {

@@ -327,8 +327,12 @@ impl Agents for Wires {
         Ok(users.into_iter().find(|user| user.account.as_ref().is_some_and(|known| known.name == account.name)))
     }
 
-    async fn root_enabled(&self, instance: InstanceId) -> Result<bool, AgentError> {
-        self.reach(instance).await.map(|_| false)
+    async fn ping(&self, instance: InstanceId) -> Result<(), AgentError> {
+        self.reach(instance).await.map(|_| ())
+    }
+
+    async fn diagnose(&self, instance: InstanceId) -> Result<v1::GetDiagnosticsReply, AgentError> {
+        self.reach(instance).await.map(|_| v1::GetDiagnosticsReply::default())
     }
 
     fn forget(&self, instance: InstanceId) {

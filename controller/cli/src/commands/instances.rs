@@ -87,6 +87,16 @@ pub(crate) enum Verb {
         /// By name or id.
         instance: String,
     },
+    /// Figures of an instance's agent and machine; for administrators.
+    Diagnostics {
+        /// By name or id.
+        instance: String,
+    },
+    /// Asks whether an instance's agent hears and answers; for administrators.
+    Ping {
+        /// By name or id.
+        instance: String,
+    },
     /// Deletes an instance whatever it is doing.
     ForceDelete {
         /// By name or id.
@@ -196,6 +206,27 @@ async fn manage(session: &mut Session, wanted: &str, verb: &str, object: &str, w
     }
 }
 
+async fn diagnose(session: &mut Session, instance: &str) -> Result<()> {
+    let id = id(session, instance).await?;
+    let what = format!("ask for the figures of {instance}");
+    let mut figures = session.api.get(&what, &format!("/mgmt/instances/{id}/diagnostics")).await?["diagnostics"].take();
+    let hardware = session.api.get(&what, &format!("/mgmt/instances/{id}/hwinfo")).await?["hwinfo"].take();
+    figures["hwinfo"] = hardware;
+    session.output.one(
+        &figures,
+        &[
+            ("AGENT VERSION", "version"),
+            ("THREADS", "threads"),
+            ("OPEN FILES", "fdSize"),
+            ("VIRTUAL KIB", "vmSize"),
+            ("RESIDENT KIB", "vmRss"),
+            ("ITS PEAK KIB", "vmHwm"),
+            ("MACHINE MIB", "hwinfo.mem_total"),
+            ("CORES", "hwinfo.num_cpus"),
+        ],
+    )
+}
+
 async fn delete(session: &mut Session, id: &str, name: &str, wait: &WaitOptions) -> Result<()> {
     let what = format!("delete the instance {name}");
     let answer = session.api.send(&what, Method::DELETE, &format!("/instances/{id}"), None).await?;
@@ -245,6 +276,16 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
         Verb::ResetTask { instance } => {
             let wait = WaitOptions::default();
             manage(session, &instance, "reset-task-status", "what is done with", &wait).await
+        }
+        Verb::Diagnostics { instance } => diagnose(session, &instance).await,
+        Verb::Ping { instance } => {
+            let id = id(session, &instance).await?;
+            session
+                .api
+                .get(&format!("reach the agent of {instance}"), &format!("/mgmt/instances/{id}/rpc_ping"))
+                .await?;
+            session.output.remark(&format!("The agent of {instance} answers."));
+            Ok(())
         }
         Verb::Delete { instance, wait } => {
             let id = id(session, &instance).await?;

@@ -85,7 +85,8 @@ async fn what_an_agent_answers_becomes_what_is_to_be_done_about_it() {
     let hub = &controller.hub;
     assert_eq!(hub.list_users(instance).await.unwrap().len(), 1);
     assert_eq!(hub.get_user(instance, v1::Account::default()).await.unwrap(), None);
-    let down = hub.root_enabled(instance).await;
+    hub.ping(instance).await.unwrap();
+    let down = hub.diagnose(instance).await;
     assert!(matches!(down, Err(AgentError::Refused { kind: v1::ErrorKind::Transient, .. })), "{down:?}");
     let not_served = hub.list_databases(instance).await;
     assert!(matches!(not_served, Err(AgentError::Refused { kind: v1::ErrorKind::Invalid, .. })), "{not_served:?}");

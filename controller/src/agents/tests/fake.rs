@@ -121,6 +121,7 @@ impl FakeAgent {
         let routes = Routes::new(v1::watch_server::WatchServer::new(watch))
             .add_service(v1::jobs_server::JobsServer::new(brain.clone()))
             .add_service(v1::users_server::UsersServer::new(brain.clone()))
+            .add_service(v1::diagnostics_server::DiagnosticsServer::new(brain.clone()))
             .add_service(v1::assignment_server::AssignmentServer::new(brain));
         let connection = tokio::spawn(async move {
             let service = TowerToHyperService::new(routes.prepare());
@@ -211,6 +212,20 @@ impl v1::users_server::Users for Brain {
 
     async fn get_root(&self, _: Request<v1::GetRootRequest>) -> Result<Response<v1::GetRootReply>, Status> {
         Err(Status::failed_precondition("the engine does not run"))
+    }
+}
+
+#[async_trait::async_trait]
+impl v1::diagnostics_server::Diagnostics for Brain {
+    async fn ping(&self, _: Request<v1::PingRequest>) -> Result<Response<v1::PingReply>, Status> {
+        Ok(Response::new(v1::PingReply {}))
+    }
+
+    async fn get_diagnostics(
+        &self,
+        _: Request<v1::GetDiagnosticsRequest>,
+    ) -> Result<Response<v1::GetDiagnosticsReply>, Status> {
+        Err(Status::failed_precondition("there is no proc(5) here"))
     }
 }
 

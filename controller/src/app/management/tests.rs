@@ -69,3 +69,16 @@ async fn the_history_of_root_outlives_a_disable() {
     assert_eq!(world.app.root_history(id).await.unwrap().unwrap().1, "somebody");
     assert_eq!(code(&world.app.root_history(InstanceId::random()).await), 404);
 }
+
+#[tokio::test]
+async fn an_agent_is_asked_whatever_its_engine_does() {
+    let world = world().await;
+    let id = world.healthy("demo").await;
+    world.says(id, Service::Failed).await;
+    world.app.ping_agent(id).await.unwrap();
+    assert_eq!(world.app.diagnose(id).await.unwrap().version, "1.2.3");
+    *world.agent.error.lock().unwrap() = Some(|| crate::agents::AgentError::Unreachable(InstanceId::random()));
+    assert_eq!(code(&world.app.ping_agent(id).await), 422);
+    assert_eq!(code(&world.app.diagnose(id).await), 422);
+    assert_eq!(code(&world.app.ping_agent(InstanceId::random()).await), 404);
+}
