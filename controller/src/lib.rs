@@ -13,6 +13,7 @@ pub mod error;
 pub mod identity;
 pub mod ids;
 pub mod model;
+pub mod monitor;
 pub mod operations;
 pub mod reconcile;
 pub mod register;

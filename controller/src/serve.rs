@@ -27,7 +27,7 @@ use crate::operations::{Changes, Nudge, Runner, RunnerContext};
 use crate::reconcile::controllers;
 use crate::store::Store;
 use crate::store::controllers::Controller;
-use crate::{reconcile, register};
+use crate::{monitor, reconcile, register};
 
 /// For what is under way at the end.
 const GRACE: Duration = Duration::from_secs(4);
@@ -78,6 +78,10 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
         router = router.nest("/identity", builtin::router(service));
     }
 
+    let monitor = match config.metrics.listen {
+        Some(address) => Some(monitor::listen(address, store.clone(), hub.clone(), shutdown.clone()).await?),
+        None => None,
+    };
     let mut tasks = vec![
         task("agents", shutdown.clone(), listener::serve(hub, agents_listener, shutdown.clone())),
         endless(&shutdown, Runner::new(context.clone()).run(shutdown.clone())),
@@ -85,6 +89,9 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
         endless(&shutdown, controllers::keep(store.clone(), own, shutdown.clone())),
         endless(&shutdown, controllers::listen(store.clone(), nudge, changes, shutdown.clone())),
     ];
+    if let Some(monitor) = monitor {
+        tasks.push(task("the figures", shutdown.clone(), monitor));
+    }
     tasks.push(serve_api(router, api_listener, &config, shutdown.clone())?);
     let (registrar, registered) = (store.clone(), config.clone());
     // Waited for at the end, since the engine that it asks would be left behind.

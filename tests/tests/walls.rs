@@ -107,6 +107,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "compute",
             "config",
             "identity",
+            "monitor",
             "operations",
             "reconcile",
             "register",
@@ -114,6 +115,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "store",
         ],
     ),
+    ("monitor", &["store", "agents"]),
     ("api", &["app", "identity", "config"]),
     ("app", &["store", "operations", "agents", "compute", "identity", "register", "config"]),
     ("register", &["store", "config"]),
@@ -227,7 +229,7 @@ fn sql_stands_in_the_store_and_http_in_the_api() -> Result<()> {
         if code.contains("sqlx::query") && !relative.starts_with("store/") && !is_test_file(&path) {
             wrong.push(format!("{relative} has SQL"));
         }
-        let http = ["api/", "identity/builtin", "serve"].iter().any(|room| relative.starts_with(room));
+        let http = ["api/", "identity/builtin", "monitor/", "serve"].iter().any(|room| relative.starts_with(room));
         if code.contains("axum::") && !http {
             wrong.push(format!("{relative} has HTTP"));
         }

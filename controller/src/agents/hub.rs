@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
@@ -38,6 +38,8 @@ use crate::store::agents::AgentRow;
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
 /// Acknowledgements under way to an agent that does not read them.
 const DOWN_QUEUE: usize = 16;
+/// Numbers of an engine that are kept at most.
+const METRICS: usize = 200;
 /// Change of the volume's use that is worth a write, in parts of what was written last.
 const VOLUME_CHANGE: u64 = 100;
 
@@ -55,9 +57,34 @@ pub struct Hub {
 /// What is known of one agent, connected or not.
 struct Agent {
     state: watch::Sender<AgentState>,
+    /// Of the last report: what nobody waits for.
+    figures: Mutex<Option<Figures>>,
     link: watch::Sender<Option<Link>>,
     /// Held while a link's begin or end is written, so that rows are written in the order of events.
     row: tokio::sync::Mutex<()>,
+}
+
+struct Figures {
+    heard: Instant,
+    memory_used_bytes: u64,
+    metrics: Vec<(String, f64)>,
+}
+
+/// Figures of an agent that is connected.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// Whose.
+    pub instance: InstanceId,
+    /// Whether the engine answered the last probe.
+    pub healthy: bool,
+    /// Bytes in use on the data volume.
+    pub volume_used_bytes: u64,
+    /// Memory of the guest's processes, bytes.
+    pub memory_used_bytes: u64,
+    /// Since its last report.
+    pub age: Duration,
+    /// The engine's own numbers, by name.
+    pub metrics: Vec<(String, f64)>,
 }
 
 /// A connection that has said Hello.
@@ -75,6 +102,7 @@ impl Agent {
     fn new() -> Self {
         Self {
             state: watch::Sender::new(AgentState::unheard()),
+            figures: Mutex::default(),
             link: watch::Sender::new(None),
             row: tokio::sync::Mutex::new(()),
         }
@@ -107,6 +135,28 @@ impl Hub {
     /// Its connection, and every change of it.
     pub(crate) fn watch_link(&self, instance: InstanceId) -> watch::Receiver<Option<Link>> {
         self.agent(instance).link.subscribe()
+    }
+
+    /// Every agent that is connected and has reported.
+    pub fn heard(&self) -> Vec<Heard> {
+        let agents: Vec<(InstanceId, Arc<Agent>)> = {
+            let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+            agents.iter().map(|(instance, agent)| (*instance, agent.clone())).collect()
+        };
+        let heard = |(instance, agent): (InstanceId, Arc<Agent>)| {
+            let state = agent.state.borrow().clone();
+            let figures = agent.figures.lock().unwrap_or_else(PoisonError::into_inner);
+            let figures = figures.as_ref().filter(|_| state.connected)?;
+            Some(Heard {
+                instance,
+                healthy: state.service == Service::Healthy,
+                volume_used_bytes: state.volume_used_bytes,
+                memory_used_bytes: figures.memory_used_bytes,
+                age: figures.heard.elapsed(),
+                metrics: figures.metrics.clone(),
+            })
+        };
+        agents.into_iter().filter_map(heard).collect()
     }
 
     /// Forgets what an agent said and cuts its connection.
@@ -268,8 +318,12 @@ impl Conversation<'_> {
     /// Keeps what a report says, and acknowledges it.
     async fn hear(&mut self, report: v1::Report) -> Down {
         let sequence = report.sequence;
+        let reported = service(report.service());
+        let metrics = report.metrics.into_iter().take(METRICS).map(|metric| (metric.name, metric.value)).collect();
+        let figures = Figures { heard: Instant::now(), memory_used_bytes: report.memory_used_bytes, metrics };
+        *self.agent.figures.lock().unwrap_or_else(PoisonError::into_inner) = Some(figures);
         let row = AgentRow {
-            service: service(report.service()),
+            service: reported,
             detail: report.detail,
             engine_version: report.engine_version,
             volume_used_bytes: report.volume_used_bytes,

@@ -1,9 +1,12 @@
 //! What is done to every request: an id, and a tidy path.
 
-use axum::extract::Request;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
+use metrics::{counter, histogram};
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -22,6 +25,19 @@ pub(super) async fn identify(mut request: Request, next: Next) -> Response {
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
+    response
+}
+
+/// Counts the request and the time that it took, by its route and not by its path, which has ids in it.
+pub(super) async fn measure(request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
+    let method = request.method().as_str().to_owned();
+    let begun = Instant::now();
+    let response = next.run(request).await;
+    let status = response.status().as_u16().to_string();
+    histogram!("trove_http_request_duration_seconds", "method" => method.clone(), "route" => route.clone())
+        .record(begun.elapsed());
+    counter!("trove_http_requests_total", "method" => method, "route" => route, "status" => status).increment(1);
     response
 }
 

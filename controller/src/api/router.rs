@@ -29,6 +29,7 @@ pub fn router(state: ApiState) -> Router {
         .layer(CatchPanicLayer::custom(fault::panicked))
         .layer(map_response_with_state(state.clone(), auth::challenge))
         .layer(from_fn(request::identify))
+        .layer(from_fn(request::measure))
         .with_state(state);
     // Paths are tidied before they are matched, so this stands around the routes and not in them.
     Router::new().fallback_service(ServiceBuilder::new().layer(map_request(request::tidy_path)).service(routes))

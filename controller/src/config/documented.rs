@@ -63,6 +63,8 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("rate_limits", "put", "PUTs."),
     ("rate_limits", "delete", "DELETEs."),
     ("rate_limits", "mgmt_post", "POSTs below /mgmt."),
+    ("metrics", "listen", "Where /metrics is served for Prometheus, in clear and without a token. Unset: nowhere."),
+    ("metrics", "allow_remote", "Allows metrics.listen to be another than a loopback address."),
     ("process", "address_range", "Addresses of instances are drawn from this part of 127.0.0.0/8."),
     ("process", "engine_account", "The account that runs engines when the controller is root."),
     (

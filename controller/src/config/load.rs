@@ -56,6 +56,8 @@ impl Config {
         "operations",
         "keystone",
         "quota",
+        "rate_limits",
+        "metrics",
         "process",
         "log",
     ];
@@ -72,6 +74,14 @@ impl Config {
                 "api.listen is {}, which is reached from outside in clear. Set api.tls_certificate and api.tls_key, or \
                  api.tls_by_proxy = true when a proxy in front speaks TLS.",
                 api.listen
+            ));
+        }
+        if let Some(listen) =
+            self.metrics.listen.filter(|listen| !listen.ip().is_loopback() && !self.metrics.allow_remote)
+        {
+            return refuse(format!(
+                "metrics.listen is {listen}, where anybody who reaches it can read the figures of every project. Set \
+                 metrics.allow_remote = true when only your Prometheus does."
             ));
         }
         if self.operations.lease.as_secs() == 0 {

@@ -40,6 +40,8 @@ pub struct Config {
     pub quota: Quota,
     /// How often a project may ask.
     pub rate_limits: RateLimits,
+    /// Figures for Prometheus.
+    pub metrics: Metrics,
     /// The sizes that local drivers offer.
     pub flavors: Vec<Flavor>,
     /// The process driver.
@@ -212,6 +214,16 @@ pub struct RateLimits {
     pub mgmt_post: u32,
 }
 
+/// Figures for Prometheus.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Where `/metrics` is served, in clear and without a token; unset: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// Allows to listen on another than a loopback address.
+    pub allow_remote: bool,
+}
+
 /// The process driver.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -255,6 +267,7 @@ impl Default for Config {
             keystone: Keystone::default(),
             quota: Quota::default(),
             rate_limits: RateLimits::default(),
+            metrics: Metrics::default(),
             flavors: vec![flavor("1", 512, 1), flavor("2", 1024, 1), flavor("3", 2048, 2), flavor("4", 4096, 2)],
             process: Process::default(),
             log: Log::default(),

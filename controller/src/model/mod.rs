@@ -131,6 +131,21 @@ impl Instance {
     }
 }
 
+/// What tells the figures of an instance from those of others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceLabels {
+    /// Its id.
+    pub id: InstanceId,
+    /// Whose it is.
+    pub project: ProjectId,
+    /// The datastore's name.
+    pub datastore: String,
+    /// Memory, MiB.
+    pub ram_mib: u64,
+    /// Volume, GiB.
+    pub volume_gib: u64,
+}
+
 /// A version of a datastore.
 #[derive(Clone, Debug)]
 pub struct Version {

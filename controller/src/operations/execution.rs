@@ -13,6 +13,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use metrics::{counter, histogram};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -69,6 +70,7 @@ pub(super) struct Execution {
     context: RunnerContext,
     entry: Arc<dyn Registered>,
     claimed: Claimed,
+    begun: Instant,
     timing: Timing,
     points: Points,
     /// The claim; it changes when the fence is raised. Shared by the steps and the renewal beside them.
@@ -108,7 +110,17 @@ impl Execution {
     ) -> Self {
         let lease = Mutex::new(claimed.lease);
         let progress = watch::Sender::new((0, Arc::new(watch::Sender::new(None))));
-        Self { context, entry, claimed, timing, points, lease, turn: tokio::sync::Mutex::default(), progress }
+        Self {
+            context,
+            entry,
+            claimed,
+            begun: Instant::now(),
+            timing,
+            points,
+            lease,
+            turn: tokio::sync::Mutex::default(),
+            progress,
+        }
     }
 
     /// Runs it until it has ended or must be let go of.
@@ -125,6 +137,7 @@ impl Execution {
             Stop::Ended => Ok(()),
             Stop::Cancelled => {
                 tracing::info!("cancelled");
+                self.count("cancelled");
                 self.let_go(|writes| Box::pin(writes.end(Status::Cancelled))).await
             }
             Stop::Shutdown => self.let_go(|writes| Box::pin(writes.park(Duration::ZERO, false))).await,
@@ -133,6 +146,7 @@ impl Execution {
                 self.let_go(|writes| Box::pin(writes.park(FENCED_DELAY, false))).await
             }
             Stop::Lost => {
+                counter!("trove_operation_leases_lost_total").increment(1);
                 tracing::warn!("the lease is lost; another controller goes on");
                 Ok(())
             }
@@ -334,6 +348,7 @@ impl Execution {
         place.position = n + 1;
         place.attempt = 1;
         if is_last {
+            self.count("done");
             place.status = Status::Done;
         }
         Ok(())
@@ -405,8 +420,16 @@ impl Execution {
         self.entry.failed(&work, &mut tx, &place.error).await?;
         Writes { conn: &mut tx, id: self.claimed.lease.id }.end(Status::Failed).await?;
         self.commit(tx).await?;
+        self.count("failed");
         place.status = Status::Failed;
         Ok(())
+    }
+
+    /// Counts the end of the operation.
+    fn count(&self, how: &'static str) {
+        let kind = self.entry.kind();
+        counter!("trove_operations_ended_total", "kind" => kind, "how" => how).increment(1);
+        histogram!("trove_operation_duration_seconds", "kind" => kind).record(self.begun.elapsed());
     }
 
     /// Writes why a step or an undo is tried again. With `park` it also lets go of the operation for a while; the value

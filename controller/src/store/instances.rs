@@ -14,7 +14,7 @@ use trove_strategy::{Installation, Manifest, Size};
 use super::{Store, from_micros};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId, VersionId};
-use crate::model::{Access, Fault, Flavor, Instance, Nic};
+use crate::model::{Access, Fault, Flavor, Instance, InstanceLabels, Nic};
 use crate::state::{Heard, HostState, Service, Task};
 use crate::store::quota::Amounts;
 use crate::store::sql::{Column, Connection, Row, query};
@@ -158,6 +158,31 @@ impl Store {
             .await
             .map_err(|error| Error::internal("list all instances", error))?;
         rows.iter().map(|row| instance(row, now)).collect()
+    }
+
+    /// What tells the figures of instances that are not deleted from each other.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn instance_labels(&self) -> Result<Vec<InstanceLabels>> {
+        let rows = query(
+            "select i.id, i.project_id, i.ram_mib, i.volume_gib, d.name as datastore_name from instance i \
+             join datastore_version v on v.id = i.version_id join datastore d on d.id = v.datastore_id \
+             where i.deleted is null",
+        )
+        .fetch_all(&self.read)
+        .await
+        .map_err(|error| Error::internal("list what instances there are", error))?;
+        let read = |row: &Row| {
+            Ok(InstanceLabels {
+                id: parsed(row, "id")?,
+                project: ProjectId(column(row, "project_id")?),
+                datastore: column(row, "datastore_name")?,
+                ram_mib: unsigned(row, "ram_mib")?,
+                volume_gib: unsigned(row, "volume_gib")?,
+            })
+        };
+        rows.iter().map(read).collect()
     }
 
     /// What is needed to make its host; `None` once it is deleted.

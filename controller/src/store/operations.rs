@@ -161,6 +161,20 @@ impl Store {
         Ok(())
     }
 
+    /// How many operations have not ended, by kind and status.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn count_operations(&self) -> Result<Vec<(String, String, u64)>> {
+        let failed = |error| Error::internal("count the operations", error);
+        let sql = "select kind, status, count(*) from operation where finished is null group by kind, status";
+        let rows = query(sql).fetch_all(&self.read).await.map_err(failed)?;
+        let read = |row: &Row| -> sqlx::Result<_> {
+            Ok((row.try_get(0)?, row.try_get(1)?, row.try_get::<i64, _>(2)?.unsigned_abs()))
+        };
+        rows.iter().map(read).collect::<sqlx::Result<_>>().map_err(failed)
+    }
+
     /// The newest operations of an instance with their steps, newest first, and the greatest number of a change of any.
     ///
     /// # Errors

@@ -1,0 +1,102 @@
+//! What Prometheus asks for: figures of this controller, and of the instances whose agents it hears.
+//!
+//! Counters and histograms are kept by the `metrics` crate where things happen; the rest is gathered when it is asked for.
+
+mod instances;
+mod process;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::agents::hub::Hub;
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// Bounds of durations, seconds.
+const DURATIONS: &[f64] =
+    &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
+#[derive(Clone)]
+struct Monitor {
+    store: Store,
+    hub: Arc<Hub>,
+    recorder: PrometheusHandle,
+}
+
+/// Begins to keep figures, and serves them until the controller ends.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub async fn listen(
+    address: SocketAddr,
+    store: Store,
+    hub: Arc<Hub>,
+    shutdown: CancellationToken,
+) -> Result<impl Future<Output = Result<()>>> {
+    let failed = |error| Error::internal(format!("listen on {address} (metrics.listen)"), error);
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let builder = PrometheusBuilder::new().set_buckets(DURATIONS);
+    let builder = builder.map_err(|error| Error::internal("set up the figures", error))?;
+    let recorder = builder.install_recorder().map_err(|error| Error::internal("set up the figures", error))?;
+    describe();
+    let router = Router::new().route("/metrics", get(show)).with_state(Monitor { store, hub, recorder });
+    let serve = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
+    Ok(async { serve.await.map_err(|error| Error::internal("serve the figures", error)) })
+}
+
+fn describe() {
+    describe_gauge!("trove_build_info", "Always 1; the version is a label.");
+    describe_counter!("trove_http_requests_total", "Requests answered, by method, route and status.");
+    describe_histogram!("trove_http_request_duration_seconds", "Time to the answer, by method and route.");
+    describe_counter!(
+        "trove_operations_ended_total",
+        "Operations that this controller brought to their end, by kind and how."
+    );
+    describe_histogram!("trove_operation_duration_seconds", "Time that this controller worked on one, by kind.");
+    describe_counter!("trove_operation_leases_lost_total", "Operations that another controller has taken over.");
+    describe_gauge!(
+        "trove_operations_active",
+        "Operations that have not ended, by kind and status; of all controllers."
+    );
+    describe_gauge!("trove_agents_connected", "Agents that this controller hears.");
+    process::describe();
+    gauge!("trove_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+async fn show(State(monitor): State<Monitor>) -> Response {
+    match monitor.text().await {
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+impl Monitor {
+    async fn text(&self) -> Result<String> {
+        let agents = self.hub.heard();
+        gauge!("trove_agents_connected").set(figure(agents.len()));
+        process::measure();
+        let active = self.store.count_operations().await?;
+        let tenants = self.store.instance_labels().await?;
+        self.recorder.run_upkeep();
+        let mut text = self.recorder.render();
+        instances::render_operations(&mut text, &active);
+        instances::render(&mut text, &agents, &tenants);
+        Ok(text)
+    }
+}
+
+/// A count as Prometheus has it.
+#[allow(clippy::cast_precision_loss)]
+fn figure(count: usize) -> f64 {
+    count as f64
+}
