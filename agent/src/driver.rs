@@ -330,10 +330,20 @@ impl Owner {
             }
             info!(pid = process.mark.pid, "the engine was started");
             self.process = Some(process);
-            return self.await_answer(spec.start_deadline, begins).await;
+            self.await_answer(spec.start_deadline, begins).await?;
+            return self.check_start(begins).await;
         }
         let begins = std::fs::metadata(&log).map_or(0, |facts| facts.len());
         self.await_answer(spec.start_deadline, begins).await
+    }
+
+    /// Stops an engine that answers but must not serve, as the strategy reads from what it wrote.
+    async fn check_start(&mut self, log_begins: u64) -> Result<(), EngineError> {
+        let checked = self.parts.datastore.engine().check_start(&self.log_from(log_begins));
+        if checked.is_err() {
+            self.stop().await;
+        }
+        checked
     }
 
     /// The one loop that asks: an engine does not say when it is ready.
@@ -418,11 +428,16 @@ impl Owner {
         }
     }
 
-    /// The last lines that the engine wrote since `begins`, in one line.
-    fn log_end(&self, begins: u64) -> String {
+    /// What the engine wrote since `begins`.
+    fn log_from(&self, begins: u64) -> String {
         let bytes = std::fs::read(self.parts.log_dir.join(LOG)).unwrap_or_default();
         let from = usize::try_from(begins).unwrap_or(0).min(bytes.len());
-        let text = String::from_utf8_lossy(&bytes[from..]);
+        String::from_utf8_lossy(&bytes[from..]).into_owned()
+    }
+
+    /// The last lines of that, in one line.
+    fn log_end(&self, begins: u64) -> String {
+        let text = self.log_from(begins);
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let mut said = lines[lines.len().saturating_sub(5)..].join(" / ");
         while said.len() > 1000 {

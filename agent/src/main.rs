@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    trove_agent::Agent::new().with(trove_postgresql::Postgresql).main()
+    trove_agent::Agent::new()
+        .with(trove_postgresql::Postgresql)
+        .with(trove_redis::Redis::REDIS)
+        .with(trove_redis::Redis::VALKEY)
+        .main()
 }

@@ -89,6 +89,12 @@ impl EngineWork {
                 databases()?.create(site, &Database { name, character_set, collation }).await
             }
             Some(Change::DeleteDatabase(name)) => databases()?.delete(site, &name).await,
+            Some(Change::Grant(v1::Grant { account, databases: names })) => {
+                databases()?.grant(site, &grantee(account)?, &names).await
+            }
+            Some(Change::Revoke(v1::Revoke { account, database })) => {
+                databases()?.revoke(site, &grantee(account)?, &database).await
+            }
             Some(Change::EnableRoot(v1::EnableRoot { password })) => {
                 root()?.enable(site, &SecretString::from(password)).await
             }
@@ -121,10 +127,6 @@ async fn change_user(users: &dyn Users, site: &Site, change: Change) -> Result<(
             let change = UserChange { name: new_name, host: new_host, password };
             users.change(site, &grantee(account)?, &change).await
         }
-        Change::Grant(v1::Grant { account, databases }) => users.grant(site, &grantee(account)?, &databases).await,
-        Change::Revoke(v1::Revoke { account, database }) => users.revoke(site, &grantee(account)?, &database).await,
-        Change::CreateDatabase(_) | Change::DeleteDatabase(_) | Change::EnableRoot(_) | Change::DisableRoot(_) => {
-            Err(EngineError::new(Kind::Fatal, "change accounts: this is no change of an account"))
-        }
+        _ => Err(EngineError::new(Kind::Fatal, "change accounts: this is no change of an account")),
     }
 }

@@ -28,7 +28,7 @@ def main(cloud):
     session = openstack.connect(cloud=cloud).session
     trove = client.Client(session=session, service_type="database", region_name="RegionOne")
 
-    [datastore] = trove.datastores.list()
+    [datastore, _] = trove.datastores.list()
     assert datastore.name == "postgresql", datastore
     versions = trove.datastore_versions.list(datastore.id)
     assert datastore.default_version in [version.id for version in versions]

@@ -45,7 +45,7 @@ if [ ! -e "$password" ]; then
 fi
 if ! trovectl instance show demo >/dev/null 2>&1; then
     trovectl datastore list --wait >/dev/null
-    trovectl instance create demo --flavor 2 --size 1 --database demo --wait
+    trovectl instance create demo --datastore postgresql --flavor 2 --size 1 --database demo --wait
 fi
 if ! trovectl user show demo demo >/dev/null 2>&1; then
     trovectl user create demo demo --database demo --password-file "$password" --wait
@@ -64,7 +64,7 @@ The service runs and goes on running.
 Three things to try next:
   trovectl instance list
   trovectl operations demo
-  trovectl instance create second --wait
+  trovectl instance create second --datastore redis --flavor 1 --size 1 --wait
 
 With OpenStack's own client (pip install python-openstackclient python-troveclient):
   openstack --os-cloud trove database instance list

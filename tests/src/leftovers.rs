@@ -36,8 +36,12 @@ pub fn engines(instance: &str) -> Vec<i32> {
         let parent_exe = std::fs::read_link(format!("/proc/{}/exe", parent.unwrap_or_default())).unwrap_or_default();
         // An agent that starts asks the same program for its version.
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let serves = words.split(|byte| *byte == 0).any(|word| word == b"-D");
-        serves && exe.ends_with("bin/postgres") && !parent_exe.ends_with("bin/postgres")
+        let serves = |word: &[u8]| word == b"-D" || word.ends_with(b"/engine.conf");
+        let serves = words.split(|byte| *byte == 0).any(serves);
+        // The server of Debian's redis is its checker under another name.
+        let programs = ["bin/postgres", "bin/redis-check-rdb", "bin/redis-server"];
+        let is_one = |path: &Path| programs.iter().any(|program| path.ends_with(program));
+        serves && is_one(&exe) && !is_one(&parent_exe)
     };
     processes(instance).into_iter().filter(is_engine).collect()
 }

@@ -242,6 +242,8 @@ impl Stack {
         for name in ["TROVE_FAILPOINTS", "TROVE_AGENT_FAILPOINTS", "TROVE_AGENT_FAILPOINTS_ONCE", "XDG_RUNTIME_DIR"] {
             command.env_remove(name);
         }
+        // Orders that name none mean this one, whatever else is installed.
+        command.env("TROVE_DEFAULT_DATASTORE", "postgresql");
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         if let Some(shared) = &self.options.shared {
             command.envs(shared.environment());
@@ -359,17 +361,17 @@ impl Stack {
         Api::login(&self.clouds_yaml(), cloud).await
     }
 
-    /// Waits until the datastore is registered.
+    /// Waits until the datastores that are installed are registered.
     ///
     /// # Errors
     /// It was not within 60 s.
     pub async fn await_datastore(&self) -> Result<()> {
         let api = self.login("trove").await?;
         let seen = poll(
-            "a datastore version",
+            "a version of each datastore",
             Duration::from_secs(60),
             async || Ok(api.get("/datastores").await?.body),
-            |body| body["datastores"][0]["versions"][0]["id"].is_string(),
+            |body| (0..2).all(|n| body["datastores"][n]["versions"][0]["id"].is_string()),
         )
         .await;
         seen.with_context(|| self.log_end())?;

@@ -40,7 +40,7 @@ async fn openstack(stack: &Stack) -> Result<()> {
 
     ensure!(user.json(&["token", "issue"])?["project_id"] == api.project.as_str());
     ensure!(user.openstack(&["catalog", "list"])?.contains("8779/v1.0/"));
-    assert_eq!(names(&user.json(&["datastore", "list"])?, "Name"), ["postgresql"]);
+    assert_eq!(names(&user.json(&["datastore", "list"])?, "Name"), ["postgresql", "redis"]);
     let versions = user.json(&["datastore", "version", "list", "postgresql"])?;
     let version = versions[0]["Name"].as_str().context("a version")?.to_owned();
     ensure!(user.json(&["datastore", "show", "postgresql"])?["name"] == "postgresql");

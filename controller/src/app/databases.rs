@@ -10,7 +10,7 @@ use crate::identity::Caller;
 use crate::ids::InstanceId;
 use crate::operations::change_accounts::AccountChange;
 
-const CAPABILITY: &str = "databases";
+pub(super) const CAPABILITY: &str = "databases";
 
 impl App {
     /// Databases by name, without the reserved ones.

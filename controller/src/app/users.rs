@@ -4,6 +4,7 @@ use secrecy::SecretString;
 use trove_proto::v1;
 
 use super::accounts::{ANY_HOST, NewUser, User, UserChange, UserRef, account, check_account, check_users, refuse_root};
+use super::databases;
 use super::instances::Accepted;
 use super::names::{self, shown};
 use super::readiness::{Subject, answer};
@@ -184,7 +185,7 @@ impl App {
         user: &UserRef,
         databases: Vec<String>,
     ) -> Result<Accepted> {
-        let subject = self.open(caller, id, CAPABILITY).await?;
+        let subject = self.open(caller, id, databases::CAPABILITY).await?;
         if databases.is_empty() {
             return Err(Error::BadRequest("databases is empty.".to_owned()));
         }
@@ -210,7 +211,7 @@ impl App {
         user: &UserRef,
         database: &str,
     ) -> Result<Accepted> {
-        let subject = self.open(caller, id, CAPABILITY).await?;
+        let subject = self.open(caller, id, databases::CAPABILITY).await?;
         let user = self.present_user(&subject, user).await?;
         if !user.databases.iter().any(|granted| granted == database) {
             let (user, database) = (shown(&user.name), shown(database));

@@ -90,6 +90,7 @@ pub(crate) fn manifest() -> Manifest {
             name: "enginedb".to_owned(),
             flavour: "enginedb".to_owned(),
             port: 5432,
+            tls_port: None,
             root_user: "root".to_owned(),
             databases: rules(&["os_admin", "system"]),
             users: UserTraits { names: rules(&["os_admin", "root"]), hosts: false, rename: true, qualified: false },

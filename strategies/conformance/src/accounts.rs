@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 use secrecy::SecretString;
-use trove_strategy::{Database, Grantee, NewUser, UserChange};
+use trove_strategy::{Database, Databases, Grantee, NewUser, UserChange};
 
 use crate::bench::Bench;
 use crate::{Login, Tenant};
@@ -68,25 +68,30 @@ async fn enters(bench: &Bench<'_>, tenant: &dyn Tenant, login: &Login) -> bool {
 pub(crate) async fn users(bench: &Bench<'_>, tenant: &dyn Tenant) -> Result<()> {
     let Some(users) = bench.datastore.users() else { bail!("announced, but not there") };
     let site = &bench.site;
-    for name in ["one", "two"] {
-        if let Some(databases) = bench.datastore.databases() {
+    let mut entered = Vec::new();
+    if let Some(databases) = bench.datastore.databases() {
+        for name in ["one", "two"] {
             databases.create(site, &database(name)).await.map_err(plain)?;
         }
+        entered.push("one".to_owned());
     }
-    let new = |name: &str, password: &str, databases: &[&str]| NewUser {
+    let new = |name: &str, password: &str, databases: &[String]| NewUser {
         id: grantee(name),
         password: SecretString::from(password),
-        databases: databases.iter().map(|name| (*name).to_owned()).collect(),
+        databases: databases.to_vec(),
     };
     let rules = bench.datastore.identity().users;
     for name in NAMES.iter().filter(|name| allowed(&rules.names, name)) {
-        users.create(site, &new(name, "pass 'word' 1", &["one"])).await.map_err(plain)?;
+        users.create(site, &new(name, "pass 'word' 1", &entered)).await.map_err(plain)?;
         ensure!(enters(bench, tenant, &login(name, "pass 'word' 1", "one")).await, "{name:?} cannot log in");
         ensure!(!enters(bench, tenant, &login(name, "pass 'word' 2", "one")).await, "{name:?}: a wrong password");
         ensure!(!enters(bench, tenant, &login(name, "", "one")).await, "{name:?}: no password");
-        ensure!(!enters(bench, tenant, &login(name, "pass 'word' 1", "two")).await, "{name:?} enters another database");
+        if !entered.is_empty() {
+            let other = login(name, "pass 'word' 1", "two");
+            ensure!(!enters(bench, tenant, &other).await, "{name:?} enters another database");
+        }
         let found = users.get(site, &grantee(name)).await.map_err(plain)?;
-        ensure!(found.is_some_and(|user| user.databases == ["one"]), "{name:?} is not shown as it is");
+        ensure!(found.is_some_and(|user| user.databases == entered), "{name:?} is not shown as it is");
     }
     // What one writes the others of the database read.
     let seen = tenant.read(site, &login("plain", "pass 'word' 1", "one")).await?;
@@ -104,6 +109,9 @@ pub(crate) async fn users(bench: &Bench<'_>, tenant: &dyn Tenant) -> Result<()> 
         "what they wrote is gone"
     );
 
+    if let Some(databases) = bench.datastore.databases() {
+        grants(bench, tenant, databases).await?;
+    }
     changes(bench, tenant).await?;
     for name in rules.names.reserved.iter().filter(|name| !name.is_empty()) {
         ensure!(users.create(site, &new(name, "x", &[])).await.is_err(), "{name} was made");
@@ -114,18 +122,24 @@ pub(crate) async fn users(bench: &Bench<'_>, tenant: &dyn Tenant) -> Result<()> 
     Ok(())
 }
 
-/// Grants, revocations, renames and new passwords act on what can be done afterwards. Each is done twice.
-async fn changes(bench: &Bench<'_>, tenant: &dyn Tenant) -> Result<()> {
-    let Some(users) = bench.datastore.users() else { bail!("announced, but not there") };
+/// Grants and revocations act on what can be done afterwards. Each is done twice.
+async fn grants(bench: &Bench<'_>, tenant: &dyn Tenant, databases: &dyn Databases) -> Result<()> {
     let (site, id) = (&bench.site, grantee("plain"));
     for _ in 0..2 {
-        users.grant(site, &id, &["two".to_owned()]).await.map_err(plain)?;
+        databases.grant(site, &id, &["two".to_owned()]).await.map_err(plain)?;
     }
     ensure!(enters(bench, tenant, &login("plain", "pass 'word' 1", "two")).await, "a grant does not act");
     for _ in 0..2 {
-        users.revoke(site, &id, "two").await.map_err(plain)?;
+        databases.revoke(site, &id, "two").await.map_err(plain)?;
     }
     ensure!(!enters(bench, tenant, &login("plain", "pass 'word' 1", "two")).await, "a revocation does not act");
+    Ok(())
+}
+
+/// Renames and new passwords act on what can be done afterwards. Each is done twice.
+async fn changes(bench: &Bench<'_>, tenant: &dyn Tenant) -> Result<()> {
+    let Some(users) = bench.datastore.users() else { bail!("announced, but not there") };
+    let (site, id) = (&bench.site, grantee("plain"));
     let renames = bench.datastore.identity().users.rename;
     let change = UserChange {
         name: renames.then(|| "renamed".to_owned()),

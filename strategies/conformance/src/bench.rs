@@ -124,7 +124,7 @@ impl<'a> Bench<'a> {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             match self.datastore.engine().probe(&self.site).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return self.datastore.engine().check_start(&self.log()).map_err(plain),
                 Err(error) if Instant::now() > end => bail!("no answer: {}\n{}", error.chain(), self.log()),
                 Err(_) => {}
             }

@@ -91,13 +91,15 @@ pub(crate) async fn keeps_what_was_written(
 ) -> Result<Running> {
     let password = SecretString::from("Keeper-secret-1");
     let login = Login { user: "keeper".to_owned(), password: password.clone(), database: "keeper".to_owned() };
+    let mut entered = Vec::new();
     if let Some(databases) = bench.datastore.databases() {
         let database = Database { name: login.database.clone(), character_set: None, collation: None };
         databases.create(&bench.site, &database).await.map_err(plain)?;
+        entered.push(login.database.clone());
     }
     let Some(users) = bench.datastore.users() else { bail!("announced, but not there") };
     let id = Grantee { name: login.user.clone(), host: "%".to_owned() };
-    let user = NewUser { id, password, databases: vec![login.database.clone()] };
+    let user = NewUser { id, password, databases: entered };
     users.create(&bench.site, &user).await.map_err(plain)?;
     tenant.write(&bench.site, &login, "before the stop").await?;
     running.stop(bench).await?;

@@ -37,8 +37,8 @@ pub struct UserTraits {
     pub qualified: bool,
 }
 
-/// How the engine's own client program is opened. `{address}`, `{port}`, `{user}`, `{database}`, `{password}` and
-/// `{ca_file}` are replaced; the password never stands in `args`.
+/// How the engine's own client program is opened. `{address}`, `{port}`, `{tls_port}`, `{user}`, `{database}`,
+/// `{password}` and `{ca_file}` are replaced; the password never stands in `args`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Client {
     /// The program's name, looked up in `PATH`.
@@ -58,6 +58,9 @@ pub struct Identity {
     pub flavour: String,
     /// The port that tenants connect to.
     pub port: u16,
+    /// The port of encrypted connections, for engines that cannot speak both on one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_port: Option<u16>,
     /// The name of the all-powerful account.
     pub root_user: String,
     /// Rules for names of databases.

@@ -120,6 +120,12 @@ pub trait Engine: Send + Sync {
     /// when [`Engine::initialise`] answered [`FirstStart::Private`].
     async fn secure(&self, site: &Site) -> Result<(), EngineError>;
 
+    /// Reads what a server wrote from its start to its first answer. An error says that it must not serve: it is stopped.
+    /// Pure.
+    fn check_start(&self, _log: &str) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Asks the running server a real question as the agent's account. [`crate::Kind::Transient`] while it starts;
     /// under 2 s always.
     async fn probe(&self, site: &Site) -> Result<Health, EngineError>;

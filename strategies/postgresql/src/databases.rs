@@ -1,11 +1,11 @@
-//! Databases.
+//! Databases, and who may enter them.
 
 use async_trait::async_trait;
-use trove_strategy::{Database, Databases, EngineError, Site};
+use trove_strategy::{Database, Databases, EngineError, Grantee, Site};
 
 use crate::access;
 use crate::client::{HOME, Session, sql_identifier, sql_literal};
-use crate::names::check_database;
+use crate::names::{check_database, check_role};
 use crate::{Postgresql, RESERVED_DATABASES};
 
 #[async_trait]
@@ -50,5 +50,18 @@ impl Databases for Postgresql {
         let home = Session::open(site, HOME).await?;
         home.run(&attempt, &format!("drop database if exists {} with (force)", sql_identifier(name))).await?;
         home.run(&attempt, &format!("drop role if exists {}", sql_identifier(&access::group_of(name)))).await
+    }
+
+    async fn grant(&self, site: &Site, user: &Grantee, databases: &[String]) -> Result<(), EngineError> {
+        check_role(&user.name)?;
+        for database in databases {
+            access::grant(site, &user.name, database).await?;
+        }
+        Ok(())
+    }
+
+    async fn revoke(&self, site: &Site, user: &Grantee, database: &str) -> Result<(), EngineError> {
+        check_role(&user.name)?;
+        access::revoke(site, &user.name, database).await
     }
 }

@@ -46,6 +46,7 @@ impl Datastore for Postgresql {
             name: "postgresql".to_owned(),
             flavour: "postgresql".to_owned(),
             port: 5432,
+            tls_port: None,
             root_user: root::ROOT.to_owned(),
             databases: NameRules {
                 max_bytes: NAME_BYTES,

@@ -1,7 +1,7 @@
 //! Accounts of tenants: roles that can log in and are no superusers. They have no hosts: every host is `%`.
 
 use async_trait::async_trait;
-use trove_strategy::{EngineError, Grantee, Kind, NewUser, Site, User, UserChange, Users};
+use trove_strategy::{Databases, EngineError, Grantee, Kind, NewUser, Site, User, UserChange, Users};
 
 use crate::Postgresql;
 use crate::access;
@@ -66,7 +66,7 @@ impl Users for Postgresql {
         let verifier = sql_literal(&scram_verifier(&user.password));
         let sql = format!("{verb} role {} login nosuperuser password {verifier}", sql_identifier(name));
         home.run(&format!("create the account {name:?}"), &sql).await?;
-        self.grant(site, &user.id, &user.databases).await
+        Databases::grant(self, site, &user.id, &user.databases).await
     }
 
     async fn delete(&self, site: &Site, id: &Grantee) -> Result<(), EngineError> {
@@ -117,18 +117,5 @@ impl Users for Postgresql {
             home.run(&attempt, &format!("alter role {} password {verifier}", sql_identifier(name))).await?;
         }
         Ok(())
-    }
-
-    async fn grant(&self, site: &Site, id: &Grantee, databases: &[String]) -> Result<(), EngineError> {
-        check_role(&id.name)?;
-        for database in databases {
-            access::grant(site, &id.name, database).await?;
-        }
-        Ok(())
-    }
-
-    async fn revoke(&self, site: &Site, id: &Grantee, database: &str) -> Result<(), EngineError> {
-        check_role(&id.name)?;
-        access::revoke(site, &id.name, database).await
     }
 }

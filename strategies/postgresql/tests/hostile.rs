@@ -119,7 +119,7 @@ async fn the_servers_own_databases_are_granted_to_nobody() -> Result<()> {
     let running = bench.start().await?;
     make_user(&bench.site, "u", &[]).await?;
     for name in ["postgres", "template1", "missing"] {
-        let granted = users().grant(&bench.site, &id("u"), &[name.to_owned()]).await;
+        let granted = Postgresql.databases().expect("announced").grant(&bench.site, &id("u"), &[name.to_owned()]).await;
         let expected = if name == "missing" { Kind::Gone } else { Kind::Invalid };
         ensure!(granted.as_ref().is_err_and(|e| e.kind() == expected), "grant on {name}: {granted:?}");
     }

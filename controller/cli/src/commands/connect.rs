@@ -43,17 +43,21 @@ pub(crate) async fn run(session: &mut Session, arguments: &Arguments) -> Result<
     let what = format!("connect to {}", arguments.instance);
     let body = session.api.get(&what, &format!("/instances/{id}/connection")).await?;
     let connection = &body["connection"];
-    let (user, database) = identity(session, arguments, &id).await?;
+    let client = &connection["client"];
+    let by_name = client.to_string().contains("{database}");
+    let (user, database) = identity(session, arguments, &id, by_name).await?;
     let password = arguments.password.existing(&user)?;
     let ca_file = authority_file(&id, connection["ca_pem"].as_str().unwrap_or_default())?;
     let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let (address, port) = (plain(&connection["address"]), plain(&connection["port"]));
+    let [address, port, tls_port] = ["address", "port", "tls_port"].map(|name| plain(&connection[name]));
     let fill = |text: &str, with_password: bool| {
-        let filled = text.replace("{address}", &address).replace("{port}", &port).replace("{user}", &user);
-        let filled = filled.replace("{database}", &database).replace("{ca_file}", &ca_file.to_string_lossy());
+        let filled = text.replace("{address}", &address).replace("{port}", &port).replace("{tls_port}", &tls_port);
+        let filled = filled
+            .replace("{user}", &user)
+            .replace("{database}", &database)
+            .replace("{ca_file}", &ca_file.to_string_lossy());
         if with_password { filled.replace("{password}", password.expose_secret()) } else { filled }
     };
-    let client = &connection["client"];
     let program = plain(&client["program"]);
     let mut command = Command::new(&program);
     // A password in an argument would be seen by every account of this machine.
@@ -71,8 +75,8 @@ pub(crate) async fn run(session: &mut Session, arguments: &Arguments) -> Result<
     )))
 }
 
-/// The account and database that are meant.
-async fn identity(session: &mut Session, arguments: &Arguments, id: &str) -> Result<(String, String)> {
+/// The account and database that are meant; the latter is empty for engines that have none by name.
+async fn identity(session: &mut Session, arguments: &Arguments, id: &str, by_name: bool) -> Result<(String, String)> {
     if let (Some(user), Some(database)) = (&arguments.user, &arguments.database) {
         return Ok((user.clone(), database.clone()));
     }
@@ -82,10 +86,13 @@ async fn identity(session: &mut Session, arguments: &Arguments, id: &str) -> Res
     let name = arguments.user.clone().or_else(|| found?["name"].as_str().map(str::to_owned));
     let user = name.ok_or_else(|| {
         Failure::Usage(format!(
-            "The instance has no account yet: make one with `trovectl user create {} NAME --database DB`.",
+            "The instance has no account yet: make one with `trovectl user create {} NAME`.",
             arguments.instance
         ))
     })?;
+    if !by_name {
+        return Ok((user, String::new()));
+    }
     let entered = found.and_then(|user| user["databases"][0]["name"].as_str()).map(str::to_owned);
     let database = arguments.database.clone().or(entered);
     let database =

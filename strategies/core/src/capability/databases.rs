@@ -1,7 +1,8 @@
-//! Databases of an engine that has several by name.
+//! Databases of an engine that has several by name, and who may enter them.
 
 use async_trait::async_trait;
 
+use super::users::Grantee;
 use crate::error::EngineError;
 use crate::site::Site;
 
@@ -16,7 +17,7 @@ pub struct Database {
     pub collation: Option<String>,
 }
 
-/// Databases by name.
+/// Databases by name. An engine that has them has accounts too.
 #[async_trait]
 pub trait Databases: Send + Sync {
     /// All but the reserved ones, by name ascending in byte order.
@@ -25,4 +26,8 @@ pub trait Databases: Send + Sync {
     async fn create(&self, site: &Site, database: &Database) -> Result<(), EngineError>;
     /// Removes it with all its contents, cutting the sessions that are in it.
     async fn delete(&self, site: &Site, name: &str) -> Result<(), EngineError>;
+    /// Lets an account work in the databases: every object that exists and that will be made there.
+    async fn grant(&self, site: &Site, user: &Grantee, databases: &[String]) -> Result<(), EngineError>;
+    /// Takes that away again.
+    async fn revoke(&self, site: &Site, user: &Grantee, database: &str) -> Result<(), EngineError>;
 }

@@ -1,4 +1,4 @@
-//! Accounts of tenants and what they may enter.
+//! Accounts of tenants. What they may enter is granted by [`super::Databases`].
 
 use async_trait::async_trait;
 use secrecy::SecretString;
@@ -20,7 +20,7 @@ pub struct Grantee {
 pub struct User {
     /// Which.
     pub id: Grantee,
-    /// The databases it may enter, by name ascending.
+    /// The databases it may enter, by name ascending; none where there are no databases by name.
     pub databases: Vec<String>,
 }
 
@@ -31,7 +31,7 @@ pub struct NewUser {
     pub id: Grantee,
     /// Its password; never sent to the engine in clear text where the engine takes a verifier.
     pub password: SecretString,
-    /// The databases it may enter; they exist.
+    /// The databases it may enter; they exist, and there are none where there are no databases by name.
     pub databases: Vec<String>,
 }
 
@@ -60,8 +60,4 @@ pub trait Users: Send + Sync {
     /// Renames it or changes its password or hosts. When `id` is not there but the changed name is, the change has
     /// happened already and only the password is set.
     async fn change(&self, site: &Site, id: &Grantee, change: &UserChange) -> Result<(), EngineError>;
-    /// Lets it work in the databases: every object that exists and that will be made there.
-    async fn grant(&self, site: &Site, id: &Grantee, databases: &[String]) -> Result<(), EngineError>;
-    /// Takes that away again.
-    async fn revoke(&self, site: &Site, id: &Grantee, database: &str) -> Result<(), EngineError>;
 }

@@ -1,0 +1,208 @@
+//! The server: initialise, configure, start, ask.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use trove_strategy::{
+    Engine, EngineError, File, FirstStart, Health, Kind, Metric, Owner, Role, Settings, Site, StartMode, StartSpec,
+    StopSignal,
+};
+
+use crate::client::Session;
+use crate::config::{self, Files};
+use crate::throwaway::Throwaway;
+use crate::{Redis, acl, parameters};
+
+const STOP: Duration = Duration::from_secs(60);
+/// A gibibyte of data is read in about ten seconds.
+const START: Duration = Duration::from_secs(1800);
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// A snapshot lies there and no log of writes: it was restored.
+async fn is_restored(site: &Site) -> Result<bool, EngineError> {
+    let log = site.data.join("appendonlydir/appendonly.aof.manifest");
+    Ok(site.host.exists(&site.data.join("dump.rdb")).await? && !site.host.exists(&log).await?)
+}
+
+async fn text_of(site: &Site, path: &std::path::Path) -> Result<String, EngineError> {
+    let bytes = site.host.read(path).await?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// INFO as fields.
+async fn info(session: &mut Session, attempt: &str) -> Result<BTreeMap<String, String>, EngineError> {
+    let text: String = session.ask(attempt, &redis::cmd("INFO")).await?;
+    let field = |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+    Ok(text.lines().filter_map(field).collect())
+}
+
+async fn within<T>(attempt: &str, ask: impl Future<Output = Result<T, EngineError>>) -> Result<T, EngineError> {
+    let late = |_| EngineError::new(Kind::Transient, format!("{attempt}: no answer within 2 s"));
+    tokio::time::timeout(ANSWER, ask).await.map_err(late)?
+}
+
+/// Sets what can be set while the server runs, all of it or nothing; the rest waits for the next start.
+async fn set(session: &mut Session, mut wanted: BTreeMap<String, String>) -> Result<(), EngineError> {
+    let attempt = "reload the configuration";
+    while !wanted.is_empty() {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("SET");
+        for (name, value) in &wanted {
+            command.arg(name).arg(value);
+        }
+        let Err(error) = session.ask::<()>(attempt, &command).await else { return Ok(()) };
+        let said = error.chain();
+        let name = said.split('\'').nth(1).unwrap_or_default();
+        if !said.contains("immutable") || wanted.remove(name).is_none() {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Engine for Redis {
+    async fn initialise(&self, site: &Site) -> Result<FirstStart, EngineError> {
+        site.host.ensure_directory(&site.data, 0o700, Owner::Engine).await?;
+        acl::ensure(site).await?;
+        Ok(FirstStart::Normal)
+    }
+
+    async fn configure(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
+        let files = Files::of(site);
+        let chosen = config::chosen(settings)?;
+        let user = config::user(site, &chosen);
+        // With a wrong line in its file the server would not start again: a throwaway one tries what is new.
+        if !chosen.is_empty() && text_of(site, &files.user).await? != user {
+            Throwaway::start(self, site, &chosen).await?.end().await;
+        }
+        acl::ensure(site).await?;
+        let main = config::main(site, settings, is_restored(site).await?);
+        for (path, text) in [(files.user, user), (files.main, main)] {
+            site.host.write(File { path, contents: text.into_bytes(), mode: 0o600, owner: Owner::Engine }).await?;
+        }
+        Ok(())
+    }
+
+    fn start_spec(&self, site: &Site, mode: StartMode) -> StartSpec {
+        let mut args = vec![Files::of(site).main.to_string_lossy().into_owned()];
+        if mode == StartMode::Private {
+            args.extend(["--port", "0", "--tls-port", "0"].map(str::to_owned));
+        }
+        StartSpec {
+            program: self.program(site),
+            args,
+            env: Vec::new(),
+            stop: StopSignal::Terminate,
+            stop_deadline: STOP,
+            start_deadline: START,
+        }
+    }
+
+    async fn secure(&self, _site: &Site) -> Result<(), EngineError> {
+        // Nothing is left to do: the accounts are there before the first start.
+        Ok(())
+    }
+
+    fn check_start(&self, log: &str) -> Result<(), EngineError> {
+        let lost = |line: &&str| line.contains("NOPERM") || line.contains("AOF-loading-client");
+        match log.lines().filter(lost).count() {
+            0 => Ok(()),
+            lines => {
+                let said = log.lines().find(lost).unwrap_or_default();
+                let reason = format!("the log of writes was not replayed whole ({lines} refusals): {said}");
+                Err(EngineError::new(Kind::Fatal, reason))
+            }
+        }
+    }
+
+    async fn probe(&self, site: &Site) -> Result<Health, EngineError> {
+        within("probe", async {
+            let mut session = Session::open(site).await?;
+            // INFO is answered while the data is still being read; this is not.
+            session.ask::<String>("probe", &redis::cmd("PING")).await?;
+            let info = info(&mut session, "probe").await?;
+            let field = |name: &str| info.get(name).map(String::as_str).unwrap_or_default();
+            if field("aof_enabled") == "0" {
+                let mut command = redis::cmd("CONFIG");
+                session.ask::<()>("begin the log of writes", command.arg("SET").arg("appendonly").arg("yes")).await?;
+                return Err(EngineError::new(Kind::Transient, "probe: the log of writes is being begun"));
+            }
+            if field("aof_rewrite_in_progress") == "1" && is_restored(site).await? {
+                return Err(EngineError::new(Kind::Transient, "probe: the restored data is being written to the log"));
+            }
+            let version = info.get("valkey_version").or_else(|| info.get("redis_version"));
+            Ok(Health {
+                role: if field("role") == "slave" { Role::Replica } else { Role::Primary },
+                version: version.cloned().unwrap_or_default(),
+                position: None,
+                lag_s: None,
+            })
+        })
+        .await
+    }
+
+    async fn metrics(&self, site: &Site) -> Result<Vec<Metric>, EngineError> {
+        const FIELDS: [(&str, &str); 10] = [
+            ("connections", "connected_clients"),
+            ("connections_max", "maxclients"),
+            ("commands_total", "total_commands_processed"),
+            ("key_hits_total", "keyspace_hits"),
+            ("key_misses_total", "keyspace_misses"),
+            ("evicted_keys_total", "evicted_keys"),
+            ("expired_keys_total", "expired_keys"),
+            ("memory_used_bytes", "used_memory"),
+            ("memory_max_bytes", "maxmemory"),
+            ("log_bytes", "aof_current_size"),
+        ];
+        let ask = async { info(&mut Session::open(site).await?, "read metrics").await };
+        let info = within("read metrics", ask).await?;
+        let metric = |(name, field): (&'static str, &str)| Some(Metric { name, value: info.get(field)?.parse().ok()? });
+        // `db0:keys=5,expires=0,avg_ttl=0`
+        let numbered = |name: &str| name.strip_prefix("db").is_some_and(|number| number.parse::<u32>().is_ok());
+        let count = |value: &String| value.strip_prefix("keys=")?.split(',').next()?.parse::<f64>().ok();
+        let keys = info.iter().filter(|(name, _)| numbered(name)).filter_map(|(_, value)| count(value)).sum();
+        Ok(FIELDS.into_iter().filter_map(metric).chain([Metric { name: "keys", value: keys }]).collect())
+    }
+
+    async fn reload(&self, site: &Site) -> Result<(), EngineError> {
+        let files = Files::of(site);
+        let mut wanted = config::read(&text_of(site, &files.user).await?);
+        // What nobody chooses any more goes back to the engine's own value, which the running server does not tell.
+        let mut fresh = Throwaway::start(self, site, &BTreeMap::new()).await?;
+        let defaults = fresh.session.parameters("reload the configuration").await;
+        fresh.end().await;
+        let mut session = Session::open(site).await?;
+        let current = session.parameters("reload the configuration").await?;
+        for (name, default) in defaults? {
+            let differs = current.get(&name).is_some_and(|now| *now != default);
+            if differs && !parameters::is_owned(&name) {
+                wanted.entry(name).or_insert(default);
+            }
+        }
+        let main = text_of(site, &files.main).await?;
+        for (name, value) in config::network(site, config::tls_mode(&main)) {
+            // A certificate is read again when its file has the same name; a listener that is there stays.
+            if name.ends_with("-file") || current.get(name) != Some(&value) {
+                wanted.insert(name.to_owned(), value);
+            }
+        }
+        set(&mut session, wanted).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_while_the_log_is_replayed_is_fatal() {
+        let well = "* Reading RDB base file on AOF loading...\n* DB loaded from append only file: 0.001 seconds\n";
+        assert!(Redis::REDIS.check_start(well).is_ok());
+        let lost = "# == CRITICAL == This server is sending an error to its AOF-loading-client: 'NOPERM this user has \
+                    no permissions to run the 'set' command' after processing the command 'exec'\n";
+        let error = Redis::REDIS.check_start(&format!("{well}{lost}")).unwrap_err();
+        assert_eq!(error.kind(), Kind::Fatal);
+    }
+}

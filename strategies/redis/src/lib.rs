@@ -1,0 +1,144 @@
+//! Redis and Valkey: whatever version is installed, in the layout of Debian's packages or in a directory that is named.
+//!
+//! Sources: the documentation of Redis (ACL, persistence, TLS, configuration), tried on 7.0.15 of Debian 12.
+
+mod acl;
+mod client;
+mod config;
+mod engine;
+mod parameters;
+mod root;
+mod throwaway;
+mod users;
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use trove_strategy::{
+    Client, Command, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules, Parameters, Root, Site,
+    UserTraits, Users,
+};
+
+pub use config::TLS_PORT;
+
+/// Longest name of an account, bytes. The server has no limit of its own.
+const NAME_BYTES: usize = 255;
+
+/// What the server takes as the end of a name in its file of accounts.
+const SPACES: &str = " \t\n\r\u{b}\u{c}";
+
+/// The datastores `redis` and `valkey`: the same verbs, spoken to programs of other names.
+#[derive(Clone, Copy, Debug)]
+pub struct Redis {
+    name: &'static str,
+    server: &'static str,
+    client: &'static str,
+    client_password: &'static str,
+}
+
+impl Redis {
+    /// The datastore named `redis`.
+    pub const REDIS: Self =
+        Self { name: "redis", server: "redis-server", client: "redis-cli", client_password: "REDISCLI_AUTH" };
+    /// The datastore named `valkey`.
+    pub const VALKEY: Self =
+        Self { name: "valkey", server: "valkey-server", client: "valkey-cli", client_password: "VALKEYCLI_AUTH" };
+
+    fn program(&self, site: &Site) -> PathBuf {
+        site.installation.bindir.join(self.server)
+    }
+}
+
+#[async_trait]
+impl Datastore for Redis {
+    fn identity(&self) -> Identity {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        Identity {
+            name: self.name.to_owned(),
+            flavour: self.name.to_owned(),
+            port: 6379,
+            tls_port: Some(TLS_PORT),
+            root_user: acl::ROOT.to_owned(),
+            // Databases are numbered and cannot be granted: there are none by name.
+            databases: NameRules::default(),
+            users: UserTraits {
+                names: NameRules {
+                    max_bytes: NAME_BYTES,
+                    reserved: texts(&[acl::ADMIN, acl::ROOT]),
+                    reserved_prefixes: Vec::new(),
+                    forbidden_characters: SPACES.to_owned(),
+                },
+                hosts: false,
+                rename: true,
+                qualified: false,
+            },
+            client: Client {
+                program: self.client.to_owned(),
+                args: texts(&["-h", "{address}", "-p", "{tls_port}", "--tls", "--cacert", "{ca_file}"])
+                    .into_iter()
+                    .chain(["--user".to_owned(), "{user}".to_owned()])
+                    .collect::<Vec<String>>(),
+                env: vec![(self.client_password.to_owned(), "{password}".to_owned())],
+            },
+        }
+    }
+
+    async fn installations(&self, host: &dyn Host, bindir: Option<&Path>) -> Result<Vec<Installation>, EngineError> {
+        let bindirs = match bindir {
+            Some(bindir) => vec![bindir.to_owned()],
+            None => ["/usr/local/bin", "/usr/bin"].map(PathBuf::from).to_vec(),
+        };
+        let mut found = Vec::new();
+        for bindir in bindirs {
+            let program = bindir.join(self.server);
+            if host.exists(&program).await? {
+                let output = host.run(Command::engine(program).arg("--version")).await?;
+                found.extend(installation(&output.stdout, bindir));
+            }
+        }
+        found.sort_by_key(|installation| std::cmp::Reverse(numbers(&installation.version)));
+        Ok(found)
+    }
+
+    fn engine(&self) -> &dyn Engine {
+        self
+    }
+
+    fn users(&self) -> Option<&dyn Users> {
+        Some(self)
+    }
+
+    fn root(&self) -> Option<&dyn Root> {
+        Some(self)
+    }
+
+    fn parameters(&self) -> Option<&dyn Parameters> {
+        Some(self)
+    }
+}
+
+/// From `Redis server v=7.0.15 sha=…`. Files of data are readable by the same minor version and by later ones.
+fn installation(said: &str, bindir: PathBuf) -> Option<Installation> {
+    let version = said.split_whitespace().find_map(|word| word.strip_prefix("v="))?.to_owned();
+    let major = version.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
+    Some(Installation { version, major, bindir })
+}
+
+fn numbers(version: &str) -> Vec<u32> {
+    version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_what_the_server_program_says() {
+        let said = "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=ae4d7c971a948f0";
+        let found = installation(said, "/x".into()).unwrap();
+        assert_eq!((found.version.as_str(), found.major.as_str()), ("7.0.15", "7.0"));
+        let found = installation("Valkey server v=8.1.1 sha=00000000:0 malloc=libc bits=64", "/x".into()).unwrap();
+        assert_eq!((found.version.as_str(), found.major.as_str()), ("8.1.1", "8.1"));
+        assert!(installation("something else", "/x".into()).is_none());
+    }
+}
