@@ -43,6 +43,7 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let _lock = directory.lock()?;
     let controller_id = directory.controller_id()?;
     check_account(&config);
+    let cors = api::cors(&config.api.cors_origins)?;
     let store = directory.store(&config).await?;
     let authorities = Arc::new(Authorities::load(&store).await?);
     let identity = Identity::open(&store, &config, directory.path()).await?;
@@ -73,10 +74,12 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     };
     let (runner, told) = (nudge.clone(), changes.clone());
     let app = App { store: store.clone(), agents, compute, config: config.clone(), runner, changes: told };
-    let mut router = api::router(api::ApiState::new(app, identity.clone(), authorities.engines_pem().to_owned()));
+    let mut router =
+        api::router(api::ApiState::new(app, identity.clone(), authorities.engines_pem().to_owned(), shutdown.clone()));
     if let Some(service) = identity.service() {
         router = router.nest("/identity", builtin::router(service));
     }
+    router = router.layer(cors);
 
     let monitor = match config.metrics.listen {
         Some(address) => Some(monitor::listen(address, store.clone(), hub.clone(), shutdown.clone()).await?),

@@ -15,6 +15,9 @@ use crate::error::{Failure, Result, plain};
 /// How long one call waits in all where the service says that it is asked too often.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A stream ends when its service says so.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// An accepted request.
 pub(crate) struct Answer {
     /// The body; null when there is none.
@@ -113,6 +116,24 @@ impl Api {
     /// The id of the project that the token is for.
     pub(crate) fn project(&self) -> &str {
         self.session.endpoint.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+    }
+
+    /// An answer that goes on until the service ends it.
+    ///
+    /// # Errors
+    /// As of [`Api::send`].
+    pub(crate) async fn open_stream(&mut self, what: &str, path: &str) -> Result<reqwest::Response> {
+        // A kept token that is no good any more is renewed by a call whose answer does not matter.
+        self.get(what, "/limits").await?;
+        let request = self.client.get(format!("{}{path}", self.session.endpoint)).timeout(FOREVER);
+        let request = request.header("x-auth-token", self.session.token.expose_secret());
+        let answer =
+            request.send().await.map_err(|error| Failure::failed(format!("Could not {what}: {}.", plain(&error))))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status().as_u16();
+        Err(refused(what, status, &answer.json().await.unwrap_or_default()))
     }
 
     /// GET.

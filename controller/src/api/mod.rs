@@ -3,8 +3,10 @@
 mod auth;
 mod body;
 mod connection;
+mod cors;
 mod databases;
 mod datastores;
+mod events;
 mod fault;
 mod flavors;
 mod instances;
@@ -30,7 +32,9 @@ mod versions;
 
 use std::sync::Arc;
 
+pub use cors::cors;
 pub use router::router;
+use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::identity::Identity;
@@ -45,12 +49,14 @@ pub struct ApiState {
     /// PEM of the authority that tenants trust.
     pub engines_authority_pem: String,
     rates: Arc<rates::Rates>,
+    streams: events::Streams,
+    shutdown: CancellationToken,
 }
 
 impl ApiState {
-    /// With nothing counted yet of how often anyone asked.
-    pub fn new(app: App, identity: Arc<Identity>, engines_authority_pem: String) -> Self {
+    /// With nothing counted yet of how often anyone asked. Streams end when `shutdown` is cancelled.
+    pub fn new(app: App, identity: Arc<Identity>, engines_authority_pem: String, shutdown: CancellationToken) -> Self {
         let rates = Arc::new(rates::Rates::new(app.config.rate_limits.clone()));
-        Self { app, identity, engines_authority_pem, rates }
+        Self { app, identity, engines_authority_pem, rates, streams: events::Streams::default(), shutdown }
     }
 }

@@ -31,7 +31,7 @@ fn step_view(step: &Step) -> Value {
         "finished": step.finished.map(time), "progress": progress, "error": step.error})
 }
 
-fn view(operation: &Operation) -> Value {
+pub(super) fn view(operation: &Operation) -> Value {
     let steps: Vec<Value> = operation.steps.iter().map(step_view).collect();
     json!({
         "id": operation.id, "kind": operation.kind, "status": operation.status, "created": time(operation.created),

@@ -8,7 +8,7 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
-    ApiState, auth, connection, databases, datastores, fault, flavors, instances, limits, mgmt, mgmt_versions,
+    ApiState, auth, connection, databases, datastores, events, fault, flavors, instances, limits, mgmt, mgmt_versions,
     operations, parameters, quotas, request, root, unbuilt, users, versions,
 };
 
@@ -44,6 +44,7 @@ fn project_routes() -> Router<ApiState> {
         .route("/flavors", get(flavors::list))
         .route("/flavors/{id}", get(flavors::show))
         .route("/limits", get(limits::show))
+        .route("/events", get(events::watch))
 }
 
 fn instance_routes() -> Router<ApiState> {
@@ -110,6 +111,7 @@ fn mgmt_routes() -> Router<ApiState> {
             "/mgmt/datastores/versions/{id}/parameters/{name}",
             get(parameters::show_managed).put(unbuilt::answer).delete(unbuilt::answer),
         )
+        .route("/mgmt/events", get(events::watch_all))
         .route("/mgmt/quotas/{tenant}", get(quotas::show).put(quotas::update))
 }
 

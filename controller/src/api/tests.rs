@@ -6,6 +6,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use trove_strategy::{Parameter, ParameterType};
 
@@ -52,7 +53,7 @@ async fn bench() -> Bench {
     let [member, admin, reader] = <[String; 3]>::try_from(tokens).unwrap();
     let engines_authority_pem = "-----BEGIN CERTIFICATE-----".to_owned();
     let identity = Identity::builtin(identity, Policy::load(None).unwrap());
-    let router = router(ApiState::new(world.app.clone(), identity, engines_authority_pem));
+    let router = router(ApiState::new(world.app.clone(), identity, engines_authority_pem, CancellationToken::new()));
     Bench { world, router, member, admin, reader }
 }
 

@@ -85,7 +85,11 @@ impl App {
     pub async fn rename_instance(&self, caller: &Caller, id: InstanceId, name: &str) -> Result<()> {
         names::check_text("name", name)?;
         let project = (!caller.is_admin()).then_some(&caller.project);
-        if self.store.rename_instance(id, project, name).await? { Ok(()) } else { Err(not_found(id)) }
+        if !self.store.rename_instance(id, project, name).await? {
+            return Err(not_found(id));
+        }
+        self.changes.bump();
+        Ok(())
     }
 
     /// Restarts the engine.

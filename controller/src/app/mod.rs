@@ -12,6 +12,7 @@ pub mod accounts;
 mod create_instance;
 mod databases;
 pub mod datastores;
+pub mod events;
 pub mod flavors;
 #[cfg(test)]
 pub(crate) mod harness;

@@ -14,6 +14,11 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("api", "listen", "Where the API and the identity listen. Another than a loopback address needs TLS."),
     ("api", "public_url", "How clients reach it; links and the catalog are made from it. Unset: http(s)://<listen>."),
     ("api", "tls_by_proxy", "Says that a proxy in front speaks TLS, which allows to listen anywhere in clear."),
+    (
+        "api",
+        "cors_origins",
+        "Origins whose web pages may use the API from a browser: [\"https://dashboard.example.org\"].",
+    ),
     ("api", "tls_certificate", "PEM certificate chain; with tls_key the API speaks TLS itself."),
     ("api", "tls_key", "PEM private key of tls_certificate."),
     ("agents", "listen", "Where agents connect to; always TLS with certificates of both sides."),

@@ -60,6 +60,8 @@ pub struct Api {
     pub public_url: Option<String>,
     /// Says that a proxy in front speaks TLS, which allows to listen on another than a loopback address in clear.
     pub tls_by_proxy: bool,
+    /// Web pages of these origins may use the API from a browser: `https://dashboard.example.org`.
+    pub cors_origins: Vec<String>,
     /// PEM certificate chain; with `tls_key` the API speaks TLS itself.
     pub tls_certificate: Option<PathBuf>,
     /// PEM private key.
@@ -285,6 +287,7 @@ impl Default for Api {
             listen: SocketAddr::from(([127, 0, 0, 1], 8779)),
             public_url: None,
             tls_by_proxy: false,
+            cors_origins: Vec::new(),
             tls_certificate: None,
             tls_key: None,
         }

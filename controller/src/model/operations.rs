@@ -76,6 +76,17 @@ pub struct Operation {
     pub steps: Vec<Step>,
 }
 
+/// An operation that has changed.
+#[derive(Clone, Debug)]
+pub struct ChangedOperation {
+    /// Whose.
+    pub instance: InstanceId,
+    /// The number of its last change: of two changes the later one has the greater number.
+    pub changed: i64,
+    /// The operation as it is now.
+    pub operation: Operation,
+}
+
 /// A step of an operation.
 #[derive(Clone, Debug)]
 pub struct Step {

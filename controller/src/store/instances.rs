@@ -160,6 +160,20 @@ impl Store {
         rows.iter().map(|row| instance(row, now)).collect()
     }
 
+    /// The instances of a project, or of all, that are not deleted, by id.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn present_instances(&self, project: Option<&ProjectId>) -> Result<Vec<Instance>> {
+        let now = self.now_micros();
+        let sql = AssertSqlSafe(format!(
+            "{SELECT}{FROM} where ($2 is null or i.project_id = $2) and i.deleted is null order by i.id"
+        ));
+        let rows = query(sql).bind(now).bind(project.map(|project| project.0.as_str())).fetch_all(&self.read).await;
+        let rows = rows.map_err(|error| Error::internal("list the instances that there are", error))?;
+        rows.iter().map(|row| instance(row, now)).collect()
+    }
+
     /// What tells the figures of instances that are not deleted from each other.
     ///
     /// # Errors

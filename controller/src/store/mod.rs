@@ -75,6 +75,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (5, "controllers", include_str!("migrations/0005_controllers.sql")),
     (6, "token_parents", include_str!("migrations/0006_token_parents.sql")),
     (7, "administration", include_str!("migrations/0007_administration.sql")),
+    (8, "events", include_str!("migrations/0008_events.sql")),
 ];
 
 fn migrator() -> Migrator {

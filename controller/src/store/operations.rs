@@ -3,10 +3,12 @@
 //! A controller holds an operation by a lease on the database's clock. Each claim draws a fence from one counter of the
 //! store, and every later write says `where fence = …`: whoever lost its lease writes nothing any more.
 
+use sqlx::AssertSqlSafe;
+
 use super::{Store, from_micros};
 use crate::error::{Error, Result};
-use crate::ids::{InstanceId, OperationId};
-use crate::model::operations::{Lane, NewOperation, Operation, Step};
+use crate::ids::{InstanceId, OperationId, ProjectId};
+use crate::model::operations::{ChangedOperation, Lane, NewOperation, Operation, Step};
 use crate::store::sql::{Connection, News, Row, query};
 
 pub mod lease;
@@ -181,37 +183,57 @@ impl Store {
     /// Internal.
     pub async fn list_operations(&self, instance: InstanceId) -> Result<(Vec<Operation>, i64)> {
         let failed = |error| Error::internal(format!("list the operations of instance {instance}"), error);
-        let rows = query(
-            "select o.id, o.kind, o.status, o.created, o.started, o.finished, o.error, o.position, o.changed, \
-             s.name as step_name, s.status as step_status, s.started as step_started, s.finished as step_finished, \
-             s.progress as step_progress, s.error as step_error \
-             from (select id, seq, kind, status, created, started, finished, error, position, changed from operation where instance_id = $1 order by seq desc limit $2) o \
-             join operation_step s on s.operation_id = o.id order by o.seq desc, s.n",
-        )
-        .bind(instance.to_string())
-        .bind(SHOWN)
-        .fetch_all(&self.read)
-        .await
-        .map_err(failed)?;
-        let mut operations: Vec<Operation> = Vec::new();
-        let mut positions: Vec<i64> = Vec::new();
-        let mut version = 0;
-        for row in &rows {
-            let id: String = row.try_get("id").map_err(failed)?;
-            let id: OperationId = id.parse().map_err(|error| Error::internal("read an operation's id", error))?;
-            if operations.last().is_none_or(|last| last.id != id) {
-                operations.push(operation(row, id).map_err(failed)?);
-                positions.push(row.try_get("position").map_err(failed)?);
-                version = version.max(row.try_get("changed").map_err(failed)?);
-            }
-            if let Some(last) = operations.last_mut() {
-                last.steps.push(step(row).map_err(failed)?);
-            }
-        }
-        for (operation, position) in operations.iter_mut().zip(positions) {
-            operation.step = current_step(operation, position);
-        }
-        Ok((operations, version))
+        let sql = AssertSqlSafe(format!(
+            "{SELECT} from (select {COLUMNS} from operation where instance_id = $1 order by seq desc limit $2) o \
+             {STEPS} order by o.seq desc, s.n"
+        ));
+        let rows = query(sql).bind(instance.to_string()).bind(SHOWN).fetch_all(&self.read).await.map_err(failed)?;
+        let changed = operations(&rows)?;
+        let version = changed.iter().map(|operation| operation.changed).max().unwrap_or_default();
+        Ok((changed.into_iter().map(|changed| changed.operation).collect(), version))
+    }
+
+    /// The number of the last change of any operation.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn last_change(&self) -> Result<i64> {
+        let row = query("select value from counter where name = $1").bind(CHANGE).fetch_optional(&self.read).await;
+        row.and_then(|row| row.map_or(Ok(0), |row| row.try_get(0)))
+            .map_err(|error| Error::internal("read the number of the last change", error))
+    }
+
+    /// At most `limit` operations of a project, or of all, that have changed after the change of this number, in the order
+    /// of their changes.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn changed_operations(
+        &self,
+        project: Option<&ProjectId>,
+        since: i64,
+        limit: u32,
+    ) -> Result<Vec<ChangedOperation>> {
+        let sql = AssertSqlSafe(format!(
+            "{SELECT} from (select {COLUMNS} from operation where ($1 is null or project_id = $1) and changed > $2 \
+             order by changed limit $3) o {STEPS} order by o.changed, o.seq, s.n"
+        ));
+        let query = query(sql).bind(project.map(|project| project.0.as_str())).bind(since).bind(i64::from(limit));
+        let rows = query.fetch_all(&self.read).await;
+        operations(&rows.map_err(|error| Error::internal("list what has changed", error))?)
+    }
+
+    /// The operations of a project, or of all, that have not ended, in the order of asking.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn active_operations(&self, project: Option<&ProjectId>) -> Result<Vec<ChangedOperation>> {
+        let sql = AssertSqlSafe(format!(
+            "{SELECT} from (select {COLUMNS} from operation where ($1 is null or project_id = $1) \
+             and status in ('queued', 'running', 'undoing', 'stuck')) o {STEPS} order by o.seq, s.n"
+        ));
+        let rows = query(sql).bind(project.map(|project| project.0.as_str())).fetch_all(&self.read).await;
+        operations(&rows.map_err(|error| Error::internal("list what is under way", error))?)
     }
 
     /// A number greater than every fence before it.
@@ -221,6 +243,39 @@ impl Store {
     pub async fn draw_fence(&self, conn: &mut Connection) -> Result<i64> {
         draw(conn, FENCE).await
     }
+}
+
+const COLUMNS: &str = "id, seq, instance_id, kind, status, created, started, finished, error, position, changed";
+const SELECT: &str = "select o.id, o.instance_id, o.kind, o.status, o.created, o.started, o.finished, o.error, o.position, \
+     o.changed, s.name as step_name, s.status as step_status, s.started as step_started, s.finished as step_finished, \
+     s.progress as step_progress, s.error as step_error";
+const STEPS: &str = "join operation_step s on s.operation_id = o.id";
+
+/// Groups the rows, which come operation by operation, each in the order of its steps.
+fn operations(rows: &[Row]) -> Result<Vec<ChangedOperation>> {
+    let failed = |error| Error::internal("read operations", error);
+    let no_id = |error| Error::internal("read an operation's id", error);
+    let mut all: Vec<ChangedOperation> = Vec::new();
+    let mut positions: Vec<i64> = Vec::new();
+    for row in rows {
+        let id: OperationId = row.try_get::<String, _>("id").map_err(failed)?.parse().map_err(no_id)?;
+        if all.last().is_none_or(|last| last.operation.id != id) {
+            let instance: String = row.try_get("instance_id").map_err(failed)?;
+            all.push(ChangedOperation {
+                instance: instance.parse().map_err(no_id)?,
+                changed: row.try_get("changed").map_err(failed)?,
+                operation: operation(row, id).map_err(failed)?,
+            });
+            positions.push(row.try_get("position").map_err(failed)?);
+        }
+        if let Some(last) = all.last_mut() {
+            last.operation.steps.push(step(row).map_err(failed)?);
+        }
+    }
+    for (changed, position) in all.iter_mut().zip(positions) {
+        changed.operation.step = current_step(&changed.operation, position);
+    }
+    Ok(all)
 }
 
 fn operation(row: &Row, id: OperationId) -> sqlx::Result<Operation> {

@@ -3,6 +3,7 @@
 mod connect;
 mod databases;
 mod datastores;
+mod events;
 mod instances;
 mod operations;
 mod parameters;
@@ -79,6 +80,8 @@ enum Noun {
     Quota(quotas::Verb),
     /// What the service does and did with an instance, step by step.
     Operations(operations::Arguments),
+    /// What changes in the project, as it happens.
+    Events(events::Arguments),
     /// Opens the engine's own client program.
     Connect(connect::Arguments),
     /// Prints a completion script. Example: trovectl completion bash > /etc/bash_completion.d/trovectl
@@ -148,6 +151,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         Noun::Limits { rates } => datastores::limits(&mut session, rates).await,
         Noun::Quota(verb) => quotas::run(&mut session, verb).await,
         Noun::Operations(arguments) => operations::run(&mut session, &arguments).await,
+        Noun::Events(arguments) => events::run(&mut session, &arguments).await,
         Noun::Connect(arguments) => connect::run(&mut session, &arguments).await,
         Noun::Completion { .. } => Ok(()),
     }

@@ -1,0 +1,189 @@
+//! Changes as Server-Sent Events: ours, beyond Trove.
+//!
+//! ```text
+//! id: 4711                     the number of the last change; comes back as Last-Event-ID
+//! event: operation             or: instance, deleted, end
+//! data: {"instance_id": …}
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::IntoResponse;
+use axum::response::sse::{Event as Sent, KeepAlive, Sse};
+use futures::stream;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::ApiState;
+use super::auth::{Administrator, Authorized};
+use super::instances::view::{Viewer, detail};
+use super::operations;
+use crate::app::events::{Event, Watcher};
+use crate::error::{Error, Result, chain};
+use crate::identity::Identity;
+use crate::ids::ProjectId;
+
+/// Comments keep what lies between from closing a silent connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Streams of one project at one controller.
+const STREAMS: u32 = 50;
+
+/// How many streams there are.
+#[derive(Clone, Default)]
+pub(super) struct Streams(Arc<Mutex<HashMap<ProjectId, u32>>>);
+
+/// One of them, until it is dropped.
+struct Place {
+    streams: Streams,
+    project: ProjectId,
+}
+
+impl Streams {
+    fn take(&self, project: &ProjectId) -> Result<Place> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(project.clone()).or_default();
+        if *count >= STREAMS {
+            let message = format!("The project has {STREAMS} event streams open already.");
+            return Err(Error::Unavailable { message, retry_after_s: 30 });
+        }
+        *count += 1;
+        Ok(Place { streams: self.clone(), project: project.clone() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.project) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.project);
+            }
+        }
+    }
+}
+
+struct Stream {
+    watcher: Watcher,
+    identity: Arc<Identity>,
+    token: String,
+    shutdown: CancellationToken,
+    base: String,
+    project: ProjectId,
+    admin: bool,
+    waiting: VecDeque<Sent>,
+    ended: bool,
+    _place: Place,
+}
+
+/// `GET /events`: of the project.
+pub(super) async fn watch(
+    State(state): State<ApiState>,
+    authorized: Authorized,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse> {
+    authorized.may("instance:index")?;
+    let project = authorized.caller.project.clone();
+    open(&state, authorized, &headers, Some(project))
+}
+
+/// `GET /mgmt/events`: of all projects.
+pub(super) async fn watch_all(
+    State(state): State<ApiState>,
+    Administrator(authorized): Administrator,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse> {
+    open(&state, authorized, &headers, None)
+}
+
+fn open(
+    state: &ApiState,
+    authorized: Authorized,
+    headers: &HeaderMap,
+    watched: Option<ProjectId>,
+) -> Result<impl IntoResponse + use<>> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let wrong = |_| Error::BadRequest("The header Last-Event-ID is not an id of an event of this stream.".to_owned());
+    let since = text("last-event-id").filter(|id| !id.is_empty()).map(|id| id.parse()).transpose().map_err(wrong)?;
+    let caller = authorized.caller;
+    let stream = Stream {
+        _place: state.streams.take(&caller.project)?,
+        watcher: state.app.watch(watched, since),
+        identity: state.identity.clone(),
+        token: text("x-auth-token").unwrap_or_default(),
+        shutdown: state.shutdown.clone(),
+        base: state.app.config.public_url(),
+        admin: caller.is_admin(),
+        project: caller.project,
+        waiting: VecDeque::new(),
+        ended: false,
+    };
+    let events = stream::unfold(stream, |mut stream| async move {
+        let next = stream.next().await?;
+        Some((Ok::<_, Infallible>(next), stream))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+impl Stream {
+    async fn next(&mut self) -> Option<Sent> {
+        loop {
+            if let Some(next) = self.waiting.pop_front() {
+                return Some(next);
+            }
+            if self.ended {
+                return None;
+            }
+            let shutdown = self.shutdown.clone();
+            let looked = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => Err("The service stops.".to_owned()),
+                looked = self.look() => looked,
+            };
+            if let Err(reason) = looked {
+                self.ended = true;
+                self.waiting.push_back(sent("end", &json!({"reason": reason})));
+            }
+        }
+    }
+
+    /// Waits for what is new; why there will be no more otherwise.
+    async fn look(&mut self) -> std::result::Result<(), String> {
+        let events = self.watcher.next().await.map_err(|error| {
+            tracing::error!("an event stream ends: {}", chain(&error));
+            "The service cannot look what there is.".to_owned()
+        })?;
+        // A token may have expired or been revoked meanwhile; then nothing more is told.
+        self.identity.authenticate(&self.token).await.map_err(|error| error.to_string())?;
+        let cursor = self.watcher.cursor().to_string();
+        for event in events {
+            let (name, data) = self.view(event);
+            self.waiting.push_back(sent(name, &data).id(&cursor));
+        }
+        Ok(())
+    }
+
+    fn view(&self, event: Event) -> (&'static str, Value) {
+        match event {
+            Event::Instance(instance) => {
+                let viewer = Viewer { base: &self.base, project: &self.project, admin: self.admin };
+                ("instance", json!({"instance": detail(&viewer, &instance)}))
+            }
+            Event::Deleted(id) => ("deleted", json!({"instance_id": id})),
+            Event::Operation(changed) => {
+                let operation = operations::view(&changed.operation);
+                ("operation", json!({"instance_id": changed.instance, "operation": operation}))
+            }
+        }
+    }
+}
+
+fn sent(name: &str, data: &Value) -> Sent {
+    // JSON of ours has no line break outside of its strings, where they are escaped.
+    Sent::default().event(name).data(data.to_string())
+}
