@@ -12,14 +12,6 @@ use super::datastores::version_id;
 use crate::app::datastores::Version;
 use crate::error::Result;
 
-/// A bound of a number: whole where it is so.
-#[allow(clippy::cast_possible_truncation)]
-fn bound(value: f64) -> Value {
-    // Beyond this a whole number is not exact in this type either.
-    let whole = value.fract() == 0.0 && value.abs() < 9.0e15;
-    if whole { json!(value as i64) } else { json!(value) }
-}
-
 /// As users see it: Trove's names, and what else the engine says. `lowest` and `highest` are the names of the bounds.
 fn view(version: &Version, parameter: &Parameter, lowest: &str, highest: &str) -> Value {
     let kind = match parameter.kind {
@@ -31,9 +23,9 @@ fn view(version: &Version, parameter: &Parameter, lowest: &str, highest: &str) -
     let mut view = json!({
         "name": parameter.name, "datastore_version_id": version.id, "type": kind,
         "restart_required": parameter.restart_required});
-    for (name, value) in [(lowest, parameter.min), (highest, parameter.max)] {
+    for (name, value) in [(lowest, &parameter.min), (highest, &parameter.max)] {
         if let Some(value) = value {
-            view[name] = bound(value);
+            view[name] = json!(value);
         }
     }
     if !parameter.allowed.is_empty() {

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use secrecy::SecretString;
-use trove_strategy::{Identity, NameRules, UserTraits};
+use trove_strategy::{Identity, Manifest, NameRules, UserTraits};
 
 use super::names::{self, shown};
 use crate::error::{Error, Result};
@@ -137,13 +137,21 @@ pub(super) fn check_databases(rules: &NameRules, databases: &[NewDatabase]) -> R
 ///
 /// # Errors
 /// 400.
-pub(super) fn check_users(identity: &Identity, users: &[NewUser]) -> Result<()> {
+pub(super) fn check_users(manifest: &Manifest, users: &[NewUser]) -> Result<()> {
+    let identity = &manifest.identity;
+    let has_databases = manifest.capabilities.iter().any(|name| name == "databases");
     let mut seen = HashSet::new();
     for user in users {
         check_account(identity, &user.name, &user.host)?;
         refuse_root(identity, &user.name)?;
         let whose = shown(&user.name);
         names::check_password(&format!("user {whose}"), &user.password, 1)?;
+        if !has_databases && !user.databases.is_empty() {
+            let datastore = &identity.name;
+            return Err(Error::BadRequest(format!(
+                "Datastore {datastore} has no databases by name: user {whose} cannot be given any."
+            )));
+        }
         for database in &user.databases {
             names::check(&identity.databases, "Database", database)?;
         }
@@ -237,32 +245,32 @@ mod tests {
 
     #[test]
     fn root_is_not_made_as_a_user() {
-        let mut identity = manifest().identity;
-        identity.root_user = "chief".to_owned();
-        assert!(refuse_root(&identity, "chief").is_err() && refuse_root(&identity, "ann").is_ok());
+        let mut manifest = manifest();
+        manifest.identity.root_user = "chief".to_owned();
+        assert!(refuse_root(&manifest.identity, "chief").is_err() && refuse_root(&manifest.identity, "ann").is_ok());
         let password = SecretString::from("secret");
         let chief = NewUser { name: "chief".to_owned(), host: "%".to_owned(), password, databases: Vec::new() };
-        assert!(check_users(&identity, &[chief]).is_err());
+        assert!(check_users(&manifest, &[chief]).is_err());
     }
 
     #[test]
     fn an_account_may_occur_once_for_each_host() {
-        let mut identity = manifest().identity;
-        identity.users.hosts = true;
+        let mut manifest = manifest();
+        manifest.identity.users.hosts = true;
         let new = |host: &str| NewUser {
             name: "a".to_owned(),
             host: host.to_owned(),
             password: SecretString::from("secret"),
             databases: Vec::new(),
         };
-        assert!(check_users(&identity, &[new("%"), new("10.0.0.1")]).is_ok());
-        assert!(check_users(&identity, &[new("%"), new("%")]).is_err());
+        assert!(check_users(&manifest, &[new("%"), new("10.0.0.1")]).is_ok());
+        assert!(check_users(&manifest, &[new("%"), new("%")]).is_err());
     }
 
     proptest! {
         #[test]
         fn any_order_is_fine_or_answers_400(name in any::<String>(), other in any::<String>()) {
-            let identity = manifest().identity;
+            let manifest = manifest();
             let database = NewDatabase { name: name.clone(), character_set: Some(other.clone()), collation: None };
             let new = NewUser {
                 name: name.clone(),
@@ -270,7 +278,7 @@ mod tests {
                 password: SecretString::from(other.clone()),
                 databases: vec![name.clone()],
             };
-            for result in [check_databases(&identity.databases, &[database]), check_users(&identity, &[new])] {
+            for result in [check_databases(&manifest.identity.databases, &[database]), check_users(&manifest, &[new])] {
                 prop_assert!(matches!(result, Ok(()) | Err(Error::BadRequest(_))));
             }
         }

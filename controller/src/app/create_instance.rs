@@ -193,7 +193,7 @@ fn check_accounts(order: &NewInstance, datastore: &Datastore, version: &Version)
         }
     }
     check_databases(&manifest.identity.databases, &order.databases)?;
-    check_users(&manifest.identity, &order.users)?;
+    check_users(manifest, &order.users)?;
     let made: HashSet<&str> = order.databases.iter().map(|database| database.name.as_str()).collect();
     for user in &order.users {
         if let Some(missing) = user.databases.iter().find(|name| !made.contains(name.as_str())) {

@@ -65,7 +65,7 @@ impl App {
         if users.is_empty() {
             return Err(Error::BadRequest("users is empty.".to_owned()));
         }
-        check_users(&subject.manifest.identity, &users)?;
+        check_users(&subject.manifest, &users)?;
         self.await_ready(&subject).await?;
         let present = self.users(&subject).await?;
         let taken = |new: &&NewUser| present.iter().any(|user| user.name == new.name && user.host == new.host);

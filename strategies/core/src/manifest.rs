@@ -1,6 +1,7 @@
 //! What a datastore announces: derived from its accessors and from the engine that is installed, never typed twice.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Number;
 
 use crate::datastore::{Datastore, Identity};
 use crate::site::Installation;
@@ -30,12 +31,12 @@ pub struct Parameter {
     /// The engine's own unit of a number, such as `8kB` or `ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
-    /// Smallest number.
+    /// Smallest number, as the engine writes it: bounds of 64 bits stay whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min: Option<f64>,
+    pub min: Option<Number>,
     /// Greatest number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max: Option<f64>,
+    pub max: Option<Number>,
     /// The only texts that are allowed, when there are such.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed: Vec<String>,

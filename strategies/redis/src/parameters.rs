@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use serde_json::Number;
 use trove_strategy::{EngineError, Parameter, ParameterType, Parameters, Site};
 
 use crate::Redis;
@@ -87,7 +88,7 @@ async fn refusal(session: &mut Session, name: &str, nonsense: &str) -> Option<St
 }
 
 /// `argument must be between A and B inclusive`.
-fn range(said: &str) -> (Option<f64>, Option<f64>) {
+fn range(said: &str) -> (Option<Number>, Option<Number>) {
     let numbers = said.split_once("must be between ").and_then(|(_, rest)| rest.split_once(" inclusive"));
     let numbers = numbers.and_then(|(numbers, _)| numbers.split_once(" and "));
     numbers.map_or((None, None), |(min, max)| (min.parse().ok(), max.parse().ok()))
@@ -123,7 +124,7 @@ async fn parameter(session: &mut Session, name: String, default: String) -> Para
     } else if said.contains("must be a memory value") {
         rules.kind = ParameterType::Integer;
         rules.unit = Some("B".to_owned());
-        rules.min = Some(0.0);
+        rules.min = Some(0.into());
         let said = refusal(session, &rules.name, "0").await.unwrap_or_default();
         if let (Some(min), max) = range(&said) {
             (rules.min, rules.max) = (Some(min), max);
@@ -161,7 +162,9 @@ mod tests {
     fn a_range_is_read_from_the_refusal() {
         let said = "probe: ERR CONFIG SET failed (possibly related to argument 'hz') - argument must be between 0 and \
                     2147483647 inclusive";
-        assert_eq!(range(said), (Some(0.0), Some(2_147_483_647.0)));
+        assert_eq!(range(said), (Some(0.into()), Some(2_147_483_647.into())));
+        let said = "argument must be between 0 and 9223372036854775807 inclusive";
+        assert_eq!(range(said).1, Some(i64::MAX.into()));
         assert_eq!(range("argument must be a memory value"), (None, None));
     }
 }

@@ -315,7 +315,7 @@ async fn parameters_are_described_by_the_engine_and_tried_before_they_are_kept()
     let all = parameters.describe(&bench.site).await.map_err(plain)?;
     let found = |name: &str| all.iter().find(|parameter| parameter.name == name).cloned().context(name.to_owned());
     let hz: Parameter = found("hz")?;
-    ensure!(hz.kind == ParameterType::Integer && hz.min == Some(0.0) && hz.max.is_some(), "{hz:?}");
+    ensure!(hz.kind == ParameterType::Integer && hz.min == Some(0.into()) && hz.max.is_some(), "{hz:?}");
     ensure!(found("maxmemory")?.unit.as_deref() == Some("B"));
     ensure!(found("maxmemory-policy")?.allowed.contains(&"allkeys-lru".to_owned()));
     ensure!(found("rdbcompression")?.kind == ParameterType::Boolean);

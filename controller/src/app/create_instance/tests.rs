@@ -131,6 +131,12 @@ async fn a_datastore_without_volumes_or_accounts_refuses_them() {
     assert_eq!(databases.unwrap_err().to_string(), "Operation not supported for datastore plain.");
     assert_eq!(code(&create(&world, with(|order| order.users = vec![user("u", &[])])).await), 422);
     assert_eq!(create(&world, with(|_| ())).await.unwrap().0.volume_gib, 0);
+    plain.capabilities = vec!["users".to_owned()];
+    register(&world.app.store, &plain).await;
+    let entered = create(&world, with(|order| order.users = vec![user("u", &["d"])])).await;
+    let message = "Datastore plain has no databases by name: user \"u\" cannot be given any.";
+    assert_eq!(entered.unwrap_err().to_string(), message);
+    assert!(create(&world, with(|order| order.users = vec![user("u", &[])])).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
