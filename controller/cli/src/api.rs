@@ -172,13 +172,24 @@ impl Api {
             let found = self.get(&format!("find the instance {wanted}"), &format!("/instances/{wanted}")).await?;
             return Ok(found["instance"].clone());
         }
-        let all = self.list(&format!("find the instance {wanted}"), "/instances", "instances").await?;
-        let named: Vec<&Value> = all.iter().filter(|instance| instance["name"] == wanted).collect();
-        match named.as_slice() {
-            [one] => Ok((*one).clone()),
-            [] => Err(Failure::NotFound(format!(
-                "There is no instance {wanted} in this project. `trovectl instance list` shows them."
-            ))),
+        self.named(wanted, "/instances", "in this project. `trovectl instance list` shows them.").await
+    }
+
+    /// An instance of whichever project, by name over all pages; for administrators.
+    ///
+    /// # Errors
+    /// As of [`Api::find_instance`].
+    pub(crate) async fn find_any_instance(&mut self, wanted: &str) -> Result<Value> {
+        let none = "in any project. `trovectl instance list --all-projects` shows them.";
+        self.named(wanted, "/mgmt/instances?deleted=false", none).await
+    }
+
+    async fn named(&mut self, wanted: &str, path: &str, none: &str) -> Result<Value> {
+        let mut all = self.list(&format!("find the instance {wanted}"), path, "instances").await?;
+        all.retain(|instance| instance["name"] == wanted);
+        match all.as_slice() {
+            [one] => Ok(one.clone()),
+            [] => Err(Failure::NotFound(format!("There is no instance {wanted} {none}"))),
             several => {
                 let ids: Vec<&str> = several.iter().filter_map(|instance| instance["id"].as_str()).collect();
                 Err(Failure::Usage(format!(
@@ -202,7 +213,9 @@ fn refused(what: &str, status: u16, body: &Value) -> Failure {
     let said = nested.or_else(|| body["message"].as_str()).unwrap_or("no reason was given");
     let hint = match status {
         401 | 403 => " Is it the right cloud and user?",
-        422 => " Try again when the instance is ready: `trovectl operations` shows what it does.",
+        422 if said.contains("not ready") => {
+            " Try again when the instance is ready: `trovectl operations` shows what it does."
+        }
         501 => " This service does not have it.",
         _ => "",
     };
@@ -223,6 +236,9 @@ mod tests {
         assert_eq!(failure.to_string(), "Could not show x: Resource x cannot be found. (404)");
         assert!(matches!(failure, Failure::NotFound(_)));
         assert!(refused("do", 500, &Value::Null).to_string().contains("no reason"));
+        let says = |text: &str| refused("do", 422, &json!({"unprocessableEntity": {"message": text}})).to_string();
+        assert!(says("Instance x is not ready, status: BUILD.").contains("Try again"));
+        assert!(!says("Operation not supported for datastore x.").contains("Try again"));
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub(crate) enum Failure {
     /// 4: what was asked for goes on.
     #[error("{0}")]
     Late(String),
+    /// 1, without a word: whoever read standard output has seen enough, as `head` does.
+    #[error("")]
+    Closed,
 }
 
 impl Failure {
@@ -28,7 +31,7 @@ impl Failure {
     /// The program's exit code.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Failed(_) => 1,
+            Self::Failed(_) | Self::Closed => 1,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
             Self::Late(_) => 4,

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure @ Failure::Closed) => failure.exit_code(),
         Err(failure) => {
             output::complain(&failure.to_string());
             failure.exit_code()

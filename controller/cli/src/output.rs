@@ -136,7 +136,10 @@ fn table(style: TableStyle) -> Table {
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout();
     let done = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    done.map_err(|error| Failure::failed(format!("Print: {error}.")))
+    done.map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Failure::Closed,
+        _ => Failure::failed(format!("Print: {error}.")),
+    })
 }
 
 /// Says something to standard error.

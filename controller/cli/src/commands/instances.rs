@@ -187,6 +187,15 @@ pub(crate) async fn id(session: &mut Session, wanted: &str) -> Result<String> {
     Ok(found["id"].as_str().unwrap_or_default().to_owned())
 }
 
+/// The id of an instance of whichever project; for administrators.
+pub(crate) async fn any_id(session: &mut Session, wanted: &str) -> Result<String> {
+    if uuid::Uuid::parse_str(wanted).is_ok() {
+        return Ok(wanted.to_owned());
+    }
+    let found = session.api.find_any_instance(wanted).await?;
+    Ok(found["id"].as_str().unwrap_or_default().to_owned())
+}
+
 async fn act(session: &mut Session, wanted: &str, what: &str, body: &Value) -> Result<(String, Option<String>)> {
     let id = id(session, wanted).await?;
     let answer = session.api.send(what, Method::POST, &format!("/instances/{id}/action"), Some(body)).await?;
@@ -195,7 +204,7 @@ async fn act(session: &mut Session, wanted: &str, what: &str, body: &Value) -> R
 
 /// An action of the management API.
 async fn manage(session: &mut Session, wanted: &str, verb: &str, object: &str, wait: &WaitOptions) -> Result<()> {
-    let id = id(session, wanted).await?;
+    let id = any_id(session, wanted).await?;
     let word = verb.split('-').next().unwrap_or(verb);
     let what = format!("{word} {object} {wanted}");
     let path = format!("/mgmt/instances/{id}/action");
@@ -207,7 +216,7 @@ async fn manage(session: &mut Session, wanted: &str, verb: &str, object: &str, w
 }
 
 async fn diagnose(session: &mut Session, instance: &str) -> Result<()> {
-    let id = id(session, instance).await?;
+    let id = any_id(session, instance).await?;
     let what = format!("ask for the figures of {instance}");
     let mut figures = session.api.get(&what, &format!("/mgmt/instances/{id}/diagnostics")).await?["diagnostics"].take();
     let hardware = session.api.get(&what, &format!("/mgmt/instances/{id}/hwinfo")).await?["hwinfo"].take();
@@ -279,7 +288,7 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
         }
         Verb::Diagnostics { instance } => diagnose(session, &instance).await,
         Verb::Ping { instance } => {
-            let id = id(session, &instance).await?;
+            let id = any_id(session, &instance).await?;
             session
                 .api
                 .get(&format!("reach the agent of {instance}"), &format!("/mgmt/instances/{id}/rpc_ping"))
@@ -312,6 +321,17 @@ fn users(order: &Order, password: &str) -> Vec<Value> {
         json!({"name": name, "password": password, "databases": databases})
     };
     order.users.iter().map(user).collect()
+}
+
+/// Whom and where `connect` is to name: what was ordered, or the account that is still to be made.
+fn entrance(order: &Order) -> String {
+    let Some(first) = order.users.first() else {
+        return format!(" --user NAME, after trovectl user create {} NAME", order.name);
+    };
+    let (user, databases) = first.split_once(':').unwrap_or((first, ""));
+    let database = databases.split(',').find(|name| !name.is_empty());
+    let database = database.map_or_else(String::new, |name| format!(" --database {name}"));
+    format!(" --user {user}{database}")
 }
 
 async fn create(session: &mut Session, order: &Order) -> Result<()> {
@@ -353,7 +373,7 @@ async fn create(session: &mut Session, order: &Order) -> Result<()> {
     }
     session.output.one(&view["instance"], SHOW)?;
     if order.wait.wait {
-        session.output.remark(&format!("Connect with: trovectl connect {} --user NAME --database NAME", order.name));
+        session.output.remark(&format!("Connect with: trovectl connect {}{}", order.name, entrance(order)));
     }
     Ok(())
 }

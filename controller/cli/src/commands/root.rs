@@ -59,7 +59,7 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
             session.settle(&wait, &id, answer.operation.as_deref(), &what).await
         }
         Verb::History { instance } => {
-            let id = super::instances::id(session, &instance).await?;
+            let id = super::instances::any_id(session, &instance).await?;
             let path = format!("/mgmt/instances/{id}/root");
             let body = session.api.get(&format!("ask for the history of root on {instance}"), &path).await?;
             session.output.one(&body["root_history"], &[("ENABLED", "enabled"), ("BY", "user")])
