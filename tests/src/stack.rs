@@ -139,7 +139,8 @@ impl Stack {
         let mut config = format!("[api]\nlisten = \"{address}:8779\"\n[agents]\nlisten = \"{address}:8778\"\n{own}\n");
         if !config.contains("[rate_limits]") {
             // Tests ask faster than people do.
-            config.push_str("[rate_limits]\nget = 0\npost = 0\nput = 0\ndelete = 0\nmgmt_post = 0\n");
+            let rates = ["get", "post", "put", "delete", "mgmt_post"].map(|kind| format!("{kind} = 1000000\n"));
+            config.push_str(&format!("[rate_limits]\n{}", rates.concat()));
         }
         std::fs::write(directory.path().join("trove.toml"), config)?;
         if let Some(account) = &options.account {
