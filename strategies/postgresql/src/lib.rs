@@ -47,7 +47,7 @@ impl Datastore for Postgresql {
             flavour: "postgresql".to_owned(),
             port: 5432,
             tls_port: None,
-            root_user: root::ROOT.to_owned(),
+            root_user: names::ROOT.to_owned(),
             databases: NameRules {
                 max_bytes: NAME_BYTES,
                 reserved: names(RESERVED_DATABASES),

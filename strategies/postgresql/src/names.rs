@@ -2,8 +2,10 @@
 
 use trove_strategy::{EngineError, Kind};
 
-use crate::root::ROOT;
 use crate::{GROUP_PREFIX, NAME_BYTES, RESERVED_DATABASES, RESERVED_ROLES};
+
+/// The superuser that a tenant may ask for.
+pub(crate) const ROOT: &str = "root";
 
 /// Refuses a database that the server would cut off or that is not the tenant's.
 pub(crate) fn check_database(name: &str) -> Result<(), EngineError> {

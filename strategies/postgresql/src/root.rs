@@ -7,9 +7,7 @@ use trove_strategy::{EngineError, Root, Site};
 use crate::Postgresql;
 use crate::access;
 use crate::client::{HOME, Session, scram_verifier, sql_literal};
-
-/// The role's name.
-pub(crate) const ROOT: &str = "root";
+use crate::names::ROOT;
 
 #[async_trait]
 impl Root for Postgresql {
