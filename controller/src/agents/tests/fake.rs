@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use trove_proto::v1;
@@ -55,7 +56,9 @@ pub(super) async fn ask<T>(
     call: impl AsyncFnOnce(EnrolmentClient<channel::Channel>) -> Result<Response<T>, Status>,
 ) -> Result<T, Status> {
     let stream = dial(address, authority_pem, identity, trove_proto::ALPN_ENROL).await.unwrap();
-    let (channel, connection) = channel::open(stream).await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let (channel, connection) = channel::open(stream, CancellationToken::new())
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
     let connection = tokio::spawn(connection);
     let origin = hyper::Uri::from_static("http://controller");
     let answer = call(EnrolmentClient::with_origin(channel, origin)).await.map(Response::into_inner);
