@@ -33,7 +33,7 @@ use crate::ids::InstanceId;
 use crate::signals::Nudge;
 use crate::state::Service;
 use crate::store::Store;
-use crate::store::agents::AgentRow;
+use crate::store::agents::{AgentRow, Word};
 
 /// An agent says Hello at once; one that does not is no agent.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
@@ -207,7 +207,8 @@ impl Hub {
             Err(_) => return,
         };
         let link = Link { number, channel, cut: cut.clone() };
-        let conversation = Conversation { hub: self, agent: self.agent(instance), name, link, row: None };
+        let agent = self.agent(instance);
+        let conversation = Conversation { hub: self, agent, name, link, row: None, boot_id: String::new() };
         let connection = async {
             let end = tokio::select! {
                 biased;
@@ -278,6 +279,8 @@ struct Conversation<'a> {
     link: Link,
     /// What this conversation wrote last.
     row: Option<AgentRow>,
+    /// As the Hello said.
+    boot_id: String,
 }
 
 impl Conversation<'_> {
@@ -292,6 +295,7 @@ impl Conversation<'_> {
         if let Err(reason) = self.register(&hello).await {
             return reason;
         }
+        self.boot_id = hello.boot_id;
         loop {
             let kind = match up.message().await {
                 Ok(Some(v1::WatchUp { kind })) => kind,
@@ -387,8 +391,10 @@ impl Conversation<'_> {
         let instance = self.name.instance;
         let reset = self.hub.store.reset_services.take(instance);
         if reset || self.row.as_ref().is_none_or(|written| is_worth_a_write(written, &row)) {
-            match self.hub.store.put_agent(instance, &row).await {
-                Ok(()) => self.row = Some(row),
+            let word = Word { boot_id: self.boot_id.clone(), sequence };
+            match self.hub.store.put_agent(instance, &row, &word).await {
+                // Where another controller has written a newer word, the next report makes sure that it stands.
+                Ok(written) => self.row = written.then_some(row),
                 // The next report tries again.
                 Err(error) => {
                     self.row = None;
