@@ -1,8 +1,11 @@
 //! Dialling a controller: TCP, TLS 1.3 under a protocol name, and the delays between tries.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -13,24 +16,27 @@ use crate::identity::Identity;
 
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(10);
-const DIAL: Duration = Duration::from_secs(10);
+/// Whoever cannot be dialled within this is not there.
+pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// Delays between tries: doubling, with full jitter, so that agents of a controller that comes back do not all come at
 /// once.
 pub struct Backoff {
     ceiling: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { ceiling: FIRST_DELAY }
-    }
+    dice: StdRng,
 }
 
 impl Backoff {
+    /// With delays that follow from `seed`, which must differ from agent to agent.
+    pub fn new(seed: impl Hash) -> Self {
+        let mut hasher = DefaultHasher::new();
+        seed.hash(&mut hasher);
+        Self { ceiling: FIRST_DELAY, dice: StdRng::seed_from_u64(hasher.finish()) }
+    }
+
     /// The next delay.
     pub fn next_delay(&mut self) -> Duration {
-        let delay = self.ceiling.mul_f64(rand::random::<f64>());
+        let delay = self.ceiling.mul_f64(self.dice.random());
         self.ceiling = (self.ceiling * 2).min(LAST_DELAY);
         delay
     }
@@ -54,7 +60,7 @@ pub async fn dial(address: &str, identity: &Identity, alpn: &[u8]) -> Result<Tls
         let connected = TlsConnector::from(config).connect(name, stream).await;
         connected.with_context(|| format!("speak TLS with {address}"))
     };
-    tokio::time::timeout(DIAL, all).await.with_context(|| format!("{address} did not answer within 10 s"))?
+    tokio::time::timeout(LIMIT, all).await.with_context(|| format!("{address} did not answer within 10 s"))?
 }
 
 #[cfg(test)]
@@ -63,7 +69,7 @@ mod tests {
 
     #[test]
     fn delays_grow_to_their_cap_and_begin_anew() {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new("seed");
         for _ in 0..20 {
             assert!(backoff.next_delay() <= LAST_DELAY);
         }

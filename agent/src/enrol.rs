@@ -45,7 +45,7 @@ async fn enrol_at(address: &str, identity: &Identity, token: Option<&str>) -> Re
 
 /// Enrols at the first start and removes the token that was used. Tries on until it succeeds.
 pub async fn enrol_once(controllers: &[String], identity: &Identity, token_file: &std::path::Path) -> Result<()> {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(rand::random::<u64>());
     let mut told = String::new();
     while identity.validity()?.is_none() {
         let token = std::fs::read_to_string(token_file);

@@ -26,6 +26,7 @@ pub struct JobState {
 }
 
 struct Running {
+    fence: u64,
     fingerprint: String,
     state: watch::Receiver<JobState>,
     cancel: CancellationToken,
@@ -98,6 +99,11 @@ impl Jobs {
         let sum = fingerprint(&work);
         let id = prost::Message::encode_to_vec(&key);
         let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // One operation at a time works on an instance, one job after the other: whoever asks for another job under a
+        // newer fence has given up what still runs.
+        for (_, old) in running.iter().filter(|(key, old)| **key != id && old.fence < start.fence) {
+            old.cancel.cancel();
+        }
         if let Some(known) = running.get(&id) {
             if known.fingerprint != sum {
                 return Err(invalid("another job has this key"));
@@ -116,7 +122,9 @@ impl Jobs {
         self.0.journal.record(&key, &sum, Outcome::Begun).map_err(broken)?;
         let (sender, state) = watch::channel(JobState::default());
         let cancel = CancellationToken::new();
-        running.insert(id.clone(), Running { fingerprint: sum.clone(), state: state.clone(), cancel: cancel.clone() });
+        let job =
+            Running { fence: start.fence, fingerprint: sum.clone(), state: state.clone(), cancel: cancel.clone() };
+        running.insert(id.clone(), job);
         drop(running);
         let span = info_span!("job", operation = key.operation, step = key.step, attempt = key.attempt);
         let job = Job { key, jobs: self.clone(), state: sender, cancel: cancel.clone() };

@@ -1,15 +1,17 @@
 //! The agent in its guest, from start to end.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
+use trove_proto::ALPN_AGENT;
 use trove_strategy::{Account, Datastore, Host, Owner, RealHost, Site, Size, TlsFiles};
 
 use crate::Agent;
 use crate::config::Config;
+use crate::dial::dial;
 use crate::driver::{self, Driver, Parts};
 use crate::durable::Durable;
 use crate::enrol;
@@ -60,10 +62,20 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
         first_controllers: config.controllers.clone(),
         boot_id: uuid::Uuid::new_v4().to_string(),
         size: Size { memory_mib: config.memory_mib, vcpus: config.vcpus, volume_gib: config.volume_gib },
+        reports: AtomicU64::new(0),
     });
     let links = async {
         enrol::enrol_once(&config.controllers, &identity, &config.token_file).await?;
-        keep_links(services).await
+        let renewing = services.clone();
+        let dial = move |address: String| {
+            let services = renewing.clone();
+            async move {
+                services.renew_when_expired().await?;
+                dial(&address, &services.identity, ALPN_AGENT).await
+            }
+        };
+        link::keep_all(services, dial).await;
+        Ok(())
     };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
@@ -137,34 +149,4 @@ async fn site(config: &Config, datastore: &dyn Datastore, host: &RealHost) -> Re
         agent_account: host.agent.name.clone(),
         host: Arc::new(host.clone()),
     })
-}
-
-/// One link to each controller of the assignment, for as long as it is in it.
-async fn keep_links(services: Arc<Services>) -> Result<()> {
-    let mut assigned = services.keeper.assigned();
-    let mut links: std::collections::BTreeMap<String, CancellationToken> = std::collections::BTreeMap::new();
-    loop {
-        let mut wanted = assigned.borrow_and_update().specification.controllers.clone();
-        if wanted.is_empty() {
-            wanted.clone_from(&services.first_controllers);
-        }
-        links.retain(|address, cancel| {
-            let keep = wanted.contains(address);
-            if !keep {
-                cancel.cancel();
-            }
-            keep
-        });
-        for address in wanted {
-            links.entry(address.clone()).or_insert_with(|| {
-                let cancel = CancellationToken::new();
-                tokio::spawn(link::keep(address, services.clone(), cancel.clone()));
-                cancel
-            });
-        }
-        if assigned.changed().await.is_err() {
-            error!("the assignment is gone");
-            return Ok(());
-        }
-    }
 }

@@ -86,6 +86,35 @@ async fn either_controller_does_everything_and_one_may_leave_and_come_back() -> 
 }
 
 #[tokio::test]
+async fn two_that_start_at_the_same_moment_on_an_empty_database_are_one_service() -> Result<()> {
+    let database = Database::start()?;
+    let mut one = Stack::prepare(options(&database, Vec::new()))?;
+    let mut two = Stack::prepare(options(&database, Vec::new()))?;
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| one.run(&Failpoints::default()));
+        two.run(&Failpoints::default())?;
+        first.join().map_err(|_| anyhow::anyhow!("the thread of the first one ended"))?
+    })?;
+    let (maker, other) = if one.clouds_yaml().exists() { (one, two) } else { (two, one) };
+    ensure!(maker.clouds_yaml().exists() && !other.clouds_yaml().exists(), "one of them makes the users");
+    for cloud in ["trove", "trove-admin"] {
+        maker.login(cloud).await.with_context(|| format!("{cloud} at the one that made it"))?;
+        other.login_as_known_to(&maker, cloud).await.with_context(|| format!("{cloud} at the other"))?;
+    }
+    maker.await_datastore().await?;
+    let (one, two) = (maker.login("trove").await?, other.login_as_known_to(&maker, "trove").await?);
+    let id = one.order_and_await("shared").await.with_context(|| maker.log_end())?;
+    // Each believes the agent, whoever signed it, and the agent each of them: the authorities are the same.
+    await_reached(&one, &id).await.with_context(|| maker.log_end())?;
+    await_reached(&two, &id).await.with_context(|| other.log_end())?;
+    let connection = format!("/instances/{id}/connection");
+    let (first, second) = (one.get(&connection).await?.body, two.get(&connection).await?.body);
+    let authority = first["connection"]["ca_pem"].as_str().context("the engines' authority")?;
+    ensure!(second["connection"]["ca_pem"] == authority, "{first} {second}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_controller_that_joins_is_made_known_to_every_agent() -> Result<()> {
     let database = Database::start()?;
     let one = Stack::start_with(options(&database, Vec::new())).await?;

@@ -57,6 +57,7 @@ async fn tell(
             return;
         }
         tokio::select! {
+            biased;
             changed = state.changed() => if changed.is_err() { return },
             message = inbox.next(), if listening => match message {
                 Some(Ok(v1::RunRequest { kind: Some(run_request::Kind::Cancel(_)) })) => cancel.cancel(),

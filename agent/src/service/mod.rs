@@ -10,6 +10,7 @@ mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -52,6 +53,8 @@ pub struct Services {
     pub boot_id: String,
     /// What was ordered.
     pub size: Size,
+    /// How many reports were made in this boot, to whichever controller.
+    pub reports: AtomicU64,
 }
 
 /// One connection's view of the services.

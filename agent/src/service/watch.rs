@@ -1,6 +1,7 @@
 //! The life of the agent, both ways.
 
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -56,7 +57,6 @@ async fn speak(services: &Services, mut inbox: Streaming<v1::WatchDown>, sender:
     }
     let (mut status, mut assigned) = (services.driver.status(), services.keeper.assigned());
     let mut figures = Figures::default();
-    let mut sequence = 0;
     let renewal = renewal_delay(services);
     let renewal = tokio::time::sleep(renewal);
     tokio::pin!(renewal);
@@ -64,6 +64,7 @@ async fn speak(services: &Services, mut inbox: Streaming<v1::WatchDown>, sender:
     heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             changed = status.changed() => if changed.is_err() { return },
             changed = assigned.changed() => {
                 if changed.is_err() { return }
@@ -88,7 +89,7 @@ async fn speak(services: &Services, mut inbox: Streaming<v1::WatchDown>, sender:
                 Some(Err(_)) | None => return,
             },
         }
-        sequence += 1;
+        let sequence = services.reports.fetch_add(1, Ordering::SeqCst) + 1;
         let now = status.borrow_and_update().clone();
         let generation = assigned.borrow_and_update().generation;
         if !say(&sender, watch_up::Kind::Report(report(sequence, now, &figures, generation))).await {

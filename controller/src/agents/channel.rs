@@ -1,5 +1,6 @@
 //! A connection on which the agent serves, as a gRPC channel.
 
+use std::future::Future;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -8,8 +9,9 @@ use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper::{Request, Response, Uri};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use trove_proto::v1::assignment_client::AssignmentClient;
 use trove_proto::v1::databases_client::DatabasesClient;
@@ -28,13 +30,30 @@ const ANSWER_LIMIT_BYTES: usize = 32 * 1024 * 1024;
 #[derive(Clone)]
 pub(crate) struct Channel(SendRequest<Body>);
 
+/// Runs what serves a connection until it is cut: hyper alone would go on for as long as a call is under way.
+#[derive(Clone)]
+pub(crate) struct UntilCut(CancellationToken);
+
+impl<F> hyper::rt::Executor<F> for UntilCut
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, future: F) {
+        tokio::spawn(self.0.clone().run_until_cancelled_owned(future));
+    }
+}
+
 /// Begins HTTP/2 as the client. The second part is the life of the connection: it must be polled, and resolves when
-/// the connection has ended.
-pub(crate) async fn open<S>(stream: S) -> hyper::Result<(Channel, Connection<TokioIo<S>, Body, TokioExecutor>)>
+/// the connection has ended. `cut` ends it, with every call that is under way on it.
+pub(crate) async fn open<S>(
+    stream: S,
+    cut: CancellationToken,
+) -> hyper::Result<(Channel, Connection<TokioIo<S>, Body, UntilCut>)>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (send, connection) = Builder::new(TokioExecutor::new())
+    let (send, connection) = Builder::new(UntilCut(cut))
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_LIMIT)

@@ -5,7 +5,8 @@
 //! verified certificate -> admitted by the store -> Hello heard (link there, row open) -> Reports ... -> link gone, row closed
 //! ```
 //! A link is there for callers from the Hello on, so that a call does not run into a connection that is refused yet.
-//! The store is written on change, never per heartbeat.
+//! The store is written on change, never per heartbeat. Of two connections of an agent the one that was accepted last
+//! counts, whichever says Hello last.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -32,7 +33,7 @@ use crate::ids::InstanceId;
 use crate::signals::Nudge;
 use crate::state::Service;
 use crate::store::Store;
-use crate::store::agents::AgentRow;
+use crate::store::agents::{AgentRow, Word};
 
 /// An agent says Hello at once; one that does not is no agent.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
@@ -40,6 +41,8 @@ const HELLO_LIMIT: Duration = Duration::from_secs(10);
 const DOWN_QUEUE: usize = 16;
 /// Numbers of an engine that are kept at most.
 const METRICS: usize = 200;
+/// Before the loss of a link is written again: the store is away, and others take the agent for heard meanwhile.
+const LOSS_PAUSE: Duration = Duration::from_secs(1);
 /// Change of the volume's use that is worth a write, in parts of what was written last.
 const VOLUME_CHANGE: u64 = 100;
 
@@ -90,7 +93,7 @@ pub struct Heard {
 /// A connection that has said Hello.
 #[derive(Clone)]
 pub(crate) struct Link {
-    /// Unique in this process.
+    /// Unique in this process, in the order in which connections were accepted.
     pub(crate) number: u64,
     /// For calls.
     pub(crate) channel: Channel,
@@ -178,6 +181,7 @@ impl Hub {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let AgentName { instance, generation } = name;
+        let number = self.links.fetch_add(1, Ordering::Relaxed);
         match self.store.is_current_agent(instance, generation).await {
             Ok(true) => {}
             Ok(false) => {
@@ -193,7 +197,8 @@ impl Hub {
                 return;
             }
         }
-        let (channel, connection) = match timeout(HELLO_LIMIT, channel::open(stream)).await {
+        let cut = CancellationToken::new();
+        let (channel, connection) = match timeout(HELLO_LIMIT, channel::open(stream, cut.clone())).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => {
                 tracing::warn!(%peer, "agent of instance {instance} at {peer} refused: {}", chain(&error));
@@ -201,42 +206,66 @@ impl Hub {
             }
             Err(_) => return,
         };
-        let number = self.links.fetch_add(1, Ordering::Relaxed);
-        let link = Link { number, channel, cut: CancellationToken::new() };
-        let conversation = Conversation { hub: self, agent: self.agent(instance), name, link: link.clone(), row: None };
+        let link = Link { number, channel, cut: cut.clone() };
+        let agent = self.agent(instance);
+        let conversation = Conversation { hub: self, agent, name, link, row: None, boot_id: String::new() };
+        let connection = async {
+            let end = tokio::select! {
+                biased;
+                () = cut.cancelled() => "a newer connection took its place, or its instance is gone".to_owned(),
+                () = shutdown.cancelled() => "this controller stops".to_owned(),
+                ended = connection => match ended {
+                    Ok(()) => "it closed the connection".to_owned(),
+                    Err(error) => chain(&error),
+                },
+            };
+            cut.cancel();
+            end
+        };
+        let conversation = async {
+            let end = conversation.hold().await;
+            cut.cancel();
+            end
+        };
+        // The conversation is never dropped half-way, since it may be writing that the link is there.
+        tokio::pin!(connection, conversation);
         let end = tokio::select! {
-            ended = connection => match ended {
-                Ok(()) => "it closed the connection".to_owned(),
-                Err(error) => chain(&error),
-            },
-            ended = conversation.hold() => ended,
-            () = link.cut.cancelled() => "a newer connection took its place, or its instance is gone".to_owned(),
-            () = shutdown.cancelled() => "this controller stops".to_owned(),
+            biased;
+            end = &mut connection => { conversation.await; end }
+            end = &mut conversation => end,
         };
         self.lose(instance, number, &end).await;
     }
 
-    /// Writes the end of a link, unless another has taken its place.
+    /// Takes note of the end of a connection, and writes it until it is written, unless another is there by then.
     async fn lose(&self, instance: InstanceId, number: u64, why: &str) {
         // Only one that is known can be lost: to make it anew would undo `forget`.
         let known = self.agents.lock().unwrap_or_else(PoisonError::into_inner).get(&instance).cloned();
         let Some(agent) = known else { return };
-        let _row = agent.row.lock().await;
-        let was_mine = agent.link.send_if_modified(|link| {
-            let mine = link.as_ref().is_some_and(|link| link.number == number);
-            if mine {
-                *link = None;
+        loop {
+            let row = agent.row.lock().await;
+            let was_mine = agent.link.send_if_modified(|link| {
+                let mine = link.as_ref().is_some_and(|link| link.number == number);
+                if mine {
+                    *link = None;
+                }
+                mine
+            });
+            if agent.link.borrow().is_some() {
+                tracing::debug!(instance_id = %instance, "an older connection of instance {instance} ended: {why}");
+                return;
             }
-            mine
-        });
-        if !was_mine {
-            tracing::debug!(instance_id = %instance, "an older connection of instance {instance} ended: {why}");
-            return;
-        }
-        agent.state.send_modify(|state| state.connected = false);
-        tracing::info!(instance_id = %instance, "agent of instance {instance} lost: {why}");
-        if let Err(error) = self.store.lose_link(instance, &self.controller_id).await {
-            tracing::error!(instance_id = %instance, "{}", chain(&error));
+            if was_mine {
+                agent.state.send_modify(|state| state.connected = false);
+                tracing::info!(instance_id = %instance, "agent of instance {instance} lost: {why}");
+            }
+            // Also for a link that was not taken up: that it is there may have been written all the same.
+            match self.store.lose_link(instance, &self.controller_id).await {
+                Ok(()) => break,
+                Err(error) => tracing::error!(instance_id = %instance, "{}", chain(&error)),
+            }
+            drop(row);
+            tokio::time::sleep(LOSS_PAUSE).await;
         }
         self.nudge.now();
     }
@@ -250,17 +279,23 @@ struct Conversation<'a> {
     link: Link,
     /// What this conversation wrote last.
     row: Option<AgentRow>,
+    /// As the Hello said.
+    boot_id: String,
 }
 
 impl Conversation<'_> {
     /// Holds it until it ends, and says why it did.
     async fn hold(mut self) -> String {
         let (down, queue) = mpsc::channel(DOWN_QUEUE);
-        let mut up = match timeout(HELLO_LIMIT, self.begin(queue)).await {
-            Ok(Ok(up)) => up,
+        let (hello, mut up) = match timeout(HELLO_LIMIT, self.begin(queue)).await {
+            Ok(Ok(begun)) => begun,
             Ok(Err(reason)) => return reason,
             Err(_) => return "it said no Hello in time".to_owned(),
         };
+        if let Err(reason) = self.register(&hello).await {
+            return reason;
+        }
+        self.boot_id = hello.boot_id;
         loop {
             let kind = match up.message().await {
                 Ok(Some(v1::WatchUp { kind })) => kind,
@@ -281,21 +316,32 @@ impl Conversation<'_> {
         }
     }
 
-    /// Opens Watch, hears the Hello and registers the link.
-    async fn begin(&self, queue: mpsc::Receiver<v1::WatchDown>) -> std::result::Result<Streaming<v1::WatchUp>, String> {
+    /// Opens Watch and hears the Hello.
+    async fn begin(
+        &self,
+        queue: mpsc::Receiver<v1::WatchDown>,
+    ) -> std::result::Result<(v1::Hello, Streaming<v1::WatchUp>), String> {
         let mut client = self.link.channel.watch();
         let mut up = client
             .watch(ReceiverStream::new(queue))
             .await
             .map_err(|status| format!("it refused Watch: {}", reason(&status)))?
             .into_inner();
-        let hello = match up.message().await {
-            Ok(Some(v1::WatchUp { kind: Some(Up::Hello(hello)) })) => hello,
-            Ok(_) => return Err("its first word was no Hello".to_owned()),
-            Err(status) => return Err(format!("its Watch broke: {}", reason(&status))),
-        };
+        match up.message().await {
+            Ok(Some(v1::WatchUp { kind: Some(Up::Hello(hello)) })) => Ok((hello, up)),
+            Ok(_) => Err("its first word was no Hello".to_owned()),
+            Err(status) => Err(format!("its Watch broke: {}", reason(&status))),
+        }
+    }
+
+    /// Makes this the link of its agent.
+    async fn register(&self, hello: &v1::Hello) -> std::result::Result<(), String> {
         let instance = self.name.instance;
         let _row = self.agent.row.lock().await;
+        // A Hello that was long on its way, of an earlier life of the agent or of its earlier host.
+        if self.agent.link.borrow().as_ref().is_some_and(|present| present.number > self.link.number) {
+            return Err("a newer connection is there".to_owned());
+        }
         if let Err(error) = self.hub.store.put_link(instance, &self.hub.controller_id).await {
             tracing::error!(instance_id = %instance, "{}", chain(&error));
             return Err("its link could not be stored".to_owned());
@@ -312,7 +358,7 @@ impl Conversation<'_> {
             "agent of instance {instance} connected"
         );
         self.hub.nudge.now();
-        Ok(up)
+        Ok(())
     }
 
     /// Keeps what a report says, and acknowledges it.
@@ -345,8 +391,10 @@ impl Conversation<'_> {
         let instance = self.name.instance;
         let reset = self.hub.store.reset_services.take(instance);
         if reset || self.row.as_ref().is_none_or(|written| is_worth_a_write(written, &row)) {
-            match self.hub.store.put_agent(instance, &row).await {
-                Ok(()) => self.row = Some(row),
+            let word = Word { boot_id: self.boot_id.clone(), sequence };
+            match self.hub.store.put_agent(instance, &row, &word).await {
+                // Where another controller has written a newer word, the next report makes sure that it stands.
+                Ok(written) => self.row = written.then_some(row),
                 // The next report tries again.
                 Err(error) => {
                     self.row = None;

@@ -15,7 +15,7 @@ use crate::operations::{Changes, Nudge, Runner, RunnerContext};
 use crate::reconcile::{self, controllers};
 use crate::seal::Seal;
 use crate::store::Store;
-use crate::store::agents::AgentRow;
+use crate::store::agents::{AgentRow, Word};
 use crate::store::controllers::Controller as Row;
 use crate::store::sql::simulated::{Link, Server};
 
@@ -106,8 +106,8 @@ async fn hear(world: Arc<World>, wires: Arc<Wires>, store: Store, nudge: Nudge) 
                 failed |= store.lose_link(instance, wires.controller).await.is_err() || !linked.remove(&instance);
             }
             if state.connected && said.get(&instance) != Some(&row) {
-                match store.put_agent(instance, &row).await {
-                    Ok(()) => said.insert(instance, row).map_or((), drop),
+                match store.put_agent(instance, &row, &Word::default()).await {
+                    Ok(_) => said.insert(instance, row).map_or((), drop),
                     Err(_) => failed = true,
                 }
             }

@@ -30,6 +30,15 @@ pub struct AgentRow {
     pub assignment_generation: u64,
 }
 
+/// Which of an agent's words it is. Every controller hears them all, and one that slept may come with an older one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Word {
+    /// The start of the agent that said it.
+    pub boot_id: String,
+    /// The number of the report since.
+    pub sequence: u64,
+}
+
 /// What became of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redeemed {
@@ -192,22 +201,25 @@ impl Store {
         }))
     }
 
-    /// Stores what an agent said, unless its instance is gone.
+    /// Stores what an agent said, unless its instance is gone, or the same start of it has said something newer: then
+    /// it answers false.
     ///
     /// # Errors
     /// Internal.
-    pub async fn put_agent(&self, instance: InstanceId, agent: &AgentRow) -> Result<()> {
+    pub async fn put_agent(&self, instance: InstanceId, agent: &AgentRow, word: &Word) -> Result<bool> {
         query(
             "insert into agent (instance_id, service, service_detail, service_updated, engine_version,
-                                volume_used_bytes, assignment_generation)
-             select $1, $2, $3, $4, $5, $6, $7
+                                volume_used_bytes, assignment_generation, boot_id, sequence)
+             select $1, $2, $3, $4, $5, $6, $7, $8, $9
              where exists (select 1 from instance where id = $1 and deleted is null)
              on conflict (instance_id) do update set
                  service_updated = case when agent.service = excluded.service then agent.service_updated
                                         else excluded.service_updated end,
                  service = excluded.service, service_detail = excluded.service_detail,
                  engine_version = excluded.engine_version, volume_used_bytes = excluded.volume_used_bytes,
-                 assignment_generation = excluded.assignment_generation",
+                 assignment_generation = excluded.assignment_generation,
+                 boot_id = excluded.boot_id, sequence = excluded.sequence
+             where agent.boot_id <> excluded.boot_id or agent.sequence <= excluded.sequence",
         )
         .bind(instance.to_string())
         .bind(agent.service.tag())
@@ -216,10 +228,12 @@ impl Store {
         .bind(&agent.engine_version)
         .bind(count(agent.volume_used_bytes))
         .bind(count(agent.assignment_generation))
+        .bind(&word.boot_id)
+        .bind(count(word.sequence))
         .execute(&self.write)
         .await
-        .map_err(|error| Error::internal(format!("store the agent of instance {instance}"), error))?;
-        Ok(())
+        .map(|result| result.rows_affected() > 0)
+        .map_err(|error| Error::internal(format!("store the agent of instance {instance}"), error))
     }
 
     /// Sets the service to unknown until the agent says otherwise (reset_status), which it does with its next heartbeat.

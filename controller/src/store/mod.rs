@@ -76,6 +76,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (6, "token_parents", include_str!("migrations/0006_token_parents.sql")),
     (7, "administration", include_str!("migrations/0007_administration.sql")),
     (8, "events", include_str!("migrations/0008_events.sql")),
+    (9, "agent_words", include_str!("migrations/0009_agent_words.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -6,7 +6,7 @@ use trove_proto::v1;
 
 use super::fake::{Brain, Script};
 use super::links::connect;
-use super::{Controller, until};
+use super::{Controller, SOON, until};
 use crate::agents::{AgentError, Agents as _};
 use crate::ids::InstanceId;
 
@@ -62,6 +62,25 @@ async fn an_agent_that_never_comes_is_unreachable() {
         tokio::join!(controller.hub.run(instance, start(0), &|_| {}), controller.hub.list_users(instance));
     assert!(matches!(run, Err(AgentError::Unreachable(id)) if id == instance), "{run:?}");
     assert!(matches!(question, Err(AgentError::Unreachable(_))), "{question:?}");
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_goes_on_over_the_connection_that_took_the_place_of_its_own() {
+    let controller = Controller::start().await;
+    let instance = controller.instance(1).await;
+    let brain = Brain::default();
+    *brain.script.lock().unwrap() = vec![Script::Hang, Script::Answer(None)];
+    let first = connect(&controller, instance, &brain).await;
+    let replaced = async {
+        until("the job has begun", || async { brain.jobs.lock().unwrap().len() == 1 }).await;
+        let second = connect(&controller, instance, &brain).await;
+        tokio::time::timeout(SOON, first.connection).await.expect("the older one is cut").unwrap();
+        second
+    };
+    let run = controller.hub.run(instance, start(30), &|_| {});
+    let (result, _second) = tokio::join!(tokio::time::timeout(SOON, run), replaced);
+    result.expect("no keepalive has to find out").unwrap();
     controller.stop().await;
 }
 

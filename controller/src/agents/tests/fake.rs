@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use trove_proto::v1;
@@ -55,7 +56,9 @@ pub(super) async fn ask<T>(
     call: impl AsyncFnOnce(EnrolmentClient<channel::Channel>) -> Result<Response<T>, Status>,
 ) -> Result<T, Status> {
     let stream = dial(address, authority_pem, identity, trove_proto::ALPN_ENROL).await.unwrap();
-    let (channel, connection) = channel::open(stream).await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let (channel, connection) = channel::open(stream, CancellationToken::new())
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
     let connection = tokio::spawn(connection);
     let origin = hyper::Uri::from_static("http://controller");
     let answer = call(EnrolmentClient::with_origin(channel, origin)).await.map(Response::into_inner);
@@ -107,17 +110,31 @@ pub(super) struct FakeAgent {
     pub(super) up: mpsc::UnboundedSender<v1::WatchUp>,
     pub(super) down: mpsc::UnboundedReceiver<v1::WatchDown>,
     pub(super) connection: JoinHandle<()>,
+    unwatched: Arc<Mutex<Option<UpQueue>>>,
 }
 
 impl FakeAgent {
     /// Dials, serves, and says Hello.
     pub(super) async fn connect(address: SocketAddr, authority_pem: &str, identity: Identity, brain: Brain) -> Self {
+        let agent = Self::connect_silently(address, authority_pem, identity, brain).await;
+        agent.hello();
+        agent
+    }
+
+    /// Dials and serves.
+    pub(super) async fn connect_silently(
+        address: SocketAddr,
+        authority_pem: &str,
+        identity: Identity,
+        brain: Brain,
+    ) -> Self {
         let stream = dial(address, authority_pem, Some(identity), trove_proto::ALPN_AGENT).await.unwrap();
         let (up, up_queue) = mpsc::unbounded_channel();
         let (down_queue, down) = mpsc::unbounded_channel();
         let (dead, died) = tokio::sync::oneshot::channel();
         *brain.dead.lock().unwrap() = Some(dead);
-        let watch = WatchService { up: Mutex::new(Some(up_queue)), down: down_queue };
+        let unwatched = Arc::new(Mutex::new(Some(up_queue)));
+        let watch = WatchService { up: Arc::clone(&unwatched), down: down_queue };
         let routes = Routes::new(v1::watch_server::WatchServer::new(watch))
             .add_service(v1::jobs_server::JobsServer::new(brain.clone()))
             .add_service(v1::users_server::UsersServer::new(brain.clone()))
@@ -130,9 +147,16 @@ impl FakeAgent {
                 .serve_connection(TokioIo::new(stream), service);
             tokio::select! { _ = serving => {}, Ok(()) = died => {} }
         });
-        let agent = Self { up, down, connection };
-        agent.say(v1::watch_up::Kind::Hello(v1::Hello { assignment_generation: 4, ..v1::Hello::default() }));
-        agent
+        Self { up, down, connection, unwatched }
+    }
+
+    /// Whether the controller has opened Watch.
+    pub(super) fn is_watched(&self) -> bool {
+        self.unwatched.lock().unwrap().is_none()
+    }
+
+    pub(super) fn hello(&self) {
+        self.say(v1::watch_up::Kind::Hello(v1::Hello { assignment_generation: 4, ..v1::Hello::default() }));
     }
 
     pub(super) fn say(&self, kind: v1::watch_up::Kind) {
@@ -145,8 +169,10 @@ impl FakeAgent {
     }
 }
 
+type UpQueue = mpsc::UnboundedReceiver<v1::WatchUp>;
+
 struct WatchService {
-    up: Mutex<Option<mpsc::UnboundedReceiver<v1::WatchUp>>>,
+    up: Arc<Mutex<Option<UpQueue>>>,
     down: mpsc::UnboundedSender<v1::WatchDown>,
 }
 

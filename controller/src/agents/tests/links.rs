@@ -10,14 +10,21 @@ use crate::agents::Agents as _;
 use crate::authority::{AgentName, CertificateRequest};
 use crate::ids::InstanceId;
 use crate::state::Service;
+use crate::store::agents::{AgentRow, Word};
 
 pub(super) async fn connect(controller: &Controller, instance: InstanceId, brain: &Brain) -> FakeAgent {
+    let agent = connect_silently(controller, instance, brain).await;
+    agent.hello();
+    agent
+}
+
+async fn connect_silently(controller: &Controller, instance: InstanceId, brain: &Brain) -> FakeAgent {
     let key = Key::new();
     let request = CertificateRequest::parse(&key.csr_der).unwrap();
     let name = AgentName { instance, generation: 1 };
     let pem = controller.authorities.sign_agent(&request, name, Duration::from_secs(3600)).unwrap();
     let authority = controller.authorities.agents_pem();
-    FakeAgent::connect(controller.address, authority, key.with(&pem), brain.clone()).await
+    FakeAgent::connect_silently(controller.address, authority, key.with(&pem), brain.clone()).await
 }
 
 async fn acknowledgement(agent: &mut FakeAgent) -> u64 {
@@ -66,6 +73,48 @@ async fn a_newer_connection_takes_the_place_of_the_older() {
     assert_eq!(controller.count("agent_link where lost_at is null").await, 1);
     controller.hub.forget(instance);
     tokio::time::timeout(SOON, second.connection).await.expect("a forgotten one is cut").unwrap();
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_hello_that_was_long_on_its_way_does_not_take_the_place_of_a_newer_connection() {
+    let controller = Controller::start().await;
+    let instance = controller.instance(1).await;
+    let older = connect_silently(&controller, instance, &Brain::default()).await;
+    // The controller has accepted it when it has asked it for Watch.
+    until("the older one is asked", || async { older.is_watched() }).await;
+    let mut newer = connect(&controller, instance, &Brain::default()).await;
+    newer.report(1, v1::ServiceState::Healthy);
+    acknowledgement(&mut newer).await;
+    older.hello();
+    tokio::time::timeout(SOON, older.connection).await.expect("the older one is refused").unwrap();
+    newer.report(2, v1::ServiceState::Healthy);
+    assert_eq!(acknowledgement(&mut newer).await, 2);
+    assert!(controller.hub.state(instance).borrow().connected);
+    assert_eq!(controller.count("agent_link where lost_at is null").await, 1);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_words_of_one_start_the_newer_stays_whoever_writes_last() {
+    let controller = Controller::start().await;
+    let instance = controller.instance(1).await;
+    let row = |service| AgentRow {
+        service,
+        detail: String::new(),
+        engine_version: String::new(),
+        volume_used_bytes: 1,
+        assignment_generation: 1,
+    };
+    let word = |boot_id: &str, sequence| Word { boot_id: boot_id.to_owned(), sequence };
+    let store = &controller.store;
+    let service = async || store.get_agent(instance).await.unwrap().unwrap().service;
+    assert!(store.put_agent(instance, &row(Service::Healthy), &word("a", 7)).await.unwrap());
+    assert!(store.put_agent(instance, &row(Service::Crashed), &word("a", 8)).await.unwrap());
+    assert!(!store.put_agent(instance, &row(Service::Healthy), &word("a", 7)).await.unwrap(), "by one that slept");
+    assert_eq!(service().await, Service::Crashed);
+    assert!(store.put_agent(instance, &row(Service::Starting), &word("b", 1)).await.unwrap(), "a new start");
+    assert_eq!(service().await, Service::Starting);
     controller.stop().await;
 }
 

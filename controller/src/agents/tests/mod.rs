@@ -4,6 +4,7 @@ mod calls;
 mod enrolment;
 mod fake;
 mod links;
+mod network;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -65,31 +66,40 @@ impl Controller {
 
     /// An instance whose host has this generation.
     pub(super) async fn instance(&self, generation: i64) -> InstanceId {
-        let id = InstanceId::random();
-        for statement in [
-            "insert into datastore (id, name) values ('d', 'engine') on conflict do nothing".to_owned(),
-            "insert into datastore_version (id, datastore_id, name, number, bindir, active, manifest)
-             values ('v', 'd', '1', '1', '/', true, '{}') on conflict do nothing"
-                .to_owned(),
-            format!(
-                "insert into instance (id, project_id, name, flavor_id, flavor_name, ram_mib, vcpus, volume_gib,
-                     version_id, region, port, nics, task, host, generation, created, updated)
-                 values ('{id}', 'p', 'n', '1', 'f', 1, 1, 1, 'v', 'r', 1, '[]', 'none', 'active', {generation}, 0, 0)"
-            ),
-        ] {
-            self.sql(&statement).await;
-        }
-        id
+        insert_instance(&self.store, generation).await
     }
 
     pub(super) async fn sql(&self, statement: &str) {
-        query(AssertSqlSafe(statement)).execute(&self.store.write).await.unwrap();
+        sql(&self.store, statement).await;
     }
 
     /// How many rows a condition holds for.
     pub(super) async fn count(&self, what: &str) -> i64 {
         self.store.number(&format!("select count(*) from {what}")).await
     }
+}
+
+async fn sql(store: &Store, statement: &str) {
+    query(AssertSqlSafe(statement)).execute(&store.write).await.unwrap();
+}
+
+/// An instance whose host has this generation.
+pub(super) async fn insert_instance(store: &Store, generation: i64) -> InstanceId {
+    let id = InstanceId::random();
+    for statement in [
+        "insert into datastore (id, name) values ('d', 'engine') on conflict do nothing".to_owned(),
+        "insert into datastore_version (id, datastore_id, name, number, bindir, active, manifest)
+         values ('v', 'd', '1', '1', '/', true, '{}') on conflict do nothing"
+            .to_owned(),
+        format!(
+            "insert into instance (id, project_id, name, flavor_id, flavor_name, ram_mib, vcpus, volume_gib,
+                 version_id, region, port, nics, task, host, generation, created, updated)
+             values ('{id}', 'p', 'n', '1', 'f', 1, 1, 1, 'v', 'r', 1, '[]', 'none', 'active', {generation}, 0, 0)"
+        ),
+    ] {
+        sql(store, &statement).await;
+    }
+    id
 }
 
 /// A key pair with its certificate request.

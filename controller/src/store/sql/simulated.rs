@@ -36,7 +36,7 @@ pub(crate) enum Moment {
     Statement,
     /// Before a commit.
     Commit,
-    /// After a commit took effect: an error here is an outcome that nobody knows.
+    /// After a commit, or a statement of its own that writes, took effect: an error here is an outcome that nobody knows.
     Committed,
 }
 
@@ -219,8 +219,11 @@ impl Link {
         if sql.trim_start().starts_with("select") {
             return run(&lock(&self.server.0.reader), sql, values);
         }
-        let _turn = self.server.0.turn.clone().lock_owned().await;
-        run(&lock(&self.server.0.writer), sql, values)
+        let turn = self.server.0.turn.clone().lock_owned().await;
+        let done = run(&lock(&self.server.0.writer), sql, values)?;
+        drop(turn);
+        (self.gate)(Moment::Committed).await?;
+        Ok(done)
     }
 
     pub(super) async fn begin(&self) -> sqlx::Result<Session> {

@@ -1,0 +1,410 @@
+//! Controllers and an agent on hosts of a simulated network. Everything is the real thing but the transport (TCP without
+//! TLS), the database (SQLite that answers at once), and what jobs do.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use trove_agent::driver::{self, Parts};
+use trove_agent::durable::Durable;
+use trove_agent::identity::Identity;
+use trove_agent::jobs::{Job, Jobs, Worker};
+use trove_agent::journal::Journal;
+use trove_agent::service::Services;
+use trove_agent::settings::Keeper;
+use trove_agent::{dial, link};
+use trove_proto::v1;
+use trove_strategy::{
+    Account, Datastore, Engine, EngineError, FirstStart, Health, Host, Installation, Kind, Metric, RealHost, Settings,
+    Site, Size, StartMode, StartSpec, StopSignal, TlsFiles,
+};
+use turmoil::net::{TcpListener, TcpStream};
+
+use crate::agents::hub::Hub;
+use crate::agents::tests::insert_instance;
+use crate::agents::{AgentError, Agents as _};
+use crate::authority::{AgentName, Authorities};
+use crate::config::Config;
+use crate::ids::{InstanceId, seeded};
+use crate::operations::Nudge;
+use crate::seal::Seal;
+use crate::store::sql::simulated::{FromStored, Link, Moment, Server};
+use crate::store::{Store, harness};
+
+pub(super) const CONTROLLERS: [&str; 2] = ["one", "two"];
+const PORT: u16 = 8778;
+
+/// What a controller is to have the agent do; asked again until it is answered, as the runner does.
+#[derive(Clone)]
+pub(super) enum Order {
+    Job,
+    Assign,
+}
+
+/// What outlives a crash, and what is looked at from outside.
+pub(super) struct World {
+    pub(super) instance: InstanceId,
+    server: Server,
+    authorities: Arc<Authorities>,
+    directory: TempDir,
+    hubs: Mutex<BTreeMap<&'static str, Arc<Hub>>>,
+    agent: Mutex<Option<Arc<Services>>>,
+    /// By whom, in the order of asking: the number of an order is its fence, and the generation of an assignment.
+    orders: watch::Sender<Vec<(&'static str, Order)>>,
+    answers: Mutex<BTreeMap<usize, Result<(), String>>>,
+    /// How often the work of a job was carried out, by its order.
+    effects: Mutex<BTreeMap<String, u32>>,
+    /// How long a job takes.
+    pub(super) job_takes: Mutex<Duration>,
+    boots: Mutex<u32>,
+    /// The moment at which the database fails everybody.
+    pub(super) store_fails: Arc<Mutex<Option<Moment>>>,
+    /// Time that has passed.
+    pub(super) now: Mutex<Duration>,
+    notes: Mutex<Vec<String>>,
+}
+
+impl World {
+    /// One instance with its authorities, in a database that was never used.
+    pub(super) fn new(seed: u64) -> Arc<Self> {
+        let (server, clock) = Store::simulated_server();
+        let store_fails = Arc::default();
+        let store = Store::simulated(database(&server, &store_fails), &clock, Seal::new(&[5; 32]));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        seeded::start(seed);
+        let (instance, authorities) = runtime
+            .block_on(async { (insert_instance(&store, 1).await, Arc::new(Authorities::load(&store).await.unwrap())) });
+        seeded::end();
+        Arc::new(Self {
+            instance,
+            server,
+            authorities,
+            directory: TempDir::new_in("/dev/shm").unwrap(),
+            hubs: Mutex::default(),
+            agent: Mutex::default(),
+            orders: watch::Sender::new(Vec::new()),
+            answers: Mutex::default(),
+            effects: Mutex::default(),
+            job_takes: Mutex::new(Duration::from_secs(1)),
+            boots: Mutex::default(),
+            store_fails,
+            now: Mutex::default(),
+            notes: Mutex::default(),
+        })
+    }
+
+    /// Writes down what happens.
+    pub(super) fn note(&self, line: impl std::fmt::Display) {
+        let at = *self.now.lock().unwrap();
+        self.notes.lock().unwrap().push(format!("{:>9.3} {line}", at.as_secs_f64()));
+    }
+
+    /// What happened.
+    pub(super) fn history(&self) -> Vec<String> {
+        self.notes.lock().unwrap().clone()
+    }
+
+    /// Has a controller ask the agent; the order's number.
+    pub(super) fn order(&self, controller: &'static str, order: Order) -> usize {
+        let mut number = 0;
+        self.orders.send_modify(|orders| {
+            orders.push((controller, order));
+            number = orders.len();
+        });
+        number
+    }
+
+    pub(super) fn answer(&self, order: usize) -> Option<Result<(), String>> {
+        self.answers.lock().unwrap().get(&order).cloned()
+    }
+
+    /// Whether something was written down.
+    pub(super) fn was_noted(&self, line: &str) -> bool {
+        self.notes.lock().unwrap().iter().any(|note| note.ends_with(line))
+    }
+
+    /// How often the work of a job was carried out.
+    pub(super) fn effects(&self, order: usize) -> u32 {
+        self.effects.lock().unwrap().get(&order.to_string()).copied().unwrap_or_default()
+    }
+
+    /// Whether a controller takes the agent for connected: by its memory, which must be what it has written.
+    pub(super) fn hears(&self, controller: &str) -> bool {
+        let hub = self.hubs.lock().unwrap().get(controller).cloned();
+        hub.is_some_and(|hub| hub.watch_state(self.instance).borrow().connected)
+    }
+
+    /// Whether it is written that a controller hears the agent.
+    pub(super) fn is_written(&self, controller: &str) -> bool {
+        let open = format!("select count(*) from agent_link where controller_id = '{controller}' and lost_at is null");
+        self.ask::<i64>(&open) == 1
+    }
+
+    /// The first value that a query answers.
+    pub(super) fn ask<T: FromStored>(&self, sql: &str) -> T {
+        self.server.ask(sql)[0].read(0)
+    }
+
+    /// The generation of the assignment that the agent keeps.
+    pub(super) fn kept_generation(&self) -> u64 {
+        self.agent.lock().unwrap().as_ref().unwrap().keeper.assigned().borrow().generation
+    }
+
+    /// The same, as a controller has heard.
+    pub(super) fn heard_generation(&self, controller: &str) -> u64 {
+        let hub = self.hubs.lock().unwrap()[controller].clone();
+        hub.watch_state(self.instance).borrow().assignment_generation
+    }
+}
+
+fn database(server: &Server, fails: &Arc<Mutex<Option<Moment>>>) -> Link {
+    let fails = fails.clone();
+    let gate = move |moment| -> BoxFuture<'static, sqlx::Result<()>> {
+        let failing = *fails.lock().unwrap() == Some(moment);
+        let answer = if failing { Err(sqlx::Error::PoolTimedOut) } else { Ok(()) };
+        Box::pin(async { answer })
+    };
+    Link::new(server.clone(), Arc::new(gate))
+}
+
+/// A life of a controller.
+pub(super) async fn controller(world: Arc<World>, name: &'static str) -> turmoil::Result {
+    world.note(format!("controller {name} starts"));
+    let clock = Store::simulated_server().1;
+    let store = Store::simulated(database(&world.server, &world.store_fails), &clock, Seal::new(&[5; 32]));
+    let config = Arc::new(Config::default());
+    let hub = Hub::new(store, world.authorities.clone(), config, name.to_owned(), Nudge::default());
+    world.hubs.lock().unwrap().insert(name, hub.clone());
+    hub.store.lose_own_links(name).await?;
+    tokio::spawn(tell(world.clone(), hub.clone(), name));
+    tokio::spawn(carry_out(world.clone(), hub.clone(), name));
+    let listener = TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), PORT)).await?;
+    loop {
+        let (stream, peer) = listener.accept().await?;
+        let (hub, instance) = (hub.clone(), world.instance);
+        let name = AgentName { instance, generation: 1 };
+        tokio::spawn(async move { hub.serve_agent(stream, name, peer, CancellationToken::new()).await });
+    }
+}
+
+/// Writes down when a controller hears the agent, and when it no longer does.
+async fn tell(world: Arc<World>, hub: Arc<Hub>, name: &'static str) {
+    let mut state = hub.watch_state(world.instance);
+    let mut said = false;
+    while state.wait_for(|state| state.connected != said).await.is_ok() {
+        said = !said;
+        world.note(format!("{name} {} the agent", if said { "hears" } else { "has lost" }));
+    }
+}
+
+/// Does what is ordered of this controller, also what its earlier life was about.
+async fn carry_out(world: Arc<World>, hub: Arc<Hub>, name: &'static str) {
+    let mut orders = world.orders.subscribe();
+    let mut begun = 0;
+    loop {
+        let known = orders.borrow_and_update().clone();
+        for (n, (whose, order)) in known.iter().enumerate().skip(begun) {
+            if *whose == name && world.answer(n + 1).is_none() {
+                tokio::spawn(carry_out_one(world.clone(), hub.clone(), n + 1, order.clone()));
+            }
+        }
+        begun = known.len();
+        if orders.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn carry_out_one(world: Arc<World>, hub: Arc<Hub>, number: usize, order: Order) {
+    let (instance, fence) = (world.instance, u64::try_from(number).unwrap());
+    let result = loop {
+        let result = match order {
+            Order::Job => {
+                let target = instance.to_string();
+                let key = v1::JobKey { operation: number.to_string(), step: "s".to_owned(), target, attempt: 1 };
+                let work = Some(v1::start::Work::Restart(v1::Restart {}));
+                hub.run(instance, v1::Start { key: Some(key), fence, deadline_s: 600, work }, &|_| {}).await
+            }
+            Order::Assign => {
+                let controllers = CONTROLLERS.map(|name| format!("{name}:{PORT}")).to_vec();
+                let specification = Some(v1::Specification { controllers, ..v1::Specification::default() });
+                let request = v1::AssignRequest { fence, generation: fence, specification };
+                hub.assign(instance, request).await.map(|_| ())
+            }
+        };
+        if !matches!(result, Err(AgentError::Unreachable(_) | AgentError::Late(..))) {
+            break result.map_err(|error| error.to_string());
+        }
+    };
+    world.note(format!("order {number}: {result:?}"));
+    world.answers.lock().unwrap().insert(number, result);
+}
+
+/// A life of the agent.
+pub(super) async fn agent(world: Arc<World>) -> turmoil::Result {
+    let boot = {
+        let mut boots = world.boots.lock().unwrap();
+        *boots += 1;
+        *boots
+    };
+    world.note(format!("the agent starts for the {boot}. time"));
+    let services = services(&world, boot).await?;
+    *world.agent.lock().unwrap() = Some(services.clone());
+    let connect = move |address: String| {
+        let world = world.clone();
+        async move {
+            let stream = timeout(dial::LIMIT, TcpStream::connect(address.as_str())).await;
+            let stream = stream.context("no answer")?.context("no connection")?;
+            world.note(format!("the agent reaches {address}"));
+            Ok(stream)
+        }
+    };
+    link::keep_all(services, connect).await;
+    Ok(())
+}
+
+async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>> {
+    let directory = world.directory.path();
+    let files = Durable::open(directory)?;
+    let authority = directory.join("given-authority.pem");
+    std::fs::write(&authority, world.authorities.agents_pem())?;
+    let keeper = Arc::new(Keeper::open(files.clone())?);
+    let journal = Journal::open(&directory.join("jobs"))?;
+    let jobs = Jobs::new(Arc::new(SlowWork(world.clone())), keeper.clone(), journal);
+    let own = Account::own()?;
+    let host = RealHost { engine: own.clone(), agent: own };
+    let size = Size { memory_mib: 1, vcpus: 1, volume_gib: 1 };
+    let site = site(directory.join("engine"), &host, size);
+    let datastore: Arc<dyn Datastore> = Arc::new(NoEngine);
+    let (log_dir, identity) = (directory.to_owned(), Identity::open(files.clone(), &authority)?);
+    let (parts_site, parts_keeper) = (site.clone(), keeper.clone());
+    let parts = Parts { datastore: datastore.clone(), site: parts_site, host, files, keeper: parts_keeper, log_dir };
+    Ok(Arc::new(Services {
+        datastore,
+        site,
+        driver: driver::spawn(parts).await?,
+        keeper,
+        jobs,
+        identity,
+        volume: directory.to_owned(),
+        cgroups: Vec::new(),
+        first_controllers: CONTROLLERS.map(|name| format!("{name}:{PORT}")).to_vec(),
+        boot_id: format!("boot {boot}"),
+        size,
+        reports: std::sync::atomic::AtomicU64::new(0),
+    }))
+}
+
+fn site(directory: PathBuf, host: &RealHost, size: Size) -> Site {
+    let tls = |name: &str| directory.join(name);
+    Site {
+        installation: NoEngine::installation(),
+        data: directory.join("data"),
+        config: directory.clone(),
+        run: directory.clone(),
+        secrets: directory.clone(),
+        address: Ipv4Addr::LOCALHOST.into(),
+        port: 1,
+        size,
+        tls: TlsFiles { certificate: tls("server.pem"), key: tls("server-key.pem"), authority: tls("authority.pem") },
+        engine_account: host.engine.name.clone(),
+        agent_account: host.agent.name.clone(),
+        host: Arc::new(host.clone()),
+    }
+}
+
+/// Work that takes its time and is counted.
+struct SlowWork(Arc<World>);
+
+#[async_trait]
+impl Worker for SlowWork {
+    async fn work(&self, job: &Job, _work: v1::start::Work) -> Result<(), v1::Error> {
+        let seconds = self.0.job_takes.lock().unwrap().as_secs();
+        for second in 0..seconds {
+            let work = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(())
+            };
+            job.stage("work", &second.to_string(), work).await?;
+        }
+        // From here to the journal nothing is awaited: what is counted is written down.
+        *self.0.effects.lock().unwrap().entry(job.key.operation.clone()).or_default() += 1;
+        self.0.note(format!("job {} is done", job.key.operation));
+        Ok(())
+    }
+}
+
+/// A datastore without an engine: the agent's task that owns it has nothing to start here.
+struct NoEngine;
+
+impl NoEngine {
+    fn installation() -> Installation {
+        Installation { version: "1".to_owned(), major: "1".to_owned(), bindir: PathBuf::from("/nowhere") }
+    }
+}
+
+#[async_trait]
+impl Datastore for NoEngine {
+    fn identity(&self) -> trove_strategy::Identity {
+        harness::manifest().identity
+    }
+
+    async fn installations(
+        &self,
+        _host: &dyn Host,
+        _bindir: Option<&std::path::Path>,
+    ) -> Result<Vec<Installation>, EngineError> {
+        Ok(vec![Self::installation()])
+    }
+
+    fn engine(&self) -> &dyn Engine {
+        self
+    }
+}
+
+#[async_trait]
+impl Engine for NoEngine {
+    async fn initialise(&self, _site: &Site) -> Result<FirstStart, EngineError> {
+        Ok(FirstStart::Normal)
+    }
+
+    async fn configure(&self, _site: &Site, _settings: &Settings) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn start_spec(&self, _site: &Site, _mode: StartMode) -> StartSpec {
+        StartSpec {
+            program: PathBuf::from("/nowhere/engine"),
+            args: Vec::new(),
+            env: Vec::new(),
+            stop: StopSignal::Terminate,
+            stop_deadline: Duration::from_secs(1),
+            start_deadline: Duration::from_secs(1),
+        }
+    }
+
+    async fn secure(&self, _site: &Site) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn probe(&self, _site: &Site) -> Result<Health, EngineError> {
+        Err(EngineError::new(Kind::Transient, "there is no engine"))
+    }
+
+    async fn metrics(&self, _site: &Site) -> Result<Vec<Metric>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    async fn reload(&self, _site: &Site) -> Result<(), EngineError> {
+        Ok(())
+    }
+}
