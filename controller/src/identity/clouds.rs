@@ -7,6 +7,7 @@ use std::path::Path;
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
+use super::passwords::matches;
 use super::{generate_password, hash_password};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -53,18 +54,48 @@ pub(super) async fn ensure_users(store: &Store, config: &Config, state: &Path) -
     if !config.identity.users.is_empty() {
         return Ok(());
     }
+    let beside = path.with_extension("yaml.new");
     let text = match std::fs::read_to_string(&path) {
-        // Their passwords are in the file of the controller that made them, and stay good.
-        Err(_) if store.is_shared() && !known.is_empty() => return Ok(()),
-        Ok(text) if FIRST.iter().all(|(_, name, _)| known.iter().any(|user| user.name == *name)) => {
-            moved(&text, &config.public_url(), &config.region)
-        }
-        _ => match first(store, config).await? {
-            Some(text) => text,
-            None => return Ok(()),
+        Ok(text) if FIRST.iter().all(|(_, name, _)| known.iter().any(|user| user.name == *name)) => Some(text),
+        // The users were made by another controller, whose file has their passwords, or by an earlier life of this one,
+        // which ended before the file had its name.
+        _ if store.is_shared() && !known.is_empty() => match std::fs::read_to_string(&beside) {
+            Ok(text) if opens(&text, &known).await? => Some(text),
+            Ok(_) => return remove(&beside),
+            Err(_) => return Ok(()),
         },
+        _ => None,
     };
-    write(&path, &text)
+    if let Some(text) = text {
+        write(&beside, &moved(&text, &config.public_url(), &config.region))?;
+        return name(&beside, &path);
+    }
+    let (users, text) = first(config).await?;
+    // Before the users are there: passwords that stand nowhere would be lost with this process.
+    write(&beside, &text)?;
+    if store.is_shared() {
+        if !store.insert_users(&users).await? {
+            // Another controller makes them at this very moment, and has their passwords.
+            return remove(&beside);
+        }
+    } else {
+        for user in &users {
+            store.put_user(user).await?;
+        }
+    }
+    name(&beside, &path)
+}
+
+/// Whether the file has the password of the first of its users.
+async fn opens(text: &str, known: &[User]) -> Result<bool> {
+    let (cloud, name, _) = FIRST[0];
+    let file: serde_json::Value = serde_yaml_ng::from_str(text).unwrap_or_default();
+    let password = file["clouds"][cloud]["auth"]["password"].as_str().map(str::to_owned);
+    let user = known.iter().find(|user| user.name == name);
+    let (Some(password), Some(user)) = (password, user) else { return Ok(false) };
+    let hash = user.password_hash.clone();
+    let checked = tokio::task::spawn_blocking(move || matches(&hash, &password)).await;
+    checked.map_err(|error| Error::internal("check a password", error))
 }
 
 /// The same id for the same name, so that two users of a configuration share their project.
@@ -72,7 +103,9 @@ fn project_id(name: &str) -> String {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).simple().to_string()
 }
 
-async fn first(store: &Store, config: &Config) -> Result<Option<String>> {
+/// The first users, and the file with their passwords.
+async fn first(config: &Config) -> Result<(Vec<User>, String)> {
+    let mut users = Vec::new();
     let mut text =
         String::from("# Made by trove-controller at its first start. Whoever can read it can log in.\nclouds:\n");
     for (cloud, name, role) in FIRST {
@@ -82,15 +115,7 @@ async fn first(store: &Store, config: &Config) -> Result<Option<String>> {
         let password_hash = hash.map_err(|error| Error::internal("hash a password", error))??;
         let roles = vec![role.to_owned()];
         let (project_id, project_name) = (project_id(name), name.to_owned());
-        let user = User { id: hex_id(), name: name.to_owned(), password_hash, project_id, project_name, roles };
-        if store.is_shared() {
-            if !store.insert_user(&user).await? {
-                // Another controller makes them at this very moment, and has their passwords.
-                return Ok(None);
-            }
-        } else {
-            store.put_user(&user).await?;
-        }
+        users.push(User { id: hex_id(), name: name.to_owned(), password_hash, project_id, project_name, roles });
         text.push_str(&format!(
             "  {cloud}:\n    auth:\n      auth_url: {}/identity/v3\n      username: {name}\n      password: {}\n      \
              project_name: {name}\n      user_domain_name: Default\n      project_domain_name: Default\n    \
@@ -100,7 +125,7 @@ async fn first(store: &Store, config: &Config) -> Result<Option<String>> {
             config.region,
         ));
     }
-    Ok(Some(text))
+    Ok((users, text))
 }
 
 /// The file with the present address and region; everything else stays.
@@ -116,14 +141,21 @@ fn moved(text: &str, url: &str, region: &str) -> String {
     text.lines().map(|text| line(text) + "\n").collect()
 }
 
+fn name(beside: &Path, path: &Path) -> Result<()> {
+    let renamed = std::fs::rename(beside, path);
+    renamed.map_err(|error| Error::internal(format!("rename {} to {}", beside.display(), path.display()), error))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    std::fs::remove_file(path).map_err(|error| Error::internal(format!("remove {}", path.display()), error))
+}
+
 fn write(path: &Path, text: &str) -> Result<()> {
-    let beside = path.with_extension("yaml.new");
     let write = || -> std::io::Result<()> {
         let mut options = std::fs::File::options();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
+        file.sync_all()
     };
     write().map_err(|error| Error::internal(format!("write {}", path.display()), error))
 }
@@ -169,6 +201,26 @@ mod tests {
         let again = store.list_users().await.unwrap();
         assert_ne!(std::fs::read_to_string(&file).unwrap(), text, "with other passwords");
         assert!(again.iter().zip(&users).all(|(a, b)| a.id == b.id && a.project_id == b.project_id));
+    }
+
+    #[tokio::test]
+    async fn a_life_that_ended_before_the_file_had_its_name_loses_no_password() {
+        let (directory, store) = store().await;
+        let config = Config::default();
+        let (file, beside) = (directory.path().join(FILE), directory.path().join("clouds.yaml.new"));
+        ensure_users(&store, &config, directory.path()).await.unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::rename(&file, &beside).unwrap();
+        ensure_users(&store, &config, directory.path()).await.unwrap();
+        let known = store.list_users().await.unwrap();
+        let now = std::fs::read_to_string(&file).unwrap();
+        assert!(opens(&now, &known).await.unwrap());
+        assert!(!store.is_shared() || now == text);
+        // What was written for users that another controller made is not taken for theirs.
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&beside, text.replace("password: ", "password: x")).unwrap();
+        ensure_users(&store, &config, directory.path()).await.unwrap();
+        assert_eq!(file.exists(), !store.is_shared());
     }
 
     #[tokio::test]

@@ -38,7 +38,8 @@ pub(super) fn hash(password: &str) -> Result<String> {
     hashed.map(|hash| hash.to_string()).map_err(failed)
 }
 
-fn matches(hash: &str, password: &str) -> bool {
+/// Whether the password is the one of the hash. Takes a core for a while.
+pub(super) fn matches(hash: &str, password: &str) -> bool {
     let parsed = PasswordHash::new(hash);
     parsed.is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }

@@ -100,13 +100,20 @@ impl Store {
         tx.commit().await.map_err(failed("write a user"))
     }
 
-    /// Makes a user unless there is one of this name; whether it was made.
+    /// Stores users, all or none: none where one of their names is there already.
     ///
     /// # Errors
     /// Internal.
-    pub async fn insert_user(&self, user: &User) -> Result<bool> {
-        let done = insert(user, "do nothing")?.execute(&self.write).await.map_err(failed("write a user"))?;
-        Ok(done.rows_affected() == 1)
+    pub async fn insert_users(&self, users: &[User]) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        for user in users {
+            let done = insert(user, "do nothing")?.execute(&mut *tx).await.map_err(failed("write a user"))?;
+            if done.rows_affected() == 0 {
+                return Ok(false);
+            }
+        }
+        tx.commit().await.map_err(failed("commit users"))?;
+        Ok(true)
     }
 
     /// Removes a user with its tokens.
