@@ -27,7 +27,7 @@ demo-wipe: demo-stop ## stops the demo and removes all of it
 test: setup lint ## everything: lint, unit, conformance on the real engine, end to end with the real clients, faults
 	@TARGET="$(TARGET)" tests/scripts/test.sh
 
-test-full: setup lint ## the same, and then every story and every test of the controller once more on PostgreSQL
+test-full: setup lint ## the same with sweeps on every engine, and then every story once more on PostgreSQL
 	@TARGET="$(TARGET)" tests/scripts/test.sh full
 
 sim: ## 1,000 seeded histories of two controllers and all that can go wrong, in one process (docs/simulation.md)

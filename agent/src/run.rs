@@ -29,6 +29,8 @@ use crate::work::EngineWork;
 /// The configuration or the guest is not as it has to be.
 pub async fn run(agent: Agent, config: Config) -> Result<()> {
     info!(instance = %config.instance_id, version = env!("CARGO_PKG_VERSION"), "the agent starts");
+    // Also what engines make by themselves is their account's alone.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let files = Durable::open(&config.state_dir)?;
     let _lock = lock(&files)?;
     let datastore = agent.datastore(&config.datastore);

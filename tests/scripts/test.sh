@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds everything with failpoints and runs every test; with `full`, the stories once more on PostgreSQL.
+# Builds everything with failpoints and runs every test; with `full`, sweeps over everything (tests/src/depth.rs), and the
+# stories once more on PostgreSQL.
 set -euo pipefail
 
 clients=$(realpath "$(tests/scripts/clients.sh "$TARGET/clients")")
@@ -20,6 +21,9 @@ run() {
 }
 export -f run
 
+if [ "${1:-}" = full ]; then
+    export TROVE_TEST_DEPTH=full
+fi
 run --workspace
 # The store's SQL, and what stands on it, on the other database. Features as above, so that nothing is built again.
 tests/scripts/with-postgresql.sh bash -c "run --package trove-controller --lib"

@@ -6,16 +6,21 @@
 mod api;
 mod clients;
 mod database;
+pub mod depth;
+mod engine;
 mod keystone;
 pub mod leftovers;
 mod poll;
 mod postgres;
+mod redis;
 mod stack;
 
 pub use api::{Answer, Api, order_body};
 pub use clients::Clients;
 pub use database::Database;
+pub use engine::{APP, Engine};
 pub use keystone::Keystone;
 pub use poll::poll;
 pub use postgres::{connect, rows};
+pub use redis::Redis;
 pub use stack::{Failpoints, Shared, Stack, StackOptions, program};

@@ -1,4 +1,4 @@
-//! The agent is killed at each stage of each job, the engine at any time: both come back, with what was committed.
+//! The engine is killed, the agent is killed or sleeps: both come back, with what was committed.
 
 use std::time::Duration;
 
@@ -6,90 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use trove_tests::{Api, Failpoints, Stack, StackOptions, connect, leftovers, poll, rows};
-
-const PREPARE: &[&str] = &["assign", "initialise", "configure", "start", "secure", "accounts"];
-
-fn both(job: &str, stage: &str) -> [String; 2] {
-    ["before", "after"].map(|side| format!("agent.{job}.{side}_{stage}=kill"))
-}
-
-async fn assert_one_of_each(api: &Api, id: &str) -> Result<()> {
-    api.await_operations(id).await?;
-    api.await_active(id).await?;
-    let (engines, agents) = (leftovers::engines(id), leftovers::agents(id));
-    ensure!(engines.len() == 1 && agents.len() == 1, "engines {engines:?}, agents {agents:?}");
-    Ok(())
-}
-
-fn fired(stack: &Stack, entry: &str) -> Result<()> {
-    let name = entry.trim_end_matches("=kill");
-    ensure!(stack.directory().join("fired").join(name).exists(), "the failpoint {name} was never reached");
-    Ok(())
-}
-
-/// Runs the controller with a failpoint for agents. An agent that is there already does not get it: it is made to start
-/// anew, and the controller's driver starts it with the new environment.
-async fn arm_agents(stack: &mut Stack, api: &Api, id: Option<&str>, entry: &str) -> Result<()> {
-    stack.kill()?;
-    stack.run(&Failpoints { controller: None, agent: Some(entry.to_owned()) })?;
-    let Some(id) = id else { return Ok(()) };
-    let before = leftovers::agents(id);
-    for pid in &before {
-        kill(Pid::from_raw(*pid), Signal::SIGKILL)?;
-    }
-    let other = |pids: &Vec<i32>| pids.len() == 1 && !before.contains(&pids[0]);
-    poll("another agent", Duration::from_secs(20), async || Ok(leftovers::agents(id)), other).await?;
-    api.await_active(id).await?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn prepare_survives_the_agents_death_at_every_stage() -> Result<()> {
-    let mut stack = Stack::start().await?;
-    let api = stack.login("trove").await?;
-    for entry in PREPARE.iter().flat_map(|stage| both("prepare", stage)) {
-        arm_agents(&mut stack, &api, None, &entry).await?;
-        let id = api.order("stage").await?;
-        assert_one_of_each(&api, &id).await.with_context(|| entry.clone())?;
-        // An engine that is secure from its first file on has no `secure` stage.
-        if !entry.contains("secure") {
-            fired(&stack, &entry)?;
-        }
-        let view = api.instance(&id).await?;
-        connect(&view, "app", "secret-app-1", "app").await.with_context(|| entry.clone())?;
-        let pids = leftovers::processes(&id);
-        assert_eq!(api.delete(&format!("/instances/{id}")).await?.status, 202);
-        api.await_gone(&id).await?;
-        leftovers::assert_nothing_of(&id, &stack.host(&id), &pids)?;
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn restart_and_accounts_survive_the_agents_death_at_every_stage() -> Result<()> {
-    let mut stack = Stack::start().await?;
-    let api = stack.login("trove").await?;
-    let id = api.order_and_await("stage").await?;
-    for entry in ["stop", "start"].iter().flat_map(|stage| both("restart", stage)) {
-        arm_agents(&mut stack, &api, Some(&id), &entry).await?;
-        let accepted = api.post(&format!("/instances/{id}/action"), &json!({"restart": {}})).await?;
-        assert_eq!(accepted.status, 202, "{accepted:?}");
-        assert_one_of_each(&api, &id).await.with_context(|| entry.clone())?;
-        fired(&stack, &entry)?;
-    }
-    for (n, entry) in both("change_accounts", "0").iter().enumerate() {
-        arm_agents(&mut stack, &api, Some(&id), entry).await?;
-        let user =
-            json!({"users": [{"name": format!("u{n}"), "password": "secret-u", "databases": [{"name": "app"}]}]});
-        let accepted = api.post(&format!("/instances/{id}/users"), &user).await?;
-        assert_eq!(accepted.status, 202, "{accepted:?}");
-        assert_one_of_each(&api, &id).await.with_context(|| entry.clone())?;
-        fired(&stack, entry)?;
-        connect(&api.instance(&id).await?, &format!("u{n}"), "secret-u", "app").await.with_context(|| entry.clone())?;
-    }
-    Ok(())
-}
+use trove_tests::{Stack, StackOptions, connect, leftovers, poll, rows};
 
 #[tokio::test]
 async fn a_killed_engine_comes_back_with_its_committed_rows() -> Result<()> {

@@ -1,5 +1,4 @@
-//! Other sizes, and what operators do with an instance: with the real engine, and with the controller killed between any
-//! two lines.
+//! Other sizes, and what operators do with an instance: with the real engine.
 
 use std::time::Duration;
 
@@ -7,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use trove_tests::{Api, Failpoints, Stack, connect, leftovers, poll, rows};
+use trove_tests::{Api, Stack, connect, leftovers, poll, rows};
 
 /// What the engine is set to.
 async fn setting(api: &Api, id: &str, name: &str) -> Result<String> {
@@ -124,90 +123,5 @@ async fn a_reboot_is_another_life_of_agent_and_engine() -> Result<()> {
     let said: Result<Value> = history().await;
     let said = said?;
     ensure!(said["enabled"] != "Never" && said["user"] != "Nobody", "{said}");
-    Ok(())
-}
-
-/// The steps of a kind of operation, as the service itself lists them for one that ended.
-async fn steps(api: &Api, id: &str, kind: &str) -> Result<Vec<String>> {
-    let operations = api.await_operations(id).await?;
-    let all = operations.as_array().context("operations")?;
-    let operation = all.iter().find(|operation| operation["kind"] == kind).context("an operation of the kind")?;
-    let steps = operation["steps"].as_array().context("steps")?;
-    Ok(steps.iter().filter_map(|step| step["name"].as_str().map(str::to_owned)).collect())
-}
-
-/// Asks for it once, and then once for each point at which the controller is killed meanwhile.
-async fn sweep(kind: &str, mut ask: impl AsyncFnMut(&Api, &Api, &str) -> Result<()>) -> Result<()> {
-    let mut stack = Stack::start_with(trove_tests::StackOptions::default()).await?;
-    let (api, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
-    let id = api.order_and_await("swept").await?;
-    ask(&api, &admin, &id).await?;
-    let settled = async |api: &Api| {
-        let operations = api.await_operations(&id).await?;
-        let all = operations.as_array().context("operations")?.clone();
-        match all.iter().find(|operation| operation["status"] != "done") {
-            Some(operation) => anyhow::bail!("{operation}"),
-            None => api.instance(&id).await,
-        }
-    };
-    settled(&api).await?;
-    for step in steps(&api, &id, kind).await? {
-        for side in ["before", "after"] {
-            let point = format!("operation.{kind}.{step}.{side}");
-            stack.kill()?;
-            stack.run(&Failpoints { controller: Some(format!("{point}=kill")), agent: None })?;
-            // What it finds is what an earlier life left.
-            settled(&api).await.with_context(|| point.clone())?;
-            poll(
-                "a host that is heard",
-                Duration::from_secs(60),
-                async || api.instance(&id).await,
-                |view| {
-                    view["status"] == "ACTIVE"
-                        && ["HEALTHY", "SHUTDOWN"].contains(&view["operating_status"].as_str().unwrap_or(""))
-                },
-            )
-            .await?;
-            ask(&api, &admin, &id).await.with_context(|| point.clone())?;
-            let died = stack.await_death(Duration::from_secs(60)).await;
-            died.with_context(|| format!("the failpoint {point} was never reached\n{}", stack.log_end()))?;
-            stack.run(&Failpoints::default())?;
-            let view = settled(&api).await.with_context(|| format!("{point}\n{}", stack.log_end()))?;
-            assert_eq!(view["status"], "ACTIVE", "{point}: {view}");
-            assert_eq!(leftovers::agents(&id).len(), 1, "{point}");
-        }
-    }
-    act(&api, &format!("/instances/{id}"), json!({"restart": {}})).await?;
-    let view = api.await_active(&id).await?;
-    connect(&view, "app", "secret-app-1", "app").await?;
-    let pids = leftovers::processes(&id);
-    assert_eq!(api.delete(&format!("/instances/{id}")).await?.status, 202);
-    api.await_gone(&id).await?;
-    leftovers::assert_nothing_of(&id, &stack.host(&id), &pids)
-}
-
-#[tokio::test]
-async fn a_resize_survives_a_kill_at_every_step() -> Result<()> {
-    let mut flavor = "1";
-    sweep("resize_flavor", async |api, _, id| {
-        flavor = if flavor == "1" { "2" } else { "1" };
-        act(api, &format!("/instances/{id}"), json!({"resize": {"flavorRef": flavor}})).await
-    })
-    .await?;
-    let mut size = 1;
-    sweep("resize_volume", async |api, _, id| {
-        size += 1;
-        act(api, &format!("/instances/{id}"), json!({"resize": {"volume": {"size": size}}})).await
-    })
-    .await
-}
-
-#[tokio::test]
-async fn a_reboot_and_a_stop_survive_a_kill_at_every_step() -> Result<()> {
-    for verb in ["reboot", "stop"] {
-        let kind = format!("{verb}_instance");
-        sweep(&kind, async |_, admin, id| act(admin, &format!("/mgmt/instances/{id}"), json!({verb: {}})).await)
-            .await?;
-    }
     Ok(())
 }

@@ -351,6 +351,8 @@ impl Conversation<'_> {
         }
         self.agent.state.send_modify(|state| {
             state.connected = true;
+            // What was said last may be of another life of the engine; the first report follows.
+            state.service = Service::Unknown;
             state.assignment_generation = hello.assignment_generation;
         });
         tracing::info!(

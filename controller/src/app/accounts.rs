@@ -112,9 +112,9 @@ impl From<User> for change_accounts::Account {
     }
 }
 
-/// What does not serve databases, accounts or root.
-pub(super) fn unsupported(datastore: &str) -> Error {
-    Error::Unprocessable(format!("Operation not supported for datastore {datastore}."))
+/// What a datastore without this capability answers.
+pub(super) fn unsupported(datastore: &str, capability: &str) -> Error {
+    Error::Unprocessable(format!("Operation not supported for datastore {datastore}: it has no {capability}."))
 }
 
 /// Refuses databases that the engine would refuse, and those given twice.

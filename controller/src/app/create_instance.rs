@@ -189,7 +189,7 @@ fn check_accounts(order: &NewInstance, datastore: &Datastore, version: &Version)
     let manifest = &version.manifest;
     for (capability, given) in [("databases", !order.databases.is_empty()), ("users", !order.users.is_empty())] {
         if given && !manifest.capabilities.iter().any(|name| name == capability) {
-            return Err(unsupported(&datastore.name));
+            return Err(unsupported(&datastore.name, capability));
         }
     }
     check_databases(&manifest.identity.databases, &order.databases)?;

@@ -123,7 +123,7 @@ impl App {
         self.store.cancel_active(&mut tx, id, &[Lane::Lifecycle, Lane::Accounts]).await?;
         self.store.set_task(&mut tx, id, Task::None).await?;
         self.store.set_fault(&mut tx, id, None).await?;
-        self.store.reset_service(&mut tx, id).await?;
+        self.store.reset_service(&mut tx, id, Service::Unknown).await?;
         match host {
             Ok(host) => self.store.set_host(&mut tx, id, host).await?,
             Err(error) => tracing::warn!(instance_id = %id, "the host's state stays as it was: {error}"),

@@ -41,7 +41,7 @@ impl App {
         let (instance, manifest) =
             found.filter(|(instance, _)| may_see(caller, instance)).ok_or_else(|| not_found(id))?;
         if !manifest.capabilities.iter().any(|name| name == capability) {
-            return Err(unsupported(&instance.datastore));
+            return Err(unsupported(&instance.datastore, capability));
         }
         Ok(Subject { instance: self.with_expiry(instance), manifest })
     }

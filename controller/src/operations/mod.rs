@@ -35,9 +35,10 @@ pub use crate::signals::{Changes, Nudge};
 pub use runner::Runner;
 pub use work::{RunnerContext, Work};
 
-/// The operations that this program knows, and which versions of them.
+/// The operations that this program knows, and which versions of them. A failure at the point `operation.<kind>.known`
+/// makes it one of before there was this kind.
 fn registry() -> Vec<Arc<dyn steps::Registered>> {
-    vec![
+    let mut all: Vec<Arc<dyn steps::Registered>> = vec![
         Arc::new(steps::Entry::<create_instance::CreateInstance>::new()),
         Arc::new(steps::Entry::<restart_instance::RestartInstance>::new()),
         Arc::new(steps::Entry::<delete_instance::DeleteInstance>::new()),
@@ -46,7 +47,9 @@ fn registry() -> Vec<Arc<dyn steps::Registered>> {
         Arc::new(steps::Entry::<resize_volume::ResizeVolume>::new()),
         Arc::new(steps::Entry::<reboot_instance::RebootInstance>::new()),
         Arc::new(steps::Entry::<stop_instance::StopInstance>::new()),
-    ]
+    ];
+    all.retain(|entry| trove_strategy::failpoint::pass(&format!("operation.{}.known", entry.kind())).is_ok());
+    all
 }
 
 /// A secret inside the stored state of an operation.

@@ -164,7 +164,8 @@ impl Work {
         Ok(context.compute.ensure_host(&spec).await?)
     }
 
-    /// Has the driver stop the host, and waits until its agent is heard no more: what it said is of its earlier life.
+    /// Has the driver stop the host, and waits until its agent is heard no more: what it said is of its earlier life, and
+    /// the engine is stopped until it says otherwise.
     ///
     /// # Errors
     /// The driver's.
@@ -172,9 +173,12 @@ impl Work {
         self.context.compute.stop_host(self.instance).await?;
         let mut state = self.context.agents.state(self.instance);
         match timeout(SILENCE, state.wait_for(|state| !state.connected)).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(StepError::Unknown("the host was stopped, and its agent is still heard".to_owned())),
+            Ok(Ok(_)) => {}
+            _ => return Err(StepError::Unknown("the host was stopped, and its agent is still heard".to_owned())),
         }
+        let mut tx = self.begin().await?;
+        self.context.store.reset_service(&mut tx, self.instance, Service::Shutdown).await?;
+        self.commit(tx).await
     }
 
     /// Waits until the agent has connected.

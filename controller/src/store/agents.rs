@@ -236,17 +236,17 @@ impl Store {
         .map_err(|error| Error::internal(format!("store the agent of instance {instance}"), error))
     }
 
-    /// Sets the service to unknown until the agent says otherwise (reset_status), which it does with its next heartbeat.
+    /// Sets the service until the agent says otherwise, which it does with its next heartbeat.
     ///
     /// # Errors
     /// Internal.
-    pub async fn reset_service(&self, conn: &mut Connection, instance: InstanceId) -> Result<()> {
+    pub async fn reset_service(&self, conn: &mut Connection, instance: InstanceId, service: Service) -> Result<()> {
         query(
             "update agent set service = $2, service_detail = '', service_updated = $3
              where instance_id = $1",
         )
         .bind(instance.to_string())
-        .bind(Service::Unknown.tag())
+        .bind(service.tag())
         .bind(self.now_micros())
         .execute(conn)
         .await

@@ -111,7 +111,9 @@ fn righted(text: &str, admin: &str) -> String {
             }
             ["user", ADMIN, rules @ ..] => {
                 has_agent = true;
-                let well = rules.contains(&"on") && rules.contains(&admin) && rules.contains(&"+@all");
+                // Nothing less, and no other password: whoever was root could come back by one.
+                let known = [&["on", admin], EVERYTHING.as_slice()].concat();
+                let well = rules.iter().filter(|rule| **rule != "sanitize-payload").eq(&known);
                 lines.push(if well { line.to_owned() } else { agent.clone() });
             }
             _ => lines.push(line.to_owned()),
@@ -153,6 +155,18 @@ mod tests {
         assert_eq!(righted(open, "#aa"), FIRST);
         let some = "user default on #22 ~x +get\nuser os_admin on #aa ~* &* +@all\n";
         assert!(righted(some, "#aa").starts_with("user default on #22 ~* &* +@all\n"));
+    }
+
+    #[test]
+    fn the_agents_account_loses_no_right_and_gains_no_password() {
+        for changed in
+            ["on #aa ~* &* +@all -acl", "on #aa #bb ~* &* +@all", "on nopass ~* &* +@all", "off #aa ~* &* +@all"]
+        {
+            let text = FIRST.replace("on #aa ~* &* +@all", changed);
+            assert_eq!(righted(&text, "#aa"), FIRST, "{changed}");
+        }
+        let newer = FIRST.replace("on #aa", "on sanitize-payload #aa");
+        assert_eq!(righted(&newer, "#aa"), newer);
     }
 
     #[test]

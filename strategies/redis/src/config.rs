@@ -100,13 +100,26 @@ pub(crate) fn lines(values: &BTreeMap<String, String>) -> String {
 
 /// What [`lines`] wrote.
 pub(crate) fn read(text: &str) -> BTreeMap<String, String> {
-    let unquoted = |word: &str| word.trim_matches('"').replace("\\\"", "\"").replace("\\\\", "\\");
     let line = |line: &str| {
         let (name, words) = line.split_once(' ')?;
         let words: Vec<String> = words.split(' ').map(unquoted).collect();
         (name != "#").then(|| (name.to_owned(), words.join(" ")))
     };
     text.lines().filter_map(line).collect()
+}
+
+/// What [`quoted`] made a word of.
+fn unquoted(word: &str) -> String {
+    let inner = word.strip_prefix('"').and_then(|word| word.strip_suffix('"')).unwrap_or(word);
+    let mut text = String::new();
+    let mut escaped = false;
+    for c in inner.chars() {
+        escaped = c == '\\' && !escaped;
+        if !escaped {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// What is said about connections: the listeners and the certificate. All of it can be changed while the server runs.
@@ -192,7 +205,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let values = [("save", "900 1 300 10"), ("a", "x\"y\\z"), ("empty", "")];
+        let values = [("save", "900 1 300 10"), ("a", "x\"y\\z"), ("empty", ""), ("odd", "\"a\\\" \\ \"")];
         let values: BTreeMap<_, _> = values.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         assert_eq!(read(&lines(&values)), values);
     }

@@ -119,6 +119,25 @@ async fn of_two_words_of_one_start_the_newer_stays_whoever_writes_last() {
 }
 
 #[tokio::test]
+async fn what_was_said_before_a_link_was_lost_is_not_taken_for_the_next_ones_word() {
+    let controller = Controller::start().await;
+    let instance = controller.instance(1).await;
+    let mut state = controller.hub.state(instance);
+    let mut before = connect(&controller, instance, &Brain::default()).await;
+    before.report(1, v1::ServiceState::Healthy);
+    acknowledgement(&mut before).await;
+    before.connection.abort();
+    state.wait_for(|state| !state.connected).await.unwrap();
+    let mut rebooted = connect(&controller, instance, &Brain::default()).await;
+    let connected = state.wait_for(|state| state.connected).await.unwrap().clone();
+    assert_eq!(connected.service, Service::Unknown, "its engine may not even run yet");
+    rebooted.report(1, v1::ServiceState::Starting);
+    acknowledgement(&mut rebooted).await;
+    assert_eq!(state.borrow().service, Service::Starting);
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn a_service_that_was_reset_is_written_again_by_the_next_heartbeat() {
     let controller = Controller::start().await;
     let instance = controller.instance(1).await;
@@ -126,7 +145,7 @@ async fn a_service_that_was_reset_is_written_again_by_the_next_heartbeat() {
     agent.report(1, v1::ServiceState::Healthy);
     acknowledgement(&mut agent).await;
     let mut transaction = controller.store.begin().await.unwrap();
-    controller.store.reset_service(&mut transaction, instance).await.unwrap();
+    controller.store.reset_service(&mut transaction, instance, Service::Unknown).await.unwrap();
     transaction.commit().await.unwrap();
     let service = async || controller.store.get_agent(instance).await.unwrap().unwrap().service;
     assert_eq!(service().await, Service::Unknown);

@@ -128,7 +128,7 @@ async fn a_datastore_without_volumes_or_accounts_refuses_them() {
     };
     assert_eq!(code(&create(&world, with(|order| order.volume_gib = Some(1))).await), 501);
     let databases = create(&world, with(|order| order.databases = vec![database("d")])).await;
-    assert_eq!(databases.unwrap_err().to_string(), "Operation not supported for datastore plain.");
+    assert_eq!(databases.unwrap_err().to_string(), "Operation not supported for datastore plain: it has no databases.");
     assert_eq!(code(&create(&world, with(|order| order.users = vec![user("u", &[])])).await), 422);
     assert_eq!(create(&world, with(|_| ())).await.unwrap().0.volume_gib, 0);
     plain.capabilities = vec!["users".to_owned()];

@@ -129,7 +129,7 @@ async fn strangers_and_datastores_without_databases_are_refused() {
     world.fixture.version = register(&world.app.store, &plain).await;
     let id = world.healthy("demo").await;
     let refused = world.app.list_databases(&caller("demo"), id, page(9, None)).await.unwrap_err();
-    assert_eq!(refused.to_string(), "Operation not supported for datastore plain.");
+    assert_eq!(refused.to_string(), "Operation not supported for datastore plain: it has no databases.");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 use super::*;
 use crate::compute::ComputeError;
 use crate::operations::harness::{Stage, failed_anywhere, killed_anywhere};
+use crate::state::Service;
 
 /// As the use case does: the row has the new flavor already.
 async fn make() -> (Stage, NewOperation) {
@@ -60,10 +61,28 @@ async fn going_back_gives_the_quota_back_once() {
 }
 
 #[tokio::test]
+async fn nobody_takes_the_engine_of_a_host_that_was_stopped_for_healthy() {
+    let (stage, operation) = make().await;
+    let healthy = crate::store::agents::AgentRow {
+        service: Service::Healthy,
+        detail: String::new(),
+        engine_version: String::new(),
+        volume_used_bytes: 0,
+        assignment_generation: 1,
+    };
+    stage.context.store.put_agent(stage.instance, &healthy, &crate::store::agents::Word::default()).await.unwrap();
+    stage.compute.fail_next("ensure_host", ComputeError::Fatal("no host is large enough".to_owned()));
+    stage.complete(operation).await.unwrap_err();
+    // The old host is booted and its agent has said nothing yet.
+    let row = stage.row().await;
+    assert_eq!((row.host, row.service), (HostState::Active, Service::Shutdown));
+}
+
+#[tokio::test]
 async fn an_engine_that_was_stopped_stays_so() {
     let (stage, mut operation) = make().await;
     operation.state["stopped"] = true.into();
-    *stage.agents.service.lock().unwrap() = Some(crate::state::Service::Shutdown);
+    *stage.agents.service.lock().unwrap() = Some(Service::Shutdown);
     stage.complete(operation).await.unwrap();
     assert_eq!(stage.row().await.task, Task::None);
 }

@@ -1,5 +1,7 @@
 //! What is peculiar to this engine: accounts in a file, two ports, a log of writes that must not be lost.
 
+mod accounts;
+
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -79,42 +81,6 @@ async fn ends_by_itself(bench: &Bench<'_>, running: Running) -> Result<()> {
 }
 
 #[tokio::test]
-async fn nobody_comes_in_without_a_password_from_the_first_instant() -> Result<()> {
-    let bench = Bench::new(&REDIS).await?;
-    let engine = REDIS.engine();
-    engine.initialise(&bench.site).await.map_err(plain)?;
-    engine.configure(&bench.site, &Settings::default()).await.map_err(plain)?;
-    let accounts = bench.site.data.join("users.acl");
-    let first = std::fs::read_to_string(&accounts)?;
-    ensure!(first.starts_with("user default off ~* &* +@all\nuser os_admin on #"), "{first}");
-    let password = std::fs::read_to_string(bench.site.secrets.join("os_admin"))?;
-    ensure!(password.len() == 64 && !first.contains(&password), "the password is on the disk twice");
-    let mode =
-        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(bench.site.secrets.join("os_admin"))?.permissions());
-    ensure!(mode & 0o777 == 0o600, "{mode:o}");
-    let spec = engine.start_spec(&bench.site, StartMode::Normal);
-    ensure!(!format!("{spec:?}").contains(&password), "{spec:?}");
-
-    // Without the file of accounts there is no start at all.
-    std::fs::rename(&accounts, bench.scratch().join("aside"))?;
-    ends_by_itself(&bench, bench.spawn(StartMode::Normal)?).await?;
-    std::fs::rename(bench.scratch().join("aside"), &accounts)?;
-
-    let running = bench.start().await?;
-    for (login, expected) in [
-        (None, "NOAUTH"),
-        (Some(("default", "")), "NOAUTH"),
-        (Some(("default", "x")), "WRONGPASS"),
-        (Some(("os_admin", "x")), "WRONGPASS"),
-        (Some(("os_admin", "")), "NOAUTH"),
-    ] {
-        let said = cli(&bench, login).run(&["PING"])?;
-        ensure!(said.contains(expected) && !said.contains("PONG"), "{login:?}: {said}");
-    }
-    running.stop(&bench).await
-}
-
-#[tokio::test]
 async fn tls_stands_beside_the_plain_port_and_can_be_enforced_and_renewed() -> Result<()> {
     let bench = Bench::new(&REDIS).await?;
     let running = bench.start().await?;
@@ -153,6 +119,12 @@ async fn tls_stands_beside_the_plain_port_and_can_be_enforced_and_renewed() -> R
     engine.reload(&bench.site).await.map_err(plain)?;
     ensure!(cli(&bench, login).run(&["PING"])?.contains("refused"), "plain TCP in mode enforced");
     assert_eq!(tls.run(&["PING"])?, "PONG");
+    // So it is from the first instant of a start on.
+    running.stop(&bench).await?;
+    let mut running = bench.spawn(StartMode::Normal)?;
+    bench.await_answer(&mut running).await?;
+    ensure!(cli(&bench, login).run(&["PING"])?.contains("refused"), "plain TCP in mode enforced after a start");
+    assert_eq!(tls.run(&["PING"])?, "PONG");
     engine.configure(&bench.site, &Settings::default()).await.map_err(plain)?;
     engine.reload(&bench.site).await.map_err(plain)?;
     assert_eq!(cli(&bench, login).run(&["PING"])?, "PONG");
@@ -172,46 +144,6 @@ fn another_certificate(bench: &Bench<'_>) -> Result<(String, String)> {
         .output()?;
     ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     Ok((std::fs::read_to_string(certificate)?, std::fs::read_to_string(key)?))
-}
-
-#[tokio::test]
-async fn a_tenant_works_with_data_and_not_with_the_server() -> Result<()> {
-    let bench = Bench::new(&REDIS).await?;
-    let running = bench.start().await?;
-    make_user(&bench, "app", "Secret-1").await?;
-    let app = cli(&bench, Some(("app", "Secret-1")));
-    for words in [
-        &["SET", "k", "v"] as &[&str],
-        &["EVAL", "return redis.call('GET', KEYS[1])", "1", "k"],
-        &["KEYS", "*"],
-        &["INFO", "server"],
-        &["SELECT", "3"],
-        &["PUBLISH", "c", "m"],
-        &["FLUSHALL"],
-    ] {
-        let said = app.run(words)?;
-        ensure!(!said.contains("NOPERM") && !said.starts_with("ERR"), "{words:?}: {said}");
-    }
-    for words in [
-        &["CONFIG", "GET", "*"] as &[&str],
-        &["CONFIG", "SET", "dir", "/tmp"],
-        &["ACL", "LIST"],
-        &["ACL", "SETUSER", "x", "on", "nopass"],
-        &["SHUTDOWN"],
-        &["DEBUG", "SLEEP", "1"],
-        &["REPLICAOF", "127.0.0.1", "1"],
-        &["MODULE", "LIST"],
-        &["SAVE"],
-        &["BGREWRITEAOF"],
-        &["MONITOR"],
-        &["CLIENT", "KILL", "TYPE", "normal"],
-        &["MIGRATE", "127.0.0.1", "1", "k", "0", "1"],
-        &["EVAL", "return redis.call('CONFIG', 'GET', '*')", "0"],
-    ] {
-        let said = app.run(words)?;
-        ensure!(said.contains("NOPERM") || said.contains("not allowed"), "{words:?}: {said}");
-    }
-    running.stop(&bench).await
 }
 
 #[tokio::test]
@@ -365,32 +297,5 @@ async fn parameters_are_described_by_the_engine_and_tried_before_they_are_kept()
         ensure!(said.contains(name) && refused.is_err_and(|error| error.kind() == Kind::Invalid), "{name}: {said}");
     }
     ensure!(std::fs::read_to_string(bench.site.config.join("user.conf"))? == before, "a wrong value was written");
-    running.stop(&bench).await
-}
-
-#[tokio::test]
-async fn accounts_and_root_outlive_a_kill() -> Result<()> {
-    let bench = Bench::new(&REDIS).await?;
-    let running = bench.start().await?;
-    make_user(&bench, "app", "Secret-1").await?;
-    let root = REDIS.root().expect("announced");
-    root.enable(&bench.site, &"Root-secret-1".into()).await.map_err(plain)?;
-    running.kill()?;
-    let mut running = bench.spawn(StartMode::Normal)?;
-    bench.await_answer(&mut running).await?;
-    assert_eq!(cli(&bench, Some(("app", "Secret-1"))).run(&["PING"])?, "PONG");
-    // Root is whoever names no account.
-    let output = Command::new("redis-cli")
-        .args(["-h", &bench.site.address.to_string(), "ACL", "WHOAMI"])
-        .env("REDISCLI_AUTH", "Root-secret-1")
-        .output()?;
-    ensure!(String::from_utf8_lossy(&output.stdout).trim() == "default", "{output:?}");
-    root.disable(&bench.site).await.map_err(plain)?;
-    running.kill()?;
-    let mut running = bench.spawn(StartMode::Normal)?;
-    bench.await_answer(&mut running).await?;
-    ensure!(!root.is_enabled(&bench.site).await.map_err(plain)?, "root is back after a kill");
-    let file = std::fs::read_to_string(bench.site.data.join("users.acl"))?;
-    ensure!(!file.contains("Secret") && !file.contains("Root-secret"), "a password in clear: {file}");
     running.stop(&bench).await
 }

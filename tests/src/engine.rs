@@ -1,0 +1,98 @@
+//! An engine as a tenant uses it: ordered with an account `app`, written to, read from.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::api::order_body;
+use crate::postgres::{connect, rows};
+use crate::redis::Redis;
+
+/// The account of an order, and its password.
+pub const APP: (&str, &str) = ("app", "secret-app-1");
+
+/// Which engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// With a database `app`.
+    PostgreSql,
+    /// Without databases by name.
+    Redis,
+}
+
+impl Engine {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::PostgreSql, Self::Redis];
+
+    /// The name of its datastore.
+    pub fn datastore(self) -> &'static str {
+        match self {
+            Self::PostgreSql => "postgresql",
+            Self::Redis => "redis",
+        }
+    }
+
+    /// The body of the smallest order, with the account `app`.
+    pub fn order(self, name: &str) -> Value {
+        let mut body = order_body(name);
+        let instance = &mut body["instance"];
+        instance["datastore"] = json!({"type": self.datastore()});
+        if self == Self::Redis {
+            instance["databases"] = json!([]);
+            instance["users"] = json!([self.user(APP.0, APP.1)]);
+        }
+        body
+    }
+
+    /// The body of an account that may do what `app` may.
+    pub fn user(self, name: &str, password: &str) -> Value {
+        match self {
+            Self::PostgreSql => json!({"name": name, "password": password, "databases": [{"name": "app"}]}),
+            Self::Redis => json!({"name": name, "password": password}),
+        }
+    }
+
+    /// Logs in and out.
+    ///
+    /// # Errors
+    /// The engine refused.
+    pub async fn log_in(self, view: &Value, user: &str, password: &str) -> Result<()> {
+        match self {
+            Self::PostgreSql => connect(view, user, password, "app").await.map(|_| ()),
+            Self::Redis => Redis::plain(view)?.run(user, password, &["PING"]).map(|_| ()),
+        }
+    }
+
+    /// Writes a text as `app`; on its return the engine has acknowledged it.
+    ///
+    /// # Errors
+    /// The engine refused.
+    pub async fn write(self, view: &Value, text: &str) -> Result<()> {
+        match self {
+            Self::PostgreSql => {
+                let client = connect(view, APP.0, APP.1, "app").await?;
+                let statement =
+                    format!("create table if not exists kept (text text); insert into kept values ('{text}')");
+                rows(&client, &statement).await.map(|_| ())
+            }
+            Self::Redis => Redis::plain(view)?.run(APP.0, APP.1, &["RPUSH", "kept", text]).map(|_| ()),
+        }
+    }
+
+    /// What was written, in its order.
+    ///
+    /// # Errors
+    /// The engine refused.
+    pub async fn read(self, view: &Value) -> Result<Vec<String>> {
+        match self {
+            Self::PostgreSql => {
+                let client = connect(view, APP.0, APP.1, "app").await?;
+                rows(&client, "create table if not exists kept (text text)").await?;
+                rows(&client, "select text from kept order by ctid").await
+            }
+            Self::Redis => {
+                let said = Redis::plain(view)?.run(APP.0, APP.1, &["LRANGE", "kept", "0", "-1"])?;
+                Ok(said.lines().map(str::to_owned).collect())
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The agent dies at each stage of each of its jobs: it is started again, adopts or starts the engine, and the job ends
+//! as if nothing had happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use trove_tests::{Engine, Failpoints, depth, leftovers, poll};
+
+use crate::subject::Subject;
+use crate::{SWEPT, quoted_after, sources};
+
+/// Between the engine's start and the record of it.
+const STARTED: &str = "agent.engine.started";
+
+/// Of an engine that has to be secured by a private first start; none here has.
+const PRIVATE: [&str; 2] = ["agent.prepare.before_secure", "agent.prepare.after_secure"];
+
+/// The agent's job in a kind of operation, if it has one, and whether the engine is started.
+fn part(kind: &str) -> (Option<&'static str>, bool) {
+    match kind {
+        "create_instance" => (Some("prepare"), true),
+        "restart_instance" => (Some("restart"), true),
+        "change_accounts" => (Some("change_accounts"), false),
+        "stop_instance" | "delete_instance" => (Some("stop"), false),
+        "resize_flavor" | "reboot_instance" => (None, true),
+        // The driver alone has work, and the engine runs on.
+        _ => (None, false),
+    }
+}
+
+/// The stages of each job, as `agent/src/work.rs` names them; a numbered one is its first.
+fn stages() -> Result<BTreeMap<String, Vec<String>>> {
+    let mut jobs: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for text in sources("agent/src")? {
+        for call in text.split(".stage(\"").skip(1) {
+            let (job, rest) = call.split_once("\", ").context("a stage")?;
+            let stage = rest.strip_prefix('"').and_then(|rest| rest.split('"').next()).unwrap_or("0");
+            jobs.entry(job.to_owned()).or_default().push(stage.to_owned());
+        }
+    }
+    Ok(jobs)
+}
+
+fn points(kind: &str) -> Result<Vec<String>> {
+    let (job, starts) = part(kind);
+    let mut points: Vec<String> = starts.then(|| STARTED.to_owned()).into_iter().collect();
+    if let Some(job) = job {
+        let stages = stages()?.remove(job).with_context(|| format!("stages of {job}"))?;
+        let both = |stage: &String| ["before", "after"].map(|side| format!("agent.{job}.{side}_{stage}"));
+        points.extend(stages.iter().flat_map(both));
+    }
+    Ok(points)
+}
+
+#[test]
+fn every_point_of_an_agent_is_swept() -> Result<()> {
+    let mut swept = BTreeSet::new();
+    for kind in SWEPT {
+        swept.extend(points(kind)?);
+    }
+    for (job, stages) in stages()? {
+        for stage in stages {
+            let point = format!("agent.{job}.before_{stage}");
+            ensure!(swept.contains(&point), "{point}: no kind of operation is said to reach it");
+        }
+    }
+    for text in sources("agent/src")? {
+        for point in quoted_after(&text, "pass(\"") {
+            ensure!(swept.contains(point) || PRIVATE.contains(&point), "{point} is not swept");
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn sweep(kind: &str, usual: Engine) -> Result<()> {
+    let points = points(kind)?;
+    if points.is_empty() {
+        return Ok(());
+    }
+    for engine in depth::engines(usual) {
+        let mut subject = Subject::start(engine).await?;
+        for point in &points {
+            die_at(&mut subject, kind, point).await.with_context(|| format!("{engine:?}, {point}"))?;
+        }
+    }
+    Ok(())
+}
+
+async fn die_at(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
+    subject.prepare(kind).await?;
+    arm_agents(subject, kind, point).await?;
+    subject.ask(kind).await?;
+    subject.assert_done(kind).await?;
+    ensure!(subject.stack.directory().join("fired").join(point).exists(), "the failpoint was never reached");
+    Ok(())
+}
+
+/// Runs the controller with a failpoint for agents. An agent that is there already does not get it: it is made to start
+/// anew, and the controller's driver starts it with the new environment.
+async fn arm_agents(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
+    subject.stack.kill()?;
+    subject.stack.run(&Failpoints { controller: None, agent: Some(format!("{point}=kill")) })?;
+    if kind == "create_instance" {
+        return Ok(());
+    }
+    let id = subject.id()?;
+    let before = leftovers::agents(id);
+    for pid in &before {
+        kill(Pid::from_raw(*pid), Signal::SIGKILL)?;
+    }
+    let other = |pids: &Vec<i32>| pids.len() == 1 && !before.contains(&pids[0]);
+    poll("another agent", Duration::from_secs(20), async || Ok(leftovers::agents(id)), other).await?;
+    subject.await_usable().await.map(|_| ())
+}

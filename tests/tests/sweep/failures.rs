@@ -1,0 +1,97 @@
+//! Every step fails: what it had done is undone or the fault names it, nothing is left that nobody asked for, and the
+//! next order works.
+
+use anyhow::{Context, Result, bail, ensure};
+use trove_tests::{Engine, Failpoints, depth, leftovers};
+
+use crate::subject::Subject;
+
+/// A step that fails after its effect is the worse case; before it, nothing has happened yet.
+fn sides() -> &'static [&'static str] {
+    if depth::is_full() { &["before", "after"] } else { &["after"] }
+}
+
+pub(crate) async fn sweep(kind: &str, usual: Engine) -> Result<()> {
+    for engine in depth::engines(usual) {
+        let mut subject = Subject::start(engine).await?;
+        for step in subject.steps(kind).await? {
+            for side in sides() {
+                let point = format!("operation.{kind}.{step}.{side}");
+                fail_at(&mut subject, kind, &step, &point).await.with_context(|| format!("{engine:?}, {point}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn fail_at(subject: &mut Subject, kind: &str, step: &str, point: &str) -> Result<()> {
+    subject.arm(&format!("{point}=fail"))?;
+    subject.prepare(kind).await?;
+    subject.ask(kind).await?;
+    let operation = subject.last_operation(kind).await?;
+    ensure!(operation["status"] == "failed", "{operation}");
+    ensure!(operation["error"].as_str().is_some_and(|error| error.contains(step)), "{operation}");
+    assert_failed(subject, kind, step, point).await?;
+    subject.stack.kill()?;
+    subject.stack.run(&Failpoints::default())?;
+    recover(subject, kind).await
+}
+
+/// What a tenant sees of it, before anything is repaired.
+async fn assert_failed(subject: &Subject, kind: &str, step: &str, point: &str) -> Result<()> {
+    let id = subject.id()?;
+    let view = subject.api.instance(id).await?;
+    let fault = view["fault"]["message"].as_str().unwrap_or_default();
+    let named = || ensure_named(fault, step);
+    let in_error = || {
+        ensure!(view["status"] == "ERROR" && view["operating_status"] == "", "{view}");
+        named()
+    };
+    match kind {
+        "create_instance" => {
+            in_error()?;
+            ensure!(view["ip"].is_null(), "{view}");
+            leftovers::assert_nothing_of(id, &subject.stack.host(id), &[])?;
+            // The row stays, and counts, until it is deleted.
+            subject.assert_use(1, 512, 1).await
+        }
+        "delete_instance" | "reboot_instance" => in_error(),
+        // The engine answers all the same.
+        "restart_instance" | "change_accounts" => {
+            ensure!(fault.is_empty(), "{view}");
+            subject.assert_well().await.map(|_| ())
+        }
+        // It keeps its sizes, and what it took of the quota is given back.
+        "resize_flavor" | "resize_volume" => {
+            named()?;
+            subject.assert_well().await.map(|_| ())
+        }
+        "stop_instance" => {
+            named()?;
+            if point.ends_with(".before") {
+                return subject.assert_well().await.map(|_| ());
+            }
+            subject.assert_stopped().await
+        }
+        other => bail!("what a failed {other} leaves is not known here"),
+    }
+}
+
+fn ensure_named(fault: &str, step: &str) -> Result<()> {
+    ensure!(fault.contains(step), "the fault {fault:?} does not name the step");
+    Ok(())
+}
+
+/// The same again, or what an operator does, makes it well and clears the fault.
+async fn recover(subject: &mut Subject, kind: &str) -> Result<()> {
+    let repair = match kind {
+        "create_instance" | "delete_instance" => return subject.remove().await,
+        "stop_instance" => "restart_instance",
+        other => other,
+    };
+    if repair != "reboot_instance" && repair != "restart_instance" {
+        subject.await_usable().await?;
+    }
+    subject.ask(repair).await?;
+    subject.assert_done(repair).await
+}

@@ -1,0 +1,42 @@
+//! The controller is killed before and after every step, and between the commit of an order and its answer: after a
+//! restart the operation ends as if nothing had happened.
+
+use anyhow::{Context, Result};
+use trove_tests::{Engine, depth};
+
+use crate::subject::Subject;
+
+pub(crate) async fn sweep(kind: &str, usual: Engine) -> Result<()> {
+    for engine in depth::engines(usual) {
+        let mut subject = Subject::start(engine).await?;
+        for step in subject.steps(kind).await? {
+            for side in ["before", "after"] {
+                let point = format!("operation.{kind}.{step}.{side}");
+                kill_at(&mut subject, kind, &point).await.with_context(|| format!("{engine:?}, {point}"))?;
+            }
+        }
+        unanswered(&mut subject, kind).await.with_context(|| format!("{engine:?}, unanswered"))?;
+    }
+    Ok(())
+}
+
+async fn kill_at(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
+    subject.arm(&format!("{point}=kill"))?;
+    subject.prepare(kind).await?;
+    subject.ask(kind).await?;
+    subject.die_and_carry_on().await?;
+    subject.assert_done(kind).await
+}
+
+/// The order is committed and nobody was told.
+async fn unanswered(subject: &mut Subject, kind: &str) -> Result<()> {
+    subject.prepare(kind).await?;
+    subject.arm(&format!("enqueue.{kind}.after_commit=kill"))?;
+    if kind != "create_instance" {
+        subject.await_usable().await?;
+    }
+    subject.ask_without_answer(kind).await?;
+    subject.die_and_carry_on().await?;
+    subject.asked_for(kind).await?;
+    subject.assert_done(kind).await
+}

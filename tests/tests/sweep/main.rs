@@ -1,0 +1,88 @@
+//! Every kind of operation there is, at every one of its steps: the controller is killed before and after it, the step
+//! fails, and the agent dies at each stage of what it is asked to do.
+//!
+//! The kinds are those of `controller/src/operations/`, the steps are listed by the service, the stages of agents are
+//! those of `agent/src/`: what is added there is swept, or a test here fails. `make test` sweeps each kind on one engine,
+//! `make test-full` on all.
+
+mod deaths;
+mod failures;
+mod kills;
+mod random;
+mod subject;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use trove_tests::Engine;
+
+/// Makes the tests of each kind. The engine is the one on which `make test` kills; failures and deaths are on the other.
+macro_rules! sweep {
+    ($($kind:ident: $engine:ident, $other:ident;)+) => {
+        const SWEPT: &[&str] = &[$(stringify!($kind)),+];
+
+        mod survives_kills {
+            use super::*;
+            $(#[tokio::test]
+            async fn $kind() -> Result<()> {
+                kills::sweep(stringify!($kind), Engine::$engine).await
+            })+
+        }
+
+        mod survives_failures {
+            use super::*;
+            $(#[tokio::test]
+            async fn $kind() -> Result<()> {
+                failures::sweep(stringify!($kind), Engine::$other).await
+            })+
+        }
+
+        mod survives_deaths_of_the_agent {
+            use super::*;
+            $(#[tokio::test]
+            async fn $kind() -> Result<()> {
+                deaths::sweep(stringify!($kind), Engine::$other).await
+            })+
+        }
+    };
+}
+
+sweep! {
+    create_instance: PostgreSql, Redis;
+    restart_instance: Redis, PostgreSql;
+    change_accounts: PostgreSql, Redis;
+    resize_flavor: PostgreSql, Redis;
+    resize_volume: Redis, PostgreSql;
+    stop_instance: PostgreSql, Redis;
+    reboot_instance: Redis, PostgreSql;
+    delete_instance: PostgreSql, Redis;
+}
+
+/// The text of all files of a folder of the workspace, without those below it.
+fn sources(folder: &str) -> Result<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
+    let mut texts = Vec::new();
+    for entry in std::fs::read_dir(&path).with_context(|| format!("read {}", path.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            texts.push(std::fs::read_to_string(&path)?);
+        }
+    }
+    Ok(texts)
+}
+
+/// What stands in quotes after each `mark` of a text.
+fn quoted_after<'a>(text: &'a str, mark: &str) -> Vec<&'a str> {
+    text.split(mark).skip(1).filter_map(|rest| rest.split('"').next()).collect()
+}
+
+#[test]
+fn every_kind_of_operation_is_swept() -> Result<()> {
+    let texts = sources("controller/src/operations")?;
+    let kinds: BTreeSet<&str> =
+        texts.iter().flat_map(|text| quoted_after(text, "const KIND: &'static str = \"")).collect();
+    let swept: BTreeSet<&str> = SWEPT.iter().copied().collect();
+    ensure!(kinds == swept, "there are {kinds:?}, swept are {swept:?}");
+    Ok(())
+}

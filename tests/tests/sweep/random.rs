@@ -1,0 +1,74 @@
+//! The controller is killed at instants that nobody chose, and between the two lines of an order.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use trove_tests::{Engine, depth};
+
+use crate::SWEPT;
+use crate::subject::Subject;
+
+#[tokio::test]
+async fn thirty_kills_at_random_instants_change_nothing() -> Result<()> {
+    let seed: u64 = match std::env::var("TROVE_SEED") {
+        Ok(text) => text.parse().context("TROVE_SEED")?,
+        Err(_) => rand::random(),
+    };
+    println!("seed {seed}; the same again with TROVE_SEED={seed}");
+    let mut instants = SplitMix(seed);
+    for engine in depth::engines(Engine::PostgreSql) {
+        let mut subject = Subject::start(engine).await?;
+        for (round, kind) in SWEPT.iter().cycle().take(30).enumerate() {
+            let after = Duration::from_millis(instants.next() % 1500);
+            let context = format!("seed {seed}, {engine:?}, round {round}, {kind}, killed after {after:?}");
+            random_round(&mut subject, kind, after).await.context(context)?;
+        }
+    }
+    Ok(())
+}
+
+async fn random_round(subject: &mut Subject, kind: &str, after: Duration) -> Result<()> {
+    subject.prepare(kind).await?;
+    subject.ask(kind).await?;
+    tokio::time::sleep(after).await;
+    subject.stack.kill_and_run()?;
+    subject.assert_done(kind).await
+}
+
+/// A small generator whose whole state is the seed that is printed.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_was_not_committed_has_left_nothing() -> Result<()> {
+    let mut subject = Subject::start(Engine::PostgreSql).await?;
+    for kind in SWEPT {
+        subject.prepare(kind).await?;
+        subject.arm(&format!("enqueue.{kind}.before_commit=kill"))?;
+        if *kind != "create_instance" {
+            subject.await_usable().await?;
+        }
+        subject.ask_without_answer(kind).await?;
+        subject.die_and_carry_on().await.context(*kind)?;
+        if *kind == "create_instance" {
+            let list = subject.api.get("/instances").await?.body;
+            ensure!(list["instances"] == serde_json::json!([]), "{list}");
+            subject.assert_use(0, 0, 0).await?;
+        } else {
+            let operations = subject.api.await_operations(subject.id()?).await?;
+            let made = operations.as_array().into_iter().flatten().any(|operation| operation["kind"] == *kind);
+            ensure!(!made, "{operations}");
+            subject.assert_well().await.context(*kind)?;
+        }
+    }
+    Ok(())
+}

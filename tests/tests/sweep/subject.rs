@@ -1,0 +1,246 @@
+//! One service with one instance, which operations are tried on.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::Method;
+use serde_json::{Value, json};
+use trove_tests::{APP, Answer, Api, Engine, Failpoints, Stack, leftovers, poll};
+
+/// The service and what is known of its instance.
+pub(crate) struct Subject {
+    pub(crate) stack: Stack,
+    pub(crate) api: Api,
+    admin: Api,
+    engine: Engine,
+    id: Option<String>,
+    written: Vec<String>,
+    sizes: Sizes,
+    /// Counts what was asked for, for names that are used once.
+    asked: usize,
+}
+
+/// What an instance has; the flavors 1 and 2 of the service's defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sizes {
+    flavor: u64,
+    volume: u64,
+}
+
+const SMALLEST: Sizes = Sizes { flavor: 1, volume: 1 };
+
+impl Sizes {
+    fn after(self, kind: &str) -> Self {
+        match kind {
+            "resize_flavor" => Self { flavor: 3 - self.flavor, ..self },
+            "resize_volume" => Self { volume: self.volume + 1, ..self },
+            _ => self,
+        }
+    }
+}
+
+impl Subject {
+    pub(crate) async fn start(engine: Engine) -> Result<Self> {
+        let stack = Stack::start().await?;
+        let (api, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
+        Ok(Self { stack, api, admin, engine, id: None, written: Vec::new(), sizes: SMALLEST, asked: 0 })
+    }
+
+    pub(crate) fn id(&self) -> Result<&str> {
+        self.id.as_deref().context("an instance")
+    }
+
+    /// Kills the controller and starts it with a failpoint.
+    pub(crate) fn arm(&mut self, entry: &str) -> Result<()> {
+        self.stack.kill()?;
+        self.stack.run(&Failpoints { controller: Some(entry.to_owned()), agent: None })
+    }
+
+    /// The controller dies of what it was armed with; the next one carries on.
+    pub(crate) async fn die_and_carry_on(&mut self) -> Result<()> {
+        let died = self.stack.await_death(Duration::from_secs(60)).await;
+        died.with_context(|| format!("the failpoint was never reached\n{}", self.stack.log_end()))?;
+        self.stack.run(&Failpoints::default())
+    }
+
+    /// Makes what a kind of operation needs: no instance, or one that holds a text that was acknowledged.
+    pub(crate) async fn prepare(&mut self, kind: &str) -> Result<()> {
+        if kind == "create_instance" {
+            return Ok(());
+        }
+        if self.id.is_none() {
+            self.ask("create_instance").await?;
+        }
+        let view = self.await_usable().await?;
+        let text = format!("written before {}", self.asked);
+        self.engine.write(&view, &text).await?;
+        self.written.push(text);
+        Ok(())
+    }
+
+    /// The instance is as it should be, and its agent is reached by the controller that runs now.
+    pub(crate) async fn await_usable(&self) -> Result<Value> {
+        let id = self.id()?;
+        let ping = format!("/mgmt/instances/{id}/rpc_ping");
+        let ask = async || Ok(self.admin.get(&ping).await?.status);
+        let reached = poll("the agent to be reached", Duration::from_secs(30), ask, |status| *status == 204).await;
+        reached.with_context(|| self.stack.log_end())?;
+        self.api.await_active(id).await.with_context(|| self.stack.log_end())
+    }
+
+    /// Asks for an operation.
+    pub(crate) async fn ask(&mut self, kind: &str) -> Result<()> {
+        let answer = self.send(kind).await?;
+        ensure!([200, 202].contains(&answer.status), "{kind}: {answer:?}\n{}", self.stack.log_end());
+        self.asked_for(kind).await
+    }
+
+    /// Asks for an operation of a controller that dies before it answers.
+    pub(crate) async fn ask_without_answer(&mut self, kind: &str) -> Result<()> {
+        let answer = self.send(kind).await;
+        ensure!(answer.is_err(), "the controller answered: {answer:?}");
+        Ok(())
+    }
+
+    async fn send(&mut self, kind: &str) -> Result<Answer> {
+        self.asked += 1;
+        if kind == "create_instance" {
+            return self.api.post("/instances", &self.engine.order("swept")).await;
+        }
+        let path = format!("/instances/{}", self.id()?);
+        let action = format!("{path}/action");
+        let to = self.sizes.after(kind);
+        match kind {
+            "delete_instance" => self.api.send(Method::DELETE, &path, None).await,
+            "restart_instance" => self.api.post(&action, &json!({"restart": {}})).await,
+            "change_accounts" => {
+                let (name, password) = self.newcomer();
+                let body = json!({"users": [self.engine.user(&name, &password)]});
+                self.api.post(&format!("{path}/users"), &body).await
+            }
+            "resize_flavor" => self.api.post(&action, &json!({"resize": {"flavorRef": to.flavor.to_string()}})).await,
+            "resize_volume" => self.api.post(&action, &json!({"resize": {"volume": {"size": to.volume}}})).await,
+            "stop_instance" => self.admin.post(&format!("/mgmt{action}"), &json!({"stop": {}})).await,
+            "reboot_instance" => self.admin.post(&format!("/mgmt{action}"), &json!({"reboot": {}})).await,
+            other => bail!("how {other} is asked for is not known here"),
+        }
+    }
+
+    /// The account that the last `change_accounts` made.
+    fn newcomer(&self) -> (String, String) {
+        (format!("user{}", self.asked), format!("secret-{}", self.asked))
+    }
+
+    /// Takes note of an instance that was ordered, by whatever answer.
+    pub(crate) async fn asked_for(&mut self, kind: &str) -> Result<()> {
+        if kind == "create_instance" {
+            let list = self.api.get("/instances").await?.body;
+            let id = list["instances"][0]["id"].as_str().with_context(|| format!("one instance in {list}"))?;
+            (self.id, self.written, self.sizes) = (Some(id.to_owned()), Vec::new(), SMALLEST);
+        }
+        Ok(())
+    }
+
+    /// Asks for a kind of operation without a fault and returns its steps, as the service lists them.
+    pub(crate) async fn steps(&mut self, kind: &str) -> Result<Vec<String>> {
+        self.prepare(kind).await?;
+        self.ask(kind).await?;
+        // An instance that is deleted is gone with its operations: the list is taken while it goes.
+        let path = format!("/instances/{}/operations", self.id()?);
+        let seen = poll(
+            "the operation",
+            Duration::from_secs(10),
+            async || Ok(self.api.get(&path).await?.body["operations"][0].clone()),
+            |operation: &Value| operation["kind"] == kind,
+        )
+        .await?;
+        let steps = seen["steps"].as_array().with_context(|| format!("steps in {seen}"))?;
+        let names = steps.iter().filter_map(|step| step["name"].as_str().map(str::to_owned)).collect();
+        self.assert_done(kind).await?;
+        Ok(names)
+    }
+
+    /// The operation ended well: what it was for is true, and everything else is as it was.
+    pub(crate) async fn assert_done(&mut self, kind: &str) -> Result<()> {
+        if kind == "delete_instance" {
+            return self.assert_gone().await;
+        }
+        let last = self.last_operation(kind).await?;
+        ensure!(last["status"] == "done", "{last}\n{}", self.stack.log_end());
+        self.sizes = self.sizes.after(kind);
+        if kind == "stop_instance" {
+            self.assert_stopped().await?;
+            self.ask("restart_instance").await?;
+        }
+        let view = self.assert_well().await?;
+        ensure!(view["fault"].is_null(), "{view}");
+        match kind {
+            "change_accounts" => {
+                let (name, password) = self.newcomer();
+                self.engine.log_in(&view, &name, &password).await
+            }
+            "create_instance" => self.remove().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The last operation of a kind, once all have ended.
+    pub(crate) async fn last_operation(&self, kind: &str) -> Result<Value> {
+        let all = self.api.await_operations(self.id()?).await?;
+        let found = all.as_array().into_iter().flatten().find(|operation| operation["kind"] == kind).cloned();
+        found.with_context(|| format!("an operation {kind} in {all}"))
+    }
+
+    /// One engine and one agent, which has its sizes, lets its accounts in, and holds what was acknowledged.
+    pub(crate) async fn assert_well(&self) -> Result<Value> {
+        let id = self.id()?;
+        self.api.await_operations(id).await?;
+        let view = self.await_usable().await?;
+        let (engines, agents) = (leftovers::engines(id), leftovers::agents(id));
+        ensure!(engines.len() == 1 && agents.len() == 1, "engines {engines:?}, agents {agents:?}");
+        ensure!(self.stack.instances() == [id], "hosts {:?}", self.stack.instances());
+        let Sizes { flavor, volume } = self.sizes;
+        ensure!(view["flavor"]["id"] == *flavor.to_string() && view["volume"]["size"] == volume, "{view}");
+        self.assert_use(1, 512 * flavor, volume).await?;
+        let refused = self.engine.log_in(&view, APP.0, "wrong").await;
+        ensure!(refused.is_err(), "a wrong password was accepted");
+        let read = self.engine.read(&view).await.with_context(|| self.stack.log_end())?;
+        ensure!(read == self.written, "acknowledged was {:?}, there is {read:?}", self.written);
+        Ok(view)
+    }
+
+    /// The engine is stopped; the agent is there.
+    pub(crate) async fn assert_stopped(&self) -> Result<()> {
+        let id = self.id()?;
+        let stopped = |view: &Value| view["operating_status"] == "SHUTDOWN";
+        poll("SHUTDOWN", Duration::from_secs(60), async || self.api.instance(id).await, stopped).await?;
+        let (engines, agents) = (leftovers::engines(id), leftovers::agents(id));
+        ensure!(engines.is_empty() && agents.len() == 1, "engines {engines:?}, agents {agents:?}");
+        Ok(())
+    }
+
+    /// What the project uses of its quota.
+    pub(crate) async fn assert_use(&self, instances: u64, ram: u64, volumes: u64) -> Result<()> {
+        let quotas = self.admin.get(&format!("/mgmt/quotas/{}", self.api.project)).await?.body;
+        let all = quotas["quotas"].as_array().cloned().unwrap_or_default();
+        for (resource, used) in [("instances", instances), ("ram", ram), ("volumes", volumes)] {
+            let quota = all.iter().find(|quota| quota["resource"] == resource);
+            ensure!(quota.is_some_and(|quota| quota["in_use"] == used), "{used} of {resource} in {quotas}");
+        }
+        Ok(())
+    }
+
+    /// Deletes the instance and looks for what is left.
+    pub(crate) async fn remove(&mut self) -> Result<()> {
+        self.ask("delete_instance").await?;
+        self.assert_gone().await
+    }
+
+    async fn assert_gone(&mut self) -> Result<()> {
+        let id = self.id.take().context("an instance")?;
+        self.api.await_gone(&id).await.with_context(|| self.stack.log_end())?;
+        leftovers::assert_nothing_of(&id, &self.stack.host(&id), &[])?;
+        ensure!(self.stack.instances().is_empty(), "hosts {:?}", self.stack.instances());
+        self.assert_use(0, 0, 0).await
+    }
+}
