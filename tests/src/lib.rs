@@ -1,7 +1,7 @@
 //! End to end: a whole service of its own for each test, with real agents, real engines and real clients.
 //!
-//! [`Stack`] is a controller in its own directory, on addresses of its own; [`Keystone`] a real one beside it. [`Api`] speaks to it as a user. [`poll`]
-//! waits with a deadline. [`leftovers`] is what may not be there at the end.
+//! [`Stack`] is a controller in its own directory, on addresses of its own; [`Keystone`] a real one beside it. [`Api`] speaks to it as a user. [`Engine`] is
+//! an engine as its tenant uses it. [`poll`] waits with a deadline. [`leftovers`] is what may not be there at the end.
 
 mod api;
 mod clients;

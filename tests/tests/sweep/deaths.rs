@@ -31,10 +31,14 @@ fn part(kind: &str) -> (Option<&'static str>, bool) {
     }
 }
 
+fn agents_sources() -> Result<Vec<String>> {
+    Ok([sources("agent/src")?, sources("agent/src/service")?].concat())
+}
+
 /// The stages of each job, as `agent/src/work.rs` names them; a numbered one is its first.
 fn stages() -> Result<BTreeMap<String, Vec<String>>> {
     let mut jobs: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for text in sources("agent/src")? {
+    for text in agents_sources()? {
         for call in text.split(".stage(\"").skip(1) {
             let (job, rest) = call.split_once("\", ").context("a stage")?;
             let stage = rest.strip_prefix('"').and_then(|rest| rest.split('"').next()).unwrap_or("0");
@@ -67,7 +71,7 @@ fn every_point_of_an_agent_is_swept() -> Result<()> {
             ensure!(swept.contains(&point), "{point}: no kind of operation is said to reach it");
         }
     }
-    for text in sources("agent/src")? {
+    for text in agents_sources()? {
         for point in quoted_after(&text, "pass(\"") {
             ensure!(swept.contains(point) || PRIVATE.contains(&point), "{point} is not swept");
         }

@@ -56,7 +56,7 @@ sweep! {
     resize_volume: Redis, PostgreSql;
     stop_instance: PostgreSql, Redis;
     reboot_instance: Redis, PostgreSql;
-    delete_instance: PostgreSql, Redis;
+    delete_instance: Redis, PostgreSql;
 }
 
 /// The text of all files of a folder of the workspace, without those below it.
