@@ -202,6 +202,8 @@ pub(super) struct Ledger {
     pub(super) renamed: Mutex<Vec<Renamed>>,
     /// Instances whose status was reset: what was under way on them has ended anywhere.
     pub(super) reset: Mutex<std::collections::BTreeSet<InstanceId>>,
+    /// Of each reset the last operation that was asked for before it, and when it was answered, microseconds since 1970.
+    pub(super) resets: Mutex<Vec<(InstanceId, i64, i64)>>,
 }
 
 impl Ledger {

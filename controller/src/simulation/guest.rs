@@ -46,6 +46,8 @@ pub(super) struct Guest {
     world: std::sync::Weak<World>,
     pub(super) engine: Arc<Mutex<Engine>>,
     pub(super) sizes: Arc<Mutex<Sizes>>,
+    /// Whether its agent never comes to anything.
+    dud: bool,
     /// Whether the driver keeps its agent running.
     kept: Arc<Mutex<bool>>,
     life: Arc<Mutex<Option<Life>>>,
@@ -60,7 +62,11 @@ struct SimulatedWork {
 impl Guest {
     pub(super) fn new(instance: InstanceId, directory: PathBuf, world: &Arc<World>) -> Self {
         let (engine, sizes, kept, life) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
-        Self { instance, directory, world: Arc::downgrade(world), engine, sizes, kept, life }
+        let dud = world.fails(30);
+        if dud {
+            world.chance.fault("agents that never come", format!("the agent of {instance} will never come"));
+        }
+        Self { instance, directory, world: Arc::downgrade(world), engine, sizes, dud, kept, life }
     }
 
     /// What the driver is told that it is to be.
@@ -72,7 +78,7 @@ impl Guest {
 
     /// Starts the agent, from what its earlier life left.
     pub(super) fn start(&self) {
-        let Some(world) = self.world.upgrade() else { return };
+        let Some(world) = self.world.upgrade().filter(|_| !self.dud) else { return };
         let files = Durable::open(&self.directory).unwrap();
         let keeper = Arc::new(Keeper::open(files).unwrap());
         let journal = Journal::open(&self.directory.join("jobs")).unwrap();
@@ -148,7 +154,7 @@ impl Guest {
 
     /// As the driver describes it: an agent that it is about to start again counts as there.
     pub(super) fn state(&self) -> HostState {
-        if self.life().is_some() { HostState::Active } else { HostState::Dead }
+        if self.dud || self.life().is_some() { HostState::Active } else { HostState::Dead }
     }
 
     pub(super) fn service(&self) -> Service {

@@ -19,9 +19,11 @@ use crate::authority::Authorities;
 use crate::config::Config;
 use crate::ids::{InstanceId, OperationId, seeded};
 use crate::seal::Seal;
-use crate::store::sql::simulated::Link;
+use crate::store::sql::simulated::{Link, Server};
 use crate::store::{Clock, Store, harness};
 
+/// When every history begins, microseconds since 1970.
+const BEGIN: i64 = 1_800_000_000_000_000;
 /// For how long users ask and things go wrong, ms.
 const FAULTY: u64 = 180_000;
 /// When everything must have ended, after that: the deadlines of a creation and its undos, and a delay of a retry.
@@ -64,6 +66,11 @@ pub(super) fn run(seed: u64) -> Outcome {
     outcome
 }
 
+/// The number of the operation that was asked for last.
+fn last_asked(server: &Server) -> i64 {
+    server.ask("select coalesce(max(seq), 0) from operation").first().map_or(0, |row| row.read(0))
+}
+
 struct History {
     chance: Chance,
     world: Arc<World>,
@@ -75,7 +82,7 @@ struct History {
 impl History {
     async fn begin(chance: Chance) -> Self {
         let (world, mut died) = World::new(chance.clone());
-        let server = Store::simulated_server(include_str!("watch.sql"));
+        let server = Store::simulated_server(BEGIN, include_str!("watch.sql"));
         let own = Link::new(server.clone(), gate(&world, &Machine::new("nobody")), 0);
         let store = Store::simulated(own, Clock::simulated(server.now()), Seal::new(&[5; 32]));
         harness::register(&store, &harness::manifest()).await;
@@ -149,19 +156,22 @@ impl History {
         let there = self.instances("deleted is null");
         let wish = Wish::draw(&self.chance, there.len());
         let id = if there.is_empty() { InstanceId::random() } else { self.chance.pick(&there) };
-        let (chance, ledger) = (self.chance.clone(), self.ledger.clone());
+        let (chance, ledger, server) = (self.chance.clone(), self.ledger.clone(), self.ground.server.clone());
         tokio::spawn(async move {
             let request = ledger.ask(wish.clone());
             if matches!(wish, Wish::ResetStatus | Wish::ResetTask | Wish::ForceDelete) {
                 ledger.reset.lock().unwrap().insert(id);
             }
-            let asked = Instant::now();
+            let (asked, last) = (Instant::now(), last_asked(&server));
             chance.note(format!("{name} is asked {request} {wish:?} of {id}"));
             let answer = tokio::select! {
                 biased;
                 () = end.cancelled() => None,
                 answer = wish.ask(&app, &request, id) => Some(answer),
             };
+            if let (Wish::ResetStatus | Wish::ResetTask, Some(Ok(_))) = (&wish, &answer) {
+                ledger.resets.lock().unwrap().push((id, last, server.now()));
+            }
             if let Wish::Rename(new) = wish {
                 let answered = matches!(answer, Some(Ok(_))).then(Instant::now);
                 ledger.renamed.lock().unwrap().push(Renamed { instance: id, name: new, asked, answered });

@@ -48,6 +48,10 @@ impl Compute for Hosts {
     async fn ensure_host(&self, spec: &HostSpec) -> Result<(), ComputeError> {
         self.call("make a host").await?;
         let world = &self.world;
+        if world.fails(25) {
+            world.chance.fault("hosts that cannot be made as asked", format!("{} cannot be made", spec.instance));
+            return Err(ComputeError::Fatal("there is no room".to_owned()));
+        }
         let known = world.guest(spec.instance);
         let guest = known.clone().unwrap_or_else(|| {
             world.chance.note(format!("host {} is made", spec.instance));

@@ -53,12 +53,29 @@ impl Truths {
         unless(!found.is_empty(), || format!("{what}: {found:?}"))
     }
 
+    /// What reconcilers keep true of assignments: they name the controllers that there are, and none expires soon.
+    fn check_assignments(&self) -> Found {
+        let controllers = self.texts("select agents_address from controller order by agents_address");
+        let names = serde_json::to_string(&controllers).unwrap();
+        let soon = self.server.now() + 1_000_000;
+        self.nothing(
+            &format!("assignments that do not name {names}, or expire"),
+            &format!(
+                "select s.instance_id || ' ' || s.specification || ' ' || s.not_after from assignment s \
+                 join agent a on a.instance_id = s.instance_id where a.assignment_generation > 0 \
+                 and (instr(s.specification, '{names}') = 0 or s.not_after < {soon})"
+            ),
+        )
+    }
+
     /// When nothing is under way and reconcilers have looked.
     pub(super) fn check(&self) -> Found {
         self.check_writes()?;
         self.check_ends()?;
         self.check_counts()?;
         self.check_requests()?;
+        self.check_resets()?;
+        self.check_assignments()?;
         let expected = self.replay()?;
         let present = self.present();
         let mut hosts: BTreeMap<InstanceId, Guest> = self.world.guests.lock().unwrap().clone();
@@ -120,6 +137,20 @@ impl Truths {
              or exists (select 1 from agent_link l where l.instance_id = i.id) or exists \
              (select 1 from enrolment_token t where t.instance_id = i.id))",
         )
+    }
+
+    /// What was under way when a status was reset ends soon, unless it ends anyway. Whoever holds it may sleep on its lease.
+    fn check_resets(&self) -> Found {
+        for (instance, last, answered) in &*self.ledger.resets.lock().unwrap() {
+            self.nothing(
+                "done long after the status was reset",
+                &format!(
+                    "select kind || ' ' || id from operation where instance_id = '{instance}' and lane = 'lifecycle' \
+                     and seq <= {last} and finished > {answered} + 60000000 and status = 'done'"
+                ),
+            )?;
+        }
+        Ok(())
     }
 
     fn check_counts(&self) -> Found {

@@ -17,6 +17,8 @@ create trigger claim after update on operation when new.fence <> old.fence and n
 begin
     insert into held values (new.id, writer(), 1, null)
         on conflict (operation_id) do update set writer = writer(), claims = claims + 1;
+    insert into violation select 'operation ' || new.id || ' begins before the end of ' || id from operation
+        where instance_id = new.instance_id and seq < new.seq and finished is null;
 end;
 
 create trigger operation_by_another after update on operation

@@ -18,6 +18,8 @@ use crate::ids::InstanceId;
 
 /// For how long a question waits for an answer, and for an agent that is away.
 const QUESTION: Duration = Duration::from_secs(5);
+/// How often a job says how far it is.
+const PROGRESS: Duration = Duration::from_secs(2);
 /// What an agent's verdict is worth more than "did not answer".
 const VERDICT: Duration = Duration::from_secs(3);
 
@@ -194,7 +196,21 @@ impl Agents for Wires {
                 self.world.chance.delay(10, 500).await;
             }
         };
-        match timeout_at(deadline, asked).await {
+        let tells = async {
+            for done in 1.. {
+                tokio::time::sleep(PROGRESS).await;
+                progress(v1::Progress { done: Some(done), unit: "items".to_owned(), ..v1::Progress::default() });
+            }
+            std::future::pending().await
+        };
+        let ended = async {
+            tokio::select! {
+                biased;
+                ended = asked => ended,
+                never = tells => never,
+            }
+        };
+        match timeout_at(deadline, ended).await {
             Err(_) => Err(AgentError::Unreachable(instance)),
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(AgentError::Refused { kind: error.kind(), message: error.message }),

@@ -165,11 +165,11 @@ impl Store {
         Self { read: pool.clone(), write: pool, seal, clock, reset_services: ResetServices::default() }
     }
 
-    /// The simulator's database, with whatever else is to stand in it.
+    /// The simulator's database at this time (microseconds since 1970), with whatever else is to stand in it.
     #[cfg(test)]
-    pub(crate) fn simulated_server(more: &str) -> sql::simulated::Server {
+    pub(crate) fn simulated_server(now: i64, more: &str) -> sql::simulated::Server {
         let schema: Vec<&str> = MIGRATIONS.iter().map(|(_, _, sql)| *sql).chain([more]).collect();
-        sql::simulated::Server::new(&schema, Clock::simulated(1_800_000_000_000_000))
+        sql::simulated::Server::new(&schema, Clock::simulated(now))
     }
 
     /// Begins a transaction that writes; there is one at a time.
