@@ -3,4 +3,4 @@
 set -euo pipefail
 export CARGO_TARGET_DIR=$TARGET/sim RUSTFLAGS="--cfg tokio_unstable"
 export TROVE_SIM_HISTORIES=${TROVE_SIM_HISTORIES:-1000}
-cargo test --package trove-controller --lib simulation -- --nocapture
+cargo test --profile sim --package trove-controller --lib simulation -- --nocapture

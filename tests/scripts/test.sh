@@ -25,6 +25,8 @@ if [ "${1:-}" = full ]; then
     export TROVE_TEST_DEPTH=full
 fi
 run --workspace
+# The simulator's database is one too.
+TROVE_TEST_STORE_URL=simulated run --package trove-controller --lib store::
 # The store's SQL, and what stands on it, on the other database. Features as above, so that nothing is built again.
 tests/scripts/with-postgresql.sh bash -c "run --package trove-controller --lib"
 if [ "${1:-}" = full ]; then

@@ -25,7 +25,8 @@ pub async fn reconcile(context: &RunnerContext) -> Result<()> {
     for instance in there {
         remove_leftover(context, instance, by_id.get(&instance)).await;
     }
-    let settled = rows.iter().filter(|row| !row.deleted && !row.busy);
+    // A leftover that could not be deleted now is deleted next time: recorded as there, it would be one no more.
+    let settled = rows.iter().filter(|row| !is_leftover(row) && !row.busy);
     let mut different = Vec::new();
     for row in settled {
         if look(context, row.instance).await.is_some_and(|seen| seen != row.host) {
@@ -51,9 +52,7 @@ async fn remove_leftover(context: &RunnerContext, instance: InstanceId, row: Opt
         tracing::warn!(instance_id = %instance, "host {instance} belongs to no instance of this store; it is left alone");
         return;
     };
-    // A failed create has undone its host; that of any other instance is never touched here, whatever is stored of it.
-    let leftover = row.deleted || (row.task == Task::BuildingError && row.host == HostState::Absent);
-    if !leftover || row.busy {
+    if !is_leftover(row) || row.busy {
         return;
     }
     tracing::warn!(instance_id = %instance, "host {instance} was left over; it is deleted");
@@ -61,6 +60,12 @@ async fn remove_leftover(context: &RunnerContext, instance: InstanceId, row: Opt
         tracing::warn!(instance_id = %instance, "host {instance} could not be deleted: {error}");
     }
     context.agents.forget(instance);
+}
+
+/// Whether no host may be there. A failed create has undone its own; that of any other instance is never touched here,
+/// whatever is stored of it.
+fn is_leftover(row: &HostRow) -> bool {
+    row.deleted || (row.task == Task::BuildingError && row.host == HostState::Absent)
 }
 
 async fn look(context: &RunnerContext, instance: InstanceId) -> Option<HostState> {

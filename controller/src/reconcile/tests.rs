@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::compute::ComputeError;
 use crate::config::Config;
 use crate::ids::InstanceId;
 use crate::model::EngineCertificate;
 use crate::operations::harness::Stage;
 use crate::operations::{delete_instance, restart_instance};
-use crate::state::{HostState, Service};
+use crate::state::{HostState, Service, Task};
 use crate::store::agents::{AgentRow, Word};
 use crate::store::assignments::Specification;
 
@@ -40,6 +41,23 @@ async fn a_host_of_a_deleted_instance_is_removed_and_no_other() {
     let left = stage.compute.hosts.lock().unwrap().clone();
     assert!(!left.contains(&deleted));
     assert!(left.contains(&stage.instance) && left.contains(&foreign), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_a_failed_create_left_is_removed_though_the_first_try_fails() {
+    let stage = Stage::created().await;
+    let store = &stage.context.store;
+    let mut tx = store.begin().await.unwrap();
+    store.set_task(&mut tx, stage.instance, Task::BuildingError).await.unwrap();
+    store.set_host(&mut tx, stage.instance, HostState::Absent).await.unwrap();
+    tx.commit().await.unwrap();
+
+    stage.compute.fail_next("delete_host", ComputeError::Transient("the request was lost".to_owned()));
+    hosts::reconcile(&stage.context).await.unwrap();
+    assert!(stage.compute.hosts.lock().unwrap().contains(&stage.instance));
+    assert_eq!(stage.row().await.host, HostState::Absent, "else it would be taken for a host that is to be");
+    hosts::reconcile(&stage.context).await.unwrap();
+    assert!(!stage.compute.hosts.lock().unwrap().contains(&stage.instance));
 }
 
 #[tokio::test]

@@ -1,56 +1,81 @@
 //! One controller of a history: the real runner and reconcilers, on the shared world.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::world::{Hosts, Sleep, Wires, World, gate};
+use super::hosts::Hosts;
+use super::wires::Wires;
+use super::world::{Machine, World, gate};
+use crate::agents::Agents as _;
 use crate::app::App;
 use crate::authority::Authorities;
 use crate::config::Config;
+use crate::ids::InstanceId;
 use crate::operations::{Changes, Nudge, Runner, RunnerContext};
 use crate::reconcile::{self, controllers};
 use crate::seal::Seal;
-use crate::store::Store;
 use crate::store::agents::{AgentRow, Word};
 use crate::store::controllers::Controller as Row;
 use crate::store::sql::simulated::{Link, Server};
+use crate::store::{Clock, Store};
+
+/// How often an agent says what it said before.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Before the store is tried again.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// What every life of every controller stands on.
+pub(super) struct Ground {
+    pub(super) world: Arc<World>,
+    pub(super) server: Server,
+    pub(super) authorities: Arc<Authorities>,
+    pub(super) config: Arc<Config>,
+    /// How many lives there were.
+    pub(super) lives: AtomicI64,
+}
 
 /// A life of a controller. Dropped, it was killed.
 pub(super) struct Controller {
     pub(super) app: App,
-    pub(super) sleep: Sleep,
+    pub(super) machine: Machine,
+    /// The clock of its machine.
+    pub(super) clock: Clock,
     pub(super) end: CancellationToken,
     _tasks: JoinSet<()>,
 }
 
 impl Controller {
     /// Starts the controller of this name.
-    pub(super) async fn start(
-        world: &Arc<World>,
-        server: &Server,
-        clock: &crate::store::Clock,
-        name: &'static str,
-        authorities: &Arc<Authorities>,
-    ) -> Self {
-        let sleep = Sleep::new();
-        let store = Store::simulated(Link::new(server.clone(), gate(world, &sleep)), clock, Seal::new(&[5; 32]));
-        let wires = Arc::new(Wires::new(world.clone(), sleep.clone(), name));
+    pub(super) async fn start(ground: &Ground, name: &'static str) -> Self {
+        let world = &ground.world;
+        let machine = Machine::new(name);
+        let life = ground.lives.fetch_add(1, Ordering::SeqCst);
+        // The machine's clock is an hour off, one way or the other.
+        let clock = Clock::simulated(ground.server.now());
+        clock.set(clock.now() - 3_600_000_000 + i64::try_from(world.chance.between(0, 7_200_000_000)).unwrap());
+        let link = Link::new(ground.server.clone(), gate(world, &machine), life);
+        let store = Store::simulated(link, clock.clone(), Seal::new(&[5; 32]));
+        let wires = Arc::new(Wires::new(world.clone(), machine.clone()));
         let (nudge, changes, shutdown) = (Nudge::default(), Changes::default(), CancellationToken::new());
         let context = RunnerContext {
             store: store.clone(),
             agents: wires.clone(),
-            compute: Arc::new(Hosts { world: world.clone(), sleep: sleep.clone() }),
-            authorities: authorities.clone(),
-            config: Arc::new(Config::default()),
+            compute: Arc::new(Hosts { world: world.clone(), machine: machine.clone() }),
+            authorities: ground.authorities.clone(),
+            config: ground.config.clone(),
             controller_id: name.to_owned(),
             nudge: nudge.clone(),
             changes: changes.clone(),
         };
-        let row = Row { id: name.to_owned(), agents_address: format!("{name}:8778"), place: None };
+        // Some come back elsewhere, which every agent has to be told.
+        let port = world.chance.pick(&[8778, 8778, 8779]);
+        let row = Row { id: name.to_owned(), agents_address: format!("{name}:{port}"), place: None };
         while store.put_controller(&row, controllers::LIFETIME).await.is_err() {}
         let app = App {
             store: store.clone(),
@@ -65,8 +90,9 @@ impl Controller {
         tasks.spawn(reconcile::run(context, shutdown.clone()));
         tasks.spawn(controllers::keep(store.clone(), row, shutdown.clone()));
         tasks.spawn(controllers::listen(store.clone(), nudge.clone(), changes, shutdown));
-        tasks.spawn(hear(world.clone(), wires, store, nudge));
-        Self { app, sleep, end: CancellationToken::new(), _tasks: tasks }
+        tasks.spawn(Hub { world: world.clone(), wires, store, nudge, linked: BTreeMap::new() }.hear());
+        machine.set_up();
+        Self { app, machine, clock, end: CancellationToken::new(), _tasks: tasks }
     }
 }
 
@@ -77,45 +103,70 @@ impl Drop for Controller {
 }
 
 /// What the hub does: who is heard, and what was said, is written on change.
-async fn hear(world: Arc<World>, wires: Arc<Wires>, store: Store, nudge: Nudge) {
-    let mut reach = world.reach.subscribe();
-    let mut linked = BTreeSet::new();
-    let mut said = std::collections::BTreeMap::new();
-    // An earlier life may have been killed.
-    while store.lose_own_links(wires.controller).await.is_err() {}
-    loop {
-        reach.mark_unchanged();
-        let mut known: BTreeSet<_> = world.guests.lock().unwrap().keys().copied().collect();
-        known.extend(&linked);
-        let mut failed = false;
-        for instance in known {
-            wires.hear(instance);
-            let state = crate::agents::Agents::state(&*wires, instance).borrow().clone();
-            let row = AgentRow {
-                service: state.service,
-                detail: String::new(),
-                engine_version: "15".to_owned(),
-                volume_used_bytes: 1,
-                assignment_generation: state.assignment_generation,
-            };
-            if state.connected && !linked.contains(&instance) {
-                failed |= store.put_link(instance, wires.controller).await.is_err() || !linked.insert(instance);
-                nudge.now();
+struct Hub {
+    world: Arc<World>,
+    wires: Arc<Wires>,
+    store: Store,
+    nudge: Nudge,
+    /// Who is connected, and what was written of each on this connection.
+    linked: BTreeMap<InstanceId, Option<AgentRow>>,
+}
+
+impl Hub {
+    async fn hear(mut self) {
+        let mut reach = self.world.reach.subscribe();
+        // An earlier life may have been killed.
+        while self.store.lose_own_links(self.wires.machine.name).await.is_err() {}
+        loop {
+            reach.mark_unchanged();
+            let mut known: Vec<_> = self.world.guests.lock().unwrap().keys().copied().collect();
+            known.extend(self.linked.keys());
+            known.sort_unstable();
+            known.dedup();
+            let mut failed = false;
+            for instance in known {
+                failed |= self.hear_one(instance).await.is_err();
             }
-            if !state.connected && linked.contains(&instance) {
-                failed |= store.lose_link(instance, wires.controller).await.is_err() || !linked.remove(&instance);
-            }
-            if state.connected && said.get(&instance) != Some(&row) {
-                match store.put_agent(instance, &row, &Word::default()).await {
-                    Ok(_) => said.insert(instance, row).map_or((), drop),
-                    Err(_) => failed = true,
-                }
+            if failed {
+                tokio::time::sleep(STORE_RETRY).await;
+            } else {
+                // The end of the wait is a heartbeat.
+                let _ = timeout(HEARTBEAT, reach.changed()).await;
             }
         }
-        if failed {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        } else if reach.changed().await.is_err() {
-            return;
+    }
+
+    async fn hear_one(&mut self, instance: InstanceId) -> crate::error::Result<()> {
+        let state = self.wires.state(instance).borrow().clone();
+        let controller = self.wires.machine.name;
+        if !state.connected {
+            if self.linked.contains_key(&instance) {
+                self.store.lose_link(instance, controller).await?;
+                self.linked.remove(&instance);
+                self.nudge.now();
+            }
+            return Ok(());
         }
+        if !self.linked.contains_key(&instance) {
+            self.store.put_link(instance, controller).await?;
+            self.linked.insert(instance, None);
+            self.nudge.now();
+        }
+        let row = AgentRow {
+            service: state.service,
+            detail: String::new(),
+            engine_version: "15".to_owned(),
+            volume_used_bytes: 1,
+            assignment_generation: state.assignment_generation,
+        };
+        let reset = self.store.reset_services.take(instance);
+        let written = self.linked.get(&instance).is_some_and(|written| written.as_ref() == Some(&row));
+        if reset || !written {
+            self.linked.insert(instance, None);
+            self.store.put_agent(instance, &row, &Word::default()).await?;
+            self.linked.insert(instance, Some(row));
+            self.nudge.now();
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,5 @@
-//! A host with its agent: the agent's own journal, fence and jobs, over an engine that is a few numbers.
+//! A host with its agent: the agent's own journal, fence and jobs, over an engine that is a set of facts.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -11,21 +10,14 @@ use trove_agent::jobs::{Job, Jobs, Worker};
 use trove_agent::journal::Journal;
 use trove_agent::settings::Keeper;
 use trove_proto::v1;
+use trove_strategy::Size;
 use v1::account_change::Kind as Change;
 use v1::start::Work;
 
-use super::chance::Chance;
+use super::engine::{Engine, refuse};
+use super::world::World;
 use crate::ids::InstanceId;
-use crate::state::Service;
-
-/// What is known of an engine, by whoever asks it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Engine {
-    pub(super) running: bool,
-    pub(super) users: BTreeSet<String>,
-    /// How often the work of a key was carried out and written down.
-    pub(super) effects: BTreeMap<String, u32>,
-}
+use crate::state::{HostState, Service};
 
 /// One life of the agent, from its start to its death.
 #[derive(Clone)]
@@ -35,50 +27,144 @@ pub(super) struct Life {
     pub(super) end: CancellationToken,
 }
 
+/// What a host was made as.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sizes {
+    /// What the next start will have, MiB.
+    ram_mib: u64,
+    /// What it has since the last start, MiB.
+    pub(super) ram_mib_in_force: u64,
+    /// GiB.
+    pub(super) volume_gib: u64,
+}
+
 /// A host. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Guest {
     pub(super) instance: InstanceId,
     directory: PathBuf,
-    chance: Chance,
+    world: std::sync::Weak<World>,
     pub(super) engine: Arc<Mutex<Engine>>,
+    pub(super) sizes: Arc<Mutex<Sizes>>,
+    /// Whether its agent never comes to anything.
+    dud: bool,
+    /// Whether the driver keeps its agent running.
+    kept: Arc<Mutex<bool>>,
     life: Arc<Mutex<Option<Life>>>,
 }
 
 struct SimulatedWork {
     guest: Guest,
+    world: Arc<World>,
     end: CancellationToken,
 }
 
 impl Guest {
-    pub(super) fn new(instance: InstanceId, directory: PathBuf, chance: Chance) -> Self {
-        Self { instance, directory, chance, engine: Arc::default(), life: Arc::default() }
+    pub(super) fn new(instance: InstanceId, directory: PathBuf, world: &Arc<World>) -> Self {
+        let (engine, sizes, kept, life) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        let dud = world.fails(30);
+        if dud {
+            world.chance.fault("agents that never come", format!("the agent of {instance} will never come"));
+        }
+        Self { instance, directory, world: Arc::downgrade(world), engine, sizes, dud, kept, life }
+    }
+
+    /// What the driver is told that it is to be.
+    pub(super) fn resize(&self, size: Size) {
+        let mut sizes = self.sizes.lock().unwrap();
+        sizes.ram_mib = size.memory_mib;
+        sizes.volume_gib = sizes.volume_gib.max(size.volume_gib);
     }
 
     /// Starts the agent, from what its earlier life left.
     pub(super) fn start(&self) {
+        let Some(world) = self.world.upgrade().filter(|_| !self.dud) else { return };
         let files = Durable::open(&self.directory).unwrap();
         let keeper = Arc::new(Keeper::open(files).unwrap());
         let journal = Journal::open(&self.directory.join("jobs")).unwrap();
         let end = CancellationToken::new();
-        let worker = SimulatedWork { guest: self.clone(), end: end.clone() };
+        let worker = SimulatedWork { guest: self.clone(), world: world.clone(), end: end.clone() };
         let jobs = Jobs::new(Arc::new(worker), keeper.clone(), journal);
         *self.life.lock().unwrap() = Some(Life { jobs, keeper, end });
+        *self.kept.lock().unwrap() = true;
+        {
+            let mut sizes = self.sizes.lock().unwrap();
+            sizes.ram_mib_in_force = sizes.ram_mib;
+        }
+        self.revive();
+        world.changed();
     }
 
-    /// Kills the agent, at whatever it is.
+    /// Kills the agent, at whatever it is. The engine runs on, and the driver starts the agent again.
     pub(super) fn kill(&self) {
         if let Some(life) = self.life.lock().unwrap().take() {
             life.end.cancel();
         }
+        let Some(world) = self.world.upgrade() else { return };
+        world.changed();
+        let guest = self.clone();
+        tokio::spawn(async move {
+            world.chance.delay(200, 5000).await;
+            let kept = *guest.kept.lock().unwrap();
+            if kept && world.guest(guest.instance).is_some() && guest.life().is_none() {
+                guest.start();
+            }
+        });
+    }
+
+    /// The machine goes down under everything, and comes back.
+    pub(super) fn lose_power(&self) {
+        self.engine.lock().unwrap().running = false;
+        self.kill();
+    }
+
+    /// Ends agent and engine until it is started.
+    pub(super) fn stop(&self) {
+        *self.kept.lock().unwrap() = false;
+        self.lose_power();
+    }
+
+    /// The engine ends by itself.
+    pub(super) fn crash(&self) {
+        self.engine.lock().unwrap().running = false;
+        self.revive();
+        if let Some(world) = self.world.upgrade() {
+            world.changed();
+        }
+    }
+
+    /// The agent starts the engine after a while, where it is to run.
+    fn revive(&self) {
+        let (Some(life), Some(world)) = (self.life(), self.world.upgrade()) else { return };
+        let guest = self.clone();
+        tokio::spawn(async move {
+            world.chance.delay(100, 3000).await;
+            let mut engine = guest.engine.lock().unwrap();
+            if !life.end.is_cancelled() && engine.wanted && !engine.running {
+                engine.running = true;
+                drop(engine);
+                world.changed();
+            }
+        });
     }
 
     pub(super) fn life(&self) -> Option<Life> {
         self.life.lock().unwrap().clone()
     }
 
+    /// As the driver describes it: an agent that it is about to start again counts as there.
+    pub(super) fn state(&self) -> HostState {
+        if self.dud || self.life().is_some() { HostState::Active } else { HostState::Dead }
+    }
+
     pub(super) fn service(&self) -> Service {
-        if self.engine.lock().unwrap().running { Service::Healthy } else { Service::New }
+        let engine = self.engine.lock().unwrap();
+        match (engine.installed, engine.running, engine.wanted) {
+            (false, ..) => Service::New,
+            (true, true, _) => Service::Healthy,
+            (true, false, true) => Service::Crashed,
+            (true, false, false) => Service::Shutdown,
+        }
     }
 
     /// Generation of the assignment in force.
@@ -90,7 +176,13 @@ impl Guest {
 impl SimulatedWork {
     /// Takes its time. A dead agent never comes back from here.
     async fn pause(&self, from: u64, to: u64) {
-        self.guest.chance.delay(from, to).await;
+        let dies = self.world.fails(20);
+        self.world.chance.delay(from, to).await;
+        if dies && !self.end.is_cancelled() {
+            let died = format!("agent {} dies in the midst of a job", self.guest.instance);
+            self.world.chance.fault("agents that died in the midst of a job", died);
+            self.guest.kill();
+        }
         if self.end.is_cancelled() {
             std::future::pending::<()>().await;
         }
@@ -98,55 +190,88 @@ impl SimulatedWork {
 
     /// Some work lasts longer than a lease, so that a controller that sleeps comes back in the midst of it.
     fn longest(&self, usual: u64) -> u64 {
-        if self.guest.chance.one_in(3) { 60_000 } else { usual }
+        if self.world.chance.one_in(3) { 60_000 } else { usual }
     }
 
-    fn refuse(kind: v1::ErrorKind, message: &str) -> v1::Error {
-        v1::Error { kind: kind.into(), message: message.to_owned() }
+    fn run(&self, running: bool) {
+        let mut engine = self.guest.engine.lock().unwrap();
+        engine.running = running;
+        if running {
+            engine.installed = true;
+        }
+        drop(engine);
+        self.world.changed();
+    }
+
+    async fn prepare(&self, prepare: v1::Prepare) -> Result<(), v1::Error> {
+        let (guest, world) = (&self.guest, &self.world);
+        let keeper = guest.life().map(|life| life.keeper);
+        let assigned =
+            keeper.map(|keeper| keeper.assign(prepare.generation, prepare.specification.unwrap_or_default()));
+        assigned.transpose().map_err(|error| refuse(v1::ErrorKind::Transient, error.to_string()))?;
+        self.pause(200, self.longest(4000)).await;
+        if world.fails(30) {
+            world.chance.fault("engines that cannot be installed", format!("{} is not installed", guest.instance));
+            return Err(refuse(v1::ErrorKind::Fatal, "initialise: it does not like this"));
+        }
+        guest.engine.lock().unwrap().wanted = true;
+        self.run(true);
+        let databases = prepare.databases.into_iter().map(Change::CreateDatabase);
+        let users = prepare.users.into_iter().map(Change::CreateUser);
+        for change in databases.chain(users) {
+            guest.engine.lock().unwrap().change(change)?;
+        }
+        Ok(())
+    }
+
+    async fn change(&self, changes: v1::ChangeAccounts) -> Result<(), v1::Error> {
+        for change in changes.changes {
+            self.pause(5, 200).await;
+            if !self.guest.engine.lock().unwrap().running {
+                return Err(refuse(v1::ErrorKind::Transient, "the engine does not answer"));
+            }
+            if let Some(kind) = change.kind {
+                self.guest.engine.lock().unwrap().change(kind)?;
+            }
+        }
+        if self.world.fails(20) {
+            self.world.chance.fault("changes of accounts that failed half-way", "a tenant holds a lock");
+            return Err(refuse(v1::ErrorKind::Transient, "a tenant holds a lock"));
+        }
+        Ok(())
     }
 }
 
 #[async_trait]
 impl Worker for SimulatedWork {
     async fn work(&self, job: &Job, work: Work) -> Result<(), v1::Error> {
-        let (guest, key) = (&self.guest, format!("{} {} {}", job.key.operation, job.key.step, job.key.attempt));
+        let (guest, world) = (&self.guest, &self.world);
+        let key = format!("{} {} {}", job.key.operation, job.key.step, job.key.attempt);
         self.pause(5, 300).await;
         match work {
-            Work::Prepare(prepare) => {
-                let keeper = guest.life().map(|life| life.keeper);
-                let assigned =
-                    keeper.map(|keeper| keeper.assign(prepare.generation, prepare.specification.unwrap_or_default()));
-                assigned.transpose().map_err(|error| Self::refuse(v1::ErrorKind::Transient, &error.to_string()))?;
-                let longest = self.longest(4000);
-                self.pause(200, longest).await;
-                if guest.chance.one_in(40) {
-                    return Err(Self::refuse(v1::ErrorKind::Fatal, "initialise: it does not like this"));
-                }
-                guest.engine.lock().unwrap().running = true;
-            }
+            Work::Prepare(prepare) => self.prepare(prepare).await?,
             Work::Restart(_) => {
-                guest.engine.lock().unwrap().running = false;
-                let longest = self.longest(2000);
-                self.pause(100, longest).await;
-                guest.engine.lock().unwrap().running = true;
+                guest.engine.lock().unwrap().wanted = true;
+                self.run(false);
+                self.pause(100, self.longest(2000)).await;
+                self.run(true);
             }
-            Work::Stop(_) => guest.engine.lock().unwrap().running = false,
-            Work::ChangeAccounts(changes) => {
-                for change in changes.changes {
-                    self.pause(5, 200).await;
-                    if let Some(Change::CreateUser(user)) = change.kind {
-                        let name = user.account.unwrap_or_default().name;
-                        guest.engine.lock().unwrap().users.insert(name);
-                    }
-                }
-                if guest.chance.one_in(20) {
-                    return Err(Self::refuse(v1::ErrorKind::Transient, "a tenant holds a lock"));
-                }
+            Work::Stop(_) => {
+                guest.engine.lock().unwrap().wanted = false;
+                self.run(false);
             }
+            Work::ChangeAccounts(changes) => self.change(changes).await?,
+        }
+        if world.fails(15) {
+            world
+                .chance
+                .fault("agents that died between an effect and its record", format!("{key} is not written down"));
+            guest.kill();
+            std::future::pending::<()>().await;
         }
         // From here to the journal nothing is awaited: what is counted is written down.
         *guest.engine.lock().unwrap().effects.entry(key.clone()).or_default() += 1;
-        guest.chance.note(format!("{} has done {key}", guest.instance));
+        world.chance.note(format!("{} has done {key}", guest.instance));
         Ok(())
     }
 }

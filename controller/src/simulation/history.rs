@@ -1,223 +1,203 @@
-//! One history: what users ask for, what goes wrong, and what must be true when it has stopped going wrong.
+//! One history: minutes in which users ask and things go wrong, then calm, in which what must be true is looked at, all is
+//! asked once more, and all is deleted.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::chance::Chance;
-use super::controller::Controller;
-use super::world::{Sleep, World, gate};
-use crate::app::harness::{caller, order, user};
+use super::asks::{Ledger, Renamed, Wish};
+use super::chance::{Chance, Tally};
+use super::controller::Ground;
+use super::guest::Guest;
+use super::harms::{Controllers, NAMES};
+use super::truths::Truths;
+use super::world::{Machine, World, gate};
+use crate::app::App;
 use crate::authority::Authorities;
-use crate::ids::{InstanceId, seeded};
+use crate::config::Config;
+use crate::ids::{InstanceId, OperationId, seeded};
 use crate::seal::Seal;
 use crate::store::sql::simulated::{Link, Server};
 use crate::store::{Clock, Store, harness};
 
-const NAMES: [&str; 2] = ["one", "two"];
-/// For how long users ask and things go wrong.
+/// When every history begins, microseconds since 1970.
+const BEGIN: i64 = 1_800_000_000_000_000;
+/// For how long users ask and things go wrong, ms.
 const FAULTY: u64 = 180_000;
-/// When everything must have ended, after that.
-const SETTLED: Duration = Duration::from_secs(3600);
+/// When everything must have ended, after that: the deadlines of a creation and its undos, and a delay of a retry.
+const SETTLED: Duration = Duration::from_secs(1500);
+/// How often it is looked whether it has.
+const ASKED: Duration = Duration::from_secs(3);
 /// For the reconcilers, which look once a minute.
-const RECONCILED: Duration = Duration::from_secs(300);
+const RECONCILED: Duration = Duration::from_secs(130);
 
-/// Runs the history of a seed. What happened, and what was wrong at its end.
-pub(super) fn run(seed: u64) -> (Vec<String>, Result<(), String>) {
+/// What a history came to.
+pub(super) struct Outcome {
+    /// What happened.
+    pub(super) lines: Vec<String>,
+    /// Operations, by kind and end.
+    pub(super) operations: Tally,
+    /// What went wrong, by kind.
+    pub(super) faults: Tally,
+    /// Sum over everything that happened.
+    pub(super) trace: u64,
+    /// What was not as it must be.
+    pub(super) ended: Result<(), String>,
+}
+
+/// Runs the history of a seed.
+pub(super) fn run(seed: u64) -> Outcome {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     #[cfg(tokio_unstable)]
     builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
     let runtime = builder.enable_all().start_paused(true).build().unwrap();
     seeded::start(seed);
-    let result = runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let chance = Chance::new(seed);
-        let ended = History::begin(chance.clone()).await.live().await;
-        (chance.history(), ended)
+        let history = History::begin(chance.clone()).await;
+        let ended = history.live().await;
+        let operations = history.operations();
+        history.end();
+        Outcome { lines: chance.history(), operations, faults: chance.faults(), trace: chance.trace(), ended }
     });
     seeded::end();
-    result
+    outcome
+}
+
+/// The number of the operation that was asked for last.
+fn last_asked(server: &Server) -> i64 {
+    server.ask("select coalesce(max(seq), 0) from operation").first().map_or(0, |row| row.read(0))
 }
 
 struct History {
     chance: Chance,
     world: Arc<World>,
-    server: Server,
-    clock: Clock,
-    authorities: Arc<Authorities>,
-    controllers: BTreeMap<&'static str, Controller>,
-    instances: Vec<InstanceId>,
-    /// Users that were accepted, by operation.
-    asked: Arc<std::sync::Mutex<Vec<(InstanceId, String, String)>>>,
-    ordered: Arc<std::sync::Mutex<Vec<InstanceId>>>,
+    ground: Arc<Ground>,
+    controllers: Arc<Controllers>,
+    ledger: Arc<Ledger>,
 }
 
 impl History {
     async fn begin(chance: Chance) -> Self {
-        let world = World::new(chance.clone());
-        let (server, clock) = Store::simulated_server();
-        world.faulty.store(false, Ordering::SeqCst);
-        let own = Link::new(server.clone(), gate(&world, &Sleep::new()));
-        let store = Store::simulated(own, &clock, Seal::new(&[5; 32]));
+        let (world, mut died) = World::new(chance.clone());
+        let server = Store::simulated_server(BEGIN, include_str!("watch.sql"));
+        let own = Link::new(server.clone(), gate(&world, &Machine::new("nobody")), 0);
+        let store = Store::simulated(own, Clock::simulated(server.now()), Seal::new(&[5; 32]));
         harness::register(&store, &harness::manifest()).await;
         let authorities = Arc::new(Authorities::load(&store).await.unwrap());
-        world.faulty.store(true, Ordering::SeqCst);
-        let controllers = BTreeMap::new();
-        let (asked, ordered) = (Arc::default(), Arc::default());
-        Self { chance, world, server, clock, authorities, controllers, instances: Vec::new(), asked, ordered }
+        let mut config = Config::default();
+        // Whoever runs the tests.
+        config.process.allow_root = true;
+        let config = Arc::new(config);
+        let ground = Arc::new(Ground { world: world.clone(), server, authorities, config, lives: AtomicI64::new(1) });
+        let controllers = Controllers::new(ground.clone());
+        let all = controllers.clone();
+        tokio::spawn(async move {
+            while let Some(name) = died.recv().await {
+                all.kill(name);
+            }
+        });
+        Self { chance, world, ground, controllers, ledger: Arc::default() }
     }
 
-    async fn live(mut self) -> Result<(), String> {
+    async fn live(&self) -> Result<(), String> {
+        let truths =
+            Truths { world: self.world.clone(), server: self.ground.server.clone(), ledger: self.ledger.clone() };
         for name in NAMES {
-            self.start(name).await;
+            self.controllers.start(name).await;
         }
-        let begun = Instant::now();
-        let mut plan: Vec<(u64, u64)> =
-            (0..self.chance.between(6, 14)).map(|_| (self.chance.between(0, FAULTY), 0)).collect();
-        plan.extend((0..self.chance.between(4, 14)).map(|_| (self.chance.between(0, FAULTY), 1)));
-        plan[0] = (self.chance.between(0, 1000), 0);
-        plan.sort_unstable();
-        for (at, kind) in plan {
-            tokio::time::sleep_until(begun + Duration::from_millis(at)).await;
-            self.instances = self.ordered.lock().unwrap().clone();
-            if kind == 0 { self.ask() } else { self.harm().await }
-        }
-        tokio::time::sleep_until(begun + Duration::from_millis(FAULTY + 5000)).await;
+        self.world.faulty.store(true, Ordering::SeqCst);
+        self.suffer().await;
         self.heal().await;
         self.settle().await?;
         tokio::time::sleep(RECONCILED).await;
         self.settle().await?;
-        self.check()
+        truths.check()?;
+        self.chance.note("all is asked once more");
+        self.ask_once_more().await?;
+        tokio::time::sleep(RECONCILED).await;
+        truths.check()?;
+        self.chance.note("all is deleted");
+        self.delete_all().await?;
+        tokio::time::sleep(RECONCILED).await;
+        truths.check_nothing_left()
     }
 
-    async fn start(&mut self, name: &'static str) {
-        let new = Controller::start(&self.world, &self.server, &self.clock, name, &self.authorities).await;
-        self.chance.note(format!("controller {name} starts"));
-        self.controllers.insert(name, new);
-        self.world.changed();
+    /// Lets users ask, and things go wrong.
+    async fn suffer(&self) {
+        let begun = Instant::now();
+        let mut plan: Vec<(u64, bool)> =
+            (0..self.chance.between(15, 45)).map(|_| (self.chance.between(0, FAULTY), true)).collect();
+        plan.extend((0..self.chance.between(4, 14)).map(|_| (self.chance.between(0, FAULTY), false)));
+        plan[0].0 = self.chance.between(0, 1000);
+        plan.sort_unstable();
+        for (at, asks) in plan {
+            tokio::time::sleep_until(begun + Duration::from_millis(at)).await;
+            if asks { self.ask() } else { self.controllers.harm() }
+        }
+        tokio::time::sleep_until(begun + Duration::from_millis(FAULTY + 5000)).await;
+    }
+
+    fn instances(&self, which: &str) -> Vec<InstanceId> {
+        let sql = format!("select id from instance where {which} order by created, id");
+        self.ground.server.ask(&sql).iter().map(|row| row.read::<String>(0).parse().unwrap()).collect()
     }
 
     /// A user asks one of the controllers for something.
     fn ask(&self) {
-        let name = NAMES[usize::from(self.chance.one_in(2))];
-        let Some(controller) = self.controllers.get(name) else { return };
-        let (app, end, chance) = (controller.app.clone(), controller.end.clone(), self.chance.clone());
-        let (asked, ordered) = (self.asked.clone(), self.ordered.clone());
-        let pick =
-            if self.instances.is_empty() { None } else { Some(self.chance.between(0, self.instances.len() as u64)) };
-        let target = pick.map(|n| self.instances[usize::try_from(n).unwrap()]);
-        let verb = self.chance.between(0, 10);
-        let user_name = format!("user{}", self.chance.between(0, 1_000_000));
+        let name = self.chance.pick(&NAMES);
+        let (app, end) = {
+            let alive = self.controllers.alive.lock().unwrap();
+            let Some(controller) = alive.get(name) else { return };
+            (controller.app.clone(), controller.end.clone())
+        };
+        let there = self.instances("deleted is null");
+        let wish = Wish::draw(&self.chance, there.len());
+        let id = if there.is_empty() { InstanceId::random() } else { self.chance.pick(&there) };
+        let (chance, ledger, server) = (self.chance.clone(), self.ledger.clone(), self.ground.server.clone());
         tokio::spawn(async move {
-            let caller = caller("p");
-            let request = async {
-                let said = match (target, verb) {
-                    (None, _) | (_, 0 | 1) => {
-                        app.create_instance(&caller, "r", order()).await.map(|(instance, _, accepted)| {
-                            ordered.lock().unwrap().push(instance.id);
-                            (instance.id, accepted)
-                        })
-                    }
-                    (Some(id), 2..=4) => app.restart_instance(&caller, "r", id).await.map(|accepted| (id, accepted)),
-                    (Some(id), 5) => {
-                        let flavor = if chance.one_in(2) { "1" } else { "2" };
-                        app.resize_flavor(&caller, "r", id, flavor).await.map(|accepted| (id, accepted))
-                    }
-                    (Some(id), 6..=8) => {
-                        let made = app.create_users(&caller, "r", id, vec![user(&user_name, &[])]).await;
-                        made.map(|accepted| {
-                            asked.lock().unwrap().push((id, accepted.operation.to_string(), user_name));
-                            (id, accepted)
-                        })
-                    }
-                    (Some(id), _) => app.delete_instance(&caller, "r", id).await.map(|accepted| (id, accepted)),
-                };
-                match said {
-                    Ok((id, accepted)) => {
-                        chance.note(format!("{name} accepts {verb} for {id}: {}", accepted.operation))
-                    }
-                    Err(error) => chance.note(format!("{name} answers {verb}: {error}")),
-                }
-            };
-            tokio::select! {
+            let request = ledger.ask(wish.clone());
+            if matches!(wish, Wish::ResetStatus | Wish::ResetTask | Wish::ForceDelete) {
+                ledger.reset.lock().unwrap().insert(id);
+            }
+            let (asked, last) = (Instant::now(), last_asked(&server));
+            chance.note(format!("{name} is asked {request} {wish:?} of {id}"));
+            let answer = tokio::select! {
                 biased;
-                () = end.cancelled() => {}
-                () = request => {}
+                () = end.cancelled() => None,
+                answer = wish.ask(&app, &request, id) => Some(answer),
+            };
+            if let (Wish::ResetStatus | Wish::ResetTask, Some(Ok(_))) = (&wish, &answer) {
+                ledger.resets.lock().unwrap().push((id, last, server.now()));
+            }
+            if let Wish::Rename(new) = wish {
+                let answered = matches!(answer, Some(Ok(_))).then(Instant::now);
+                ledger.renamed.lock().unwrap().push(Renamed { instance: id, name: new, asked, answered });
+            }
+            match answer {
+                None => chance.note(format!("{request} gets no answer")),
+                Some(Err(error)) => chance.note(format!("{request} is answered: {}", crate::error::chain(&error))),
+                Some(Ok(operation)) => {
+                    chance.note(format!("{request} is accepted: {operation:?}"));
+                    operation.into_iter().for_each(|operation| ledger.accept(&request, operation));
+                }
             }
         });
     }
 
-    /// Something goes wrong, and is mended after a while.
-    async fn harm(&mut self) {
-        let name = NAMES[usize::from(self.chance.one_in(2))];
-        let guests: Vec<InstanceId> = self.world.guests.lock().unwrap().keys().copied().collect();
-        let target = if guests.is_empty() {
-            None
-        } else {
-            Some(guests[usize::try_from(self.chance.between(0, guests.len() as u64)).unwrap()])
-        };
-        match (self.chance.between(0, 6), target) {
-            (0 | 1, _) => {
-                self.chance.note(format!("controller {name} is killed"));
-                self.controllers.remove(name);
-                self.world.changed();
-                self.chance.delay(10, 40_000).await;
-                self.start(name).await;
-            }
-            (2 | 3, _) => {
-                let Some(controller) = self.controllers.get(name) else { return };
-                let (sleep, chance) = (controller.sleep.clone(), self.chance.clone());
-                sleep.set(true);
-                chance.note(format!("controller {name} sleeps"));
-                tokio::spawn(async move {
-                    chance.delay(500, 90_000).await;
-                    chance.note(format!("controller {name} wakes"));
-                    sleep.set(false);
-                });
-            }
-            (4, Some(id)) => {
-                let Some(guest) = self.world.guest(id) else { return };
-                self.chance.note(format!("agent {id} is killed"));
-                guest.kill();
-                self.world.changed();
-                let (world, chance) = (self.world.clone(), self.chance.clone());
-                tokio::spawn(async move {
-                    chance.delay(200, 5000).await;
-                    if world.guest(id).is_some() && guest.life().is_none() {
-                        guest.start();
-                        world.changed();
-                    }
-                });
-            }
-            (_, Some(id)) => {
-                self.chance.note(format!("{name} and {id} do not reach each other"));
-                self.world.cut.lock().unwrap().insert((name, id));
-                self.world.changed();
-                let (world, chance) = (self.world.clone(), self.chance.clone());
-                tokio::spawn(async move {
-                    chance.delay(500, 60_000).await;
-                    world.cut.lock().unwrap().remove(&(name, id));
-                    world.changed();
-                });
-            }
-            (_, None) => {}
-        }
-    }
-
-    async fn heal(&mut self) {
+    async fn heal(&self) {
         self.chance.note("all is well from here");
         self.world.faulty.store(false, Ordering::SeqCst);
-        self.world.cut.lock().unwrap().clear();
-        for controller in self.controllers.values() {
-            controller.sleep.set(false);
-        }
-        let guests: Vec<_> = self.world.guests.lock().unwrap().values().cloned().collect();
-        for guest in guests.iter().filter(|guest| guest.life().is_none()) {
-            guest.start();
-        }
+        self.world.cuts.lock().unwrap().clear();
         self.world.changed();
+        while self.controllers.alive.lock().unwrap().len() < NAMES.len() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        for controller in self.controllers.alive.lock().unwrap().values() {
+            controller.machine.wake();
+        }
     }
 
     /// Waits until nothing is under way.
@@ -225,69 +205,101 @@ impl History {
         let deadline = Instant::now() + SETTLED;
         let active = "select kind || ' ' || id || ' ' || status || coalesce(': ' || error, '') from operation where finished is null";
         loop {
-            let left: Vec<String> = self.server.ask(active).iter().map(|row| row.read(0)).collect();
+            let left: Vec<String> = self.ground.server.ask(active).iter().map(|row| row.read(0)).collect();
             if left.is_empty() {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                return Err(format!("still under way an hour later: {left:?}"));
+                return Err(format!("still under way {SETTLED:?} later: {left:?}"));
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(ASKED).await;
         }
     }
 
-    fn texts(&self, sql: &str) -> Vec<String> {
-        self.server.ask(sql).iter().map(|row| row.read(0)).collect()
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let nothing = |what: &str, sql: &str| {
-            let found = self.texts(sql);
-            if found.is_empty() { Ok(()) } else { Err(format!("{what}: {found:?}")) }
+    /// Everything can still be asked of what was made, and is done by whoever takes it first.
+    async fn ask_once_more(&self) -> Result<(), String> {
+        let made = "deleted is null and task <> 'building_error' and exists (select 1 from operation o \
+                    where o.instance_id = instance.id and o.kind = 'create_instance' and o.status = 'done') \
+                    and host in ('active', 'dead')";
+        let ask = |id| {
+            // A reboot helps whatever went before.
+            let mut wishes = vec![Wish::Reboot];
+            match self.chance.between(0, 4) {
+                0 => wishes.extend([Wish::Restart, Wish::CreateUser("last", Vec::new())]),
+                1 => wishes.push(Wish::Stop),
+                2 => wishes.push(Wish::GrowVolume(9)),
+                _ => wishes.push(Wish::ResizeFlavor("4")),
+            }
+            async move {
+                for wish in wishes {
+                    self.get_done(id, wish).await?;
+                }
+                Ok(())
+            }
         };
-        nothing("written by who had lost the lease", "select what from violation")?;
-        nothing(
-            "left of deleted instances",
-            "select i.id from instance i where i.deleted is not null and (exists \
-                 (select 1 from assignment a where a.instance_id = i.id) or exists (select 1 from agent g where g.instance_id = i.id) \
-                 or exists (select 1 from agent_link l where l.instance_id = i.id) or exists \
-                 (select 1 from enrolment_token t where t.instance_id = i.id))",
-        )?;
-        nothing("targets that are held for nothing", "select resource from operation_target where active")?;
-        nothing(
-            "tasks that nobody does",
-            "select id || ' ' || task from instance where deleted is null and task not in \
-                 ('none', 'building_error', 'error', 'restart_required')",
-        )?;
-        nothing(
-            "use that is counted wrong",
-            "select resource || ' ' || in_use from usage where resource = 'instances' \
-                 and in_use <> (select count(*) from instance where deleted is null)",
-        )?;
-        nothing("secrets of operations that have ended", "select id from operation where state <> '{}'")?;
-        let wanted =
-            self.texts("select id from instance where deleted is null and task <> 'building_error' order by id");
-        let guests = self.world.guests.lock().unwrap();
-        let hosts: Vec<String> = guests.keys().map(ToString::to_string).collect();
-        if hosts != wanted {
-            return Err(format!("hosts {hosts:?}, instances {wanted:?}"));
-        }
-        for guest in guests.values() {
-            let engine = guest.engine.lock().unwrap().clone();
-            if let Some((key, count)) = engine.effects.iter().find(|(_, count)| **count > 1) {
-                return Err(format!("{key} was done {count} times"));
+        let asked = futures::future::join_all(self.instances(made).into_iter().map(ask)).await;
+        asked.into_iter().collect()
+    }
+
+    async fn delete_all(&self) -> Result<(), String> {
+        let delete = |id| self.get_done(id, Wish::Delete);
+        let deleted = futures::future::join_all(self.instances("deleted is null").into_iter().map(delete)).await;
+        deleted.into_iter().collect()
+    }
+
+    fn app(&self) -> App {
+        let alive = self.controllers.alive.lock().unwrap();
+        alive[self.chance.pick(&NAMES)].app.clone()
+    }
+
+    /// When nothing goes wrong, what is asked is accepted and done.
+    async fn get_done(&self, id: InstanceId, wish: Wish) -> Result<(), String> {
+        let request = self.ledger.ask(wish.clone());
+        self.chance.note(format!("{request} {wish:?} is asked of {id}"));
+        let what = format!("{request} {wish:?} of {id}");
+        let operation = match wish.ask(&self.app(), &request, id).await {
+            Ok(operation) => operation.ok_or_else(|| format!("{what} is no operation"))?,
+            Err(error) => {
+                let same = matches!(&wish, Wish::ResizeFlavor(_) | Wish::GrowVolume(_))
+                    && matches!(error, crate::error::Error::BadRequest(_) | crate::error::Error::OverLimit { .. });
+                return if same { Ok(()) } else { Err(format!("{what} is refused: {}", crate::error::chain(&error))) };
             }
-        }
-        for (id, operation, name) in &*self.asked.lock().unwrap() {
-            let done = !self
-                .texts(&format!("select id from operation where id = '{operation}' and status = 'done'"))
-                .is_empty();
-            if let (true, Some(guest)) = (done, guests.get(id))
-                && !guest.engine.lock().unwrap().users.contains(name)
-            {
-                return Err(format!("{operation} is done, and {name} is not there"));
+        };
+        self.ledger.accept(&request, operation);
+        self.await_done(operation).await.map_err(|wrong| format!("{what}: {wrong}"))
+    }
+
+    async fn await_done(&self, operation: OperationId) -> Result<(), String> {
+        let sql = format!(
+            "select o.status, coalesce(o.error, ''), h.claims from operation o join held h on h.operation_id = o.id \
+             where o.id = '{operation}' and o.finished is not null"
+        );
+        let deadline = Instant::now() + SETTLED;
+        loop {
+            if let Some(row) = self.ground.server.ask(&sql).first() {
+                let (status, error, claims): (String, String, i64) = (row.read(0), row.read(1), row.read(2));
+                return if (status.as_str(), claims) == ("done", 1) {
+                    Ok(())
+                } else {
+                    Err(format!("{operation} is {status} after {claims} claims: {error}"))
+                };
             }
+            if Instant::now() >= deadline {
+                return Err(format!("{operation} is still under way"));
+            }
+            tokio::time::sleep(ASKED).await;
         }
-        Ok(())
+    }
+
+    fn operations(&self) -> Tally {
+        let rows = self.ground.server.ask("select kind || ' ' || status, count(*) from operation group by 1");
+        rows.iter().map(|row| (row.read::<String>(0), row.read::<i64>(1).unsigned_abs())).collect()
+    }
+
+    /// Nothing refers to itself any more.
+    fn end(self) {
+        self.controllers.alive.lock().unwrap().clear();
+        let guests = std::mem::take(&mut *self.world.guests.lock().unwrap());
+        guests.values().for_each(Guest::stop);
     }
 }

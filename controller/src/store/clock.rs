@@ -16,40 +16,41 @@ pub(crate) struct Clock {
     simulated: Option<tokio::time::Instant>,
 }
 
-/// Microseconds since the machine started, with the time that it slept; nobody sets this clock.
-fn elapsed() -> i64 {
-    // The call cannot fail on Linux: the clock has been there since 2.6.39.
-    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| time.tv_sec() * 1_000_000 + time.tv_nsec() / 1000)
-}
-
 impl Clock {
     /// One that shows `now`, microseconds since 1970.
     pub(super) fn new(now: i64) -> Self {
-        Self {
-            base: Arc::new(AtomicI64::new(now - elapsed())),
+        let clock = Self {
+            base: Arc::default(),
             #[cfg(test)]
             simulated: None,
-        }
+        };
+        clock.set(now);
+        clock
     }
 
-    /// One that starts at `now` and goes on with the runtime's clock.
+    /// One that shows `now` and goes on with the runtime's clock.
     #[cfg(test)]
-    pub(super) fn simulated(now: i64) -> Self {
+    pub(crate) fn simulated(now: i64) -> Self {
         Self { base: Arc::new(AtomicI64::new(now)), simulated: Some(tokio::time::Instant::now()) }
     }
 
+    /// Microseconds since the machine started, with the time that it slept; nobody sets this clock.
+    fn elapsed(&self) -> i64 {
+        #[cfg(test)]
+        if let Some(start) = self.simulated {
+            return i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX);
+        }
+        // The call cannot fail on Linux: the clock has been there since 2.6.39.
+        clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| time.tv_sec() * 1_000_000 + time.tv_nsec() / 1000)
+    }
+
     /// The database's clock has just shown `now`.
-    pub(super) fn set(&self, now: i64) {
-        self.base.store(now - elapsed(), Ordering::Relaxed);
+    pub(crate) fn set(&self, now: i64) {
+        self.base.store(now - self.elapsed(), Ordering::Relaxed);
     }
 
     /// Microseconds since 1970.
-    pub(super) fn now(&self) -> i64 {
-        #[cfg(test)]
-        if let Some(start) = self.simulated {
-            let passed = i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX);
-            return self.base.load(Ordering::Relaxed) + passed;
-        }
-        self.base.load(Ordering::Relaxed) + elapsed()
+    pub(crate) fn now(&self) -> i64 {
+        self.base.load(Ordering::Relaxed) + self.elapsed()
     }
 }

@@ -1,19 +1,22 @@
 //! What tests of the crate begin with: a store in a directory of its own, with one datastore in it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
+use time::OffsetDateTime;
 use trove_strategy::{Client, Identity, Installation, Manifest, NameRules, UserTraits};
 
-use super::Store;
 use super::controllers::Controller;
 use super::datastores::Registration;
 use super::instances::NewRow;
 use super::sql::query;
+use super::sql::simulated::{Link, Server};
+use super::{Clock, Store, micros};
 use crate::ids::{InstanceId, ProjectId, VersionId};
 use crate::model::Flavor;
 use crate::seal::Seal;
@@ -26,10 +29,13 @@ pub(crate) struct Fixture {
 }
 
 /// The store of a directory: on SQLite in it, or, where `TROVE_TEST_STORE_URL` is the URL of a PostgreSQL that is there for
-/// tests alone, in a database of that server that is named after it.
+/// tests alone, in a database of that server that is named after it. `simulated` is the simulator's database.
 pub(crate) async fn open(directory: &Path, key: u8) -> Store {
     let seal = Seal::new(&[key; 32]);
     let Ok(server) = std::env::var("TROVE_TEST_STORE_URL") else { return Store::open(directory, seal).await.unwrap() };
+    if server == "simulated" {
+        return simulated(directory, seal);
+    }
     let name: String = Sha256::digest(directory.as_os_str().as_encoded_bytes())
         .iter()
         .take(12)
@@ -40,6 +46,15 @@ pub(crate) async fn open(directory: &Path, key: u8) -> Store {
     let mut url = url::Url::parse(&server).unwrap();
     url.set_path(&name);
     Store::connect(url.as_str(), None, seal).await.unwrap()
+}
+
+/// The simulator's database of a directory, with nothing that goes wrong.
+fn simulated(directory: &Path, seal: Seal) -> Store {
+    static SERVERS: Mutex<BTreeMap<PathBuf, Server>> = Mutex::new(BTreeMap::new());
+    let new = || Store::simulated_server(micros(OffsetDateTime::now_utc()), "");
+    let server = SERVERS.lock().unwrap().entry(directory.to_owned()).or_insert_with(new).clone();
+    let clock = Clock::simulated(server.now());
+    Store::simulated(Link::new(server, Arc::new(|_| Box::pin(async { Ok(()) })), 1), clock, seal)
 }
 
 impl Store {

@@ -159,19 +159,18 @@ impl Store {
         Ok(Self { read, write, seal, clock, reset_services: ResetServices::default() })
     }
 
-    /// One of several controllers on the simulator's database.
+    /// One of several controllers on the simulator's database; `clock` is that of its machine.
     #[cfg(test)]
-    pub(crate) fn simulated(link: sql::simulated::Link, clock: &Clock, seal: Seal) -> Self {
+    pub(crate) fn simulated(link: sql::simulated::Link, clock: Clock, seal: Seal) -> Self {
         let pool = Pool::simulated(link, clock.clone());
-        let reset_services = ResetServices::default();
-        Self { read: pool.clone(), write: pool, seal, clock: clock.clone(), reset_services }
+        Self { read: pool.clone(), write: pool, seal, clock, reset_services: ResetServices::default() }
     }
 
-    /// The simulator's database with this schema, and its clock.
+    /// The simulator's database at this time (microseconds since 1970), with whatever else is to stand in it.
     #[cfg(test)]
-    pub(crate) fn simulated_server() -> (sql::simulated::Server, Clock) {
-        let schema: Vec<&str> = MIGRATIONS.iter().map(|(_, _, sql)| *sql).collect();
-        (sql::simulated::Server::new(&schema), Clock::simulated(1_800_000_000_000_000))
+    pub(crate) fn simulated_server(now: i64, more: &str) -> sql::simulated::Server {
+        let schema: Vec<&str> = MIGRATIONS.iter().map(|(_, _, sql)| *sql).chain([more]).collect();
+        sql::simulated::Server::new(&schema, Clock::simulated(now))
     }
 
     /// Begins a transaction that writes; there is one at a time.

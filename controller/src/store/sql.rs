@@ -427,7 +427,7 @@ impl Pool {
     pub(super) async fn now(&self) -> sqlx::Result<i64> {
         match &self.database {
             #[cfg(test)]
-            Database::Simulated(_) => Ok(self.clock.now()),
+            Database::Simulated(link) => Ok(link.read_clock(&self.clock)),
             Database::Sqlite(_) => Ok(self.clock.now()),
             Database::Postgres(pool) => read_clock(pool, &self.clock).await,
         }
@@ -466,7 +466,7 @@ impl Connection {
     pub(super) async fn now(&mut self) -> sqlx::Result<i64> {
         match &mut self.inner {
             #[cfg(test)]
-            Inner::Simulated(_) => Ok(self.clock.now()),
+            Inner::Simulated(session) => session.read_clock(&self.clock),
             Inner::Sqlite(_) => Ok(self.clock.now()),
             Inner::Postgres(connection) => read_clock(&mut **connection, &self.clock).await,
         }

@@ -1,34 +1,25 @@
 //! The same SQL on a SQLite that answers at once and on the caller's thread, for the simulator: no thread of a driver
 //! decides about the order of events. What can go wrong with a server's connection is decided by a [`Gate`].
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use rusqlite::functions::FunctionFlags;
 use rusqlite::types::Value as Stored;
 use tempfile::TempDir;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use super::{News, Value};
+use crate::store::Clock;
 
 /// How long an open transaction may say nothing, as on PostgreSQL.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// What may never be written, whoever writes: each is noted where the end of a history looks.
-const WATCH: &str = "
-create table violation (what text not null);
-create trigger step_again after update on operation_step
-    when old.status in ('failed', 'undone') and new.status = 'running'
-begin insert into violation values ('step ' || new.name || ' of ' || new.operation_id || ': ' || old.status || ', then ' || new.status); end;
-create trigger operation_back after update on operation
-    when new.fence < old.fence or (new.status = 'running' and new.position < old.position) or old.finished is not null
-begin insert into violation values ('operation ' || new.id || ' goes back: ' || old.status || ' ' || old.position || ' ' ||
-    old.fence || ', then ' || new.status || ' ' || new.position || ' ' || new.fence); end;
-";
-
 /// Where a connection may stall or break.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Moment {
     /// Before a transaction.
     Begin,
@@ -38,6 +29,8 @@ pub(crate) enum Moment {
     Commit,
     /// After a commit, or a statement of its own that writes, took effect: an error here is an outcome that nobody knows.
     Committed,
+    /// Before an announcement is heard: an error here is one that was missed.
+    News,
 }
 
 /// Delays, stops, or breaks what one controller asks of the database.
@@ -50,6 +43,9 @@ pub(crate) struct Server(Arc<Inner>);
 struct Inner {
     reader: Mutex<rusqlite::Connection>,
     writer: Mutex<rusqlite::Connection>,
+    clock: Clock,
+    /// Whose statement runs: triggers read it as `writer()`.
+    by: Arc<AtomicI64>,
     /// What is announced.
     news: tokio::sync::broadcast::Sender<News>,
     /// Whoever writes.
@@ -66,8 +62,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Server {
-    /// A new one with this schema.
-    pub(crate) fn new(schema: &[&str]) -> Self {
+    /// A new one with this schema, whose triggers may ask `writer()` (which [`Link`] writes) and `clock()` (microseconds).
+    pub(crate) fn new(schema: &[&str], clock: Clock) -> Self {
         let directory = TempDir::new_in("/dev/shm").unwrap();
         let open = || {
             let connection = rusqlite::Connection::open(directory.path().join("sim.sqlite")).unwrap();
@@ -77,12 +73,35 @@ impl Server {
             connection
         };
         let (writer, reader) = (open(), open());
-        for sql in schema.iter().chain([&WATCH]) {
+        let by = Arc::new(AtomicI64::new(0));
+        let (who, time) = (by.clone(), clock.clone());
+        let flags = FunctionFlags::SQLITE_UTF8;
+        writer.create_scalar_function("writer", 0, flags, move |_| Ok(who.load(Ordering::Relaxed))).unwrap();
+        writer.create_scalar_function("clock", 0, flags, move |_| Ok(time.now())).unwrap();
+        for sql in schema {
             writer.execute_batch(sql).unwrap();
         }
         let (reader, writer) = (Mutex::new(reader), Mutex::new(writer));
         let news = tokio::sync::broadcast::Sender::new(64);
-        Self(Arc::new(Inner { reader, writer, news, turn: Arc::default(), _directory: directory }))
+        Self(Arc::new(Inner { reader, writer, clock, by, news, turn: Arc::default(), _directory: directory }))
+    }
+
+    /// Its clock, microseconds since 1970.
+    pub(crate) fn now(&self) -> i64 {
+        self.0.clock.now()
+    }
+
+    /// Changes something behind everybody's back.
+    pub(crate) fn meddle(&self, sql: &str) {
+        // Between two transactions: whoever writes holds the turn.
+        if let Ok(_turn) = self.0.turn.try_lock() {
+            lock(&self.0.writer).execute_batch(sql).unwrap();
+        }
+    }
+
+    fn write(&self, by: i64, sql: &str, values: &[Value]) -> sqlx::Result<(u64, Vec<Row>)> {
+        self.0.by.store(by, Ordering::Relaxed);
+        run(&lock(&self.0.writer), sql, values)
     }
 
     /// One answer, without a gate: for the checks at the end of a history.
@@ -188,6 +207,8 @@ impl Row {
 pub(crate) struct Link {
     server: Server,
     gate: Gate,
+    /// The number of this controller's life.
+    writer: i64,
 }
 
 impl std::fmt::Debug for Link {
@@ -197,8 +218,15 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    pub(crate) fn new(server: Server, gate: Gate) -> Self {
-        Self { server, gate }
+    pub(crate) fn new(server: Server, gate: Gate, writer: i64) -> Self {
+        Self { server, gate, writer }
+    }
+
+    /// The database's clock, after which the caller's is set.
+    pub(super) fn read_clock(&self, clock: &Clock) -> i64 {
+        let now = self.server.now();
+        clock.set(now);
+        now
     }
 
     /// Calls `told` with every announcement.
@@ -208,7 +236,7 @@ impl Link {
         loop {
             // The sender lives in `self`: an error is what was missed.
             let heard = news.recv().await.unwrap_or(News::Work);
-            (self.gate)(Moment::Statement).await?;
+            (self.gate)(Moment::News).await?;
             told(heard);
         }
     }
@@ -220,7 +248,7 @@ impl Link {
             return run(&lock(&self.server.0.reader), sql, values);
         }
         let turn = self.server.0.turn.clone().lock_owned().await;
-        let done = run(&lock(&self.server.0.writer), sql, values)?;
+        let done = self.server.write(self.writer, sql, values)?;
         drop(turn);
         (self.gate)(Moment::Committed).await?;
         Ok(done)
@@ -279,6 +307,11 @@ impl Session {
         lock(&self.0).as_ref().map(|open| open.link.gate.clone()).ok_or_else(closed)
     }
 
+    pub(super) fn read_clock(&self, clock: &Clock) -> sqlx::Result<i64> {
+        let open = lock(&self.0);
+        open.as_ref().map(|open| open.link.read_clock(clock)).ok_or(sqlx::Error::PoolClosed)
+    }
+
     pub(super) async fn run(&self, sql: &str, values: &[Value]) -> sqlx::Result<(u64, Vec<Row>)> {
         let gate = self.gate()?;
         gate(Moment::Statement).await?;
@@ -286,7 +319,7 @@ impl Session {
         let mut open = lock(&self.0);
         let Some(open) = &mut *open else { return Err(sqlx::Error::PoolClosed) };
         open.used = Instant::now();
-        run(&lock(&open.link.server.0.writer), sql, values)
+        open.link.server.write(open.link.writer, sql, values)
     }
 
     pub(super) async fn commit(self, news: Option<News>) -> sqlx::Result<()> {

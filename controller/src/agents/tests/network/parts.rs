@@ -38,10 +38,12 @@ use crate::ids::{InstanceId, seeded};
 use crate::operations::Nudge;
 use crate::seal::Seal;
 use crate::store::sql::simulated::{FromStored, Link, Moment, Server};
-use crate::store::{Store, harness};
+use crate::store::{Clock, Store, harness};
 
 pub(super) const CONTROLLERS: [&str; 2] = ["one", "two"];
 const PORT: u16 = 8778;
+/// When a history begins, microseconds since 1970.
+const BEGIN: i64 = 1_800_000_000_000_000;
 
 /// What a controller is to have the agent do; asked again until it is answered, as the runner does.
 #[derive(Clone)]
@@ -76,9 +78,9 @@ pub(super) struct World {
 impl World {
     /// One instance with its authorities, in a database that was never used.
     pub(super) fn new(seed: u64) -> Arc<Self> {
-        let (server, clock) = Store::simulated_server();
+        let server = Store::simulated_server(BEGIN, "");
         let store_fails = Arc::default();
-        let store = Store::simulated(database(&server, &store_fails), &clock, Seal::new(&[5; 32]));
+        let store = Store::simulated(database(&server, &store_fails), Clock::simulated(BEGIN), Seal::new(&[5; 32]));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         seeded::start(seed);
         let (instance, authorities) = runtime
@@ -173,14 +175,14 @@ fn database(server: &Server, fails: &Arc<Mutex<Option<Moment>>>) -> Link {
         let answer = if failing { Err(sqlx::Error::PoolTimedOut) } else { Ok(()) };
         Box::pin(async { answer })
     };
-    Link::new(server.clone(), Arc::new(gate))
+    Link::new(server.clone(), Arc::new(gate), 0)
 }
 
 /// A life of a controller.
 pub(super) async fn controller(world: Arc<World>, name: &'static str) -> turmoil::Result {
     world.note(format!("controller {name} starts"));
-    let clock = Store::simulated_server().1;
-    let store = Store::simulated(database(&world.server, &world.store_fails), &clock, Seal::new(&[5; 32]));
+    let store =
+        Store::simulated(database(&world.server, &world.store_fails), Clock::simulated(BEGIN), Seal::new(&[5; 32]));
     let config = Arc::new(Config::default());
     let hub = Hub::new(store, world.authorities.clone(), config, name.to_owned(), Nudge::default());
     world.hubs.lock().unwrap().insert(name, hub.clone());

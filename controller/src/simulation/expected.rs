@@ -1,0 +1,63 @@
+//! What there must be of an instance: the operations on it, in their order, each as it ended.
+
+use std::collections::BTreeMap;
+
+use super::asks::Wish;
+use super::engine::Fact;
+
+/// What is known of an instance. `None` is what the operations leave open: one that failed or was ended half-way may
+/// have had its effect, or may not.
+#[derive(Debug, Default)]
+pub(super) struct Expected {
+    /// Whether it was made, to its end.
+    pub(super) created: bool,
+    pub(super) deleted: bool,
+    pub(super) flavor: Option<String>,
+    pub(super) volume_gib: Option<u64>,
+    /// Whether its host has the sizes of the row.
+    pub(super) sized: bool,
+    pub(super) running: Option<bool>,
+    /// Whether the row says that root is enabled.
+    pub(super) root: bool,
+    pub(super) facts: BTreeMap<Fact, Option<bool>>,
+}
+
+impl Expected {
+    /// The next operation ended so.
+    pub(super) fn follow(&mut self, wish: &Wish, status: &str) {
+        let done = status == "done";
+        for (fact, is) in wish.facts() {
+            self.facts.insert(fact, is.filter(|_| done));
+        }
+        match wish {
+            Wish::Create { flavor, volume_gib, .. } => {
+                (self.created, self.sized) = (done, done);
+                (self.flavor, self.volume_gib) = (Some((*flavor).to_owned()), Some(*volume_gib));
+                self.running = done.then_some(true);
+            }
+            Wish::Restart => self.running = done.then_some(true),
+            Wish::Stop => self.running = if done { Some(false) } else { None },
+            // What was stopped before stays so.
+            Wish::Reboot if done => self.sized = true,
+            Wish::ResizeFlavor(flavor) if done => {
+                self.sized = true;
+                self.flavor = Some((*flavor).to_owned());
+            }
+            // It is undone.
+            Wish::ResizeFlavor(_) if status == "failed" => {}
+            Wish::ResizeFlavor(_) => (self.flavor, self.sized, self.running) = (None, false, None),
+            Wish::Reboot => self.running = None,
+            Wish::GrowVolume(gib) if done => self.volume_gib = Some(*gib),
+            // The row goes back; the volume may have grown.
+            Wish::GrowVolume(_) if status == "failed" => self.sized = false,
+            Wish::GrowVolume(_) => (self.volume_gib, self.sized) = (None, false),
+            Wish::Delete | Wish::ForceDelete => {
+                self.deleted |= done;
+                (self.sized, self.running) = (false, None);
+            }
+            Wish::EnableRoot if done => self.root = true,
+            Wish::DisableRoot if done => self.root = false,
+            _ => {}
+        }
+    }
+}

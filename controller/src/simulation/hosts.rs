@@ -1,0 +1,108 @@
+//! The hosts, as one controller reaches them: a request or its answer may be lost, and what a controller asked for before
+//! it was stopped is done when it wakes.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+
+use super::guest::Guest;
+use super::world::{Machine, World};
+use crate::compute::{Compute, ComputeError, HostSpec};
+use crate::ids::InstanceId;
+use crate::state::HostState;
+
+/// A driver.
+pub(super) struct Hosts {
+    pub(super) world: Arc<World>,
+    pub(super) machine: Machine,
+}
+
+impl Hosts {
+    async fn call(&self, what: &str) -> Result<(), ComputeError> {
+        self.machine.runs().await;
+        self.world.chance.delay(1, 300).await;
+        if self.machine.is_up() && self.world.fails(60) {
+            self.machine.fall_asleep(&self.world.chance, what);
+        }
+        self.machine.runs().await;
+        self.world.chance.mark((self.machine.name, what));
+        if self.world.fails(30) {
+            let lost = format!("{} loses a request or an answer: {what}", self.machine.name);
+            self.world.chance.fault("requests to drivers or their answers that were lost", lost);
+            return Err(ComputeError::Transient(format!("{what}: the request or its answer was lost")));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Compute for Hosts {
+    async fn choose_address(&self, _instance: InstanceId, _port: u16) -> Result<IpAddr, ComputeError> {
+        self.call("choose an address").await?;
+        let n = self.world.addresses.fetch_add(1, Ordering::SeqCst);
+        Ok(Ipv4Addr::new(127, 0, 7, n).into())
+    }
+
+    async fn ensure_host(&self, spec: &HostSpec) -> Result<(), ComputeError> {
+        self.call("make a host").await?;
+        let world = &self.world;
+        if world.fails(25) {
+            world.chance.fault("hosts that cannot be made as asked", format!("{} cannot be made", spec.instance));
+            return Err(ComputeError::Fatal("there is no room".to_owned()));
+        }
+        let known = world.guest(spec.instance);
+        let guest = known.clone().unwrap_or_else(|| {
+            world.chance.note(format!("host {} is made", spec.instance));
+            let n = world.made.fetch_add(1, Ordering::SeqCst);
+            let guest = Guest::new(spec.instance, world.directory.path().join(n.to_string()), world);
+            world.guests.lock().unwrap().insert(spec.instance, guest.clone());
+            guest
+        });
+        guest.resize(spec.size);
+        if known.is_none() {
+            let world = world.clone();
+            tokio::spawn(async move {
+                world.chance.delay(50, 3000).await;
+                // It may have been removed meanwhile.
+                if world.guest(guest.instance).is_some() && guest.life().is_none() {
+                    guest.start();
+                }
+            });
+        } else if guest.life().is_none() {
+            world.chance.note(format!("host {} is started", spec.instance));
+            guest.start();
+        }
+        self.call("make a host").await
+    }
+
+    async fn stop_host(&self, instance: InstanceId) -> Result<(), ComputeError> {
+        self.call("stop a host").await?;
+        if let Some(guest) = self.world.guest(instance) {
+            self.world.chance.note(format!("host {instance} is stopped by {}", self.machine.name));
+            guest.stop();
+        }
+        self.call("stop a host").await
+    }
+
+    async fn delete_host(&self, instance: InstanceId) -> Result<(), ComputeError> {
+        self.call("delete a host").await?;
+        let guest = self.world.guests.lock().unwrap().remove(&instance);
+        if let Some(guest) = guest {
+            self.world.chance.note(format!("host {instance} is deleted by {}", self.machine.name));
+            guest.stop();
+        }
+        self.call("delete a host").await
+    }
+
+    async fn describe(&self, instance: InstanceId) -> Result<HostState, ComputeError> {
+        self.call("describe a host").await?;
+        Ok(self.world.guest(instance).map_or(HostState::Absent, |guest| guest.state()))
+    }
+
+    async fn list(&self) -> Result<Vec<InstanceId>, ComputeError> {
+        self.call("list hosts").await?;
+        Ok(self.world.guests.lock().unwrap().keys().copied().collect())
+    }
+}

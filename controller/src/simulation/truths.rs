@@ -1,0 +1,299 @@
+//! What must be true when everything has stopped going wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::asks::{Ledger, Renamed};
+use super::engine::Fact;
+use super::expected::Expected;
+use super::guest::Guest;
+use super::world::World;
+use crate::ids::InstanceId;
+use crate::store::sql::simulated::Server;
+
+/// Whoever looks.
+pub(super) struct Truths {
+    pub(super) world: Arc<World>,
+    pub(super) server: Server,
+    pub(super) ledger: Arc<Ledger>,
+}
+
+/// What is wrong.
+type Found = Result<(), String>;
+
+/// What an instance that is not deleted says of itself.
+#[derive(Debug)]
+struct Present {
+    flavor: String,
+    ram_mib: i64,
+    volume_gib: i64,
+    task: String,
+    host: String,
+    name: String,
+    root: bool,
+    fault: bool,
+    /// What is stored of its agent: service and generation.
+    agent: Option<(String, i64)>,
+    links: i64,
+    /// What is assigned: generation, specification, certificate.
+    assignment: Option<(i64, String, String)>,
+}
+
+fn unless(wrong: bool, what: impl FnOnce() -> String) -> Found {
+    if wrong { Err(what()) } else { Ok(()) }
+}
+
+impl Truths {
+    fn texts(&self, sql: &str) -> Vec<String> {
+        self.server.ask(sql).iter().map(|row| row.read(0)).collect()
+    }
+
+    fn nothing(&self, what: &str, sql: &str) -> Found {
+        let found = self.texts(sql);
+        unless(!found.is_empty(), || format!("{what}: {found:?}"))
+    }
+
+    /// What reconcilers keep true of assignments: they name the controllers that there are, and none expires soon.
+    fn check_assignments(&self) -> Found {
+        let controllers = self.texts("select agents_address from controller order by agents_address");
+        let names = serde_json::to_string(&controllers).unwrap();
+        let soon = self.server.now() + 1_000_000;
+        self.nothing(
+            &format!("assignments that do not name {names}, or expire"),
+            &format!(
+                "select s.instance_id || ' ' || s.specification || ' ' || s.not_after from assignment s \
+                 join agent a on a.instance_id = s.instance_id where a.assignment_generation > 0 \
+                 and (instr(s.specification, '{names}') = 0 or s.not_after < {soon})"
+            ),
+        )
+    }
+
+    /// When nothing is under way and reconcilers have looked.
+    pub(super) fn check(&self) -> Found {
+        self.check_writes()?;
+        self.check_ends()?;
+        self.check_counts()?;
+        self.check_requests()?;
+        self.check_resets()?;
+        self.check_assignments()?;
+        let expected = self.replay()?;
+        let present = self.present();
+        let mut hosts: BTreeMap<InstanceId, Guest> = self.world.guests.lock().unwrap().clone();
+        for (id, row) in &present {
+            let guest = hosts.remove(id);
+            let what = expected.get(id).ok_or_else(|| format!("{id} was never ordered"))?;
+            self.check_instance(*id, row, what, guest.as_ref())
+                .map_err(|wrong| format!("{id}: {wrong}; {row:?}; {what:?}"))?;
+        }
+        unless(!hosts.is_empty(), || format!("hosts of no instance: {:?}", hosts.keys()))
+    }
+
+    /// When everything was deleted.
+    pub(super) fn check_nothing_left(&self) -> Found {
+        self.check_writes()?;
+        self.check_ends()?;
+        for table in ["agent", "agent_link", "enrolment_token", "assignment"] {
+            self.nothing(&format!("left in {table}"), &format!("select instance_id from {table}"))?;
+        }
+        self.nothing("instances that are left", "select id || ' ' || task from instance where deleted is null")?;
+        self.nothing("use of nothing", "select resource || ' ' || in_use from usage where in_use <> 0")?;
+        let hosts: Vec<_> = self.world.guests.lock().unwrap().keys().copied().collect();
+        unless(!hosts.is_empty(), || format!("hosts that are left: {hosts:?}"))
+    }
+
+    /// What was written by whom, and done by agents.
+    fn check_writes(&self) -> Found {
+        self.nothing("never to be written", "select what from violation")?;
+        let wrong = self.world.wrong.lock().unwrap().clone();
+        unless(!wrong.is_empty(), || format!("{wrong:?}"))?;
+        for guest in self.world.guests.lock().unwrap().values() {
+            let engine = guest.engine.lock().unwrap();
+            if let Some((key, count)) = engine.effects.iter().find(|(_, count)| **count > 1) {
+                return Err(format!("{key} was done {count} times"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ends(&self) -> Found {
+        self.nothing("under way", "select kind || ' ' || id || ' ' || status from operation where finished is null")?;
+        self.nothing(
+            "operations that ended otherwise than they say",
+            "select kind || ' ' || id || ' ' || status from operation o where status not in ('done', 'failed', 'cancelled') \
+             or state <> '{}' or owner is not null or (status = 'failed') <> (error is not null) and status <> 'cancelled' \
+             or exists (select 1 from operation_step s where s.operation_id = o.id and (s.status = 'running' \
+             or o.status = 'done' and s.status <> 'done' or o.status = 'failed' and s.status = 'done'))",
+        )?;
+        self.nothing("targets that are held for nothing", "select resource from operation_target where active")?;
+        self.nothing(
+            "tasks that nobody does",
+            "select id || ' ' || task from instance where deleted is null and task not in \
+             ('none', 'building_error', 'error', 'restart_required')",
+        )?;
+        self.nothing(
+            "left of deleted instances",
+            "select i.id from instance i where i.deleted is not null and (exists \
+             (select 1 from assignment a where a.instance_id = i.id) or exists (select 1 from agent g where g.instance_id = i.id) \
+             or exists (select 1 from agent_link l where l.instance_id = i.id) or exists \
+             (select 1 from enrolment_token t where t.instance_id = i.id))",
+        )
+    }
+
+    /// What was under way when a status was reset ends soon, unless it ends anyway. Whoever holds it may sleep on its lease.
+    fn check_resets(&self) -> Found {
+        for (instance, last, answered) in &*self.ledger.resets.lock().unwrap() {
+            self.nothing(
+                "done long after the status was reset",
+                &format!(
+                    "select kind || ' ' || id from operation where instance_id = '{instance}' and lane = 'lifecycle' \
+                     and seq <= {last} and finished > {answered} + 60000000 and status = 'done'"
+                ),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn check_counts(&self) -> Found {
+        for (resource, sum) in [("instances", "count(*)"), ("ram", "sum(ram_mib)"), ("volumes", "sum(volume_gib)")] {
+            self.nothing(
+                "use that is counted wrong",
+                &format!(
+                    "select u.resource || ' ' || u.in_use || ' of ' || i.there from usage u, \
+                     (select coalesce({sum}, 0) as there from instance where deleted is null) i \
+                     where u.resource = '{resource}' and u.in_use <> i.there"
+                ),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// A request is one operation at most, and one that was accepted is there.
+    fn check_requests(&self) -> Found {
+        self.nothing(
+            "asked once, queued twice",
+            "select request_id from operation group by request_id having count(*) > 1",
+        )?;
+        let queued: BTreeSet<String> = self.texts("select id from operation").into_iter().collect();
+        for (request, asked) in &*self.ledger.asked.lock().unwrap() {
+            if let Some(operation) = asked.accepted
+                && !queued.contains(&operation.to_string())
+            {
+                return Err(format!("{request} was accepted, and there is no {operation}: {:?}", asked.wish));
+            }
+        }
+        Ok(())
+    }
+
+    fn replay(&self) -> Result<BTreeMap<InstanceId, Expected>, String> {
+        let asked = self.ledger.asked.lock().unwrap();
+        let mut all: BTreeMap<InstanceId, Expected> = BTreeMap::new();
+        for row in self.server.ask("select instance_id, request_id, status, kind from operation order by seq") {
+            let (id, request): (String, String) = (row.read(0), row.read(1));
+            let (status, kind): (String, String) = (row.read(2), row.read(3));
+            let wish = &asked.get(&request).ok_or_else(|| format!("nobody asked {request} for {kind}"))?.wish;
+            all.entry(id.parse().unwrap()).or_default().follow(wish, &status);
+        }
+        Ok(all)
+    }
+
+    fn present(&self) -> BTreeMap<InstanceId, Present> {
+        let sql = "select i.id, i.flavor_id, i.ram_mib, i.volume_gib, i.task, i.host, i.name, i.root_enabled_at is not null, \
+                   i.fault_message is not null, a.service, a.assignment_generation, s.generation, s.specification, \
+                   s.certificate_pem, (select count(*) from agent_link l where l.instance_id = i.id and l.lost_at is null) \
+                   from instance i left join agent a on a.instance_id = i.id left join assignment s on s.instance_id = i.id \
+                   where i.deleted is null";
+        let present = |row: &crate::store::sql::simulated::Row| {
+            let service: Option<String> = row.read(9);
+            let generation: Option<i64> = row.read(11);
+            let present = Present {
+                flavor: row.read(1),
+                ram_mib: row.read(2),
+                volume_gib: row.read(3),
+                task: row.read(4),
+                host: row.read(5),
+                name: row.read(6),
+                root: row.read(7),
+                fault: row.read(8),
+                agent: service.map(|service| (service, row.read(10))),
+                assignment: generation.map(|generation| (generation, row.read(12), row.read(13))),
+                links: row.read(14),
+            };
+            (row.read::<String>(0).parse().unwrap(), present)
+        };
+        self.server.ask(sql).iter().map(present).collect()
+    }
+
+    fn check_instance(&self, id: InstanceId, row: &Present, what: &Expected, guest: Option<&Guest>) -> Found {
+        unless(what.deleted, || "its deletion is done, and it is there".to_owned())?;
+        unless(what.flavor.as_ref().is_some_and(|flavor| *flavor != row.flavor), || {
+            "it has another flavor".to_owned()
+        })?;
+        let volume_gib = row.volume_gib.unsigned_abs();
+        unless(what.volume_gib.is_some_and(|gib| gib != volume_gib), || "it has another volume".to_owned())?;
+        unless(what.root != row.root, || "root is not as it was last asked".to_owned())?;
+        unless(row.task.ends_with("error") && !row.fault, || "an error that nobody explains".to_owned())?;
+        self.check_name(id, &row.name)?;
+        let host = guest.map_or("absent", |guest| guest.state().tag());
+        unless(row.host != host, || format!("the host is {host}"))?;
+        let Some(guest) = guest else {
+            let may_lack = row.task == "building_error" || self.ledger.reset.lock().unwrap().contains(&id);
+            return unless(!may_lack, || "it has no host".to_owned());
+        };
+        unless(row.task == "building_error", || "what was not built has a host".to_owned())?;
+        // What had stopped it was told to leave it at that; a reboot starts it.
+        let may_stand = self.ledger.reset.lock().unwrap().contains(&id);
+        unless(host == "dead" && !may_stand, || "its host was left stopped".to_owned())?;
+        check_host(row, what, guest)
+    }
+
+    /// Some name that was given stands: not one after which another was given.
+    fn check_name(&self, id: InstanceId, name: &str) -> Found {
+        let renamed = self.ledger.renamed.lock().unwrap();
+        let of_it: Vec<&Renamed> = renamed.iter().filter(|one| one.instance == id).collect();
+        let replaced = |one: &Renamed| {
+            of_it
+                .iter()
+                .any(|later| later.answered.is_some() && one.answered.is_some_and(|answered| later.asked > answered))
+        };
+        let given = of_it.iter().any(|one| one.name == name && !replaced(one));
+        let first = name == "test" && of_it.iter().all(|one| one.answered.is_none());
+        unless(!given && !first, || format!("its name is {name}, after {of_it:?}"))
+    }
+}
+
+/// What runs is what the row says.
+fn check_host(row: &Present, what: &Expected, guest: &Guest) -> Found {
+    let sizes = *guest.sizes.lock().unwrap();
+    let as_row =
+        (sizes.ram_mib_in_force, sizes.volume_gib) == (row.ram_mib.unsigned_abs(), row.volume_gib.unsigned_abs());
+    unless(what.sized && !as_row, || format!("the host is of {sizes:?}"))?;
+    if guest.life().is_none() {
+        return Ok(());
+    }
+    let service = guest.service().tag();
+    unless(row.agent.as_ref().is_none_or(|(said, _)| said != service), || format!("the service is {service}"))?;
+    unless(row.links != 2, || format!("{} controllers hear it", row.links))?;
+    let engine = guest.engine.lock().unwrap().clone();
+    unless(what.running.is_some_and(|running| running != engine.running), || format!("running is {}", engine.running))?;
+    for (fact, is) in &what.facts {
+        let has = engine.facts.contains(fact);
+        unless(is.is_some_and(|is| is != has), || format!("{fact:?} is {has}"))?;
+    }
+    let unasked: Vec<&Fact> = engine.facts.iter().filter(|fact| !what.facts.contains_key(fact)).collect();
+    unless(!unasked.is_empty(), || format!("it has what nobody asked for: {unasked:?}"))?;
+    let Some((generation, specification, certificate)) = &row.assignment else {
+        return unless(what.created, || "nothing is assigned".to_owned());
+    };
+    let in_force = guest.life().map(|life| life.keeper.assigned().borrow().clone()).unwrap_or_default();
+    if in_force.generation == 0 {
+        return unless(what.created, || "no assignment is in force".to_owned());
+    }
+    unless(row.agent.as_ref().is_none_or(|(_, said)| said != generation), || {
+        "another generation is stored".to_owned()
+    })?;
+    unless(i64::try_from(in_force.generation) != Ok(*generation), || format!("{} is in force", in_force.generation))?;
+    let controllers = serde_json::to_string(&in_force.specification.controllers).unwrap();
+    unless(!specification.contains(&controllers), || format!("it knows the controllers {controllers}"))?;
+    let in_use = in_force.specification.certificate.map(|certificate| certificate.certificate_pem);
+    unless(in_use.as_ref() != Some(certificate), || "it has another certificate".to_owned())
+}
