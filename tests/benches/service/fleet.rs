@@ -24,7 +24,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Connects them, and looks on for a minute.
 pub(crate) async fn measure(table: &mut Table) -> Result<()> {
-    let mut service = Service::start(Kind::Sqlite, "[operations]\npaused = true\n").await?;
+    let mut service = Service::start(Kind::Sqlite, "").await?;
     let api = service.login().await?;
     let identities = {
         let seed = Seed::new(&service, &api.project).await?;
