@@ -4,7 +4,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export TROVE_TEST_FEATURES := trove-agent/failpoints,trove-controller/failpoints
 PROGRAMS := -p trove-controller -p trove-agent -p trovectl
 
-.PHONY: help setup build demo demo-stop demo-wipe test test-full sim lint features
+.PHONY: help setup build demo demo-stop demo-wipe test test-full sim bench lint features
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ test-full: setup lint ## the same with sweeps on every engine, and then every st
 
 sim: ## 1,000 seeded histories of two controllers and all that can go wrong, in one process (docs/simulation.md)
 	@TARGET="$(TARGET)" tests/scripts/sim.sh
+
+bench: setup ## what the service costs: release programs, measured; fails when a target is missed (docs/benchmarks.md)
+	@tests/scripts/bench.sh
 
 lint: ## rustfmt, clippy, bans, licences, shellcheck
 	@tests/scripts/lint.sh

@@ -7,12 +7,19 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use trove_strategy::{Account, RealHost};
+use trove_strategy::{Account, RealHost, failpoint};
 
 use crate::{Agent, config, guest, manifest, run};
 
+/// What `--version` says.
+const VERSION: &str = if failpoint::BUILT_IN {
+    concat!(env!("CARGO_PKG_VERSION"), " with failpoints")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 #[derive(Parser)]
-#[command(name = "trove-agent", version, about = "The guest agent of trove-rs: keeps one database engine")]
+#[command(name = "trove-agent", version = VERSION, about = "The guest agent of trove-rs: keeps one database engine")]
 struct Arguments {
     #[command(subcommand)]
     command: Verb,

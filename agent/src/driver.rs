@@ -6,7 +6,7 @@
 //!                                  +---- delay ---- CRASHED          (stop) SHUTDOWN
 //! ```
 //! Whether the engine is to run is a file (`desired`), so that an agent that is started anew knows. The agent's own end never ends
-//! the engine.
+//! the engine. Its log says how long the engine itself took to be initialised, to answer and to stop.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -250,7 +250,10 @@ impl Owner {
         }
         self.say(ServiceState::Building, "");
         let engine = self.parts.datastore.engine();
-        if engine.initialise(&self.parts.site).await? == FirstStart::Private {
+        let begun = Instant::now();
+        let first = engine.initialise(&self.parts.site).await?;
+        info!(elapsed_ms = millis(begun), "the engine was initialised");
+        if first == FirstStart::Private {
             self.configure().await?;
             pass("agent.prepare.before_secure")?;
             self.start(StartMode::Private).await?;
@@ -302,9 +305,11 @@ impl Owner {
     }
 
     async fn stop(&mut self) {
+        let begun = Instant::now();
         if let Some(mut process) = self.process.take() {
             let spec = self.parts.datastore.engine().start_spec(&self.parts.site, StartMode::Normal);
             process.stop(spec.stop, spec.stop_deadline).await;
+            info!(elapsed_ms = millis(begun), "the engine was stopped");
         }
         process::await_none_in(&self.parts.site.data, Duration::from_secs(10)).await;
         self.healthy_since = None;
@@ -321,6 +326,7 @@ impl Owner {
             // Children of one that was killed live on for a moment and hold its shared memory.
             process::await_none_in(&self.parts.site.data, Duration::from_secs(10)).await;
             let begins = std::fs::metadata(&log).map_or(0, |facts| facts.len());
+            let begun = Instant::now();
             let started = Process::start(&spec, &self.parts.host, &log);
             let process = started.map_err(|error| EngineError::new(Kind::Fatal, format!("{error:#}")))?;
             pass("agent.engine.started")?;
@@ -331,6 +337,7 @@ impl Owner {
             info!(pid = process.mark.pid, "the engine was started");
             self.process = Some(process);
             self.await_answer(spec.start_deadline, begins).await?;
+            info!(elapsed_ms = millis(begun), "the engine answers");
             return self.check_start(begins).await;
         }
         let begins = std::fs::metadata(&log).map_or(0, |facts| facts.len());
@@ -445,6 +452,11 @@ impl Owner {
         }
         if said.is_empty() { "it wrote nothing".to_owned() } else { said }
     }
+}
+
+/// How long ago that was, for the log.
+fn millis(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn probe_interval(assigned: &watch::Receiver<crate::settings::Assigned>) -> Duration {

@@ -38,11 +38,19 @@ fn as_account(program: &str) -> Result<Command> {
 }
 
 impl Database {
-    /// A server that answers.
+    /// A server that answers, and forgets everything in a power cut: tests have none.
     ///
     /// # Errors
     /// It could not be made or started.
     pub fn start() -> Result<Self> {
+        Self::start_with(&["fsync=off"])
+    }
+
+    /// A server with these settings, each `name=value`.
+    ///
+    /// # Errors
+    /// It could not be made or started.
+    pub fn start_with(settings: &[&str]) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("trove-store-").tempdir()?;
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
         let address = Ipv4Addr::new(127, rand::random_range(1..=60), rand::random(), rand::random_range(1..=254));
@@ -63,8 +71,9 @@ impl Database {
         initdb.arg(format!("--pwfile={}", database.password_file().display()));
         let made = initdb.stdout(Stdio::null()).output()?;
         ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let settings: String = settings.iter().map(|setting| format!(" -c {setting}")).collect();
         let options = format!(
-            "-c listen_addresses={address} -c port={port} -c unix_socket_directories= -c fsync=off -c max_connections=200"
+            "-c listen_addresses={address} -c port={port} -c unix_socket_directories= -c max_connections=200{settings}"
         );
         let mut start = as_account("pg_ctl")?;
         start.args(["start", "-w", "-D"]).arg(&data).args(["-o", &options, "-l"]).arg(own.join("log"));
@@ -93,6 +102,15 @@ impl Database {
             key_file: self.path().join("secret.key"),
             hosts: self.path().join("hosts"),
         }
+    }
+
+    /// Its first process, of which all others are children.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self) -> Result<i32> {
+        let text = std::fs::read_to_string(self.data().join("postmaster.pid")).context("the server's pid file")?;
+        text.lines().next().context("the server's pid")?.parse().context("the server's pid")
     }
 
     /// A session in the store's database.

@@ -4,15 +4,23 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use trove_strategy::failpoint;
 
 use crate::directory::StateDirectory;
 use crate::error::{Error, Result};
+
+/// What `--version` says.
+const VERSION: &str = if failpoint::BUILT_IN {
+    concat!(env!("CARGO_PKG_VERSION"), " with failpoints")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
 
 /// The service of trove-rs: a database-as-a-service that speaks OpenStack Trove's API.
 #[derive(Parser)]
 #[command(
     name = "trove-controller",
-    version,
+    version = VERSION,
     after_help = "First run:\n  trove-controller serve --state /var/lib/trove\n\
     then log in with the clouds file that it made:\n  OS_CLIENT_CONFIG_FILE=/var/lib/trove/clouds.yaml trovectl --os-cloud trove instance list"
 )]

@@ -377,7 +377,10 @@ impl Conversation<'_> {
             volume_used_bytes: report.volume_used_bytes,
             assignment_generation: report.assignment_generation,
         };
-        let changed = self.agent.state.send_if_modified(|state| {
+        // Of the rest, such as the use of the volume, which changes all the time, no reconciler has to know.
+        let mut is_news = false;
+        self.agent.state.send_if_modified(|state| {
+            is_news = (state.service, state.assignment_generation) != (row.service, row.assignment_generation);
             let heard = AgentState {
                 connected: state.connected,
                 service: row.service,
@@ -404,7 +407,7 @@ impl Conversation<'_> {
                 }
             }
         }
-        if changed {
+        if is_news {
             self.hub.nudge.now();
         }
         Down::Acknowledgement(v1::Acknowledgement { sequence })

@@ -16,16 +16,15 @@ use crate::app::datastores::{Datastore, NewVersion, Version, VersionChange, imag
 use crate::error::{Error, Result};
 
 fn view(datastore: &Datastore, version: &Version) -> Value {
-    let installation = &version.manifest.installation;
     json!({
         "id": version.id, "name": version.name, "version": version.number,
         "datastore_id": datastore.id, "datastore_name": datastore.name,
-        "datastore_manager": version.manifest.identity.name,
-        "image": image(&installation.bindir), "image_tags": [""], "packages": [""],
+        "datastore_manager": datastore.name,
+        "image": image(&version.bindir), "image_tags": [""], "packages": [""],
         "active": version.active, "registry_ext": null, "repl_strategy": null,
         "default": datastore.default_version == Some(version.id),
         // Ours.
-        "bindir": installation.bindir})
+        "bindir": version.bindir})
 }
 
 /// `GET /mgmt/datastore-versions`: also those that cannot be ordered.

@@ -39,10 +39,10 @@ fn view(version: &Version, parameter: &Parameter, lowest: &str, highest: &str) -
     view
 }
 
-fn list_view(version: &Version, lowest: &str, highest: &str) -> Json<Value> {
-    let all = version.manifest.parameters.iter();
-    let all: Vec<Value> = all.map(|parameter| view(version, parameter, lowest, highest)).collect();
-    Json(json!({"configuration-parameters": all}))
+async fn list_view(state: &ApiState, version: &Version, lowest: &str, highest: &str) -> Result<Json<Value>> {
+    let all = state.app.parameters(version).await?;
+    let all: Vec<Value> = all.iter().map(|parameter| view(version, parameter, lowest, highest)).collect();
+    Ok(Json(json!({"configuration-parameters": all})))
 }
 
 /// `GET /datastores/{datastore}/versions/{version}/parameters`.
@@ -53,7 +53,7 @@ pub(super) async fn list(
 ) -> Result<Json<Value>> {
     authorized.may("configuration-parameter:index")?;
     let (_, version) = state.app.get_version(authorized.caller.is_admin(), &datastore, &version).await?;
-    Ok(list_view(&version, "min", "max"))
+    list_view(&state, &version, "min", "max").await
 }
 
 /// `GET /datastores/{datastore}/versions/{version}/parameters/{name}`: not wrapped.
@@ -64,7 +64,7 @@ pub(super) async fn show(
 ) -> Result<Json<Value>> {
     authorized.may("configuration-parameter:show")?;
     let (_, version) = state.app.get_version(authorized.caller.is_admin(), &datastore, &version).await?;
-    Ok(Json(view(&version, state.app.parameter(&version, &name)?, "min", "max")))
+    Ok(Json(view(&version, &state.app.parameter(&version, &name).await?, "min", "max")))
 }
 
 /// `GET /datastores/versions/{id}/parameters`.
@@ -75,7 +75,7 @@ pub(super) async fn list_by_id(
 ) -> Result<Json<Value>> {
     authorized.may("configuration-parameter:index_by_version")?;
     let (_, version) = state.app.get_version_by_id(authorized.caller.is_admin(), version_id(&id)?).await?;
-    Ok(list_view(&version, "min", "max"))
+    list_view(&state, &version, "min", "max").await
 }
 
 /// `GET /datastores/versions/{id}/parameters/{name}`: not wrapped.
@@ -86,7 +86,7 @@ pub(super) async fn show_by_id(
 ) -> Result<Json<Value>> {
     authorized.may("configuration-parameter:show_by_version")?;
     let (_, version) = state.app.get_version_by_id(authorized.caller.is_admin(), version_id(&id)?).await?;
-    Ok(Json(view(&version, state.app.parameter(&version, &name)?, "min", "max")))
+    Ok(Json(view(&version, &state.app.parameter(&version, &name).await?, "min", "max")))
 }
 
 /// `GET /mgmt/datastores/versions/{id}/parameters`: the bounds have other names there.
@@ -96,7 +96,7 @@ pub(super) async fn list_managed(
     Path((_, id)): Path<(String, String)>,
 ) -> Result<Json<Value>> {
     let (_, version) = state.app.get_version_by_id(true, version_id(&id)?).await?;
-    Ok(list_view(&version, "min_size", "max_size"))
+    list_view(&state, &version, "min_size", "max_size").await
 }
 
 /// `GET /mgmt/datastores/versions/{id}/parameters/{name}`: not wrapped.
@@ -106,5 +106,5 @@ pub(super) async fn show_managed(
     Path((_, id, name)): Path<(String, String, String)>,
 ) -> Result<Json<Value>> {
     let (_, version) = state.app.get_version_by_id(true, version_id(&id)?).await?;
-    Ok(Json(view(&version, state.app.parameter(&version, &name)?, "min_size", "max_size")))
+    Ok(Json(view(&version, &state.app.parameter(&version, &name).await?, "min_size", "max_size")))
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use secrecy::SecretString;
+use trove_strategy::Manifest;
 
 use super::accounts::{check_databases, check_users, unsupported};
 use super::datastores::Wanted;
@@ -24,6 +25,7 @@ struct Checked {
     flavor: Flavor,
     volume_gib: u64,
     version: Version,
+    manifest: Manifest,
 }
 
 impl App {
@@ -38,7 +40,7 @@ impl App {
         order: NewInstance,
     ) -> Result<(Instance, Option<SecretString>, Accepted)> {
         let checked = self.check_order(&order).await?;
-        let root = self.root_at_once(&checked.version)?;
+        let root = self.root_at_once(&checked.manifest)?;
         let id = InstanceId::random();
         let row = self.row(caller, id, &order, &checked);
         let operation = self.operation(caller, request_id, id, order, root.as_ref())?;
@@ -70,18 +72,19 @@ impl App {
             number: order.version_number.as_deref(),
         };
         let (datastore, version) = self.resolve_version(&wanted).await?;
-        let volume_gib = self.check_volume(order.volume_gib, &version)?;
-        check_accounts(order, &datastore, &version)?;
-        Ok(Checked { flavor, volume_gib, version })
+        let manifest = self.manifest(&version).await?;
+        let volume_gib = self.check_volume(order.volume_gib, &manifest)?;
+        check_accounts(order, &datastore, &manifest)?;
+        Ok(Checked { flavor, volume_gib, version, manifest })
     }
 
     /// The size to be stored; 0 without a volume.
-    fn check_volume(&self, volume_gib: Option<u64>, version: &Version) -> Result<u64> {
+    fn check_volume(&self, volume_gib: Option<u64>, manifest: &Manifest) -> Result<u64> {
         match volume_gib {
-            None if !version.manifest.volume => Ok(0),
+            None if !manifest.volume => Ok(0),
             None => Err(Error::BadRequest("Volume size was not specified.".to_owned())),
-            Some(_) if !version.manifest.volume => {
-                let datastore = &version.manifest.identity.name;
+            Some(_) if !manifest.volume => {
+                let datastore = &manifest.identity.name;
                 Err(Error::NotImplemented(format!("Datastore {datastore} does not support volumes.")))
             }
             Some(0) => Err(Error::BadRequest("Volume size must be at least 1 GB.".to_owned())),
@@ -100,8 +103,8 @@ impl App {
     }
 
     /// The password with which root is enabled from the start, where the configuration says so.
-    fn root_at_once(&self, version: &Version) -> Result<Option<SecretString>> {
-        if !self.config.root_on_create || !version.manifest.capabilities.iter().any(|name| name == "root") {
+    fn root_at_once(&self, manifest: &Manifest) -> Result<Option<SecretString>> {
+        if !self.config.root_on_create || !manifest.capabilities.iter().any(|name| name == "root") {
             return Ok(None);
         }
         self.check_root_allowed()?;
@@ -135,7 +138,7 @@ impl App {
             version: checked.version.id,
             region: order.region.clone().unwrap_or_else(|| self.config.region.clone()),
             availability_zone: order.availability_zone.clone(),
-            port: checked.version.manifest.identity.port,
+            port: checked.manifest.identity.port,
             access: order.access.clone(),
             nics: order.nics.clone(),
         }
@@ -185,8 +188,7 @@ fn is_cidr(text: &str) -> bool {
 }
 
 /// First databases and accounts, checked as far as no engine is needed.
-fn check_accounts(order: &NewInstance, datastore: &Datastore, version: &Version) -> Result<()> {
-    let manifest = &version.manifest;
+fn check_accounts(order: &NewInstance, datastore: &Datastore, manifest: &Manifest) -> Result<()> {
     for (capability, given) in [("databases", !order.databases.is_empty()), ("users", !order.users.is_empty())] {
         if given && !manifest.capabilities.iter().any(|name| name == capability) {
             return Err(unsupported(&datastore.name, capability));

@@ -1,6 +1,6 @@
 //! Datastores and their versions.
 
-use trove_strategy::Parameter;
+use trove_strategy::{Manifest, Parameter};
 
 use super::names::shown;
 use super::{App, names};
@@ -65,12 +65,29 @@ impl App {
         Ok((datastore, found))
     }
 
+    /// What a version is and can do.
+    ///
+    /// # Errors
+    /// 404: it was taken away meanwhile.
+    pub(super) async fn manifest(&self, version: &Version) -> Result<Manifest> {
+        let missing = || Error::NotFound(no_version(&version.name));
+        self.store.get_manifest(version.id).await?.ok_or_else(missing)
+    }
+
+    /// What can be set in a version.
+    ///
+    /// # Errors
+    /// As [`App::manifest`].
+    pub async fn parameters(&self, version: &Version) -> Result<Vec<Parameter>> {
+        Ok(self.manifest(version).await?.parameters)
+    }
+
     /// A parameter of a version by its name.
     ///
     /// # Errors
     /// 404.
-    pub fn parameter<'a>(&self, version: &'a Version, name: &str) -> Result<&'a Parameter> {
-        let found = version.manifest.parameters.iter().find(|parameter| parameter.name == name);
+    pub async fn parameter(&self, version: &Version, name: &str) -> Result<Parameter> {
+        let found = self.parameters(version).await?.into_iter().find(|parameter| parameter.name == name);
         found.ok_or_else(|| {
             let (name, version) = (shown(name), &version.name);
             Error::NotFound(format!("Parameter {name} cannot be found in the datastore version {version}."))

@@ -47,6 +47,11 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ),
     ("store", "password_file", "A file with the password of that user."),
     ("operations", "lease", "A controller that says nothing for so long loses its operations to another."),
+    (
+        "operations",
+        "paused",
+        "This controller takes orders and begins none: they wait for another one, or for its next start without this.",
+    ),
     ("keystone", "auth_url", "Keystone's address, with or without /v3."),
     ("keystone", "www_authenticate_uri", "Its address as users know it, for the header of a 401. Unset: auth_url."),
     ("keystone", "username", "The service's own user there."),

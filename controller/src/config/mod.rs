@@ -184,6 +184,8 @@ pub struct Operations {
     /// How long a controller that says nothing keeps an operation.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
+    /// Takes orders and begins none of them; other controllers on the store do, unless they are paused too.
+    pub paused: bool,
 }
 
 /// What a project may have; -1 is unlimited.
@@ -348,7 +350,7 @@ impl Keystone {
 
 impl Default for Operations {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(30) }
+        Self { lease: Duration::from_secs(30), paused: false }
     }
 }
 

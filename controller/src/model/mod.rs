@@ -3,11 +3,11 @@
 pub mod operations;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use time::OffsetDateTime;
-use trove_strategy::Manifest;
 
 use crate::ids::{DatastoreId, InstanceId, ProjectId, VersionId};
 use crate::state::{self, Heard, HostState, Service, Task};
@@ -159,8 +159,8 @@ pub struct Version {
     pub number: String,
     /// Whether instances of it can be ordered.
     pub active: bool,
-    /// What it can do.
-    pub manifest: Manifest,
+    /// Where the engine's server programs are. What it can do is in its manifest, which is long and read where it is needed.
+    pub bindir: PathBuf,
 }
 
 /// A datastore with its versions.

@@ -68,6 +68,10 @@ fn describe() {
         "trove_operations_active",
         "Operations that have not ended, by kind and status; of all controllers."
     );
+    describe_counter!(
+        "trove_store_statements_total",
+        "Statements that this controller sent to its database, with those that begin and end transactions."
+    );
     describe_gauge!("trove_agents_connected", "Agents that this controller hears.");
     process::describe();
     gauge!("trove_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);

@@ -64,6 +64,9 @@ impl Runner {
         let mut running = JoinSet::new();
         let mut cancels: HashMap<OperationId, CancellationToken> = HashMap::new();
         let mut taken_over = false;
+        if self.context.config.operations.paused {
+            tracing::warn!("operations.paused is set: orders are taken, and none is begun by this controller");
+        }
         loop {
             // Before the look at the store, so that a nudge that comes during it is not lost.
             nudges.mark_unchanged();
@@ -106,6 +109,9 @@ impl Runner {
         if !*taken_over {
             store.release_own_leases(owner).await?;
             *taken_over = true;
+        }
+        if self.context.config.operations.paused {
+            return Ok(LONGEST_SLEEP);
         }
         if !cancels.is_empty() {
             for id in store.cancelled_operations(owner).await? {

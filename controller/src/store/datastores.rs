@@ -13,7 +13,7 @@ use crate::model::{Datastore, Version};
 use crate::store::sql::{Connection, Row, query};
 
 const SELECT: &str = "select d.id as datastore_id, d.name as datastore_name, d.default_version_id, \
-     v.id, v.name, v.number, v.active, v.manifest \
+     v.id, v.name, v.number, v.active, v.bindir \
      from datastore d join datastore_version v on v.datastore_id = d.id and v.removed is null";
 const ORDER: &str = " order by d.name, v.name, v.number, v.id";
 
@@ -86,6 +86,16 @@ impl Store {
         ));
         let rows = query(sql).bind(id.to_string()).fetch_all(&self.read).await.map_err(unread)?;
         Ok(datastores(&rows)?.pop())
+    }
+
+    /// What a version is and can do.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn get_manifest(&self, id: VersionId) -> Result<Option<Manifest>> {
+        let sql = "select id, manifest from datastore_version where id = $1";
+        let row = query(sql).bind(id.to_string()).fetch_optional(&self.read).await.map_err(unread)?;
+        row.map(|row| manifest(&row)).transpose()
     }
 
     /// Every installed engine that was ever registered.
@@ -294,7 +304,7 @@ fn version(row: &Row) -> Result<Version> {
         name: text("name")?,
         number: text("number")?,
         active: row.try_get("active").map_err(unread)?,
-        manifest: manifest(row)?,
+        bindir: text("bindir")?.into(),
     })
 }
 

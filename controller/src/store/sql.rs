@@ -114,6 +114,7 @@ impl<'a> From<&'a mut Connection> for Target<'a> {
 macro_rules! on {
     ($query:expr, $target:expr, $call:ident, $row:expr) => {{
         let Query { sql, values } = $query;
+        count_statement();
         match $target.into() {
             Target::Pool(pool) => match &pool.database {
                 #[cfg(test)]
@@ -176,6 +177,11 @@ impl Query {
     pub async fn fetch_all<'a>(self, target: impl Into<Target<'a>>) -> sqlx::Result<Vec<Row>> {
         on!(self, target, fetch_all, |rows: All| Ok(rows.0))
     }
+}
+
+/// Every statement is a way to the database and back.
+fn count_statement() {
+    metrics::counter!("trove_store_statements_total").increment(1);
 }
 
 fn sqlite(sql: SqlStr, values: Vec<Value>) -> sqlx::query::Query<'static, Sqlite, SqliteArguments> {
@@ -401,6 +407,7 @@ impl Pool {
     /// # Errors
     /// As sqlx's.
     pub(super) async fn begin(&self) -> sqlx::Result<Transaction> {
+        count_statement();
         let inner = match &self.database {
             #[cfg(test)]
             Database::Simulated(link) => Inner::Simulated(link.begin().await?),
@@ -411,6 +418,7 @@ impl Pool {
                 // connection would go back to the pool inside of it. A finished one that nobody takes is rolled back.
                 let begun = tokio::spawn(async move {
                     let mut tx = pool.begin().await?;
+                    count_statement();
                     sqlx::query("select pg_advisory_xact_lock($1)").bind(WRITER).execute(&mut *tx).await?;
                     Ok::<_, sqlx::Error>(tx)
                 });
@@ -435,6 +443,7 @@ impl Pool {
 }
 
 async fn read_clock<'e>(executor: impl sqlx::PgExecutor<'e>, clock: &Clock) -> sqlx::Result<i64> {
+    count_statement();
     let sql = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
     let now = sqlx::query(sql).fetch_one(executor).await?.try_get(0)?;
     clock.set(now);
@@ -502,6 +511,7 @@ impl Transaction {
     /// # Errors
     /// As sqlx's: nothing is written, or, when the connection broke at the commit, it is not known.
     pub async fn commit(self) -> sqlx::Result<()> {
+        count_statement();
         match self.0.inner {
             #[cfg(test)]
             Inner::Simulated(session) => session.commit(self.0.news).await,
@@ -509,6 +519,7 @@ impl Transaction {
             Inner::Sqlite(tx) => tx.commit().await,
             Inner::Postgres(mut tx) => {
                 if let Some(news) = self.0.news {
+                    count_statement();
                     tx.execute(AssertSqlSafe(format!("notify {CHANNEL}, '{}'", news.tag()))).await?;
                 }
                 tx.commit().await

@@ -6,6 +6,9 @@
 //! a directory each of them fires once, however often the process is started again: the first to make the file of that
 //! name there fires.
 
+/// Whether they are built in, which `--version` of a program says. Never of one that is shipped.
+pub const BUILT_IN: bool = cfg!(feature = "failpoints");
+
 /// A failure that a test asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("failpoint {0}")]

@@ -104,6 +104,24 @@ async fn a_kind_or_version_that_is_not_known_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_paused_controller_leaves_orders_to_others() {
+    let stage = Stage::ordered().await;
+    stage.agents.connect(stage.instance, true);
+    let id = stage.submit(demo(&stage)).await.unwrap();
+    let mut config = (*stage.context.config).clone();
+    config.operations.paused = true;
+    let paused = RunnerContext { config: Arc::new(config), ..stage.context.clone() };
+    let paused = Runner::with(paused, registry(), QUICK, Points::default());
+    let (mut running, mut cancels) = (JoinSet::new(), HashMap::new());
+    paused.pass(&mut false, &mut running, &mut cancels, &CancellationToken::new()).await.unwrap();
+    assert!(running.is_empty());
+    assert_eq!(stage.operations().await[0].status, "queued");
+    let other = stage.start_as(stage.context.clone(), registry(), QUICK, None);
+    stage.end(id).await.unwrap();
+    other.stop().await;
+}
+
+#[tokio::test]
 async fn one_that_stalled_beyond_its_lease_is_fenced_off() {
     let stage = Stage::ordered().await;
     stage.agents.connect(stage.instance, true);
