@@ -4,7 +4,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export TROVE_TEST_FEATURES := trove-agent/failpoints,trove-controller/failpoints
 PROGRAMS := -p trove-controller -p trove-agent -p trovectl
 
-.PHONY: help setup build demo demo-stop demo-wipe test test-full sim lint features
+.PHONY: help setup build demo demo-stop demo-wipe test test-full sim openapi lint features
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,10 @@ test-full: setup lint ## the same, and then every story and every test of the co
 
 sim: ## 1,000 seeded histories of two controllers and all that can go wrong, in one process (docs/simulation.md)
 	@TARGET="$(TARGET)" tests/scripts/sim.sh
+
+openapi: ## renews docs/openapi.json from the handlers, for review
+	TROVE_KEEP_OPENAPI=1 cargo test --quiet --package trove-controller --lib --features "$(TROVE_TEST_FEATURES)" \
+		api::openapi::tests::the_document_is_the_one_that_was_reviewed
 
 lint: ## rustfmt, clippy, bans, licences, shellcheck
 	@tests/scripts/lint.sh

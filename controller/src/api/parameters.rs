@@ -1,118 +1,202 @@
 //! What can be set in an engine, as its manifest says.
 
-use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use trove_strategy::{Parameter, ParameterType};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 use super::ApiState;
 use super::auth::{Administrator, Authorized};
-use super::body::Path;
-use super::datastores::version_id;
+use super::body::{Json, Path};
+use super::datastores::{OfVersion, OfVersionId, version_id};
+use super::fault::Fault;
 use crate::app::datastores::Version;
 use crate::error::Result;
 
 /// A bound of a number: whole where it is so.
-#[allow(clippy::cast_possible_truncation)]
-fn bound(value: f64) -> Value {
-    // Beyond this a whole number is not exact in this type either.
-    let whole = value.fract() == 0.0 && value.abs() < 9.0e15;
-    if whole { json!(value as i64) } else { json!(value) }
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum Bound {
+    Whole(i64),
+    Fraction(f64),
 }
 
-/// As users see it: Trove's names, and what else the engine says. `lowest` and `highest` are the names of the bounds.
-fn view(version: &Version, parameter: &Parameter, lowest: &str, highest: &str) -> Value {
-    let kind = match parameter.kind {
-        ParameterType::Boolean => "boolean",
-        ParameterType::Integer => "integer",
-        ParameterType::Float => "float",
-        ParameterType::String => "string",
-    };
-    let mut view = json!({
-        "name": parameter.name, "datastore_version_id": version.id, "type": kind,
-        "restart_required": parameter.restart_required});
-    for (name, value) in [(lowest, parameter.min), (highest, parameter.max)] {
-        if let Some(value) = value {
-            view[name] = bound(value);
+impl From<f64> for Bound {
+    #[allow(clippy::cast_possible_truncation)]
+    fn from(value: f64) -> Self {
+        // Beyond this a whole number is not exact in this type either.
+        let whole = value.fract() == 0.0 && value.abs() < 9.0e15;
+        if whole { Self::Whole(value as i64) } else { Self::Fraction(value) }
+    }
+}
+
+/// What can be set: Trove's names, and what else the engine says.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ParameterView {
+    name: String,
+    datastore_version_id: Uuid,
+    /// `boolean`, `integer`, `float` or `string`.
+    r#type: &'static str,
+    restart_required: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    min: Option<Bound>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    max: Option<Bound>,
+    /// `min`, in the management API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    min_size: Option<Bound>,
+    /// `max`, in the management API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    max_size: Option<Bound>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    allowed_values: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<String>,
+}
+
+impl ParameterView {
+    fn of(version: &Version, parameter: &Parameter) -> Self {
+        Self {
+            name: parameter.name.clone(),
+            datastore_version_id: version.id.0,
+            r#type: match parameter.kind {
+                ParameterType::Boolean => "boolean",
+                ParameterType::Integer => "integer",
+                ParameterType::Float => "float",
+                ParameterType::String => "string",
+            },
+            restart_required: parameter.restart_required,
+            min: parameter.min.map(Bound::from),
+            max: parameter.max.map(Bound::from),
+            min_size: None,
+            max_size: None,
+            allowed_values: parameter.allowed.clone(),
+            default: parameter.default.clone(),
+            unit: parameter.unit.clone(),
         }
     }
-    if !parameter.allowed.is_empty() {
-        view["allowed_values"] = json!(parameter.allowed);
+
+    /// The bounds have other names in the management API.
+    fn managed(version: &Version, parameter: &Parameter) -> Self {
+        let mut view = Self::of(version, parameter);
+        (view.min_size, view.max_size) = (view.min.take(), view.max.take());
+        view
     }
-    for (name, value) in [("default", &parameter.default), ("unit", &parameter.unit)] {
-        if let Some(value) = value {
-            view[name] = json!(value);
-        }
-    }
-    view
 }
 
-fn list_view(version: &Version, lowest: &str, highest: &str) -> Json<Value> {
-    let all = version.manifest.parameters.iter();
-    let all: Vec<Value> = all.map(|parameter| view(version, parameter, lowest, highest)).collect();
-    Json(json!({"configuration-parameters": all}))
+#[derive(Serialize, ToSchema)]
+pub(super) struct ParametersBody {
+    #[serde(rename = "configuration-parameters")]
+    parameters: Vec<ParameterView>,
 }
 
-/// `GET /datastores/{datastore}/versions/{version}/parameters`.
+impl ParametersBody {
+    fn of(version: &Version, view: fn(&Version, &Parameter) -> ParameterView) -> Self {
+        Self { parameters: version.manifest.parameters.iter().map(|parameter| view(version, parameter)).collect() }
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+pub(super) struct OfParameter {
+    /// Name or id of the datastore.
+    datastore: String,
+    /// Name or id of the version.
+    version: String,
+    /// The parameter.
+    name: String,
+}
+
+#[derive(Deserialize, IntoParams)]
+pub(super) struct OfParameterById {
+    /// The version.
+    #[param(value_type = Uuid)]
+    id: String,
+    /// The parameter.
+    name: String,
+}
+
+/// Lists what can be set in a version
+#[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}/parameters", tag = "datastores",
+    operation_id = "list_parameters", responses(Fault<404>))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, datastore, version)): Path<(String, String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfVersion>,
+) -> Result<Json<ParametersBody>> {
     authorized.may("configuration-parameter:index")?;
-    let (_, version) = state.app.get_version(authorized.caller.is_admin(), &datastore, &version).await?;
-    Ok(list_view(&version, "min", "max"))
+    let (_, version) = state.app.get_version(authorized.caller.is_admin(), &of.datastore, &of.version).await?;
+    Ok(Json(ParametersBody::of(&version, ParameterView::of)))
 }
 
-/// `GET /datastores/{datastore}/versions/{version}/parameters/{name}`: not wrapped.
+/// Shows a parameter of a version
+#[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}/parameters/{name}", tag = "datastores",
+    operation_id = "show_parameter", responses(Fault<404>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, datastore, version, name)): Path<(String, String, String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfParameter>,
+) -> Result<Json<ParameterView>> {
     authorized.may("configuration-parameter:show")?;
-    let (_, version) = state.app.get_version(authorized.caller.is_admin(), &datastore, &version).await?;
-    Ok(Json(view(&version, state.app.parameter(&version, &name)?, "min", "max")))
+    let (_, version) = state.app.get_version(authorized.caller.is_admin(), &of.datastore, &of.version).await?;
+    Ok(Json(ParameterView::of(&version, state.app.parameter(&version, &of.name)?)))
 }
 
-/// `GET /datastores/versions/{id}/parameters`.
+/// Lists what can be set in a version, by its id
+#[utoipa::path(get, path = "/datastores/versions/{id}/parameters", tag = "datastores",
+    operation_id = "list_parameters_by_id", responses(Fault<404>))]
 pub(super) async fn list_by_id(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfVersionId>,
+) -> Result<Json<ParametersBody>> {
     authorized.may("configuration-parameter:index_by_version")?;
-    let (_, version) = state.app.get_version_by_id(authorized.caller.is_admin(), version_id(&id)?).await?;
-    Ok(list_view(&version, "min", "max"))
+    let (_, version) = state.app.get_version_by_id(authorized.caller.is_admin(), version_id(&of.id)?).await?;
+    Ok(Json(ParametersBody::of(&version, ParameterView::of)))
 }
 
-/// `GET /datastores/versions/{id}/parameters/{name}`: not wrapped.
+/// Shows a parameter of a version, by its id
+#[utoipa::path(get, path = "/datastores/versions/{id}/parameters/{name}", tag = "datastores",
+    operation_id = "show_parameter_by_id", responses(Fault<404>))]
 pub(super) async fn show_by_id(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id, name)): Path<(String, String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfParameterById>,
+) -> Result<Json<ParameterView>> {
     authorized.may("configuration-parameter:show_by_version")?;
-    let (_, version) = state.app.get_version_by_id(authorized.caller.is_admin(), version_id(&id)?).await?;
-    Ok(Json(view(&version, state.app.parameter(&version, &name)?, "min", "max")))
+    let (_, version) = state.app.get_version_by_id(authorized.caller.is_admin(), version_id(&of.id)?).await?;
+    Ok(Json(ParameterView::of(&version, state.app.parameter(&version, &of.name)?)))
 }
 
-/// `GET /mgmt/datastores/versions/{id}/parameters`: the bounds have other names there.
+/// Lists what can be set in a version, for administrators
+///
+/// The bounds have other names here.
+#[utoipa::path(get, path = "/mgmt/datastores/versions/{id}/parameters", tag = "management",
+    operation_id = "list_managed_parameters", responses(Fault<404>))]
 pub(super) async fn list_managed(
     State(state): State<ApiState>,
     _administrator: Administrator,
-    Path((_, id)): Path<(String, String)>,
-) -> Result<Json<Value>> {
-    let (_, version) = state.app.get_version_by_id(true, version_id(&id)?).await?;
-    Ok(list_view(&version, "min_size", "max_size"))
+    Path(of): Path<OfVersionId>,
+) -> Result<Json<ParametersBody>> {
+    let (_, version) = state.app.get_version_by_id(true, version_id(&of.id)?).await?;
+    Ok(Json(ParametersBody::of(&version, ParameterView::managed)))
 }
 
-/// `GET /mgmt/datastores/versions/{id}/parameters/{name}`: not wrapped.
+/// Shows a parameter of a version, for administrators
+#[utoipa::path(get, path = "/mgmt/datastores/versions/{id}/parameters/{name}", tag = "management",
+    operation_id = "show_managed_parameter", responses(Fault<404>))]
 pub(super) async fn show_managed(
     State(state): State<ApiState>,
     _administrator: Administrator,
-    Path((_, id, name)): Path<(String, String, String)>,
-) -> Result<Json<Value>> {
-    let (_, version) = state.app.get_version_by_id(true, version_id(&id)?).await?;
-    Ok(Json(view(&version, state.app.parameter(&version, &name)?, "min_size", "max_size")))
+    Path(of): Path<OfParameterById>,
+) -> Result<Json<ParameterView>> {
+    let (_, version) = state.app.get_version_by_id(true, version_id(&of.id)?).await?;
+    Ok(Json(ParameterView::managed(&version, state.app.parameter(&version, &of.name)?)))
 }
