@@ -52,7 +52,7 @@ struct Connection {
 
 /// Tells how to connect to an instance
 #[utoipa::path(get, path = "/instances/{id}/connection", tag = "instances", operation_id = "show_connection",
-    responses(Fault<404>, Fault<422>))]
+    params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,

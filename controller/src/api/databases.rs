@@ -65,7 +65,7 @@ pub(super) struct OfDatabase {
 
 /// Lists the databases of an instance
 #[utoipa::path(get, path = "/instances/{id}/databases", tag = "databases", operation_id = "list_databases",
-    params(Paging), responses(Fault<404>, Fault<422>))]
+    params(OfInstance, Paging), responses(Fault<404>, Fault<422>))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -81,7 +81,7 @@ pub(super) async fn list(
 
 /// Makes databases
 #[utoipa::path(post, path = "/instances/{id}/databases", tag = "databases", operation_id = "create_databases",
-    responses(Fault<404>, Fault<422>))]
+    params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn create(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -98,7 +98,7 @@ pub(super) async fn create(
 
 /// Removes a database with all that is in it
 #[utoipa::path(delete, path = "/instances/{id}/databases/{name}", tag = "databases", operation_id = "delete_database",
-    responses(Fault<404>, Fault<422>))]
+    params(OfDatabase), responses(Fault<404>, Fault<422>))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     authorized: Authorized,

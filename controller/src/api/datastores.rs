@@ -152,7 +152,7 @@ pub(super) async fn list(State(state): State<ApiState>, authorized: Authorized) 
 
 /// Shows a datastore
 #[utoipa::path(get, path = "/datastores/{datastore}", tag = "datastores", operation_id = "show_datastore",
-    responses(Fault<404>))]
+    params(OfDatastore), responses(Fault<404>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -166,7 +166,7 @@ pub(super) async fn show(
 
 /// Forgets a datastore that has no versions
 #[utoipa::path(delete, path = "/datastores/{datastore}", tag = "management", operation_id = "delete_datastore",
-    responses(Fault<404>))]
+    params(OfDatastore), responses(Fault<404>))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -179,7 +179,7 @@ pub(super) async fn delete(
 
 /// Lists the versions of a datastore
 #[utoipa::path(get, path = "/datastores/{datastore}/versions", tag = "datastores", operation_id = "list_versions",
-    responses(Fault<404>))]
+    params(OfDatastore), responses(Fault<404>))]
 pub(super) async fn list_versions(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -194,7 +194,7 @@ pub(super) async fn list_versions(
 
 /// Shows a version of a datastore
 #[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}", tag = "datastores",
-    operation_id = "show_version", responses(Fault<404>))]
+    operation_id = "show_version", params(OfVersion), responses(Fault<404>))]
 pub(super) async fn show_version(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -208,7 +208,7 @@ pub(super) async fn show_version(
 
 /// Shows a version by its id
 #[utoipa::path(get, path = "/datastores/versions/{id}", tag = "datastores", operation_id = "show_version_by_id",
-    responses(Fault<404>))]
+    params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn show_version_by_id(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -224,7 +224,7 @@ pub(super) async fn show_version_by_id(
 ///
 /// No flavor is bound to a version here.
 #[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}/flavors", tag = "datastores",
-    operation_id = "list_flavors_of_version", responses(Fault<404>))]
+    operation_id = "list_flavors_of_version", params(OfVersion), responses(Fault<404>))]
 pub(super) async fn list_flavors(
     State(state): State<ApiState>,
     authorized: Authorized,

@@ -76,7 +76,8 @@ pub(super) async fn list(State(state): State<ApiState>, authorized: Authorized) 
 }
 
 /// Shows a flavor
-#[utoipa::path(get, path = "/flavors/{id}", tag = "datastores", operation_id = "show_flavor", responses(Fault<404>))]
+#[utoipa::path(get, path = "/flavors/{id}", tag = "datastores", operation_id = "show_flavor", params(OfFlavor),
+    responses(Fault<404>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,

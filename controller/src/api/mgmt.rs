@@ -142,7 +142,13 @@ pub(super) struct ManagedInstanceBody {
 /// Lists the instances of all projects
 ///
 /// By last change, the last one first; the marker is an offset, and `limit` has no upper bound.
-#[utoipa::path(get, path = "/mgmt/instances", tag = "management", operation_id = "list_all_instances", params(Paging))]
+#[utoipa::path(
+    get,
+    path = "/mgmt/instances",
+    tag = "management",
+    operation_id = "list_all_instances",
+    params(Wanted, Paging)
+)]
 pub(super) async fn list(
     State(state): State<ApiState>,
     Administrator(authorized): Administrator,
@@ -163,7 +169,7 @@ pub(super) async fn list(
 
 /// Shows an instance of any project
 #[utoipa::path(get, path = "/mgmt/instances/{id}", tag = "management", operation_id = "show_any_instance",
-    responses(Fault<404>))]
+    params(AlsoDeleted, OfInstance), responses(Fault<404>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     Administrator(authorized): Administrator,
@@ -224,7 +230,7 @@ impl ManagementAction {
 
 /// Acts on an instance of any project
 #[utoipa::path(post, path = "/mgmt/instances/{id}/action", tag = "management", operation_id = "act_on_any_instance",
-    responses(Fault<404>, Fault<422>, Fault<501>))]
+    params(OfInstance), responses(Fault<404>, Fault<422>, Fault<501>))]
 pub(super) async fn act(
     State(state): State<ApiState>,
     Administrator(authorized): Administrator,
@@ -265,7 +271,7 @@ pub(super) struct RootHistoryBody {
 
 /// Tells when root was last enabled, and by whom
 #[utoipa::path(get, path = "/mgmt/instances/{id}/root", tag = "management", operation_id = "show_root_history",
-    responses(Fault<404>))]
+    params(OfInstance), responses(Fault<404>))]
 pub(super) async fn show_root(
     State(state): State<ApiState>,
     _administrator: Administrator,
@@ -281,7 +287,7 @@ pub(super) async fn show_root(
 
 /// Tells whether the agent answers
 #[utoipa::path(get, path = "/mgmt/instances/{id}/rpc_ping", tag = "management", operation_id = "ping_agent",
-    responses(Fault<404>, Fault<422>))]
+    params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn ping(
     State(state): State<ApiState>,
     _administrator: Administrator,
@@ -311,7 +317,7 @@ pub(super) struct DiagnosticsBody {
 
 /// Shows figures of an agent
 #[utoipa::path(get, path = "/mgmt/instances/{id}/diagnostics", tag = "management", operation_id = "show_diagnostics",
-    responses(Fault<404>, Fault<422>))]
+    params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn diagnostics(
     State(state): State<ApiState>,
     _administrator: Administrator,
@@ -345,7 +351,7 @@ pub(super) struct HardwareBody {
 
 /// Shows what a guest may use
 #[utoipa::path(get, path = "/mgmt/instances/{id}/hwinfo", tag = "management", operation_id = "show_hardware",
-    responses(Fault<404>, Fault<422>))]
+    params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn hardware(
     State(state): State<ApiState>,
     _administrator: Administrator,

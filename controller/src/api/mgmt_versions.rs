@@ -91,7 +91,7 @@ pub(super) async fn list(
 
 /// Shows a version
 #[utoipa::path(get, path = "/mgmt/datastore-versions/{id}", tag = "management", operation_id = "show_managed_version",
-    responses(Fault<404>))]
+    params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     _administrator: Administrator,
@@ -199,7 +199,7 @@ pub(super) struct VersionChange {
 
 /// Changes a version
 #[utoipa::path(patch, path = "/mgmt/datastore-versions/{id}", tag = "management", operation_id = "update_version",
-    responses(Fault<404>))]
+    params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn update(
     State(state): State<ApiState>,
     _administrator: Administrator,
@@ -218,7 +218,7 @@ pub(super) async fn update(
 
 /// Forgets a version that no instance has
 #[utoipa::path(delete, path = "/mgmt/datastore-versions/{id}", tag = "management", operation_id = "delete_version",
-    responses(Fault<404>))]
+    params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     _administrator: Administrator,

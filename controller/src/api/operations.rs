@@ -105,7 +105,7 @@ pub(super) struct OperationsBody {
 ///
 /// Newest first. With `since` and `wait` the answer is held until something has changed.
 #[utoipa::path(get, path = "/instances/{id}/operations", tag = "operations", operation_id = "list_operations",
-    responses(Fault<404>))]
+    params(OfInstance, Wait), responses(Fault<404>))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     authorized: Authorized,

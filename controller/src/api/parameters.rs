@@ -125,7 +125,7 @@ pub(super) struct OfParameterById {
 
 /// Lists what can be set in a version
 #[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}/parameters", tag = "datastores",
-    operation_id = "list_parameters", responses(Fault<404>))]
+    operation_id = "list_parameters", params(OfVersion), responses(Fault<404>))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -138,7 +138,7 @@ pub(super) async fn list(
 
 /// Shows a parameter of a version
 #[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}/parameters/{name}", tag = "datastores",
-    operation_id = "show_parameter", responses(Fault<404>))]
+    operation_id = "show_parameter", params(OfParameter), responses(Fault<404>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -151,7 +151,7 @@ pub(super) async fn show(
 
 /// Lists what can be set in a version, by its id
 #[utoipa::path(get, path = "/datastores/versions/{id}/parameters", tag = "datastores",
-    operation_id = "list_parameters_by_id", responses(Fault<404>))]
+    operation_id = "list_parameters_by_id", params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn list_by_id(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -164,7 +164,7 @@ pub(super) async fn list_by_id(
 
 /// Shows a parameter of a version, by its id
 #[utoipa::path(get, path = "/datastores/versions/{id}/parameters/{name}", tag = "datastores",
-    operation_id = "show_parameter_by_id", responses(Fault<404>))]
+    operation_id = "show_parameter_by_id", params(OfParameterById), responses(Fault<404>))]
 pub(super) async fn show_by_id(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -179,7 +179,7 @@ pub(super) async fn show_by_id(
 ///
 /// The bounds have other names here.
 #[utoipa::path(get, path = "/mgmt/datastores/versions/{id}/parameters", tag = "management",
-    operation_id = "list_managed_parameters", responses(Fault<404>))]
+    operation_id = "list_managed_parameters", params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn list_managed(
     State(state): State<ApiState>,
     _administrator: Administrator,
@@ -191,7 +191,7 @@ pub(super) async fn list_managed(
 
 /// Shows a parameter of a version, for administrators
 #[utoipa::path(get, path = "/mgmt/datastores/versions/{id}/parameters/{name}", tag = "management",
-    operation_id = "show_managed_parameter", responses(Fault<404>))]
+    operation_id = "show_managed_parameter", params(OfParameterById), responses(Fault<404>))]
 pub(super) async fn show_managed(
     State(state): State<ApiState>,
     _administrator: Administrator,

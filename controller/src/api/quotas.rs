@@ -59,7 +59,7 @@ pub(super) struct OfTenant {
 /// Shows the quotas of a project
 ///
 /// Its own, or any for administrators.
-#[utoipa::path(get, path = "/mgmt/quotas/{tenant}", tag = "quotas", operation_id = "show_quotas")]
+#[utoipa::path(get, path = "/mgmt/quotas/{tenant}", tag = "quotas", operation_id = "show_quotas", params(OfTenant))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -74,7 +74,7 @@ pub(super) async fn show(
 ///
 /// Answers with what was given.
 #[utoipa::path(put, path = "/mgmt/quotas/{tenant}", tag = "management", operation_id = "update_quotas",
-    responses(Fault<404>))]
+    params(OfTenant), responses(Fault<404>))]
 pub(super) async fn update(
     State(state): State<ApiState>,
     _administrator: Administrator,

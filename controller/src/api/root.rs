@@ -40,7 +40,7 @@ struct RootView {
 }
 
 /// Tells whether root is enabled
-#[utoipa::path(get, path = "/instances/{id}/root", tag = "users", operation_id = "show_root",
+#[utoipa::path(get, path = "/instances/{id}/root", tag = "users", operation_id = "show_root", params(OfInstance),
     responses(Fault<404>, Fault<422>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
@@ -55,7 +55,7 @@ pub(super) async fn show(
 /// Enables root
 ///
 /// The password is shown this once.
-#[utoipa::path(post, path = "/instances/{id}/root", tag = "users", operation_id = "enable_root",
+#[utoipa::path(post, path = "/instances/{id}/root", tag = "users", operation_id = "enable_root", params(OfInstance),
     responses(Fault<404>, Fault<422>))]
 pub(super) async fn enable(
     State(state): State<ApiState>,
@@ -73,7 +73,7 @@ pub(super) async fn enable(
 
 /// Disables root
 #[utoipa::path(delete, path = "/instances/{id}/root", tag = "users", operation_id = "disable_root",
-    responses(Fault<404>, Fault<422>))]
+    params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn disable(
     State(state): State<ApiState>,
     authorized: Authorized,

@@ -114,6 +114,8 @@ async fn what_is_not_there_and_what_is_not_built_are_told_apart() {
         ("GET", "/v1.0/p/instances.json", 200),
         ("GET", "/v1.0/p/instances?limit=-1", 400),
         ("GET", "/v1.0/p/instances?limit=many", 400),
+        ("GET", "/v1.0/p/instances?marker=%00", 400),
+        ("GET", "/v1.0/p/datastores/a%00b", 404),
     ] {
         let answer = bench.ask(&bench.member, method, path, None).await;
         assert_eq!(answer.status.as_u16(), status, "{method} {path}: {}", answer.body);

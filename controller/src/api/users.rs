@@ -158,8 +158,8 @@ pub(super) struct OfGrant {
 }
 
 /// Lists the accounts of an instance
-#[utoipa::path(get, path = "/instances/{id}/users", tag = "users", operation_id = "list_users", params(Paging),
-    responses(Fault<404>, Fault<422>))]
+#[utoipa::path(get, path = "/instances/{id}/users", tag = "users", operation_id = "list_users",
+    params(OfInstance, Paging), responses(Fault<404>, Fault<422>))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -185,7 +185,7 @@ async fn create_all(
 }
 
 /// Makes accounts
-#[utoipa::path(post, path = "/instances/{id}/users", tag = "users", operation_id = "create_users",
+#[utoipa::path(post, path = "/instances/{id}/users", tag = "users", operation_id = "create_users", params(OfInstance),
     responses(Fault<404>, Fault<422>))]
 pub(super) async fn create(
     State(state): State<ApiState>,
@@ -198,7 +198,7 @@ pub(super) async fn create(
 
 /// Makes an account of this name
 #[utoipa::path(post, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "create_user",
-    responses(Fault<404>, Fault<422>))]
+    params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn create_named(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -212,7 +212,7 @@ pub(super) async fn create_named(
 
 /// Sets passwords of accounts
 #[utoipa::path(put, path = "/instances/{id}/users", tag = "users", operation_id = "change_passwords",
-    responses(Fault<404>, Fault<422>))]
+    params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn change_passwords(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -227,7 +227,7 @@ pub(super) async fn change_passwords(
 }
 
 /// Shows an account
-#[utoipa::path(get, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "show_user",
+#[utoipa::path(get, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "show_user", params(OfUser),
     responses(Fault<404>, Fault<422>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
@@ -241,7 +241,7 @@ pub(super) async fn show(
 
 /// Changes name, hosts or password of an account
 #[utoipa::path(put, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "update_user",
-    responses(Fault<404>, Fault<422>))]
+    params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn update(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -265,7 +265,7 @@ pub(super) async fn update(
 
 /// Removes an account
 #[utoipa::path(delete, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "delete_user",
-    responses(Fault<404>, Fault<422>))]
+    params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -280,7 +280,7 @@ pub(super) async fn delete(
 ///
 /// In one page.
 #[utoipa::path(get, path = "/instances/{id}/users/{user}/databases", tag = "users", operation_id = "list_grants",
-    responses(Fault<404>, Fault<422>))]
+    params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn list_access(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -293,7 +293,7 @@ pub(super) async fn list_access(
 
 /// Lets an account into databases
 #[utoipa::path(put, path = "/instances/{id}/users/{user}/databases", tag = "users", operation_id = "grant",
-    responses(Fault<404>, Fault<422>))]
+    params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn grant(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -308,7 +308,7 @@ pub(super) async fn grant(
 
 /// Shuts an account out of a database
 #[utoipa::path(delete, path = "/instances/{id}/users/{user}/databases/{name}", tag = "users", operation_id = "revoke",
-    responses(Fault<404>, Fault<422>))]
+    params(OfGrant), responses(Fault<404>, Fault<422>))]
 pub(super) async fn revoke(
     State(state): State<ApiState>,
     authorized: Authorized,

@@ -100,7 +100,7 @@ impl TryFrom<Action> for InstanceAction {
 ///
 /// Restarts the engine, resizes, or clears the task.
 #[utoipa::path(post, path = "/instances/{id}/action", tag = "instances", operation_id = "act_on_instance",
-    responses(Fault<404>, Fault<422>, Fault<501>))]
+    params(OfInstance), responses(Fault<404>, Fault<422>, Fault<501>))]
 pub(in crate::api) async fn act(
     State(state): State<ApiState>,
     authorized: Authorized,

@@ -11,7 +11,8 @@ use crate::api::fault::Fault;
 use crate::error::Result;
 
 /// Shows an instance
-#[utoipa::path(get, path = "/instances/{id}", tag = "instances", operation_id = "show_instance", responses(Fault<404>))]
+#[utoipa::path(get, path = "/instances/{id}", tag = "instances", operation_id = "show_instance", params(OfInstance),
+    responses(Fault<404>))]
 pub(in crate::api) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,

@@ -59,7 +59,7 @@ pub(in crate::api) struct ChangedInstance {
 }
 
 /// Renames an instance
-#[utoipa::path(put, path = "/instances/{id}", tag = "instances", operation_id = "update_instance",
+#[utoipa::path(put, path = "/instances/{id}", tag = "instances", operation_id = "update_instance", params(OfInstance),
     responses(Fault<404>, Fault<501>))]
 pub(in crate::api) async fn update(
     State(state): State<ApiState>,
@@ -88,7 +88,7 @@ pub(in crate::api) async fn update(
 
 /// Renames an instance, as PUT does
 #[utoipa::path(patch, path = "/instances/{id}", tag = "instances", operation_id = "patch_instance",
-    responses(Fault<404>, Fault<501>))]
+    params(OfInstance), responses(Fault<404>, Fault<501>))]
 pub(in crate::api) async fn patch(
     state: State<ApiState>,
     authorized: Authorized,

@@ -40,6 +40,11 @@ fn every_operation_says_what_it_is() {
         assert!(tagged.len() == 1 && tags.contains(tagged[0].as_str().unwrap()), "{name}: {tagged:?}");
         let ours = name.contains("/v1.0/{project}");
         assert_eq!(operation.get("security").is_some(), ours, "{name}");
+        let named =
+            operation["parameters"].as_array().into_iter().flatten().filter(|parameter| parameter["in"] == "path");
+        let named: BTreeSet<&str> = named.filter_map(|parameter| parameter["name"].as_str()).collect();
+        let parts = name.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+        assert_eq!(named, parts.filter(|part| *part != "project").collect(), "{name}");
         let answers = operation["responses"].as_object().unwrap();
         assert!(answers.keys().any(|status| status.starts_with('2')), "{name}");
         for (status, answer) in answers {
