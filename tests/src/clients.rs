@@ -66,6 +66,18 @@ impl Clients {
         Ok(text)
     }
 
+    /// Runs another program of the environment and returns what it prints.
+    ///
+    /// # Errors
+    /// It ended with another status than 0.
+    pub fn program(&self, name: &str, args: &[&str]) -> Result<String> {
+        let (ok, text) = self.run(Command::new(self.bin.join(name)).args(args))?;
+        if !ok {
+            bail!("{name} {args:?}: {text}");
+        }
+        Ok(text)
+    }
+
     fn run(&self, command: &mut Command) -> Result<(bool, String)> {
         command.env("OS_CLIENT_CONFIG_FILE", &self.clouds).env_remove("OS_CLOUD");
         let output = command.output().with_context(|| format!("start {command:?}"))?;

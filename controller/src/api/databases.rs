@@ -1,66 +1,110 @@
 //! Databases of an instance.
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::Response;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::ApiState;
+use super::answer::Accepted;
 use super::auth::Authorized;
-use super::body::{Body, Path};
-use super::fault::accepted_as;
-use super::instances::instance_id;
+use super::body::{Json, Path};
+use super::fault::Fault;
+use super::instances::{OfInstance, instance_id};
+use super::links::Link;
 use super::paging::Paging;
-use super::schema::Field;
-use crate::app::accounts::NewDatabase;
-use crate::error::Result;
+use crate::app::accounts;
+use crate::error::{Error, Result};
 
-/// A database of a body.
-pub(super) fn new_database(field: &Field<'_>) -> Result<NewDatabase> {
-    field.object()?;
-    Ok(NewDatabase {
-        name: field.part("name").text()?,
-        character_set: field.part("character_set").optional(Field::text)?,
-        collation: field.part("collate").optional(Field::text)?,
-    })
+/// A database to be made.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct NewDatabase {
+    name: String,
+    /// The engine's name of a character set.
+    character_set: Option<String>,
+    /// The engine's name of a collation.
+    collate: Option<String>,
 }
 
-/// `GET /instances/{id}/databases`.
+impl From<NewDatabase> for accounts::NewDatabase {
+    fn from(new: NewDatabase) -> Self {
+        Self { name: new.name, character_set: new.character_set, collation: new.collate }
+    }
+}
+
+/// Databases to be made; openstacksdk sends a single one.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct NewDatabases {
+    database: Option<NewDatabase>,
+    databases: Option<Vec<NewDatabase>>,
+}
+
+/// A database by its name.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub(super) struct DatabaseName {
+    pub(super) name: String,
+}
+
+/// A page of databases.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DatabasesPage {
+    databases: Vec<DatabaseName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    databases_links: Option<Vec<Link>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    links: Option<Vec<Link>>,
+}
+
+#[derive(Deserialize, IntoParams)]
+pub(super) struct OfDatabase {
+    /// The instance.
+    #[param(value_type = Uuid)]
+    id: String,
+    /// The database.
+    name: String,
+}
+
+/// Lists the databases of an instance
+#[utoipa::path(get, path = "/instances/{id}/databases", tag = "databases", operation_id = "list_databases",
+    params(OfInstance, Paging), responses(Fault<404>, Fault<422>))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
+    Path(of): Path<OfInstance>,
     paging: Paging,
-) -> Result<Json<Value>> {
+) -> Result<Json<DatabasesPage>> {
     authorized.may("instance:extension:database:index")?;
-    let page = state.app.list_databases(&authorized.caller, instance_id(&id)?, paging.request()).await?;
-    Ok(Json(paging.page(&state.app.config.public_url(), "databases", page, |name| json!({"name": name}))))
+    let page = state.app.list_databases(&authorized.caller, instance_id(&of.id)?, paging.request()).await?;
+    let links = paging.next(&state.app.config.public_url(), page.next.as_deref());
+    let databases = page.items.into_iter().map(|name| DatabaseName { name }).collect();
+    Ok(Json(DatabasesPage { databases, databases_links: links.clone(), links }))
 }
 
-/// `POST /instances/{id}/databases`. openstacksdk sends a single `database`.
+/// Makes databases
+#[utoipa::path(post, path = "/instances/{id}/databases", tag = "databases", operation_id = "create_databases",
+    params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn create(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
-    Body(body): Body,
-) -> Result<Response> {
+    Path(of): Path<OfInstance>,
+    Json(body): Json<NewDatabases>,
+) -> Result<Accepted> {
     authorized.may("instance:extension:database:create")?;
-    let single = Field::of(&body, "database");
-    let fields = if single.given() { vec![single] } else { Field::of(&body, "databases").items()? };
-    let databases = fields.iter().map(new_database).collect::<Result<Vec<_>>>()?;
-    let (caller, id) = (&authorized.caller, instance_id(&id)?);
-    let accepted = state.app.create_databases(caller, &authorized.request_id, id, databases).await?;
-    Ok(accepted_as(&accepted))
+    let missing = || Error::BadRequest("Validation error: databases is required.".to_owned());
+    let databases = body.database.map(|single| vec![single]).or(body.databases).ok_or_else(missing)?;
+    let databases = databases.into_iter().map(Into::into).collect();
+    let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
+    Ok(state.app.create_databases(caller, &authorized.request_id, id, databases).await?.into())
 }
 
-/// `DELETE /instances/{id}/databases/{name}`.
+/// Removes a database with all that is in it
+#[utoipa::path(delete, path = "/instances/{id}/databases/{name}", tag = "databases", operation_id = "delete_database",
+    params(OfDatabase), responses(Fault<404>, Fault<422>))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id, name)): Path<(String, String, String)>,
-) -> Result<Response> {
+    Path(of): Path<OfDatabase>,
+) -> Result<Accepted> {
     authorized.may("instance:extension:database:delete")?;
-    let (caller, id) = (&authorized.caller, instance_id(&id)?);
-    let accepted = state.app.delete_database(caller, &authorized.request_id, id, &name).await?;
-    Ok(accepted_as(&accepted))
+    let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
+    Ok(state.app.delete_database(caller, &authorized.request_id, id, &of.name).await?.into())
 }

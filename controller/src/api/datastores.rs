@@ -1,15 +1,17 @@
 //! Datastores and their versions.
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::Response;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 use super::ApiState;
+use super::answer::Accepted;
 use super::auth::Authorized;
-use super::body::Path;
-use super::fault::accepted;
-use super::{flavors, links};
+use super::body::{Json, Path};
+use super::fault::Fault;
+use super::flavors::FlavorsBody;
+use super::links::{self, Link};
 use crate::app::datastores::{Datastore, Version};
 use crate::error::{Error, Result};
 use crate::ids::{ProjectId, VersionId};
@@ -17,6 +19,63 @@ use crate::ids::{ProjectId, VersionId};
 /// The id of a version in a path.
 pub(super) fn version_id(text: &str) -> Result<VersionId> {
     text.parse().map_err(|_| Error::NotFound("The datastore version cannot be found.".to_owned()))
+}
+
+/// A version of a datastore.
+#[derive(Serialize, ToSchema)]
+struct VersionView {
+    id: Uuid,
+    name: String,
+    /// The whole number of the engine.
+    version: String,
+    links: Vec<Link>,
+    /// The id of its datastore; not where it stands inside of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datastore: Option<Uuid>,
+    /// For administrators, as what follows; the rest of it belongs to images, which there are none of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    active: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packages: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_tags: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    registry_ext: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repl_strategy: Option<&'static str>,
+}
+
+/// A datastore with its versions.
+#[derive(Serialize, ToSchema)]
+struct DatastoreView {
+    id: Uuid,
+    name: String,
+    versions: Vec<VersionView>,
+    links: Vec<Link>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default_version: Option<Uuid>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct DatastoresBody {
+    datastores: Vec<DatastoreView>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct DatastoreBody {
+    datastore: DatastoreView,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct VersionsBody {
+    versions: Vec<VersionView>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct VersionBody {
+    version: VersionView,
 }
 
 /// What views are drawn with.
@@ -32,116 +91,147 @@ impl<'a> View<'a> {
         Self { base: state.app.config.public_url(), project, admin }
     }
 
-    fn version(&self, version: &Version, nested: bool) -> Value {
+    fn version(&self, version: &Version, nested: bool) -> VersionView {
         let path = format!("datastores/versions/{}", version.id);
-        let mut view = json!({
-            "id": version.id, "name": version.name, "version": version.number,
-            "links": links::links(&self.base, self.project, &path)});
-        if !nested {
-            view["datastore"] = json!(version.datastore_id);
+        let empty = self.admin.then_some("");
+        VersionView {
+            id: version.id.0,
+            name: version.name.clone(),
+            version: version.number.clone(),
+            links: links::links(&self.base, self.project, &path),
+            datastore: (!nested).then_some(version.datastore_id.0),
+            active: self.admin.then_some(version.active),
+            packages: empty,
+            image: empty,
+            image_tags: self.admin.then(Vec::new),
+            registry_ext: empty,
+            repl_strategy: empty,
         }
-        if self.admin {
-            view["active"] = json!(version.active);
-            for name in ["packages", "image", "registry_ext", "repl_strategy"] {
-                view[name] = json!("");
-            }
-            view["image_tags"] = json!([]);
-        }
-        view
     }
 
-    fn datastore(&self, datastore: &Datastore) -> Value {
-        let versions: Vec<Value> = datastore.versions.iter().map(|version| self.version(version, true)).collect();
-        let path = format!("datastores/{}", datastore.id);
-        let mut view = json!({
-            "id": datastore.id, "name": datastore.name, "versions": versions,
-            "links": links::links(&self.base, self.project, &path)});
-        if let Some(default) = datastore.default_version {
-            view["default_version"] = json!(default);
+    fn datastore(&self, datastore: &Datastore) -> DatastoreView {
+        DatastoreView {
+            id: datastore.id.0,
+            name: datastore.name.clone(),
+            versions: datastore.versions.iter().map(|version| self.version(version, true)).collect(),
+            links: links::links(&self.base, self.project, &format!("datastores/{}", datastore.id)),
+            default_version: datastore.default_version.map(|id| id.0),
         }
-        view
     }
 }
 
-/// `GET /datastores`.
-pub(super) async fn list(State(state): State<ApiState>, authorized: Authorized) -> Result<Json<Value>> {
+#[derive(Deserialize, IntoParams)]
+pub(super) struct OfDatastore {
+    /// Name or id of the datastore.
+    datastore: String,
+}
+
+#[derive(Deserialize, IntoParams)]
+pub(super) struct OfVersion {
+    /// Name or id of the datastore.
+    pub(super) datastore: String,
+    /// Name or id of the version.
+    pub(super) version: String,
+}
+
+#[derive(Deserialize, IntoParams)]
+pub(super) struct OfVersionId {
+    /// The version.
+    #[param(value_type = Uuid)]
+    pub(super) id: String,
+}
+
+/// Lists what can be ordered
+#[utoipa::path(get, path = "/datastores", tag = "datastores", operation_id = "list_datastores")]
+pub(super) async fn list(State(state): State<ApiState>, authorized: Authorized) -> Result<Json<DatastoresBody>> {
     authorized.may("datastore:index")?;
     let view = View::of(&state, &authorized);
     let list = state.app.list_datastores(view.admin).await?;
-    let list: Vec<Value> = list.iter().map(|datastore| view.datastore(datastore)).collect();
-    Ok(Json(json!({"datastores": list})))
+    Ok(Json(DatastoresBody { datastores: list.iter().map(|datastore| view.datastore(datastore)).collect() }))
 }
 
-/// `GET /datastores/{datastore}`: by name or id.
+/// Shows a datastore
+#[utoipa::path(get, path = "/datastores/{datastore}", tag = "datastores", operation_id = "show_datastore",
+    params(OfDatastore), responses(Fault<404>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, name)): Path<(String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfDatastore>,
+) -> Result<Json<DatastoreBody>> {
     authorized.may("datastore:show")?;
     let view = View::of(&state, &authorized);
-    let datastore = state.app.get_datastore(view.admin, &name).await?;
-    Ok(Json(json!({"datastore": view.datastore(&datastore)})))
+    let datastore = state.app.get_datastore(view.admin, &of.datastore).await?;
+    Ok(Json(DatastoreBody { datastore: view.datastore(&datastore) }))
 }
 
-/// `DELETE /datastores/{datastore}`: by name or id.
+/// Forgets a datastore that has no versions
+#[utoipa::path(delete, path = "/datastores/{datastore}", tag = "management", operation_id = "delete_datastore",
+    params(OfDatastore), responses(Fault<404>))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, name)): Path<(String, String)>,
-) -> Result<Response> {
+    Path(of): Path<OfDatastore>,
+) -> Result<Accepted> {
     authorized.may("datastore:delete")?;
-    state.app.delete_datastore(&name).await?;
-    Ok(accepted())
+    state.app.delete_datastore(&of.datastore).await?;
+    Ok(Accepted(None))
 }
 
-/// `GET /datastores/{datastore}/versions`.
+/// Lists the versions of a datastore
+#[utoipa::path(get, path = "/datastores/{datastore}/versions", tag = "datastores", operation_id = "list_versions",
+    params(OfDatastore), responses(Fault<404>))]
 pub(super) async fn list_versions(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, name)): Path<(String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfDatastore>,
+) -> Result<Json<VersionsBody>> {
     authorized.may("datastore:version_index")?;
     let view = View::of(&state, &authorized);
-    let datastore = state.app.get_datastore(view.admin, &name).await?;
-    let versions: Vec<Value> = datastore.versions.iter().map(|version| view.version(version, false)).collect();
-    Ok(Json(json!({"versions": versions})))
+    let datastore = state.app.get_datastore(view.admin, &of.datastore).await?;
+    let versions = datastore.versions.iter().map(|version| view.version(version, false)).collect();
+    Ok(Json(VersionsBody { versions }))
 }
 
-/// `GET /datastores/{datastore}/versions/{version}`.
+/// Shows a version of a datastore
+#[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}", tag = "datastores",
+    operation_id = "show_version", params(OfVersion), responses(Fault<404>))]
 pub(super) async fn show_version(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, datastore, version)): Path<(String, String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfVersion>,
+) -> Result<Json<VersionBody>> {
     authorized.may("datastore:version_show")?;
     let view = View::of(&state, &authorized);
-    let (_, version) = state.app.get_version(view.admin, &datastore, &version).await?;
-    Ok(Json(json!({"version": view.version(&version, false)})))
+    let (_, version) = state.app.get_version(view.admin, &of.datastore, &of.version).await?;
+    Ok(Json(VersionBody { version: view.version(&version, false) }))
 }
 
-/// `GET /datastores/versions/{id}`.
+/// Shows a version by its id
+#[utoipa::path(get, path = "/datastores/versions/{id}", tag = "datastores", operation_id = "show_version_by_id",
+    params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn show_version_by_id(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfVersionId>,
+) -> Result<Json<VersionBody>> {
     authorized.may("datastore:version_show_by_uuid")?;
     let view = View::of(&state, &authorized);
-    let (_, version) = state.app.get_version_by_id(view.admin, version_id(&id)?).await?;
-    Ok(Json(json!({"version": view.version(&version, false)})))
+    let (_, version) = state.app.get_version_by_id(view.admin, version_id(&of.id)?).await?;
+    Ok(Json(VersionBody { version: view.version(&version, false) }))
 }
 
-/// `GET /datastores/{datastore}/versions/{version}/flavors`: no flavor is bound to a version here.
+/// Lists the flavors of a version
+///
+/// No flavor is bound to a version here.
+#[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}/flavors", tag = "datastores",
+    operation_id = "list_flavors_of_version", params(OfVersion), responses(Fault<404>))]
 pub(super) async fn list_flavors(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, datastore, version)): Path<(String, String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfVersion>,
+) -> Result<Json<FlavorsBody>> {
     authorized.may("datastore:list_associated_flavors")?;
     let view = View::of(&state, &authorized);
-    state.app.get_version(view.admin, &datastore, &version).await?;
-    let list = state.app.list_flavors().iter();
-    let list: Vec<Value> = list.map(|flavor| flavors::view(&view.base, view.project, flavor)).collect();
-    Ok(Json(json!({"flavors": list})))
+    state.app.get_version(view.admin, &of.datastore, &of.version).await?;
+    Ok(Json(FlavorsBody::of(&view.base, view.project, state.app.list_flavors())))
 }

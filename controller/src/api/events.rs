@@ -6,23 +6,27 @@
 //! data: {"instance_id": …}
 //! ```
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
 use futures::stream;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use utoipa::IntoResponses;
+use utoipa::openapi::response::{Response as Described, ResponseBuilder};
+use utoipa::openapi::{Content, RefOr};
 
 use super::ApiState;
+use super::answer;
 use super::auth::{Administrator, Authorized};
 use super::instances::view::{Viewer, detail};
-use super::operations;
+use super::operations::OperationView;
 use crate::app::events::{Event, Watcher};
 use crate::error::{Error, Result, chain};
 use crate::identity::Identity;
@@ -81,24 +85,48 @@ struct Stream {
     _place: Place,
 }
 
-/// `GET /events`: of the project.
+/// Streams what changes in the project
+///
+/// Server-Sent Events: `instance`, `operation`, `deleted`, and `end` as the last one. Send the last `id` as
+/// `Last-Event-ID` to be told of what has changed since.
+#[utoipa::path(get, path = "/events", tag = "operations", operation_id = "watch",
+    params(("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that was read.")))]
 pub(super) async fn watch(
     State(state): State<ApiState>,
     authorized: Authorized,
     headers: HeaderMap,
-) -> Result<impl IntoResponse> {
+) -> Result<EventStream> {
     authorized.may("instance:index")?;
     let project = authorized.caller.project.clone();
     open(&state, authorized, &headers, Some(project))
 }
 
-/// `GET /mgmt/events`: of all projects.
+/// Streams what changes in all projects
+#[utoipa::path(get, path = "/mgmt/events", tag = "management", operation_id = "watch_all",
+    params(("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that was read.")))]
 pub(super) async fn watch_all(
     State(state): State<ApiState>,
     Administrator(authorized): Administrator,
     headers: HeaderMap,
-) -> Result<impl IntoResponse> {
+) -> Result<EventStream> {
     open(&state, authorized, &headers, None)
+}
+
+/// Events until the token expires or the service stops.
+pub(super) struct EventStream(Response);
+
+impl IntoResponse for EventStream {
+    fn into_response(self) -> Response {
+        self.0
+    }
+}
+
+impl IntoResponses for EventStream {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        let content = Content::new(Some(<String as utoipa::PartialSchema>::schema()));
+        let answer = ResponseBuilder::new().description("Events, for as long as the client reads.");
+        answer::one(StatusCode::OK, answer.content("text/event-stream", content))
+    }
 }
 
 fn open(
@@ -106,7 +134,7 @@ fn open(
     authorized: Authorized,
     headers: &HeaderMap,
     watched: Option<ProjectId>,
-) -> Result<impl IntoResponse + use<>> {
+) -> Result<EventStream> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let wrong = |_| Error::BadRequest("The header Last-Event-ID is not an id of an event of this stream.".to_owned());
     let since = text("last-event-id").filter(|id| !id.is_empty()).map(|id| id.parse()).transpose().map_err(wrong)?;
@@ -127,7 +155,7 @@ fn open(
         let next = stream.next().await?;
         Some((Ok::<_, Infallible>(next), stream))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    Ok(EventStream(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()))
 }
 
 impl Stream {
@@ -176,7 +204,7 @@ impl Stream {
             }
             Event::Deleted(id) => ("deleted", json!({"instance_id": id})),
             Event::Operation(changed) => {
-                let operation = operations::view(&changed.operation);
+                let operation = OperationView::from(&changed.operation);
                 ("operation", json!({"instance_id": changed.instance, "operation": operation}))
             }
         }

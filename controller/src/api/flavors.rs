@@ -1,41 +1,90 @@
 //! Sizes that can be ordered.
 
-use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::ApiState;
 use super::auth::Authorized;
-use super::body::Path;
-use super::links::links;
+use super::body::{Json, Path};
+use super::fault::Fault;
+use super::links::{Link, links};
 use crate::app::instances::Flavor;
 use crate::error::Result;
 use crate::ids::ProjectId;
 
-/// A flavor. Its `id` is a number where it looks like one, else null with the real one in `str_id`.
-pub(super) fn view(base: &str, project: &ProjectId, flavor: &Flavor) -> Value {
-    let number = flavor.id.parse::<u32>().ok().filter(|number| number.to_string() == flavor.id);
-    json!({
-        "id": number, "str_id": flavor.id, "name": flavor.name, "ram": flavor.ram_mib, "vcpus": flavor.vcpus,
-        "disk": 0, "ephemeral": 0, "links": links(base, project, &format!("flavors/{}", flavor.id))})
+/// A size that can be ordered.
+#[derive(Serialize, ToSchema)]
+struct FlavorView {
+    /// Its id where that looks like a number, else null.
+    id: Option<u32>,
+    /// Its id.
+    str_id: String,
+    name: String,
+    /// MiB.
+    ram: u64,
+    vcpus: u32,
+    disk: u32,
+    ephemeral: u32,
+    links: Vec<Link>,
 }
 
-/// `GET /flavors`.
-pub(super) async fn list(State(state): State<ApiState>, authorized: Authorized) -> Result<Json<Value>> {
+impl FlavorView {
+    fn of(base: &str, project: &ProjectId, flavor: &Flavor) -> Self {
+        Self {
+            id: flavor.id.parse().ok().filter(|number: &u32| number.to_string() == flavor.id),
+            str_id: flavor.id.clone(),
+            name: flavor.name.clone(),
+            ram: flavor.ram_mib,
+            vcpus: flavor.vcpus,
+            disk: 0,
+            ephemeral: 0,
+            links: links(base, project, &format!("flavors/{}", flavor.id)),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct FlavorsBody {
+    flavors: Vec<FlavorView>,
+}
+
+impl FlavorsBody {
+    /// All of these.
+    pub(super) fn of(base: &str, project: &ProjectId, flavors: &[Flavor]) -> Self {
+        Self { flavors: flavors.iter().map(|flavor| FlavorView::of(base, project, flavor)).collect() }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct FlavorBody {
+    flavor: FlavorView,
+}
+
+#[derive(Deserialize, IntoParams)]
+pub(super) struct OfFlavor {
+    /// The flavor.
+    id: String,
+}
+
+/// Lists the flavors
+#[utoipa::path(get, path = "/flavors", tag = "datastores", operation_id = "list_flavors")]
+pub(super) async fn list(State(state): State<ApiState>, authorized: Authorized) -> Result<Json<FlavorsBody>> {
     authorized.may("flavor:index")?;
     let base = state.app.config.public_url();
-    let project = &authorized.caller.project;
-    let flavors: Vec<Value> = state.app.list_flavors().iter().map(|flavor| view(&base, project, flavor)).collect();
-    Ok(Json(json!({"flavors": flavors})))
+    Ok(Json(FlavorsBody::of(&base, &authorized.caller.project, state.app.list_flavors())))
 }
 
-/// `GET /flavors/{id}`.
+/// Shows a flavor
+#[utoipa::path(get, path = "/flavors/{id}", tag = "datastores", operation_id = "show_flavor", params(OfFlavor),
+    responses(Fault<404>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfFlavor>,
+) -> Result<Json<FlavorBody>> {
     authorized.may("flavor:show")?;
     let base = state.app.config.public_url();
-    Ok(Json(json!({"flavor": view(&base, &authorized.caller.project, state.app.get_flavor(&id)?)})))
+    let flavor = FlavorView::of(&base, &authorized.caller.project, state.app.get_flavor(&of.id)?);
+    Ok(Json(FlavorBody { flavor }))
 }

@@ -1,32 +1,60 @@
 //! Links, in the scheme and at the address of the public URL, and times as clients read them.
 
+use std::fmt;
+
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::{Value, json};
+use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
+use utoipa::ToSchema;
 
 use crate::ids::ProjectId;
 
 const TIME: &[BorrowedFormatItem<'static>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
 
 /// A time as Trove writes it: UTC, no fraction, no `Z`.
-pub(super) fn time(time: OffsetDateTime) -> String {
-    // Formatting into a String fails only for years that are no years.
-    time.to_offset(time::UtcOffset::UTC).format(TIME).unwrap_or_default()
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(value_type = String, pattern = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d$", example = "2026-01-01T00:00:00")]
+pub(super) struct Time(String);
+
+impl From<OffsetDateTime> for Time {
+    fn from(time: OffsetDateTime) -> Self {
+        // Formatting into a String fails only for years that are no years.
+        Self(time.to_offset(time::UtcOffset::UTC).format(TIME).unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A link.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct Link {
+    /// `self`, `bookmark` or `next`.
+    rel: &'static str,
+    href: String,
 }
 
 /// The two links of a resource.
-pub(super) fn links(base: &str, project: &ProjectId, path: &str) -> Value {
-    let own = format!("{base}/v1.0/{project}/{path}");
-    json!([{"rel": "self", "href": own}, {"rel": "bookmark", "href": format!("{base}/{path}")}])
+pub(super) fn links(base: &str, project: &ProjectId, path: &str) -> Vec<Link> {
+    let link = |rel, href| Link { rel, href };
+    vec![link("self", format!("{base}/v1.0/{project}/{path}")), link("bookmark", format!("{base}/{path}"))]
+}
+
+/// The link of a version of the API.
+pub(super) fn to_itself(href: String) -> Vec<Link> {
+    vec![Link { rel: "self", href }]
 }
 
 /// The link to the next page: the same query with another marker.
-pub(super) fn next(base: &str, path: &str, query: &[(String, String)], marker: &str) -> Value {
+pub(super) fn next(base: &str, path: &str, query: &[(String, String)], marker: &str) -> Vec<Link> {
     let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let kept = query.iter().filter(|(name, _)| name != "marker");
     let mut parts: Vec<String> = kept.map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
     parts.push(format!("marker={}", encode(marker)));
-    json!([{"rel": "next", "href": format!("{base}{path}?{}", parts.join("&"))}])
+    vec![Link { rel: "next", href: format!("{base}{path}?{}", parts.join("&")) }]
 }

@@ -1,152 +1,228 @@
 //! Versions of datastores, for administrators. Where Trove has an image, the process driver has an engine that is installed
 //! on the machine: `image` is an id that stands for its directory.
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::Response;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
+use uuid::Uuid;
 
 use super::ApiState;
+use super::answer::Accepted;
 use super::auth::Administrator;
-use super::body::{Body, Path};
-use super::datastores::version_id;
-use super::fault::accepted;
-use super::schema::Field;
-use crate::app::datastores::{Datastore, NewVersion, Version, VersionChange, image};
+use super::body::{Json, Path};
+use super::datastores::{OfVersionId, version_id};
+use super::fault::Fault;
+use super::fields::{Image, Name, NoImage};
+use crate::app::datastores::{self, Datastore, Version, image};
 use crate::error::{Error, Result};
 
-fn view(datastore: &Datastore, version: &Version) -> Value {
-    json!({
-        "id": version.id, "name": version.name, "version": version.number,
-        "datastore_id": datastore.id, "datastore_name": datastore.name,
-        "datastore_manager": datastore.name,
-        "image": image(&version.bindir), "image_tags": [""], "packages": [""],
-        "active": version.active, "registry_ext": null, "repl_strategy": null,
-        "default": datastore.default_version == Some(version.id),
-        // Ours.
-        "bindir": version.bindir})
+/// A version with what administrators see of it.
+#[derive(Serialize, ToSchema)]
+struct ManagedVersion {
+    id: Uuid,
+    name: String,
+    /// The whole number of the engine.
+    version: String,
+    datastore_id: Uuid,
+    datastore_name: String,
+    /// The name of the strategy.
+    datastore_manager: String,
+    /// The id that stands for the engine that is installed.
+    image: Uuid,
+    image_tags: [&'static str; 1],
+    packages: [&'static str; 1],
+    active: bool,
+    registry_ext: Option<String>,
+    repl_strategy: Option<String>,
+    default: bool,
+    /// Where the engine is installed; ours.
+    bindir: String,
 }
 
-/// `GET /mgmt/datastore-versions`: also those that cannot be ordered.
-pub(super) async fn list(State(state): State<ApiState>, _administrator: Administrator) -> Result<Json<Value>> {
+impl ManagedVersion {
+    fn of(datastore: &Datastore, version: &Version) -> Self {
+        Self {
+            id: version.id.0,
+            name: version.name.clone(),
+            version: version.number.clone(),
+            datastore_id: datastore.id.0,
+            datastore_name: datastore.name.clone(),
+            datastore_manager: datastore.name.clone(),
+            image: image(&version.bindir),
+            image_tags: [""],
+            packages: [""],
+            active: version.active,
+            registry_ext: None,
+            repl_strategy: None,
+            default: datastore.default_version == Some(version.id),
+            bindir: version.bindir.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct ManagedVersionsBody {
+    versions: Vec<ManagedVersion>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct ManagedVersionBody {
+    version: ManagedVersion,
+}
+
+/// Lists all versions
+///
+/// Also those that cannot be ordered.
+#[utoipa::path(get, path = "/mgmt/datastore-versions", tag = "management", operation_id = "list_managed_versions")]
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    _administrator: Administrator,
+) -> Result<Json<ManagedVersionsBody>> {
     let datastores = state.app.list_datastores(true).await?;
-    let all =
-        datastores.iter().flat_map(|datastore| datastore.versions.iter().map(move |version| (datastore, version)));
-    let all: Vec<Value> = all.map(|(datastore, version)| view(datastore, version)).collect();
-    Ok(Json(json!({"versions": all})))
+    let of = |datastore: &Datastore| -> Vec<_> {
+        datastore.versions.iter().map(|version| ManagedVersion::of(datastore, version)).collect()
+    };
+    Ok(Json(ManagedVersionsBody { versions: datastores.iter().flat_map(of).collect() }))
 }
 
-/// `GET /mgmt/datastore-versions/{id}`.
+/// Shows a version
+#[utoipa::path(get, path = "/mgmt/datastore-versions/{id}", tag = "management", operation_id = "show_managed_version",
+    params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     _administrator: Administrator,
-    Path((_, id)): Path<(String, String)>,
-) -> Result<Json<Value>> {
-    let (datastore, version) = state.app.get_version_by_id(true, version_id(&id)?).await?;
-    Ok(Json(json!({"version": view(&datastore, &version)})))
+    Path(of): Path<OfVersionId>,
+) -> Result<Json<ManagedVersionBody>> {
+    let (datastore, version) = state.app.get_version_by_id(true, version_id(&of.id)?).await?;
+    Ok(Json(ManagedVersionBody { version: ManagedVersion::of(&datastore, &version) }))
 }
 
-/// Refuses what only images have.
-fn refuse_images(version: &Field<'_>) -> Result<()> {
-    for name in ["image_tags", "packages", "registry_ext", "repl_strategy"] {
-        let field = version.part(name);
-        let empty = field.text().is_ok_and(|text| text.is_empty())
-            || field.items().is_ok_and(|items| items.iter().all(|item| item.text().is_ok_and(|text| text.is_empty())));
-        if field.given() && !empty {
-            return Err(Error::BadRequest(format!(
-                "Validation error: {name} cannot be given: the compute driver of this service has no images; image stands \
-                 for an engine that is installed."
-            )));
-        }
-    }
-    Ok(())
+#[derive(Deserialize, ToSchema)]
+pub(super) struct Registration {
+    version: NewVersion,
 }
 
-/// `POST /mgmt/datastore-versions`: 202 without a body.
+/// A version to be registered: an engine that is installed.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewVersion {
+    name: Name,
+    /// The same as `datastore_manager`.
+    datastore_name: Name,
+    /// The name of the strategy.
+    datastore_manager: Name,
+    /// The id that stands for the engine.
+    image: Image,
+    active: bool,
+    default: Option<bool>,
+    /// The whole number that the engine is expected to have.
+    version: Option<Name>,
+    #[serde(rename = "image_tags")]
+    _image_tags: Option<NoImage>,
+    #[serde(rename = "packages")]
+    _packages: Option<NoImage>,
+    #[serde(rename = "registry_ext")]
+    _registry_ext: Option<NoImage>,
+    #[serde(rename = "repl_strategy")]
+    _repl_strategy: Option<NoImage>,
+}
+
+/// Registers a version
+#[utoipa::path(post, path = "/mgmt/datastore-versions", tag = "management", operation_id = "create_version")]
 pub(super) async fn create(
     State(state): State<ApiState>,
     _administrator: Administrator,
-    Body(body): Body,
-) -> Result<Response> {
-    let version = Field::of(&body, "version");
-    version.only(&[
-        "name",
-        "datastore_name",
-        "datastore_manager",
-        "active",
-        "default",
-        "image",
-        "image_tags",
-        "packages",
-        "registry_ext",
-        "repl_strategy",
-        "version",
-    ])?;
-    refuse_images(&version)?;
-    let (name, datastore) = (version.part("name").name()?, version.part("datastore_manager").name()?);
-    if version.part("datastore_name").name()? != datastore {
+    Json(Registration { version }): Json<Registration>,
+) -> Result<Accepted> {
+    if version.datastore_name != version.datastore_manager {
         return Err(Error::BadRequest(
             "Validation error: version['datastore_name'] must be that of datastore_manager.".to_owned(),
         ));
     }
-    let image = version.part("image").reference()?;
-    let wrong = |_| Error::BadRequest("Validation error: version['image'] must be an id.".to_owned());
-    let order = NewVersion {
-        datastore,
-        name,
-        number: version.part("version").optional(Field::name)?,
-        image: image.parse().map_err(wrong)?,
-        active: version.part("active").boolean()?,
-        default: version.part("default").optional(Field::boolean)?.unwrap_or(false),
+    let order = datastores::NewVersion {
+        datastore: version.datastore_manager.0,
+        name: version.name.0,
+        number: version.version.map(|number| number.0),
+        image: version.image.0,
+        active: version.active,
+        default: version.default.unwrap_or(false),
     };
     state.app.create_version(order).await?;
-    Ok(accepted())
+    Ok(Accepted(None))
 }
 
-/// `PATCH /mgmt/datastore-versions/{id}`: the body is not wrapped.
+/// What a version keeps for ever.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "Value")]
+struct Fixed;
+
+impl ToSchema for Fixed {}
+
+impl PartialSchema for Fixed {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().schema_type(Type::Null).description(Some("Cannot be changed.")).into()
+    }
+}
+
+impl TryFrom<Value> for Fixed {
+    type Error = &'static str;
+
+    fn try_from(_value: Value) -> std::result::Result<Self, Self::Error> {
+        Err("cannot be changed: create another version of the engine")
+    }
+}
+
+/// A change of a version. `image` and `datastore_manager` cannot be changed.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VersionChange {
+    name: Option<Name>,
+    active: Option<bool>,
+    default: Option<bool>,
+    #[serde(rename = "image")]
+    _image: Option<Fixed>,
+    #[serde(rename = "datastore_manager")]
+    _datastore_manager: Option<Fixed>,
+    #[serde(rename = "image_tags")]
+    _image_tags: Option<NoImage>,
+    #[serde(rename = "packages")]
+    _packages: Option<NoImage>,
+    #[serde(rename = "registry_ext")]
+    _registry_ext: Option<NoImage>,
+    #[serde(rename = "repl_strategy")]
+    _repl_strategy: Option<NoImage>,
+}
+
+/// Changes a version
+#[utoipa::path(patch, path = "/mgmt/datastore-versions/{id}", tag = "management", operation_id = "update_version",
+    params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn update(
     State(state): State<ApiState>,
     _administrator: Administrator,
-    Path((_, id)): Path<(String, String)>,
-    Body(body): Body,
-) -> Result<Response> {
-    let id = version_id(&id)?;
-    let wrapped = json!({"version": body});
-    let version = Field::of(&wrapped, "version");
-    version.only(&[
-        "name",
-        "active",
-        "default",
-        "image",
-        "datastore_manager",
-        "image_tags",
-        "packages",
-        "registry_ext",
-        "repl_strategy",
-    ])?;
-    refuse_images(&version)?;
-    for name in ["image", "datastore_manager"] {
-        if version.part(name).given() {
-            return Err(Error::BadRequest(format!(
-                "Validation error: {name} cannot be changed: create another version of the engine."
-            )));
-        }
-    }
-    let change = VersionChange {
-        name: version.part("name").optional(Field::name)?,
-        active: version.part("active").optional(Field::boolean)?,
-        default: version.part("default").optional(Field::boolean)?,
+    Path(of): Path<OfVersionId>,
+    Json(change): Json<VersionChange>,
+) -> Result<Accepted> {
+    let id = version_id(&of.id)?;
+    let change = datastores::VersionChange {
+        name: change.name.map(|name| name.0),
+        active: change.active,
+        default: change.default,
     };
     state.app.change_version(id, change).await?;
-    Ok(accepted())
+    Ok(Accepted(None))
 }
 
-/// `DELETE /mgmt/datastore-versions/{id}`.
+/// Forgets a version that no instance has
+#[utoipa::path(delete, path = "/mgmt/datastore-versions/{id}", tag = "management", operation_id = "delete_version",
+    params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     _administrator: Administrator,
-    Path((_, id)): Path<(String, String)>,
-) -> Result<Response> {
-    state.app.delete_version(version_id(&id)?).await?;
-    Ok(accepted())
+    Path(of): Path<OfVersionId>,
+) -> Result<Accepted> {
+    state.app.delete_version(version_id(&of.id)?).await?;
+    Ok(Accepted(None))
 }

@@ -1,5 +1,6 @@
 //! HTTP: routes, types, faults. Each handler extracts, authorises, makes one call into `app`, and draws a view.
 
+mod answer;
 mod auth;
 mod body;
 mod connection;
@@ -8,12 +9,15 @@ mod databases;
 mod datastores;
 mod events;
 mod fault;
+mod fields;
 mod flavors;
+mod form;
 mod instances;
 mod limits;
 mod links;
 mod mgmt;
 mod mgmt_versions;
+mod openapi;
 mod operations;
 mod paging;
 mod parameters;
@@ -22,7 +26,6 @@ mod rates;
 mod request;
 mod root;
 mod router;
-mod schema;
 #[cfg(test)]
 mod tests;
 pub mod tls;

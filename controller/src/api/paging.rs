@@ -2,11 +2,13 @@
 
 use axum::extract::{FromRequestParts, OriginalUri};
 use axum::http::request::Parts;
-use serde_json::{Value, json};
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use super::body::Query;
-use super::links;
-use crate::app::{Page, PageRequest};
+use super::links::{self, Link};
+use crate::app::PageRequest;
 use crate::error::{Error, Result};
 
 /// Items of a page at most, and where nothing is said.
@@ -60,25 +62,23 @@ impl Paging {
         Ok((offset, self.limit.filter(|limit| *limit > 0).unwrap_or(PAGE)))
     }
 
-    /// A parameter of the query.
-    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
-        self.query.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    /// The link to the page that begins after `marker`; `None` after the last one.
+    pub(super) fn next(&self, base: &str, marker: Option<&str>) -> Option<Vec<Link>> {
+        marker.map(|marker| links::next(base, &self.path, &self.query, marker))
     }
+}
 
-    /// The answer: the items, and where another page follows a link under both names that clients look for.
-    pub(super) fn answer(&self, base: &str, collection: &str, items: Vec<Value>, next: Option<&str>) -> Value {
-        let mut body = json!({collection: items});
-        if let Some(marker) = next {
-            let link = links::next(base, &self.path, &self.query, marker);
-            body[format!("{collection}_links")] = link.clone();
-            body["links"] = link;
-        }
-        body
-    }
-
-    /// The answer for a page.
-    pub(super) fn page<T>(&self, base: &str, collection: &str, page: Page<T>, view: impl Fn(T) -> Value) -> Value {
-        let next = page.next.clone();
-        self.answer(base, collection, page.items.into_iter().map(view).collect(), next.as_deref())
+impl IntoParams for Paging {
+    fn into_params(_parameter_in: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let parameter = |name: &str, schema: ObjectBuilder, text: &str| {
+            let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Query);
+            parameter.schema(Some(schema)).description(Some(text)).build()
+        };
+        let limit = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0));
+        let marker = ObjectBuilder::new().schema_type(Type::String);
+        vec![
+            parameter("limit", limit, "Items of the page; 20 where nothing or 0 is said."),
+            parameter("marker", marker, "Where the page begins: from the link to it."),
+        ]
     }
 }

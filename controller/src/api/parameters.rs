@@ -1,110 +1,191 @@
 //! What can be set in an engine, as its manifest says.
 
-use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Number;
 use trove_strategy::{Parameter, ParameterType};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 use super::ApiState;
 use super::auth::{Administrator, Authorized};
-use super::body::Path;
-use super::datastores::version_id;
+use super::body::{Json, Path};
+use super::datastores::{OfVersion, OfVersionId, version_id};
+use super::fault::Fault;
 use crate::app::datastores::Version;
 use crate::error::Result;
 
-/// As users see it: Trove's names, and what else the engine says. `lowest` and `highest` are the names of the bounds.
-fn view(version: &Version, parameter: &Parameter, lowest: &str, highest: &str) -> Value {
-    let kind = match parameter.kind {
-        ParameterType::Boolean => "boolean",
-        ParameterType::Integer => "integer",
-        ParameterType::Float => "float",
-        ParameterType::String => "string",
-    };
-    let mut view = json!({
-        "name": parameter.name, "datastore_version_id": version.id, "type": kind,
-        "restart_required": parameter.restart_required});
-    for (name, value) in [(lowest, &parameter.min), (highest, &parameter.max)] {
-        if let Some(value) = value {
-            view[name] = json!(value);
-        }
-    }
-    if !parameter.allowed.is_empty() {
-        view["allowed_values"] = json!(parameter.allowed);
-    }
-    for (name, value) in [("default", &parameter.default), ("unit", &parameter.unit)] {
-        if let Some(value) = value {
-            view[name] = json!(value);
-        }
-    }
-    view
+/// What can be set: Trove's names, and what else the engine says.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ParameterView {
+    name: String,
+    datastore_version_id: Uuid,
+    /// `boolean`, `integer`, `float` or `string`.
+    r#type: &'static str,
+    restart_required: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    min: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    max: Option<Number>,
+    /// `min`, in the management API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    min_size: Option<Number>,
+    /// `max`, in the management API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    max_size: Option<Number>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    allowed_values: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<String>,
 }
 
-async fn list_view(state: &ApiState, version: &Version, lowest: &str, highest: &str) -> Result<Json<Value>> {
-    let all = state.app.parameters(version).await?;
-    let all: Vec<Value> = all.iter().map(|parameter| view(version, parameter, lowest, highest)).collect();
-    Ok(Json(json!({"configuration-parameters": all})))
+impl ParameterView {
+    fn of(version: &Version, parameter: &Parameter) -> Self {
+        Self {
+            name: parameter.name.clone(),
+            datastore_version_id: version.id.0,
+            r#type: match parameter.kind {
+                ParameterType::Boolean => "boolean",
+                ParameterType::Integer => "integer",
+                ParameterType::Float => "float",
+                ParameterType::String => "string",
+            },
+            restart_required: parameter.restart_required,
+            min: parameter.min.clone(),
+            max: parameter.max.clone(),
+            min_size: None,
+            max_size: None,
+            allowed_values: parameter.allowed.clone(),
+            default: parameter.default.clone(),
+            unit: parameter.unit.clone(),
+        }
+    }
+
+    /// The bounds have other names in the management API.
+    fn managed(version: &Version, parameter: &Parameter) -> Self {
+        let mut view = Self::of(version, parameter);
+        (view.min_size, view.max_size) = (view.min.take(), view.max.take());
+        view
+    }
 }
 
-/// `GET /datastores/{datastore}/versions/{version}/parameters`.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ParametersBody {
+    #[serde(rename = "configuration-parameters")]
+    parameters: Vec<ParameterView>,
+}
+
+impl ParametersBody {
+    async fn of(
+        state: &ApiState,
+        version: &Version,
+        view: fn(&Version, &Parameter) -> ParameterView,
+    ) -> Result<Json<Self>> {
+        let all = state.app.parameters(version).await?;
+        Ok(Json(Self { parameters: all.iter().map(|parameter| view(version, parameter)).collect() }))
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+pub(super) struct OfParameter {
+    /// Name or id of the datastore.
+    datastore: String,
+    /// Name or id of the version.
+    version: String,
+    /// The parameter.
+    name: String,
+}
+
+#[derive(Deserialize, IntoParams)]
+pub(super) struct OfParameterById {
+    /// The version.
+    #[param(value_type = Uuid)]
+    id: String,
+    /// The parameter.
+    name: String,
+}
+
+/// Lists what can be set in a version
+#[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}/parameters", tag = "datastores",
+    operation_id = "list_parameters", params(OfVersion), responses(Fault<404>))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, datastore, version)): Path<(String, String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfVersion>,
+) -> Result<Json<ParametersBody>> {
     authorized.may("configuration-parameter:index")?;
-    let (_, version) = state.app.get_version(authorized.caller.is_admin(), &datastore, &version).await?;
-    list_view(&state, &version, "min", "max").await
+    let (_, version) = state.app.get_version(authorized.caller.is_admin(), &of.datastore, &of.version).await?;
+    ParametersBody::of(&state, &version, ParameterView::of).await
 }
 
-/// `GET /datastores/{datastore}/versions/{version}/parameters/{name}`: not wrapped.
+/// Shows a parameter of a version
+#[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}/parameters/{name}", tag = "datastores",
+    operation_id = "show_parameter", params(OfParameter), responses(Fault<404>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, datastore, version, name)): Path<(String, String, String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfParameter>,
+) -> Result<Json<ParameterView>> {
     authorized.may("configuration-parameter:show")?;
-    let (_, version) = state.app.get_version(authorized.caller.is_admin(), &datastore, &version).await?;
-    Ok(Json(view(&version, &state.app.parameter(&version, &name).await?, "min", "max")))
+    let (_, version) = state.app.get_version(authorized.caller.is_admin(), &of.datastore, &of.version).await?;
+    Ok(Json(ParameterView::of(&version, &state.app.parameter(&version, &of.name).await?)))
 }
 
-/// `GET /datastores/versions/{id}/parameters`.
+/// Lists what can be set in a version, by its id
+#[utoipa::path(get, path = "/datastores/versions/{id}/parameters", tag = "datastores",
+    operation_id = "list_parameters_by_id", params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn list_by_id(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfVersionId>,
+) -> Result<Json<ParametersBody>> {
     authorized.may("configuration-parameter:index_by_version")?;
-    let (_, version) = state.app.get_version_by_id(authorized.caller.is_admin(), version_id(&id)?).await?;
-    list_view(&state, &version, "min", "max").await
+    let (_, version) = state.app.get_version_by_id(authorized.caller.is_admin(), version_id(&of.id)?).await?;
+    ParametersBody::of(&state, &version, ParameterView::of).await
 }
 
-/// `GET /datastores/versions/{id}/parameters/{name}`: not wrapped.
+/// Shows a parameter of a version, by its id
+#[utoipa::path(get, path = "/datastores/versions/{id}/parameters/{name}", tag = "datastores",
+    operation_id = "show_parameter_by_id", params(OfParameterById), responses(Fault<404>))]
 pub(super) async fn show_by_id(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id, name)): Path<(String, String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfParameterById>,
+) -> Result<Json<ParameterView>> {
     authorized.may("configuration-parameter:show_by_version")?;
-    let (_, version) = state.app.get_version_by_id(authorized.caller.is_admin(), version_id(&id)?).await?;
-    Ok(Json(view(&version, &state.app.parameter(&version, &name).await?, "min", "max")))
+    let (_, version) = state.app.get_version_by_id(authorized.caller.is_admin(), version_id(&of.id)?).await?;
+    Ok(Json(ParameterView::of(&version, &state.app.parameter(&version, &of.name).await?)))
 }
 
-/// `GET /mgmt/datastores/versions/{id}/parameters`: the bounds have other names there.
+/// Lists what can be set in a version, for administrators
+///
+/// The bounds have other names here.
+#[utoipa::path(get, path = "/mgmt/datastores/versions/{id}/parameters", tag = "management",
+    operation_id = "list_managed_parameters", params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn list_managed(
     State(state): State<ApiState>,
     _administrator: Administrator,
-    Path((_, id)): Path<(String, String)>,
-) -> Result<Json<Value>> {
-    let (_, version) = state.app.get_version_by_id(true, version_id(&id)?).await?;
-    list_view(&state, &version, "min_size", "max_size").await
+    Path(of): Path<OfVersionId>,
+) -> Result<Json<ParametersBody>> {
+    let (_, version) = state.app.get_version_by_id(true, version_id(&of.id)?).await?;
+    ParametersBody::of(&state, &version, ParameterView::managed).await
 }
 
-/// `GET /mgmt/datastores/versions/{id}/parameters/{name}`: not wrapped.
+/// Shows a parameter of a version, for administrators
+#[utoipa::path(get, path = "/mgmt/datastores/versions/{id}/parameters/{name}", tag = "management",
+    operation_id = "show_managed_parameter", params(OfParameterById), responses(Fault<404>))]
 pub(super) async fn show_managed(
     State(state): State<ApiState>,
     _administrator: Administrator,
-    Path((_, id, name)): Path<(String, String, String)>,
-) -> Result<Json<Value>> {
-    let (_, version) = state.app.get_version_by_id(true, version_id(&id)?).await?;
-    Ok(Json(view(&version, &state.app.parameter(&version, &name).await?, "min_size", "max_size")))
+    Path(of): Path<OfParameterById>,
+) -> Result<Json<ParameterView>> {
+    let (_, version) = state.app.get_version_by_id(true, version_id(&of.id)?).await?;
+    Ok(Json(ParameterView::managed(&version, &state.app.parameter(&version, &of.name).await?)))
 }

@@ -55,7 +55,7 @@ fn tidied(uri: &Uri) -> Option<Uri> {
     if path.len() > 1 && path != "/v1.0/" {
         tidy = tidy.trim_end_matches('/');
     }
-    let named = ["/users/", "/databases/"].iter().any(|part| tidy.contains(part));
+    let named = tidy == "/openapi.json" || ["/users/", "/databases/"].iter().any(|part| tidy.contains(part));
     if !named {
         tidy = tidy.strip_suffix(".json").unwrap_or(tidy);
     }
@@ -77,6 +77,7 @@ mod tests {
             ("/v1.0/p/instances/?limit=1", Some("/v1.0/p/instances?limit=1")),
             ("/v1.0/p/instances.json", Some("/v1.0/p/instances")),
             ("/v1.0/p/instances/i/users/a.json", None),
+            ("/openapi.json", None),
             ("/v1.0/", None),
             ("/", None),
         ] {

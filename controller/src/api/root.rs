@@ -1,55 +1,86 @@
 //! The all-powerful account of an instance.
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use secrecy::ExposeSecret;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ApiState;
+use super::answer::{NoContent, WithOperation};
 use super::auth::Authorized;
-use super::body::{OptionalBody, Path};
-use super::fault::with_operation;
-use super::instances::instance_id;
-use super::schema::Field;
+use super::body::{Json, Path};
+use super::fault::Fault;
+use super::fields::Password;
+use super::instances::{OfInstance, instance_id};
 use crate::error::Result;
 
-/// `GET /instances/{id}/root`.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RootState {
+    #[serde(rename = "rootEnabled")]
+    root_enabled: bool,
+}
+
+/// What root is to be like.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct NewRoot {
+    /// One is made where none is given.
+    password: Option<Password>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct RootBody {
+    user: RootView,
+}
+
+/// Root with its password, which is shown this once.
+#[derive(Serialize, ToSchema)]
+struct RootView {
+    name: String,
+    password: String,
+}
+
+/// Tells whether root is enabled
+#[utoipa::path(get, path = "/instances/{id}/root", tag = "users", operation_id = "show_root", params(OfInstance),
+    responses(Fault<404>, Fault<422>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfInstance>,
+) -> Result<Json<RootState>> {
     authorized.may("instance:extension:root:index")?;
-    let enabled = state.app.root_enabled(&authorized.caller, instance_id(&id)?).await?;
-    Ok(Json(json!({"rootEnabled": enabled})))
+    let root_enabled = state.app.root_enabled(&authorized.caller, instance_id(&of.id)?).await?;
+    Ok(Json(RootState { root_enabled }))
 }
 
-/// `POST /instances/{id}/root`: 200 with the password, which is shown this once.
+/// Enables root
+///
+/// The password is shown this once.
+#[utoipa::path(post, path = "/instances/{id}/root", tag = "users", operation_id = "enable_root", params(OfInstance),
+    responses(Fault<404>, Fault<422>))]
 pub(super) async fn enable(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
-    OptionalBody(body): OptionalBody,
-) -> Result<Response> {
+    Path(of): Path<OfInstance>,
+    body: Option<Json<NewRoot>>,
+) -> Result<WithOperation<Json<RootBody>>> {
     authorized.may("instance:extension:root:create")?;
-    let body = body.unwrap_or_default();
-    let password = Field::of(&body, "password").optional(Field::password)?;
-    let (caller, id) = (&authorized.caller, instance_id(&id)?);
+    let password = body.and_then(|body| body.0.password).map(|password| password.0);
+    let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
     let root = state.app.enable_root(caller, &authorized.request_id, id, password).await?;
-    let view = json!({"user": {"name": root.name, "password": root.password.expose_secret()}});
-    Ok(with_operation(Json(view).into_response(), &root.operation.to_string()))
+    let user = RootView { name: root.name, password: root.password.expose_secret().to_owned() };
+    Ok(WithOperation(Json(RootBody { user }), root.operation))
 }
 
-/// `DELETE /instances/{id}/root`: 204.
+/// Disables root
+#[utoipa::path(delete, path = "/instances/{id}/root", tag = "users", operation_id = "disable_root",
+    params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn disable(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
-) -> Result<Response> {
+    Path(of): Path<OfInstance>,
+) -> Result<WithOperation<NoContent>> {
     authorized.may("instance:extension:root:delete")?;
-    let (caller, id) = (&authorized.caller, instance_id(&id)?);
+    let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
     let accepted = state.app.disable_root(caller, &authorized.request_id, id).await?;
-    Ok(with_operation(StatusCode::NO_CONTENT.into_response(), &accepted.operation.to_string()))
+    Ok(WithOperation(NoContent, accepted.operation))
 }

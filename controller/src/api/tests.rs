@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use trove_strategy::{Parameter, ParameterType};
 
-use super::{ApiState, router};
+use super::{ApiState, router, unbuilt};
 use crate::app::harness::{World, world};
 use crate::identity::{Identity, Policy, Service};
 use crate::state::{HostState, Task};
@@ -114,6 +114,8 @@ async fn what_is_not_there_and_what_is_not_built_are_told_apart() {
         ("GET", "/v1.0/p/instances.json", 200),
         ("GET", "/v1.0/p/instances?limit=-1", 400),
         ("GET", "/v1.0/p/instances?limit=many", 400),
+        ("GET", "/v1.0/p/instances?marker=%00", 400),
+        ("GET", "/v1.0/p/datastores/a%00b", 404),
     ] {
         let answer = bench.ask(&bench.member, method, path, None).await;
         assert_eq!(answer.status.as_u16(), status, "{method} {path}: {}", answer.body);
@@ -331,11 +333,11 @@ async fn versions_are_administered_and_wrong_changes_name_their_field() {
     let one = bench.ask(&bench.admin, "GET", &path, None).await.body;
     assert_eq!(one["version"], *version);
     for (body, word) in [
-        (json!({"active": "perhaps"}), "version['active']"),
+        (json!({"active": "perhaps"}), "active must be true or false"),
         (json!({"colour": "red"}), "colour"),
         (json!({"image": version["image"]}), "image"),
         (json!({"packages": ["p"]}), "packages"),
-        (json!({"name": ""}), "version['name']"),
+        (json!({"name": ""}), "name must have 1 to 255"),
     ] {
         let refused = bench.ask(&bench.admin, "PATCH", &path, Some(body.clone())).await;
         assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{body}");
@@ -357,4 +359,35 @@ async fn versions_are_administered_and_wrong_changes_name_their_field() {
     assert_eq!(member.status, StatusCode::FORBIDDEN);
     assert_eq!(bench.ask(&bench.admin, "DELETE", datastore, None).await.status, StatusCode::ACCEPTED);
     assert_eq!(bench.ask(&bench.admin, "DELETE", datastore, None).await.status, StatusCode::NOT_FOUND);
+}
+
+/// Which of these the handlers have. Of an unknown path, and of a wrong verb, the fallback speaks.
+#[tokio::test]
+async fn what_is_described_is_there_and_what_is_not_built_is_not_described() {
+    let bench = bench().await;
+    let served = bench.raw(Request::get("/openapi.json").body(Body::empty()).unwrap()).await;
+    assert_eq!((served.status, &served.headers[CONTENT_TYPE]), (StatusCode::OK, &"application/json".parse().unwrap()));
+    let (_, document) = router::described();
+    assert_eq!(served.body, document, "without a token");
+    let paths = document["paths"].as_object().unwrap();
+    for (path, item) in paths {
+        let path = path.replace("{project}", "a").replace(['{', '}'], "");
+        for (verb, _) in item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters") {
+            let answer = bench.ask("", &verb.to_uppercase(), &path, None).await.status;
+            let expected = if path.starts_with("/v1.0/a") { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
+            assert_eq!(answer, expected, "{verb} {path}");
+        }
+    }
+    for (path, verbs) in unbuilt::ROUTES {
+        for verb in ["GET", "PUT", "POST", "DELETE", "PATCH"] {
+            let method: axum::http::Method = verb.parse().unwrap();
+            if verbs.or(method.try_into().unwrap()) == verbs {
+                let described = paths.get(&format!("/v1.0/{{project}}{path}"));
+                assert!(described.is_none_or(|item| item.get(verb.to_lowercase()).is_none()), "{verb} {path}");
+                let path = format!("/v1.0/a{}", path.replace(['{', '}'], ""));
+                let answer = bench.ask(&bench.admin, verb, &path, None).await;
+                assert_eq!(answer.status, StatusCode::NOT_IMPLEMENTED, "{verb} {path}");
+            }
+        }
+    }
 }

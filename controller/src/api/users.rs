@@ -1,18 +1,20 @@
 //! Accounts of an instance, and what they may enter.
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::Response;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::ApiState;
+use super::answer::Accepted;
 use super::auth::Authorized;
-use super::body::{Body, Path};
-use super::fault::accepted_as;
-use super::instances::instance_id;
+use super::body::{Json, Path};
+use super::databases::DatabaseName;
+use super::fault::Fault;
+use super::fields::{Host, Password};
+use super::instances::{OfInstance, instance_id};
+use super::links::Link;
 use super::paging::Paging;
-use super::schema::Field;
-use crate::app::accounts::{ANY_HOST, NewUser, User, UserChange, UserRef};
+use crate::app::accounts::{self, ANY_HOST, User, UserRef};
 use crate::error::{Error, Result};
 
 /// `name` or `name@host` of a path, decoded already: the host is what follows the last `@`.
@@ -24,166 +26,297 @@ fn user_ref(text: &str) -> UserRef {
     }
 }
 
-fn database_names(field: &Field<'_>) -> Result<Vec<String>> {
-    field.items()?.iter().map(|item| item.part("name").text()).collect()
+fn host(given: Option<Host>) -> String {
+    given.map_or_else(|| ANY_HOST.to_owned(), |host| host.0)
 }
 
-/// A user of a body; `name` where the path gives it.
-pub(super) fn new_user(field: &Field<'_>, name: Option<&str>) -> Result<NewUser> {
-    field.object()?;
-    Ok(NewUser {
-        name: name.map_or_else(|| field.part("name").text(), |name| Ok(name.to_owned()))?,
-        host: field.part("host").optional(Field::host)?.unwrap_or_else(|| ANY_HOST.to_owned()),
-        password: field.part("password").password()?,
-        databases: field.part("databases").optional(database_names)?.unwrap_or_default(),
-    })
+fn names(databases: Option<Vec<DatabaseName>>) -> Vec<String> {
+    databases.into_iter().flatten().map(|database| database.name).collect()
 }
 
-fn names(databases: &[String]) -> Vec<Value> {
-    databases.iter().map(|name| json!({"name": name})).collect()
+/// An account to be made.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct NewUser {
+    name: String,
+    /// `%` where nothing is said.
+    host: Option<Host>,
+    password: Password,
+    /// What it may enter.
+    databases: Option<Vec<DatabaseName>>,
 }
 
-fn view(user: &User) -> Value {
-    json!({"name": user.name, "host": user.host, "databases": names(&user.databases)})
+impl From<NewUser> for accounts::NewUser {
+    fn from(new: NewUser) -> Self {
+        let (host, databases) = (host(new.host), names(new.databases));
+        Self { name: new.name, host, password: new.password.0, databases }
+    }
 }
 
-/// `GET /instances/{id}/users`.
+/// Accounts to be made.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct NewUsers {
+    users: Vec<NewUser>,
+}
+
+/// An account to be made; the path has its name.
+#[derive(Deserialize, ToSchema)]
+struct NamedUser {
+    host: Option<Host>,
+    password: Password,
+    databases: Option<Vec<DatabaseName>>,
+}
+
+/// A single account under `users`, which is openstacksdk's way.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct NewNamedUser {
+    users: NamedUser,
+}
+
+/// A new password of an account.
+#[derive(Deserialize, ToSchema)]
+struct NewPassword {
+    name: String,
+    host: Option<Host>,
+    password: Password,
+}
+
+#[derive(Deserialize, ToSchema)]
+pub(super) struct NewPasswords {
+    users: Vec<NewPassword>,
+}
+
+/// What is to become of an account: at least one of these.
+#[derive(Deserialize, ToSchema)]
+struct UserChange {
+    name: Option<String>,
+    host: Option<Host>,
+    password: Option<Password>,
+}
+
+#[derive(Deserialize, ToSchema)]
+pub(super) struct ChangedUser {
+    user: UserChange,
+}
+
+/// Databases by their names.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub(super) struct Grants {
+    databases: Vec<DatabaseName>,
+}
+
+fn by_name(databases: Vec<String>) -> Vec<DatabaseName> {
+    databases.into_iter().map(|name| DatabaseName { name }).collect()
+}
+
+/// An account.
+#[derive(Serialize, ToSchema)]
+struct UserView {
+    name: String,
+    host: String,
+    databases: Vec<DatabaseName>,
+}
+
+impl From<User> for UserView {
+    fn from(user: User) -> Self {
+        Self { name: user.name, host: user.host, databases: by_name(user.databases) }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct UserBody {
+    user: UserView,
+}
+
+/// A page of accounts.
+#[derive(Serialize, ToSchema)]
+pub(super) struct UsersPage {
+    users: Vec<UserView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    users_links: Option<Vec<Link>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    links: Option<Vec<Link>>,
+}
+
+#[derive(Deserialize, IntoParams)]
+pub(super) struct OfUser {
+    /// The instance.
+    #[param(value_type = Uuid)]
+    id: String,
+    /// `name` or `name@host` of the account.
+    user: String,
+}
+
+#[derive(Deserialize, IntoParams)]
+pub(super) struct OfGrant {
+    /// The instance.
+    #[param(value_type = Uuid)]
+    id: String,
+    /// `name` or `name@host` of the account.
+    user: String,
+    /// The database.
+    name: String,
+}
+
+/// Lists the accounts of an instance
+#[utoipa::path(get, path = "/instances/{id}/users", tag = "users", operation_id = "list_users",
+    params(OfInstance, Paging), responses(Fault<404>, Fault<422>))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
+    Path(of): Path<OfInstance>,
     paging: Paging,
-) -> Result<Json<Value>> {
+) -> Result<Json<UsersPage>> {
     authorized.may("instance:extension:user:index")?;
-    let page = state.app.list_users(&authorized.caller, instance_id(&id)?, paging.request()).await?;
-    Ok(Json(paging.page(&state.app.config.public_url(), "users", page, |user| view(&user))))
+    let page = state.app.list_users(&authorized.caller, instance_id(&of.id)?, paging.request()).await?;
+    let links = paging.next(&state.app.config.public_url(), page.next.as_deref());
+    let users = page.items.into_iter().map(UserView::from).collect();
+    Ok(Json(UsersPage { users, users_links: links.clone(), links }))
 }
 
-async fn create_all(state: &ApiState, authorized: &Authorized, id: &str, users: Vec<NewUser>) -> Result<Response> {
+async fn create_all(
+    state: &ApiState,
+    authorized: &Authorized,
+    id: &str,
+    users: Vec<accounts::NewUser>,
+) -> Result<Accepted> {
     authorized.may("instance:extension:user:create")?;
     let (caller, id) = (&authorized.caller, instance_id(id)?);
-    Ok(accepted_as(&state.app.create_users(caller, &authorized.request_id, id, users).await?))
+    Ok(state.app.create_users(caller, &authorized.request_id, id, users).await?.into())
 }
 
-/// `POST /instances/{id}/users`.
+/// Makes accounts
+#[utoipa::path(post, path = "/instances/{id}/users", tag = "users", operation_id = "create_users", params(OfInstance),
+    responses(Fault<404>, Fault<422>))]
 pub(super) async fn create(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
-    Body(body): Body,
-) -> Result<Response> {
-    let fields = Field::of(&body, "users").items()?;
-    let users = fields.iter().map(|field| new_user(field, None)).collect::<Result<Vec<_>>>()?;
-    create_all(&state, &authorized, &id, users).await
+    Path(of): Path<OfInstance>,
+    Json(body): Json<NewUsers>,
+) -> Result<Accepted> {
+    create_all(&state, &authorized, &of.id, body.users.into_iter().map(Into::into).collect()).await
 }
 
-/// `POST /instances/{id}/users/{name}`: openstacksdk's way, with a single object under `users`.
+/// Makes an account of this name
+#[utoipa::path(post, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "create_user",
+    params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn create_named(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id, name)): Path<(String, String, String)>,
-    Body(body): Body,
-) -> Result<Response> {
-    let user = new_user(&Field::of(&body, "users"), Some(&name))?;
-    create_all(&state, &authorized, &id, vec![user]).await
+    Path(of): Path<OfUser>,
+    Json(body): Json<NewNamedUser>,
+) -> Result<Accepted> {
+    let NamedUser { host, password, databases } = body.users;
+    let user = NewUser { name: of.user, host, password, databases };
+    create_all(&state, &authorized, &of.id, vec![user.into()]).await
 }
 
-/// `PUT /instances/{id}/users`: new passwords.
+/// Sets passwords of accounts
+#[utoipa::path(put, path = "/instances/{id}/users", tag = "users", operation_id = "change_passwords",
+    params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn change_passwords(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
-    Body(body): Body,
-) -> Result<Response> {
+    Path(of): Path<OfInstance>,
+    Json(body): Json<NewPasswords>,
+) -> Result<Accepted> {
     authorized.may("instance:extension:user:update_all")?;
-    let mut users = Vec::new();
-    for field in Field::of(&body, "users").items()? {
-        let host = field.part("host").optional(Field::host)?.unwrap_or_else(|| ANY_HOST.to_owned());
-        users.push((UserRef { name: field.part("name").text()?, host }, field.part("password").password()?));
-    }
-    let (caller, id) = (&authorized.caller, instance_id(&id)?);
-    Ok(accepted_as(&state.app.change_passwords(caller, &authorized.request_id, id, users).await?))
+    let change = |user: NewPassword| (UserRef { name: user.name, host: host(user.host) }, user.password.0);
+    let users = body.users.into_iter().map(change).collect();
+    let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
+    Ok(state.app.change_passwords(caller, &authorized.request_id, id, users).await?.into())
 }
 
-/// `GET /instances/{id}/users/{user}`.
+/// Shows an account
+#[utoipa::path(get, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "show_user", params(OfUser),
+    responses(Fault<404>, Fault<422>))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id, user)): Path<(String, String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfUser>,
+) -> Result<Json<UserBody>> {
     authorized.may("instance:extension:user:show")?;
-    let user = state.app.get_user(&authorized.caller, instance_id(&id)?, &user_ref(&user)).await?;
-    Ok(Json(json!({"user": view(&user)})))
+    let user = state.app.get_user(&authorized.caller, instance_id(&of.id)?, &user_ref(&of.user)).await?;
+    Ok(Json(UserBody { user: user.into() }))
 }
 
-/// `PUT /instances/{id}/users/{user}`.
+/// Changes name, hosts or password of an account
+#[utoipa::path(put, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "update_user",
+    params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn update(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id, user)): Path<(String, String, String)>,
-    Body(body): Body,
-) -> Result<Response> {
+    Path(of): Path<OfUser>,
+    Json(ChangedUser { user: change }): Json<ChangedUser>,
+) -> Result<Accepted> {
     authorized.may("instance:extension:user:update")?;
-    let field = Field::of(&body, "user");
-    field.object()?;
-    let change = UserChange {
-        name: field.part("name").optional(Field::text)?,
-        host: field.part("host").optional(Field::host)?,
-        password: field.part("password").optional(Field::password)?,
-    };
     if change.name.is_none() && change.host.is_none() && change.password.is_none() {
         return Err(Error::BadRequest(
             "Validation error: user needs at least one of name, password and host.".to_owned(),
         ));
     }
-    let (caller, id) = (&authorized.caller, instance_id(&id)?);
-    Ok(accepted_as(&state.app.change_user(caller, &authorized.request_id, id, &user_ref(&user), change).await?))
+    let change = accounts::UserChange {
+        name: change.name,
+        host: change.host.map(|host| host.0),
+        password: change.password.map(|password| password.0),
+    };
+    let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
+    Ok(state.app.change_user(caller, &authorized.request_id, id, &user_ref(&of.user), change).await?.into())
 }
 
-/// `DELETE /instances/{id}/users/{user}`.
+/// Removes an account
+#[utoipa::path(delete, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "delete_user",
+    params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id, user)): Path<(String, String, String)>,
-) -> Result<Response> {
+    Path(of): Path<OfUser>,
+) -> Result<Accepted> {
     authorized.may("instance:extension:user:delete")?;
-    let (caller, id) = (&authorized.caller, instance_id(&id)?);
-    Ok(accepted_as(&state.app.delete_user(caller, &authorized.request_id, id, &user_ref(&user)).await?))
+    let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
+    Ok(state.app.delete_user(caller, &authorized.request_id, id, &user_ref(&of.user)).await?.into())
 }
 
-/// `GET /instances/{id}/users/{user}/databases`: not paged.
+/// Lists what an account may enter
+///
+/// In one page.
+#[utoipa::path(get, path = "/instances/{id}/users/{user}/databases", tag = "users", operation_id = "list_grants",
+    params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn list_access(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id, user)): Path<(String, String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfUser>,
+) -> Result<Json<Grants>> {
     authorized.may("instance:extension:user_access:index")?;
-    let user = state.app.get_user(&authorized.caller, instance_id(&id)?, &user_ref(&user)).await?;
-    Ok(Json(json!({"databases": names(&user.databases)})))
+    let user = state.app.get_user(&authorized.caller, instance_id(&of.id)?, &user_ref(&of.user)).await?;
+    Ok(Json(Grants { databases: by_name(user.databases) }))
 }
 
-/// `PUT /instances/{id}/users/{user}/databases`.
+/// Lets an account into databases
+#[utoipa::path(put, path = "/instances/{id}/users/{user}/databases", tag = "users", operation_id = "grant",
+    params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn grant(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id, user)): Path<(String, String, String)>,
-    Body(body): Body,
-) -> Result<Response> {
+    Path(of): Path<OfUser>,
+    Json(body): Json<Grants>,
+) -> Result<Accepted> {
     authorized.may("instance:extension:user_access:update")?;
-    let databases = database_names(&Field::of(&body, "databases"))?;
-    let (caller, id) = (&authorized.caller, instance_id(&id)?);
-    Ok(accepted_as(&state.app.grant(caller, &authorized.request_id, id, &user_ref(&user), databases).await?))
+    let databases = names(Some(body.databases));
+    let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
+    Ok(state.app.grant(caller, &authorized.request_id, id, &user_ref(&of.user), databases).await?.into())
 }
 
-/// `DELETE /instances/{id}/users/{user}/databases/{name}`.
+/// Shuts an account out of a database
+#[utoipa::path(delete, path = "/instances/{id}/users/{user}/databases/{name}", tag = "users", operation_id = "revoke",
+    params(OfGrant), responses(Fault<404>, Fault<422>))]
 pub(super) async fn revoke(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id, user, database)): Path<(String, String, String, String)>,
-) -> Result<Response> {
+    Path(of): Path<OfGrant>,
+) -> Result<Accepted> {
     authorized.may("instance:extension:user_access:delete")?;
-    let (caller, id) = (&authorized.caller, instance_id(&id)?);
-    Ok(accepted_as(&state.app.revoke(caller, &authorized.request_id, id, &user_ref(&user), &database).await?))
+    let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
+    Ok(state.app.revoke(caller, &authorized.request_id, id, &user_ref(&of.user), &of.name).await?.into())
 }
 
 #[cfg(test)]

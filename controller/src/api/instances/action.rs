@@ -1,16 +1,57 @@
 //! `POST /instances/{id}/action`: the body is one action.
 
 use axum::extract::State;
-use axum::response::Response;
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use utoipa::ToSchema;
 
-use super::instance_id;
+use super::{OfInstance, instance_id};
 use crate::api::ApiState;
+use crate::api::answer::Accepted;
 use crate::api::auth::Authorized;
-use crate::api::body::{Body, Path};
-use crate::api::fault::{accepted, accepted_as};
-use crate::api::schema::Field;
+use crate::api::body::{Json, Path};
+use crate::api::fault::Fault;
+use crate::api::fields::{NewSize, Nothing, Reference, there};
 use crate::error::{Error, Result};
+
+/// One action by its name; of several the last one of this list counts. `promote_to_replica_source` and
+/// `eject_replica_source` are not built yet.
+#[derive(Deserialize, ToSchema)]
+#[schema(min_properties = 1)]
+pub(in crate::api) struct Action {
+    /// Restarts the engine.
+    #[serde(default, deserialize_with = "there")]
+    #[schema(value_type = Option<Nothing>)]
+    restart: Option<Option<Nothing>>,
+    resize: Option<Resize>,
+    /// Clears the task.
+    #[serde(default, deserialize_with = "there")]
+    #[schema(value_type = Option<ResetStatus>)]
+    reset_status: Option<Option<ResetStatus>>,
+    #[serde(default, deserialize_with = "there")]
+    #[schema(value_type = Option<Nothing>)]
+    promote_to_replica_source: Option<Option<Nothing>>,
+    #[serde(default, deserialize_with = "there")]
+    #[schema(value_type = Option<Nothing>)]
+    eject_replica_source: Option<Option<Nothing>>,
+}
+
+/// Another flavor, or a greater volume.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Resize {
+    #[serde(rename = "flavorRef")]
+    flavor: Option<Reference>,
+    volume: Option<NewSize>,
+}
+
+/// With `force_delete` it is the first part of a forced delete.
+#[derive(Deserialize, ToSchema)]
+struct ResetStatus {
+    #[serde(default, deserialize_with = "there")]
+    #[schema(value_type = Option<Value>)]
+    force_delete: Option<Option<IgnoredAny>>,
+}
 
 /// What can be asked of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,70 +71,61 @@ enum InstanceAction {
     Later(&'static str),
 }
 
-const LATER: &[&str] = &["promote_to_replica_source", "eject_replica_source"];
+impl TryFrom<Action> for InstanceAction {
+    type Error = Error;
 
-impl InstanceAction {
-    /// The action of a body; of several known ones the last wins, as in Trove.
-    fn parse(body: &Value) -> Result<Self> {
-        let wrong = |text: &str| Error::BadRequest(format!("Validation error: {text}."));
-        let object = body.as_object().ok_or_else(|| wrong("the action must be an object"))?;
-        if object.is_empty() {
-            return Err(wrong("the action is empty: it must be one of restart, resize, reset_status"));
+    fn try_from(action: Action) -> Result<Self> {
+        if action.promote_to_replica_source.is_some() {
+            return Ok(Self::Later("promote_to_replica_source"));
         }
-        let mut action = None;
-        for (name, value) in object {
-            if !value.is_null() && !value.is_object() {
-                return Err(wrong(&format!("{} must be an object", crate::app::names::shown(name))));
-            }
-            action = match name.as_str() {
-                "restart" => Some(Self::Restart),
-                "resize" => Some(Self::resize(&Field::of(body, "resize"))?),
-                "reset_status" => Some(Self::ResetStatus { force_delete: value.get("force_delete").is_some() }),
-                other => LATER.iter().find(|later| **later == other).map(|later| Self::Later(later)).or(action),
+        if action.eject_replica_source.is_some() {
+            return Ok(Self::Later("eject_replica_source"));
+        }
+        if let Some(reset) = action.reset_status {
+            return Ok(Self::ResetStatus { force_delete: reset.is_some_and(|reset| reset.force_delete.is_some()) });
+        }
+        if let Some(resize) = action.resize {
+            return match (resize.flavor, resize.volume) {
+                (Some(flavor), None) => Ok(Self::ResizeFlavor(flavor.0)),
+                (None, Some(volume)) => Ok(Self::ResizeVolume(volume.0)),
+                _ => Err(Error::BadRequest("Validation error: resize needs either flavorRef or volume.".to_owned())),
             };
         }
-        action.ok_or_else(|| wrong("the action is not known: it must be one of restart, resize, reset_status"))
-    }
-
-    /// `{"flavorRef": …}`, `{"volume": {"size": …}}` or openstacksdk's `{"volume": …}`: one of them.
-    fn resize(resize: &Field<'_>) -> Result<Self> {
-        resize.only(&["flavorRef", "volume"])?;
-        let (flavor, volume) = (resize.part("flavorRef"), resize.part("volume"));
-        match (flavor.given(), volume.given()) {
-            (true, false) => flavor.reference().map(Self::ResizeFlavor),
-            (false, true) if volume.object().is_ok() => volume.part("size").size().map(Self::ResizeVolume),
-            (false, true) => volume.size().map(Self::ResizeVolume),
-            _ => Err(Error::BadRequest("Validation error: resize needs either flavorRef or volume.".to_owned())),
-        }
+        let none = || "Validation error: the action must be one of restart, resize, reset_status.".to_owned();
+        action.restart.map(|_| Self::Restart).ok_or_else(|| Error::BadRequest(none()))
     }
 }
 
-/// 202.
+/// Acts on an instance
+///
+/// Restarts the engine, resizes, or clears the task.
+#[utoipa::path(post, path = "/instances/{id}/action", tag = "instances", operation_id = "act_on_instance",
+    params(OfInstance), responses(Fault<404>, Fault<422>, Fault<501>))]
 pub(in crate::api) async fn act(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
-    Body(body): Body,
-) -> Result<Response> {
-    let action = InstanceAction::parse(&body)?;
-    let (caller, id) = (&authorized.caller, instance_id(&id)?);
+    Path(of): Path<OfInstance>,
+    Json(body): Json<Action>,
+) -> Result<Accepted> {
+    let action = InstanceAction::try_from(body)?;
+    let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
     match action {
         InstanceAction::Restart => {
             authorized.may("instance:restart")?;
-            Ok(accepted_as(&state.app.restart_instance(caller, &authorized.request_id, id).await?))
+            Ok(state.app.restart_instance(caller, &authorized.request_id, id).await?.into())
         }
         InstanceAction::ResizeFlavor(flavor) => {
             authorized.may("instance:resize_flavor")?;
-            Ok(accepted_as(&state.app.resize_flavor(caller, &authorized.request_id, id, &flavor).await?))
+            Ok(state.app.resize_flavor(caller, &authorized.request_id, id, &flavor).await?.into())
         }
         InstanceAction::ResizeVolume(size) => {
             authorized.may("instance:resize_volume")?;
-            Ok(accepted_as(&state.app.resize_volume(caller, &authorized.request_id, id, size).await?))
+            Ok(state.app.resize_volume(caller, &authorized.request_id, id, size).await?.into())
         }
         InstanceAction::ResetStatus { force_delete } => {
             authorized.may(if force_delete { "instance:force_delete" } else { "instance:reset_status" })?;
             state.app.reset_status(caller, id).await?;
-            Ok(accepted())
+            Ok(Accepted(None))
         }
         InstanceAction::Later(name) => {
             authorized.may("instance:update")?;
@@ -108,6 +140,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::form;
 
     #[test]
     fn bodies_are_actions() {
@@ -115,11 +148,14 @@ mod tests {
             (json!({"restart": {}}), Some(InstanceAction::Restart)),
             (json!({"restart": null}), Some(InstanceAction::Restart)),
             (json!({"reset_status": {}}), Some(InstanceAction::ResetStatus { force_delete: false })),
+            (json!({"reset_status": null}), Some(InstanceAction::ResetStatus { force_delete: false })),
             (json!({"reset_status": {"force_delete": true}}), Some(InstanceAction::ResetStatus { force_delete: true })),
+            (json!({"reset_status": {"force_delete": null}}), Some(InstanceAction::ResetStatus { force_delete: true })),
             (json!({"resize": {"volume": {"size": 2}}}), Some(InstanceAction::ResizeVolume(2))),
             (json!({"resize": {"volume": {"size": "2"}}}), Some(InstanceAction::ResizeVolume(2))),
             (json!({"resize": {"volume": 5}}), Some(InstanceAction::ResizeVolume(5))),
             (json!({"resize": {"volume": 0}}), None),
+            (json!({"resize": {"volume": {}}}), None),
             (json!({"resize": {"flavorRef": 3}}), Some(InstanceAction::ResizeFlavor("3".to_owned()))),
             (
                 json!({"resize": {"flavorRef": "http://h/v1.0/p/flavors/3"}}),
@@ -128,14 +164,17 @@ mod tests {
             (json!({"resize": {"flavorRef": "3", "volume": 5}}), None),
             (json!({"resize": {"size": 5}}), None),
             (json!({"resize": {}}), None),
+            (json!({"resize": null}), None),
             (json!({"promote_to_replica_source": {}}), Some(InstanceAction::Later("promote_to_replica_source"))),
+            (json!({"explode": {}, "restart": {}}), Some(InstanceAction::Restart)),
             (json!({}), None),
             (json!([]), None),
             (json!(null), None),
             (json!({"restart": 5}), None),
             (json!({"explode": {}}), None),
         ] {
-            assert_eq!(InstanceAction::parse(&body).ok(), action, "{body}");
+            let read = form::read::<Action>(body.clone()).and_then(InstanceAction::try_from);
+            assert_eq!(read.ok(), action, "{body}");
         }
     }
 }

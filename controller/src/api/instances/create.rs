@@ -1,106 +1,182 @@
 //! `POST /instances`: 200 with the detailed view.
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
 use secrecy::ExposeSecret;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
 
-use super::view::{self, Viewer};
+use super::view::{self, InstanceDetail, Viewer};
 use crate::api::ApiState;
+use crate::api::answer::WithOperation;
 use crate::api::auth::Authorized;
-use crate::api::body::Body;
-use crate::api::databases::new_database;
-use crate::api::fault::with_operation;
-use crate::api::schema::Field;
-use crate::api::users::new_user;
-use crate::app::instances::{Access, NewInstance, Nic};
+use crate::api::body::Json;
+use crate::api::databases::NewDatabase;
+use crate::api::fault::Fault;
+use crate::api::fields::{Address, Count, Name, Networks, Reference, Size};
+use crate::api::users::NewUser;
+use crate::app::instances;
 use crate::error::{Error, Result};
 
-/// Parts of an order that come later.
-const LATER: &[&str] =
-    &["restorePoint", "replica_of", "slave_of", "replica_count", "configuration", "modules", "locality"];
-
-fn nic(field: &Field<'_>) -> Result<Nic> {
-    field.only(&["net-id", "network_id", "subnet_id", "ip_address"])?;
-    let network = field.part("network_id").optional(Field::name)?;
-    Ok(Nic {
-        network_id: network.map_or_else(|| field.part("net-id").optional(Field::name), |id| Ok(Some(id)))?,
-        subnet_id: field.part("subnet_id").optional(Field::name)?,
-        ip_address: field.part("ip_address").optional(Field::address)?,
-    })
+/// An order.
+#[derive(Deserialize, ToSchema)]
+pub(in crate::api) struct Order {
+    instance: NewInstance,
 }
 
-fn access(field: &Field<'_>) -> Result<Access> {
-    field.object()?;
-    Ok(Access {
-        is_public: field.part("is_public").optional(Field::boolean)?.unwrap_or(false),
-        allowed_cidrs: field.part("allowed_cidrs").optional(Field::networks)?,
-    })
+/// What is ordered. Needs `flavorRef`, or `flavor` which is openstacksdk's name of it. `restorePoint`, `replica_of`,
+/// `slave_of`, `configuration`, `modules` and `locality` are not built yet.
+#[derive(Deserialize, ToSchema)]
+struct NewInstance {
+    name: Name,
+    #[serde(rename = "flavorRef")]
+    flavor_ref: Option<Reference>,
+    flavor: Option<Reference>,
+    volume: Option<NewVolume>,
+    datastore: Option<DatastoreChoice>,
+    databases: Option<Vec<NewDatabase>>,
+    users: Option<Vec<NewUser>>,
+    nics: Option<Vec<Nic>>,
+    access: Option<Access>,
+    availability_zone: Option<Name>,
+    region_name: Option<Name>,
+    #[serde(rename = "restorePoint")]
+    restore_point: Option<Value>,
+    replica_of: Option<Value>,
+    slave_of: Option<Value>,
+    replica_count: Option<Count>,
+    configuration: Option<Value>,
+    modules: Option<Value>,
+    locality: Option<Value>,
 }
 
-/// Refuses what is wrong by its form, and says of what comes later that it does.
-fn refuse_later(order: &Field<'_>) -> Result<()> {
-    if order.part("replica_count").given() {
-        let count = order.part("replica_count").number(1..=3)?;
-        if count == 1 && !order.part("replica_of").given() {
-            return Ok(());
+#[derive(Deserialize, ToSchema)]
+struct NewVolume {
+    size: Size,
+    /// There is one type.
+    #[serde(rename = "type")]
+    _type: Option<Name>,
+}
+
+/// Which datastore and version; the default ones where nothing is said.
+#[derive(Default, Deserialize, ToSchema)]
+struct DatastoreChoice {
+    /// Name or id.
+    r#type: Option<Name>,
+    /// Name or id.
+    version: Option<Name>,
+    version_number: Option<Name>,
+}
+
+/// A network; `net-id` is another name of `network_id`.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Nic {
+    network_id: Option<Name>,
+    #[serde(rename = "net-id")]
+    net_id: Option<Name>,
+    subnet_id: Option<Name>,
+    ip_address: Option<Address>,
+}
+
+impl From<Nic> for instances::Nic {
+    fn from(nic: Nic) -> Self {
+        Self {
+            network_id: text(nic.network_id.or(nic.net_id)),
+            subnet_id: text(nic.subnet_id),
+            ip_address: nic.ip_address.map(|address| address.0),
         }
     }
-    for name in LATER {
-        let part = order.part(name);
-        let empty = matches!(*name, "modules") && part.items().is_ok_and(|items| items.is_empty());
-        if part.given() && !empty {
+}
+
+/// Who may connect.
+#[derive(Deserialize, ToSchema)]
+struct Access {
+    is_public: Option<bool>,
+    allowed_cidrs: Option<Networks>,
+}
+
+impl From<Access> for instances::Access {
+    fn from(access: Access) -> Self {
+        let allowed_cidrs = access.allowed_cidrs.map(Vec::from);
+        Self { is_public: access.is_public.unwrap_or(false), allowed_cidrs }
+    }
+}
+
+fn text(name: Option<Name>) -> Option<String> {
+    name.map(|name| name.0)
+}
+
+impl NewInstance {
+    /// The name of a part that comes later.
+    fn later(&self) -> Option<&'static str> {
+        let some = |modules: &&Value| modules.as_array().is_none_or(|modules| !modules.is_empty());
+        [
+            ("restorePoint", self.restore_point.is_some()),
+            ("replica_of", self.replica_of.is_some()),
+            ("slave_of", self.slave_of.is_some()),
+            // One is what every order is for.
+            ("replica_count", self.replica_count.is_some_and(|count| count.0 > 1)),
+            ("configuration", self.configuration.is_some()),
+            ("modules", self.modules.as_ref().filter(some).is_some()),
+            ("locality", self.locality.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(name, given)| given.then_some(name))
+    }
+}
+
+impl TryFrom<Order> for instances::NewInstance {
+    type Error = Error;
+
+    fn try_from(Order { instance: order }: Order) -> Result<Self> {
+        if let Some(name) = order.later() {
             return Err(Error::NotImplemented(format!("An order with {name} is not built yet.")));
         }
+        let missing = || Error::BadRequest("Validation error: instance['flavorRef'] is required.".to_owned());
+        let flavor = order.flavor_ref.or(order.flavor).ok_or_else(missing)?;
+        let datastore = order.datastore.unwrap_or_default();
+        Ok(Self {
+            name: order.name.0,
+            flavor: flavor.0,
+            volume_gib: order.volume.map(|volume| volume.size.0),
+            datastore: text(datastore.r#type),
+            version: text(datastore.version),
+            version_number: text(datastore.version_number),
+            databases: order.databases.into_iter().flatten().map(Into::into).collect(),
+            users: order.users.into_iter().flatten().map(Into::into).collect(),
+            nics: order.nics.into_iter().flatten().map(Into::into).collect(),
+            access: order.access.map(Into::into),
+            availability_zone: text(order.availability_zone),
+            region: text(order.region_name),
+        })
     }
-    Ok(())
 }
 
-/// The order of a body.
-fn parse(body: &Value) -> Result<NewInstance> {
-    let order = Field::of(body, "instance");
-    order.object()?;
-    let name = order.part("name").name()?;
-    refuse_later(&order)?;
-    // openstacksdk has its own name for the flavor.
-    let flavor = ["flavorRef", "flavor"].map(|name| order.part(name)).into_iter().find(Field::given);
-    let flavor = flavor.unwrap_or_else(|| order.part("flavorRef")).reference()?;
-    let volume = order.part("volume");
-    let volume_gib = volume.optional(|volume| {
-        volume.object()?;
-        volume.part("type").optional(Field::name)?;
-        volume.part("size").size()
-    })?;
-    let datastore = order.part("datastore");
-    if datastore.given() {
-        datastore.object()?;
-    }
-    let items = |name: &str| order.part(name).optional(Field::items).map(Option::unwrap_or_default);
-    Ok(NewInstance {
-        name,
-        flavor,
-        volume_gib,
-        datastore: datastore.part("type").optional(Field::name)?,
-        version: datastore.part("version").optional(Field::name)?,
-        version_number: datastore.part("version_number").optional(Field::name)?,
-        databases: items("databases")?.iter().map(new_database).collect::<Result<_>>()?,
-        users: items("users")?.iter().map(|field| new_user(field, None)).collect::<Result<_>>()?,
-        nics: items("nics")?.iter().map(nic).collect::<Result<_>>()?,
-        access: order.part("access").optional(access)?,
-        availability_zone: order.part("availability_zone").optional(Field::name)?,
-        region: order.part("region_name").optional(Field::name)?,
-    })
+/// The instance that was ordered.
+#[derive(Serialize, ToSchema)]
+struct CreatedInstance {
+    #[serde(flatten)]
+    instance: InstanceDetail,
+    /// Of root, where the configuration enables it at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<String>,
 }
 
-/// 200 with the detailed view, and the password of root where the configuration enables it at once.
+#[derive(Serialize, ToSchema)]
+pub(in crate::api) struct CreatedBody {
+    instance: CreatedInstance,
+}
+
+/// Orders an instance
+#[utoipa::path(post, path = "/instances", tag = "instances", operation_id = "create_instance", responses(Fault<501>))]
 pub(in crate::api) async fn create(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Body(body): Body,
-) -> Result<Response> {
+    Json(body): Json<Order>,
+) -> Result<WithOperation<Json<CreatedBody>>> {
     authorized.may("instance:create")?;
-    let order = parse(&body)?;
+    let order = instances::NewInstance::try_from(body)?;
     if !order.databases.is_empty() {
         authorized.may("instance:extension:database:create")?;
     }
@@ -111,16 +187,23 @@ pub(in crate::api) async fn create(
     let (instance, password, accepted) = created;
     let base = state.app.config.public_url();
     let (project, admin) = (&authorized.caller.project, authorized.caller.is_admin());
-    let mut view = view::detail(&Viewer { base: &base, project, admin }, &instance);
-    if let Some(password) = password {
-        view["password"] = json!(password.expose_secret());
-    }
-    Ok(with_operation(Json(json!({"instance": view})).into_response(), &accepted.operation.to_string()))
+    let instance = CreatedInstance {
+        instance: view::detail(&Viewer { base: &base, project, admin }, &instance),
+        password: password.map(|password| password.expose_secret().to_owned()),
+    };
+    Ok(WithOperation(Json(CreatedBody { instance }), accepted.operation))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::api::form;
+
+    fn parse(body: &Value) -> Result<instances::NewInstance> {
+        form::read::<Order>(body.clone())?.try_into()
+    }
 
     #[test]
     fn orders_of_all_clients_are_understood() {
@@ -142,7 +225,14 @@ mod tests {
         ] {
             assert!(matches!(parse(&wrong), Err(Error::BadRequest(_))), "{wrong}");
         }
-        let later = parse(&json!({"instance": {"name": "n", "flavorRef": 1, "restorePoint": {"backupRef": "x"}}}));
-        assert!(matches!(later, Err(Error::NotImplemented(_))));
+        for later in [
+            json!({"instance": {"name": "n", "flavorRef": 1, "restorePoint": {"backupRef": "x"}}}),
+            json!({"instance": {"name": "n", "flavorRef": 1, "restorePoint": {"backupRef": "x"}, "replica_count": 1}}),
+            json!({"instance": {"name": "n", "replica_of": "x"}}),
+            json!({"instance": {"name": "n", "flavorRef": 1, "replica_count": 2}}),
+            json!({"instance": {"name": "n", "flavorRef": 1, "modules": [{"id": "x"}]}}),
+        ] {
+            assert!(matches!(parse(&later), Err(Error::NotImplemented(_))), "{later}");
+        }
     }
 }

@@ -1,22 +1,24 @@
 //! `DELETE /instances/{id}`.
 
 use axum::extract::State;
-use axum::response::Response;
 
-use super::instance_id;
+use super::{OfInstance, instance_id};
 use crate::api::ApiState;
+use crate::api::answer::Accepted;
 use crate::api::auth::Authorized;
 use crate::api::body::Path;
-use crate::api::fault::accepted_as;
+use crate::api::fault::Fault;
 use crate::error::Result;
 
-/// 202.
+/// Deletes an instance with everything that it has
+#[utoipa::path(delete, path = "/instances/{id}", tag = "instances", operation_id = "delete_instance",
+    params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(in crate::api) async fn delete(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
-) -> Result<Response> {
+    Path(of): Path<OfInstance>,
+) -> Result<Accepted> {
     authorized.may("instance:delete")?;
-    let (caller, id) = (&authorized.caller, instance_id(&id)?);
-    Ok(accepted_as(&state.app.delete_instance(caller, &authorized.request_id, id).await?))
+    let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
+    Ok(state.app.delete_instance(caller, &authorized.request_id, id).await?.into())
 }

@@ -8,8 +8,18 @@ pub(super) mod show;
 pub(super) mod update;
 pub(super) mod view;
 
+use serde::Deserialize;
+use utoipa::IntoParams;
+
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
+
+#[derive(Deserialize, IntoParams)]
+pub(super) struct OfInstance {
+    /// The instance.
+    #[param(value_type = Uuid)]
+    pub(super) id: String,
+}
 
 /// The id of a path; what is no id is that of nothing.
 pub(super) fn instance_id(text: &str) -> Result<InstanceId> {

@@ -1,25 +1,26 @@
 //! `GET /instances/{id}`.
 
-use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
 
-use super::instance_id;
-use super::view::{self, Viewer};
+use super::view::{self, InstanceBody, Viewer};
+use super::{OfInstance, instance_id};
 use crate::api::ApiState;
 use crate::api::auth::Authorized;
-use crate::api::body::Path;
+use crate::api::body::{Json, Path};
+use crate::api::fault::Fault;
 use crate::error::Result;
 
-/// 200 with the detailed view.
+/// Shows an instance
+#[utoipa::path(get, path = "/instances/{id}", tag = "instances", operation_id = "show_instance", params(OfInstance),
+    responses(Fault<404>))]
 pub(in crate::api) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,
-    Path((_, id)): Path<(String, String)>,
-) -> Result<Json<Value>> {
+    Path(of): Path<OfInstance>,
+) -> Result<Json<InstanceBody>> {
     authorized.may("instance:show")?;
-    let instance = state.app.get_instance(&authorized.caller, instance_id(&id)?).await?;
+    let instance = state.app.get_instance(&authorized.caller, instance_id(&of.id)?).await?;
     let base = state.app.config.public_url();
     let (project, admin) = (&authorized.caller.project, authorized.caller.is_admin());
-    Ok(Json(json!({"instance": view::shown(&Viewer { base: &base, project, admin }, &instance)})))
+    Ok(Json(InstanceBody { instance: view::shown(&Viewer { base: &base, project, admin }, &instance) }))
 }
