@@ -286,7 +286,8 @@ impl Compute for FakeCompute {
     async fn describe(&self, instance: InstanceId) -> Result<HostState, ComputeError> {
         self.scripted("describe")?;
         let there = self.hosts.lock().unwrap().contains(&instance);
-        Ok(match (there, self.dead.load(Ordering::SeqCst)) {
+        let halted = self.halted.lock().unwrap().contains(&instance);
+        Ok(match (there, halted || self.dead.load(Ordering::SeqCst)) {
             (false, _) => HostState::Absent,
             (true, true) => HostState::Dead,
             (true, false) => HostState::Active,

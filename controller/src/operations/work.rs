@@ -57,6 +57,42 @@ pub struct RunnerContext {
     pub changes: Changes,
 }
 
+impl RunnerContext {
+    async fn facts(&self, instance: InstanceId) -> Result<HostFacts, StepError> {
+        let facts = self.store.host_facts(instance).await?;
+        facts.ok_or_else(|| StepError::Fatal("the instance is gone".to_owned()))
+    }
+
+    /// Has the driver make a host as the row says, or find it made: with an enrolment token unless its agent is heard.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn ensure_host(&self, instance: InstanceId) -> StepResult {
+        let facts = self.facts(instance).await?;
+        let enrolled = self.agents.state(instance).borrow().connected;
+        let token = if enrolled {
+            None
+        } else {
+            let lifetime = self.config.agents.token_lifetime;
+            Some(self.store.issue_token(instance, facts.generation, lifetime).await?)
+        };
+        let spec = HostSpec {
+            instance,
+            generation: facts.generation,
+            datastore: facts.datastore,
+            agent_program: facts.agent_program,
+            installation: facts.installation,
+            size: facts.size,
+            address: facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?,
+            port: facts.port,
+            controllers: self.store.agents_addresses(GRACE).await?,
+            authority_pem: self.authorities.agents_pem().to_owned(),
+            token,
+        };
+        Ok(self.compute.ensure_host(&spec).await?)
+    }
+}
+
 /// One step of one operation under one claim.
 pub struct Work {
     /// Store and drivers.
@@ -98,8 +134,7 @@ impl Work {
     /// # Errors
     /// Fatal: the instance is gone.
     pub async fn facts(&self) -> Result<HostFacts, StepError> {
-        let facts = self.context.store.host_facts(self.instance).await?;
-        facts.ok_or_else(|| StepError::Fatal("the instance is gone".to_owned()))
+        self.context.facts(self.instance).await
     }
 
     /// Has the agent do a job under the key of this step, which takes until the step's deadline at most. Reports the
@@ -134,34 +169,12 @@ impl Work {
         Ok(self.context.agents.run(self.instance, start, &progress).await?)
     }
 
-    /// Has the driver make the host as the row says, or find it made: with an enrolment token unless its agent is heard.
+    /// See [`RunnerContext::ensure_host`].
     ///
     /// # Errors
     /// The driver's.
     pub async fn boot_host(&self) -> StepResult {
-        let facts = self.facts().await?;
-        let context = &self.context;
-        let enrolled = context.agents.state(self.instance).borrow().connected;
-        let token = if enrolled {
-            None
-        } else {
-            let lifetime = context.config.agents.token_lifetime;
-            Some(context.store.issue_token(self.instance, facts.generation, lifetime).await?)
-        };
-        let spec = HostSpec {
-            instance: self.instance,
-            generation: facts.generation,
-            datastore: facts.datastore,
-            agent_program: facts.agent_program,
-            installation: facts.installation,
-            size: facts.size,
-            address: facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?,
-            port: facts.port,
-            controllers: context.store.agents_addresses(GRACE).await?,
-            authority_pem: context.authorities.agents_pem().to_owned(),
-            token,
-        };
-        Ok(context.compute.ensure_host(&spec).await?)
+        self.context.ensure_host(self.instance).await
     }
 
     /// Has the driver stop the host, and waits until its agent is heard no more: what it said is of its earlier life, and

@@ -1,4 +1,4 @@
-//! Hosts: none outlives its instance, and the store says what the driver sees.
+//! Hosts: none outlives its instance, each runs, and the store says what the driver sees.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub async fn reconcile(context: &RunnerContext) -> Result<()> {
     let settled = rows.iter().filter(|row| !is_leftover(row) && !row.busy);
     let mut different = Vec::new();
     for row in settled {
-        if look(context, row.instance).await.is_some_and(|seen| seen != row.host) {
+        if look(context, row.instance).await.is_some_and(|seen| seen != row.host || is_stopped(row, seen)) {
             different.push(*row);
         }
     }
@@ -38,7 +38,11 @@ pub async fn reconcile(context: &RunnerContext) -> Result<()> {
     }
     tokio::time::sleep(SECOND_LOOK).await;
     for row in different {
-        if let Some(seen) = look(context, row.instance).await.filter(|seen| *seen != row.host) {
+        let Some(mut seen) = look(context, row.instance).await else { continue };
+        if is_stopped(&row, seen) && start(context, row.instance).await? {
+            seen = look(context, row.instance).await.unwrap_or(seen);
+        }
+        if seen != row.host {
             write(context, row, seen).await?;
         }
     }
@@ -66,6 +70,26 @@ async fn remove_leftover(context: &RunnerContext, instance: InstanceId, row: Opt
 /// whatever is stored of it.
 fn is_leftover(row: &HostRow) -> bool {
     row.deleted || (row.task == Task::BuildingError && row.host == HostState::Absent)
+}
+
+/// Whether it is stopped and nobody means it to be. One whose operation failed is a person's.
+fn is_stopped(row: &HostRow, seen: HostState) -> bool {
+    seen == HostState::Dead && matches!(row.task, Task::None | Task::RestartRequired)
+}
+
+/// Starts a host that was left stopped: by an operation that was ended half-way, or by a controller that had stalled and came
+/// back to it when another had finished. Whether it was tried.
+async fn start(context: &RunnerContext, instance: InstanceId) -> Result<bool> {
+    let mut tx = context.store.begin().await?;
+    if context.store.is_busy(&mut tx, instance).await? {
+        return Ok(false);
+    }
+    drop(tx);
+    tracing::warn!(instance_id = %instance, "host {instance} was left stopped; it is started");
+    if let Err(error) = context.ensure_host(instance).await {
+        tracing::warn!(instance_id = %instance, "host {instance} could not be started: {error}");
+    }
+    Ok(true)
 }
 
 async fn look(context: &RunnerContext, instance: InstanceId) -> Option<HostState> {

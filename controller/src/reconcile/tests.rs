@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::compute::ComputeError;
+use crate::compute::{Compute as _, ComputeError};
 use crate::config::Config;
 use crate::ids::InstanceId;
 use crate::model::EngineCertificate;
@@ -58,6 +58,23 @@ async fn a_host_that_a_failed_create_left_is_removed_though_the_first_try_fails(
     assert_eq!(stage.row().await.host, HostState::Absent, "else it would be taken for a host that is to be");
     hosts::reconcile(&stage.context).await.unwrap();
     assert!(!stage.compute.hosts.lock().unwrap().contains(&stage.instance));
+}
+
+#[tokio::test]
+async fn a_host_that_was_left_stopped_is_started_unless_its_operation_failed() {
+    let stage = Stage::created().await;
+    stage.compute.stop_host(stage.instance).await.unwrap();
+    hosts::reconcile(&stage.context).await.unwrap();
+    assert_eq!(stage.compute.describe(stage.instance).await.unwrap(), HostState::Active);
+    assert_eq!(stage.row().await.host, HostState::Active);
+
+    let mut tx = stage.context.store.begin().await.unwrap();
+    stage.context.store.set_task(&mut tx, stage.instance, Task::Error).await.unwrap();
+    tx.commit().await.unwrap();
+    stage.compute.stop_host(stage.instance).await.unwrap();
+    hosts::reconcile(&stage.context).await.unwrap();
+    assert_eq!(stage.compute.describe(stage.instance).await.unwrap(), HostState::Dead);
+    assert_eq!(stage.row().await.host, HostState::Dead);
 }
 
 #[tokio::test]

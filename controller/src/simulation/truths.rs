@@ -240,9 +240,8 @@ impl Truths {
             return unless(!may_lack, || "it has no host".to_owned());
         };
         unless(row.task == "building_error", || "what was not built has a host".to_owned())?;
-        // What had stopped it was told to leave it at that; a reboot starts it.
-        let may_stand = self.ledger.reset.lock().unwrap().contains(&id);
-        unless(host == "dead" && !may_stand, || "its host was left stopped".to_owned())?;
+        // A reboot that failed leaves it to a person.
+        unless(host == "dead" && row.task != "error", || "its host was left stopped".to_owned())?;
         check_host(row, what, guest)
     }
 
