@@ -21,6 +21,6 @@ pub(super) async fn show(
     let none = || Error::Unprocessable(format!("Instance {id} has no address yet."));
     let address = instance.address.ok_or_else(none)?;
     Ok(Json(json!({"connection": {
-        "address": address, "port": instance.port, "tls_port": manifest.identity.tls_port, "ca_pem": state.engines_authority_pem,
+        "address": address, "port": instance.port, "tls_port": manifest.identity.tls_port, "ca_pem": &*state.engines_authority_pem,
         "client": manifest.identity.client, "database": null}})))
 }
