@@ -66,7 +66,7 @@ pub(super) async fn show(
         address: instance.address.ok_or_else(none)?,
         port: instance.port,
         tls_port: manifest.identity.tls_port,
-        ca_pem: state.engines_authority_pem,
+        ca_pem: state.engines_authority_pem.to_string(),
         client: manifest.identity.client.into(),
         database: None,
     };

@@ -50,7 +50,7 @@ pub struct ApiState {
     /// Who asks.
     pub identity: Arc<Identity>,
     /// PEM of the authority that tenants trust.
-    pub engines_authority_pem: String,
+    pub engines_authority_pem: Arc<str>,
     rates: Arc<rates::Rates>,
     streams: events::Streams,
     shutdown: CancellationToken,
@@ -60,6 +60,13 @@ impl ApiState {
     /// With nothing counted yet of how often anyone asked. Streams end when `shutdown` is cancelled.
     pub fn new(app: App, identity: Arc<Identity>, engines_authority_pem: String, shutdown: CancellationToken) -> Self {
         let rates = Arc::new(rates::Rates::new(app.config.rate_limits.clone()));
-        Self { app, identity, engines_authority_pem, rates, streams: events::Streams::default(), shutdown }
+        Self {
+            app,
+            identity,
+            engines_authority_pem: engines_authority_pem.into(),
+            rates,
+            streams: events::Streams::default(),
+            shutdown,
+        }
     }
 }

@@ -15,6 +15,8 @@ pub mod hosts;
 
 /// How often the drivers are asked and everything is compared; a nudge compares only what is stored.
 const INTERVAL: Duration = Duration::from_secs(60);
+/// Between two looks at the least: nudges come by the hundred when many order or connect at once.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs the reconcilers until `shutdown`.
 pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
@@ -37,6 +39,11 @@ pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
             biased;
             () = shutdown.cancelled() => return,
             () = work => {}
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
         }
         tokio::select! {
             biased;

@@ -21,15 +21,15 @@ use crate::store::sql::{Column, Connection, Row, query};
 
 mod sizes;
 
-/// Columns and joins of an [`Instance`] at the time `$1`; `service` is `new` until an agent said otherwise.
+/// Columns and joins of an [`Instance`] at the time `$1`; `service` is `new` until an agent said otherwise, `heard` is when
+/// the last controller lost its agent, and the greatest number while one hears it.
 const SELECT: &str = "select i.id, i.project_id, i.name, i.flavor_id, i.flavor_name, i.ram_mib, i.vcpus, i.volume_gib, i.version_id, i.region, i.address, i.port, \
      i.access, i.nics, i.task, i.host, i.fault_message, i.fault_details, i.fault_created, i.root_enabled_at, i.root_enabled_by, i.created, i.updated, i.deleted, \
      v.name as version_name, v.number as version_number, d.id as datastore_id, \
      d.name as datastore_name, a.service, a.service_updated, a.volume_used_bytes, \
-     (select count(*) from agent_link l join controller c on c.id = l.controller_id \
-     where l.instance_id = i.id and l.lost_at is null and c.seen_until > $1) as links, \
-     (select max(coalesce(l.lost_at, c.seen_until)) from agent_link l join controller c on c.id = l.controller_id \
-     where l.instance_id = i.id) as last_lost";
+     (select max(case when l.lost_at is null and c.seen_until > $1 then 9223372036854775807 \
+     else coalesce(l.lost_at, c.seen_until) end) from agent_link l join controller c on c.id = l.controller_id \
+     where l.instance_id = i.id) as heard";
 const FROM: &str = " from instance i join datastore_version v on v.id = i.version_id \
      join datastore d on d.id = v.datastore_id left join agent a on a.instance_id = i.id";
 
@@ -576,12 +576,11 @@ fn service(row: &Row) -> Result<Service> {
 }
 
 fn heard(row: &Row) -> Result<Heard> {
-    let links: i64 = column(row, "links")?;
-    if links > 0 {
-        return Ok(Heard::Now);
-    }
-    let last: Option<i64> = column(row, "last_lost")?;
-    Ok(last.map_or(Heard::Never, |micros| Heard::Last(from_micros(micros))))
+    Ok(match column(row, "heard")? {
+        None => Heard::Never,
+        Some(i64::MAX) => Heard::Now,
+        Some(last) => Heard::Last(from_micros(last)),
+    })
 }
 
 fn fault(row: &Row) -> Result<Option<Fault>> {

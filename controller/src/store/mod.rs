@@ -12,7 +12,7 @@ use std::time::Duration;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr};
 use time::OffsetDateTime;
 
 use crate::error::{Error, Result};
@@ -46,6 +46,8 @@ const READERS: u32 = 8;
 const WRITERS: u32 = 2;
 /// How long a caller waits for a connection.
 const STORE_WAIT: Duration = Duration::from_secs(10);
+/// How long a connection to PostgreSQL that lies idle is believed to be good.
+const BELIEVED: Duration = Duration::from_secs(1);
 /// How long PostgreSQL lets a controller that has stopped keep others from writing.
 const IDLE_IN_TRANSACTION: &str = "5s";
 /// How long a statement, or its wait for others that write, may take on PostgreSQL.
@@ -109,13 +111,13 @@ impl Store {
             .busy_timeout(Duration::from_secs(10))
             .foreign_keys(true);
         let failed = |error: sqlx::Error| Error::internal(format!("open {}", path.display()), error);
-        let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(failed)?;
+        // A file is not lost like a server: the connection is not tried before each use.
+        let pool = SqlitePoolOptions::new().max_connections(1).test_before_acquire(false);
+        let write = pool.connect_with(options).await.map_err(failed)?;
         migrator().run(&write).await.map_err(|error| Error::internal(format!("migrate {}", path.display()), error))?;
-        let read =
-            SqlitePoolOptions::new().max_connections(8).connect_with(options.read_only(true)).await.map_err(failed)?;
         let clock = Clock::new(micros(OffsetDateTime::now_utc()));
         Ok(Self {
-            read: Pool::sqlite(read, clock.clone()),
+            read: Pool::readers(&path, clock.clone()).map_err(failed)?,
             write: Pool::sqlite(write, clock.clone()),
             seal,
             clock,
@@ -136,6 +138,8 @@ impl Store {
                 ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
                 ("statement_timeout", STATEMENT),
                 ("default_transaction_isolation", "read committed"),
+                // Statements are few and prepared once; to plan one anew costs more than to run it.
+                ("plan_cache_mode", "force_generic_plan"),
             ]);
         if let Some(password) = password {
             options = options.password(password);
@@ -145,6 +149,15 @@ impl Store {
         // Writers wait for each other, and must not keep those who read from a connection.
         let pool = |size| {
             let pool = PgPoolOptions::new().max_connections(size).acquire_timeout(STORE_WAIT);
+            // One that was in use a moment ago is believed to be good; the pool would ask each time.
+            let pool = pool.test_before_acquire(false).before_acquire(|connection, facts| {
+                Box::pin(async move {
+                    if facts.idle_for < BELIEVED {
+                        return Ok(true);
+                    }
+                    connection.ping().await.map(|()| true)
+                })
+            });
             pool.connect_with(options.clone())
         };
         let (read, write) = (pool(READERS).await.map_err(failed)?, pool(WRITERS).await.map_err(failed)?);

@@ -109,15 +109,7 @@ impl Store {
         .execute(&mut *conn)
         .await
         .map_err(failed)?;
-        for (n, name) in (0_i64..).zip(&new.steps) {
-            query("insert into operation_step (operation_id, n, name, status) values ($1, $2, $3, 'pending')")
-                .bind(id.to_string())
-                .bind(n)
-                .bind(name)
-                .execute(&mut *conn)
-                .await
-                .map_err(failed)?;
-        }
+        insert_steps(conn, id, &new.steps).await.map_err(failed)?;
         query("insert into operation_target (operation_id, resource, lane, active) values ($1, $2, $3, true)")
             .bind(id.to_string())
             .bind(&instance)
@@ -316,6 +308,15 @@ fn current_step(operation: &Operation, position: i64) -> Option<String> {
         Status::Failed => operation.steps.iter().find(|step| step.status == "failed"),
     };
     step.map(|step| step.name.clone())
+}
+
+/// Writes the steps of a new operation, of which there is one at least.
+async fn insert_steps(conn: &mut Connection, id: OperationId, steps: &[String]) -> sqlx::Result<()> {
+    let rows: Vec<String> = (0..steps.len()).map(|n| format!("($1, {n}, ${}, 'pending')", n + 2)).collect();
+    let sql = format!("insert into operation_step (operation_id, n, name, status) values {}", rows.join(", "));
+    let insert = query(AssertSqlSafe(sql)).bind(id.to_string());
+    steps.iter().fold(insert, |insert, name| insert.bind(name)).execute(conn).await?;
+    Ok(())
 }
 
 /// The kind of the life-cycle operation that holds an instance.

@@ -4,6 +4,7 @@
 //! store's columns are; everything else is written in those.
 
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
 
 use sqlx::postgres::{PgArguments, PgListener, PgPool, PgRow, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool, SqliteRow};
@@ -11,6 +12,7 @@ use sqlx::{AssertSqlSafe, ColumnIndex, Decode, Executor as _, Row as _, SqlStr, 
 
 use super::clock::Clock;
 
+mod direct;
 #[cfg(test)]
 pub(crate) mod simulated;
 
@@ -122,6 +124,10 @@ macro_rules! on {
                     let (changed, rows) = link.run(sql.as_str(), &values).await?;
                     $row(Answer::$call(changed, rows)?.into())
                 }
+                Database::Direct(readers) => {
+                    let (changed, rows) = readers.run(sql.as_str(), &values)?;
+                    $row(Answer::$call(changed, rows)?.into())
+                }
                 Database::Sqlite(pool) => $row(sqlite(sql, values).$call(pool).await?.into()),
                 Database::Postgres(pool) => $row(postgres(sql, values).$call(pool).await?.into()),
             },
@@ -225,38 +231,35 @@ impl From<sqlx::postgres::PgQueryResult> for Done {
     }
 }
 
-/// Makes of a simulated answer what the same call makes of a real one.
-#[cfg(test)]
+/// Makes of a direct answer what the same call of sqlx's makes of one.
 struct Answer;
 
-#[cfg(test)]
 impl Answer {
     #[allow(clippy::unnecessary_wraps)]
-    fn execute(changed: u64, _rows: Vec<simulated::Row>) -> sqlx::Result<Done> {
+    fn execute(changed: u64, _rows: Vec<direct::Row>) -> sqlx::Result<Done> {
         Ok(Done(changed))
     }
 
     #[allow(clippy::unnecessary_wraps)]
-    fn fetch_optional(_changed: u64, rows: Vec<simulated::Row>) -> sqlx::Result<Option<Row>> {
-        Ok(rows.into_iter().next().map(Row::Simulated))
+    fn fetch_optional(_changed: u64, rows: Vec<direct::Row>) -> sqlx::Result<Option<Row>> {
+        Ok(rows.into_iter().next().map(Row::Direct))
     }
 
-    fn fetch_one(_changed: u64, rows: Vec<simulated::Row>) -> sqlx::Result<Row> {
-        rows.into_iter().next().map(Row::Simulated).ok_or(sqlx::Error::RowNotFound)
+    fn fetch_one(_changed: u64, rows: Vec<direct::Row>) -> sqlx::Result<Row> {
+        rows.into_iter().next().map(Row::Direct).ok_or(sqlx::Error::RowNotFound)
     }
 
     #[allow(clippy::unnecessary_wraps)]
-    fn fetch_all(_changed: u64, rows: Vec<simulated::Row>) -> sqlx::Result<Vec<Row>> {
-        Ok(rows.into_iter().map(Row::Simulated).collect())
+    fn fetch_all(_changed: u64, rows: Vec<direct::Row>) -> sqlx::Result<Vec<Row>> {
+        Ok(rows.into_iter().map(Row::Direct).collect())
     }
 }
 
 /// A row.
 pub enum Row {
-    /// Of the simulator.
-    #[cfg(test)]
-    Simulated(simulated::Row),
-    /// Of SQLite.
+    /// Of SQLite, on the caller's thread.
+    Direct(direct::Row),
+    /// Of SQLite, in a transaction.
     Sqlite(SqliteRow),
     /// Of PostgreSQL.
     Postgres(PgRow),
@@ -290,35 +293,21 @@ impl<R: Into<Row>> From<Vec<R>> for All {
     }
 }
 
-#[cfg(not(test))]
-mod simulated {
-    //! No simulator: everything may be read.
-
-    pub trait FromStored {}
-    impl<T> FromStored for T {}
-    pub trait Place {}
-    impl<T> Place for T {}
-}
-
 /// The type of a column: `String`, `i64`, `bool`, and an `Option` of one where it may be null.
 pub trait Column:
-    for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> + simulated::FromStored
+    for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> + direct::FromStored
 {
 }
 
 impl<T> Column for T where
-    T: for<'r> Decode<'r, Sqlite>
-        + Type<Sqlite>
-        + for<'r> Decode<'r, Postgres>
-        + Type<Postgres>
-        + simulated::FromStored
+    T: for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> + direct::FromStored
 {
 }
 
 /// How a column is named: by its name or its place.
-pub trait Index: ColumnIndex<SqliteRow> + ColumnIndex<PgRow> + simulated::Place {}
+pub trait Index: ColumnIndex<SqliteRow> + ColumnIndex<PgRow> + direct::Place {}
 
-impl<T: ColumnIndex<SqliteRow> + ColumnIndex<PgRow> + simulated::Place> Index for T {}
+impl<T: ColumnIndex<SqliteRow> + ColumnIndex<PgRow> + direct::Place> Index for T {}
 
 impl Row {
     /// The value of a column, by its name or its place.
@@ -327,8 +316,7 @@ impl Row {
     /// As sqlx's: no such column, or another type.
     pub fn try_get<T: Column, I: Index>(&self, index: I) -> sqlx::Result<T> {
         match self {
-            #[cfg(test)]
-            Self::Simulated(row) => row.try_get(&index),
+            Self::Direct(row) => row.try_get(&index),
             Self::Sqlite(row) => row.try_get(index),
             Self::Postgres(row) => row.try_get(index),
         }
@@ -354,11 +342,20 @@ pub struct Pool {
 enum Database {
     #[cfg(test)]
     Simulated(simulated::Link),
+    Direct(direct::Readers),
     Sqlite(SqlitePool),
     Postgres(PgPool),
 }
 
 impl Pool {
+    /// For reading, over the SQLite file that is there.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub(super) fn readers(file: &Path, clock: Clock) -> sqlx::Result<Self> {
+        Ok(Self { database: Database::Direct(direct::Readers::open(file)?), clock })
+    }
+
     /// Over SQLite.
     pub(super) fn sqlite(pool: SqlitePool, clock: Clock) -> Self {
         Self { database: Database::Sqlite(pool), clock }
@@ -377,7 +374,7 @@ impl Pool {
 
     /// Whether other controllers may be on the same database.
     pub(super) fn is_shared(&self) -> bool {
-        !matches!(self.database, Database::Sqlite(_))
+        !matches!(self.database, Database::Sqlite(_) | Database::Direct(_))
     }
 
     /// Calls `told` with what controllers announce, for as long as it can be heard. Over SQLite nobody else is there.
@@ -388,7 +385,7 @@ impl Pool {
         match &self.database {
             #[cfg(test)]
             Database::Simulated(link) => link.listen(told).await,
-            Database::Sqlite(_) => Ok(()),
+            Database::Sqlite(_) | Database::Direct(_) => Ok(()),
             Database::Postgres(pool) => {
                 let mut listener = PgListener::connect_with(pool).await?;
                 listener.listen(CHANNEL).await?;
@@ -411,6 +408,7 @@ impl Pool {
         let inner = match &self.database {
             #[cfg(test)]
             Database::Simulated(link) => Inner::Simulated(link.begin().await?),
+            Database::Direct(_) => return Err(sqlx::Error::Protocol("these connections only read".to_owned())),
             Database::Sqlite(pool) => Inner::Sqlite(pool.begin_with("begin immediate").await?),
             Database::Postgres(pool) => {
                 let pool = pool.clone();
@@ -436,7 +434,7 @@ impl Pool {
         match &self.database {
             #[cfg(test)]
             Database::Simulated(link) => Ok(link.read_clock(&self.clock)),
-            Database::Sqlite(_) => Ok(self.clock.now()),
+            Database::Sqlite(_) | Database::Direct(_) => Ok(self.clock.now()),
             Database::Postgres(pool) => read_clock(pool, &self.clock).await,
         }
     }

@@ -2,16 +2,17 @@
 //! decides about the order of events. What can go wrong with a server's connection is decided by a [`Gate`].
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use rusqlite::functions::FunctionFlags;
-use rusqlite::types::Value as Stored;
 use tempfile::TempDir;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
+pub(crate) use super::direct::{FromStored, Row};
+use super::direct::{failed, lock, run};
 use super::{News, Value};
 use crate::store::Clock;
 
@@ -51,14 +52,6 @@ struct Inner {
     /// Whoever writes.
     turn: Arc<tokio::sync::Mutex<()>>,
     _directory: TempDir,
-}
-
-fn failed(error: rusqlite::Error) -> sqlx::Error {
-    sqlx::Error::Protocol(error.to_string())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Server {
@@ -107,98 +100,6 @@ impl Server {
     /// One answer, without a gate: for the checks at the end of a history.
     pub(crate) fn ask(&self, sql: &str) -> Vec<Row> {
         run(&lock(&self.0.reader), sql, &[]).unwrap().1
-    }
-}
-
-fn run(connection: &rusqlite::Connection, sql: &str, values: &[Value]) -> sqlx::Result<(u64, Vec<Row>)> {
-    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    for (n, value) in values.iter().enumerate() {
-        // `$1` is a name to SQLite, and one that is not used has no place.
-        let Some(place) = statement.parameter_index(&format!("${}", n + 1)).map_err(failed)? else { continue };
-        let bound = match value {
-            Value::Text(text) => text.clone().map_or(Stored::Null, Stored::Text),
-            Value::Integer(number) => number.map_or(Stored::Null, Stored::Integer),
-            Value::Boolean(truth) => truth.map_or(Stored::Null, |truth| Stored::Integer(truth.into())),
-        };
-        statement.raw_bind_parameter(place, bound).map_err(failed)?;
-    }
-    let names: Arc<[String]> = statement.column_names().into_iter().map(str::to_owned).collect();
-    let mut rows = Vec::new();
-    let mut found = statement.raw_query();
-    while let Some(row) = found.next().map_err(failed)? {
-        let values = (0..names.len()).map(|n| row.get(n)).collect::<rusqlite::Result<_>>().map_err(failed)?;
-        rows.push(Row { names: names.clone(), values });
-    }
-    drop(found);
-    Ok((connection.changes(), rows))
-}
-
-/// A row.
-pub struct Row {
-    names: Arc<[String]>,
-    values: Vec<Stored>,
-}
-
-/// The place of a column.
-pub trait Place {
-    /// Its index.
-    fn find(&self, names: &[String]) -> Option<usize>;
-}
-
-impl Place for usize {
-    fn find(&self, _names: &[String]) -> Option<usize> {
-        Some(*self)
-    }
-}
-
-impl Place for &str {
-    fn find(&self, names: &[String]) -> Option<usize> {
-        names.iter().position(|name| name == self)
-    }
-}
-
-/// What can be read from a column.
-pub trait FromStored: Sized {
-    /// The value, if it is of this type.
-    fn read(stored: &Stored) -> Option<Self>;
-}
-
-impl FromStored for String {
-    fn read(stored: &Stored) -> Option<Self> {
-        if let Stored::Text(text) = stored { Some(text.clone()) } else { None }
-    }
-}
-
-impl FromStored for i64 {
-    fn read(stored: &Stored) -> Option<Self> {
-        if let Stored::Integer(number) = stored { Some(*number) } else { None }
-    }
-}
-
-impl FromStored for bool {
-    fn read(stored: &Stored) -> Option<Self> {
-        i64::read(stored).map(|number| number != 0)
-    }
-}
-
-impl<T: FromStored> FromStored for Option<T> {
-    fn read(stored: &Stored) -> Option<Self> {
-        if *stored == Stored::Null { Some(None) } else { T::read(stored).map(Some) }
-    }
-}
-
-impl Row {
-    /// The value of a column that is there.
-    pub(crate) fn read<T: FromStored>(&self, place: usize) -> T {
-        self.try_get(&place).unwrap()
-    }
-
-    /// The value of a column.
-    pub(super) fn try_get<T: FromStored>(&self, place: &impl Place) -> sqlx::Result<T> {
-        let n = place.find(&self.names).ok_or_else(|| sqlx::Error::ColumnNotFound("of a row".to_owned()))?;
-        let stored =
-            self.values.get(n).ok_or(sqlx::Error::ColumnIndexOutOfBounds { index: n, len: self.values.len() })?;
-        T::read(stored).ok_or_else(|| sqlx::Error::Protocol(format!("{} is {stored:?}", self.names[n])))
     }
 }
 
