@@ -79,7 +79,7 @@ impl de::Error for Wrong {
     }
 
     fn unknown_field(name: &str, _known: &'static [&'static str]) -> Self {
-        Self::custom("is not known here").within(At::Name(shown(name)))
+        Self::custom("is not known here").within(At::Name(shown(name).trim_matches('"').to_owned()))
     }
 }
 
@@ -221,7 +221,7 @@ mod tests {
             (json!({"instance": {"name": "n", "flag": 1}}), "instance['flag'] must be true or false."),
             (json!({"instance": good, "list": {}}), "list must be a list."),
             (json!({"instance": good, "list": [good, {"name": ""}]}), "list[1]['name'] must have 1 to 255 characters."),
-            (json!({"instance": good, "colour": 1}), "\"colour\" is not known here."),
+            (json!({"instance": good, "colour": 1}), "colour is not known here."),
         ] {
             let error = read::<Body>(body.clone()).unwrap_err().to_string();
             assert_eq!(error, format!("Validation error: {sentence}"), "{body}");

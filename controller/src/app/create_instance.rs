@@ -60,6 +60,10 @@ impl App {
                 names::check_text(field, text)?;
             }
         }
+        if let Some(region) = order.region.as_ref().filter(|region| **region != self.config.region) {
+            let (region, own) = (shown(region), &self.config.region);
+            return Err(Error::BadRequest(format!("region_name {region} is not the region of this service, {own}.")));
+        }
         check_nics(&order.nics)?;
         check_access(order.access.as_ref())?;
         let flavor = self.get_flavor(&order.flavor).cloned();

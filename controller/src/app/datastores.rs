@@ -104,6 +104,14 @@ impl App {
             let same = |version: &&Version| {
                 version.name == order.name && order.number.as_ref().is_none_or(|number| version.number == *number)
             };
+            let image = |version: &&Version| image(&version.bindir) == order.image;
+            if let Some(version) = datastore.versions.iter().find(image) {
+                return Err(Error::BadRequest(format!(
+                    "version['image'] {} is that of the version {} already: rename or activate that one.",
+                    order.image,
+                    shown(&version.name)
+                )));
+            }
             if datastore.versions.iter().any(|version| same(&version)) {
                 return Err(Error::BadRequest(format!(
                     "A datastore version with the name {} already exists.",

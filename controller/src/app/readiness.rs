@@ -52,10 +52,17 @@ impl App {
     /// 422 when the engine does not answer, or earlier changes last longer than 5 s.
     pub(super) async fn await_ready(&self, subject: &Subject) -> Result<()> {
         subject.check_ready()?;
-        let id = subject.instance.id;
-        let Some(last) = self.store.last_active(id).await? else { return Ok(()) };
+        self.await_earlier(subject.instance.id).await.map(drop)
+    }
+
+    /// Waits for the changes that were accepted before this call; whether there were any.
+    ///
+    /// # Errors
+    /// 422 when they last longer than 5 s.
+    pub(super) async fn await_earlier(&self, id: InstanceId) -> Result<bool> {
+        let Some(last) = self.store.last_active(id).await? else { return Ok(false) };
         if self.await_end(last, EARLIER_CHANGES).await?.is_some() {
-            return Ok(());
+            return Ok(true);
         }
         Err(Error::Unprocessable(format!("Instance {id} is not ready: earlier changes are still being carried out.")))
     }

@@ -22,11 +22,15 @@ const MIN_PASSWORD: usize = 8;
 const ENABLED_WITHIN: Duration = Duration::from_secs(20);
 
 impl App {
-    /// Whether root is enabled, from the store.
+    /// Whether root is enabled, from the store, when what was accepted before this call is done.
     ///
     /// # Errors
-    /// 404; 422.
+    /// 404; 422, also when earlier changes last longer than 5 s.
     pub async fn root_enabled(&self, caller: &Caller, id: InstanceId) -> Result<bool> {
+        let subject = self.open(caller, id, CAPABILITY).await?;
+        if !self.await_earlier(id).await? {
+            return Ok(subject.instance.root_enabled.is_some());
+        }
         Ok(self.open(caller, id, CAPABILITY).await?.instance.root_enabled.is_some())
     }
 

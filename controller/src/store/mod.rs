@@ -5,6 +5,8 @@
 //! times are bigint microseconds since 1970 (UTC); JSON is text. Columns are named, never `*`, since a newer
 //! controller may have added some. Each query is a named method in the file of its subject.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -95,6 +97,20 @@ fn migrator() -> Migrator {
     migrator
 }
 
+/// The file is its owner's alone, whatever the umask; SQLite gives those beside it the same mode.
+fn keep_private(path: &Path) -> std::io::Result<()> {
+    std::fs::File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        match std::fs::set_permissions(&file, Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 impl Store {
     /// Opens the store on SQLite in `directory`, making it when absent, and brings its schema up to date.
     ///
@@ -102,6 +118,7 @@ impl Store {
     /// Internal: the file cannot be opened or a migration fails.
     pub async fn open(directory: &Path, seal: Seal) -> Result<Self> {
         let path = directory.join("trove.sqlite");
+        keep_private(&path).map_err(|error| Error::internal(format!("make {}", path.display()), error))?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(true)

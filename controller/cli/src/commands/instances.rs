@@ -44,11 +44,12 @@ pub(crate) enum Verb {
     #[command(
         after_help = "Examples:\n  trovectl instance resize shop --flavor 3 --wait\n  trovectl instance resize shop --size 10"
     )]
+    #[command(group = clap::ArgGroup::new("what").required(true).args(["flavor", "size"]))]
     Resize {
         /// By name or id.
         instance: String,
         /// The new flavor, by id.
-        #[arg(long, required_unless_present = "size", conflicts_with = "size")]
+        #[arg(long)]
         flavor: Option<String>,
         /// The new size of the volume, GiB.
         #[arg(long, value_name = "GIB")]

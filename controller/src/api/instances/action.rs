@@ -75,6 +75,16 @@ impl TryFrom<Action> for InstanceAction {
     type Error = Error;
 
     fn try_from(action: Action) -> Result<Self> {
+        let given = [
+            action.restart.is_some(),
+            action.resize.is_some(),
+            action.reset_status.is_some(),
+            action.promote_to_replica_source.is_some(),
+            action.eject_replica_source.is_some(),
+        ];
+        if given.iter().filter(|given| **given).count() > 1 {
+            return Err(Error::BadRequest("Validation error: there is more than one action: ask for one.".to_owned()));
+        }
         if action.promote_to_replica_source.is_some() {
             return Ok(Self::Later("promote_to_replica_source"));
         }
