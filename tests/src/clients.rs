@@ -66,12 +66,14 @@ impl Clients {
         Ok(text)
     }
 
-    /// Runs another program of the environment and returns what it prints.
+    /// Runs another program of the environment and returns what it prints. It runs beside the clouds file, so that what it
+    /// leaves behind goes with the stack.
     ///
     /// # Errors
     /// It ended with another status than 0.
     pub fn program(&self, name: &str, args: &[&str]) -> Result<String> {
-        let (ok, text) = self.run(Command::new(self.bin.join(name)).args(args))?;
+        let directory = self.clouds.parent().context("the directory of the clouds file")?;
+        let (ok, text) = self.run(Command::new(self.bin.join(name)).args(args).current_dir(directory))?;
         if !ok {
             bail!("{name} {args:?}: {text}");
         }

@@ -28,8 +28,7 @@ impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for Json<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, state: &S) -> Result<Option<Self>> {
-        // Some clients send null for nothing.
-        let body = value(request, state).await?.filter(|body| !body.is_null());
+        let body = value(request, state).await?;
         body.map(form::read).transpose().map(|body| body.map(Self))
     }
 }

@@ -47,8 +47,8 @@ impl Wrong {
                 At::Item(n) => path.push_str(&format!("[{n}]")),
             }
         }
-        let space = if path.is_empty() { "" } else { " " };
-        format!("Validation error: {path}{space}{}.", self.reason)
+        let path = if path.is_empty() { "the body" } else { &path };
+        format!("Validation error: {path} {}.", self.reason)
     }
 }
 
@@ -210,7 +210,8 @@ mod tests {
     fn each_refusal_names_its_field() {
         let good = json!({"name": "n"});
         for (body, sentence) in [
-            (json!([]), "must be an object."),
+            (json!([]), "the body must be an object."),
+            (json!(null), "the body is required."),
             (json!({}), "instance is required."),
             (json!({"instance": null}), "instance is required."),
             (json!({"instance": ["n", 1, true]}), "instance must be an object."),

@@ -43,12 +43,14 @@ pub(super) struct Wanted {
     /// Of this project alone.
     project_id: Option<String>,
     /// Deleted ones, or those that are not; both where nothing is said.
+    #[param(inline)]
     deleted: Option<Flag>,
 }
 
 #[derive(Deserialize, IntoParams)]
 pub(super) struct AlsoDeleted {
     /// Also a deleted one.
+    #[param(inline)]
     deleted: Option<Flag>,
 }
 
