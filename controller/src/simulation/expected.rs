@@ -53,7 +53,9 @@ impl Expected {
             Wish::GrowVolume(_) => (self.volume_gib, self.sized) = (None, false),
             Wish::Delete | Wish::ForceDelete => {
                 self.deleted |= done;
-                (self.sized, self.running) = (false, None);
+                // Where it was ended half-way the host may be gone, with all that was in it.
+                (self.created, self.sized, self.running) = (false, false, None);
+                self.facts.values_mut().for_each(|is| *is = None);
             }
             Wish::EnableRoot if done => self.root = true,
             Wish::DisableRoot if done => self.root = false,

@@ -220,6 +220,7 @@ impl History {
     async fn ask_once_more(&self) -> Result<(), String> {
         let made = "deleted is null and task <> 'building_error' and exists (select 1 from operation o \
                     where o.instance_id = instance.id and o.kind = 'create_instance' and o.status = 'done') \
+                    and not exists (select 1 from operation o where o.instance_id = instance.id and o.kind = 'delete_instance') \
                     and host in ('active', 'dead')";
         let ask = |id| {
             // A reboot helps whatever went before.

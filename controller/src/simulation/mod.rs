@@ -117,3 +117,23 @@ fn the_same_seed_is_the_same_history() {
     }
     assert_ne!(history::run(1).trace, history::run(2).trace);
 }
+
+/// Lives through the one of a bug that was found.
+#[cfg(tokio_unstable)]
+fn ends_well(seed: u64) {
+    let outcome = history::run(seed);
+    assert_eq!(outcome.ended, Ok(()), "{}", outcome.lines.join("\n"));
+}
+
+#[cfg(tokio_unstable)]
+#[test]
+fn a_host_that_a_stalled_controller_stops_is_started_again() {
+    ends_well(130);
+    ends_well(250);
+}
+
+#[cfg(tokio_unstable)]
+#[test]
+fn a_stalled_controller_makes_no_token_for_what_is_deleted() {
+    ends_well(342);
+}

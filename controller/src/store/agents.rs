@@ -87,7 +87,7 @@ impl ResetServices {
 
 impl Store {
     /// Makes a token for the agent of an instance's host. Earlier ones stay good until they expire, since the guest may
-    /// have been given one of them already. The token itself is not stored.
+    /// have been given one of them already. The token itself is not stored; that of an instance that is gone is worth nothing.
     ///
     /// # Errors
     /// Internal.
@@ -103,14 +103,17 @@ impl Store {
             .execute(&mut *transaction)
             .await
             .map_err(failed)?;
-        query("insert into enrolment_token (hash, instance_id, generation, expires_at) values ($1, $2, $3, $4)")
-            .bind(token_hash(&token))
-            .bind(instance.to_string())
-            .bind(count(generation))
-            .bind(micros(now + lifetime))
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
+        query(
+            "insert into enrolment_token (hash, instance_id, generation, expires_at)
+             select $1, $2, $3, $4 where exists (select 1 from instance where id = $2 and deleted is null)",
+        )
+        .bind(token_hash(&token))
+        .bind(instance.to_string())
+        .bind(count(generation))
+        .bind(micros(now + lifetime))
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
         transaction.commit().await.map_err(failed)?;
         Ok(token)
     }

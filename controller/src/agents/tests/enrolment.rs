@@ -67,7 +67,11 @@ async fn unknown_expired_and_outdated_tokens_are_refused() {
     let instance = controller.instance(2).await;
     let expired = controller.store.issue_token(instance, 2, Duration::ZERO).await.unwrap();
     let old = controller.store.issue_token(instance, 1, DAY).await.unwrap();
-    let orphan = controller.store.issue_token(InstanceId::random(), 1, DAY).await.unwrap();
+    let gone = controller.instance(1).await;
+    let orphan = controller.store.issue_token(gone, 1, DAY).await.unwrap();
+    let mut tx = controller.store.begin().await.unwrap();
+    controller.store.mark_deleted(&mut tx, gone).await.unwrap();
+    tx.commit().await.unwrap();
     for (token, code) in [
         ("nonsense", Code::Unauthenticated),
         ("", Code::Unauthenticated),

@@ -207,3 +207,17 @@ async fn a_rename_finds_only_what_the_caller_may_change() {
     write!(fixture, mark_deleted(id));
     assert!(!fixture.store.rename_instance(id, None, "late").await.unwrap());
 }
+
+#[tokio::test]
+async fn no_token_is_left_of_an_instance_that_is_gone() {
+    let fixture = fixture().await;
+    let id = fixture.insert("demo").await;
+    let hour = std::time::Duration::from_secs(3600);
+    fixture.store.issue_token(id, 1, hour).await.unwrap();
+    assert_eq!(fixture.store.number("select count(*) from enrolment_token").await, 1);
+    write!(fixture, delete_agent(id));
+    write!(fixture, mark_deleted(id));
+    // A controller that had stalled comes back to making the host.
+    fixture.store.issue_token(id, 1, hour).await.unwrap();
+    assert_eq!(fixture.store.number("select count(*) from enrolment_token").await, 0);
+}
