@@ -14,8 +14,7 @@ use crate::api::fault::Fault;
 use crate::api::fields::{NewSize, Nothing, Reference, there};
 use crate::error::{Error, Result};
 
-/// One action by its name; of several the last one of this list counts. `promote_to_replica_source` and
-/// `eject_replica_source` are not built yet.
+/// One action by its name. `promote_to_replica_source` and `eject_replica_source` are not built yet.
 #[derive(Deserialize, ToSchema)]
 #[schema(min_properties = 1)]
 pub(in crate::api) struct Action {
