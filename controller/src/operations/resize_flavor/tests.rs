@@ -52,7 +52,7 @@ async fn a_failure_at_any_step_ends_in_the_old_size() {
 #[tokio::test]
 async fn going_back_gives_the_quota_back_once() {
     let (stage, operation) = make().await;
-    let usage = "select coalesce(sum(in_use), 0) from usage where resource = 'ram'";
+    let usage = "select cast(coalesce(sum(in_use), 0) as bigint) from usage where resource = 'ram'";
     let before = stage.context.store.number(usage).await;
     stage.compute.fail_next("ensure_host", ComputeError::Fatal("no host is large enough".to_owned()));
     stage.complete(operation).await.unwrap_err();
