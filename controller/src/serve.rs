@@ -74,12 +74,9 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     };
     let (runner, told) = (nudge.clone(), changes.clone());
     let app = App { store: store.clone(), agents, compute, config: config.clone(), runner, changes: told };
-    let mut router =
-        api::router(api::ApiState::new(app, identity.clone(), authorities.engines_pem().to_owned(), shutdown.clone()));
-    if let Some(service) = identity.service() {
-        router = router.nest("/identity", builtin::router(service));
-    }
-    router = router.layer(cors);
+    let built_in = identity.service().map(builtin::router);
+    let state = api::ApiState::new(app, identity.clone(), authorities.engines_pem().to_owned(), shutdown.clone());
+    let router = api::router(state, built_in).layer(cors);
 
     let monitor = match config.metrics.listen {
         Some(address) => Some(monitor::listen(address, store.clone(), hub.clone(), shutdown.clone()).await?),

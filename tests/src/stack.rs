@@ -399,11 +399,12 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let text = format!("--- the end of the controller's log\n{}\n", self.log_end());
-            // The harness shows standard error of failed tests; nothing better can be done with a failure here.
-            let _ = std::io::stderr().write_all(text.as_bytes());
-        }
+        let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        let ended =
+            ended.map_or_else(String::new, |status| format!("--- the controller had ended by itself: {status}\n"));
+        let text = format!("{ended}--- the end of the controller's log\n{}\n", self.log_end());
+        // The runner shows standard error of failed tests only; nothing better can be done with a failure here.
+        let _ = std::io::stderr().write_all(text.as_bytes());
         self.end_everything();
     }
 }

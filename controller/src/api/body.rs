@@ -1,16 +1,62 @@
 //! What a request is read into: JSON bodies, and what is said about others; paths and queries that are not well formed.
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::HeaderValue;
+use axum::http::header::{CONNECTION, CONTENT_TYPE};
 use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::form;
 use crate::error::{Error, Result};
+
+/// Largest body of a request.
+const LARGEST: usize = 256 * 1024;
+/// What is taken of a larger one, so that its sender comes to read the refusal.
+const DISCARDED: usize = 16 * 1024 * 1024;
+/// How long a body may take.
+const TIME: Duration = Duration::from_secs(30);
+
+/// Takes the whole body before anything is answered. Where an answer comes before the body, as a refusal for want of a token
+/// may, the server closes the connection after it, and the client's next request on it is lost.
+pub(super) async fn receive(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let refused = match tokio::time::timeout(TIME, read(body)).await {
+        Ok(Ok(bytes)) => return next.run(Request::from_parts(parts, bytes.into())).await,
+        Ok(Err(error)) => error,
+        Err(_) => Error::BadRequest(format!("The body did not arrive within {} s.", TIME.as_secs())),
+    };
+    let mut response = refused.into_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+async fn read(body: Body) -> Result<Bytes> {
+    let (mut chunks, mut bytes, mut size) = (body.into_data_stream(), Vec::new(), 0);
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| Error::BadRequest(format!("The body could not be read: {error}.")))?;
+        size += chunk.len();
+        if size <= LARGEST {
+            bytes.extend_from_slice(&chunk);
+        } else if size > DISCARDED {
+            break;
+        }
+    }
+    if size > LARGEST {
+        let message = format!("The body is larger than {} KiB.", LARGEST / 1024);
+        return Err(Error::OverLimit { message, retry_after_s: None });
+    }
+    Ok(bytes.into())
+}
 
 /// A body, read into its type; an answer too.
 pub(super) struct Json<T>(pub(super) T);
@@ -36,6 +82,7 @@ impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for Json<T> {
 /// JSON of the body; `None` where there is no body.
 async fn value<S: Send + Sync>(request: Request, state: &S) -> Result<Option<Value>> {
     let header = request.headers().get(CONTENT_TYPE).cloned();
+    let unread = |error| Error::internal("read a body that was received", error);
     let bytes = Bytes::from_request(request, state).await.map_err(unread)?;
     if bytes.is_empty() {
         return Ok(None);
@@ -49,13 +96,6 @@ async fn value<S: Send + Sync>(request: Request, state: &S) -> Result<Option<Val
     }
     let parsed = serde_json::from_slice(&bytes);
     parsed.map(Some).map_err(|error| Error::BadRequest(format!("The body is no JSON: {error}.")))
-}
-
-fn unread(rejection: BytesRejection) -> Error {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        return Error::OverLimit { message: "The body is larger than 256 KiB.".to_owned(), retry_after_s: None };
-    }
-    Error::BadRequest(format!("The body could not be read: {}.", rejection.body_text()))
 }
 
 /// Nothing has a NUL in its name, and one of the databases that the store runs on refuses such texts.

@@ -2,7 +2,6 @@
 //! Known routes that are not built yet answer 501; unknown paths and wrong methods 404.
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, map_request, map_response_with_state};
 use axum::routing::get;
 use serde_json::Value;
@@ -13,15 +12,12 @@ use utoipa_axum::routes;
 
 use super::openapi::{self, Document};
 use super::{
-    ApiState, auth, connection, databases, datastores, events, fault, flavors, instances, limits, mgmt, mgmt_versions,
-    operations, parameters, quotas, request, root, unbuilt, users, versions,
+    ApiState, auth, body, connection, databases, datastores, events, fault, flavors, instances, limits, mgmt,
+    mgmt_versions, operations, parameters, quotas, request, root, unbuilt, users, versions,
 };
 
-/// Largest body of a request.
-const BODY_BYTES: usize = 256 * 1024;
-
-/// Every path of the API, to be served at the root.
-pub fn router(state: ApiState) -> Router {
+/// Every path of the service, to be served at the root; `identity` is the one that is built in, if it is used.
+pub fn router(state: ApiState, identity: Option<Router>) -> Router {
     let (routes, document) = described();
     let document = Document::of(&document);
     let routes = routes
@@ -30,14 +26,18 @@ pub fn router(state: ApiState) -> Router {
         .nest("/v1.0/{project}", unbuilt::routes())
         .fallback(fault::unknown_path)
         .method_not_allowed_fallback(fault::unknown_path)
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(CatchPanicLayer::custom(fault::panicked))
         .layer(map_response_with_state(state.clone(), auth::challenge))
         .layer(from_fn(request::identify))
         .layer(from_fn(request::measure))
         .with_state(state);
     // Paths are tidied before they are matched, so this stands around the routes and not in them.
-    Router::new().fallback_service(ServiceBuilder::new().layer(map_request(request::tidy_path)).service(routes))
+    let mut all =
+        Router::new().fallback_service(ServiceBuilder::new().layer(map_request(request::tidy_path)).service(routes));
+    if let Some(identity) = identity {
+        all = all.nest("/identity", identity.layer(CatchPanicLayer::custom(fault::panicked)));
+    }
+    all.layer(from_fn(body::receive))
 }
 
 /// The routes that are built, and the description of them.

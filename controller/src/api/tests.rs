@@ -1,11 +1,14 @@
 //! The real router over a real store; agent and host do as they are told.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use trove_strategy::{Parameter, ParameterType};
@@ -53,7 +56,8 @@ async fn bench() -> Bench {
     let [member, admin, reader] = <[String; 3]>::try_from(tokens).unwrap();
     let engines_authority_pem = "-----BEGIN CERTIFICATE-----".to_owned();
     let identity = Identity::builtin(identity, Policy::load(None).unwrap());
-    let router = router(ApiState::new(world.app.clone(), identity, engines_authority_pem, CancellationToken::new()));
+    let state = ApiState::new(world.app.clone(), identity, engines_authority_pem, CancellationToken::new());
+    let router = router(state, None);
     Bench { world, router, member, admin, reader }
 }
 
@@ -121,6 +125,27 @@ async fn what_is_not_there_and_what_is_not_built_are_told_apart() {
         assert_eq!(answer.status.as_u16(), status, "{method} {path}: {}", answer.body);
         assert!(answer.headers.contains_key("x-openstack-request-id"), "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_refusal_that_comes_before_the_body_leaves_the_connection_open() {
+    let bench = bench().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let served = tokio::spawn(axum::serve(listener, bench.router.clone()).into_future());
+    let head =
+        "POST /v1.0/p/instances HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n";
+    let mut answers = [0; 8192];
+    for n in 0..3 {
+        client.write_all(head.as_bytes()).await.unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(50), client.read(&mut answers)).await;
+        assert!(early.is_err(), "{n}: answered before the body: {early:?}");
+        client.write_all(b"{}").await.unwrap();
+        let read = client.read(&mut answers).await.unwrap();
+        let answer = String::from_utf8_lossy(&answers[..read]);
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{n}: {answer}");
+    }
+    served.abort();
 }
 
 #[tokio::test]
