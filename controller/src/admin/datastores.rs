@@ -11,8 +11,12 @@ pub(super) async fn dispatch(verb: DatastoreVerb) -> Result<()> {
     match verb {
         DatastoreVerb::List(place) => {
             let mut text = format!("{:<38} {:<14} {:<8} {:<10} ACTIVE\n", "ID", "DATASTORE", "VERSION", "NUMBER");
-            for datastore in
-                existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?.list_datastores().await?
+            for datastore in existing(&place.state)?
+                .store(&Config::load(place.config.as_deref())?)
+                .await?
+                .list_datastores()
+                .await?
+                .iter()
             {
                 for version in &datastore.versions {
                     let default = if datastore.default_version == Some(version.id) { " (default)" } else { "" };

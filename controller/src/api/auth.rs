@@ -39,8 +39,8 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         let token = parts.headers.get("x-auth-token").and_then(|value| value.to_str().ok());
         let missing = || Error::Unauthorized("The header X-Auth-Token is missing. Log in first.".to_owned());
-        let ApiState { identity, rates, .. } = ApiState::from_ref(state);
-        let caller = identity.authenticate(token.ok_or_else(missing)?).await?;
+        let api = ApiState::from_ref(state);
+        let caller = api.identity.authenticate(token.ok_or_else(missing)?).await?;
         let params = RawPathParams::from_request_parts(parts, state).await;
         let params = params.map_err(|error| Error::BadRequest(format!("The path is not well formed: {error}.")))?;
         let project = params.iter().find_map(|(name, value)| (name == "project").then_some(value));
@@ -48,10 +48,10 @@ where
             return Err(Error::Forbidden("The project in the path is not the one that the token is for.".to_owned()));
         }
         if let Some(kind) = Kind::of(&parts.method, parts.uri.path()) {
-            rates.take(&caller.project, kind, Instant::now())?;
+            api.rates.take(&caller.project, kind, Instant::now())?;
         }
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-        Ok(Self { caller, request_id, identity })
+        Ok(Self { caller, request_id, identity: api.identity.clone() })
     }
 }
 

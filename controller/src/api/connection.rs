@@ -67,7 +67,7 @@ pub(super) async fn show(
         port: instance.port,
         tls_port: manifest.identity.tls_port,
         ca_pem: state.engines_authority_pem.to_string(),
-        client: manifest.identity.client.into(),
+        client: manifest.identity.client.clone().into(),
         database: None,
     };
     Ok(Json(ConnectionBody { connection }))

@@ -33,6 +33,7 @@ mod unbuilt;
 mod users;
 mod versions;
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 pub use cors::cors;
@@ -44,14 +45,25 @@ use crate::identity::Identity;
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
-pub struct ApiState {
+pub struct ApiState(Arc<Shared>);
+
+impl Deref for ApiState {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// What [`ApiState`] shares.
+pub struct Shared {
     /// The use cases.
     pub app: App,
     /// Who asks.
     pub identity: Arc<Identity>,
     /// PEM of the authority that tenants trust.
-    pub engines_authority_pem: Arc<str>,
-    rates: Arc<rates::Rates>,
+    pub engines_authority_pem: String,
+    rates: rates::Rates,
     streams: events::Streams,
     shutdown: CancellationToken,
 }
@@ -59,14 +71,14 @@ pub struct ApiState {
 impl ApiState {
     /// With nothing counted yet of how often anyone asked. Streams end when `shutdown` is cancelled.
     pub fn new(app: App, identity: Arc<Identity>, engines_authority_pem: String, shutdown: CancellationToken) -> Self {
-        let rates = Arc::new(rates::Rates::new(app.config.rate_limits.clone()));
-        Self {
+        let rates = rates::Rates::new(app.config.rate_limits.clone());
+        Self(Arc::new(Shared {
             app,
             identity,
-            engines_authority_pem: engines_authority_pem.into(),
+            engines_authority_pem,
             rates,
             streams: events::Streams::default(),
             shutdown,
-        }
+        }))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use secrecy::SecretString;
 use trove_strategy::Manifest;
@@ -24,8 +25,9 @@ use crate::store::quota::Amounts;
 struct Checked {
     flavor: Flavor,
     volume_gib: u64,
+    datastore: Datastore,
     version: Version,
-    manifest: Manifest,
+    manifest: Arc<Manifest>,
 }
 
 impl App {
@@ -47,10 +49,10 @@ impl App {
         let amounts = Amounts::instance(checked.flavor.ram_mib, checked.volume_gib);
         let mut tx = self.store.begin().await?;
         self.store.take_quota(&mut tx, &caller.project, amounts, |resource| self.default_limit(resource)).await?;
-        self.store.insert_instance(&mut tx, &row).await?;
+        let created = self.store.insert_instance(&mut tx, &row).await?;
         let accepted = self.submit(tx, operation).await?;
-        let instance = self.get_instance(caller, id).await?;
-        Ok((instance, root, accepted))
+        let instance = row.instance(&checked.datastore, checked.version, created);
+        Ok((self.with_expiry(instance), root, accepted))
     }
 
     async fn check_order(&self, order: &NewInstance) -> Result<Checked> {
@@ -79,7 +81,7 @@ impl App {
         let manifest = self.manifest(&version).await?;
         let volume_gib = self.check_volume(order.volume_gib, &manifest)?;
         check_accounts(order, &datastore, &manifest)?;
-        Ok(Checked { flavor, volume_gib, version, manifest })
+        Ok(Checked { flavor, volume_gib, datastore, version, manifest })
     }
 
     /// The size to be stored; 0 without a volume.

@@ -1,5 +1,7 @@
 //! Datastores and their versions.
 
+use std::sync::Arc;
+
 use trove_strategy::{Manifest, Parameter};
 
 use super::names::shown;
@@ -22,13 +24,13 @@ impl Datastore {
 }
 
 impl App {
-    /// All of them by name, without those of which the caller may see no version. One query.
+    /// All of them by name, without those of which the caller may see no version.
     ///
     /// # Errors
     /// Internal only.
     pub async fn list_datastores(&self, admin: bool) -> Result<Vec<Datastore>> {
         let all = self.store.list_datastores().await?;
-        let visible = all.into_iter().map(|datastore| datastore.visible(admin));
+        let visible = all.iter().map(|datastore| datastore.clone().visible(admin));
         Ok(visible.filter(|datastore| !datastore.versions.is_empty()).collect())
     }
 
@@ -69,7 +71,7 @@ impl App {
     ///
     /// # Errors
     /// 404: it was taken away meanwhile.
-    pub(super) async fn manifest(&self, version: &Version) -> Result<Manifest> {
+    pub(super) async fn manifest(&self, version: &Version) -> Result<Arc<Manifest>> {
         let missing = || Error::NotFound(no_version(&version.name));
         self.store.get_manifest(version.id).await?.ok_or_else(missing)
     }
@@ -79,7 +81,7 @@ impl App {
     /// # Errors
     /// As [`App::manifest`].
     pub async fn parameters(&self, version: &Version) -> Result<Vec<Parameter>> {
-        Ok(self.manifest(version).await?.parameters)
+        Ok(self.manifest(version).await?.parameters.clone())
     }
 
     /// A parameter of a version by its name.
@@ -166,14 +168,14 @@ impl App {
         tx.commit().await.map_err(|error| Error::internal("remove a datastore", error))
     }
 
-    /// The version that an order means. One query.
+    /// The version that an order means.
     ///
     /// # Errors
     /// 404 unknown datastore; 400 for the rest: none named and no default, unknown, ambiguous or inactive version.
     pub(super) async fn resolve_version(&self, wanted: &Wanted<'_>) -> Result<(Datastore, Version)> {
         let datastore = match wanted.datastore.or(self.config.default_datastore.as_deref()) {
             Some(name) => self.store.get_datastore(name).await?.ok_or_else(|| no_datastore(name))?,
-            None => only(self.store.list_datastores().await?)?,
+            None => only(&self.store.list_datastores().await?)?,
         };
         let version = pick(&datastore, wanted)?.clone();
         if version.active {
@@ -192,11 +194,10 @@ pub(super) struct Wanted<'a> {
 }
 
 /// The only datastore of which something can be ordered.
-fn only(datastores: Vec<Datastore>) -> Result<Datastore> {
-    let mut orderable =
-        datastores.into_iter().filter(|datastore| datastore.versions.iter().any(|version| version.active));
+fn only(datastores: &[Datastore]) -> Result<Datastore> {
+    let mut orderable = datastores.iter().filter(|datastore| datastore.versions.iter().any(|version| version.active));
     match (orderable.next(), orderable.next()) {
-        (Some(datastore), None) => Ok(datastore),
+        (Some(datastore), None) => Ok(datastore.clone()),
         _ => Err(Error::BadRequest("Please specify a datastore: there is no default datastore.".to_owned())),
     }
 }

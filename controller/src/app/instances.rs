@@ -1,5 +1,7 @@
 //! Instances: what a tenant orders, sees, renames, restarts and deletes.
 
+use std::sync::Arc;
+
 use trove_strategy::Manifest;
 
 use super::sight::{may_see, not_found};
@@ -71,7 +73,11 @@ impl App {
     ///
     /// # Errors
     /// 404.
-    pub async fn get_instance_with_manifest(&self, caller: &Caller, id: InstanceId) -> Result<(Instance, Manifest)> {
+    pub async fn get_instance_with_manifest(
+        &self,
+        caller: &Caller,
+        id: InstanceId,
+    ) -> Result<(Instance, Arc<Manifest>)> {
         let found = self.store.get_instance_with_manifest(id).await?;
         let found = found.filter(|(instance, _)| may_see(caller, instance) && instance.deleted.is_none());
         let (instance, manifest) = found.ok_or_else(|| not_found(id))?;

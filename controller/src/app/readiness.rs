@@ -7,6 +7,7 @@
 //! it; here the call waits for the last change that was queued before it. It could instead guess the outcome from the
 //! queue, but would then confirm what may still fail, and show accounts with which nobody can log in yet.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use trove_proto::v1::ErrorKind;
@@ -28,7 +29,7 @@ const EARLIER_CHANGES: Duration = Duration::from_secs(5);
 /// The instance that a call is about, with the rules of its datastore.
 pub(super) struct Subject {
     pub(super) instance: Instance,
-    pub(super) manifest: Manifest,
+    pub(super) manifest: Arc<Manifest>,
 }
 
 impl App {

@@ -59,7 +59,7 @@ impl App {
         let change = AccountChange::EnableRoot { password: Sealed::new(&self.store.seal, &password)? };
         let operation = self.queue(caller, request_id, &subject, vec![change]).await?.operation;
         match self.await_end(operation, ENABLED_WITHIN).await? {
-            Some(Ok(())) => Ok(RootAccount { name: subject.manifest.identity.root_user, password, operation }),
+            Some(Ok(())) => Ok(RootAccount { name: subject.manifest.identity.root_user.clone(), password, operation }),
             Some(Err(reason)) => Err(Error::Unprocessable(format!("Root of instance {id} was not enabled: {reason}"))),
             None => Err(Error::Unprocessable(format!(
                 "Root of instance {id} is not enabled yet: operation {operation} is still under way."

@@ -1,4 +1,5 @@
-//! Rows of instances. A list and a show are one query each, joined with the datastore and with what the agent last said.
+//! Rows of instances. A list and a show are one query each, joined with what the agent last said; what their versions are
+//! called is believed (`store/believed.rs`).
 //!
 //! Methods with `conn` take part in the caller's transaction. Each of them is idempotent, touches only an instance that
 //! is not deleted, and sets `updated`.
@@ -6,6 +7,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
@@ -14,8 +16,9 @@ use trove_strategy::{Installation, Manifest, Size};
 use super::{Store, from_micros};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId, VersionId};
-use crate::model::{Access, Fault, Flavor, Instance, InstanceLabels, Nic};
+use crate::model::{Access, Datastore, Fault, Flavor, Instance, InstanceLabels, Nic, Version};
 use crate::state::{Heard, HostState, Service, Task};
+use crate::store::datastores::Kind;
 use crate::store::quota::Amounts;
 use crate::store::sql::{Column, Connection, Row, query};
 
@@ -25,13 +28,11 @@ mod sizes;
 /// the last controller lost its agent, and the greatest number while one hears it.
 const SELECT: &str = "select i.id, i.project_id, i.name, i.flavor_id, i.flavor_name, i.ram_mib, i.vcpus, i.volume_gib, i.version_id, i.region, i.address, i.port, \
      i.access, i.nics, i.task, i.host, i.fault_message, i.fault_details, i.fault_created, i.root_enabled_at, i.root_enabled_by, i.created, i.updated, i.deleted, \
-     v.name as version_name, v.number as version_number, d.id as datastore_id, \
-     d.name as datastore_name, a.service, a.service_updated, a.volume_used_bytes, \
+     a.service, a.service_updated, a.volume_used_bytes, \
      (select max(case when l.lost_at is null and c.seen_until > $1 then 9223372036854775807 \
      else coalesce(l.lost_at, c.seen_until) end) from agent_link l join controller c on c.id = l.controller_id \
      where l.instance_id = i.id) as heard";
-const FROM: &str = " from instance i join datastore_version v on v.id = i.version_id \
-     join datastore d on d.id = v.datastore_id left join agent a on a.instance_id = i.id";
+const FROM: &str = " from instance i left join agent a on a.instance_id = i.id";
 
 /// What is stored of a new instance. It starts with task and host `building`, host generation 1.
 #[derive(Clone, Debug)]
@@ -58,6 +59,42 @@ pub struct NewRow {
     pub access: Option<Access>,
     /// Networks.
     pub nics: Vec<Nic>,
+}
+
+impl NewRow {
+    /// The instance as it is read once it was written, at `created`; its version is one of this datastore.
+    pub fn instance(self, datastore: &Datastore, version: Version, created: OffsetDateTime) -> Instance {
+        Instance {
+            id: self.id,
+            project: self.project,
+            name: self.name,
+            flavor: self.flavor,
+            volume_gib: self.volume_gib,
+            volume_used_bytes: None,
+            datastore_id: datastore.id,
+            datastore: datastore.name.clone(),
+            version_id: version.id,
+            version: version.name,
+            version_number: version.number,
+            region: self.region,
+            address: None,
+            port: self.port,
+            access: self.access,
+            nics: self.nics,
+            task: Task::Building,
+            service: Service::New,
+            service_updated: created,
+            host: HostState::Building,
+            heard: Heard::Never,
+            fault: None,
+            created,
+            updated: created,
+            deleted: None,
+            root_enabled: None,
+            heartbeat_expiry_s: 0,
+            read: created,
+        }
+    }
 }
 
 /// What the steps of an operation need to know to make a host and an assignment.
@@ -102,19 +139,35 @@ impl Store {
         let sql = AssertSqlSafe(format!("{SELECT}{FROM} where i.id = $2"));
         let row =
             query(sql).bind(now).bind(id.to_string()).fetch_optional(&self.read).await.map_err(failed("read", id))?;
-        row.map(|row| instance(&row, now)).transpose()
+        Ok(self.instances(row.as_slice(), now).await?.pop())
     }
 
     /// An instance that is not deleted, with the manifest of its version.
     ///
     /// # Errors
     /// Internal.
-    pub async fn get_instance_with_manifest(&self, id: InstanceId) -> Result<Option<(Instance, Manifest)>> {
-        let now = self.now_micros();
-        let sql = AssertSqlSafe(format!("{SELECT}, v.manifest{FROM} where i.id = $2 and i.deleted is null"));
-        let row =
-            query(sql).bind(now).bind(id.to_string()).fetch_optional(&self.read).await.map_err(failed("read", id))?;
-        row.map(|row| Ok((instance(&row, now)?, json(&row, "manifest")?))).transpose()
+    pub async fn get_instance_with_manifest(&self, id: InstanceId) -> Result<Option<(Instance, Arc<Manifest>)>> {
+        let found = self.get_instance(id).await?.filter(|instance| instance.deleted.is_none());
+        let Some(instance) = found else { return Ok(None) };
+        let manifest = self.get_manifest(instance.version_id).await?;
+        Ok(Some((instance, manifest.ok_or_else(|| damaged("version_id", &id.to_string()))?)))
+    }
+
+    /// Reads rows of [`SELECT`].
+    async fn instances(&self, rows: &[Row], now: i64) -> Result<Vec<Instance>> {
+        let mut kinds = self.kinds().await?;
+        let version = |row| parsed(row, "version_id").map(VersionId);
+        let mut instances = Vec::with_capacity(rows.len());
+        for row in rows {
+            let version = version(row)?;
+            if !kinds.contains_key(&version) {
+                // Registered by another controller since.
+                kinds = self.kinds_anew().await?;
+            }
+            let kind = kinds.get(&version).ok_or_else(|| damaged("version_id", &version.to_string()))?;
+            instances.push(instance(row, kind, now)?);
+        }
+        Ok(instances)
     }
 
     /// At most `limit` of a project's instances that are not deleted, by id, after `marker`.
@@ -134,7 +187,7 @@ impl Store {
             .fetch_all(&self.read)
             .await
             .map_err(|error| Error::internal("list the instances of a project", error))?;
-        rows.iter().map(|row| instance(row, now)).collect()
+        self.instances(&rows, now).await
     }
 
     /// At most `limit` instances of all projects after the first `offset`, by last change descending.
@@ -157,7 +210,7 @@ impl Store {
             .fetch_all(&self.read)
             .await
             .map_err(|error| Error::internal("list all instances", error))?;
-        rows.iter().map(|row| instance(row, now)).collect()
+        self.instances(&rows, now).await
     }
 
     /// The instances of a project, or of all, that are not deleted, by id.
@@ -171,7 +224,7 @@ impl Store {
         ));
         let rows = query(sql).bind(now).bind(project.map(|project| project.0.as_str())).fetch_all(&self.read).await;
         let rows = rows.map_err(|error| Error::internal("list the instances that there are", error))?;
-        rows.iter().map(|row| instance(row, now)).collect()
+        self.instances(&rows, now).await
     }
 
     /// What tells the figures of instances that are not deleted from each other.
@@ -217,11 +270,12 @@ impl Store {
         row.map(|row| host_facts(&row, id)).transpose()
     }
 
-    /// Inserts the row; quota is the caller's, in the same transaction.
+    /// Inserts the row, and says at what time; quota is the caller's, in the same transaction.
     ///
     /// # Errors
     /// Internal.
-    pub async fn insert_instance(&self, conn: &mut Connection, new: &NewRow) -> Result<()> {
+    pub async fn insert_instance(&self, conn: &mut Connection, new: &NewRow) -> Result<OffsetDateTime> {
+        let created = self.now_micros();
         let written = |what, error| Error::internal(format!("write {what} of instance {}", new.id), error);
         let access = new.access.as_ref().map(serde_json::to_string).transpose();
         query(
@@ -245,11 +299,11 @@ impl Store {
         .bind(serde_json::to_string(&new.nics).map_err(|error| written("nics", error))?)
         .bind(Task::Building.tag())
         .bind(HostState::Building.tag())
-        .bind(self.now_micros())
+        .bind(created)
         .execute(conn)
         .await
         .map_err(failed("insert", new.id))?;
-        Ok(())
+        Ok(from_micros(created))
     }
 
     /// Renames it. `false`: there is none of that project, or of any when `project` is `None`.
@@ -524,7 +578,7 @@ fn host_facts(row: &Row, id: InstanceId) -> Result<HostFacts> {
 }
 
 /// One as it was at `now`.
-fn instance(row: &Row, now: i64) -> Result<Instance> {
+fn instance(row: &Row, kind: &Kind, now: i64) -> Result<Instance> {
     let created = time(row, "created")?;
     let access: Option<String> = column(row, "access")?;
     let access = access.map(|text| serde_json::from_str(&text)).transpose();
@@ -536,11 +590,11 @@ fn instance(row: &Row, now: i64) -> Result<Instance> {
         flavor: flavor(row)?,
         volume_gib: unsigned(row, "volume_gib")?,
         volume_used_bytes: used.and_then(|bytes| u64::try_from(bytes).ok()),
-        datastore_id: parsed(row, "datastore_id")?,
-        datastore: column(row, "datastore_name")?,
-        version_id: parsed(row, "version_id")?,
-        version: column(row, "version_name")?,
-        version_number: column(row, "version_number")?,
+        datastore_id: kind.datastore_id,
+        datastore: kind.datastore.clone(),
+        version_id: kind.version.id,
+        version: kind.version.name.clone(),
+        version_number: kind.version.number.clone(),
         region: column(row, "region")?,
         address: address(row)?,
         port: narrow(row, "port")?,

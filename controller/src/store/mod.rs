@@ -5,30 +5,38 @@
 //! times are bigint microseconds since 1970 (UTC); JSON is text. Columns are named, never `*`, since a newer
 //! controller may have added some. Each query is a named method in the file of its subject.
 
+use std::collections::HashMap;
 use std::fs::Permissions;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr};
 use time::OffsetDateTime;
+use trove_strategy::Manifest;
 
 use crate::error::{Error, Result};
+use crate::ids::VersionId;
+use crate::model::Datastore;
 use crate::seal::Seal;
 use crate::store::agents::ResetServices;
+use crate::store::believed::Believed;
 #[cfg(test)]
 pub(crate) use crate::store::clock::Clock;
 #[cfg(not(test))]
 use crate::store::clock::Clock;
+use crate::store::datastores::Kind;
 use crate::store::sql::{Connection, News, Pool, Transaction};
 
 pub mod agents;
 pub mod assignments;
 pub mod authorities;
+mod believed;
 mod clock;
 pub mod controllers;
 pub mod datastores;
@@ -42,14 +50,10 @@ pub mod queue;
 pub mod quota;
 pub mod sql;
 
-/// Connections to PostgreSQL that read; one of them listens.
-const READERS: u32 = 8;
+/// Connections to PostgreSQL that read.
+const READERS: usize = 8;
 /// Connections to PostgreSQL that write, one after the other.
-const WRITERS: u32 = 2;
-/// How long a caller waits for a connection.
-const STORE_WAIT: Duration = Duration::from_secs(10);
-/// How long a connection to PostgreSQL that lies idle is believed to be good.
-const BELIEVED: Duration = Duration::from_secs(1);
+const WRITERS: usize = 2;
 /// How long PostgreSQL lets a controller that has stopped keep others from writing.
 const IDLE_IN_TRANSACTION: &str = "5s";
 /// How long a statement, or its wait for others that write, may take on PostgreSQL.
@@ -68,6 +72,10 @@ pub struct Store {
     clock: Clock,
     /// Instances whose stored service is older than what their agent says (`store/agents.rs`).
     pub(crate) reset_services: ResetServices,
+    /// Every datastore with every version.
+    datastores: Believed<(), Arc<[Datastore]>>,
+    kinds: Believed<(), Arc<HashMap<VersionId, Kind>>>,
+    manifests: Believed<VersionId, Option<Arc<Manifest>>>,
 }
 
 /// The migrations in their order; append-only.
@@ -133,13 +141,14 @@ impl Store {
         let write = pool.connect_with(options).await.map_err(failed)?;
         migrator().run(&write).await.map_err(|error| Error::internal(format!("migrate {}", path.display()), error))?;
         let clock = Clock::new(micros(OffsetDateTime::now_utc()));
-        Ok(Self {
-            read: Pool::readers(&path, clock.clone()).map_err(failed)?,
-            write: Pool::sqlite(write, clock.clone()),
-            seal,
-            clock,
-            reset_services: ResetServices::default(),
-        })
+        let read = Pool::readers(&path, clock.clone()).map_err(failed)?;
+        Ok(Self::over(read, Pool::sqlite(write, clock.clone()), seal, clock))
+    }
+
+    fn over(read: Pool, write: Pool, seal: Seal, clock: Clock) -> Self {
+        let reset_services = ResetServices::default();
+        let (datastores, kinds, manifests) = (Believed::default(), Believed::default(), Believed::default());
+        Self { read, write, seal, clock, reset_services, datastores, kinds, manifests }
     }
 
     /// Opens the store on PostgreSQL at `url`, which names no password, and brings its schema up to date.
@@ -163,37 +172,25 @@ impl Store {
         }
         let place = format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(""));
         let failed = |error: sqlx::Error| Error::internal(format!("open the store on PostgreSQL at {place}"), error);
-        // Writers wait for each other, and must not keep those who read from a connection.
-        let pool = |size| {
-            let pool = PgPoolOptions::new().max_connections(size).acquire_timeout(STORE_WAIT);
-            // One that was in use a moment ago is believed to be good; the pool would ask each time.
-            let pool = pool.test_before_acquire(false).before_acquire(|connection, facts| {
-                Box::pin(async move {
-                    if facts.idle_for < BELIEVED {
-                        return Ok(true);
-                    }
-                    connection.ping().await.map(|()| true)
-                })
-            });
-            pool.connect_with(options.clone())
-        };
-        let (read, write) = (pool(READERS).await.map_err(failed)?, pool(WRITERS).await.map_err(failed)?);
+        let mut first = PgConnection::connect_with(&options).await.map_err(failed)?;
         migrator()
-            .run(&write)
+            .run(&mut first)
             .await
             .map_err(|error| Error::internal(format!("migrate the store on PostgreSQL at {place}"), error))?;
+        drop(first);
         let clock = Clock::new(micros(OffsetDateTime::now_utc()));
-        let read = Pool::postgres(read, clock.clone());
+        // Writers wait for each other, and must not keep those who read from a connection.
+        let read = Pool::postgres(options.clone(), READERS, clock.clone());
         read.now().await.map_err(failed)?;
-        let write = Pool::postgres(write, clock.clone());
-        Ok(Self { read, write, seal, clock, reset_services: ResetServices::default() })
+        let write = Pool::postgres(options, WRITERS, clock.clone());
+        Ok(Self::over(read, write, seal, clock))
     }
 
     /// One of several controllers on the simulator's database; `clock` is that of its machine.
     #[cfg(test)]
     pub(crate) fn simulated(link: sql::simulated::Link, clock: Clock, seal: Seal) -> Self {
         let pool = Pool::simulated(link, clock.clone());
-        Self { read: pool.clone(), write: pool, seal, clock, reset_services: ResetServices::default() }
+        Self::over(pool.clone(), pool, seal, clock)
     }
 
     /// The simulator's database at this time (microseconds since 1970), with whatever else is to stand in it.

@@ -70,31 +70,25 @@ impl Status {
 }
 
 impl Store {
-    /// Writes an operation into the caller's transaction. Afterwards the caller commits and nudges the runner.
+    /// Writes an operation into the caller's transaction. Afterwards the caller commits and nudges the runner; on an error
+    /// the transaction must be rolled back.
     ///
     /// # Errors
     /// 422 when it is of the life-cycle lane and another such operation is active on the instance.
     pub async fn enqueue(&self, conn: &mut Connection, new: NewOperation) -> Result<OperationId> {
         let instance = new.origin.instance.to_string();
-        if new.lane == Lane::Lifecycle
-            && let Some(kind) = active_lifecycle(conn, &instance).await?
-        {
-            return Err(Error::Unprocessable(format!(
-                "Instance {instance} is not currently available for an action to be performed \
-                 (operation {kind} is in progress)."
-            )));
-        }
         conn.announce(News::Work);
         let id = OperationId::random();
         let failed = |error| Error::internal(format!("write operation {} of instance {instance}", new.kind), error);
         let json = |error| Error::internal(format!("write operation {} of instance {instance}", new.kind), error);
+        let [seq, changed] = draw(conn, [SEQUENCE, CHANGE]).await?;
         query(
             "insert into operation (id, seq, kind, version, project_id, instance_id, lane, request_id, user_id, \
              status, state, steps, position, attempt, lease_until, fence, not_before, cancel, created, changed) \
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'queued', $10, $11, 0, 1, 0, 0, 0, false, $12, $13)",
         )
         .bind(id.to_string())
-        .bind(draw(conn, SEQUENCE).await?)
+        .bind(seq)
         .bind(new.kind)
         .bind(i64::from(new.version))
         .bind(&new.origin.project.0)
@@ -105,19 +99,30 @@ impl Store {
         .bind(new.state.to_string())
         .bind(serde_json::to_string(&new.steps).map_err(json)?)
         .bind(self.now_micros())
-        .bind(draw(conn, CHANGE).await?)
+        .bind(changed)
         .execute(&mut *conn)
         .await
         .map_err(failed)?;
         insert_steps(conn, id, &new.steps).await.map_err(failed)?;
-        query("insert into operation_target (operation_id, resource, lane, active) values ($1, $2, $3, true)")
-            .bind(id.to_string())
-            .bind(&instance)
-            .bind(new.lane.tag())
-            .execute(&mut *conn)
-            .await
-            .map_err(failed)?;
-        Ok(id)
+        // One life-cycle operation at a time is the index's rule.
+        let held = query(
+            "insert into operation_target (operation_id, resource, lane, active) values ($1, $2, $3, true) \
+             on conflict do nothing",
+        )
+        .bind(id.to_string())
+        .bind(&instance)
+        .bind(new.lane.tag())
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+        if held.rows_affected() == 1 {
+            return Ok(id);
+        }
+        let kind = active_lifecycle(conn, &instance).await?.unwrap_or_default();
+        Err(Error::Unprocessable(format!(
+            "Instance {instance} is not currently available for an action to be performed \
+             (operation {kind} is in progress)."
+        )))
     }
 
     /// Ends the operations of these lanes on an instance: those that wait at once, the one that runs at its next safe
@@ -129,7 +134,7 @@ impl Store {
         let failed = |error| Error::internal(format!("cancel the operations of instance {instance}"), error);
         conn.announce(News::Work);
         for lane in lanes {
-            let change = draw(conn, CHANGE).await?;
+            let [change] = draw(conn, [CHANGE]).await?;
             query(
                 "update operation set \
                  cancel = true, changed = $3, \
@@ -233,7 +238,7 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn draw_fence(&self, conn: &mut Connection) -> Result<i64> {
-        draw(conn, FENCE).await
+        draw(conn, [FENCE]).await.map(|[fence]| fence)
     }
 }
 
@@ -332,18 +337,24 @@ async fn active_lifecycle(conn: &mut Connection, instance: &str) -> Result<Optio
     .map_err(|error| Error::internal(format!("look for operations on instance {instance}"), error))
 }
 
-/// The next number of a counter.
-async fn draw(conn: &mut Connection, counter: &'static str) -> Result<i64> {
-    if counter == CHANGE {
+/// The next number of each of these counters.
+async fn draw<const N: usize>(conn: &mut Connection, counters: [&'static str; N]) -> Result<[i64; N]> {
+    if counters.contains(&CHANGE) {
         conn.announce(News::Changed);
     }
-    query(
-        "insert into counter (name, value) values ($1, 1) \
-         on conflict (name) do update set value = counter.value + 1 returning value",
-    )
-    .bind(counter)
-    .fetch_one(conn)
-    .await
-    .and_then(|row| row.try_get(0))
-    .map_err(|error| Error::internal(format!("draw the next {counter} number"), error))
+    let failed = |error| Error::internal(format!("draw the next {} numbers", counters.join(" and ")), error);
+    let rows: Vec<String> = (1..=N).map(|n| format!("(${n}, 1)")).collect();
+    let sql = AssertSqlSafe(format!(
+        "insert into counter (name, value) values {} \
+         on conflict (name) do update set value = counter.value + 1 returning name, value",
+        rows.join(", ")
+    ));
+    let insert = counters.iter().fold(query(sql), |insert, counter| insert.bind(*counter));
+    let mut drawn = [0; N];
+    for row in insert.fetch_all(conn).await.map_err(failed)? {
+        let name: String = row.try_get("name").map_err(failed)?;
+        let value = row.try_get("value").map_err(failed)?;
+        counters.iter().zip(&mut drawn).filter(|(counter, _)| **counter == name).for_each(|(_, drawn)| *drawn = value);
+    }
+    Ok(drawn)
 }

@@ -6,13 +6,14 @@
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 
-use sqlx::postgres::{PgArguments, PgListener, PgPool, PgRow, Postgres};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgListener, PgPoolOptions, PgRow, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool, SqliteRow};
-use sqlx::{AssertSqlSafe, ColumnIndex, Decode, Executor as _, Row as _, SqlStr, Type};
+use sqlx::{ColumnIndex, Decode, Row as _, SqlStr, Type};
 
 use super::clock::Clock;
 
 mod direct;
+mod server;
 #[cfg(test)]
 pub(crate) mod simulated;
 
@@ -129,7 +130,11 @@ macro_rules! on {
                     $row(Answer::$call(changed, rows)?.into())
                 }
                 Database::Sqlite(pool) => $row(sqlite(sql, values).$call(pool).await?.into()),
-                Database::Postgres(pool) => $row(postgres(sql, values).$call(pool).await?.into()),
+                Database::Postgres(connections) => {
+                    let mut taken = connections.take().await?;
+                    let answer = postgres(sql, values).$call(&mut taken.connection).await;
+                    $row(taken.give_back_after(answer)?.into())
+                }
             },
             Target::Connection(connection) => match &mut connection.inner {
                 #[cfg(test)]
@@ -138,7 +143,7 @@ macro_rules! on {
                     $row(Answer::$call(changed, rows)?.into())
                 }
                 Inner::Sqlite(connection) => $row(sqlite(sql, values).$call(&mut **connection).await?.into()),
-                Inner::Postgres(connection) => $row(postgres(sql, values).$call(&mut **connection).await?.into()),
+                Inner::Postgres(session) => $row(postgres(sql, values).$call(session.connection()?).await?.into()),
             },
         }
     }};
@@ -344,7 +349,7 @@ enum Database {
     Simulated(simulated::Link),
     Direct(direct::Readers),
     Sqlite(SqlitePool),
-    Postgres(PgPool),
+    Postgres(server::Connections),
 }
 
 impl Pool {
@@ -367,9 +372,9 @@ impl Pool {
         Self { database: Database::Simulated(link), clock }
     }
 
-    /// Over PostgreSQL.
-    pub(super) fn postgres(pool: PgPool, clock: Clock) -> Self {
-        Self { database: Database::Postgres(pool), clock }
+    /// Over PostgreSQL, with so many connections at most.
+    pub(super) fn postgres(options: PgConnectOptions, most: usize, clock: Clock) -> Self {
+        Self { database: Database::Postgres(server::Connections::new(options, most)), clock }
     }
 
     /// Whether other controllers may be on the same database.
@@ -386,8 +391,9 @@ impl Pool {
             #[cfg(test)]
             Database::Simulated(link) => link.listen(told).await,
             Database::Sqlite(_) | Database::Direct(_) => Ok(()),
-            Database::Postgres(pool) => {
-                let mut listener = PgListener::connect_with(pool).await?;
+            Database::Postgres(connections) => {
+                let own = PgPoolOptions::new().max_connections(1).connect_lazy_with(connections.options().clone());
+                let mut listener = PgListener::connect_with(&own).await?;
                 listener.listen(CHANNEL).await?;
                 told(News::Work);
                 loop {
@@ -404,26 +410,17 @@ impl Pool {
     /// # Errors
     /// As sqlx's.
     pub(super) async fn begin(&self) -> sqlx::Result<Transaction> {
-        count_statement();
         let inner = match &self.database {
             #[cfg(test)]
             Database::Simulated(link) => Inner::Simulated(link.begin().await?),
             Database::Direct(_) => return Err(sqlx::Error::Protocol("these connections only read".to_owned())),
-            Database::Sqlite(pool) => Inner::Sqlite(pool.begin_with("begin immediate").await?),
-            Database::Postgres(pool) => {
-                let pool = pool.clone();
-                // In a task of its own: sqlx forgets a transaction whose begin is dropped while it is under way, and the
-                // connection would go back to the pool inside of it. A finished one that nobody takes is rolled back.
-                let begun = tokio::spawn(async move {
-                    let mut tx = pool.begin().await?;
-                    count_statement();
-                    sqlx::query("select pg_advisory_xact_lock($1)").bind(WRITER).execute(&mut *tx).await?;
-                    Ok::<_, sqlx::Error>(tx)
-                });
-                Inner::Postgres(begun.await.map_err(|_| sqlx::Error::WorkerCrashed)??)
+            Database::Sqlite(pool) => {
+                count_statement();
+                Inner::Sqlite(pool.begin_with("begin immediate").await?)
             }
+            Database::Postgres(connections) => Inner::Postgres(server::Session::begin(connections, WRITER).await?),
         };
-        Ok(Transaction(Connection { inner, clock: self.clock.clone(), news: None }))
+        Ok(Transaction(Connection { inner, clock: self.clock.clone(), news: None, after_commit: Vec::new() }))
     }
 
     /// The database's own clock, microseconds since 1970.
@@ -435,7 +432,11 @@ impl Pool {
             #[cfg(test)]
             Database::Simulated(link) => Ok(link.read_clock(&self.clock)),
             Database::Sqlite(_) | Database::Direct(_) => Ok(self.clock.now()),
-            Database::Postgres(pool) => read_clock(pool, &self.clock).await,
+            Database::Postgres(connections) => {
+                let mut taken = connections.take().await?;
+                let now = read_clock(&mut taken.connection, &self.clock).await;
+                taken.give_back_after(now)
+            }
         }
     }
 }
@@ -455,6 +456,15 @@ pub struct Connection {
     clock: Clock,
     /// What controllers are told with the commit.
     news: Option<News>,
+    after_commit: Vec<AfterCommit>,
+}
+
+struct AfterCommit(Box<dyn FnOnce() + Send + Sync>);
+
+impl std::fmt::Debug for AfterCommit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AfterCommit")
+    }
 }
 
 #[derive(Debug)]
@@ -462,7 +472,7 @@ enum Inner {
     #[cfg(test)]
     Simulated(simulated::Session),
     Sqlite(sqlx::Transaction<'static, Sqlite>),
-    Postgres(sqlx::Transaction<'static, Postgres>),
+    Postgres(server::Session),
 }
 
 impl Connection {
@@ -475,13 +485,18 @@ impl Connection {
             #[cfg(test)]
             Inner::Simulated(session) => session.read_clock(&self.clock),
             Inner::Sqlite(_) => Ok(self.clock.now()),
-            Inner::Postgres(connection) => read_clock(&mut **connection, &self.clock).await,
+            Inner::Postgres(session) => read_clock(session.connection()?, &self.clock).await,
         }
     }
 
     /// That every controller is told of it with the commit.
     pub(super) fn announce(&mut self, news: News) {
         self.news = self.news.max(Some(news));
+    }
+
+    /// What is to be done once it may have been committed.
+    pub(super) fn after_commit(&mut self, work: impl FnOnce() + Send + Sync + 'static) {
+        self.after_commit.push(AfterCommit(Box::new(work)));
     }
 }
 
@@ -509,19 +524,19 @@ impl Transaction {
     /// # Errors
     /// As sqlx's: nothing is written, or, when the connection broke at the commit, it is not known.
     pub async fn commit(self) -> sqlx::Result<()> {
-        count_statement();
-        match self.0.inner {
+        let Connection { inner, news, after_commit, .. } = self.0;
+        let committed = match inner {
             #[cfg(test)]
-            Inner::Simulated(session) => session.commit(self.0.news).await,
+            Inner::Simulated(session) => session.commit(news).await,
             // One controller: it tells itself.
-            Inner::Sqlite(tx) => tx.commit().await,
-            Inner::Postgres(mut tx) => {
-                if let Some(news) = self.0.news {
-                    count_statement();
-                    tx.execute(AssertSqlSafe(format!("notify {CHANNEL}, '{}'", news.tag()))).await?;
-                }
+            Inner::Sqlite(tx) => {
+                count_statement();
                 tx.commit().await
             }
-        }
+            Inner::Postgres(session) => session.commit(news.map(|news| (CHANNEL, news.tag()))).await,
+        };
+        // Also when it failed: then it is not known.
+        after_commit.into_iter().for_each(|AfterCommit(work)| work());
+        committed
     }
 }

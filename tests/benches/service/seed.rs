@@ -35,7 +35,7 @@ impl Seed {
         let (store, config) = (service.store().await?, service.config()?);
         let authorities = Authorities::load(&store).await?;
         let specification = Specification::of(&config, store.agents_addresses(GRACE).await?);
-        let datastore = store.list_datastores().await?.into_iter().next().context("a datastore")?;
+        let datastore = store.list_datastores().await?.first().cloned().context("a datastore")?;
         let version = datastore.versions.into_iter().next().context("a version")?;
         let flavor = config.flavors.into_iter().next().context("a flavor")?;
         Ok(Self { store, authorities, specification, project: ProjectId(project.to_owned()), flavor, version })

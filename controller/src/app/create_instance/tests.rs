@@ -30,6 +30,9 @@ async fn an_order_writes_the_instance_its_use_and_its_operation() {
     let nudged = world.app.runner.subscribe();
     let (instance, root, accepted) = create(&world, order.clone()).await.unwrap();
 
+    let mut read = world.app.get_instance(&caller("demo"), instance.id).await.unwrap();
+    read.read = instance.read;
+    assert_eq!(format!("{read:?}"), format!("{instance:?}"), "it is answered as it will be read");
     assert_eq!(instance.status(), ("BUILD", ""));
     assert_eq!((instance.task, instance.host), (Task::Building, HostState::Building));
     assert_eq!((instance.nics, instance.access), (order.nics, order.access));

@@ -43,7 +43,8 @@ async fn inactive_versions_are_an_admins_matter() {
     assert_eq!(code(&app.get_version(false, "enginedb", "16").await), 400);
     assert_eq!(app.get_version(true, "enginedb", "16").await.unwrap().1.id, hidden);
 
-    world.run("update datastore_version set active = false where id = $1", world.fixture.version).await;
+    let inactive = VersionChange { active: Some(false), ..VersionChange::default() };
+    app.change_version(world.fixture.version, inactive).await.unwrap();
     assert!(app.list_datastores(false).await.unwrap().is_empty());
 }
 

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -15,6 +16,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// The kernel's flag of its own threads (PF_KTHREAD).
 const KERNEL_THREAD: u32 = 0x0020_0000;
+/// A thread that only sleeps needs little.
+const WAITER_STACK: usize = 64 * 1024;
+/// How long a process is taken to live where no thread can be had that would watch it.
+const WITHOUT_THREAD: Duration = Duration::from_secs(1);
 /// So many looks last longer than a program needs to take the place of another.
 const INSTANT: u32 = 200;
 
@@ -63,12 +68,25 @@ impl Handle {
     }
 
     /// Waits until it has ended; whether its parent has collected it does not matter. On a thread that sleeps in the
-    /// kernel, since the runtime's own way to watch a descriptor is unsafe to call.
+    /// kernel, since the runtime's own way to watch a descriptor is unsafe to call; and on none of the runtime's threads
+    /// for blocking work, which so many hosts would use up.
     pub(crate) async fn ended(&self) {
         let fd = Arc::clone(&self.fd);
-        let wait = move || while let Err(Errno::INTR) = poll(&mut [PollFd::new(&fd, PollFlags::IN)], None) {};
-        // The only failure is that the runtime ends, and then nobody asks.
-        let _ = tokio::task::spawn_blocking(wait).await;
+        let (told, heard) = tokio::sync::oneshot::channel();
+        let wait = move || {
+            while let Err(Errno::INTR) = poll(&mut [PollFd::new(&fd, PollFlags::IN)], None) {}
+            // Whoever waited may have gone.
+            let _ = told.send(());
+        };
+        let thread = std::thread::Builder::new().name("process-end".to_owned()).stack_size(WAITER_STACK);
+        if let Err(error) = thread.spawn(wait) {
+            tracing::error!("a process cannot be watched: start a thread: {error}");
+            // Whoever waits looks at the process again afterwards.
+            tokio::time::sleep(WITHOUT_THREAD).await;
+            return;
+        }
+        // It is always told.
+        let _ = heard.await;
     }
 }
 
@@ -223,6 +241,25 @@ mod tests {
         assert_eq!((stat.state, stat.parent, stat.terminal, stat.started), (b'S', 7, 34816, 98765));
         assert!(Stat::parse(b"42 (a").is_none());
         assert!(!Stat::parse(b"42 (a) Z 7 1 1 0 1 0 0 0 0 0 1 2 3 4 20 0 1 0 98765 0 0").unwrap().is_alive());
+    }
+
+    /// So that logins and locks do not wait for hosts to die.
+    #[test]
+    fn those_who_are_watched_take_no_thread_of_the_runtime() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let me = ProcessId::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+            let handle = Arc::new(me.open().unwrap().unwrap());
+            for _ in 0..3 {
+                let handle = handle.clone();
+                tokio::spawn(async move { handle.ended().await });
+            }
+            tokio::task::yield_now().await;
+            let work = tokio::time::timeout(Duration::from_secs(20), tokio::task::spawn_blocking(|| 1));
+            assert_eq!(work.await.unwrap().unwrap(), 1);
+        });
+        runtime.shutdown_background();
     }
 
     #[test]

@@ -62,7 +62,7 @@ async fn registering_again_brings_the_version_up_to_date() {
     assert_eq!(datastore.default_version, Some(fixture.version));
     assert_eq!(datastore.versions.len(), 1);
     assert_eq!(datastore.versions[0].number, "15.19");
-    assert_eq!(fixture.store.get_manifest(fixture.version).await.unwrap(), Some(patched));
+    assert_eq!(fixture.store.get_manifest(fixture.version).await.unwrap(), Some(patched.into()));
     assert!(!datastore.versions[0].active, "what an operator has deactivated stays so");
 }
 

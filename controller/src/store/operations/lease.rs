@@ -108,6 +108,7 @@ impl Store {
         }
         let Some(row) = asked.fetch_optional(&mut *tx).await.map_err(failed)? else { return Ok(None) };
         let id: String = row.try_get(0).map_err(failed)?;
+        let [fence, change] = draw(&mut tx, [FENCE, CHANGE]).await?;
         let row = query(
             "update operation set owner = $2, lease_until = $3, fence = $4, changed = $5, \
              status = case status when 'queued' then 'running' else status end, \
@@ -117,8 +118,8 @@ impl Store {
         .bind(&id)
         .bind(owner)
         .bind(now + span(lease))
-        .bind(draw(&mut tx, FENCE).await?)
-        .bind(draw(&mut tx, CHANGE).await?)
+        .bind(fence)
+        .bind(change)
         .bind(now)
         .fetch_one(&mut *tx)
         .await
@@ -197,7 +198,7 @@ impl Store {
     /// Internal.
     pub async fn begin_fenced(&self, lease: Lease) -> Result<Option<Transaction>> {
         let mut tx = self.begin().await?;
-        let change = draw(&mut tx, CHANGE).await?;
+        let [change] = draw(&mut tx, [CHANGE]).await?;
         let done = query(
             "update operation set changed = $3 where id = $1 and fence = $2 \
              and status in ('queued', 'running', 'undoing', 'stuck')",
@@ -322,7 +323,7 @@ impl Writes<'_> {
     /// Internal.
     pub async fn step_failed(&mut self, n: usize, step_error: &str, error: &str) -> Result<Lease> {
         self.set_step(n, "failed", Some(step_error)).await?;
-        let fence = draw(self.conn, FENCE).await?;
+        let [fence] = draw(self.conn, [FENCE]).await?;
         query(
             "update operation set status = 'undoing', position = $2, attempt = 1, error = $3, fence = $4 where id = $1",
         )

@@ -1,13 +1,14 @@
 //! SQLite on the caller's thread. A read of the store is a few microseconds of work on pages that are in memory; to hand it
 //! to a thread, and each of its rows back, costs many times that.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::OpenFlags;
-use rusqlite::types::Value as Stored;
+use rusqlite::config::DbConfig;
+use rusqlite::types::ValueRef;
+use rustc_hash::FxHashMap;
 
 use super::Value;
 
@@ -49,6 +50,8 @@ impl Readers {
         let connection = rusqlite::Connection::open_with_flags(&self.0.file, flags).map_err(failed)?;
         connection.busy_timeout(BUSY).map_err(failed)?;
         connection.set_prepared_statement_cache_capacity(PREPARED);
+        // A plan holds for all values; otherwise a statement is parsed and planned anew whenever one of them has changed.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(failed)?;
         Ok(connection)
     }
 
@@ -82,39 +85,85 @@ pub(super) fn run(connection: &rusqlite::Connection, sql: &str, values: &[Value]
     for (n, value) in values.iter().enumerate() {
         // `$1` is a name to SQLite, and one that is not used has no place.
         let Some(place) = statement.parameter_index(&format!("${}", n + 1)).map_err(failed)? else { continue };
-        let bound = match value {
-            Value::Text(text) => text.clone().map_or(Stored::Null, Stored::Text),
-            Value::Integer(number) => number.map_or(Stored::Null, Stored::Integer),
-            Value::Boolean(truth) => truth.map_or(Stored::Null, |truth| Stored::Integer(truth.into())),
-        };
-        statement.raw_bind_parameter(place, bound).map_err(failed)?;
+        match value {
+            Value::Text(text) => statement.raw_bind_parameter(place, text),
+            Value::Integer(number) => statement.raw_bind_parameter(place, number),
+            Value::Boolean(truth) => statement.raw_bind_parameter(place, truth),
+        }
+        .map_err(failed)?;
     }
-    let names = statement.column_names().into_iter().enumerate().map(|(n, name)| (name.to_owned(), n));
-    let names: Arc<Names> = Arc::new(names.collect());
+    let names: Names = statement.column_names().into_iter().map(Box::from).zip(0..).collect();
     let width = statement.column_count();
-    let mut rows = Vec::new();
+    let (mut text, mut cells, mut count) = (String::new(), Vec::new(), 0);
     let mut found = statement.raw_query();
     while let Some(row) = found.next().map_err(failed)? {
-        let values = (0..width).map(|n| row.get(n)).collect::<rusqlite::Result<_>>().map_err(failed)?;
-        rows.push(Row { names: names.clone(), values });
+        for n in 0..width {
+            cells.push(match row.get_ref(n).map_err(failed)? {
+                ValueRef::Null => Cell::Null,
+                ValueRef::Integer(number) => Cell::Integer(number),
+                ValueRef::Text(bytes) => {
+                    let start = text.len();
+                    let read = str::from_utf8(bytes).map_err(|error| sqlx::Error::Decode(error.into()))?;
+                    text.push_str(read);
+                    Cell::Text(start, text.len())
+                }
+                ValueRef::Real(_) | ValueRef::Blob(_) => Cell::Other,
+            });
+        }
+        count += 1;
     }
     drop(found);
-    Ok((connection.changes(), rows))
+    let answer = Arc::new(Answer { names, width, text, cells });
+    Ok((connection.changes(), (0..count).map(|n| Row { answer: answer.clone(), first: n * width }).collect()))
 }
 
-/// The places of columns by their names.
-type Names = HashMap<String, usize>;
+/// The places of columns by their names, which are the store's own.
+type Names = FxHashMap<Box<str>, usize>;
+
+/// What a statement answered, in few pieces of memory.
+struct Answer {
+    names: Names,
+    width: usize,
+    /// All texts, one after the other.
+    text: String,
+    /// Row by row.
+    cells: Vec<Cell>,
+}
+
+#[derive(Clone, Copy)]
+enum Cell {
+    Null,
+    Integer(i64),
+    /// Where it begins and ends.
+    Text(usize, usize),
+    /// Nothing that the store's columns are.
+    Other,
+}
+
+/// A value of a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Stored<'a> {
+    /// None.
+    Null,
+    /// A bigint or a boolean.
+    Integer(i64),
+    /// A text.
+    Text(&'a str),
+    /// Nothing that the store's columns are.
+    Other,
+}
 
 /// A row.
 pub struct Row {
-    names: Arc<Names>,
-    values: Vec<Stored>,
+    answer: Arc<Answer>,
+    /// Its first cell.
+    first: usize,
 }
 
 /// The place of a column.
 pub trait Place {
     /// Its index.
-    fn find(&self, names: &HashMap<String, usize>) -> Option<usize>;
+    fn find(&self, names: &FxHashMap<Box<str>, usize>) -> Option<usize>;
 }
 
 impl Place for usize {
@@ -132,30 +181,30 @@ impl Place for &str {
 /// What can be read from a column.
 pub trait FromStored: Sized {
     /// The value, if it is of this type.
-    fn read(stored: &Stored) -> Option<Self>;
+    fn read(stored: Stored<'_>) -> Option<Self>;
 }
 
 impl FromStored for String {
-    fn read(stored: &Stored) -> Option<Self> {
-        if let Stored::Text(text) = stored { Some(text.clone()) } else { None }
+    fn read(stored: Stored<'_>) -> Option<Self> {
+        if let Stored::Text(text) = stored { Some(text.to_owned()) } else { None }
     }
 }
 
 impl FromStored for i64 {
-    fn read(stored: &Stored) -> Option<Self> {
-        if let Stored::Integer(number) = stored { Some(*number) } else { None }
+    fn read(stored: Stored<'_>) -> Option<Self> {
+        if let Stored::Integer(number) = stored { Some(number) } else { None }
     }
 }
 
 impl FromStored for bool {
-    fn read(stored: &Stored) -> Option<Self> {
+    fn read(stored: Stored<'_>) -> Option<Self> {
         i64::read(stored).map(|number| number != 0)
     }
 }
 
 impl<T: FromStored> FromStored for Option<T> {
-    fn read(stored: &Stored) -> Option<Self> {
-        if *stored == Stored::Null { Some(None) } else { T::read(stored).map(Some) }
+    fn read(stored: Stored<'_>) -> Option<Self> {
+        if stored == Stored::Null { Some(None) } else { T::read(stored).map(Some) }
     }
 }
 
@@ -168,9 +217,16 @@ impl Row {
 
     /// The value of a column.
     pub(super) fn try_get<T: FromStored>(&self, place: &impl Place) -> sqlx::Result<T> {
-        let n = place.find(&self.names).ok_or_else(|| sqlx::Error::ColumnNotFound("of a row".to_owned()))?;
-        let stored =
-            self.values.get(n).ok_or(sqlx::Error::ColumnIndexOutOfBounds { index: n, len: self.values.len() })?;
+        let Answer { names, width, text, cells } = &*self.answer;
+        let n = place.find(names).ok_or_else(|| sqlx::Error::ColumnNotFound("of a row".to_owned()))?;
+        let outside = || sqlx::Error::ColumnIndexOutOfBounds { index: n, len: *width };
+        let cell = cells.get(self.first + n).filter(|_| n < *width).ok_or_else(outside)?;
+        let stored = match *cell {
+            Cell::Null => Stored::Null,
+            Cell::Integer(number) => Stored::Integer(number),
+            Cell::Text(start, end) => Stored::Text(&text[start..end]),
+            Cell::Other => Stored::Other,
+        };
         T::read(stored).ok_or_else(|| sqlx::Error::Protocol(format!("column {n} is {stored:?}")))
     }
 }
