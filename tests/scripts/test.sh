@@ -14,9 +14,9 @@ cargo build --workspace --all-targets --features "$TROVE_TEST_FEATURES"
 cargo test --workspace --doc --features "$TROVE_TEST_FEATURES" --quiet
 run() {
     if cargo nextest --version >/dev/null 2>&1; then
-        cargo nextest run "$@" --features "$TROVE_TEST_FEATURES"
+        cargo nextest run --features "$TROVE_TEST_FEATURES" "$@"
     else
-        cargo test "$@" --features "$TROVE_TEST_FEATURES"
+        cargo test --features "$TROVE_TEST_FEATURES" "$@"
     fi
 }
 export -f run
@@ -28,7 +28,8 @@ run --workspace
 # The simulator's database is one too.
 TROVE_TEST_STORE_URL=simulated run --package trove-controller --lib store::
 # The store's SQL, and what stands on it, on the other database. Features as above, so that nothing is built again.
-tests/scripts/with-postgresql.sh bash -c "run --package trove-controller --lib"
+# The simulator has a database of its own and was there already.
+tests/scripts/with-postgresql.sh bash -c "run --package trove-controller --lib -- --skip simulation::"
 if [ "${1:-}" = full ]; then
     TROVE_TEST_STORE=postgres run --workspace --test '*'
 fi

@@ -1,6 +1,6 @@
 //! One controller of a history: the real runner and reconcilers, on the shared world.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -90,7 +90,9 @@ impl Controller {
         tasks.spawn(reconcile::run(context, shutdown.clone()));
         tasks.spawn(controllers::keep(store.clone(), row, shutdown.clone()));
         tasks.spawn(controllers::listen(store.clone(), nudge.clone(), changes, shutdown));
-        tasks.spawn(Hub { world: world.clone(), wires, store, nudge, linked: BTreeMap::new() }.hear());
+        tasks.spawn(
+            Hub { world: world.clone(), wires, store, nudge, linked: BTreeMap::new(), lost: BTreeSet::new() }.hear(),
+        );
         machine.set_up();
         Self { app, machine, clock, end: CancellationToken::new(), _tasks: tasks }
     }
@@ -110,6 +112,8 @@ struct Hub {
     nudge: Nudge,
     /// Who is connected, and what was written of each on this connection.
     linked: BTreeMap<InstanceId, Option<AgentRow>>,
+    /// Of whom a loss may have been written: an error does not say that it was not.
+    lost: BTreeSet<InstanceId>,
 }
 
 impl Hub {
@@ -141,14 +145,17 @@ impl Hub {
         let controller = self.wires.machine.name;
         if !state.connected {
             if self.linked.contains_key(&instance) {
+                self.lost.insert(instance);
                 self.store.lose_link(instance, controller).await?;
                 self.linked.remove(&instance);
+                self.lost.remove(&instance);
                 self.nudge.now();
             }
             return Ok(());
         }
-        if !self.linked.contains_key(&instance) {
+        if !self.linked.contains_key(&instance) || self.lost.contains(&instance) {
             self.store.put_link(instance, controller).await?;
+            self.lost.remove(&instance);
             self.linked.insert(instance, None);
             self.nudge.now();
         }

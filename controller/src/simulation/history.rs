@@ -113,7 +113,9 @@ impl History {
         self.heal().await;
         self.settle().await?;
         tokio::time::sleep(RECONCILED).await;
+        // What came late may have been done meanwhile, and is to be reconciled too.
         self.settle().await?;
+        tokio::time::sleep(RECONCILED).await;
         truths.check()?;
         self.chance.note("all is asked once more");
         self.ask_once_more().await?;

@@ -89,7 +89,8 @@ fn list(tally: &Tally) -> String {
 #[test]
 fn histories_end_well() {
     let first = number("TROVE_SIM_SEED", 0);
-    let count = number("TROVE_SIM_HISTORIES", 50);
+    // Here the runtime's own dice are not the seed's, so that a history is another each time; `make sim` is for many.
+    let count = number("TROVE_SIM_HISTORIES", if cfg!(tokio_unstable) { 1000 } else { 5 });
     let begun = std::time::Instant::now();
     let sum = run(first..first + count);
     eprintln!("operations:{}\nwhat went wrong:{}", list(&sum.operations), list(&sum.faults));
@@ -111,7 +112,7 @@ fn histories_end_well() {
 fn the_same_seed_is_the_same_history() {
     for seed in [1, 7, 42] {
         let (one, two) = (history::run(seed), history::run(seed));
-        assert!(one.lines.len() > 100, "{:?}", one.lines);
+        assert!(one.lines.len() > 50, "{:?}", one.lines);
         assert_eq!(one.lines, two.lines, "seed {seed}");
         assert_eq!(one.trace, two.trace, "seed {seed}: what is too small for a line");
     }
@@ -136,4 +137,10 @@ fn a_host_that_a_stalled_controller_stops_is_started_again() {
 #[test]
 fn a_stalled_controller_makes_no_token_for_what_is_deleted() {
     ends_well(342);
+}
+
+#[cfg(tokio_unstable)]
+#[test]
+fn an_agent_that_comes_back_while_its_loss_is_being_written_is_heard() {
+    ends_well(787);
 }

@@ -538,24 +538,32 @@ fn time(row: &Row, name: &'static str) -> Result<OffsetDateTime> {
     column(row, name).map(from_micros)
 }
 
+fn text<'r>(row: &'r Row, name: &'static str) -> Result<&'r str> {
+    maybe_text(row, name)?.ok_or_else(|| damaged(name, "null"))
+}
+
+fn maybe_text<'r>(row: &'r Row, name: &'static str) -> Result<Option<&'r str>> {
+    row.try_text(name).map_err(|error| Error::internal(format!("read the column {name}"), error))
+}
+
 fn parsed<T: FromStr>(row: &Row, name: &'static str) -> Result<T> {
-    let text: String = column(row, name)?;
-    text.parse().map_err(|_| damaged(name, &text))
+    let text = text(row, name)?;
+    text.parse().map_err(|_| damaged(name, text))
 }
 
 fn tagged<T>(row: &Row, name: &'static str, from_tag: fn(&str) -> Option<T>) -> Result<T> {
-    let tag: String = column(row, name)?;
-    from_tag(&tag).ok_or_else(|| damaged(name, &tag))
+    let tag = text(row, name)?;
+    from_tag(tag).ok_or_else(|| damaged(name, tag))
 }
 
 fn json<T: serde::de::DeserializeOwned>(row: &Row, name: &'static str) -> Result<T> {
-    let text: String = column(row, name)?;
-    serde_json::from_str(&text).map_err(|error| Error::internal(format!("read the column {name}"), error))
+    let text = text(row, name)?;
+    serde_json::from_str(text).map_err(|error| Error::internal(format!("read the column {name}"), error))
 }
 
 fn address(row: &Row) -> Result<Option<IpAddr>> {
-    let text: Option<String> = column(row, "address")?;
-    text.map(|text| text.parse().map_err(|_| damaged("address", &text))).transpose()
+    let text = maybe_text(row, "address")?;
+    text.map(|text| text.parse().map_err(|_| damaged("address", text))).transpose()
 }
 
 fn host_facts(row: &Row, id: InstanceId) -> Result<HostFacts> {
@@ -580,8 +588,7 @@ fn host_facts(row: &Row, id: InstanceId) -> Result<HostFacts> {
 /// One as it was at `now`.
 fn instance(row: &Row, kind: &Kind, now: i64) -> Result<Instance> {
     let created = time(row, "created")?;
-    let access: Option<String> = column(row, "access")?;
-    let access = access.map(|text| serde_json::from_str(&text)).transpose();
+    let access = maybe_text(row, "access")?.map(serde_json::from_str).transpose();
     let used: Option<i64> = column(row, "volume_used_bytes")?;
     Ok(Instance {
         id: InstanceId(parsed(row, "id")?),
@@ -625,8 +632,8 @@ fn flavor(row: &Row) -> Result<Flavor> {
 }
 
 fn service(row: &Row) -> Result<Service> {
-    let tag: Option<String> = column(row, "service")?;
-    tag.map_or(Ok(Service::New), |tag| Service::from_tag(&tag).ok_or_else(|| damaged("service", &tag)))
+    let tag = maybe_text(row, "service")?;
+    tag.map_or(Ok(Service::New), |tag| Service::from_tag(tag).ok_or_else(|| damaged("service", tag)))
 }
 
 fn heard(row: &Row) -> Result<Heard> {

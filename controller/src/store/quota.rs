@@ -2,11 +2,13 @@
 //! deletes it, so a count is never wrong for longer than a transaction, and parallel orders wait for each other on the
 //! rows themselves.
 
+use sqlx::{AssertSqlSafe, SqlSafeStr};
+
 use super::Store;
 use crate::error::{Error, Result};
 use crate::ids::ProjectId;
 use crate::model::{Quota, Resource};
-use crate::store::sql::{Connection, Row, query};
+use crate::store::sql::{Connection, Query, Row, query};
 
 /// How much more of each resource is used; negative where some is given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,8 +57,8 @@ impl Store {
         amounts: Amounts,
         default: impl Fn(Resource) -> i64,
     ) -> Result<()> {
-        self.count_use(conn, project, amounts).await?;
-        let rows = query(SELECT).bind(&project.0).fetch_all(conn).await.map_err(unread)?;
+        let sql = AssertSqlSafe(format!("{COUNT} returning resource, in_use, {LIMIT}"));
+        let rows = count(sql, project, amounts).fetch_all(conn).await.map_err(uncounted)?;
         let quotas = quotas(&rows, default)?;
         let over = quotas
             .iter()
@@ -74,18 +76,7 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn count_use(&self, conn: &mut Connection, project: &ProjectId, amounts: Amounts) -> Result<()> {
-        query(
-            "insert into usage (project_id, resource, in_use) \
-             values ($1, 'instances', $2), ($1, 'ram', $3), ($1, 'volumes', $4) \
-             on conflict (project_id, resource) do update set in_use = usage.in_use + excluded.in_use",
-        )
-        .bind(&project.0)
-        .bind(amounts.instances)
-        .bind(amounts.ram_mib)
-        .bind(amounts.volumes_gib)
-        .execute(conn)
-        .await
-        .map_err(|error| Error::internal("count the use of a project", error))?;
+        count(COUNT, project, amounts).execute(conn).await.map_err(uncounted)?;
         Ok(())
     }
 
@@ -120,6 +111,21 @@ impl Store {
         .map_err(|error| Error::internal("set a quota", error))?;
         Ok(())
     }
+}
+
+const COUNT: &str = "insert into usage (project_id, resource, in_use) \
+     values ($1, 'instances', $2), ($1, 'ram', $3), ($1, 'volumes', $4) \
+     on conflict (project_id, resource) do update set in_use = usage.in_use + excluded.in_use";
+/// The project's own of the resource that is counted.
+const LIMIT: &str = "(select q.hard_limit from quota q \
+     where q.project_id = usage.project_id and q.resource = usage.resource) as hard_limit";
+
+fn count(sql: impl SqlSafeStr, project: &ProjectId, amounts: Amounts) -> Query {
+    query(sql).bind(&project.0).bind(amounts.instances).bind(amounts.ram_mib).bind(amounts.volumes_gib)
+}
+
+fn uncounted(error: sqlx::Error) -> Error {
+    Error::internal("count the use of a project", error)
 }
 
 /// Two rows a resource at most: what is used of it, and its own limit.

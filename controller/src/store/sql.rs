@@ -328,6 +328,20 @@ impl Row {
     }
 }
 
+impl Row {
+    /// The text of a column, where it lies.
+    ///
+    /// # Errors
+    /// As [`Row::try_get`].
+    pub fn try_text(&self, name: &'static str) -> sqlx::Result<Option<&str>> {
+        match self {
+            Self::Direct(row) => row.try_text(&name),
+            Self::Sqlite(row) => row.try_get(name),
+            Self::Postgres(row) => row.try_get(name),
+        }
+    }
+}
+
 #[cfg(test)]
 impl Row {
     /// The value of a column that is there.

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use trove_strategy::{EngineError, Kind, Settings, Site, TlsMode};
 
-use crate::{acl, client, parameters};
+use crate::owned::is_owned;
+use crate::{acl, client};
 
 /// The port of encrypted connections: this engine cannot speak both on one.
 pub const TLS_PORT: u16 = 6380;
@@ -70,7 +71,7 @@ fn value(name: &str, value: &Value) -> Result<String, EngineError> {
 pub(crate) fn chosen(settings: &Settings) -> Result<BTreeMap<String, String>, EngineError> {
     let mut all = BTreeMap::new();
     for (name, given) in &settings.parameters {
-        if parameters::is_owned(name) {
+        if is_owned(name) {
             let reason = format!("the parameter {name:?}: it is not the tenant's to set");
             return Err(EngineError::new(Kind::Invalid, reason));
         }

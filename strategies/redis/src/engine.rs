@@ -11,8 +11,9 @@ use trove_strategy::{
 
 use crate::client::Session;
 use crate::config::{self, Files};
+use crate::owned::is_owned;
 use crate::throwaway::Throwaway;
-use crate::{Redis, acl, parameters};
+use crate::{Redis, acl};
 
 const STOP: Duration = Duration::from_secs(60);
 /// A gibibyte of data is read in about ten seconds.
@@ -177,7 +178,7 @@ impl Engine for Redis {
         let current = session.parameters("reload the configuration").await?;
         for (name, default) in defaults? {
             let differs = current.get(&name).is_some_and(|now| *now != default);
-            if differs && !parameters::is_owned(&name) {
+            if differs && !is_owned(&name) {
                 wanted.entry(name).or_insert(default);
             }
         }

@@ -6,6 +6,7 @@ mod acl;
 mod client;
 mod config;
 mod engine;
+mod owned;
 mod parameters;
 mod root;
 mod throwaway;

@@ -50,8 +50,7 @@ impl Readers {
         let connection = rusqlite::Connection::open_with_flags(&self.0.file, flags).map_err(failed)?;
         connection.busy_timeout(BUSY).map_err(failed)?;
         connection.set_prepared_statement_cache_capacity(PREPARED);
-        // A plan holds for all values; otherwise a statement is parsed and planned anew whenever one of them has changed.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(failed)?;
+        keep_plans(&connection)?;
         Ok(connection)
     }
 
@@ -66,6 +65,11 @@ impl Readers {
         lock(&self.0.connections).push(connection);
         answer
     }
+}
+
+/// Lets a plan hold for all values; otherwise a statement is parsed and planned anew whenever one of them has changed.
+pub(super) fn keep_plans(connection: &rusqlite::Connection) -> sqlx::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop).map_err(failed)
 }
 
 pub(super) fn failed(error: rusqlite::Error) -> sqlx::Error {
@@ -217,16 +221,32 @@ impl Row {
 
     /// The value of a column.
     pub(super) fn try_get<T: FromStored>(&self, place: &impl Place) -> sqlx::Result<T> {
+        let stored = self.stored(place)?;
+        T::read(stored).ok_or_else(|| unexpected(stored))
+    }
+
+    /// The text of a column, where it lies.
+    pub(super) fn try_text(&self, place: &impl Place) -> sqlx::Result<Option<&str>> {
+        match self.stored(place)? {
+            Stored::Null => Ok(None),
+            Stored::Text(text) => Ok(Some(text)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn stored(&self, place: &impl Place) -> sqlx::Result<Stored<'_>> {
         let Answer { names, width, text, cells } = &*self.answer;
         let n = place.find(names).ok_or_else(|| sqlx::Error::ColumnNotFound("of a row".to_owned()))?;
         let outside = || sqlx::Error::ColumnIndexOutOfBounds { index: n, len: *width };
-        let cell = cells.get(self.first + n).filter(|_| n < *width).ok_or_else(outside)?;
-        let stored = match *cell {
+        Ok(match *cells.get(self.first + n).filter(|_| n < *width).ok_or_else(outside)? {
             Cell::Null => Stored::Null,
             Cell::Integer(number) => Stored::Integer(number),
             Cell::Text(start, end) => Stored::Text(&text[start..end]),
             Cell::Other => Stored::Other,
-        };
-        T::read(stored).ok_or_else(|| sqlx::Error::Protocol(format!("column {n} is {stored:?}")))
+        })
     }
+}
+
+fn unexpected(stored: Stored<'_>) -> sqlx::Error {
+    sqlx::Error::Protocol(format!("a column is {stored:?}"))
 }

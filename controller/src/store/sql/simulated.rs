@@ -12,7 +12,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 pub(crate) use super::direct::{FromStored, Row};
-use super::direct::{failed, lock, run};
+use super::direct::{failed, keep_plans, lock, run};
 use super::{News, Value};
 use crate::store::Clock;
 
@@ -63,6 +63,7 @@ impl Server {
             let settings = "pragma journal_mode = wal; pragma synchronous = off; pragma foreign_keys = on";
             connection.execute_batch(settings).unwrap();
             connection.set_prepared_statement_cache_capacity(200);
+            keep_plans(&connection).unwrap();
             connection
         };
         let (writer, reader) = (open(), open());
