@@ -149,8 +149,9 @@ impl Store {
     pub async fn get_instance_with_manifest(&self, id: InstanceId) -> Result<Option<(Instance, Arc<Manifest>)>> {
         let found = self.get_instance(id).await?.filter(|instance| instance.deleted.is_none());
         let Some(instance) = found else { return Ok(None) };
-        let manifest = self.get_manifest(instance.version_id).await?;
-        Ok(Some((instance, manifest.ok_or_else(|| damaged("version_id", &id.to_string()))?)))
+        let version = instance.version_id;
+        let manifest = self.get_manifest(version).await?;
+        Ok(Some((instance, manifest.ok_or_else(|| damaged("version_id", &version.to_string()))?)))
     }
 
     /// Reads rows of [`SELECT`].

@@ -1,5 +1,5 @@
-//! Connections to PostgreSQL. A few lines beside sqlx's pool, which costs a statement as much again: it asks for each use,
-//! hands each connection back in a task of its own, and cannot begin a transaction or end one together with a statement.
+//! Connections to PostgreSQL, in place of sqlx's pool: that hands each connection back in a task of its own, and cannot begin a
+//! transaction, or end one, together with a statement.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
