@@ -73,7 +73,8 @@ impl Database {
         ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let settings: String = settings.iter().map(|setting| format!(" -c {setting}")).collect();
         let options = format!(
-            "-c listen_addresses={address} -c port={port} -c unix_socket_directories= -c max_connections=200{settings}"
+            "-c listen_addresses={address} -c port={port} -c unix_socket_directories={} -c max_connections=200{settings}",
+            own.display()
         );
         let mut start = as_account("pg_ctl")?;
         start.args(["start", "-w", "-D"]).arg(&data).args(["-o", &options, "-l"]).arg(own.join("log"));
@@ -102,6 +103,13 @@ impl Database {
             key_file: self.path().join("secret.key"),
             hosts: self.path().join("hosts"),
         }
+    }
+
+    /// The same over a Unix socket, as on one machine.
+    pub fn shared_locally(&self) -> Shared {
+        let directory = self.path().join("server");
+        let url = format!("postgres://store@localhost:{}/postgres?host={}", self.port, directory.display());
+        Shared { url, ..self.shared() }
     }
 
     /// Its first process, of which all others are children.

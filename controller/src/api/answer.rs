@@ -22,7 +22,7 @@ use crate::ids::OperationId;
 
 const OPERATION_ID: &str = "x-trove-operation-id";
 
-type Answers = BTreeMap<String, RefOr<Described>>;
+pub(super) type Answers = BTreeMap<String, RefOr<Described>>;
 
 pub(super) fn one(status: StatusCode, response: ResponseBuilder) -> Answers {
     Answers::from([(status.as_str().to_owned(), response.build().into())])
@@ -48,8 +48,13 @@ impl<T: Serialize> IntoResponse for Json<T> {
 /// 200 with a body.
 impl<T: ToSchema> IntoResponses for Json<T> {
     fn responses() -> Answers {
-        one(StatusCode::OK, json_body::<T>("As it is."))
+        shown::<T>()
     }
+}
+
+/// The description of 200 with a body of this type.
+pub(super) fn shown<T: ToSchema>() -> Answers {
+    one(StatusCode::OK, json_body::<T>("As it is."))
 }
 
 /// 202 without a body: clients crash on `null`. Names the operation that was enqueued, where there is one.

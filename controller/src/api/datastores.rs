@@ -92,13 +92,12 @@ impl<'a> View<'a> {
     }
 
     fn version(&self, version: &Version, nested: bool) -> VersionView {
-        let path = format!("datastores/versions/{}", version.id);
         let empty = self.admin.then_some("");
         VersionView {
             id: version.id.0,
             name: version.name.clone(),
             version: version.number.clone(),
-            links: links::links(&self.base, self.project, &path),
+            links: links::links(&self.base, self.project, "datastores/versions", &version.id.to_string()),
             datastore: (!nested).then_some(version.datastore_id.0),
             active: self.admin.then_some(version.active),
             packages: empty,
@@ -114,7 +113,7 @@ impl<'a> View<'a> {
             id: datastore.id.0,
             name: datastore.name.clone(),
             versions: datastore.versions.iter().map(|version| self.version(version, true)).collect(),
-            links: links::links(&self.base, self.project, &format!("datastores/{}", datastore.id)),
+            links: links::links(&self.base, self.project, "datastores", &datastore.id.to_string()),
             default_version: datastore.default_version.map(|id| id.0),
         }
     }

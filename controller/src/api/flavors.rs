@@ -39,7 +39,7 @@ impl FlavorView {
             vcpus: flavor.vcpus,
             disk: 0,
             ephemeral: 0,
-            links: links(base, project, &format!("flavors/{}", flavor.id)),
+            links: links(base, project, "flavors", &flavor.id),
         }
     }
 }

@@ -39,10 +39,12 @@ pub(super) struct Link {
     href: String,
 }
 
-/// The two links of a resource.
-pub(super) fn links(base: &str, project: &ProjectId, path: &str) -> Vec<Link> {
-    let link = |rel, href| Link { rel, href };
-    vec![link("self", format!("{base}/v1.0/{project}/{path}")), link("bookmark", format!("{base}/{path}"))]
+/// The two links of a resource, which is this one of a collection.
+pub(super) fn links(base: &str, project: &ProjectId, collection: &str, id: &str) -> Vec<Link> {
+    // Pages have many of these.
+    let itself = [base, "/v1.0/", &project.0, "/", collection, "/", id].concat();
+    let bookmark = [base, "/", collection, "/", id].concat();
+    vec![Link { rel: "self", href: itself }, Link { rel: "bookmark", href: bookmark }]
 }
 
 /// The link of a version of the API.

@@ -191,6 +191,37 @@ async fn an_instance_is_shown_as_clients_read_it() {
 }
 
 #[tokio::test]
+async fn what_was_written_is_in_the_next_answer_however_often_it_was_asked_for() {
+    let bench = bench().await;
+    let id = bench.world.healthy("p").await;
+    let (one, all) = (format!("/v1.0/p/instances/{id}"), "/v1.0/p/instances/detail");
+    for name in ["first", "second", "third"] {
+        let named = json!({"instance": {"name": name}});
+        assert_eq!(bench.ask(&bench.member, "PATCH", &one, Some(named)).await.status, 202);
+        for _ in 0..4 {
+            let (show, list) = (bench.get(&one).await, bench.get(all).await);
+            assert_eq!(
+                (show.status, show.headers[CONTENT_TYPE].to_str().unwrap()),
+                (StatusCode::OK, "application/json")
+            );
+            assert_eq!(
+                (&show.body["instance"]["name"], &list.body["instances"][0]["name"]),
+                (&json!(name), &json!(name))
+            );
+            // More is shown to administrators, and nothing of it to others afterwards.
+            let admin = bench.ask(&bench.admin, "GET", &format!("/v1.0/a/instances/{id}"), None).await;
+            assert_eq!(admin.body["instance"]["tenant_id"], "p");
+            assert_eq!(
+                (&show.body["instance"]["tenant_id"], &list.body["instances"][0]["tenant_id"]),
+                (&Value::Null, &Value::Null)
+            );
+        }
+    }
+    let other = bench.ask(&bench.reader, "DELETE", &one, None).await;
+    assert_eq!(other.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
 async fn pages_are_linked_under_both_names_and_end() {
     let bench = bench().await;
     for _ in 0..3 {

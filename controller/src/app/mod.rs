@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::agents::Agents;
 use crate::compute::Compute;
 use crate::config::Config;
+use crate::error::Result;
 use crate::store::Store;
+pub use crate::store::sql::Snapshot;
 
 pub mod accounts;
 mod create_instance;
@@ -44,6 +46,16 @@ pub struct App {
     pub runner: crate::operations::Nudge,
     /// Tells that operations have changed.
     pub changes: crate::operations::Changes,
+}
+
+impl App {
+    /// What the store holds now, for those who keep what they have read; `None` where that cannot be told.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn snapshot(&self) -> Result<Option<Snapshot>> {
+        self.store.snapshot().await
+    }
 }
 
 /// A page of a list: at most the asked number of items, and whether another item exists after them.

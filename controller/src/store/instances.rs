@@ -20,7 +20,7 @@ use crate::model::{Access, Datastore, Fault, Flavor, Instance, InstanceLabels, N
 use crate::state::{Heard, HostState, Service, Task};
 use crate::store::datastores::Kind;
 use crate::store::quota::Amounts;
-use crate::store::sql::{Column, Connection, Row, query};
+use crate::store::sql::{Column, Connection, Row, Snapshot, query};
 
 mod sizes;
 
@@ -135,11 +135,20 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn get_instance(&self, id: InstanceId) -> Result<Option<Instance>> {
+        Ok(self.get_instance_of(id).await?.map(|(instance, _)| instance))
+    }
+
+    /// The same, with what the store held when it was read, where the row can tell.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn get_instance_of(&self, id: InstanceId) -> Result<Option<(Instance, Option<Snapshot>)>> {
         let now = self.now_micros();
-        let sql = AssertSqlSafe(format!("{SELECT}{FROM} where i.id = $2"));
-        let row =
-            query(sql).bind(now).bind(id.to_string()).fetch_optional(&self.read).await.map_err(failed("read", id))?;
-        Ok(self.instances(row.as_slice(), now).await?.pop())
+        let sql = AssertSqlSafe(format!("{SELECT}, {}{FROM} where i.id = $2", self.read.snapshot_column()));
+        let row = query(sql).bind(now).bind(id.to_string()).fetch_optional(&self.read).await;
+        let Some(row) = row.map_err(failed("read", id))? else { return Ok(None) };
+        let snapshot = row.snapshot().map_err(failed("read", id))?;
+        Ok(self.instances(std::slice::from_ref(&row), now).await?.pop().map(|instance| (instance, snapshot)))
     }
 
     /// An instance that is not deleted, with the manifest of its version.

@@ -31,7 +31,7 @@ pub(crate) use crate::store::clock::Clock;
 #[cfg(not(test))]
 use crate::store::clock::Clock;
 use crate::store::datastores::Kind;
-use crate::store::sql::{Connection, News, Pool, Transaction};
+use crate::store::sql::{Connection, News, Pool, Snapshot, Transaction};
 
 pub mod agents;
 pub mod assignments;
@@ -89,6 +89,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (7, "administration", include_str!("migrations/0007_administration.sql")),
     (8, "events", include_str!("migrations/0008_events.sql")),
     (9, "agent_words", include_str!("migrations/0009_agent_words.sql")),
+    (10, "steps", include_str!("migrations/0010_steps.sql")),
 ];
 
 fn migrator() -> Migrator {
@@ -206,6 +207,14 @@ impl Store {
     /// Internal.
     pub async fn begin(&self) -> Result<Transaction> {
         self.write.begin().await.map_err(|error| Error::internal("begin a transaction", error))
+    }
+
+    /// What the store holds now, for those who keep what they have read; `None` where that cannot be told.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn snapshot(&self) -> Result<Option<Snapshot>> {
+        self.read.snapshot().await.map_err(|error| Error::internal("ask the store whether anything was written", error))
     }
 
     /// The time by the database's clock. What is stored and compared is of this clock alone.

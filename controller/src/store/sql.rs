@@ -42,6 +42,18 @@ impl News {
         if tag == Self::Changed.tag() { Self::Changed } else { Self::Work }
     }
 }
+
+/// Stands for all that is in the database: nothing was committed between the takings of two that are equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot(String);
+
+#[cfg(test)]
+impl From<String> for Snapshot {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
 /// What a transaction that writes holds on PostgreSQL ("trove-rs" as a number), so that there is one at a time, as on
 /// SQLite: counters, quotas and the order of operations are then exact without a thought in any query.
 const WRITER: i64 = 0x7472_6f76_652d_7273;
@@ -342,6 +354,16 @@ impl Row {
     }
 }
 
+impl Row {
+    /// What the database held when it was read, of [`Pool::snapshot_column`].
+    ///
+    /// # Errors
+    /// As [`Row::try_get`].
+    pub(super) fn snapshot(&self) -> sqlx::Result<Option<Snapshot>> {
+        Ok(self.try_text("snapshot")?.map(|text| Snapshot(text.to_owned())))
+    }
+}
+
 #[cfg(test)]
 impl Row {
     /// The value of a column that is there.
@@ -435,6 +457,31 @@ impl Pool {
             Database::Postgres(connections) => Inner::Postgres(server::Session::begin(connections, WRITER).await?),
         };
         Ok(Transaction(Connection { inner, clock: self.clock.clone(), news: None, after_commit: Vec::new() }))
+    }
+
+    /// A column by which a row tells what the database held when it was read, for [`Row::snapshot`].
+    pub(super) fn snapshot_column(&self) -> &'static str {
+        match self.database {
+            Database::Postgres(_) => "pg_current_snapshot()::text as snapshot",
+            _ => "null as snapshot",
+        }
+    }
+
+    /// What the database holds now; `None` where that cannot be told.
+    ///
+    /// # Errors
+    /// As sqlx's.
+    pub(super) async fn snapshot(&self) -> sqlx::Result<Option<Snapshot>> {
+        match &self.database {
+            #[cfg(test)]
+            Database::Simulated(_) => Ok(None),
+            Database::Sqlite(_) => Ok(None),
+            Database::Direct(readers) => Ok(Some(Snapshot(readers.version()?.to_string()))),
+            Database::Postgres(_) => {
+                // Which transactions can be seen: another one is there, or no longer under way, once one was committed.
+                query("select pg_current_snapshot()::text as snapshot").fetch_one(self).await?.snapshot()
+            }
+        }
     }
 
     /// The database's own clock, microseconds since 1970.

@@ -68,7 +68,7 @@ impl Service {
              [quota]\nmax_instances_per_tenant = -1\nmax_volumes_per_tenant = -1\n\
              [rate_limits]\nget = 0\npost = 0\nput = 0\ndelete = 0\nmgmt_post = 0\n"
         );
-        let shared = database.as_ref().map(Database::shared);
+        let shared = database.as_ref().map(Database::shared_locally);
         let stack = Stack::start_with(StackOptions { config, shared, ..StackOptions::default() }).await?;
         Ok(Self { stack, kind, database, metrics: format!("http://{address}:8777/metrics") })
     }
@@ -92,7 +92,7 @@ impl Service {
     /// Its store, beside it.
     pub(crate) async fn store(&self) -> Result<Store> {
         let state = self.stack.state();
-        let shared = self.database.as_ref().map(Database::shared);
+        let shared = self.database.as_ref().map(Database::shared_locally);
         let key = shared.as_ref().map_or_else(|| state.join("secret.key"), |shared| shared.key_file.clone());
         let key: [u8; 32] = std::fs::read(&key)?.try_into().ok().context("a key of 32 bytes")?;
         let seal = Seal::new(&key);

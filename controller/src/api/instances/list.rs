@@ -5,7 +5,7 @@ use axum::extract::State;
 use super::view::{self, DetailedInstancesPage, InstancesPage, Viewer};
 use crate::api::ApiState;
 use crate::api::auth::Authorized;
-use crate::api::body::Json;
+use crate::api::kept::{Question, Written};
 use crate::api::links::Link;
 use crate::api::paging::Paging;
 use crate::app::instances::Instance;
@@ -32,10 +32,13 @@ pub(in crate::api) async fn summary(
     State(state): State<ApiState>,
     authorized: Authorized,
     paging: Paging,
-) -> Result<Json<InstancesPage>> {
+) -> Result<Written<InstancesPage>> {
     authorized.may("instance:index")?;
-    let (instances, links) = list(&state, &authorized, &paging, view::summary).await?;
-    Ok(Json(InstancesPage { instances, instances_links: links.clone(), links }))
+    let read = async {
+        let (instances, links) = list(&state, &authorized, &paging, view::summary).await?;
+        Ok((InstancesPage { instances, instances_links: links.clone(), links }, None))
+    };
+    state.kept.answer(&state.app, Question::of(&authorized), read).await
 }
 
 /// Lists the instances of the project with more of each
@@ -50,8 +53,11 @@ pub(in crate::api) async fn detail(
     State(state): State<ApiState>,
     authorized: Authorized,
     paging: Paging,
-) -> Result<Json<DetailedInstancesPage>> {
+) -> Result<Written<DetailedInstancesPage>> {
     authorized.may("instance:detail")?;
-    let (instances, links) = list(&state, &authorized, &paging, view::detail).await?;
-    Ok(Json(DetailedInstancesPage { instances, instances_links: links.clone(), links }))
+    let read = async {
+        let (instances, links) = list(&state, &authorized, &paging, view::detail).await?;
+        Ok((DetailedInstancesPage { instances, instances_links: links.clone(), links }, None))
+    };
+    state.kept.answer(&state.app, Question::of(&authorized), read).await
 }

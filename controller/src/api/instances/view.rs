@@ -129,7 +129,7 @@ pub(in crate::api) struct InstanceDetail {
 pub(in crate::api) fn summary(viewer: &Viewer<'_>, instance: &Instance) -> InstanceSummary {
     let (status, operating_status) = instance.status();
     let flavor = &instance.flavor.id;
-    let links = |path: String| links(viewer.base, viewer.project, &path);
+    let links = |collection: &str, id: &str| links(viewer.base, viewer.project, collection, id);
     let network = || instance.nics.iter().find_map(|nic| nic.network_id.clone());
     let address = instance.address.map(|address| AddressView { address, r#type: "private", network: network() });
     let access = instance.access.clone();
@@ -138,8 +138,8 @@ pub(in crate::api) fn summary(viewer: &Viewer<'_>, instance: &Instance) -> Insta
         name: instance.name.clone(),
         status,
         operating_status,
-        links: links(format!("instances/{}", instance.id)),
-        flavor: FlavorReference { id: flavor.clone(), links: links(format!("flavors/{flavor}")) },
+        links: links("instances", &instance.id.to_string()),
+        flavor: FlavorReference { id: flavor.clone(), links: links("flavors", flavor) },
         datastore: DatastoreReference {
             r#type: instance.datastore.clone(),
             version: instance.version.clone(),

@@ -24,6 +24,8 @@ pub(super) struct Readers(Arc<Idle>);
 struct Idle {
     file: PathBuf,
     connections: Mutex<Vec<rusqlite::Connection>>,
+    /// The one that is asked whether others have written: each counts that for itself.
+    watch: Mutex<rusqlite::Connection>,
 }
 
 impl std::fmt::Debug for Readers {
@@ -38,20 +40,18 @@ impl Readers {
     /// # Errors
     /// It cannot be opened.
     pub(super) fn open(file: &Path) -> sqlx::Result<Self> {
-        let readers = Self(Arc::new(Idle { file: file.to_owned(), connections: Mutex::default() }));
-        let first = readers.connect()?;
-        lock(&readers.0.connections).push(first);
-        Ok(readers)
+        let watch = Mutex::new(connect(file)?);
+        Ok(Self(Arc::new(Idle { file: file.to_owned(), connections: Mutex::default(), watch })))
     }
 
-    fn connect(&self) -> sqlx::Result<rusqlite::Connection> {
-        // One thread at a time has it.
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = rusqlite::Connection::open_with_flags(&self.0.file, flags).map_err(failed)?;
-        connection.busy_timeout(BUSY).map_err(failed)?;
-        connection.set_prepared_statement_cache_capacity(PREPARED);
-        keep_plans(&connection)?;
-        Ok(connection)
+    /// A number that changes with every commit, whoever made it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub(super) fn version(&self) -> sqlx::Result<i64> {
+        let watch = lock(&self.0.watch);
+        let mut statement = watch.prepare_cached("pragma data_version").map_err(failed)?;
+        statement.query_row([], |row| row.get(0)).map_err(failed)
     }
 
     /// Runs a statement that changes nothing.
@@ -60,11 +60,21 @@ impl Readers {
     /// SQLite's.
     pub(super) fn run(&self, sql: &str, values: &[Value]) -> sqlx::Result<(u64, Vec<Row>)> {
         let idle = lock(&self.0.connections).pop();
-        let connection = idle.map_or_else(|| self.connect(), Ok)?;
+        let connection = idle.map_or_else(|| connect(&self.0.file), Ok)?;
         let answer = run(&connection, sql, values);
         lock(&self.0.connections).push(connection);
         answer
     }
+}
+
+fn connect(file: &Path) -> sqlx::Result<rusqlite::Connection> {
+    // One thread at a time has it.
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = rusqlite::Connection::open_with_flags(file, flags).map_err(failed)?;
+    connection.busy_timeout(BUSY).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(PREPARED);
+    keep_plans(&connection)?;
+    Ok(connection)
 }
 
 /// Lets a plan hold for all values; otherwise a statement is parsed and planned anew whenever one of them has changed.
