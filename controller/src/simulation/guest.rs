@@ -15,7 +15,7 @@ use v1::account_change::Kind as Change;
 use v1::start::Work;
 
 use super::engine::{Engine, refuse};
-use super::world::World;
+use super::fate::Fate;
 use crate::ids::InstanceId;
 use crate::state::{HostState, Service};
 
@@ -43,7 +43,7 @@ pub(super) struct Sizes {
 pub(super) struct Guest {
     pub(super) instance: InstanceId,
     directory: PathBuf,
-    world: std::sync::Weak<World>,
+    fate: Arc<Fate>,
     pub(super) engine: Arc<Mutex<Engine>>,
     pub(super) sizes: Arc<Mutex<Sizes>>,
     /// Whether its agent never comes to anything.
@@ -55,18 +55,18 @@ pub(super) struct Guest {
 
 struct SimulatedWork {
     guest: Guest,
-    world: Arc<World>,
+    fate: Arc<Fate>,
     end: CancellationToken,
 }
 
 impl Guest {
-    pub(super) fn new(instance: InstanceId, directory: PathBuf, world: &Arc<World>) -> Self {
+    pub(super) fn new(instance: InstanceId, directory: PathBuf, fate: Arc<Fate>) -> Self {
         let (engine, sizes, kept, life) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
-        let dud = world.fails(30);
+        let dud = fate.fails(30);
         if dud {
-            world.chance.fault("agents that never come", format!("the agent of {instance} will never come"));
+            fate.chance.fault("agents that never come", format!("the agent of {instance} will never come"));
         }
-        Self { instance, directory, world: Arc::downgrade(world), engine, sizes, dud, kept, life }
+        Self { instance, directory, fate, engine, sizes, dud, kept, life }
     }
 
     /// What the driver is told that it is to be.
@@ -78,12 +78,14 @@ impl Guest {
 
     /// Starts the agent, from what its earlier life left.
     pub(super) fn start(&self) {
-        let Some(world) = self.world.upgrade().filter(|_| !self.dud) else { return };
+        if self.dud {
+            return;
+        }
         let files = Durable::open(&self.directory).unwrap();
         let keeper = Arc::new(Keeper::open(files).unwrap());
         let journal = Journal::open(&self.directory.join("jobs")).unwrap();
         let end = CancellationToken::new();
-        let worker = SimulatedWork { guest: self.clone(), world: world.clone(), end: end.clone() };
+        let worker = SimulatedWork { guest: self.clone(), fate: self.fate.clone(), end: end.clone() };
         let jobs = Jobs::new(Arc::new(worker), keeper.clone(), journal);
         *self.life.lock().unwrap() = Some(Life { jobs, keeper, end });
         *self.kept.lock().unwrap() = true;
@@ -92,7 +94,7 @@ impl Guest {
             sizes.ram_mib_in_force = sizes.ram_mib;
         }
         self.revive();
-        world.changed();
+        self.fate.changed();
     }
 
     /// Kills the agent, at whatever it is. The engine runs on, and the driver starts the agent again.
@@ -100,13 +102,12 @@ impl Guest {
         if let Some(life) = self.life.lock().unwrap().take() {
             life.end.cancel();
         }
-        let Some(world) = self.world.upgrade() else { return };
-        world.changed();
+        self.fate.changed();
         let guest = self.clone();
         tokio::spawn(async move {
-            world.chance.delay(200, 5000).await;
+            guest.fate.chance.delay(200, 5000).await;
             let kept = *guest.kept.lock().unwrap();
-            if kept && world.guest(guest.instance).is_some() && guest.life().is_none() {
+            if kept && guest.life().is_none() {
                 guest.start();
             }
         });
@@ -128,22 +129,20 @@ impl Guest {
     pub(super) fn crash(&self) {
         self.engine.lock().unwrap().running = false;
         self.revive();
-        if let Some(world) = self.world.upgrade() {
-            world.changed();
-        }
+        self.fate.changed();
     }
 
     /// The agent starts the engine after a while, where it is to run.
     fn revive(&self) {
-        let (Some(life), Some(world)) = (self.life(), self.world.upgrade()) else { return };
+        let Some(life) = self.life() else { return };
         let guest = self.clone();
         tokio::spawn(async move {
-            world.chance.delay(100, 3000).await;
+            guest.fate.chance.delay(100, 3000).await;
             let mut engine = guest.engine.lock().unwrap();
             if !life.end.is_cancelled() && engine.wanted && !engine.running {
                 engine.running = true;
                 drop(engine);
-                world.changed();
+                guest.fate.changed();
             }
         });
     }
@@ -176,11 +175,11 @@ impl Guest {
 impl SimulatedWork {
     /// Takes its time. A dead agent never comes back from here.
     async fn pause(&self, from: u64, to: u64) {
-        let dies = self.world.fails(20);
-        self.world.chance.delay(from, to).await;
+        let dies = self.fate.fails(20);
+        self.fate.chance.delay(from, to).await;
         if dies && !self.end.is_cancelled() {
             let died = format!("agent {} dies in the midst of a job", self.guest.instance);
-            self.world.chance.fault("agents that died in the midst of a job", died);
+            self.fate.chance.fault("agents that died in the midst of a job", died);
             self.guest.kill();
         }
         if self.end.is_cancelled() {
@@ -190,7 +189,7 @@ impl SimulatedWork {
 
     /// Some work lasts longer than a lease, so that a controller that sleeps comes back in the midst of it.
     fn longest(&self, usual: u64) -> u64 {
-        if self.world.chance.one_in(3) { 60_000 } else { usual }
+        if self.fate.chance.one_in(3) { 60_000 } else { usual }
     }
 
     fn run(&self, running: bool) {
@@ -200,18 +199,18 @@ impl SimulatedWork {
             engine.installed = true;
         }
         drop(engine);
-        self.world.changed();
+        self.fate.changed();
     }
 
     async fn prepare(&self, prepare: v1::Prepare) -> Result<(), v1::Error> {
-        let (guest, world) = (&self.guest, &self.world);
+        let (guest, fate) = (&self.guest, &self.fate);
         let keeper = guest.life().map(|life| life.keeper);
         let assigned =
             keeper.map(|keeper| keeper.assign(prepare.generation, prepare.specification.unwrap_or_default()));
         assigned.transpose().map_err(|error| refuse(v1::ErrorKind::Transient, error.to_string()))?;
         self.pause(200, self.longest(4000)).await;
-        if world.fails(30) {
-            world.chance.fault("engines that cannot be installed", format!("{} is not installed", guest.instance));
+        if fate.fails(30) {
+            fate.chance.fault("engines that cannot be installed", format!("{} is not installed", guest.instance));
             return Err(refuse(v1::ErrorKind::Fatal, "initialise: it does not like this"));
         }
         guest.engine.lock().unwrap().wanted = true;
@@ -234,8 +233,8 @@ impl SimulatedWork {
                 self.guest.engine.lock().unwrap().change(kind)?;
             }
         }
-        if self.world.fails(20) {
-            self.world.chance.fault("changes of accounts that failed half-way", "a tenant holds a lock");
+        if self.fate.fails(20) {
+            self.fate.chance.fault("changes of accounts that failed half-way", "a tenant holds a lock");
             return Err(refuse(v1::ErrorKind::Transient, "a tenant holds a lock"));
         }
         Ok(())
@@ -245,7 +244,7 @@ impl SimulatedWork {
 #[async_trait]
 impl Worker for SimulatedWork {
     async fn work(&self, job: &Job, work: Work) -> Result<(), v1::Error> {
-        let (guest, world) = (&self.guest, &self.world);
+        let (guest, fate) = (&self.guest, &self.fate);
         let key = format!("{} {} {}", job.key.operation, job.key.step, job.key.attempt);
         self.pause(5, 300).await;
         match work {
@@ -262,16 +261,15 @@ impl Worker for SimulatedWork {
             }
             Work::ChangeAccounts(changes) => self.change(changes).await?,
         }
-        if world.fails(15) {
-            world
-                .chance
+        if fate.fails(15) {
+            fate.chance
                 .fault("agents that died between an effect and its record", format!("{key} is not written down"));
             guest.kill();
             std::future::pending::<()>().await;
         }
         // From here to the journal nothing is awaited: what is counted is written down.
         *guest.engine.lock().unwrap().effects.entry(key.clone()).or_default() += 1;
-        world.chance.note(format!("{} has done {key}", guest.instance));
+        fate.chance.note(format!("{} has done {key}", guest.instance));
         Ok(())
     }
 }

@@ -56,7 +56,7 @@ impl Compute for Hosts {
         let guest = known.clone().unwrap_or_else(|| {
             world.chance.note(format!("host {} is made", spec.instance));
             let n = world.made.fetch_add(1, Ordering::SeqCst);
-            let guest = Guest::new(spec.instance, world.directory.path().join(n.to_string()), world);
+            let guest = Guest::new(spec.instance, world.directory.path().join(n.to_string()), world.fate.clone());
             world.guests.lock().unwrap().insert(spec.instance, guest.clone());
             guest
         });

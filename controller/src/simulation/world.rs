@@ -1,6 +1,7 @@
 //! What controllers share, and each one's way to the database. Hosts are in `hosts.rs`, the wires to agents in `wires.rs`.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 
 use super::chance::Chance;
+use super::fate::Fate;
 use super::guest::Guest;
 use crate::ids::InstanceId;
 use crate::store::sql::simulated::{Gate, Moment};
@@ -27,9 +29,7 @@ pub(super) enum Cut {
 
 /// Everything but the controllers.
 pub(super) struct World {
-    pub(super) chance: Chance,
-    /// Whether things still go wrong.
-    pub(super) faulty: AtomicBool,
+    pub(super) fate: Arc<Fate>,
     pub(super) guests: Mutex<BTreeMap<InstanceId, Guest>>,
     /// By controller and instance.
     pub(super) cuts: Mutex<BTreeMap<(&'static str, InstanceId), Cut>>,
@@ -37,12 +37,16 @@ pub(super) struct World {
     pub(super) directory: TempDir,
     /// How many hosts were made, for a directory of its own each.
     pub(super) made: AtomicU8,
-    /// Changes whenever somebody may be reached who was not, or the other way round, or an agent says something new.
-    pub(super) reach: watch::Sender<u64>,
     /// Names of controllers that have just died.
     pub(super) crashes: mpsc::UnboundedSender<&'static str>,
-    /// What must never happen, and did.
-    pub(super) wrong: Mutex<Vec<String>>,
+}
+
+impl Deref for World {
+    type Target = Fate;
+
+    fn deref(&self) -> &Fate {
+        &self.fate
+    }
 }
 
 impl World {
@@ -50,27 +54,15 @@ impl World {
     pub(super) fn new(chance: Chance) -> (Arc<Self>, mpsc::UnboundedReceiver<&'static str>) {
         let (crashes, died) = mpsc::unbounded_channel();
         let world = Self {
-            chance,
-            faulty: AtomicBool::new(false),
+            fate: Arc::new(Fate::new(chance)),
             guests: Mutex::default(),
             cuts: Mutex::default(),
             addresses: AtomicU8::new(0),
             directory: TempDir::new_in("/dev/shm").unwrap(),
             made: AtomicU8::new(0),
-            reach: watch::Sender::new(0),
             crashes,
-            wrong: Mutex::default(),
         };
         (Arc::new(world), died)
-    }
-
-    /// Whether something goes wrong now, once in `n` times.
-    pub(super) fn fails(&self, n: u64) -> bool {
-        self.faulty.load(Ordering::SeqCst) && self.chance.one_in(n)
-    }
-
-    pub(super) fn changed(&self) {
-        self.reach.send_modify(|count| *count += 1);
     }
 
     pub(super) fn guest(&self, instance: InstanceId) -> Option<Guest> {
@@ -85,12 +77,6 @@ impl World {
     pub(super) fn connected(&self, controller: &'static str, instance: InstanceId) -> Option<Guest> {
         let ended = self.cut(controller, instance) == Some(Cut::Both);
         self.guest(instance).filter(|guest| !ended && guest.life().is_some())
-    }
-
-    /// What must never happen has happened.
-    pub(super) fn violated(&self, what: impl std::fmt::Display) {
-        self.chance.note(format!("WRONG: {what}"));
-        self.wrong.lock().unwrap().push(what.to_string());
     }
 }
 

@@ -1,0 +1,40 @@
+//! What happens to everybody: chance, whether things still go wrong, and what must never happen.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
+
+use super::chance::Chance;
+
+/// One for all controllers and hosts.
+pub(super) struct Fate {
+    pub(super) chance: Chance,
+    /// Whether things still go wrong.
+    pub(super) faulty: AtomicBool,
+    /// Changes whenever somebody may be reached who was not, or the other way round, or an agent says something new.
+    pub(super) reach: watch::Sender<u64>,
+    /// What must never happen, and did.
+    pub(super) wrong: Mutex<Vec<String>>,
+}
+
+impl Fate {
+    pub(super) fn new(chance: Chance) -> Self {
+        Self { chance, faulty: AtomicBool::new(false), reach: watch::Sender::new(0), wrong: Mutex::default() }
+    }
+
+    /// Whether something goes wrong now, once in `n` times.
+    pub(super) fn fails(&self, n: u64) -> bool {
+        self.faulty.load(Ordering::SeqCst) && self.chance.one_in(n)
+    }
+
+    pub(super) fn changed(&self) {
+        self.reach.send_modify(|count| *count += 1);
+    }
+
+    /// What must never happen has happened.
+    pub(super) fn violated(&self, what: impl std::fmt::Display) {
+        self.chance.note(format!("WRONG: {what}"));
+        self.wrong.lock().unwrap().push(what.to_string());
+    }
+}
