@@ -4,9 +4,11 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::unistd::User;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
@@ -24,6 +26,8 @@ pub struct Database {
     address: Ipv4Addr,
     /// Not the port of tenants' engines, which some tests take on every address.
     port: u16,
+    /// Settings of the command line.
+    options: String,
 }
 
 fn as_account(program: &str) -> Result<Command> {
@@ -51,11 +55,19 @@ impl Database {
     /// # Errors
     /// It could not be made or started.
     pub fn start_with(settings: &[&str]) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("trove-store-").tempdir()?;
+        Self::start_in(&std::env::temp_dir(), settings)
+    }
+
+    /// The same, with everything that it writes below `parent`.
+    ///
+    /// # Errors
+    /// It could not be made or started.
+    pub fn start_in(parent: &Path, settings: &[&str]) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("trove-store-").tempdir_in(parent)?;
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
         let address = Ipv4Addr::new(127, rand::random_range(1..=60), rand::random(), rand::random_range(1..=254));
         let port = rand::random_range(20_000..30_000);
-        let database = Self { directory, address, port };
+        let mut database = Self { directory, address, port, options: String::new() };
         std::fs::write(database.password_file(), PASSWORD)?;
         let key: [u8; 32] = rand::random();
         std::fs::write(database.path().join("secret.key"), key)?;
@@ -72,15 +84,45 @@ impl Database {
         let made = initdb.stdout(Stdio::null()).output()?;
         ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let settings: String = settings.iter().map(|setting| format!(" -c {setting}")).collect();
-        let options = format!(
+        database.options = format!(
             "-c listen_addresses={address} -c port={port} -c unix_socket_directories={} -c max_connections=200{settings}",
             own.display()
         );
-        let mut start = as_account("pg_ctl")?;
-        start.args(["start", "-w", "-D"]).arg(&data).args(["-o", &options, "-l"]).arg(own.join("log"));
-        let started = start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
-        ensure!(started.success(), "pg_ctl start: {}", std::fs::read_to_string(own.join("log"))?);
+        database.start_again()?;
         Ok(database)
+    }
+
+    /// Starts it after it has ended, however it has.
+    ///
+    /// # Errors
+    /// It does not come up: the end of its log.
+    pub fn start_again(&self) -> Result<()> {
+        let log = self.path().join("server/log");
+        let mut start = as_account("pg_ctl")?;
+        start.args(["start", "-w", "-D"]).arg(self.data()).args(["-o", &self.options, "-l"]).arg(&log);
+        let started = start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        ensure!(started.success(), "pg_ctl start: {}", std::fs::read_to_string(log)?);
+        Ok(())
+    }
+
+    /// Kills it and all its processes with SIGKILL, and returns when they are gone.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&self) -> Result<()> {
+        let first = self.pid()?;
+        let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children"))?;
+        let mut all = vec![first];
+        all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+        for pid in &all {
+            // One that has ended by itself meanwhile is as good.
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        let is_there = |pid: &i32| Path::new(&format!("/proc/{pid}/exe")).exists();
+        while all.iter().any(is_there) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     fn path(&self) -> &Path {

@@ -9,7 +9,9 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use trove_tests::{Api, Failpoints, Stack, StackOptions, connect, leftovers, order_body, poll, program, rows};
+use trove_tests::{
+    Api, Failpoints, SmallDisk, Stack, StackOptions, connect, leftovers, order_body, poll, program, rows,
+};
 
 async fn await_view(api: &Api, id: &str, what: &str, done: impl Fn(&Value) -> bool) -> Result<Value> {
     poll(what, Duration::from_secs(90), async || api.instance(id).await, done).await
@@ -138,7 +140,7 @@ async fn a_full_data_directory_is_seen_and_passes() -> Result<()> {
     let mut stack = Stack::prepare(StackOptions::default())?;
     let hosts = stack.hosts();
     std::fs::create_dir_all(&hosts)?;
-    let mount = Mount::tmpfs(&hosts, "200m")?;
+    let disk = SmallDisk::mount(&hosts, "200m")?;
     stack.run(&Failpoints::default())?;
     stack.await_datastore().await?;
     let api = stack.login("trove").await?;
@@ -146,8 +148,7 @@ async fn a_full_data_directory_is_seen_and_passes() -> Result<()> {
     let client = connect(&api.instance(&first).await?, "app", "secret-app-1", "app").await?;
     rows(&client, "create table t (text text)").await?;
 
-    let filler = hosts.join("filler");
-    fill(&filler)?;
+    let filler = disk.fill()?;
     let big = "insert into t select repeat(md5(n::text), 100) from generate_series(1, 40000) n";
     let full = rows(&client, big).await.err().context("a write into a full volume")?;
     ensure!(format!("{full:?}").contains("No space left on device"), "{full:?}");
@@ -169,33 +170,7 @@ async fn a_full_data_directory_is_seen_and_passes() -> Result<()> {
         api.await_gone(&id).await?;
     }
     drop(stack);
-    drop(mount);
-    Ok(())
-}
-
-/// A small file system that goes with the test.
-struct Mount(std::path::PathBuf);
-
-impl Mount {
-    fn tmpfs(path: &Path, size: &str) -> Result<Self> {
-        let options = format!("size={size},mode=0755");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).status()?;
-        ensure!(status.success(), "mount a small file system");
-        Ok(Self(path.to_owned()))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-fn fill(path: &Path) -> Result<()> {
-    use std::io::Write;
-    let mut file = std::fs::File::create(path)?;
-    let chunk = vec![0u8; 1 << 20];
-    while file.write_all(&chunk).is_ok() {}
+    drop(disk);
     Ok(())
 }
 

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{FromRef, FromRequestParts, OriginalUri, RawPathParams, State};
+use axum::extract::{FromRef, FromRequestParts, RawPathParams, State};
 use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::request::Parts;
-use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 
@@ -20,8 +19,6 @@ use crate::identity::{Caller, Identity};
 pub(super) struct Authorized {
     pub(super) caller: Caller,
     pub(super) request_id: String,
-    /// The path and the query as they came.
-    pub(super) asked: Option<PathAndQuery>,
     identity: Arc<Identity>,
 }
 
@@ -54,8 +51,7 @@ where
             api.rates.take(&caller.project, kind, Instant::now())?;
         }
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-        let asked = parts.extensions.get::<OriginalUri>().and_then(|uri| uri.path_and_query().cloned());
-        Ok(Self { caller, request_id, asked, identity: api.identity.clone() })
+        Ok(Self { caller, request_id, identity: api.identity.clone() })
     }
 }
 

@@ -17,20 +17,26 @@ use uuid::Uuid;
 
 use crate::error::{Error, chain};
 
+/// After how many seconds a client may try whether the store is back.
+const STORE_BACK_S: u64 = 2;
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = self.status();
-        let message = if let Self::Internal { .. } = &self {
-            let id = Uuid::new_v4();
-            tracing::error!(fault = %id, error = chain(&self), "a request failed");
-            format!(
-                "The server has either erred or is incapable of performing the requested operation. Look for {id} in its log."
-            )
-        } else {
+        if !matches!(self, Self::Internal { .. }) {
             tracing::debug!(status = status.as_u16(), error = chain(&self), "a request was refused");
-            self.to_string()
-        };
-        fault(status, &message, self.retry_after_s())
+            return fault(status, &self.to_string(), self.retry_after_s());
+        }
+        let id = Uuid::new_v4();
+        tracing::error!(fault = %id, error = chain(&self), "a request failed");
+        if self.is_of_unavailable_store() {
+            let message = format!("The service cannot use its store just now. Look for {id} in its log.");
+            return fault(status, &message, Some(STORE_BACK_S));
+        }
+        let message = format!(
+            "The server has either erred or is incapable of performing the requested operation. Look for {id} in its log."
+        );
+        fault(status, &message, None)
     }
 }
 
@@ -47,6 +53,7 @@ impl Error {
             Self::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal { .. } if self.is_of_unavailable_store() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -13,7 +13,6 @@ mod fields;
 mod flavors;
 mod form;
 mod instances;
-mod kept;
 mod limits;
 mod links;
 mod mgmt;
@@ -65,7 +64,6 @@ pub struct Shared {
     /// PEM of the authority that tenants trust.
     pub engines_authority_pem: String,
     rates: rates::Rates,
-    kept: kept::Kept,
     streams: events::Streams,
     shutdown: CancellationToken,
 }
@@ -79,7 +77,6 @@ impl ApiState {
             identity,
             engines_authority_pem,
             rates,
-            kept: kept::Kept::default(),
             streams: events::Streams::default(),
             shutdown,
         }))

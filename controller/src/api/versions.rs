@@ -12,6 +12,7 @@ use super::ApiState;
 use super::answer::{self, json_body};
 use super::body::Json;
 use super::links::{Link, to_itself};
+use crate::error::Result;
 
 /// A version of the API.
 #[derive(Serialize, ToSchema)]
@@ -94,8 +95,9 @@ impl IntoResponses for Healthy {
     }
 }
 
-/// Tells whether the service serves
+/// Tells whether the service serves, which it does while its store can be written
 #[utoipa::path(get, path = "/healthcheck", tag = "service", operation_id = "check_health")]
-pub(super) async fn health() -> Healthy {
-    Healthy
+pub(super) async fn health(State(state): State<ApiState>) -> Result<Healthy> {
+    state.app.check_health().await?;
+    Ok(Healthy)
 }

@@ -30,7 +30,7 @@ impl App {
     /// Internal only.
     pub async fn list_datastores(&self, admin: bool) -> Result<Vec<Datastore>> {
         let all = self.store.list_datastores().await?;
-        let visible = all.iter().map(|datastore| datastore.clone().visible(admin));
+        let visible = all.into_iter().map(|datastore| datastore.visible(admin));
         Ok(visible.filter(|datastore| !datastore.versions.is_empty()).collect())
     }
 

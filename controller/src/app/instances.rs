@@ -7,7 +7,7 @@ use trove_strategy::Manifest;
 use super::sight::{may_see, not_found};
 pub use super::submit::Accepted;
 use super::submit::origin;
-use super::{App, Page, PageRequest, Snapshot, names};
+use super::{App, Page, PageRequest, names};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::{InstanceId, ProjectId};
@@ -64,18 +64,9 @@ impl App {
     /// # Errors
     /// 404.
     pub async fn get_instance(&self, caller: &Caller, id: InstanceId) -> Result<Instance> {
-        Ok(self.get_instance_of(caller, id).await?.0)
-    }
-
-    /// The same, with what the store held when it was read, where that can be told.
-    ///
-    /// # Errors
-    /// 404.
-    pub async fn get_instance_of(&self, caller: &Caller, id: InstanceId) -> Result<(Instance, Option<Snapshot>)> {
-        let found = self.store.get_instance_of(id).await?;
-        let found = found.filter(|(instance, _)| instance.deleted.is_none() && may_see(caller, instance));
-        let (instance, snapshot) = found.ok_or_else(|| not_found(id))?;
-        Ok((self.with_expiry(instance), snapshot))
+        let found = self.store.get_instance(id).await?;
+        let found = found.filter(|instance| instance.deleted.is_none() && may_see(caller, instance));
+        Ok(self.with_expiry(found.ok_or_else(|| not_found(id))?))
     }
 
     /// One of the caller's project's instances with the manifest of its version.

@@ -8,7 +8,6 @@ use crate::compute::Compute;
 use crate::config::Config;
 use crate::error::Result;
 use crate::store::Store;
-pub use crate::store::sql::Snapshot;
 
 pub mod accounts;
 mod create_instance;
@@ -49,12 +48,12 @@ pub struct App {
 }
 
 impl App {
-    /// What the store holds now, for those who keep what they have read; `None` where that cannot be told.
+    /// Whether the service can do its work.
     ///
     /// # Errors
-    /// Internal.
-    pub async fn snapshot(&self) -> Result<Option<Snapshot>> {
-        self.store.snapshot().await
+    /// 503, which names what fails.
+    pub async fn check_health(&self) -> Result<()> {
+        self.store.check_health().await
     }
 }
 

@@ -19,7 +19,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::hub::Hub;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
+use crate::model::InstanceLabels;
 use crate::store::Store;
 
 /// Bounds of durations, seconds.
@@ -72,30 +73,40 @@ fn describe() {
         "trove_store_statements_total",
         "Statements that this controller sent to its database, with those that begin and end transactions."
     );
+    describe_gauge!("trove_store_writable", "Whether this controller can write its store: 1 or 0.");
     describe_gauge!("trove_agents_connected", "Agents that this controller hears.");
     process::describe();
     gauge!("trove_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
 async fn show(State(monitor): State<Monitor>) -> Response {
-    match monitor.text().await {
-        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
-        Err(error) => error.into_response(),
-    }
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], monitor.text().await).into_response()
 }
 
 impl Monitor {
-    async fn text(&self) -> Result<String> {
+    async fn text(&self) -> String {
         let agents = self.hub.heard();
         gauge!("trove_agents_connected").set(figure(agents.len()));
         process::measure();
-        let active = self.store.count_operations().await?;
-        let tenants = self.store.instance_labels().await?;
+        let writable = self.store.check_health().await.is_ok();
+        gauge!("trove_store_writable").set(f64::from(u8::from(writable)));
+        let stored = self.stored().await;
         self.recorder.run_upkeep();
         let mut text = self.recorder.render();
-        instances::render_operations(&mut text, &active);
-        instances::render(&mut text, &agents, &tenants);
-        Ok(text)
+        match stored {
+            Ok((active, tenants)) => {
+                instances::render_operations(&mut text, &active);
+                instances::render(&mut text, &agents, &tenants);
+            }
+            // What this controller knows by itself is told all the same: it is then that somebody looks.
+            Err(error) => tracing::warn!("the figures lack those of the store: {}", chain(&error)),
+        }
+        text
+    }
+
+    /// Active operations by kind and status, and the instances.
+    async fn stored(&self) -> Result<(Vec<(String, String, u64)>, Vec<InstanceLabels>)> {
+        Ok((self.store.count_operations().await?, self.store.instance_labels().await?))
     }
 }
 

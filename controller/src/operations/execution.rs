@@ -182,21 +182,22 @@ impl Execution {
         tx.commit().await.map_err(|error| Error::internal("commit a step of an operation", error))
     }
 
-    /// Renews the claim for as long as it is polled.
+    /// Renews the claim for as long as it is polled. A store that fails or does not answer says nothing about the claim:
+    /// it is given up when its own time is over.
     async fn keep_lease(&self) -> Stop {
         let mut held_until = Instant::now() + self.timing.lease;
         loop {
             tokio::time::sleep(self.timing.renew).await;
             let begun = Instant::now();
-            if begun >= held_until {
-                return Stop::Lost;
-            }
-            let _turn = self.turn.lock().await;
-            match self.context.store.renew_lease(self.lease(), self.timing.lease).await {
-                Ok(Some(true)) => return Stop::Cancelled,
-                Ok(Some(false)) => held_until = begun + self.timing.lease,
-                Ok(None) => return Stop::Lost,
-                Err(error) => tracing::error!("{}", chain(&error)),
+            let renewed = async {
+                let _turn = self.turn.lock().await;
+                self.context.store.renew_lease(self.lease(), self.timing.lease).await
+            };
+            match tokio::time::timeout_at(held_until, renewed).await {
+                Ok(Ok(Some(true))) => return Stop::Cancelled,
+                Ok(Ok(Some(false))) => held_until = begun + self.timing.lease,
+                Ok(Ok(None)) | Err(_) => return Stop::Lost,
+                Ok(Err(error)) => tracing::error!("{}", chain(&error)),
             }
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use sqlx::Row as _;
 use tokio::time::Instant;
 
 use super::asks::{Ledger, Renamed, Wish};
@@ -68,7 +69,7 @@ pub(super) fn run(seed: u64) -> Outcome {
 
 /// The number of the operation that was asked for last.
 fn last_asked(server: &Server) -> i64 {
-    server.ask("select coalesce(max(seq), 0) from operation").first().map_or(0, |row| row.read(0))
+    server.ask("select coalesce(max(seq), 0) from operation").first().map_or(0, |row| row.get(0))
 }
 
 struct History {
@@ -144,7 +145,7 @@ impl History {
 
     fn instances(&self, which: &str) -> Vec<InstanceId> {
         let sql = format!("select id from instance where {which} order by created, id");
-        self.ground.server.ask(&sql).iter().map(|row| row.read::<String>(0).parse().unwrap()).collect()
+        self.ground.server.ask(&sql).iter().map(|row| row.get::<String, _>(0).parse().unwrap()).collect()
     }
 
     /// A user asks one of the controllers for something.
@@ -207,7 +208,7 @@ impl History {
         let deadline = Instant::now() + SETTLED;
         let active = "select kind || ' ' || id || ' ' || status || coalesce(': ' || error, '') from operation where finished is null";
         loop {
-            let left: Vec<String> = self.ground.server.ask(active).iter().map(|row| row.read(0)).collect();
+            let left: Vec<String> = self.ground.server.ask(active).iter().map(|row| row.get(0)).collect();
             if left.is_empty() {
                 return Ok(());
             }
@@ -280,7 +281,7 @@ impl History {
         let deadline = Instant::now() + SETTLED;
         loop {
             if let Some(row) = self.ground.server.ask(&sql).first() {
-                let (status, error, claims): (String, String, i64) = (row.read(0), row.read(1), row.read(2));
+                let (status, error, claims): (String, String, i64) = (row.get(0), row.get(1), row.get(2));
                 return if (status.as_str(), claims) == ("done", 1) {
                     Ok(())
                 } else {
@@ -296,7 +297,7 @@ impl History {
 
     fn operations(&self) -> Tally {
         let rows = self.ground.server.ask("select kind || ' ' || status, count(*) from operation group by 1");
-        rows.iter().map(|row| (row.read::<String>(0), row.read::<i64>(1).unsigned_abs())).collect()
+        rows.iter().map(|row| (row.get::<String, _>(0), row.get::<i64, _>(1).unsigned_abs())).collect()
     }
 
     /// Nothing refers to itself any more.

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
 use super::asks::{Ledger, Renamed};
 use super::engine::Fact;
 use super::expected::Expected;
@@ -45,7 +48,7 @@ fn unless(wrong: bool, what: impl FnOnce() -> String) -> Found {
 
 impl Truths {
     fn texts(&self, sql: &str) -> Vec<String> {
-        self.server.ask(sql).iter().map(|row| row.read(0)).collect()
+        self.server.ask(sql).iter().map(|row| row.get(0)).collect()
     }
 
     fn nothing(&self, what: &str, sql: &str) -> Found {
@@ -188,8 +191,8 @@ impl Truths {
         let asked = self.ledger.asked.lock().unwrap();
         let mut all: BTreeMap<InstanceId, Expected> = BTreeMap::new();
         for row in self.server.ask("select instance_id, request_id, status, kind from operation order by seq") {
-            let (id, request): (String, String) = (row.read(0), row.read(1));
-            let (status, kind): (String, String) = (row.read(2), row.read(3));
+            let (id, request): (String, String) = (row.get(0), row.get(1));
+            let (status, kind): (String, String) = (row.get(2), row.get(3));
             let wish = &asked.get(&request).ok_or_else(|| format!("nobody asked {request} for {kind}"))?.wish;
             all.entry(id.parse().unwrap()).or_default().follow(wish, &status);
         }
@@ -202,23 +205,23 @@ impl Truths {
                    s.certificate_pem, (select count(*) from agent_link l where l.instance_id = i.id and l.lost_at is null) \
                    from instance i left join agent a on a.instance_id = i.id left join assignment s on s.instance_id = i.id \
                    where i.deleted is null";
-        let present = |row: &crate::store::sql::simulated::Row| {
-            let service: Option<String> = row.read(9);
-            let generation: Option<i64> = row.read(11);
+        let present = |row: &SqliteRow| {
+            let service: Option<String> = row.get(9);
+            let generation: Option<i64> = row.get(11);
             let present = Present {
-                flavor: row.read(1),
-                ram_mib: row.read(2),
-                volume_gib: row.read(3),
-                task: row.read(4),
-                host: row.read(5),
-                name: row.read(6),
-                root: row.read(7),
-                fault: row.read(8),
-                agent: service.map(|service| (service, row.read(10))),
-                assignment: generation.map(|generation| (generation, row.read(12), row.read(13))),
-                links: row.read(14),
+                flavor: row.get(1),
+                ram_mib: row.get(2),
+                volume_gib: row.get(3),
+                task: row.get(4),
+                host: row.get(5),
+                name: row.get(6),
+                root: row.get(7),
+                fault: row.get(8),
+                agent: service.map(|service| (service, row.get(10))),
+                assignment: generation.map(|generation| (generation, row.get(12), row.get(13))),
+                links: row.get(14),
             };
-            (row.read::<String>(0).parse().unwrap(), present)
+            (row.get::<String, _>(0).parse().unwrap(), present)
         };
         self.server.ask(sql).iter().map(present).collect()
     }

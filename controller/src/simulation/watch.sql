@@ -1,5 +1,5 @@
--- What may never be written, whoever writes: each is noted where the end of a history looks. `writer()` is the life of the
--- controller whose statement runs, `clock()` the time in microseconds.
+-- What may never be written, whoever writes: each is noted where the end of a history looks. The row of `said` has the life of
+-- the controller whose statement runs (`writer`) and the time in microseconds (`clock`).
 
 create table violation (what text not null);
 
@@ -7,16 +7,16 @@ create table violation (what text not null);
 create table held (operation_id text not null primary key, writer bigint not null, claims bigint not null, cancelled bigint);
 
 create trigger claim_of_what_is_held before update on operation
-    when new.fence <> old.fence and new.lease_until <> old.lease_until and old.lease_until > clock()
+    when new.fence <> old.fence and new.lease_until <> old.lease_until and old.lease_until > (select said.clock from said)
 begin
-    insert into violation select 'operation ' || new.id || ' is claimed by ' || writer() || ' while ' || writer || ' holds it'
-        from held where operation_id = new.id and writer <> writer();
+    insert into violation select 'operation ' || new.id || ' is claimed by ' || (select said.writer from said) || ' while ' || writer || ' holds it'
+        from held where operation_id = new.id and writer <> (select said.writer from said);
 end;
 
 create trigger claim after update on operation when new.fence <> old.fence and new.lease_until <> old.lease_until
 begin
-    insert into held values (new.id, writer(), 1, null)
-        on conflict (operation_id) do update set writer = writer(), claims = claims + 1;
+    insert into held values (new.id, (select said.writer from said), 1, null)
+        on conflict (operation_id) do update set writer = (select said.writer from said), claims = claims + 1;
     insert into violation select 'operation ' || new.id || ' begins before the end of ' || id from operation
         where instance_id = new.instance_id and seq < new.seq and finished is null;
 end;
@@ -27,14 +27,14 @@ create trigger operation_by_another after update on operation
         is not (old.status, old.position, old.attempt, old.state, old.fence, old.not_before, old.error)
         or new.lease_until > old.lease_until)
 begin
-    insert into violation select 'operation ' || new.id || ' is written by ' || writer() || ', and ' || writer || ' has claimed it'
-        from held where operation_id = new.id and writer <> writer();
+    insert into violation select 'operation ' || new.id || ' is written by ' || (select said.writer from said) || ', and ' || writer || ' has claimed it'
+        from held where operation_id = new.id and writer <> (select said.writer from said);
 end;
 
 create trigger step_by_another after update on operation_step
 begin
-    insert into violation select 'step ' || new.name || ' of ' || new.operation_id || ' is written by ' || writer() || ', and '
-        || writer || ' has claimed it' from held where operation_id = new.operation_id and writer <> writer();
+    insert into violation select 'step ' || new.name || ' of ' || new.operation_id || ' is written by ' || (select said.writer from said) || ', and '
+        || writer || ' has claimed it' from held where operation_id = new.operation_id and writer <> (select said.writer from said);
 end;
 
 create trigger operation_back after update on operation
@@ -59,13 +59,13 @@ end;
 
 create trigger asked_to_end after update on operation when new.cancel and not old.cancel
 begin
-    update held set cancelled = clock() where operation_id = new.id;
+    update held set cancelled = (select said.clock from said) where operation_id = new.id;
 end;
 
 -- A holder that sleeps hears of it when it wakes; by then its lease of 30 s holds, or another has taken it.
 create trigger step_after_cancel after update on operation_step when old.status = 'pending' and new.status = 'running'
 begin
-    insert into violation select 'step ' || new.name || ' of ' || operation_id || ' begins ' || (clock() - cancelled) / 1000000
+    insert into violation select 'step ' || new.name || ' of ' || operation_id || ' begins ' || ((select said.clock from said) - cancelled) / 1000000
         || ' s after the operation was asked to end' from held
-        where operation_id = new.operation_id and cancelled < clock() - 45000000;
+        where operation_id = new.operation_id and cancelled < (select said.clock from said) - 45000000;
 end;

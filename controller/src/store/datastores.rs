@@ -1,11 +1,9 @@
 //! Rows of datastores and their versions. One that was taken away keeps its row for the instances that were made of it,
 //! and is in no list.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use sqlx::AssertSqlSafe;
 use trove_strategy::{Installation, Manifest};
 
 use super::Store;
@@ -14,10 +12,10 @@ use crate::ids::{DatastoreId, VersionId};
 use crate::model::{Datastore, Version};
 use crate::store::sql::{Connection, Row, query};
 
-const SELECT: &str = "select d.id as datastore_id, d.name as datastore_name, d.default_version_id, \
+const LIST: &str = "select d.id as datastore_id, d.name as datastore_name, d.default_version_id, \
      v.id, v.name, v.number, v.active, v.bindir \
-     from datastore d join datastore_version v on v.datastore_id = d.id and v.removed is null";
-const ORDER: &str = " order by d.name, v.name, v.number, v.id";
+     from datastore d join datastore_version v on v.datastore_id = d.id and v.removed is null \
+     order by d.name, v.name, v.number, v.id";
 
 /// A version as it is registered: its number and datastore are those of the manifest.
 #[derive(Clone, Copy, Debug)]
@@ -47,17 +45,6 @@ pub struct Registered {
     pub removed: bool,
 }
 
-/// What an instance is of.
-#[derive(Clone, Debug)]
-pub struct Kind {
-    /// The datastore.
-    pub datastore_id: DatastoreId,
-    /// Its name.
-    pub datastore: String,
-    /// The version.
-    pub version: Version,
-}
-
 /// What is to be changed of a version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VersionChange {
@@ -70,79 +57,40 @@ pub struct VersionChange {
 }
 
 impl Store {
-    /// Every datastore with every version, by name. Another controller's change may stay unseen for two seconds.
+    /// Every datastore with every version, by name.
     ///
     /// # Errors
     /// Internal.
-    pub async fn list_datastores(&self) -> Result<Arc<[Datastore]>> {
-        let ask = async {
-            let sql = AssertSqlSafe(format!("{SELECT}{ORDER}"));
-            datastores(&query(sql).fetch_all(&self.read).await.map_err(unread)?).map(Into::into)
-        };
-        self.datastores.get((), ask).await
+    pub async fn list_datastores(&self) -> Result<Vec<Datastore>> {
+        datastores(&query(LIST).fetch_all(&self.read).await.map_err(unread)?)
     }
 
-    /// The datastore of this name or id, with every version; as fresh as the list of them.
+    /// The datastore of this name or id, with every version.
     ///
     /// # Errors
     /// Internal.
     pub async fn get_datastore(&self, name_or_id: &str) -> Result<Option<Datastore>> {
-        let is_it = |datastore: &&Datastore| datastore.name == name_or_id || datastore.id.to_string() == name_or_id;
-        Ok(self.list_datastores().await?.iter().find(is_it).cloned())
+        let is_it = |datastore: &Datastore| datastore.name == name_or_id || datastore.id.to_string() == name_or_id;
+        Ok(self.list_datastores().await?.into_iter().find(is_it))
     }
 
-    /// The datastore of this version, with every version; as fresh as the list of them.
+    /// The datastore of this version, with every version.
     ///
     /// # Errors
     /// Internal.
     pub async fn get_datastore_of_version(&self, id: VersionId) -> Result<Option<Datastore>> {
-        let has_it = |datastore: &&Datastore| datastore.versions.iter().any(|version| version.id == id);
-        Ok(self.list_datastores().await?.iter().find(has_it).cloned())
+        let has_it = |datastore: &Datastore| datastore.versions.iter().any(|version| version.id == id);
+        Ok(self.list_datastores().await?.into_iter().find(has_it))
     }
 
-    /// What a version is and can do; as fresh as the list of them.
+    /// What a version is and can do.
     ///
     /// # Errors
     /// Internal.
     pub async fn get_manifest(&self, id: VersionId) -> Result<Option<Arc<Manifest>>> {
-        let ask = async {
-            let sql = "select id, manifest from datastore_version where id = $1";
-            let row = query(sql).bind(id.to_string()).fetch_optional(&self.read).await.map_err(unread)?;
-            row.map(|row| manifest(&row).map(Arc::new)).transpose()
-        };
-        self.manifests.get(id, ask).await
-    }
-
-    /// Every version that there is or ever was; as fresh as the list of datastores.
-    pub(super) async fn kinds(&self) -> Result<Arc<HashMap<VersionId, Kind>>> {
-        let ask = async {
-            let sql = "select d.id as datastore_id, d.name as datastore_name, v.id, v.name, v.number, v.active, v.bindir \
-                 from datastore d join datastore_version v on v.datastore_id = d.id";
-            let read = |row: &Row| {
-                let datastore = row.try_get("datastore_name").map_err(unread)?;
-                let version = version(row)?;
-                Ok((version.id, Kind { datastore_id: version.datastore_id, datastore, version }))
-            };
-            let rows = query(sql).fetch_all(&self.read).await.map_err(unread)?;
-            rows.iter().map(read).collect::<Result<HashMap<_, _>>>().map(Arc::new)
-        };
-        self.kinds.get((), ask).await
-    }
-
-    /// The same, whatever is believed.
-    pub(super) async fn kinds_anew(&self) -> Result<Arc<HashMap<VersionId, Kind>>> {
-        self.kinds.forget();
-        self.kinds().await
-    }
-
-    /// What is believed of datastores is asked anew once this transaction is over.
-    fn changes_datastores(&self, conn: &mut Connection) {
-        let (datastores, kinds, manifests) = (self.datastores.clone(), self.kinds.clone(), self.manifests.clone());
-        conn.after_commit(move || {
-            datastores.forget();
-            kinds.forget();
-            manifests.forget();
-        });
+        let sql = "select id, manifest from datastore_version where id = $1";
+        let row = query(sql).bind(id.to_string()).fetch_optional(&self.read).await.map_err(unread)?;
+        row.map(|row| manifest(&row).map(Arc::new)).transpose()
     }
 
     /// Every installed engine that was ever registered.
@@ -169,7 +117,6 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn upsert_version(&self, conn: &mut Connection, registration: Registration<'_>) -> Result<VersionId> {
-        self.changes_datastores(conn);
         let manifest = registration.manifest;
         let failed = |error| Error::internal(format!("register a version of {}", manifest.identity.name), error);
         let json = serde_json::to_string(manifest)
@@ -237,7 +184,6 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn change_version(&self, conn: &mut Connection, id: VersionId, change: &VersionChange) -> Result<bool> {
-        self.changes_datastores(conn);
         let failed = |error| Error::internal(format!("change the version {id}"), error);
         // The condition instead of the unique index's error, which would spoil the caller's transaction on PostgreSQL.
         let done = query(
@@ -272,7 +218,6 @@ impl Store {
     /// # Errors
     /// 400 while an instance is of it; internal.
     pub async fn remove_version(&self, conn: &mut Connection, id: VersionId) -> Result<bool> {
-        self.changes_datastores(conn);
         let failed = |error| Error::internal(format!("remove the version {id}"), error);
         let used = query("select id from instance where version_id = $1 and deleted is null limit 1")
             .bind(id.to_string())
@@ -301,7 +246,6 @@ impl Store {
     /// # Errors
     /// 400 while it has versions; internal.
     pub async fn remove_datastore(&self, conn: &mut Connection, name_or_id: &str) -> Result<bool> {
-        self.changes_datastores(conn);
         let failed = |error| Error::internal("remove a datastore", error);
         let sql = "select v.id from datastore_version v join datastore d on d.id = v.datastore_id \
              where (d.id = $1 or d.name = $1) and v.removed is null limit 1";

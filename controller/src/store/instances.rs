@@ -1,5 +1,4 @@
-//! Rows of instances. A list and a show are one query each, joined with what the agent last said; what their versions are
-//! called is believed (`store/believed.rs`).
+//! Rows of instances. A list and a show are one query each, joined with their versions and with what the agents last said.
 //!
 //! Methods with `conn` take part in the caller's transaction. Each of them is idempotent, touches only an instance that
 //! is not deleted, and sets `updated`.
@@ -15,12 +14,11 @@ use trove_strategy::{Installation, Manifest, Size};
 
 use super::{Store, from_micros};
 use crate::error::{Error, Result};
-use crate::ids::{InstanceId, ProjectId, VersionId};
+use crate::ids::{DatastoreId, InstanceId, ProjectId, VersionId};
 use crate::model::{Access, Datastore, Fault, Flavor, Instance, InstanceLabels, Nic, Version};
 use crate::state::{Heard, HostState, Service, Task};
-use crate::store::datastores::Kind;
 use crate::store::quota::Amounts;
-use crate::store::sql::{Column, Connection, Row, Snapshot, query};
+use crate::store::sql::{Column, Connection, Row, query};
 
 mod sizes;
 
@@ -29,10 +27,12 @@ mod sizes;
 const SELECT: &str = "select i.id, i.project_id, i.name, i.flavor_id, i.flavor_name, i.ram_mib, i.vcpus, i.volume_gib, i.version_id, i.region, i.address, i.port, \
      i.access, i.nics, i.task, i.host, i.fault_message, i.fault_details, i.fault_created, i.root_enabled_at, i.root_enabled_by, i.created, i.updated, i.deleted, \
      a.service, a.service_updated, a.volume_used_bytes, \
+     v.name as version_name, v.number as version_number, d.id as datastore_id, d.name as datastore_name, \
      (select max(case when l.lost_at is null and c.seen_until > $1 then 9223372036854775807 \
      else coalesce(l.lost_at, c.seen_until) end) from agent_link l join controller c on c.id = l.controller_id \
      where l.instance_id = i.id) as heard";
-const FROM: &str = " from instance i left join agent a on a.instance_id = i.id";
+const FROM: &str = " from instance i join datastore_version v on v.id = i.version_id \
+     join datastore d on d.id = v.datastore_id left join agent a on a.instance_id = i.id";
 
 /// What is stored of a new instance. It starts with task and host `building`, host generation 1.
 #[derive(Clone, Debug)]
@@ -135,20 +135,10 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn get_instance(&self, id: InstanceId) -> Result<Option<Instance>> {
-        Ok(self.get_instance_of(id).await?.map(|(instance, _)| instance))
-    }
-
-    /// The same, with what the store held when it was read, where the row can tell.
-    ///
-    /// # Errors
-    /// Internal.
-    pub async fn get_instance_of(&self, id: InstanceId) -> Result<Option<(Instance, Option<Snapshot>)>> {
         let now = self.now_micros();
-        let sql = AssertSqlSafe(format!("{SELECT}, {}{FROM} where i.id = $2", self.read.snapshot_column()));
+        let sql = AssertSqlSafe(format!("{SELECT}{FROM} where i.id = $2"));
         let row = query(sql).bind(now).bind(id.to_string()).fetch_optional(&self.read).await;
-        let Some(row) = row.map_err(failed("read", id))? else { return Ok(None) };
-        let snapshot = row.snapshot().map_err(failed("read", id))?;
-        Ok(self.instances(std::slice::from_ref(&row), now).await?.pop().map(|instance| (instance, snapshot)))
+        row.map_err(failed("read", id))?.map(|row| instance(&row, now)).transpose()
     }
 
     /// An instance that is not deleted, with the manifest of its version.
@@ -161,23 +151,6 @@ impl Store {
         let version = instance.version_id;
         let manifest = self.get_manifest(version).await?;
         Ok(Some((instance, manifest.ok_or_else(|| damaged("version_id", &version.to_string()))?)))
-    }
-
-    /// Reads rows of [`SELECT`].
-    async fn instances(&self, rows: &[Row], now: i64) -> Result<Vec<Instance>> {
-        let mut kinds = self.kinds().await?;
-        let version = |row| parsed(row, "version_id").map(VersionId);
-        let mut instances = Vec::with_capacity(rows.len());
-        for row in rows {
-            let version = version(row)?;
-            if !kinds.contains_key(&version) {
-                // Registered by another controller since.
-                kinds = self.kinds_anew().await?;
-            }
-            let kind = kinds.get(&version).ok_or_else(|| damaged("version_id", &version.to_string()))?;
-            instances.push(instance(row, kind, now)?);
-        }
-        Ok(instances)
     }
 
     /// At most `limit` of a project's instances that are not deleted, by id, after `marker`.
@@ -197,7 +170,7 @@ impl Store {
             .fetch_all(&self.read)
             .await
             .map_err(|error| Error::internal("list the instances of a project", error))?;
-        self.instances(&rows, now).await
+        rows.iter().map(|row| instance(row, now)).collect()
     }
 
     /// At most `limit` instances of all projects after the first `offset`, by last change descending.
@@ -220,7 +193,7 @@ impl Store {
             .fetch_all(&self.read)
             .await
             .map_err(|error| Error::internal("list all instances", error))?;
-        self.instances(&rows, now).await
+        rows.iter().map(|row| instance(row, now)).collect()
     }
 
     /// The instances of a project, or of all, that are not deleted, by id.
@@ -234,7 +207,7 @@ impl Store {
         ));
         let rows = query(sql).bind(now).bind(project.map(|project| project.0.as_str())).fetch_all(&self.read).await;
         let rows = rows.map_err(|error| Error::internal("list the instances that there are", error))?;
-        self.instances(&rows, now).await
+        rows.iter().map(|row| instance(row, now)).collect()
     }
 
     /// What tells the figures of instances that are not deleted from each other.
@@ -595,8 +568,8 @@ fn host_facts(row: &Row, id: InstanceId) -> Result<HostFacts> {
     })
 }
 
-/// One as it was at `now`.
-fn instance(row: &Row, kind: &Kind, now: i64) -> Result<Instance> {
+/// One of [`SELECT`] as it was at `now`.
+fn instance(row: &Row, now: i64) -> Result<Instance> {
     let created = time(row, "created")?;
     let access = maybe_text(row, "access")?.map(serde_json::from_str).transpose();
     let used: Option<i64> = column(row, "volume_used_bytes")?;
@@ -607,11 +580,11 @@ fn instance(row: &Row, kind: &Kind, now: i64) -> Result<Instance> {
         flavor: flavor(row)?,
         volume_gib: unsigned(row, "volume_gib")?,
         volume_used_bytes: used.and_then(|bytes| u64::try_from(bytes).ok()),
-        datastore_id: kind.datastore_id,
-        datastore: kind.datastore.clone(),
-        version_id: kind.version.id,
-        version: kind.version.name.clone(),
-        version_number: kind.version.number.clone(),
+        datastore_id: DatastoreId(parsed(row, "datastore_id")?),
+        datastore: column(row, "datastore_name")?,
+        version_id: VersionId(parsed(row, "version_id")?),
+        version: column(row, "version_name")?,
+        version_number: column(row, "version_number")?,
         region: column(row, "region")?,
         address: address(row)?,
         port: narrow(row, "port")?,

@@ -5,43 +5,36 @@
 //! times are bigint microseconds since 1970 (UTC); JSON is text. Columns are named, never `*`, since a newer
 //! controller may have added some. Each query is a named method in the file of its subject.
 
-use std::collections::HashMap;
 use std::fs::Permissions;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::str::FromStr as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr};
 use time::OffsetDateTime;
-use trove_strategy::Manifest;
 
 use crate::error::{Error, Result};
-use crate::ids::VersionId;
-use crate::model::Datastore;
 use crate::seal::Seal;
 use crate::store::agents::ResetServices;
-use crate::store::believed::Believed;
 #[cfg(test)]
 pub(crate) use crate::store::clock::Clock;
 #[cfg(not(test))]
 use crate::store::clock::Clock;
-use crate::store::datastores::Kind;
-use crate::store::sql::{Connection, News, Pool, Snapshot, Transaction};
+use crate::store::sql::{Connection, News, Pool, Transaction};
 
 pub mod agents;
 pub mod assignments;
 pub mod authorities;
-mod believed;
 mod clock;
 pub mod controllers;
 pub mod datastores;
 #[cfg(test)]
 pub(crate) mod harness;
+mod health;
 pub mod hosts;
 pub mod identity;
 pub mod instances;
@@ -50,10 +43,12 @@ pub mod queue;
 pub mod quota;
 pub mod sql;
 
+/// Statements that stay prepared on a connection; the store has fewer.
+const STATEMENTS: usize = 200;
 /// Connections to PostgreSQL that read.
-const READERS: usize = 8;
+const READERS: u32 = 8;
 /// Connections to PostgreSQL that write, one after the other.
-const WRITERS: usize = 2;
+const WRITERS: u32 = 2;
 /// How long PostgreSQL lets a controller that has stopped keep others from writing.
 const IDLE_IN_TRANSACTION: &str = "5s";
 /// How long a statement, or its wait for others that write, may take on PostgreSQL.
@@ -72,10 +67,7 @@ pub struct Store {
     clock: Clock,
     /// Instances whose stored service is older than what their agent says (`store/agents.rs`).
     pub(crate) reset_services: ResetServices,
-    /// Every datastore with every version.
-    datastores: Believed<(), Arc<[Datastore]>>,
-    kinds: Believed<(), Arc<HashMap<VersionId, Kind>>>,
-    manifests: Believed<VersionId, Option<Arc<Manifest>>>,
+    health: health::Health,
 }
 
 /// The migrations in their order; append-only.
@@ -130,26 +122,26 @@ impl Store {
         keep_private(&path).map_err(|error| Error::internal(format!("make {}", path.display()), error))?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             // A committed operation must be there after a power cut, since hosts are made on its word.
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(10))
+            .busy_timeout(Duration::from_secs(5))
+            .statement_cache_capacity(STATEMENTS)
             .foreign_keys(true);
         let failed = |error: sqlx::Error| Error::internal(format!("open {}", path.display()), error);
-        // A file is not lost like a server: the connection is not tried before each use.
-        let pool = SqlitePoolOptions::new().max_connections(1).test_before_acquire(false);
-        let write = pool.connect_with(options).await.map_err(failed)?;
-        migrator().run(&write).await.map_err(|error| Error::internal(format!("migrate {}", path.display()), error))?;
+        let mut first = SqliteConnection::connect_with(&options).await.map_err(failed)?;
+        migrator()
+            .run(&mut first)
+            .await
+            .map_err(|error| Error::internal(format!("migrate {}", path.display()), error))?;
         let clock = Clock::new(micros(OffsetDateTime::now_utc()));
-        let read = Pool::readers(&path, clock.clone()).map_err(failed)?;
-        Ok(Self::over(read, Pool::sqlite(write, clock.clone()), seal, clock))
+        let [read, write] = sql::sqlite_pools(&options, &clock);
+        Ok(Self::over(read, write, seal, clock))
     }
 
     fn over(read: Pool, write: Pool, seal: Seal, clock: Clock) -> Self {
         let reset_services = ResetServices::default();
-        let (datastores, kinds, manifests) = (Believed::default(), Believed::default(), Believed::default());
-        Self { read, write, seal, clock, reset_services, datastores, kinds, manifests }
+        Self { read, write, seal, clock, reset_services, health: health::Health::default() }
     }
 
     /// Opens the store on PostgreSQL at `url`, which names no password, and brings its schema up to date.
@@ -161,6 +153,7 @@ impl Store {
         let mut options = PgConnectOptions::from_str(url)
             .map_err(|error| Error::BadRequest(format!("store.url is not the URL of a PostgreSQL database: {error}.")))?
             .application_name("trove-controller")
+            .statement_cache_capacity(STATEMENTS)
             .options([
                 ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
                 ("statement_timeout", STATEMENT),
@@ -196,25 +189,17 @@ impl Store {
 
     /// The simulator's database at this time (microseconds since 1970), with whatever else is to stand in it.
     #[cfg(test)]
-    pub(crate) fn simulated_server(now: i64, more: &str) -> sql::simulated::Server {
-        let schema: Vec<&str> = MIGRATIONS.iter().map(|(_, _, sql)| *sql).chain([more]).collect();
+    pub(crate) fn simulated_server(now: i64, more: &'static str) -> sql::simulated::Server {
+        let schema: Vec<&'static str> = MIGRATIONS.iter().map(|(_, _, sql)| *sql).chain([more]).collect();
         sql::simulated::Server::new(&schema, Clock::simulated(now))
     }
 
-    /// Begins a transaction that writes; there is one at a time.
+    /// Begins a transaction that writes; there is one at a time. Unless it is committed, nothing of it is written.
     ///
     /// # Errors
     /// Internal.
     pub async fn begin(&self) -> Result<Transaction> {
-        self.write.begin().await.map_err(|error| Error::internal("begin a transaction", error))
-    }
-
-    /// What the store holds now, for those who keep what they have read; `None` where that cannot be told.
-    ///
-    /// # Errors
-    /// Internal.
-    pub async fn snapshot(&self) -> Result<Option<Snapshot>> {
-        self.read.snapshot().await.map_err(|error| Error::internal("ask the store whether anything was written", error))
+        self.write.begin_write().await.map_err(|error| Error::internal("begin a transaction", error))
     }
 
     /// The time by the database's clock. What is stored and compared is of this clock alone.

@@ -5,7 +5,7 @@ use axum::extract::State;
 use super::view::{self, DetailedInstancesPage, InstancesPage, Viewer};
 use crate::api::ApiState;
 use crate::api::auth::Authorized;
-use crate::api::kept::{Question, Written};
+use crate::api::body::Json;
 use crate::api::links::Link;
 use crate::api::paging::Paging;
 use crate::app::instances::Instance;
@@ -32,13 +32,10 @@ pub(in crate::api) async fn summary(
     State(state): State<ApiState>,
     authorized: Authorized,
     paging: Paging,
-) -> Result<Written<InstancesPage>> {
+) -> Result<Json<InstancesPage>> {
     authorized.may("instance:index")?;
-    let read = async {
-        let (instances, links) = list(&state, &authorized, &paging, view::summary).await?;
-        Ok((InstancesPage { instances, instances_links: links.clone(), links }, None))
-    };
-    state.kept.answer(&state.app, Question::of(&authorized), read).await
+    let (instances, links) = list(&state, &authorized, &paging, view::summary).await?;
+    Ok(Json(InstancesPage { instances, instances_links: links.clone(), links }))
 }
 
 /// Lists the instances of the project with more of each
@@ -53,11 +50,8 @@ pub(in crate::api) async fn detail(
     State(state): State<ApiState>,
     authorized: Authorized,
     paging: Paging,
-) -> Result<Written<DetailedInstancesPage>> {
+) -> Result<Json<DetailedInstancesPage>> {
     authorized.may("instance:detail")?;
-    let read = async {
-        let (instances, links) = list(&state, &authorized, &paging, view::detail).await?;
-        Ok((DetailedInstancesPage { instances, instances_links: links.clone(), links }, None))
-    };
-    state.kept.answer(&state.app, Question::of(&authorized), read).await
+    let (instances, links) = list(&state, &authorized, &paging, view::detail).await?;
+    Ok(Json(DetailedInstancesPage { instances, instances_links: links.clone(), links }))
 }

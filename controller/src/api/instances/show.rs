@@ -6,9 +6,8 @@ use super::view::{self, InstanceBody, Viewer};
 use super::{OfInstance, instance_id};
 use crate::api::ApiState;
 use crate::api::auth::Authorized;
-use crate::api::body::Path;
+use crate::api::body::{Json, Path};
 use crate::api::fault::Fault;
-use crate::api::kept::{Question, Written};
 use crate::error::Result;
 
 /// Shows an instance
@@ -18,14 +17,11 @@ pub(in crate::api) async fn show(
     State(state): State<ApiState>,
     authorized: Authorized,
     Path(of): Path<OfInstance>,
-) -> Result<Written<InstanceBody>> {
+) -> Result<Json<InstanceBody>> {
     authorized.may("instance:show")?;
     let id = instance_id(&of.id)?;
-    let read = async {
-        let (instance, snapshot) = state.app.get_instance_of(&authorized.caller, id).await?;
-        let base = state.app.config.public_url();
-        let (project, admin) = (&authorized.caller.project, authorized.caller.is_admin());
-        Ok((InstanceBody { instance: view::shown(&Viewer { base: &base, project, admin }, &instance) }, snapshot))
-    };
-    state.kept.answer(&state.app, Question::of(&authorized), read).await
+    let instance = state.app.get_instance(&authorized.caller, id).await?;
+    let base = state.app.config.public_url();
+    let (project, admin) = (&authorized.caller.project, authorized.caller.is_admin());
+    Ok(Json(InstanceBody { instance: view::shown(&Viewer { base: &base, project, admin }, &instance) }))
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::model::Resource;
-use crate::store::harness::{self, Fixture, fixture};
+use crate::store::harness::{Fixture, fixture};
 use crate::store::sql::query;
 
 fn unlimited(_: Resource) -> i64 {
@@ -220,38 +220,4 @@ async fn no_token_is_left_of_an_instance_that_is_gone() {
     // A controller that had stalled comes back to making the host.
     fixture.store.issue_token(id, 1, hour).await.unwrap();
     assert_eq!(fixture.store.number("select count(*) from enrolment_token").await, 0);
-}
-
-#[tokio::test]
-async fn a_snapshot_is_another_one_once_anybody_has_written() {
-    let directory = tempfile::tempdir().unwrap();
-    let (one, other) = (harness::open(directory.path(), 7).await, harness::open(directory.path(), 7).await);
-    // The simulator's database cannot tell.
-    let Some(first) = one.snapshot().await.unwrap() else { return };
-    if !one.is_shared() {
-        // A server has other databases, in which other tests write.
-        assert_eq!(one.snapshot().await.unwrap().as_ref(), Some(&first));
-    }
-    let mut seen = vec![first];
-    for (limit, writer) in [(1, &one), (2, &other)] {
-        let mut tx = writer.begin().await.unwrap();
-        writer.set_quota(&mut tx, &project("p"), Resource::Ram, limit).await.unwrap();
-        tx.commit().await.unwrap();
-        let now = one.snapshot().await.unwrap().unwrap();
-        assert!(!seen.contains(&now), "{now:?} of {seen:?}");
-        seen.push(now);
-    }
-}
-
-#[tokio::test]
-async fn a_row_tells_of_which_snapshot_it_is() {
-    let fixture = fixture().await;
-    let row = fixture.new_row("demo");
-    write!(fixture, insert_instance(&row));
-    let (_, first) = fixture.store.get_instance_of(row.id).await.unwrap().unwrap();
-    write!(fixture, set_task(row.id, Task::None));
-    let (_, second) = fixture.store.get_instance_of(row.id).await.unwrap().unwrap();
-    // Only a server's rows can.
-    assert_eq!(first.is_some(), second.is_some());
-    assert!(first.is_none() || first != second, "{first:?}");
 }

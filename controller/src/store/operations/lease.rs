@@ -106,7 +106,11 @@ impl Store {
         for kind in known {
             asked = asked.bind(kind);
         }
-        let Some(row) = asked.fetch_optional(&mut *tx).await.map_err(failed)? else { return Ok(None) };
+        let Some(row) = asked.fetch_optional(&mut *tx).await.map_err(failed)? else {
+            // Runners look often: the connection goes back to its pool.
+            tx.commit().await.map_err(failed)?;
+            return Ok(None);
+        };
         let id: String = row.try_get(0).map_err(failed)?;
         let [fence, change] = draw(&mut tx, [FENCE, CHANGE]).await?;
         let row = query(

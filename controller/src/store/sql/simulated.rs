@@ -1,19 +1,19 @@
-//! The same SQL on a SQLite that answers at once and on the caller's thread, for the simulator: no thread of a driver
-//! decides about the order of events. What can go wrong with a server's connection is decided by a [`Gate`].
+//! The same SQL on a SQLite that the caller's thread waits for, for the simulator: no thread of a driver decides about the
+//! order of events, and no time passes. What can go wrong with a server's connection is decided by a [`Gate`].
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::executor::block_on;
 use futures::future::BoxFuture;
-use rusqlite::functions::FunctionFlags;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _, SqlSafeStr, SqlStr};
 use tempfile::TempDir;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
-pub(crate) use super::direct::{FromStored, Row};
-use super::direct::{failed, keep_plans, lock, run};
-use super::{News, Value};
+use super::{News, Value, query};
 use crate::store::Clock;
 
 /// How long an open transaction may say nothing, as on PostgreSQL.
@@ -42,11 +42,9 @@ pub(crate) type Gate = Arc<dyn Fn(Moment) -> BoxFuture<'static, sqlx::Result<()>
 pub(crate) struct Server(Arc<Inner>);
 
 struct Inner {
-    reader: Mutex<rusqlite::Connection>,
-    writer: Mutex<rusqlite::Connection>,
+    reader: Mutex<SqliteConnection>,
+    writer: Mutex<SqliteConnection>,
     clock: Clock,
-    /// Whose statement runs: triggers read it as `writer()`.
-    by: Arc<AtomicI64>,
     /// What is announced.
     news: tokio::sync::broadcast::Sender<News>,
     /// Whoever writes.
@@ -54,30 +52,50 @@ struct Inner {
     _directory: TempDir,
 }
 
-impl Server {
-    /// A new one with this schema, whose triggers may ask `writer()` (which [`Link`] writes) and `clock()` (microseconds).
-    pub(crate) fn new(schema: &[&str], clock: Clock) -> Self {
-        let directory = TempDir::new_in("/dev/shm").unwrap();
-        let open = || {
-            let connection = rusqlite::Connection::open(directory.path().join("sim.sqlite")).unwrap();
-            let settings = "pragma journal_mode = wal; pragma synchronous = off; pragma foreign_keys = on";
-            connection.execute_batch(settings).unwrap();
-            connection.set_prepared_statement_cache_capacity(200);
-            keep_plans(&connection).unwrap();
-            connection
-        };
-        let (writer, reader) = (open(), open());
-        let by = Arc::new(AtomicI64::new(0));
-        let (who, time) = (by.clone(), clock.clone());
-        let flags = FunctionFlags::SQLITE_UTF8;
-        writer.create_scalar_function("writer", 0, flags, move |_| Ok(who.load(Ordering::Relaxed))).unwrap();
-        writer.create_scalar_function("clock", 0, flags, move |_| Ok(time.now())).unwrap();
-        for sql in schema {
-            writer.execute_batch(sql).unwrap();
+/// What a statement answered: how many rows it changed, and those that it read.
+type Answered = (u64, Vec<SqliteRow>);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run(connection: &Mutex<SqliteConnection>, sql: SqlStr, values: Vec<Value>) -> sqlx::Result<Answered> {
+    let mut connection = lock(connection);
+    let mut answers = connection.fetch_many(super::sqlite(sql, values));
+    let (mut changed, mut rows) = (0, Vec::new());
+    while let Some(answer) = block_on(answers.next()) {
+        match answer? {
+            Either::Left(done) => changed += done.rows_affected(),
+            Either::Right(row) => rows.push(row),
         }
-        let (reader, writer) = (Mutex::new(reader), Mutex::new(writer));
+    }
+    Ok((changed, rows))
+}
+
+/// Statements without values.
+fn say(connection: &Mutex<SqliteConnection>, sql: impl SqlSafeStr) -> sqlx::Result<()> {
+    block_on(lock(connection).execute(sql.into_sql_str())).map(drop)
+}
+
+impl Server {
+    /// A new one with this schema, whose triggers may read in the one row of `said` whose statement it is (`writer`, which
+    /// [`Link`] writes) and when it came (`clock`, microseconds).
+    pub(crate) fn new(schema: &[&'static str], clock: Clock) -> Self {
+        let directory = TempDir::new_in("/dev/shm").unwrap();
+        let options = SqliteConnectOptions::new()
+            .filename(directory.path().join("sim.sqlite"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Off)
+            .statement_cache_capacity(200);
+        let open = || Mutex::new(block_on(SqliteConnection::connect_with(&options)).unwrap());
+        let (writer, reader) = (open(), open());
+        say(&writer, "create table said (writer bigint, clock bigint); insert into said values (0, 0)").unwrap();
+        for sql in schema {
+            say(&writer, *sql).unwrap();
+        }
         let news = tokio::sync::broadcast::Sender::new(64);
-        Self(Arc::new(Inner { reader, writer, clock, by, news, turn: Arc::default(), _directory: directory }))
+        Self(Arc::new(Inner { reader, writer, clock, news, turn: Arc::default(), _directory: directory }))
     }
 
     /// Its clock, microseconds since 1970.
@@ -89,18 +107,19 @@ impl Server {
     pub(crate) fn meddle(&self, sql: &str) {
         // Between two transactions: whoever writes holds the turn.
         if let Ok(_turn) = self.0.turn.try_lock() {
-            lock(&self.0.writer).execute_batch(sql).unwrap();
+            say(&self.0.writer, AssertSqlSafe(sql)).unwrap();
         }
     }
 
-    fn write(&self, by: i64, sql: &str, values: &[Value]) -> sqlx::Result<(u64, Vec<Row>)> {
-        self.0.by.store(by, Ordering::Relaxed);
-        run(&lock(&self.0.writer), sql, values)
+    fn write(&self, by: i64, sql: SqlStr, values: Vec<Value>) -> sqlx::Result<Answered> {
+        let said = query("update said set writer = $1, clock = $2").bind(by).bind(self.now());
+        run(&self.0.writer, said.sql, said.values)?;
+        run(&self.0.writer, sql, values)
     }
 
     /// One answer, without a gate: for the checks at the end of a history.
-    pub(crate) fn ask(&self, sql: &str) -> Vec<Row> {
-        run(&lock(&self.0.reader), sql, &[]).unwrap().1
+    pub(crate) fn ask(&self, sql: &str) -> Vec<SqliteRow> {
+        run(&self.0.reader, AssertSqlSafe(sql).into_sql_str(), Vec::new()).unwrap().1
     }
 }
 
@@ -144,10 +163,10 @@ impl Link {
     }
 
     /// One statement of its own.
-    pub(super) async fn run(&self, sql: &str, values: &[Value]) -> sqlx::Result<(u64, Vec<Row>)> {
+    pub(super) async fn run(&self, sql: SqlStr, values: Vec<Value>) -> sqlx::Result<Answered> {
         (self.gate)(Moment::Statement).await?;
-        if sql.trim_start().starts_with("select") {
-            return run(&lock(&self.server.0.reader), sql, values);
+        if sql.as_str().trim_start().starts_with("select") {
+            return run(&self.server.0.reader, sql, values);
         }
         let turn = self.server.0.turn.clone().lock_owned().await;
         let done = self.server.write(self.writer, sql, values)?;
@@ -159,7 +178,7 @@ impl Link {
     pub(super) async fn begin(&self) -> sqlx::Result<Session> {
         (self.gate)(Moment::Begin).await?;
         let turn = self.server.0.turn.clone().lock_owned().await;
-        lock(&self.server.0.writer).execute_batch("begin immediate").map_err(failed)?;
+        say(&self.server.0.writer, "begin immediate")?;
         let session =
             Session(Arc::new(Mutex::new(Some(Open { _turn: turn, link: self.clone(), used: Instant::now() }))));
         tokio::spawn(end_idle(Arc::downgrade(&session.0)));
@@ -195,7 +214,7 @@ struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         // After a commit there is nothing to roll back, which the server says.
-        let _ = lock(&self.link.server.0.writer).execute_batch("rollback");
+        let _ = say(&self.link.server.0.writer, "rollback");
     }
 }
 
@@ -214,7 +233,7 @@ impl Session {
         open.as_ref().map(|open| open.link.read_clock(clock)).ok_or(sqlx::Error::PoolClosed)
     }
 
-    pub(super) async fn run(&self, sql: &str, values: &[Value]) -> sqlx::Result<(u64, Vec<Row>)> {
+    pub(super) async fn run(&self, sql: SqlStr, values: Vec<Value>) -> sqlx::Result<Answered> {
         let gate = self.gate()?;
         gate(Moment::Statement).await?;
         self.gate()?;
@@ -229,7 +248,7 @@ impl Session {
         gate(Moment::Commit).await?;
         self.gate()?;
         if let Some(open) = lock(&self.0).take() {
-            lock(&open.link.server.0.writer).execute_batch("commit").map_err(failed)?;
+            say(&open.link.server.0.writer, "commit")?;
             if let Some(news) = news {
                 // Nobody may be listening.
                 let _ = open.link.server.0.news.send(news);

@@ -37,7 +37,7 @@ use crate::config::Config;
 use crate::ids::{InstanceId, seeded};
 use crate::operations::Nudge;
 use crate::seal::Seal;
-use crate::store::sql::simulated::{FromStored, Link, Moment, Server};
+use crate::store::sql::simulated::{Link, Moment, Server};
 use crate::store::{Clock, Store, harness};
 
 pub(super) const CONTROLLERS: [&str; 2] = ["one", "two"];
@@ -152,8 +152,8 @@ impl World {
     }
 
     /// The first value that a query answers.
-    pub(super) fn ask<T: FromStored>(&self, sql: &str) -> T {
-        self.server.ask(sql)[0].read(0)
+    pub(super) fn ask<T: for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>>(&self, sql: &str) -> T {
+        sqlx::Row::get(&self.server.ask(sql)[0], 0)
     }
 
     /// The generation of the assignment that the agent keeps.

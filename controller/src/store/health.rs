@@ -1,0 +1,115 @@
+//! Whether the store can be written, found out by writing; and which failures are the store's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Store;
+use super::sql::{is_unavailable, query};
+use crate::error::{Error, Result};
+
+/// How long an answer is good for all who ask.
+const GOOD: Duration = Duration::from_secs(1);
+/// How long a store that is well may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The last look. The clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Health(Arc<Mutex<Option<Look>>>);
+
+struct Look {
+    since: Instant,
+    /// `None` where whoever looked went away before the end.
+    found: Option<std::result::Result<(), String>>,
+}
+
+impl Store {
+    /// Whether the store can be written. There is at most one test a second, shared by all who ask.
+    ///
+    /// # Errors
+    /// 503, which names what fails.
+    pub async fn check_health(&self) -> Result<()> {
+        // Who waits here shares what the one before finds.
+        let mut last = self.health.0.lock().await;
+        if let Some(Look { since, found }) = &*last {
+            match found {
+                Some(found) if since.elapsed() < GOOD => return said(found.clone()),
+                Some(_) => {}
+                None => sleep_until(*since + GOOD).await,
+            }
+        }
+        *last = Some(Look { since: Instant::now(), found: None });
+        let found = match timeout(PATIENCE, self.test_write()).await {
+            Ok(tested) => tested.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("it has not answered within {} s", PATIENCE.as_secs())),
+        };
+        if let Err(why) = &found {
+            tracing::warn!("the store cannot be written: {why}");
+        }
+        *last = Some(Look { since: Instant::now(), found: Some(found.clone()) });
+        said(found)
+    }
+
+    async fn test_write(&self) -> sqlx::Result<()> {
+        let mut tx = self.write.begin_write().await?;
+        query(
+            "insert into counter (name, value) values ('health', 1) \
+             on conflict (name) do update set value = counter.value + 1",
+        )
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await
+    }
+}
+
+fn said(found: std::result::Result<(), String>) -> Result<()> {
+    found.map_err(|why| Error::Unavailable {
+        message: format!("The store cannot be written: {why}."),
+        retry_after_s: GOOD.as_secs(),
+    })
+}
+
+impl Error {
+    /// Whether it failed because the store could not be reached or could not write, which passes.
+    pub fn is_of_unavailable_store(&self) -> bool {
+        let Self::Internal { source: Some(source), .. } = self else { return false };
+        source.downcast_ref::<sqlx::Error>().is_some_and(is_unavailable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+
+    use super::*;
+    use crate::store::harness::fixture;
+
+    #[tokio::test]
+    async fn many_who_ask_share_one_test_write_a_second() {
+        let fixture = fixture().await;
+        let written =
+            async || fixture.store.number("select coalesce(max(value), 0) from counter where name = 'health'").await;
+        let all = join_all((0..50).map(|_| fixture.store.check_health())).await;
+        assert!(all.iter().all(Result::is_ok));
+        assert!(written().await <= 2, "50 who ask take less than a second, or little more");
+        // Who goes away in the midst makes nobody test more often.
+        let before = written().await;
+        let begun = Instant::now();
+        for _ in 0..20 {
+            let _gone = timeout(Duration::from_millis(1), fixture.store.check_health()).await;
+        }
+        fixture.store.check_health().await.unwrap();
+        let most = begun.elapsed().as_secs() + 2;
+        assert!(u64::try_from(written().await - before).unwrap() <= most);
+    }
+
+    #[test]
+    fn failures_of_the_store_are_told_from_those_of_statements() {
+        let io = sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into());
+        assert!(Error::internal("read", io).is_of_unavailable_store());
+        assert!(!Error::internal("read", sqlx::Error::RowNotFound).is_of_unavailable_store());
+        assert!(!Error::NotFound("no".to_owned()).is_of_unavailable_store());
+    }
+}

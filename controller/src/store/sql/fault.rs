@@ -1,0 +1,35 @@
+//! Which failures of a database are its own, and not of what it was asked.
+
+use sqlx::error::DatabaseError;
+
+/// SQLite's primary codes of what passes by itself or when somebody has mended the disk: busy, locked, out of memory,
+/// read-only, interrupted, input or output, full, cannot be opened, the locking protocol.
+const SQLITE: [u32; 9] = [5, 6, 7, 8, 9, 10, 13, 14, 15];
+
+/// The same of PostgreSQL: the connection, a snapshot or lock that could not be had, a server that only reads, resources,
+/// the operator's interference, the system itself.
+const POSTGRES: [&str; 7] = ["08", "40", "25006", "53", "55P03", "57", "58"];
+
+/// Whether the database could not be reached, or could not do what it was asked just now.
+pub(crate) fn is_unavailable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => true,
+        sqlx::Error::Database(error) => is_its_own(&**error),
+        _ => false,
+    }
+}
+
+fn is_its_own(error: &dyn DatabaseError) -> bool {
+    let code = error.code().unwrap_or_default();
+    if error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
+        return POSTGRES.iter().any(|class| code.starts_with(class));
+    }
+    // The lowest byte of an extended code is the primary one.
+    code.parse::<u32>().is_ok_and(|code| SQLITE.contains(&(code & 0xff)))
+}

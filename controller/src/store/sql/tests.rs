@@ -1,0 +1,148 @@
+//! A connection goes back to its pool only after a commit that was answered with success; whatever happens else, the next
+//! transaction works, and nothing is half written.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::future::{Either, poll_fn, select};
+use tempfile::TempDir;
+
+use super::{Transaction, query};
+use crate::store::{Store, harness};
+
+/// A store with a table whose rows refer to others, which is looked at with the commit, and a mark on the connection that
+/// writes, where there is one alone.
+async fn store() -> (Store, TempDir) {
+    let directory = TempDir::new().unwrap();
+    let store = harness::open(directory.path(), 7).await;
+    let mut tx = store.begin().await.unwrap();
+    say(&mut tx, "create table thing (id bigint not null primary key)").await.unwrap();
+    say(&mut tx, "create table part (of bigint not null references thing (id) deferrable initially deferred)")
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    mark(&store).await;
+    (store, directory)
+}
+
+async fn say(tx: &mut Transaction, sql: &'static str) -> sqlx::Result<u64> {
+    query(sql).execute(&mut **tx).await.map(super::Done::rows_affected)
+}
+
+async fn mark(store: &Store) {
+    let mut tx = store.begin().await.unwrap();
+    say(&mut tx, "create temporary table mark (id bigint)").await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Whether the writing connection is the one that was marked; `None` where that does not tell.
+async fn is_marked(store: &Store) -> Option<bool> {
+    if store.is_shared() {
+        return None;
+    }
+    let mut tx = store.begin().await.unwrap();
+    let row = query("select count(*) from sqlite_temp_master where name = 'mark'").fetch_one(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    Some(row.get::<i64, _>(0) == 1)
+}
+
+async fn things(store: &Store) -> i64 {
+    store.number("select count(*) from thing").await
+}
+
+/// Another transaction is written, on a connection that was never used.
+async fn goes_on_anew(store: &Store) {
+    assert_ne!(is_marked(store).await, Some(true), "a connection in doubt was given back");
+    let mut tx = tokio::time::timeout(Duration::from_secs(4), store.begin()).await.unwrap().unwrap();
+    say(&mut tx, "insert into thing (id) values (100)").await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(things(store).await, 1, "what was not committed is not there");
+}
+
+#[tokio::test]
+async fn a_commit_gives_the_connection_back() {
+    let (store, _directory) = store().await;
+    let mut tx = store.begin().await.unwrap();
+    say(&mut tx, "insert into thing (id) values (1)").await.unwrap();
+    tx.commit().await.unwrap();
+    assert_ne!(is_marked(&store).await, Some(false));
+    assert_eq!(things(&store).await, 1);
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_dropped_is_undone_and_its_connection_closed() {
+    let (store, _directory) = store().await;
+    let mut tx = store.begin().await.unwrap();
+    say(&mut tx, "insert into thing (id) values (1)").await.unwrap();
+    drop(tx);
+    goes_on_anew(&store).await;
+}
+
+#[tokio::test]
+async fn a_transaction_with_a_failed_statement_cannot_be_committed() {
+    let (store, _directory) = store().await;
+    let mut tx = store.begin().await.unwrap();
+    say(&mut tx, "insert into thing (id) values (1)").await.unwrap();
+    say(&mut tx, "insert into thing (id) values (1)").await.unwrap_err();
+    if std::env::var("TROVE_TEST_STORE_URL").is_ok_and(|url| url == "simulated") {
+        return;
+    }
+    // PostgreSQL itself answers this commit with success, and rolls back.
+    tx.commit().await.unwrap_err();
+    goes_on_anew(&store).await;
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_closes_the_connection() {
+    let (store, _directory) = store().await;
+    let mut tx = store.begin().await.unwrap();
+    say(&mut tx, "insert into thing (id) values (1)").await.unwrap();
+    say(&mut tx, "insert into part (of) values (7)").await.unwrap();
+    tx.commit().await.unwrap_err();
+    goes_on_anew(&store).await;
+}
+
+#[tokio::test]
+async fn a_caller_who_goes_away_at_any_await_leaves_nothing_half_written() {
+    let (store, _directory) = store().await;
+    let write = async |store: &Store, id: i64| -> sqlx::Result<()> {
+        let mut tx = store.write.begin_write().await?;
+        for id in [2 * id, 2 * id + 1] {
+            query("insert into thing (id) values ($1)").bind(id).execute(&mut *tx).await?;
+        }
+        tx.commit().await
+    };
+    let mut done = 0;
+    for polls in 1..500 {
+        let before = things(&store).await;
+        let mut left = polls;
+        // Looks at it so often, and then lets it go.
+        let gone = poll_fn(|context| {
+            left -= 1;
+            context.waker().wake_by_ref();
+            if left == 0 { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        });
+        let ended = matches!(select(pin!(write(&store, polls)), gone).await, Either::Left((Ok(()), _)));
+        // It waits for whatever the connection was doing, and works.
+        let mut tx = tokio::time::timeout(Duration::from_secs(4), store.begin()).await.unwrap().unwrap();
+        say(&mut tx, "select 1").await.unwrap();
+        tx.commit().await.unwrap();
+        let new = things(&store).await - before;
+        assert!(new == 2 || (new == 0 && !ended), "{new} of 2 rows after {polls} polls");
+        done += i32::from(ended);
+        if done == 3 {
+            return;
+        }
+    }
+    panic!("it never came to its end");
+}
+
+#[tokio::test]
+async fn readers_that_fail_leave_no_connection_behind_and_none_is_missing() {
+    let (store, _directory) = store().await;
+    for _ in 0..20 {
+        assert!(query("select id from thing").fetch_one(&store.read).await.is_err());
+        assert!(query("select no_such_column from thing").fetch_one(&store.read).await.is_err());
+    }
+    assert_eq!(things(&store).await, 0);
+}

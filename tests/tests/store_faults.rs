@@ -1,0 +1,322 @@
+//! What befalls the store: its disk is full, cannot be written, or its server is killed. Meanwhile every write is refused with
+//! 503 and a time after which to ask again; as soon as disk and server are back everything works, without a restart, and
+//! nothing is half written.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::Method;
+use serde_json::{Value, json};
+use trove_tests::{Answer, Api, Database, Failpoints, SmallDisk, Stack, StackOptions, leftovers, order_body, poll};
+
+/// Until a store that is back is used again.
+const BACK: Duration = Duration::from_secs(20);
+/// Until an operation that was cut off by the fault has ended: its lease runs out first.
+const CAUGHT_UP: Duration = Duration::from_secs(180);
+
+fn is_root(test: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        println!("{test} is skipped: it needs root for a file system of its own");
+    }
+    root
+}
+
+/// A service with an instance, a member and an administrator.
+struct Story {
+    stack: Stack,
+    member: Api,
+    admin: Api,
+    id: String,
+    /// Names of what was made so far.
+    made: usize,
+}
+
+impl Story {
+    async fn begin(stack: Stack) -> Result<Self> {
+        stack.await_datastore().await?;
+        let (member, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
+        let id = member.order_and_await("first").await.with_context(|| stack.log_end())?;
+        Ok(Self { stack, member, admin, id, made: 0 })
+    }
+
+    async fn health(&self) -> Result<Answer> {
+        self.member.send_to(Method::GET, "/healthcheck", None).await
+    }
+
+    async fn await_health(&self, status: u16, within: Duration) -> Result<Answer> {
+        poll("another health", within, async || self.health().await, |answer| answer.status == status).await
+    }
+
+    /// One write of each kind, with its name.
+    async fn write(&mut self) -> Result<Vec<(&'static str, Answer)>> {
+        self.made += 1;
+        let n = self.made;
+        let (member, admin, id) = (&self.member, &self.admin, &self.id);
+        let token = json!({"auth": {"identity": {"methods": ["token"], "token": {"id": member.token()}}}});
+        let user = json!({"users": [{"name": format!("u{n}"), "password": "secret-1", "databases": []}]});
+        let quota = json!({"quotas": {"instances": 10 + n}});
+        let name = json!({"instance": {"name": format!("named-{n}")}});
+        Ok(vec![
+            ("a token", member.send_to(Method::POST, "/identity/v3/auth/tokens", Some(&token)).await?),
+            ("an order", member.post("/instances", &order_body(&format!("n{n}"))).await?),
+            ("accounts", member.post(&format!("/instances/{id}/users"), &user).await?),
+            ("a quota", admin.send(Method::PUT, &format!("/mgmt/quotas/{}", member.project), Some(&quota)).await?),
+            ("a name", member.send(Method::PATCH, &format!("/instances/{id}"), Some(&name)).await?),
+        ])
+    }
+
+    /// Every write fails, and says when to ask again; so does a login. How often is counted by the kind of fault: what a
+    /// full disk has room for is written.
+    async fn is_refused(&mut self, may_fit: bool) -> Result<()> {
+        let mut refused = 0;
+        for (kind, answer) in self.write().await? {
+            if answer.status == 503 {
+                refused += 1;
+                ensure!(answer.headers.contains_key("retry-after"), "{kind}: no Retry-After: {answer:?}");
+            } else {
+                ensure!(may_fit && answer.status < 300, "{kind} is answered {answer:?}\n{}", self.stack.log_end());
+            }
+        }
+        ensure!(refused > 0, "nothing was refused");
+        if let Err(error) = self.stack.login("trove").await {
+            ensure!(error.to_string().contains("503"), "a login is answered {error:#}");
+        } else {
+            ensure!(may_fit, "a login was written into nothing");
+        }
+        Ok(())
+    }
+
+    /// After the fault: everything works, what was accepted is done, and the counts are right.
+    async fn works_again(&mut self) -> Result<()> {
+        self.await_health(200, BACK).await.with_context(|| self.stack.log_end())?;
+        self.stack.login("trove").await.context("a login afterwards")?;
+        for (kind, answer) in self.write().await? {
+            ensure!(answer.status < 300, "{kind} afterwards: {answer:?}\n{}", self.stack.log_end());
+        }
+        self.member.await_active(&self.id).await.with_context(|| self.stack.log_end())?;
+        let all = self.member.get("/instances").await?;
+        let ids: Vec<String> = all.body["instances"]
+            .as_array()
+            .context("instances")?
+            .iter()
+            .filter_map(|instance| instance["id"].as_str().map(str::to_owned))
+            .collect();
+        for id in &ids {
+            let ended = |view: &Value| view["status"] != "BUILD";
+            let view = poll("its end", CAUGHT_UP, async || self.member.instance(id).await, ended).await;
+            let view = view.with_context(|| self.stack.log_end())?;
+            ensure!(view["status"] == "ACTIVE", "{id} is {view}\n{}", self.stack.log_end());
+        }
+        let quotas = self.admin.get(&format!("/mgmt/quotas/{}", self.member.project)).await?.body;
+        let mut quotas = quotas["quotas"].as_array().into_iter().flatten();
+        let counted = quotas.find(|quota| quota["resource"] == "instances").map(|quota| quota["in_use"].clone());
+        ensure!(counted == Some(json!(ids.len())), "{counted:?} counted, {} there", ids.len());
+        for id in &ids {
+            ensure!(self.member.delete(&format!("/instances/{id}")).await?.status == 202, "delete {id}");
+        }
+        for id in &ids {
+            self.member.await_gone(id).await.with_context(|| self.stack.log_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// A service whose state is in `parent`, and whose hosts are not.
+async fn on_sqlite(parent: &Path, hosts: &Path) -> Result<Story> {
+    let options = StackOptions {
+        parent: Some(parent.to_owned()),
+        environment: vec![("TROVE_PROCESS__HOSTS_DIR".to_owned(), hosts.display().to_string())],
+        ..StackOptions::default()
+    };
+    let mut stack = Stack::prepare(options)?;
+    stack.run(&Failpoints::default())?;
+    Story::begin(stack).await
+}
+
+async fn on_postgresql(database: &Database) -> Result<Story> {
+    let mut stack = Stack::prepare(StackOptions { shared: Some(database.shared()), ..StackOptions::default() })?;
+    stack.run(&Failpoints::default())?;
+    Story::begin(stack).await
+}
+
+fn directory() -> Result<tempfile::TempDir> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::Builder::new().prefix("trove-disk-").tempdir()?;
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
+    for part in ["disk", "hosts"] {
+        std::fs::create_dir(directory.path().join(part))?;
+        std::fs::set_permissions(directory.path().join(part), std::fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(directory)
+}
+
+#[tokio::test]
+async fn a_full_state_disk_refuses_writes_until_there_is_room() -> Result<()> {
+    if !is_root("a_full_state_disk_refuses_writes_until_there_is_room") {
+        return Ok(());
+    }
+    let directory = directory()?;
+    let disk = SmallDisk::mount(&directory.path().join("disk"), "24m")?;
+    let mut story = on_sqlite(&directory.path().join("disk"), &directory.path().join("hosts")).await?;
+    // Its steps meet the fault.
+    story.member.order("midst").await?;
+    let filler = disk.fill()?;
+    kill(Pid::from_raw(*leftovers::agents(&story.id).first().context("the agent")?), Signal::SIGKILL)?;
+    for _ in 0..3 {
+        disk.fill()?;
+        let health = story.await_health(503, BACK).await.with_context(|| story.stack.log_end())?;
+        ensure!(health.message().contains("full"), "health does not name what fails: {health:?}");
+        story.is_refused(true).await?;
+    }
+    std::fs::remove_file(&filler)?;
+    story.works_again().await?;
+    drop(story);
+    drop(disk);
+    Ok(())
+}
+
+/// A file system of its own on which a file can be made immutable, also for who has it open.
+struct Image(std::path::PathBuf);
+
+impl Image {
+    fn mount(directory: &Path) -> Result<Self> {
+        let (image, at) = (directory.join("image"), directory.join("disk"));
+        std::fs::File::create(&image)?.set_len(64 << 20)?;
+        let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image).output()?;
+        ensure!(made.status.success(), "mkfs.ext4: {}", String::from_utf8_lossy(&made.stderr));
+        let mounted = Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at).output()?;
+        ensure!(mounted.status.success(), "mount: {}", String::from_utf8_lossy(&mounted.stderr));
+        Ok(Self(at))
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Files that make up the database cannot be written, or can again.
+fn set_immutable(state: &Path, immutable: bool) -> Result<()> {
+    let mut command = Command::new("chattr");
+    command.arg(if immutable { "+i" } else { "-i" });
+    for name in ["trove.sqlite", "trove.sqlite-wal", "trove.sqlite-shm"] {
+        let path = state.join(name);
+        if path.exists() {
+            command.arg(path);
+        }
+    }
+    ensure!(command.status()?.success(), "chattr");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_refuses_writes_until_it_can() -> Result<()> {
+    if !is_root("a_store_that_cannot_be_written_refuses_writes_until_it_can") {
+        return Ok(());
+    }
+    let directory = directory()?;
+    let Ok(image) = Image::mount(directory.path()) else {
+        println!("a_store_that_cannot_be_written_refuses_writes_until_it_can is skipped: no loop device");
+        return Ok(());
+    };
+    let mut story = on_sqlite(&directory.path().join("disk"), &directory.path().join("hosts")).await?;
+    story.member.order("midst").await?;
+    let state = story.stack.state();
+    set_immutable(&state, true)?;
+    let refused = async {
+        for _ in 0..3 {
+            story.await_health(503, BACK).await.with_context(|| story.stack.log_end())?;
+            story.is_refused(false).await?;
+            ensure!(story.member.get("/instances").await?.status == 200, "a list needs no write");
+        }
+        Ok(())
+    };
+    let refused: Result<()> = refused.await;
+    set_immutable(&state, false)?;
+    refused?;
+    story.works_again().await?;
+    drop(story);
+    drop(image);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_disk_of_the_server_refuses_writes_until_there_is_room() -> Result<()> {
+    if !is_root("a_full_disk_of_the_server_refuses_writes_until_there_is_room") {
+        return Ok(());
+    }
+    let directory = directory()?;
+    let disk = SmallDisk::mount(&directory.path().join("disk"), "160m")?;
+    let settings = ["fsync=off", "min_wal_size=32MB", "max_wal_size=32MB"];
+    let database = Database::start_in(&directory.path().join("disk"), &settings)?;
+    let mut story = on_postgresql(&database).await?;
+    let filler = disk.fill()?;
+    // A table grows page by page: what is inserted last finds no room.
+    let refused = async {
+        let mut seen = false;
+        for _ in 0..400 {
+            disk.fill()?;
+            let token = json!({"auth": {"identity": {"methods": ["token"], "token": {"id": story.member.token()}}}});
+            let answer = story.member.send_to(Method::POST, "/identity/v3/auth/tokens", Some(&token)).await?;
+            ensure!(matches!(answer.status, 201 | 503), "{answer:?}");
+            seen = answer.status == 503;
+            if seen {
+                break;
+            }
+        }
+        ensure!(seen, "the disk never was full");
+        Ok(())
+    };
+    let refused: Result<()> = refused.await;
+    std::fs::remove_file(&filler)?;
+    refused?;
+    if database.connect().await.is_err() {
+        // It could not write its log and ended, as PostgreSQL does.
+        let _ = database.kill();
+        database.start_again()?;
+    }
+    story.works_again().await?;
+    drop(story);
+    drop(database);
+    drop(disk);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_server_refuses_everything_until_it_is_back() -> Result<()> {
+    let database = Database::start_with(&[])?;
+    let mut story = on_postgresql(&database).await?;
+    story.member.order("midst").await?;
+    for _ in 0..2 {
+        database.kill()?;
+        story.await_health(503, BACK).await.with_context(|| story.stack.log_end())?;
+        story.is_refused(false).await?;
+        database.start_again()?;
+        story.await_health(200, BACK).await.with_context(|| story.stack.log_end())?;
+    }
+    story.works_again().await
+}
+
+#[tokio::test]
+async fn a_server_that_only_reads_refuses_writes_until_it_writes() -> Result<()> {
+    let database = Database::start_with(&["fsync=off"])?;
+    let mut story = on_postgresql(&database).await?;
+    story.member.order("midst").await?;
+    let client = database.connect().await?;
+    client.batch_execute("alter system set default_transaction_read_only = on").await?;
+    client.batch_execute("select pg_reload_conf()").await?;
+    let health = story.await_health(503, BACK).await.with_context(|| story.stack.log_end())?;
+    ensure!(health.message().contains("read-only"), "health does not name what fails: {health:?}");
+    story.is_refused(false).await?;
+    ensure!(story.member.get("/instances").await?.status == 200, "a list needs no write");
+    client.batch_execute("set default_transaction_read_only = off").await?;
+    client.batch_execute("alter system reset default_transaction_read_only").await?;
+    client.batch_execute("select pg_reload_conf()").await?;
+    story.works_again().await
+}
