@@ -8,6 +8,8 @@
 //! Whether the engine is to run is a file (`desired`), so that an agent that is started anew knows. The agent's own end never ends
 //! the engine. Its log says how long the engine itself took to be initialised, to answer and to stop.
 
+mod repair;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,6 +149,7 @@ struct Owner {
     restart_at: Option<Instant>,
     healthy_since: Option<Instant>,
     misses: u32,
+    repaired_at: Option<Instant>,
 }
 
 /// Starts the task. It adopts an engine that runs, and starts one that should. An adopted engine has been asked once
@@ -166,8 +169,17 @@ pub async fn spawn(parts: Parts) -> Result<Driver> {
         None => None,
     };
     let (requests, inbox) = mpsc::channel(32);
-    let mut owner =
-        Owner { parts, process, status, wanted, delay: FIRST_DELAY, restart_at: None, healthy_since: None, misses: 0 };
+    let mut owner = Owner {
+        parts,
+        process,
+        status,
+        wanted,
+        delay: FIRST_DELAY,
+        restart_at: None,
+        healthy_since: None,
+        misses: 0,
+        repaired_at: None,
+    };
     if let Some(process) = &owner.process {
         info!(pid = process.mark.pid, "the engine runs already and is adopted");
         owner.say(ServiceState::Starting, "");
@@ -317,7 +329,7 @@ impl Owner {
     }
 
     /// Starts it where it does not run, and waits until it answers.
-    async fn start(&mut self, mode: StartMode) -> Result<(), EngineError> {
+    async fn start_once(&mut self, mode: StartMode) -> Result<(), EngineError> {
         self.say(ServiceState::Starting, "");
         let engine = self.parts.datastore.engine();
         let spec = engine.start_spec(&self.parts.site, mode);
@@ -370,6 +382,7 @@ impl Owner {
                         self.healthy(health);
                         return Ok(());
                     }
+                    Err(error) if error.kind() == Kind::LockedOut && self.may_repair() => return Err(error),
                     Err(error) if Instant::now() >= end => {
                         return Err(EngineError::new(
                             Kind::Transient,
@@ -401,6 +414,9 @@ impl Owner {
                 let starting = self.status.borrow().service == ServiceState::Starting;
                 if self.misses >= BLOCKED_AFTER && !starting {
                     self.say(ServiceState::Blocked, &error.chain());
+                }
+                if self.misses >= BLOCKED_AFTER && error.kind() == Kind::LockedOut && self.may_repair() {
+                    self.let_in_again(&error).await;
                 }
             }
         }

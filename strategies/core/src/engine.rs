@@ -126,6 +126,13 @@ pub trait Engine: Send + Sync {
         Ok(())
     }
 
+    /// Puts right what an all-powerful account of a tenant's changed so that the engine does not start, or does not let
+    /// the agent in as its own account with all its rights ([`crate::Kind::LockedOut`]). Called while the engine does not
+    /// run. Answers what it mended, for a person, or `None` when it found nothing to mend.
+    async fn repair(&self, _site: &Site) -> Result<Option<String>, EngineError> {
+        Ok(None)
+    }
+
     /// Asks the running server a real question as the agent's account. [`crate::Kind::Transient`] while it starts;
     /// under 2 s always.
     async fn probe(&self, site: &Site) -> Result<Health, EngineError>;
