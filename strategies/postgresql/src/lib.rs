@@ -3,12 +3,14 @@
 //! Sources: the PostgreSQL manual (chapters 18 to 22 and 28, initdb, SQL commands), tried on 15.18 of Debian 12.
 
 mod access;
+mod catalog;
 mod client;
 mod config;
 mod databases;
 mod engine;
 mod names;
 mod parameters;
+mod repair;
 mod root;
 mod users;
 
