@@ -19,6 +19,7 @@ pub mod flavors;
 #[cfg(test)]
 pub(crate) mod harness;
 pub mod instances;
+mod locales;
 mod management;
 pub mod names;
 pub mod operations;

@@ -147,6 +147,10 @@ pub(crate) fn main(site: &Site, settings: &Settings) -> Result<String, EngineErr
         }
         line(name, &value(name, chosen)?);
     }
+    if settings.read_only {
+        // A session may take it back for itself, and so can delete.
+        line("default_transaction_read_only", "on");
+    }
     Ok(text)
 }
 

@@ -1,16 +1,21 @@
 //! Databases, and who may enter them.
 
 use async_trait::async_trait;
-use trove_strategy::{Database, Databases, EngineError, Grantee, Kind, Site};
+use trove_strategy::{CharacterSet, Database, Databases, EngineError, Grantee, Kind, Site, character_set};
 
 use crate::Postgresql;
 use crate::access;
 use crate::catalog::{self, Place};
 use crate::client::{Session, each, sql_identifier, sql_literal};
+use crate::locales;
 use crate::names::{check_database, check_role};
 
 #[async_trait]
 impl Databases for Postgresql {
+    async fn character_sets(&self, site: &Site) -> Result<Vec<CharacterSet>, EngineError> {
+        locales::character_sets(&catalog::home(site).await?).await
+    }
+
     async fn list(&self, site: &Site) -> Result<Vec<Database>, EngineError> {
         let places = catalog::places(&catalog::home(site).await?).await?;
         let database = |place: Place| Database {
@@ -34,8 +39,8 @@ impl Databases for Postgresql {
             if let Some(encoding) = &database.character_set {
                 sql.push_str(&format!(" encoding {}", sql_literal(encoding)));
             }
-            if let Some(collation) = &database.collation {
-                let collation = sql_literal(collation);
+            if let Some(collation) = fitting(&home, database).await? {
+                let collation = sql_literal(&collation);
                 sql.push_str(&format!(" lc_collate {collation} lc_ctype {collation}"));
             }
             home.run(&attempt, &sql).await?;
@@ -79,6 +84,15 @@ impl Databases for Postgresql {
         check_role(&user.name)?;
         access::revoke(site, &user.name, database).await
     }
+}
+
+/// The collation that is asked for, or the one that the engine has for the character set that is asked for.
+async fn fitting(home: &Session, database: &Database) -> Result<Option<String>, EngineError> {
+    let (Some(encoding), None) = (&database.character_set, &database.collation) else {
+        return Ok(database.collation.clone());
+    };
+    let sets = locales::character_sets(home).await?;
+    Ok(character_set(&sets, encoding).map(|set| set.default_collation.clone()))
 }
 
 /// Whether a database that is there is the one that is to be made, as after a crash; else it is somebody's other one.

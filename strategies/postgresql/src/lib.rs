@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod databases;
 mod engine;
+mod locales;
 mod names;
 mod parameters;
 mod repair;
