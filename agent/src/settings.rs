@@ -104,5 +104,5 @@ pub fn engine_settings(specification: &v1::Specification) -> Result<Settings, En
         let value = serde_json::from_str(value).map_err(wrong)?;
         parameters.insert(name.clone(), value);
     }
-    Ok(Settings { tls, parameters })
+    Ok(Settings { tls, parameters, read_only: false })
 }

@@ -5,6 +5,7 @@ mod databases;
 mod diagnostics;
 mod jobs;
 mod parameters;
+mod sizes;
 mod users;
 mod watch;
 
@@ -75,6 +76,7 @@ impl Services {
             .add_service(v1::databases_server::DatabasesServer::new(connection.clone()))
             .add_service(v1::users_server::UsersServer::new(connection.clone()))
             .add_service(v1::parameters_server::ParametersServer::new(connection.clone()))
+            .add_service(v1::sizes_server::SizesServer::new(connection.clone()))
             .add_service(v1::diagnostics_server::DiagnosticsServer::new(connection));
         (routes, called)
     }

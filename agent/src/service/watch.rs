@@ -12,7 +12,7 @@ use tracing::{error, info};
 use trove_proto::v1;
 use trove_proto::v1::watch_server::Watch;
 use trove_proto::v1::{watch_down, watch_up};
-use trove_strategy::{Manifest, Role};
+use trove_strategy::{Described, Manifest, Role};
 
 use super::{Connection, Services};
 use crate::driver::EngineStatus;
@@ -35,7 +35,7 @@ impl Watch for Connection {
 
 fn hello(services: &Services) -> v1::Hello {
     let datastore = services.datastore.as_ref();
-    let manifest = Manifest::derive(datastore, services.site.installation.clone(), Vec::new());
+    let manifest = Manifest::derive(datastore, services.site.installation.clone(), Described::default());
     v1::Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: services.boot_id.clone(),

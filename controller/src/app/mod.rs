@@ -20,6 +20,7 @@ pub mod flavors;
 pub(crate) mod harness;
 pub mod host_paths;
 pub mod instances;
+mod locales;
 mod management;
 pub mod names;
 pub mod operations;

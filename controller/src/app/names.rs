@@ -11,9 +11,6 @@ const MAX_PASSWORD: usize = 255;
 /// Longest text of an order that is stored as it is, characters.
 const MAX_TEXT: usize = 255;
 
-/// Longest name of a character set or a collation, bytes.
-const MAX_LOCALE_BYTES: usize = 64;
-
 /// Refuses a name that the engine would refuse or that is reserved. `field` is named in the sentence.
 ///
 /// # Errors
@@ -44,18 +41,6 @@ pub fn shown(text: &str) -> String {
     let start: String = text.chars().take(64).collect();
     let more = if start.len() < text.len() { "…" } else { "" };
     format!("{start:?}{more}")
-}
-
-/// Refuses what cannot be the name of a character set or a collation.
-///
-/// # Errors
-/// 400.
-pub fn check_locale(field: &str, value: &str) -> Result<()> {
-    let known = |c: char| c.is_ascii_alphanumeric() || "_-.@".contains(c);
-    if !value.is_empty() && value.len() <= MAX_LOCALE_BYTES && value.chars().all(known) {
-        return Ok(());
-    }
-    Err(Error::BadRequest(format!("{field} {} is not a name.", shown(value))))
 }
 
 /// Refuses a password of the wrong length, or with NUL, which no engine takes. The sentence does not show it.
@@ -144,7 +129,6 @@ mod tests {
             let rules = manifest().identity.users.names;
             for result in [
                 check(&rules, "User", &name),
-                check_locale("collate", &name),
                 check_text("name", &name),
                 check_password("root", &SecretString::from(name.clone()), 8),
             ] {

@@ -119,6 +119,7 @@ pub(crate) fn manifest() -> Manifest {
         capabilities: ["databases", "users", "root"].map(str::to_owned).to_vec(),
         volume: true,
         parameters: Vec::new(),
+        character_sets: Vec::new(),
     }
 }
 

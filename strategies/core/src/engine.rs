@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::error::EngineError;
-use crate::site::Site;
+use crate::site::{Site, Size};
 
 /// Why the engine is started, which decides where it listens and what it does first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub struct Settings {
     pub tls: TlsMode,
     /// Values that an operator or a tenant chose, by the engine's own names; they win over what the size suggests.
     pub parameters: BTreeMap<String, serde_json::Value>,
+    /// The volume is full: tenants' sessions begin read-only, and what makes room, such as deleting, stays possible.
+    pub read_only: bool,
 }
 
 /// What an engine is in a set.
@@ -120,8 +122,8 @@ pub trait Engine: Send + Sync {
     /// when [`Engine::initialise`] answered [`FirstStart::Private`].
     async fn secure(&self, site: &Site) -> Result<(), EngineError>;
 
-    /// Reads what a server wrote from its start to its first answer. An error says that it must not serve: it is stopped.
-    /// Pure.
+    /// Reads what a server wrote from its start to its first answer: whole lines, a long log in several calls. An error
+    /// says that it must not serve: it is stopped. Pure.
     fn check_start(&self, _log: &str) -> Result<(), EngineError> {
         Ok(())
     }
@@ -135,4 +137,11 @@ pub trait Engine: Send + Sync {
 
     /// Makes the running server take up changed configuration and certificate files, and verifies that it did.
     async fn reload(&self, site: &Site) -> Result<(), EngineError>;
+
+    /// Whether what the running server holds now has room in another size, which is asked before it is changed.
+    /// [`crate::Kind::Invalid`] with the figures when it has not. An engine whose memory is no bound of its data keeps
+    /// this.
+    async fn fits(&self, _site: &Site, _size: Size) -> Result<(), EngineError> {
+        Ok(())
+    }
 }

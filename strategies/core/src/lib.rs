@@ -20,7 +20,7 @@ pub use datastore::{Client, Datastore, Identity, NameRules, UserTraits};
 pub use engine::{Engine, FirstStart, Health, Metric, Role, Settings, StartMode, StartSpec, StopSignal, TlsMode};
 pub use error::{EngineError, Kind};
 pub use host::{Command, File, Host, HostError, Output, Owner};
-pub use manifest::{Manifest, Parameter, ParameterType};
+pub use manifest::{CharacterSet, Described, Manifest, Parameter, ParameterType, character_set};
 pub use real_host::{Account, RealHost};
 pub use secrecy::{ExposeSecret, SecretString};
 pub use site::{Installation, Site, Size, TlsFiles};

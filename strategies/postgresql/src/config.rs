@@ -118,6 +118,10 @@ pub(crate) fn main(site: &Site, settings: &Settings) -> Result<String, EngineErr
     for (name, value) in &fixed {
         line(name, value);
     }
+    if settings.read_only {
+        // A session may take it back for itself, and so can delete.
+        line("default_transaction_read_only", "on");
+    }
     Ok(text)
 }
 

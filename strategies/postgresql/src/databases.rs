@@ -1,15 +1,20 @@
 //! Databases, and who may enter them.
 
 use async_trait::async_trait;
-use trove_strategy::{Database, Databases, EngineError, Grantee, Site};
+use trove_strategy::{CharacterSet, Database, Databases, EngineError, Grantee, Site};
 
 use crate::access;
 use crate::client::{HOME, Session, sql_identifier, sql_literal};
+use crate::locales;
 use crate::names::{check_database, check_role};
 use crate::{Postgresql, RESERVED_DATABASES};
 
 #[async_trait]
 impl Databases for Postgresql {
+    async fn character_sets(&self, site: &Site) -> Result<Vec<CharacterSet>, EngineError> {
+        locales::character_sets(&Session::open(site, HOME).await?).await
+    }
+
     async fn list(&self, site: &Site) -> Result<Vec<Database>, EngineError> {
         let home = Session::open(site, HOME).await?;
         let sql = "select datname, pg_encoding_to_char(encoding), datcollate from pg_database where datallowconn \

@@ -7,6 +7,7 @@ mod client;
 mod config;
 mod databases;
 mod engine;
+mod locales;
 mod names;
 mod parameters;
 mod root;
