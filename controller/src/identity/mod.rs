@@ -106,9 +106,8 @@ impl Identity {
                 Source::Builtin(service) => Some(service.revocations()),
                 Source::Keystone(_) => None,
             };
-            match self.authenticate(token).await {
-                Err(refused @ (Error::Unauthorized(_) | Error::Forbidden(_))) => return refused,
-                Ok(_) | Err(_) => {}
+            if let Err(refused @ (Error::Unauthorized(_) | Error::Forbidden(_))) = self.authenticate(token).await {
+                return refused;
             }
             let revocation = async {
                 match &mut revoked {
