@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
-use trove_tests::poll::poll;
-use trove_tests::stack::{Failpoints, Stack, StackOptions};
+use trove_tests::{Failpoints, Stack, StackOptions, poll};
 
 /// Sources of attackers; the test itself comes from 127.0.0.1.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 66, 1);
