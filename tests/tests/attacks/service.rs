@@ -164,7 +164,8 @@ async fn what_is_held_ends_when_its_token_is_revoked() -> Result<()> {
     let id = api.order("held").await?;
     let path = format!("/instances/{id}/operations");
     let version = api.get(&path).await?.body["version"].as_str().context("version")?.to_owned();
-    let held = api.get(&format!("{path}?since={version}&wait=60"));
+    let poll = format!("{path}?since={version}&wait=60");
+    let held = api.get(&poll);
     let events = async {
         let client = Client::new().get(format!("{}/v1.0/{}/events", stack.url(), api.project));
         let answer = client.header("x-auth-token", api.token()).send().await?;
