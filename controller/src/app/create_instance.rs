@@ -42,7 +42,7 @@ impl App {
         mut order: NewInstance,
     ) -> Result<(Instance, Option<SecretString>, Accepted)> {
         let checked = self.check_order(&mut order).await?;
-        let root = self.root_at_once(&checked.manifest)?;
+        let root = if order.may_have_root { self.root_at_once(&checked.manifest)? } else { None };
         let id = InstanceId::random();
         let row = self.row(caller, id, &order, &checked);
         let operation = self.operation(caller, request_id, id, order, root.as_ref())?;

@@ -43,6 +43,7 @@ pub(crate) async fn world_with(change: impl FnOnce(&mut Config)) -> World {
         config: Arc::new(config),
         runner: crate::operations::Nudge::default(),
         changes: crate::operations::Changes::default(),
+        registered: tokio::sync::watch::channel(true).1,
     };
     World { app, fixture, agent }
 }
@@ -86,6 +87,7 @@ pub(crate) fn order() -> NewInstance {
         access: None,
         availability_zone: None,
         region: None,
+        may_have_root: true,
     }
 }
 

@@ -7,6 +7,7 @@ mod process;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -19,12 +20,16 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::hub::Hub;
+use crate::connections::{self, Gate, Port};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
 /// Bounds of durations, seconds.
 const DURATIONS: &[f64] =
     &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
+/// How long a connection may have no request under way: longer than the time between two.
+const IDLE: Duration = Duration::from_secs(90);
 
 #[derive(Clone)]
 struct Monitor {
@@ -41,8 +46,9 @@ pub async fn listen(
     address: SocketAddr,
     store: Store,
     hub: Arc<Hub>,
+    gate: Arc<Gate>,
     shutdown: CancellationToken,
-) -> Result<impl Future<Output = Result<()>>> {
+) -> Result<impl Future<Output = ()>> {
     let failed = |error| Error::internal(format!("listen on {address} (metrics.listen)"), error);
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let builder = PrometheusBuilder::new().set_buckets(DURATIONS);
@@ -50,8 +56,7 @@ pub async fn listen(
     let recorder = builder.install_recorder().map_err(|error| Error::internal("set up the figures", error))?;
     describe();
     let router = Router::new().route("/metrics", get(show)).with_state(Monitor { store, hub, recorder });
-    let serve = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
-    Ok(async { serve.await.map_err(|error| Error::internal("serve the figures", error)) })
+    Ok(connections::serve(Port { listener, tls: None, gate, idle: IDLE }, router, shutdown))
 }
 
 fn describe() {
@@ -72,6 +77,7 @@ fn describe() {
         "trove_store_statements_total",
         "Statements that this controller sent to its database, with those that begin and end transactions."
     );
+    describe_counter!("trove_connections_refused_total", "Connections that were closed at once, by port: it was full.");
     describe_gauge!("trove_agents_connected", "Agents that this controller hears.");
     process::describe();
     gauge!("trove_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -94,6 +100,7 @@ impl Monitor {
         self.recorder.run_upkeep();
         let mut text = self.recorder.render();
         instances::render_operations(&mut text, &active);
+        instances::render_unregistered(&mut text, &self.store.unregistered().await?);
         instances::render(&mut text, &agents, &tenants);
         Ok(text)
     }

@@ -1,0 +1,3 @@
+//! What was tried against the service, and holds.
+
+mod service;
