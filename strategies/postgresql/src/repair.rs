@@ -113,7 +113,7 @@ fn statements() -> String {
     lines.map(|line| line + ";\n").concat()
 }
 
-/// Reads ` 1: wrong = "the account os_admin"	(typeid = …`.
+/// Reads lines such as ` 1: wrong = "the account os_admin" (typeid = …`.
 fn found(said: &str) -> Result<Option<String>, EngineError> {
     if !said.contains("restored = \"yes\"") {
         return Err(EngineError::new(Kind::Fatal, format!("restore the account {ADMIN:?}: it is not as it was")));
