@@ -19,6 +19,10 @@ const ASK_SELDOM: Duration = Duration::from_secs(1);
 /// An engine that does not answer within this recovers.
 const QUICK: Duration = Duration::from_secs(2);
 
+/// Children of an engine that was killed notice that by themselves, unless they are busy for a tenant: then they are
+/// killed, since a start waits for them.
+const ORPHANS: Duration = Duration::from_secs(1);
+
 /// A start that is under way.
 pub(super) struct Starting {
     mode: StartMode,
@@ -124,7 +128,7 @@ impl Owner {
         let spec = self.parts.datastore.engine().start_spec(&self.parts.site, mode);
         if self.process.is_none() {
             // Children of one that was killed live on for a moment and hold its shared memory.
-            process::await_none_in(&self.parts.site.data, Duration::from_secs(10)).await;
+            process::await_none_in(&self.parts.site.data, ORPHANS).await;
             self.parts.log.begin();
             let started = Process::start(&spec, &self.parts.host, &self.parts.log.path());
             let process = started.map_err(|error| EngineError::new(Kind::Fatal, format!("{error:#}")))?;
