@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{error, warn};
 use trove_proto::v1::ServiceState;
-use trove_strategy::{EngineError, Kind, StartMode};
+use trove_strategy::{EngineError, StartMode};
 
 use super::Owner;
 
@@ -19,20 +19,10 @@ impl Owner {
         self.repaired_at.is_none_or(|at| at.elapsed() >= AGAIN_AFTER)
     }
 
-    /// Starts it; where that fails and the strategy finds something to mend, once more.
-    pub(super) async fn start(&mut self, mode: StartMode) -> Result<(), EngineError> {
-        let Err(error) = self.start_once(mode).await else { return Ok(()) };
-        let stopped = self.process.is_none() || error.kind() == Kind::LockedOut;
-        if !stopped || !self.may_repair() || !self.repair(&error).await {
-            return Err(error);
-        }
-        self.start_once(mode).await
-    }
-
     /// Restarts an engine that runs and has shut the agent out.
     pub(super) async fn let_in_again(&mut self, refused: &EngineError) {
         self.repair(refused).await;
-        if let Err(error) = self.start_once(StartMode::Normal).await {
+        if let Err(error) = self.begin_start(StartMode::Normal).await {
             error!(error = error.chain(), "the engine cannot be started");
             self.say(ServiceState::Crashed, &error.chain());
             self.plan_restart();
@@ -40,7 +30,7 @@ impl Owner {
     }
 
     /// Stops it and has it mended; answers whether something was.
-    async fn repair(&mut self, refused: &EngineError) -> bool {
+    pub(super) async fn repair(&mut self, refused: &EngineError) -> bool {
         self.repaired_at = Some(Instant::now());
         warn!(error = refused.chain(), "the engine is repaired");
         self.stop().await;

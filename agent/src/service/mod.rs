@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch as signal};
 use tonic::Status;
 use tonic::service::Routes;
 use tracing::{error, info};
@@ -44,8 +44,8 @@ pub struct Services {
     pub jobs: Jobs,
     /// Key and certificate.
     pub identity: Identity,
-    /// The data volume.
-    pub volume: PathBuf,
+    /// Bytes in use on the volume, as they are measured.
+    pub used: signal::Receiver<Option<u64>>,
     /// The guest's cgroups, which know its memory.
     pub cgroups: Vec<PathBuf>,
     /// Controllers until an assignment names others.

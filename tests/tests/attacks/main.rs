@@ -1,3 +1,4 @@
 //! What was tried against the service, and holds.
 
 mod service;
+mod volume;

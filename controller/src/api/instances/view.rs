@@ -173,7 +173,7 @@ pub(in crate::api) fn detail(viewer: &Viewer<'_>, instance: &Instance) -> Instan
         created: instance.created.into(),
         updated: instance.updated.into(),
         service_status_updated: instance.service_updated.into(),
-        fault: instance.fault.as_ref().map(|fault| InstanceFault::of(fault, viewer.admin)),
+        fault: instance.shown_fault().map(|fault| InstanceFault::of(&fault, viewer.admin)),
         server_id: viewer.admin.then_some(instance.id.0),
         volume_id: viewer.admin.then_some(instance.id.0),
         encrypted_rpc_messaging: viewer.admin.then_some(true),
