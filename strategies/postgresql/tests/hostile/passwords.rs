@@ -39,7 +39,7 @@ fn all_characters(right_to_left: bool) -> Vec<char> {
     let alike = |c: u32| (0x3400..0xd7a4).contains(&c) || c >= 0x2_0000;
     let some = ('\u{20}'..=char::MAX).filter(|c| !alike(u32::from(*c)) || u32::from(*c).is_multiple_of(241));
     let of_it = some.filter(|c| rules().allow(&c.to_string()));
-    of_it.filter(|c| !rules().allow(&format!("a{c}a")) == right_to_left).collect()
+    of_it.filter(|c| rules().allow(&format!("a{c}a")) != right_to_left).collect()
 }
 
 /// Numbers that are the same each time.
