@@ -141,10 +141,10 @@ fn explained(attempt: &str, error: tokio_postgres::Error) -> EngineError {
         &SqlState::CANNOT_CONNECT_NOW
         | &SqlState::ADMIN_SHUTDOWN
         | &SqlState::CRASH_SHUTDOWN
-        | &SqlState::TOO_MANY_CONNECTIONS
         | &SqlState::T_R_SERIALIZATION_FAILURE
-        | &SqlState::T_R_DEADLOCK_DETECTED
-        | &SqlState::DISK_FULL => Kind::Transient,
+        | &SqlState::T_R_DEADLOCK_DETECTED => Kind::Transient,
+        // Connections, memory or room that others have.
+        code if code.code().starts_with("53") => Kind::Transient,
         &SqlState::INVALID_CATALOG_NAME => Kind::Gone,
         &SqlState::OBJECT_IN_USE | &SqlState::LOCK_NOT_AVAILABLE => Kind::Busy,
         code if code.code().starts_with("22") || code.code().starts_with("42") || code.code().starts_with("2B") => {
