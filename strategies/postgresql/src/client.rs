@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use trove_strategy::{EngineError, Kind, Site};
 
 /// The agent's account in the server.
@@ -76,9 +76,7 @@ impl Session {
     pub(crate) async fn rows(&self, attempt: &str, sql: &str) -> Result<Vec<Vec<String>>, EngineError> {
         let messages = self.client.simple_query(sql).await.map_err(|error| explained(attempt, error))?;
         let row = |message| match message {
-            SimpleQueryMessage::Row(row) => {
-                Some((0..row.len()).map(|n| row.get(n).unwrap_or_default().to_owned()).collect())
-            }
+            SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|n| readable(&row, n)).collect()),
             _ => None,
         };
         Ok(messages.into_iter().filter_map(row).collect())
@@ -121,6 +119,12 @@ impl Session {
     pub(crate) async fn any(&self, attempt: &str, sql: &str) -> Result<bool, EngineError> {
         Ok(!self.rows(attempt, sql).await?.is_empty())
     }
+}
+
+/// A value; NULL is an empty text. What is no UTF-8 comes from a database without an encoding (SQL_ASCII), and from a setting
+/// that was made in one.
+fn readable(row: &SimpleQueryRow, column: usize) -> String {
+    row.try_get(column).map_or("\u{fffd}", Option::unwrap_or_default).to_owned()
 }
 
 /// What the server said to a login of the agent's. Where it always gets in, a refusal means that somebody with all rights
