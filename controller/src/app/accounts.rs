@@ -143,7 +143,7 @@ pub(super) fn check_users(manifest: &Manifest, users: &[NewUser]) -> Result<()> 
         check_account(identity, &user.name, &user.host)?;
         refuse_root(identity, &user.name)?;
         let whose = shown(&user.name);
-        names::check_password(&format!("user {whose}"), &user.password, 1)?;
+        names::check_password(identity.users.passwords, &format!("user {whose}"), &user.password, 1)?;
         if !has_databases && !user.databases.is_empty() {
             let datastore = &identity.name;
             return Err(Error::BadRequest(format!(

@@ -11,6 +11,7 @@ pub mod error;
 pub mod failpoint;
 pub mod host;
 pub mod manifest;
+pub mod password;
 pub mod real_host;
 pub mod recording;
 pub mod site;
@@ -21,6 +22,7 @@ pub use engine::{Engine, FirstStart, Health, Metric, Role, Settings, StartMode, 
 pub use error::{EngineError, Kind};
 pub use host::{Command, File, Host, HostError, Output, Owner};
 pub use manifest::{CharacterSet, Described, Manifest, Parameter, ParameterType, character_set};
+pub use password::PasswordRules;
 pub use real_host::{Account, RealHost};
 pub use secrecy::{ExposeSecret, SecretString};
 pub use site::{Installation, Site, Size, TlsFiles};

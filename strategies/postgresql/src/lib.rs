@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use trove_strategy::{
     Client, Command, Databases, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules, Parameters,
-    Root, UserTraits, Users,
+    PasswordRules, Root, UserTraits, Users,
 };
 
 pub use client::{scram_verifier, sql_identifier, sql_literal};
@@ -67,6 +67,7 @@ impl Datastore for Postgresql {
                 hosts: false,
                 rename: true,
                 qualified: false,
+                passwords: PasswordRules { saslprep: true },
             },
             client: Client {
                 program: "psql".to_owned(),

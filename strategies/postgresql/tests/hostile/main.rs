@@ -2,6 +2,7 @@
 
 mod encodings;
 mod owned;
+mod passwords;
 mod reach;
 mod superusers;
 mod theirs;
