@@ -3,8 +3,18 @@
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let subjects =
-        ["types", "enrolment", "assignment", "watch", "jobs", "databases", "users", "parameters", "diagnostics"];
+    let subjects = [
+        "types",
+        "enrolment",
+        "assignment",
+        "watch",
+        "jobs",
+        "databases",
+        "users",
+        "parameters",
+        "diagnostics",
+        "sizes",
+    ];
     let files: Vec<String> = subjects.iter().map(|subject| format!("trove/agent/v1/{subject}.proto")).collect();
     for file in &files {
         println!("cargo:rerun-if-changed={}", Path::new(file).display());

@@ -7,29 +7,39 @@
 //! ```
 //! Whether the engine is to run is a file (`desired`), so that an agent that is started anew knows. The agent's own end never ends
 //! the engine. Its log says how long the engine itself took to be initialised, to answer and to stop.
+//!
+//! A start is begun here and then asked for its end ([`starting`]), so that the task hears requests meanwhile. One whose
+//! volume is over-full is stopped until there is room ([`crate::volume`]).
 
-use std::path::PathBuf;
+mod repair;
+mod starting;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use trove_proto::v1::ServiceState;
 use trove_strategy::{Datastore, EngineError, FirstStart, Health, Kind, RealHost, Site, StartMode, failpoint};
 
 use crate::durable::Durable;
+use crate::engine_log::EngineLog;
 use crate::process::{self, Mark, Process};
-use crate::settings::{Keeper, engine_settings};
+use crate::settings::{Assigned, Keeper, engine_settings};
+use crate::volume::Room;
+use starting::Starting;
 
 const DESIRED: &str = "desired";
 const MARK: &str = "engine.json";
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(30);
-const ASK_AGAIN: Duration = Duration::from_millis(30);
 const BLOCKED_AFTER: u32 = 3;
-const LOG: &str = "engine.log";
+/// How long a start waits for the first measure of the volume.
+const FIRST_MEASURE: Duration = Duration::from_secs(10);
 
 /// What the engine is doing.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,7 +145,9 @@ pub struct Parts {
     /// The assignment.
     pub keeper: Arc<Keeper>,
     /// Where the engine's output goes.
-    pub log_dir: PathBuf,
+    pub log: Arc<EngineLog>,
+    /// Bytes in use on the volume, as they are measured.
+    pub used: watch::Receiver<Option<u64>>,
 }
 
 struct Owner {
@@ -147,6 +159,12 @@ struct Owner {
     restart_at: Option<Instant>,
     healthy_since: Option<Instant>,
     misses: u32,
+    repaired_at: Option<Instant>,
+    /// The start that is under way.
+    starting: Option<Starting>,
+    /// What the volume has room for, and whether the running engine has been told.
+    room: Room,
+    room_is_told: bool,
 }
 
 /// Starts the task. It adopts an engine that runs, and starts one that should. An adopted engine has been asked once
@@ -166,8 +184,21 @@ pub async fn spawn(parts: Parts) -> Result<Driver> {
         None => None,
     };
     let (requests, inbox) = mpsc::channel(32);
-    let mut owner =
-        Owner { parts, process, status, wanted, delay: FIRST_DELAY, restart_at: None, healthy_since: None, misses: 0 };
+    let mut owner = Owner {
+        parts,
+        process,
+        status,
+        wanted,
+        delay: FIRST_DELAY,
+        restart_at: None,
+        healthy_since: None,
+        misses: 0,
+        repaired_at: None,
+        starting: None,
+        room: Room::Enough,
+        // An adopted engine may have been told otherwise by an earlier agent.
+        room_is_told: false,
+    };
     if let Some(process) = &owner.process {
         info!(pid = process.mark.pid, "the engine runs already and is adopted");
         owner.say(ServiceState::Starting, "");
@@ -182,24 +213,28 @@ pub async fn spawn(parts: Parts) -> Result<Driver> {
 impl Owner {
     async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
         let mut assigned = self.parts.keeper.assigned();
+        let mut used = self.parts.used.clone();
         let mut probe = tokio::time::interval(probe_interval(&assigned));
         probe.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let restart = self.restart_at;
+            let (restart, ask) = (self.restart_at, self.starting.as_ref().map(Starting::next));
             tokio::select! {
                 request = inbox.recv() => match request {
                     Some(request) => self.serve(request).await,
                     None => return,
                 },
-                how = ended(&mut self.process) => self.crashed(&how),
+                how = ended(&mut self.process) => self.process_ended(&how).await,
+                () = at(ask) => self.ask().await,
                 () = at(restart) => self.start_again().await,
-                _ = probe.tick(), if self.process.is_some() => self.probe().await,
+                _ = probe.tick(), if self.process.is_some() && self.starting.is_none() => self.probe().await,
+                () = measured(&mut used) => self.look_at_volume().await,
                 changed = assigned.changed() => {
                     if changed.is_err() { return }
                     let period = probe_interval(&assigned);
                     if period != probe.period() {
                         probe = tokio::time::interval(period);
                     }
+                    self.look_at_volume().await;
                 }
             }
         }
@@ -225,10 +260,7 @@ impl Owner {
                 let done = self.configure().await;
                 let _ = reply.send(done);
             }
-            Request::Start(reply) => {
-                let done = self.start_and_keep().await;
-                let _ = reply.send(done);
-            }
+            Request::Start(reply) => self.start_and_keep(reply).await,
             Request::Stop(reply) => {
                 let done = self.stop_and_keep().await;
                 let _ = reply.send(done);
@@ -256,7 +288,7 @@ impl Owner {
         if first == FirstStart::Private {
             self.configure().await?;
             pass("agent.prepare.before_secure")?;
-            self.start(StartMode::Private).await?;
+            self.start_private().await?;
             self.parts.datastore.engine().secure(&self.parts.site).await?;
             self.stop().await;
             pass("agent.prepare.after_secure")?;
@@ -266,7 +298,7 @@ impl Owner {
 
     async fn configure(&mut self) -> Result<(), EngineError> {
         let specification = self.parts.keeper.assigned().borrow().specification.clone();
-        let settings = engine_settings(&specification)?;
+        let settings = engine_settings(&specification, self.room != Room::Enough)?;
         crate::certificate::write_certificate(&self.parts.site, specification.certificate.as_ref()).await?;
         self.parts.datastore.engine().configure(&self.parts.site, &settings).await
     }
@@ -286,17 +318,6 @@ impl Owner {
         Ok(())
     }
 
-    async fn start_and_keep(&mut self) -> Result<(), EngineError> {
-        self.want(true)?;
-        self.restart_at = None;
-        let started = self.start(StartMode::Normal).await;
-        if let Err(error) = &started {
-            self.say(ServiceState::Failed, &error.chain());
-            self.plan_restart();
-        }
-        started
-    }
-
     async fn stop_and_keep(&mut self) -> Result<(), EngineError> {
         self.want(false)?;
         self.restart_at = None;
@@ -306,6 +327,7 @@ impl Owner {
 
     async fn stop(&mut self) {
         let begun = Instant::now();
+        self.give_up_start("the engine was stopped meanwhile");
         if let Some(mut process) = self.process.take() {
             let spec = self.parts.datastore.engine().start_spec(&self.parts.site, StartMode::Normal);
             process.stop(spec.stop, spec.stop_deadline).await;
@@ -313,80 +335,17 @@ impl Owner {
         }
         process::await_none_in(&self.parts.site.data, Duration::from_secs(10)).await;
         self.healthy_since = None;
-        self.say(ServiceState::Shutdown, "");
-    }
-
-    /// Starts it where it does not run, and waits until it answers.
-    async fn start(&mut self, mode: StartMode) -> Result<(), EngineError> {
-        self.say(ServiceState::Starting, "");
-        let engine = self.parts.datastore.engine();
-        let spec = engine.start_spec(&self.parts.site, mode);
-        let log = self.parts.log_dir.join(LOG);
-        if self.process.is_none() {
-            // Children of one that was killed live on for a moment and hold its shared memory.
-            process::await_none_in(&self.parts.site.data, Duration::from_secs(10)).await;
-            let begins = std::fs::metadata(&log).map_or(0, |facts| facts.len());
-            let begun = Instant::now();
-            let started = Process::start(&spec, &self.parts.host, &log);
-            let process = started.map_err(|error| EngineError::new(Kind::Fatal, format!("{error:#}")))?;
-            pass("agent.engine.started")?;
-            if let Err(error) = self.parts.files.write_json(MARK, &process.mark) {
-                // It is found by its command line after a crash.
-                warn!(error = format!("{error:#}"), "the engine's process could not be written down");
-            }
-            info!(pid = process.mark.pid, "the engine was started");
-            self.process = Some(process);
-            self.await_answer(spec.start_deadline, begins).await?;
-            info!(elapsed_ms = millis(begun), "the engine answers");
-            return self.check_start(begins).await;
-        }
-        let begins = std::fs::metadata(&log).map_or(0, |facts| facts.len());
-        self.await_answer(spec.start_deadline, begins).await
-    }
-
-    /// Stops an engine that answers but must not serve, as the strategy reads from what it wrote.
-    async fn check_start(&mut self, log_begins: u64) -> Result<(), EngineError> {
-        let checked = self.parts.datastore.engine().check_start(&self.log_from(log_begins));
-        if checked.is_err() {
-            self.stop().await;
-        }
-        checked
-    }
-
-    /// The one loop that asks: an engine does not say when it is ready.
-    async fn await_answer(&mut self, deadline: Duration, log_begins: u64) -> Result<(), EngineError> {
-        let end = Instant::now() + deadline;
-        loop {
-            let engine = self.parts.datastore.engine();
-            tokio::select! {
-                biased;
-                how = ended(&mut self.process) => {
-                    self.process = None;
-                    let said = self.log_end(log_begins);
-                    return Err(EngineError::new(Kind::Fatal, format!("the engine did not start ({how}): {said}")));
-                }
-                answer = engine.probe(&self.parts.site) => match answer {
-                    Ok(health) => {
-                        self.healthy(health);
-                        return Ok(());
-                    }
-                    Err(error) if Instant::now() >= end => {
-                        return Err(EngineError::new(
-                            Kind::Transient,
-                            format!("the engine did not answer within {} s: {}", deadline.as_secs(), error.chain()),
-                        ));
-                    }
-                    Err(_) => tokio::time::sleep(ASK_AGAIN).await,
-                }
-            }
-        }
+        let is_halted = self.wanted && self.room == Room::Over;
+        let why = if is_halted { self.room.words(self.volume_bytes()) } else { String::new() };
+        self.say(ServiceState::Shutdown, &why);
     }
 
     fn healthy(&mut self, health: Health) {
         self.misses = 0;
         self.healthy_since.get_or_insert_with(Instant::now);
+        let detail = self.room.words(self.volume_bytes());
         self.status.send_if_modified(|status| {
-            let next = EngineStatus { service: ServiceState::Healthy, detail: String::new(), health: Some(health) };
+            let next = EngineStatus { service: ServiceState::Healthy, detail, health: Some(health) };
             let changed = *status != next;
             *status = next;
             changed
@@ -398,17 +357,26 @@ impl Owner {
             Ok(health) => self.healthy(health),
             Err(error) => {
                 self.misses += 1;
-                let starting = self.status.borrow().service == ServiceState::Starting;
-                if self.misses >= BLOCKED_AFTER && !starting {
+                if self.misses == BLOCKED_AFTER {
+                    warn!(error = error.chain(), "the engine runs and does not answer");
+                }
+                if self.misses >= BLOCKED_AFTER {
                     self.say(ServiceState::Blocked, &error.chain());
+                }
+                if self.misses >= BLOCKED_AFTER && error.kind() == Kind::LockedOut && self.may_repair() {
+                    self.let_in_again(&error).await;
                 }
             }
         }
     }
 
-    fn crashed(&mut self, how: &str) {
+    async fn process_ended(&mut self, how: &str) {
         self.process = None;
-        let said = self.log_end(0);
+        let said = self.parts.log.last_words();
+        if self.starting.is_some() {
+            let error = EngineError::new(Kind::Fatal, format!("the engine did not start ({how}): {said}"));
+            return self.start_failed(error).await;
+        }
         warn!(how, "the engine ended by itself");
         self.say(ServiceState::Crashed, &format!("the engine ended by itself ({how}): {said}"));
         if self.wanted {
@@ -422,35 +390,64 @@ impl Owner {
         self.restart_at = Some(Instant::now() + self.delay);
     }
 
-    async fn start_again(&mut self) {
-        self.restart_at = None;
-        let started = match self.configure().await {
-            Ok(()) => self.start(StartMode::Normal).await,
-            Err(error) => Err(error),
+    /// Bytes that were ordered; 0 for an engine without a volume.
+    fn volume_bytes(&self) -> u64 {
+        volume_bytes(&self.parts.keeper.assigned().borrow(), &self.parts.site)
+    }
+
+    /// Compares the last measure of the volume with its size, and does what follows; again with the next measure where
+    /// that failed.
+    async fn look_at_volume(&mut self) {
+        let Some(used) = *self.parts.used.borrow() else { return };
+        let size = self.volume_bytes();
+        let room = self.room.next(used, size);
+        if room != self.room {
+            info!(used, size, ?room, "the volume's room has changed");
+            self.room = room;
+            self.room_is_told = false;
+        }
+        // A start reads the configuration as it was written before it; what has changed since is told afterwards.
+        if self.room_is_told || (self.starting.is_some() && room != Room::Over) {
+            return;
+        }
+        let told = match room {
+            Room::Over => {
+                self.halt().await;
+                Ok(())
+            }
+            Room::Enough | Room::Full if self.process.is_some() => self.apply().await,
+            Room::Enough | Room::Full => {
+                if self.wanted && self.restart_at.is_none() {
+                    self.restart_at = Some(Instant::now());
+                }
+                Ok(())
+            }
         };
-        if let Err(error) = started {
-            error!(error = error.chain(), "the engine cannot be started");
-            self.say(ServiceState::Crashed, &error.chain());
-            self.plan_restart();
+        match told {
+            Ok(()) => self.room_is_told = true,
+            Err(error) => warn!(error = error.chain(), "the engine is not told what room its volume has"),
+        }
+        let now = self.status.borrow().clone();
+        if let (ServiceState::Healthy, Some(health)) = (now.service, now.health) {
+            self.healthy(health);
         }
     }
 
-    /// What the engine wrote since `begins`.
-    fn log_from(&self, begins: u64) -> String {
-        let bytes = std::fs::read(self.parts.log_dir.join(LOG)).unwrap_or_default();
-        let from = usize::try_from(begins).unwrap_or(0).min(bytes.len());
-        String::from_utf8_lossy(&bytes[from..]).into_owned()
-    }
-
-    /// The last lines of that, in one line.
-    fn log_end(&self, begins: u64) -> String {
-        let text = self.log_from(begins);
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let mut said = lines[lines.len().saturating_sub(5)..].join(" / ");
-        while said.len() > 1000 {
-            said.pop();
+    /// Stops an engine whose volume is over-full. It stays wanted.
+    async fn halt(&mut self) {
+        if !self.wanted {
+            return;
         }
-        if said.is_empty() { "it wrote nothing".to_owned() } else { said }
+        self.restart_at = None;
+        self.stop().await;
+    }
+}
+
+/// Bytes of the volume, as assigned, else as the guest was made.
+pub fn volume_bytes(assigned: &Assigned, site: &Site) -> u64 {
+    match assigned.specification.volume_gib {
+        0 => site.size.volume_gib << 30,
+        gib => gib << 30,
     }
 }
 
@@ -459,7 +456,7 @@ fn millis(begun: Instant) -> u64 {
     u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-fn probe_interval(assigned: &watch::Receiver<crate::settings::Assigned>) -> Duration {
+fn probe_interval(assigned: &watch::Receiver<Assigned>) -> Duration {
     match assigned.borrow().specification.probe_interval_s {
         0 => Duration::from_secs(5),
         seconds => Duration::from_secs(seconds.into()),
@@ -470,6 +467,13 @@ async fn ended(process: &mut Option<Process>) -> String {
     match process {
         Some(process) => process.ended().await,
         None => std::future::pending().await,
+    }
+}
+
+/// The next measure; never where nobody measures.
+async fn measured(used: &mut watch::Receiver<Option<u64>>) {
+    if used.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

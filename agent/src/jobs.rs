@@ -170,6 +170,11 @@ impl Job {
         self.state.send_modify(|state| state.ended = Some(failed));
     }
 
+    /// Says what it is doing.
+    pub fn note(&self, stage: &str) {
+        self.state.send_modify(|state| stage.clone_into(&mut state.stage));
+    }
+
     /// A stage with failpoints around it; the cancellation takes effect before it.
     ///
     /// # Errors
@@ -183,7 +188,7 @@ impl Job {
         if self.cancel.is_cancelled() {
             return Err(error(v1::ErrorKind::Cancelled, format!("cancelled before {stage}")));
         }
-        self.state.send_modify(|state| stage.clone_into(&mut state.stage));
+        self.note(stage);
         let all = async {
             pass(&format!("agent.{job}.before_{stage}"))?;
             work.await?;

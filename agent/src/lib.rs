@@ -3,12 +3,14 @@
 //! [`Agent`] is the whole program but for the list of datastores, so that an out-of-tree program is a `main` of ten
 //! lines. One task owns the engine ([`driver`]); jobs ([`jobs`], recorded in [`journal`]) ask it and wait.
 
+pub mod bounded;
 mod certificate;
 mod cli;
 pub mod config;
 pub mod dial;
 pub mod driver;
 pub mod durable;
+pub mod engine_log;
 pub mod enrol;
 pub mod guest;
 pub mod identity;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use trove_strategy::{
-    Datastore, EngineError, FirstStart, Host, Installation, Manifest, Owner, Parameter, RealHost, Settings, Site, Size,
+    Datastore, Described, EngineError, FirstStart, Host, Installation, Manifest, Owner, RealHost, Settings, Site, Size,
     StartMode, TlsFiles,
 };
 
@@ -44,24 +44,24 @@ pub async fn make(datastore: &dyn Datastore, host: Arc<RealHost>, bindir: Option
     let found = datastore.installations(host.as_ref(), bindir).await.map_err(plain)?;
     let installation = found.into_iter().next();
     let installation = installation.with_context(|| format!("{} is not installed", datastore.identity().name))?;
-    let mut parameters = Vec::new();
-    if let Some(capability) = datastore.parameters() {
+    let mut described = Described::default();
+    if datastore.parameters().is_some() || datastore.databases().is_some() {
         // Short: it holds a socket.
         let scratch = tempfile::Builder::new().prefix("trove-").tempdir().context("make a scratch directory")?;
         let site = scratch_site(scratch.path(), datastore, installation.clone(), host.clone()).await?;
         let started = started(datastore, &site, &host, scratch.path()).await;
         let (mut process, asked) = match started {
             Ok(mut process) => {
-                let asked = ask(datastore, &site, &mut process, capability).await;
+                let asked = ask(datastore, &site, &mut process).await;
                 (process, asked)
             }
             Err(error) => return Err(error),
         };
         let spec = datastore.engine().start_spec(&site, StartMode::Private);
         process.stop(spec.stop, spec.stop_deadline).await;
-        parameters = asked?;
+        described = asked?;
     }
-    Ok(Manifest::derive(datastore, installation, parameters))
+    Ok(Manifest::derive(datastore, installation, described))
 }
 
 fn plain(error: EngineError) -> anyhow::Error {
@@ -140,12 +140,14 @@ async fn answer(datastore: &dyn Datastore, site: &Site, process: &mut Process, s
     }
 }
 
-async fn ask(
-    datastore: &dyn Datastore,
-    site: &Site,
-    process: &mut Process,
-    capability: &dyn trove_strategy::Parameters,
-) -> Result<Vec<Parameter>> {
+async fn ask(datastore: &dyn Datastore, site: &Site, process: &mut Process) -> Result<Described> {
     answer(datastore, site, process, false).await?;
-    capability.describe(site).await.map_err(plain)
+    let mut described = Described::default();
+    if let Some(parameters) = datastore.parameters() {
+        described.parameters = parameters.describe(site).await.map_err(plain)?;
+    }
+    if let Some(databases) = datastore.databases() {
+        described.character_sets = databases.character_sets(site).await.map_err(plain)?;
+    }
+    Ok(described)
 }

@@ -118,6 +118,8 @@ impl Process {
             StopSignal::Terminate => Signal::SIGTERM,
         };
         self.send(signal);
+        // One that was stopped by a signal would not hear it.
+        self.send(Signal::SIGCONT);
         if tokio::time::timeout(deadline, self.ended()).await.is_err() {
             self.kill().await;
         }

@@ -10,10 +10,12 @@ use trove_proto::ALPN_AGENT;
 use trove_strategy::{Account, Datastore, Host, Owner, RealHost, Site, Size, TlsFiles};
 
 use crate::Agent;
+use crate::bounded::Bounded;
 use crate::config::Config;
 use crate::dial::dial;
 use crate::driver::{self, Driver, Parts};
 use crate::durable::Durable;
+use crate::engine_log::EngineLog;
 use crate::enrol;
 use crate::identity::Identity;
 use crate::jobs::Jobs;
@@ -21,6 +23,7 @@ use crate::journal::Journal;
 use crate::link;
 use crate::service::Services;
 use crate::settings::Keeper;
+use crate::volume;
 use crate::work::EngineWork;
 
 /// Runs until it is told to end by SIGTERM, which leaves the engine running, or SIGINT, which stops it first.
@@ -35,16 +38,25 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
     let _lock = lock(&files)?;
     let datastore = agent.datastore(&config.datastore);
     let datastore = datastore.with_context(|| format!("this agent has no datastore {}", config.datastore))?;
+    let datastore: Arc<dyn Datastore> = Arc::new(Bounded::new(datastore));
     let host = hands(&config)?;
     let site = site(&config, datastore.as_ref(), &host).await?;
     let keeper = Arc::new(Keeper::open(files.clone())?);
+    let log = EngineLog::new(&config.log_dir);
+    tokio::spawn(log.clone().keep_short());
+    let size = {
+        let (assigned, site) = (keeper.assigned(), site.clone());
+        move || driver::volume_bytes(&assigned.borrow(), &site)
+    };
+    let used = volume::watch(config.volume_dir.clone(), log.clone(), size);
     let parts = Parts {
         datastore: datastore.clone(),
         site: site.clone(),
         host,
         files: files.clone(),
         keeper: keeper.clone(),
-        log_dir: config.log_dir.clone(),
+        log,
+        used: used.clone(),
     };
     let driver = driver::spawn(parts).await?;
     let identity = Identity::open(files.clone(), &config.authority_file)?;
@@ -59,7 +71,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
         keeper,
         jobs,
         identity: identity.clone(),
-        volume: config.volume_dir.clone(),
+        used,
         cgroups: config.cgroups.clone(),
         first_controllers: config.controllers.clone(),
         boot_id: uuid::Uuid::new_v4().to_string(),

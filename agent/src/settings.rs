@@ -89,11 +89,11 @@ impl Keeper {
     }
 }
 
-/// What a strategy needs of a specification.
+/// What a strategy needs of a specification, and of the room on its volume.
 ///
 /// # Errors
 /// A parameter's value is no JSON.
-pub fn engine_settings(specification: &v1::Specification) -> Result<Settings, EngineError> {
+pub fn engine_settings(specification: &v1::Specification, read_only: bool) -> Result<Settings, EngineError> {
     let tls = match specification.tls_mode() {
         v1::TlsMode::Enforced => TlsMode::Enforced,
         v1::TlsMode::Basic | v1::TlsMode::Unspecified => TlsMode::Basic,
@@ -104,5 +104,5 @@ pub fn engine_settings(specification: &v1::Specification) -> Result<Settings, En
         let value = serde_json::from_str(value).map_err(wrong)?;
         parameters.insert(name.clone(), value);
     }
-    Ok(Settings { tls, parameters })
+    Ok(Settings { tls, parameters, read_only })
 }

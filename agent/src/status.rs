@@ -9,7 +9,8 @@ pub fn wire_error(error: &EngineError) -> v1::Error {
     let kind = match error.kind() {
         Kind::Invalid => v1::ErrorKind::Invalid,
         Kind::Busy => v1::ErrorKind::Busy,
-        Kind::Transient => v1::ErrorKind::Transient,
+        // The agent lets itself in again; until then the caller asks again.
+        Kind::Transient | Kind::LockedOut => v1::ErrorKind::Transient,
         Kind::Gone => v1::ErrorKind::Gone,
         Kind::Fatal => v1::ErrorKind::Fatal,
     };
@@ -21,7 +22,7 @@ pub fn question_error(error: &EngineError) -> Status {
     let code = match error.kind() {
         Kind::Invalid => Code::InvalidArgument,
         Kind::Busy => Code::Aborted,
-        Kind::Transient => Code::Unavailable,
+        Kind::Transient | Kind::LockedOut => Code::Unavailable,
         Kind::Gone => Code::NotFound,
         Kind::Fatal => Code::Internal,
     };

@@ -1,15 +1,23 @@
 //! What jobs do to the engine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 use trove_proto::v1;
+use trove_proto::v1::ServiceState;
 use trove_proto::v1::account_change::Kind as Change;
 use trove_strategy::{Database, Datastore, EngineError, Grantee, Kind, NewUser, SecretString, Site, UserChange, Users};
 
 use crate::driver::Driver;
 use crate::jobs::{Job, Worker};
 use crate::settings::Keeper;
+
+/// How long a change is tried on an engine that refuses it for a reason that may pass, and does not recover.
+const PATIENCE: Duration = Duration::from_secs(50);
+/// Between two tries.
+const NOTICE: Duration = Duration::from_secs(2);
 
 /// Works on the one engine of this agent.
 pub struct EngineWork {
@@ -40,7 +48,8 @@ impl Worker for EngineWork {
             v1::start::Work::Stop(_) => job.stage("stop", "stop", driver.stop()).await,
             v1::start::Work::ChangeAccounts(changes) => {
                 for (n, change) in changes.changes.into_iter().enumerate() {
-                    job.stage("change_accounts", &n.to_string(), self.change(change)).await?;
+                    let stage = n.to_string();
+                    job.stage("change_accounts", &stage, self.change_once_up(job, &stage, change)).await?;
                 }
                 Ok(())
             }
@@ -77,6 +86,33 @@ impl EngineWork {
         job.stage("prepare", "accounts", accounts).await
     }
 
+    /// Makes a change that was accepted: an engine that is starting or recovering is waited for until the job's time is
+    /// over, also one that goes away in the midst of it.
+    async fn change_once_up(&self, job: &Job, stage: &str, change: v1::AccountChange) -> Result<(), EngineError> {
+        let mut status = self.driver.status();
+        let mut end = Instant::now() + PATIENCE;
+        loop {
+            if is_coming(status.borrow_and_update().service) {
+                job.note("waits for the engine, which recovers");
+                // Its sender lives as long as the agent.
+                let _ = status.wait_for(|status| !is_coming(status.service)).await;
+                job.note(stage);
+                end = Instant::now() + PATIENCE;
+            }
+            let error = match self.change(change.clone()).await {
+                Err(error) if error.kind() == Kind::Transient => error,
+                done => return done,
+            };
+            // The end of the engine's process is noticed a moment after its connections break.
+            let coming = status.wait_for(|status| is_coming(status.service));
+            if tokio::time::timeout(NOTICE, coming).await.is_err() && Instant::now() > end {
+                // Nobody is to wait behind this for as long as a recovery may take.
+                let text = format!("{} (tried for {} s)", error.chain(), PATIENCE.as_secs());
+                return Err(EngineError::new(Kind::Fatal, text));
+            }
+        }
+    }
+
     async fn change(&self, change: v1::AccountChange) -> Result<(), EngineError> {
         let site = &self.site;
         let none =
@@ -106,6 +142,11 @@ impl EngineWork {
             None => Err(EngineError::new(Kind::Invalid, "change accounts: an empty change")),
         }
     }
+}
+
+/// Whether it does not answer now and will by itself.
+fn is_coming(service: ServiceState) -> bool {
+    matches!(service, ServiceState::Starting | ServiceState::Crashed)
 }
 
 fn grantee(account: Option<v1::Account>) -> Result<Grantee, EngineError> {

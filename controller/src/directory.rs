@@ -2,8 +2,10 @@
 
 use std::fs::{File, Permissions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -16,6 +18,52 @@ use crate::store::Store;
 /// The state directory of a controller.
 pub struct StateDirectory {
     path: PathBuf,
+}
+
+/// Holds the directory for this process, and notices that it was deleted or replaced meanwhile: what is written then is in
+/// files that have no name any more, and the next start would not find it.
+pub struct Presence {
+    path: PathBuf,
+    directory: File,
+    lock: Flock<File>,
+    gone: AtomicBool,
+}
+
+impl Presence {
+    /// Whether the directory and the lock in it are still those that this process opened. Says in the log when that
+    /// changes.
+    ///
+    /// # Errors
+    /// 503: nothing may be written.
+    pub fn check(&self) -> Result<()> {
+        let gone = is_another(&self.directory, &self.path) || is_another(&self.lock, &self.path.join("lock"));
+        if gone != self.gone.swap(gone, Ordering::AcqRel) {
+            let path = self.path.display();
+            if gone {
+                tracing::error!(
+                    "the state directory {path} was deleted or replaced while this service runs: it refuses to change \
+                     anything until the directory is back, or the service is started again"
+                );
+            } else {
+                tracing::warn!("the state directory {path} is back: changes are accepted again");
+            }
+        }
+        if !gone {
+            return Ok(());
+        }
+        let message = "The state directory of this service was deleted while it runs: nothing can be changed until its \
+                       operator has put it back or started the service again.";
+        Err(Error::Unavailable { message: message.to_owned(), retry_after_s: 30 })
+    }
+}
+
+/// Whether a path leads to something else than what was opened. That it cannot be looked at says nothing.
+fn is_another(opened: &File, path: &Path) -> bool {
+    match (opened.metadata(), std::fs::metadata(path)) {
+        (Ok(opened), Ok(there)) => (opened.dev(), opened.ino()) != (there.dev(), there.ino()),
+        (_, Err(error)) => error.kind() == std::io::ErrorKind::NotFound,
+        (Err(_), Ok(_)) => false,
+    }
 }
 
 fn failed(attempt: &'static str, path: &Path) -> impl Fn(std::io::Error) -> Error {
@@ -69,6 +117,15 @@ impl StateDirectory {
                 )))
             }
         }
+    }
+
+    /// Watches over the directory that `lock` was taken in.
+    ///
+    /// # Errors
+    /// Internal.
+    pub fn presence(&self, lock: Flock<File>) -> Result<Arc<Presence>> {
+        let directory = File::open(&self.path).map_err(failed("open", &self.path))?;
+        Ok(Arc::new(Presence { path: self.path.clone(), directory, lock, gone: AtomicBool::new(false) }))
     }
 
     /// The store that is configured, opened with the directory's key (or the one in the file that `TROVE_SECRET_KEY_FILE` names).
@@ -141,5 +198,25 @@ mod tests {
         assert_eq!(state.key().unwrap(), state.key().unwrap());
         let mode = std::fs::metadata(state.path().join("secret.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_directory_that_was_deleted_or_replaced_is_noticed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("state");
+        let state = StateDirectory::open(&path).unwrap();
+        let presence = state.presence(state.lock().unwrap()).unwrap();
+        presence.check().unwrap();
+        let aside = scratch.path().join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        assert!(matches!(presence.check(), Err(Error::Unavailable { .. })), "it is gone");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("lock"), "").unwrap();
+        assert!(presence.check().is_err(), "another stands in its place");
+        std::fs::remove_dir_all(&path).unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+        presence.check().unwrap();
+        std::fs::remove_file(path.join("lock")).unwrap();
+        assert!(presence.check().is_err(), "another controller could lock it");
     }
 }

@@ -8,6 +8,7 @@ pub mod app;
 pub mod authority;
 pub mod compute;
 pub mod config;
+pub mod connections;
 pub mod directory;
 pub mod error;
 pub mod identity;

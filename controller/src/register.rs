@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::{Error, Result, chain};
 use crate::ids::VersionId;
 use crate::store::Store;
-use crate::store::datastores::Registration;
+use crate::store::datastores::{Registered, Registration, Unregistered};
 
 const ASK: Duration = Duration::from_secs(120);
 
@@ -60,51 +60,78 @@ pub fn agent_program(config: &Config) -> Result<PathBuf> {
     Ok(own.with_file_name("trove-agent"))
 }
 
-/// Registers what is installed and not registered yet, or was patched. Failures are logged and tried again at the next
-/// start.
+/// Registers what is installed and not registered yet, or was patched. What could not be registered is logged, stands in the
+/// store with the reason, and is tried again at the next start.
 pub async fn run(store: &Store, config: &Config) {
     if let Err(error) = register_installed(store, config).await {
         tracing::error!(error = chain(&error), "the installed datastores could not be registered");
     }
 }
 
-/// Registers every installation, newest last, so that it is the default. One that an administrator took away stays away;
-/// one that is registered is asked again only after it, or the agent program, was replaced.
+/// Registers every installation of every datastore, newest last, so that it is the default. One that an administrator took
+/// away stays away, a deactivated one stays so, and the default stays where it is; one that is registered is asked again
+/// only after it, or the agent program, was replaced.
 ///
 /// # Errors
-/// The agent program cannot be run.
+/// The agent program cannot be run, or the store failed.
 pub async fn register_installed(store: &Store, config: &Config) -> Result<()> {
-    let agent = Agent::of(config)?;
-    let known = store.registered().await?;
-    for installed in agent.installed().await? {
-        if installed.installations.is_empty() {
-            tracing::warn!("{} is not installed on this machine: it cannot be ordered", installed.name);
+    let asked = async {
+        let agent = Agent::of(config)?;
+        let installed = agent.installed().await?;
+        Ok((agent, installed))
+    };
+    let (agent, all) = match asked.await {
+        Ok(asked) => asked,
+        Err(error) => {
+            store.set_unregistered(&[left_out("", None, chain(&error))]).await?;
+            return Err(error);
         }
-        for installation in installed.installations.iter().rev() {
-            let mut here = known.iter().filter(|known| known.installation.bindir == installation.bindir);
-            let settled = here.any(|known| {
-                let print = known.agent_print.as_deref() == Some(agent.print.as_str());
-                known.removed || (known.installation == *installation && print)
-            });
-            if settled {
+    };
+    let known = store.registered().await?;
+    let mut left = Vec::new();
+    for installed in all {
+        let name = &installed.name;
+        if installed.installations.is_empty() {
+            tracing::warn!("{name} is not installed on this machine: it cannot be ordered");
+            left.push(left_out(name, None, "It is not installed on this machine.".to_owned()));
+        }
+        for (age, installation) in installed.installations.iter().enumerate().rev() {
+            // By both, since the programs of several datastores may lie in one directory.
+            let is_it =
+                |known: &&Registered| known.datastore == *name && known.installation.bindir == installation.bindir;
+            let here: Vec<&Registered> = known.iter().filter(is_it).collect();
+            if here.iter().any(|known| known.removed) {
+                let reason = "An administrator has taken it away: register it again as a version.";
+                left.push(left_out(name, Some(installation), reason.to_owned()));
+                continue;
+            }
+            let print = |known: &&Registered| known.agent_print.as_deref() == Some(agent.print.as_str());
+            if here.iter().any(|known| known.installation == *installation && print(known)) {
                 continue;
             }
             let done = async {
-                let manifest = agent.manifest(&installed.name, installation).await?;
-                register(store, &agent, &manifest, &manifest.installation.major, true, true).await
+                let manifest = agent.manifest(name, installation).await?;
+                register(store, &agent, &manifest, &manifest.installation.major, true, age == 0 && here.is_empty())
+                    .await
             };
             match done.await {
-                Ok(_) => tracing::info!("registered {} {}", installed.name, installation.version),
-                Err(error) => tracing::error!(
-                    error = chain(&error),
-                    "{} {} could not be registered",
-                    installed.name,
-                    installation.version
-                ),
+                Ok(_) => tracing::info!("registered {name} {}", installation.version),
+                Err(error) => {
+                    let version = &installation.version;
+                    tracing::error!(error = chain(&error), "{name} {version} could not be registered");
+                    left.push(left_out(name, Some(installation), chain(&error)));
+                }
             }
         }
     }
-    Ok(())
+    store.set_unregistered(&left).await
+}
+
+fn left_out(datastore: &str, installation: Option<&Installation>, reason: String) -> Unregistered {
+    let (bindir, version) = installation
+        .map(|installation| (installation.bindir.to_string_lossy().into_owned(), installation.version.clone()))
+        .unwrap_or_default();
+    Unregistered { datastore: datastore.to_owned(), bindir, version, reason }
 }
 
 /// Registers one installed engine by an administrator's order.
@@ -203,3 +230,6 @@ impl<'a> Agent<'a> {
 fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| Error::internal("read what the agent program printed", error))
 }
+
+#[cfg(test)]
+mod tests;

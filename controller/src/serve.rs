@@ -6,9 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::middleware::from_fn_with_state;
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +22,8 @@ use crate::authority::Authorities;
 use crate::compute::Compute;
 use crate::compute::process::{ProcessDriver, ProcessOptions};
 use crate::config::Config;
-use crate::directory::StateDirectory;
+use crate::connections::{self, Gate, Limits, Port, Shares, Source};
+use crate::directory::{Presence, StateDirectory};
 use crate::error::{Error, Result, chain};
 use crate::identity::{Identity, builtin};
 use crate::operations::{Changes, Nudge, Runner, RunnerContext};
@@ -29,6 +32,8 @@ use crate::store::Store;
 use crate::store::controllers::Controller;
 use crate::{monitor, reconcile, register};
 
+/// How often it is looked whether the state directory is there.
+const LOOK: Duration = Duration::from_secs(10);
 /// For what is under way at the end.
 const GRACE: Duration = Duration::from_secs(4);
 
@@ -40,7 +45,7 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     logs(&config)?;
     let config = Arc::new(config);
     let directory = StateDirectory::open(state)?;
-    let _lock = directory.lock()?;
+    let presence = directory.presence(directory.lock()?)?;
     let controller_id = directory.controller_id()?;
     check_account(&config);
     let cors = api::cors(&config.api.cors_origins)?;
@@ -73,29 +78,41 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
         changes: changes.clone(),
     };
     let (runner, told) = (nudge.clone(), changes.clone());
-    let app = App { store: store.clone(), agents, compute, config: config.clone(), runner, changes: told };
+    let (looked, registered) = watch::channel(false);
+    let app = App { store: store.clone(), agents, compute, config: config.clone(), runner, changes: told, registered };
     let built_in = identity.service().map(builtin::router);
     let state = api::ApiState::new(app, identity.clone(), authorities.engines_pem().to_owned(), shutdown.clone());
-    let router = api::router(state, built_in).layer(cors);
+    let written = from_fn_with_state(presence.clone(), api::refuse_without_state);
+    let router = api::router(state, built_in).layer(written).layer(cors);
 
+    let shares = shares()?;
     let monitor = match config.metrics.listen {
-        Some(address) => Some(monitor::listen(address, store.clone(), hub.clone(), shutdown.clone()).await?),
+        Some(address) => {
+            let gate = Gate::new("the figures", shares.figures, Vec::new());
+            Some(monitor::listen(address, store.clone(), hub.clone(), gate, shutdown.clone()).await?)
+        }
         None => None,
     };
+    let strangers = Gate::new("the agents' port", shares.agents, Vec::new());
     let mut tasks = vec![
-        task("agents", shutdown.clone(), listener::serve(hub, agents_listener, shutdown.clone())),
+        task("agents", shutdown.clone(), listener::serve(hub, agents_listener, strangers, shutdown.clone())),
         endless(&shutdown, Runner::new(context.clone()).run(shutdown.clone())),
         endless(&shutdown, reconcile::run(context, shutdown.clone())),
+        endless(&shutdown, watch_over(presence, shutdown.clone())),
         endless(&shutdown, controllers::keep(store.clone(), own, shutdown.clone())),
         endless(&shutdown, controllers::listen(store.clone(), nudge, changes, shutdown.clone())),
     ];
     if let Some(monitor) = monitor {
-        tasks.push(task("the figures", shutdown.clone(), monitor));
+        tasks.push(endless(&shutdown, monitor));
     }
-    tasks.push(serve_api(router, api_listener, &config, shutdown.clone())?);
-    let (registrar, registered) = (store.clone(), config.clone());
+    let port = api_port(&config, api_listener, &shares)?;
+    tasks.push(endless(&shutdown, connections::serve(port, router, shutdown.clone())));
+    let (registrar, installed) = (store.clone(), config.clone());
     // Waited for at the end, since the engine that it asks would be left behind.
-    tasks.push(tokio::spawn(async move { register::run(&registrar, &registered).await }));
+    tasks.push(tokio::spawn(async move {
+        register::run(&registrar, &installed).await;
+        looked.send_replace(true);
+    }));
     announce(&config, directory.path())?;
     wait(&shutdown).await?;
     shutdown.cancel();
@@ -118,6 +135,19 @@ async fn join(store: &Store, own: &Controller) -> Result<()> {
         )));
     }
     store.put_controller(own, controllers::LIFETIME).await
+}
+
+/// Looks now and then whether the state directory is there, so that the log says so also where nobody asks.
+async fn watch_over(presence: Arc<Presence>, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        // It has said so itself.
+        let _ = presence.check();
+    }
 }
 
 fn logs(config: &Config) -> Result<()> {
@@ -171,25 +201,25 @@ fn endless(shutdown: &CancellationToken, work: impl Future<Output = ()> + Send +
     })
 }
 
-fn serve_api(
-    router: Router,
-    listener: TcpListener,
-    config: &Config,
-    shutdown: CancellationToken,
-) -> Result<JoinHandle<()>> {
-    let ended = shutdown.clone();
-    let work = match (&config.api.tls_certificate, &config.api.tls_key) {
-        (Some(certificate), Some(key)) => {
-            let listener = api::tls::Listener::new(listener, certificate, key)?;
-            let serve = axum::serve(listener, router).with_graceful_shutdown(ended.cancelled_owned());
-            task("the API", shutdown, async { serve.await.map_err(|error| Error::internal("serve the API", error)) })
-        }
-        _ => {
-            let serve = axum::serve(listener, router).with_graceful_shutdown(ended.cancelled_owned());
-            task("the API", shutdown, async { serve.await.map_err(|error| Error::internal("serve the API", error)) })
-        }
+/// The API's port, with the limits that are configured or that the descriptors leave.
+fn api_port(config: &Config, listener: TcpListener, shares: &Shares) -> Result<Port> {
+    let api = &config.api;
+    let tls = match (&api.tls_certificate, &api.tls_key) {
+        (Some(certificate), Some(key)) => Some(api::tls::acceptor(certificate, key)?),
+        _ => None,
     };
-    Ok(work)
+    let all = api.max_connections.unwrap_or(shares.api.all);
+    let source = api.max_connections_per_source.unwrap_or(shares.api.source.min(all));
+    let proxies = api.trusted_proxies.iter().copied().map(Source::of).collect();
+    let gate = Gate::new("the API", Limits { all, source }, proxies);
+    Ok(Port { listener, tls, gate, idle: api.idle_timeout })
+}
+
+/// How many connections from outside there may be, by the limit of open files.
+fn shares() -> Result<Shares> {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE);
+    let (descriptors, _) = limit.map_err(|error| Error::internal("read the limit of open files", error))?;
+    Ok(Shares::of(descriptors))
 }
 
 /// The one line on standard output. Whoever waits for it may go then.

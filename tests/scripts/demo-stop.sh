@@ -7,10 +7,11 @@ if [ ! -d "$state" ]; then
     echo "there is no demo here"
     exit 0
 fi
-pid=$(cat "$state/controller.pid" 2>/dev/null || true)
-if [ -n "$pid" ] && kill -TERM "$pid" 2>/dev/null; then
+# Who holds the lock has its pid in it; without the lock that may be anybody's.
+if [ -e "$state/lock" ] && ! flock --nonblock "$state/lock" true; then
+    pid=$(cat "$state/lock")
+    kill -TERM "$pid"
     tail --pid="$pid" -f /dev/null
 fi
-rm -f "$state/controller.pid"
 "$TARGET/debug/trove-controller" hosts stop --state "$state"
 echo "stopped; make demo starts it again"

@@ -17,20 +17,19 @@ trovectl() { "$bin/trovectl" "$@"; }
 
 say "3/5 starting the service (state in .demo/, log in .demo/controller.log)"
 mkdir -p "$state"
-if [ -e "$state/controller.pid" ] && kill -0 "$(cat "$state/controller.pid")" 2>/dev/null; then
-    echo "it runs already"
+# The service holds a lock on this file for as long as it runs, and its pid stands in it.
+if [ -e "$state/lock" ] && ! flock --nonblock "$state/lock" true; then
+    echo "it runs already (pid $(cat "$state/lock"))"
 else
     ready=$state/ready
     rm -f "$ready"
     mkfifo -m 0600 "$ready"
     setsid "$bin/trove-controller" serve --state "$state" >"$ready" 2>>"$state/controller.log" </dev/null &
-    echo $! >"$state/controller.pid"
     # The service prints one line when it serves, and none when it cannot.
     line=
     read -r line <"$ready" || true
     rm -f "$ready"
     if [ -z "$line" ]; then
-        rm -f "$state/controller.pid"
         echo "demo: the service did not start; the end of .demo/controller.log:" >&2
         tail -n 15 "$state/controller.log" >&2
         exit 1

@@ -39,6 +39,8 @@ pub struct StackOptions {
     pub shared: Option<Shared>,
     /// More of the controller's environment.
     pub environment: Vec<(String, String)>,
+    /// How many descriptors the controller may have; as many as the test otherwise.
+    pub descriptors: Option<u64>,
 }
 
 /// What controllers of one service share: a database, the key of the secrets in it, and the directory of hosts.
@@ -235,7 +237,14 @@ impl Stack {
                 command.arg(self.directory.path().join("trove-controller"));
                 command
             }
-            None => Command::new(program("trove-controller")?),
+            None => match self.options.descriptors {
+                Some(most) => {
+                    let mut command = Command::new("prlimit");
+                    command.arg(format!("--nofile={most}:{most}")).arg(program("trove-controller")?);
+                    command
+                }
+                None => Command::new(program("trove-controller")?),
+            },
         };
         let log = std::fs::File::options().create(true).append(true).open(self.log())?;
         command.arg("serve").arg("--state").arg(self.state()).arg("--config").arg(self.config());

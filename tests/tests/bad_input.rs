@@ -179,3 +179,35 @@ async fn what_is_not_built_says_so() -> Result<()> {
     assert_eq!((unknown.status, unknown.body["itemNotFound"]["code"].as_i64()), (404, Some(404)));
     Ok(())
 }
+
+/// Only the engine knows what it has: its manifest says so before anything is accepted.
+#[tokio::test]
+async fn a_locale_that_the_engine_has_not_is_refused_at_once() -> Result<()> {
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let with = |database: Value| {
+        let mut body = order_body("locales");
+        body["instance"]["databases"] = json!([database]);
+        body["instance"]["users"] = json!([]);
+        body
+    };
+    let known = json!({"name": "d", "character_set": "latin1"});
+    for (field, wrong) in [
+        ("character_set", json!({"name": "d", "character_set": "latin99"})),
+        ("collate", json!({"name": "d", "collate": "en_UX.UTF-8"})),
+        ("collate", json!({"name": "d", "character_set": "latin1", "collate": "C.UTF-8"})),
+    ] {
+        let answer = api.post("/instances", &with(wrong)).await?;
+        ensure!(answer.status == 400 && answer.message().starts_with(field), "{answer:?}");
+    }
+    assert_eq!(api.get("/instances").await?.body["instances"], json!([]), "a refused order left an instance");
+    let answer = api.post("/instances", &with(known)).await?;
+    let id = answer.body["instance"]["id"].as_str().with_context(|| format!("{answer:?}"))?.to_owned();
+    api.await_active(&id).await?;
+    let path = format!("/instances/{id}/databases");
+    let answer = api.post(&path, &json!({"databases": [{"name": "e", "collate": "en_UX"}]})).await?;
+    ensure!(answer.status == 400, "{answer:?}");
+    let names = api.get(&path).await?.body["databases"].clone();
+    assert_eq!(names, json!([{"name": "d"}]));
+    Ok(())
+}

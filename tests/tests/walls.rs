@@ -107,6 +107,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "authority",
             "compute",
             "config",
+            "connections",
             "identity",
             "monitor",
             "operations",
@@ -116,15 +117,16 @@ const ARROWS: &[(&str, &[&str])] = &[
             "store",
         ],
     ),
-    ("monitor", &["store", "agents"]),
-    ("api", &["app", "identity", "config"]),
+    ("monitor", &["store", "agents", "connections"]),
+    ("api", &["app", "identity", "config", "directory"]),
     ("app", &["store", "operations", "agents", "compute", "identity", "register", "config"]),
     ("register", &["store", "config"]),
     ("reconcile", &["operations", "store", "agents", "compute", "authority", "config"]),
     ("operations", &["store", "agents", "compute", "authority", "config", "seal"]),
-    ("agents", &["store", "authority", "config"]),
+    ("agents", &["store", "authority", "config", "connections"]),
     ("compute", &["config"]),
-    ("identity", &["store", "config"]),
+    ("identity", &["store", "config", "connections"]),
+    ("connections", &[]),
     ("authority", &["store"]),
     ("store", &["seal", "config"]),
     ("directory", &["store", "seal", "config"]),
@@ -230,7 +232,9 @@ fn sql_stands_in_the_store_and_http_in_the_api() -> Result<()> {
         if code.contains("sqlx::query") && !relative.starts_with("store/") && !is_test_file(&path) {
             wrong.push(format!("{relative} has SQL"));
         }
-        let http = ["api/", "identity/builtin", "monitor/", "serve"].iter().any(|room| relative.starts_with(room));
+        let http = ["api/", "connections/", "identity/builtin", "monitor/", "serve"]
+            .iter()
+            .any(|room| relative.starts_with(room));
         if code.contains("axum::") && !http {
             wrong.push(format!("{relative} has HTTP"));
         }

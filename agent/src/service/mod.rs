@@ -5,6 +5,7 @@ mod databases;
 mod diagnostics;
 mod jobs;
 mod parameters;
+mod sizes;
 mod users;
 mod watch;
 
@@ -14,7 +15,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch as signal};
 use tonic::Status;
 use tonic::service::Routes;
 use tracing::{error, info};
@@ -43,8 +44,8 @@ pub struct Services {
     pub jobs: Jobs,
     /// Key and certificate.
     pub identity: Identity,
-    /// The data volume.
-    pub volume: PathBuf,
+    /// Bytes in use on the volume, as they are measured.
+    pub used: signal::Receiver<Option<u64>>,
     /// The guest's cgroups, which know its memory.
     pub cgroups: Vec<PathBuf>,
     /// Controllers until an assignment names others.
@@ -75,6 +76,7 @@ impl Services {
             .add_service(v1::databases_server::DatabasesServer::new(connection.clone()))
             .add_service(v1::users_server::UsersServer::new(connection.clone()))
             .add_service(v1::parameters_server::ParametersServer::new(connection.clone()))
+            .add_service(v1::sizes_server::SizesServer::new(connection.clone()))
             .add_service(v1::diagnostics_server::DiagnosticsServer::new(connection));
         (routes, called)
     }

@@ -12,11 +12,10 @@ use tracing::{error, info};
 use trove_proto::v1;
 use trove_proto::v1::watch_server::Watch;
 use trove_proto::v1::{watch_down, watch_up};
-use trove_strategy::{Manifest, Role};
+use trove_strategy::{Described, Manifest, Role};
 
 use super::{Connection, Services};
 use crate::driver::EngineStatus;
-use crate::volume;
 
 type Up = mpsc::Sender<Result<v1::WatchUp, Status>>;
 
@@ -35,7 +34,7 @@ impl Watch for Connection {
 
 fn hello(services: &Services) -> v1::Hello {
     let datastore = services.datastore.as_ref();
-    let manifest = Manifest::derive(datastore, services.site.installation.clone(), Vec::new());
+    let manifest = Manifest::derive(datastore, services.site.installation.clone(), Described::default());
     v1::Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: services.boot_id.clone(),
@@ -139,7 +138,10 @@ impl Figures {
                 asked.into_iter().map(|metric| v1::Metric { name: metric.name.to_owned(), value: metric.value }),
             );
         }
-        let volume_used_bytes = volume::measure(&services.volume).await;
+        let mut used = services.used.clone();
+        // The first measure follows at once; one that never comes counts as nothing.
+        let measured = tokio::time::timeout(Duration::from_secs(2), used.wait_for(Option::is_some)).await;
+        let volume_used_bytes = measured.ok().and_then(|used| used.ok().and_then(|used| *used)).unwrap_or_default();
         Self { volume_used_bytes, memory_used_bytes: memory(services), metrics }
     }
 }

@@ -118,6 +118,43 @@ impl Api {
         self.session.endpoint.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
     }
 
+    /// The id of a project by its name or id, as the identity knows it: the service itself would take any text for an id.
+    ///
+    /// # Errors
+    /// There is no such project, or several; the identity cannot be asked.
+    pub(crate) async fn find_project(&mut self, name_or_id: &str) -> Result<String> {
+        if name_or_id == self.project() {
+            return Ok(name_or_id.to_owned());
+        }
+        // A kept token that is no good any more is renewed by a call whose answer does not matter.
+        self.get("ask who one is", "/limits").await?;
+        let what = format!("find the project {name_or_id}");
+        let (status, body) = self.ask_identity(&what, &format!("/projects/{}", segment(name_or_id))).await?;
+        if let Some(id) = body["project"]["id"].as_str().filter(|_| status == 200) {
+            return Ok(id.to_owned());
+        }
+        let (status, body) = self.ask_identity(&what, &format!("/projects?name={}", segment(name_or_id))).await?;
+        match (status, body["projects"].as_array().map(Vec::as_slice)) {
+            (200, Some([project])) => Ok(project["id"].as_str().unwrap_or_default().to_owned()),
+            (200, Some([])) => {
+                Err(Failure::NotFound(format!("Could not {what}: the identity knows no project of this name or id.")))
+            }
+            (200, Some(_)) => Err(Failure::Usage(format!("Could not {what}: several have this name; give the id."))),
+            _ => Err(refused(&what, status, &body)),
+        }
+    }
+
+    async fn ask_identity(&self, what: &str, path: &str) -> Result<(u16, Value)> {
+        let url = format!("{}{path}", self.cloud.auth_url.trim_end_matches('/'));
+        let request = self.client.get(&url).header("x-auth-token", self.session.token.expose_secret());
+        let answer = request
+            .send()
+            .await
+            .map_err(|error| Failure::failed(format!("Could not {what}: {url}: {}.", plain(&error))))?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.json().await.unwrap_or_default()))
+    }
+
     /// An answer that goes on until the service ends it.
     ///
     /// # Errors

@@ -5,33 +5,11 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::VersionId;
 use crate::register;
-use crate::store::datastores::VersionChange;
+use crate::store::datastores::{Unregistered, VersionChange};
 
 pub(super) async fn dispatch(verb: DatastoreVerb) -> Result<()> {
     match verb {
-        DatastoreVerb::List(place) => {
-            let mut text = format!("{:<38} {:<14} {:<8} {:<10} ACTIVE\n", "ID", "DATASTORE", "VERSION", "NUMBER");
-            for datastore in existing(&place.state)?
-                .store(&Config::load(place.config.as_deref())?)
-                .await?
-                .list_datastores()
-                .await?
-                .iter()
-            {
-                for version in &datastore.versions {
-                    let default = if datastore.default_version == Some(version.id) { " (default)" } else { "" };
-                    text.push_str(&format!(
-                        "{:<38} {:<14} {:<8} {:<10} {}{default}\n",
-                        version.id.to_string(),
-                        datastore.name,
-                        version.name,
-                        version.number,
-                        if version.active { "yes" } else { "no" },
-                    ));
-                }
-            }
-            print(&text)
-        }
+        DatastoreVerb::List(place) => list(&place).await,
         DatastoreVerb::Register(place) => {
             let store = existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?;
             register::register_installed(&store, &Config::load(place.config.as_deref())?).await
@@ -39,6 +17,35 @@ pub(super) async fn dispatch(verb: DatastoreVerb) -> Result<()> {
         DatastoreVerb::Activate { place, version } => set_active(&place, &version, true).await,
         DatastoreVerb::Deactivate { place, version } => set_active(&place, &version, false).await,
     }
+}
+
+async fn list(place: &Place) -> Result<()> {
+    let store = existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?;
+    let mut text = format!("{:<38} {:<14} {:<8} {:<10} ACTIVE\n", "ID", "DATASTORE", "VERSION", "NUMBER");
+    for datastore in store.list_datastores().await?.iter() {
+        for version in &datastore.versions {
+            let default = if datastore.default_version == Some(version.id) { " (default)" } else { "" };
+            text.push_str(&format!(
+                "{:<38} {:<14} {:<8} {:<10} {}{default}\n",
+                version.id.to_string(),
+                datastore.name,
+                version.name,
+                version.number,
+                if version.active { "yes" } else { "no" },
+            ));
+        }
+    }
+    let left = store.unregistered().await?;
+    if !left.is_empty() {
+        text.push_str("\nNot registered:\n");
+    }
+    for Unregistered { datastore, bindir, version, reason } in left {
+        let what =
+            [datastore, version, bindir].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
+        let what = if what.is_empty() { "the agent program".to_owned() } else { what };
+        text.push_str(&format!("{what}: {}\n", reason.trim_end()));
+    }
+    print(&text)
 }
 
 async fn set_active(place: &Place, version: &str, active: bool) -> Result<()> {

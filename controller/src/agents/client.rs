@@ -92,6 +92,18 @@ impl Agents for Hub {
         }
     }
 
+    async fn check_size(
+        &self,
+        instance: InstanceId,
+        memory_mib: u64,
+        vcpus: u32,
+    ) -> Result<Option<String>, AgentError> {
+        let request = v1::CheckSizeRequest { memory_mib, vcpus };
+        let ask = |channel: Channel| async move { channel.sizes().check_size(request).await };
+        let refusal = self.ask(instance, QUESTION_LIMIT, ask).await?.refusal;
+        Ok(Some(refusal).filter(|refusal| !refusal.is_empty()))
+    }
+
     async fn ping(&self, instance: InstanceId) -> Result<(), AgentError> {
         let ask = |channel: Channel| async move { channel.diagnostics().ping(v1::PingRequest {}).await };
         self.ask(instance, QUESTION_LIMIT, ask).await.map(|_| ())

@@ -10,7 +10,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -23,17 +22,14 @@ use crate::agents::enrolment::Enrolment;
 use crate::agents::hub::Hub;
 use crate::agents::tls::Configs;
 use crate::authority::AgentName;
+use crate::connections::{ACCEPT_PAUSE, Gate, Source};
 use crate::error::{Result, chain};
 
 /// After a restart of the controller all agents come at once.
 const BACKLOG: u32 = 4096;
-/// Connections that have not proved who they are yet; more wait in the backlog.
-const STRANGERS: usize = 1024;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// An enrolment is one call.
 const ENROLMENT_LIMIT: Duration = Duration::from_secs(30);
-/// When no descriptor is left, accepting at once again would only spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// For the links to be written as lost at shutdown; what is left then is done at the next start.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 
@@ -48,22 +44,20 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves agents until `shutdown`.
+/// Serves agents until `shutdown`. Connections that have not proved who they are yet have a place in the gate.
 ///
 /// # Errors
 /// Internal: TLS cannot be configured, or the links of an earlier life cannot be closed.
-pub async fn serve(hub: Arc<Hub>, listener: TcpListener, shutdown: CancellationToken) -> Result<()> {
+pub async fn serve(hub: Arc<Hub>, listener: TcpListener, gate: Arc<Gate>, shutdown: CancellationToken) -> Result<()> {
     let configs = Arc::new(Configs::new(&hub.authorities)?);
     let left_open = hub.store.lose_own_links(&hub.controller_id).await?;
     if left_open > 0 {
         tracing::info!("{left_open} links to agents were open when this controller last ended");
     }
-    let strangers = Arc::new(Semaphore::new(STRANGERS));
     let tasks = TaskTracker::new();
     loop {
-        let next = async { (Arc::clone(&strangers).acquire_owned().await, listener.accept().await) };
-        let (permit, accepted) = tokio::select! {
-            next = next => next,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
         let (stream, peer) = match accepted {
@@ -74,19 +68,26 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, shutdown: CancellationT
                 continue;
             }
         };
+        let Some(place) = gate.admit(Source::of(peer.ip())) else { continue };
         let (hub, configs, shutdown) = (Arc::clone(&hub), Arc::clone(&configs), shutdown.clone());
         tasks.spawn(async move {
+            let given_up = place.given_up();
             let opened = tokio::select! {
                 opened = timeout(HANDSHAKE_LIMIT, open(&configs, stream)) => opened,
+                () = given_up.cancelled() => return,
                 () = shutdown.cancelled() => return,
             };
             match opened {
                 Ok(Ok(Opened::Enrolment(stream, bearer))) => {
                     let limited = timeout(ENROLMENT_LIMIT, enrol(hub, stream, bearer, peer));
-                    tokio::select! { _ = limited => {}, () = shutdown.cancelled() => {} }
+                    tokio::select! {
+                        _ = limited => {}
+                        () = given_up.cancelled() => {}
+                        () = shutdown.cancelled() => {}
+                    }
                 }
                 Ok(Ok(Opened::Agent(stream, name))) => {
-                    drop(permit);
+                    drop(place);
                     hub.serve_agent(stream, name, peer, shutdown).await;
                 }
                 Ok(Err(error)) => tracing::warn!(%peer, "agent at {peer} refused: {error}"),

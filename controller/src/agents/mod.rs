@@ -86,6 +86,9 @@ pub trait Agents: Send + Sync {
     async fn list_users(&self, instance: InstanceId) -> Result<Vec<v1::User>, AgentError>;
     /// One account.
     async fn get_user(&self, instance: InstanceId, account: v1::Account) -> Result<Option<v1::User>, AgentError>;
+    /// Why what the engine holds has no room in this memory (MiB) and these cores; `None`: it has.
+    async fn check_size(&self, instance: InstanceId, memory_mib: u64, vcpus: u32)
+    -> Result<Option<String>, AgentError>;
     /// Whether the agent hears and answers, whatever its engine does.
     async fn ping(&self, instance: InstanceId) -> Result<(), AgentError>;
     /// Figures of the agent's own process and of its machine.

@@ -20,6 +20,7 @@ pub(super) struct Authorized {
     pub(super) caller: Caller,
     pub(super) request_id: String,
     identity: Arc<Identity>,
+    token: String,
 }
 
 impl Authorized {
@@ -27,6 +28,11 @@ impl Authorized {
     /// `rule` is one of `identity/policy/rules.rs`; every handler asks for one, or takes an [`Administrator`].
     pub(super) fn may(&self, rule: &str) -> Result<()> {
         self.identity.policy().check(rule, &self.caller, &self.caller.project)
+    }
+
+    /// Waits until the token is good no more, for answers that take long.
+    pub(super) async fn refused(&self) -> Error {
+        self.identity.refused(&self.token).await
     }
 }
 
@@ -40,7 +46,8 @@ where
         let token = parts.headers.get("x-auth-token").and_then(|value| value.to_str().ok());
         let missing = || Error::Unauthorized("The header X-Auth-Token is missing. Log in first.".to_owned());
         let api = ApiState::from_ref(state);
-        let caller = api.identity.authenticate(token.ok_or_else(missing)?).await?;
+        let token = token.ok_or_else(missing)?.to_owned();
+        let caller = api.identity.authenticate(&token).await?;
         let params = RawPathParams::from_request_parts(parts, state).await;
         let params = params.map_err(|error| Error::BadRequest(format!("The path is not well formed: {error}.")))?;
         let project = params.iter().find_map(|(name, value)| (name == "project").then_some(value));
@@ -51,7 +58,7 @@ where
             api.rates.take(&caller.project, kind, Instant::now())?;
         }
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-        Ok(Self { caller, request_id, identity: api.identity.clone() })
+        Ok(Self { caller, request_id, identity: api.identity.clone(), token })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Datastores and their versions.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -8,7 +10,7 @@ use uuid::Uuid;
 use super::ApiState;
 use super::answer::Accepted;
 use super::auth::Authorized;
-use super::body::{Json, Path};
+use super::body::{Json, Path, Query};
 use super::fault::Fault;
 use super::flavors::FlavorsBody;
 use super::links::{self, Link};
@@ -140,10 +142,30 @@ pub(super) struct OfVersionId {
     pub(super) id: String,
 }
 
+/// Longest time that an answer is held, seconds.
+const LONGEST_WAIT: u64 = 60;
+
+#[derive(Deserialize, IntoParams)]
+pub(super) struct Wait {
+    /// Seconds for which the answer may be held, 60 at most, until what is installed has been registered: a service that was
+    /// started just now looks for it.
+    wait: Option<u64>,
+}
+
 /// Lists what can be ordered
-#[utoipa::path(get, path = "/datastores", tag = "datastores", operation_id = "list_datastores")]
-pub(super) async fn list(State(state): State<ApiState>, authorized: Authorized) -> Result<Json<DatastoresBody>> {
+#[utoipa::path(get, path = "/datastores", tag = "datastores", operation_id = "list_datastores", params(Wait))]
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    authorized: Authorized,
+    Query(query): Query<Wait>,
+) -> Result<Json<DatastoresBody>> {
     authorized.may("datastore:index")?;
+    if let Some(wait) = query.wait {
+        tokio::select! {
+            () = state.app.await_registered(Duration::from_secs(wait.min(LONGEST_WAIT))) => {}
+            refused = authorized.refused() => return Err(refused),
+        }
+    }
     let view = View::of(&state, &authorized);
     let list = state.app.list_datastores(view.admin).await?;
     Ok(Json(DatastoresBody { datastores: list.iter().map(|datastore| view.datastore(datastore)).collect() }))

@@ -29,7 +29,6 @@ use super::instances::view::{Viewer, detail};
 use super::operations::OperationView;
 use crate::app::events::{Event, Watcher};
 use crate::error::{Error, Result, chain};
-use crate::identity::Identity;
 use crate::ids::ProjectId;
 
 /// Comments keep what lies between from closing a silent connection.
@@ -74,8 +73,7 @@ impl Drop for Place {
 
 struct Stream {
     watcher: Watcher,
-    identity: Arc<Identity>,
-    token: String,
+    authorized: Arc<Authorized>,
     shutdown: CancellationToken,
     base: String,
     project: ProjectId,
@@ -138,12 +136,11 @@ fn open(
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let wrong = |_| Error::BadRequest("The header Last-Event-ID is not an id of an event of this stream.".to_owned());
     let since = text("last-event-id").filter(|id| !id.is_empty()).map(|id| id.parse()).transpose().map_err(wrong)?;
-    let caller = authorized.caller;
+    let caller = authorized.caller.clone();
     let stream = Stream {
         _place: state.streams.take(&caller.project)?,
         watcher: state.app.watch(watched, since),
-        identity: state.identity.clone(),
-        token: text("x-auth-token").unwrap_or_default(),
+        authorized: Arc::new(authorized),
         shutdown: state.shutdown.clone(),
         base: state.app.config.public_url(),
         admin: caller.is_admin(),
@@ -167,10 +164,12 @@ impl Stream {
             if self.ended {
                 return None;
             }
-            let shutdown = self.shutdown.clone();
+            let (shutdown, authorized) = (self.shutdown.clone(), self.authorized.clone());
+            // A token may expire or be revoked while nothing changes; then nothing more is told.
             let looked = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => Err("The service stops.".to_owned()),
+                refused = authorized.refused() => Err(refused.to_string()),
                 looked = self.look() => looked,
             };
             if let Err(reason) = looked {
@@ -186,8 +185,6 @@ impl Stream {
             tracing::error!("an event stream ends: {}", chain(&error));
             "The service cannot look what there is.".to_owned()
         })?;
-        // A token may have expired or been revoked meanwhile; then nothing more is told.
-        self.identity.authenticate(&self.token).await.map_err(|error| error.to_string())?;
         let cursor = self.watcher.cursor().to_string();
         for event in events {
             let (name, data) = self.view(event);
@@ -204,7 +201,7 @@ impl Stream {
             }
             Event::Deleted(id) => ("deleted", json!({"instance_id": id})),
             Event::Operation(changed) => {
-                let operation = OperationView::from(&changed.operation);
+                let operation = OperationView::of(&changed.operation, self.admin);
                 ("operation", json!({"instance_id": changed.instance, "operation": operation}))
             }
         }

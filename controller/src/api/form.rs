@@ -16,7 +16,36 @@ use crate::error::Error;
 /// # Errors
 /// 400: names the field.
 pub(super) fn read<T: DeserializeOwned>(body: Value) -> crate::error::Result<T> {
+    check_lists(&body, &mut 0).map_err(|wrong| Error::BadRequest(wrong.sentence()))?;
     T::deserialize(Part(body)).map_err(|wrong| Error::BadRequest(wrong.sentence()))
+}
+
+/// Items of one list at most.
+pub(super) const LIST: usize = 100;
+/// Items of all lists of a body at most: an order for many accounts with access to many databases has lists in lists.
+const ITEMS: usize = 1000;
+
+/// Each item of a list is work for an engine, and one request is not to keep it from others.
+fn check_lists(value: &Value, items: &mut usize) -> Result<(), Wrong> {
+    match value {
+        Value::Array(list) => {
+            *items += list.len();
+            if list.len() > LIST {
+                return Err(de::Error::custom(format!("has {} items, and at most {LIST} are taken", list.len())));
+            }
+            if *items > ITEMS {
+                return Err(de::Error::custom(format!(
+                    "is one list too many: all lists together have at most {ITEMS} items"
+                )));
+            }
+            let mut all = list.iter().enumerate();
+            all.try_for_each(|(n, item)| check_lists(item, items).map_err(|wrong| wrong.within(At::Item(n))))
+        }
+        Value::Object(parts) => parts.iter().try_for_each(|(name, part)| {
+            check_lists(part, items).map_err(|wrong| wrong.within(At::Name(name.clone())))
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// What is wrong, and where: the path from the inside out.
@@ -235,5 +264,21 @@ mod tests {
         let body: Body = read(body).unwrap();
         assert_eq!(body.instance.name.0, "n");
         assert!(body.instance.size.is_none() && body.instance.flag.is_none() && body.list.is_none());
+    }
+
+    #[test]
+    fn lists_are_bounded_alone_and_together() {
+        let order = |n: usize| json!({"name": n.to_string()});
+        let list: Vec<Value> = (0..LIST).map(order).collect();
+        read::<Body>(json!({"instance": order(1), "list": list})).unwrap();
+        let long: Vec<Value> = (0..=LIST).map(order).collect();
+        let error = read::<Body>(json!({"instance": order(1), "list": long})).unwrap_err().to_string();
+        assert_eq!(error, "Validation error: list has 101 items, and at most 100 are taken.");
+        let error =
+            read::<Body>(json!({"instance": {"name": "n", "ignored": {"deep": long}}})).unwrap_err().to_string();
+        assert!(error.contains("instance['ignored']['deep'] has 101 items"), "{error}");
+        let lists: Vec<Value> = (0..11).map(|_| json!({"name": "n", "more": list})).collect();
+        let error = read::<Body>(json!({"instance": order(1), "list": lists})).unwrap_err().to_string();
+        assert!(error.contains("list[9]['more']") && error.contains("1000"), "{error}");
     }
 }

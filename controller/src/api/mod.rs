@@ -37,6 +37,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 pub use cors::cors;
+pub use request::refuse_without_state;
 pub use router::router;
 use tokio_util::sync::CancellationToken;
 

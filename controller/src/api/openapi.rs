@@ -1,8 +1,10 @@
 //! The description of the API, OpenAPI 3.1: what the handlers' types say, and what holds for all of them.
 
+use std::collections::BTreeSet;
+
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::response::Response;
@@ -11,7 +13,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityRequirement, Securi
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, RefOr, Required};
 
-use super::fault;
+use super::{fault, form};
 
 /// Under this name a response carries the schemas that it needs, until they have become components.
 pub(super) const SCHEMAS: &str = "x-schemas";
@@ -69,7 +71,47 @@ pub(super) fn finish(mut api: OpenApi) -> Value {
     if let Some(components) = document["components"]["schemas"].as_object_mut() {
         components.append(&mut schemas);
     }
+    bound_lists(&mut document);
     document
+}
+
+/// Says of each list that a body may have how long it is at most, as `form.rs` refuses longer ones.
+fn bound_lists(document: &mut Value) {
+    let mut open = Vec::new();
+    for item in document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+        for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
+            if let Some(body) = operation.get_mut("requestBody") {
+                bound(body, &mut open);
+            }
+        }
+    }
+    let mut done = BTreeSet::new();
+    while let Some(name) = open.pop() {
+        if done.insert(name.clone())
+            && let Some(schema) = document.pointer_mut(&name)
+        {
+            bound(schema, &mut open);
+        }
+    }
+}
+
+/// Bounds the lists in a schema, and adds the schemas that it refers to.
+fn bound(schema: &mut Value, open: &mut Vec<String>) {
+    match schema {
+        Value::Object(parts) => {
+            if let Some(name) = parts.get("$ref").and_then(Value::as_str) {
+                open.push(name.trim_start_matches('#').to_owned());
+            }
+            let is_list =
+                |kind: &Value| kind == "array" || kind.as_array().is_some_and(|kinds| kinds.contains(&json!("array")));
+            if parts.get("type").is_some_and(is_list) {
+                parts.entry("maxItems").or_insert(json!(form::LIST));
+            }
+            parts.values_mut().for_each(|part| bound(part, open));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| bound(item, open)),
+        _ => {}
+    }
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {

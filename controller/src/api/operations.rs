@@ -9,6 +9,7 @@ use super::ApiState;
 use super::auth::Authorized;
 use super::body::{Json, Path, Query};
 use super::fault::Fault;
+use super::instances::view::told;
 use super::instances::{OfInstance, instance_id};
 use super::links::Time;
 use crate::app::operations::{Operation, Step};
@@ -48,16 +49,16 @@ struct StepView {
     error: Option<String>,
 }
 
-impl From<&Step> for StepView {
-    fn from(step: &Step) -> Self {
+impl StepView {
+    fn of(step: &Step, admin: bool) -> Self {
         let progress = step.progress.clone();
         Self {
             name: step.name.clone(),
             status: step.status.clone(),
             started: step.started.map(Time::from),
             finished: step.finished.map(Time::from),
-            progress: progress.map(|(done, total, unit)| Progress { done, total, unit }),
-            error: step.error.clone(),
+            progress: progress.map(|(done, total, unit)| Progress { done, total, unit: told(&unit, admin) }),
+            error: step.error.as_deref().map(|error| told(error, admin)),
         }
     }
 }
@@ -78,8 +79,9 @@ pub(super) struct OperationView {
     steps: Vec<StepView>,
 }
 
-impl From<&Operation> for OperationView {
-    fn from(operation: &Operation) -> Self {
+impl OperationView {
+    /// As an administrator sees it, or a tenant.
+    pub(super) fn of(operation: &Operation, admin: bool) -> Self {
         Self {
             id: operation.id.0,
             kind: operation.kind.clone(),
@@ -87,9 +89,9 @@ impl From<&Operation> for OperationView {
             created: operation.created.into(),
             started: operation.started.map(Time::from),
             finished: operation.finished.map(Time::from),
-            error: operation.error.clone(),
+            error: operation.error.as_deref().map(|error| told(error, admin)),
             step: operation.step.clone(),
-            steps: operation.steps.iter().map(StepView::from).collect(),
+            steps: operation.steps.iter().map(|step| StepView::of(step, admin)).collect(),
         }
     }
 }
@@ -115,6 +117,11 @@ pub(super) async fn list(
     authorized.may("instance:show")?;
     let wait_s = query.wait.unwrap_or(0).min(LONGEST_WAIT);
     let id = instance_id(&of.id)?;
-    let (list, version) = state.app.list_operations(&authorized.caller, id, query.since, wait_s).await?;
-    Ok(Json(OperationsBody { operations: list.iter().map(OperationView::from).collect(), version }))
+    let (list, version) = tokio::select! {
+        biased;
+        held = state.app.list_operations(&authorized.caller, id, query.since, wait_s) => held?,
+        refused = authorized.refused() => return Err(refused),
+    };
+    let admin = authorized.caller.is_admin();
+    Ok(Json(OperationsBody { operations: list.iter().map(|one| OperationView::of(one, admin)).collect(), version }))
 }

@@ -37,7 +37,8 @@ impl Kind {
             Method::POST => Some(Self::Post),
             Method::PUT => Some(Self::Put),
             Method::DELETE => Some(Self::Delete),
-            Method::GET => Some(Self::Get),
+            // A HEAD costs what its GET does.
+            Method::GET | Method::HEAD => Some(Self::Get),
             _ => None,
         }
     }
@@ -169,6 +170,7 @@ mod tests {
         assert_eq!(Kind::of(&Method::POST, "/mgmt/instances/i/action"), Some(Kind::MgmtPost));
         assert_eq!(Kind::of(&Method::POST, "/instances"), Some(Kind::Post));
         assert_eq!(Kind::of(&Method::GET, "/mgmt/instances"), Some(Kind::Get));
+        assert_eq!(Kind::of(&Method::HEAD, "/instances"), Some(Kind::Get));
         assert_eq!(Kind::of(&Method::PATCH, "/instances/i"), None);
     }
 }

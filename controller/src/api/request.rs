@@ -1,14 +1,17 @@
 //! What is done to every request: an id, and a tidy path.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue, Uri};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use metrics::{counter, histogram};
 use tracing::Instrument;
 use uuid::Uuid;
+
+use crate::directory::Presence;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
 
@@ -26,6 +29,18 @@ pub(super) async fn identify(mut request: Request, next: Next) -> Response {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// Refuses what would be written while the state directory is not there, and says so to those who ask for health.
+pub async fn refuse_without_state(State(presence): State<Arc<Presence>>, request: Request, next: Next) -> Response {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let asks_health = request.uri().path().trim_end_matches('/') == "/healthcheck";
+    if (!reads || asks_health)
+        && let Err(error) = presence.check()
+    {
+        return error.into_response();
+    }
+    next.run(request).await
 }
 
 /// Counts the request and the time that it took, by its route and not by its path, which has ids in it.

@@ -39,6 +39,7 @@ async fn bench() -> Bench {
     let world = world().await;
     let identity = Service::new(world.app.store.clone(), world.app.config.clone()).unwrap();
     let mut tokens = Vec::new();
+    let here = crate::connections::Source::of([127, 0, 0, 1].into());
     let password_hash = crate::identity::hash_password(&"sesame".into()).unwrap();
     for (name, project, role) in [("member", "p", "member"), ("admin", "a", "admin"), ("reader", "p", "reader")] {
         let user = User {
@@ -50,7 +51,7 @@ async fn bench() -> Bench {
             roles: vec![role.into()],
         };
         world.app.store.put_user(&user).await.unwrap();
-        let (token, _) = identity.login(name, |user| user.name == name, "sesame".into()).await.unwrap();
+        let (token, _) = identity.login(here, name, |user| user.name == name, "sesame".into()).await.unwrap();
         tokens.push(token);
     }
     let [member, admin, reader] = <[String; 3]>::try_from(tokens).unwrap();

@@ -4,8 +4,9 @@
 use std::collections::HashSet;
 
 use secrecy::SecretString;
-use trove_strategy::{Identity, Manifest, NameRules, UserTraits};
+use trove_strategy::{Identity, Manifest, UserTraits};
 
+use super::locales;
 use super::names::{self, shown};
 use crate::error::{Error, Result};
 use crate::operations::{Sealed, change_accounts};
@@ -117,18 +118,15 @@ pub(super) fn unsupported(datastore: &str, capability: &str) -> Error {
     Error::Unprocessable(format!("Operation not supported for datastore {datastore}: it has no {capability}."))
 }
 
-/// Refuses databases that the engine would refuse, and those given twice.
+/// Refuses databases that the engine would refuse, and those given twice; writes character sets and collations as the
+/// engine does, and chooses a collation that fits where only the character set is given.
 ///
 /// # Errors
 /// 400.
-pub(super) fn check_databases(rules: &NameRules, databases: &[NewDatabase]) -> Result<()> {
-    for database in databases {
-        names::check(rules, "Database", &database.name)?;
-        for (field, value) in [("character_set", &database.character_set), ("collate", &database.collation)] {
-            if let Some(value) = value {
-                names::check_locale(field, value)?;
-            }
-        }
+pub(super) fn check_databases(manifest: &Manifest, databases: &mut [NewDatabase]) -> Result<()> {
+    for database in &mut *databases {
+        names::check(&manifest.identity.databases, "Database", &database.name)?;
+        locales::fit(&manifest.character_sets, database)?;
     }
     names::check_unique("Database", databases.iter().map(|database| database.name.as_str()))
 }
@@ -145,7 +143,7 @@ pub(super) fn check_users(manifest: &Manifest, users: &[NewUser]) -> Result<()> 
         check_account(identity, &user.name, &user.host)?;
         refuse_root(identity, &user.name)?;
         let whose = shown(&user.name);
-        names::check_password(&format!("user {whose}"), &user.password, 1)?;
+        names::check_password(identity.users.passwords, &format!("user {whose}"), &user.password, 1)?;
         if !has_databases && !user.databases.is_empty() {
             let datastore = &identity.name;
             return Err(Error::BadRequest(format!(
@@ -278,7 +276,7 @@ mod tests {
                 password: SecretString::from(other.clone()),
                 databases: vec![name.clone()],
             };
-            for result in [check_databases(&manifest.identity.databases, &[database]), check_users(&manifest, &[new])] {
+            for result in [check_databases(&manifest, &mut [database]), check_users(&manifest, &[new])] {
                 prop_assert!(matches!(result, Ok(()) | Err(Error::BadRequest(_))));
             }
         }

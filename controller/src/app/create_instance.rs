@@ -39,10 +39,10 @@ impl App {
         &self,
         caller: &Caller,
         request_id: &str,
-        order: NewInstance,
+        mut order: NewInstance,
     ) -> Result<(Instance, Option<SecretString>, Accepted)> {
-        let checked = self.check_order(&order).await?;
-        let root = self.root_at_once(&checked.manifest)?;
+        let checked = self.check_order(&mut order).await?;
+        let root = if order.may_have_root { self.root_at_once(&checked.manifest)? } else { None };
         let id = InstanceId::random();
         let row = self.row(caller, id, &order, &checked);
         let operation = self.operation(caller, request_id, id, order, root.as_ref())?;
@@ -55,7 +55,7 @@ impl App {
         Ok((self.with_expiry(instance), root, accepted))
     }
 
-    async fn check_order(&self, order: &NewInstance) -> Result<Checked> {
+    async fn check_order(&self, order: &mut NewInstance) -> Result<Checked> {
         names::check_text("name", &order.name)?;
         for (field, text) in [("availability_zone", &order.availability_zone), ("region_name", &order.region)] {
             if let Some(text) = text {
@@ -194,13 +194,13 @@ fn is_cidr(text: &str) -> bool {
 }
 
 /// First databases and accounts, checked as far as no engine is needed.
-fn check_accounts(order: &NewInstance, datastore: &Datastore, manifest: &Manifest) -> Result<()> {
+fn check_accounts(order: &mut NewInstance, datastore: &Datastore, manifest: &Manifest) -> Result<()> {
     for (capability, given) in [("databases", !order.databases.is_empty()), ("users", !order.users.is_empty())] {
         if given && !manifest.capabilities.iter().any(|name| name == capability) {
             return Err(unsupported(&datastore.name, capability));
         }
     }
-    check_databases(&manifest.identity.databases, &order.databases)?;
+    check_databases(manifest, &mut order.databases)?;
     check_users(manifest, &order.users)?;
     let made: HashSet<&str> = order.databases.iter().map(|database| database.name.as_str()).collect();
     for user in &order.users {

@@ -35,13 +35,13 @@ impl App {
         caller: &Caller,
         request_id: &str,
         id: InstanceId,
-        databases: Vec<NewDatabase>,
+        mut databases: Vec<NewDatabase>,
     ) -> Result<Accepted> {
         let subject = self.open(caller, id, CAPABILITY).await?;
         if databases.is_empty() {
             return Err(Error::BadRequest("databases is empty.".to_owned()));
         }
-        check_databases(&subject.manifest.identity.databases, &databases)?;
+        check_databases(&subject.manifest, &mut databases)?;
         self.await_ready(&subject).await?;
         let present = self.database_names(&subject).await?;
         if let Some(twice) = databases.iter().find(|database| present.contains(&database.name)) {

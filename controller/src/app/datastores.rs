@@ -1,6 +1,7 @@
 //! Datastores and their versions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use trove_strategy::{Manifest, Parameter};
 
@@ -13,6 +14,9 @@ use crate::register;
 pub use crate::register::{NewVersion, image};
 pub use crate::store::datastores::VersionChange;
 
+/// How long an order for something unknown waits for the registration of what is installed.
+const REGISTRATION: Duration = Duration::from_secs(30);
+
 impl Datastore {
     /// As the caller may see it: an inactive version is an admin's matter.
     fn visible(mut self, admin: bool) -> Self {
@@ -24,6 +28,13 @@ impl Datastore {
 }
 
 impl App {
+    /// Waits until what is installed has been registered: a controller begins to look for it when it starts.
+    pub async fn await_registered(&self, limit: Duration) {
+        let mut registered = self.registered.clone();
+        // Too late or ended: what there is by then is what there is.
+        let _ = tokio::time::timeout(limit, registered.wait_for(|done| *done)).await;
+    }
+
     /// All of them by name, without those of which the caller may see no version.
     ///
     /// # Errors
@@ -173,6 +184,17 @@ impl App {
     /// # Errors
     /// 404 unknown datastore; 400 for the rest: none named and no default, unknown, ambiguous or inactive version.
     pub(super) async fn resolve_version(&self, wanted: &Wanted<'_>) -> Result<(Datastore, Version)> {
+        let registered = *self.registered.borrow();
+        let found = self.find_version(wanted).await;
+        if found.is_ok() || registered {
+            return found;
+        }
+        // It may be among those that are not registered yet.
+        self.await_registered(REGISTRATION).await;
+        self.find_version(wanted).await
+    }
+
+    async fn find_version(&self, wanted: &Wanted<'_>) -> Result<(Datastore, Version)> {
         let datastore = match wanted.datastore.or(self.config.default_datastore.as_deref()) {
             Some(name) => self.store.get_datastore(name).await?.ok_or_else(|| no_datastore(name))?,
             None => only(&self.store.list_datastores().await?)?,

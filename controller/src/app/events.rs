@@ -51,7 +51,7 @@ impl Seen {
             flavor: instance.flavor.id.clone(),
             volume_gib: instance.volume_gib,
             address: instance.address,
-            fault: instance.fault.as_ref().map(|fault| fault.message.clone()),
+            fault: instance.shown_fault().map(|fault| fault.message),
         }
     }
 }

@@ -43,6 +43,7 @@ pub(crate) async fn world_with(change: impl FnOnce(&mut Config)) -> World {
         config: Arc::new(config),
         runner: crate::operations::Nudge::default(),
         changes: crate::operations::Changes::default(),
+        registered: tokio::sync::watch::channel(true).1,
     };
     World { app, fixture, agent }
 }
@@ -86,6 +87,7 @@ pub(crate) fn order() -> NewInstance {
         access: None,
         availability_zone: None,
         region: None,
+        may_have_root: true,
     }
 }
 
@@ -190,6 +192,8 @@ impl World {
 pub(crate) struct FakeAgent {
     pub(crate) databases: Mutex<Vec<String>>,
     pub(crate) users: Mutex<Vec<v1::User>>,
+    /// Why another size has no room.
+    pub(crate) size_refusal: Mutex<Option<String>>,
     /// Made for each call while it is set.
     pub(crate) error: Mutex<Option<fn() -> AgentError>>,
     pub(crate) calls: Mutex<u32>,
@@ -241,6 +245,10 @@ impl Agents for FakeAgent {
     async fn get_user(&self, _: InstanceId, account: v1::Account) -> std::result::Result<Option<v1::User>, AgentError> {
         self.call()?;
         Ok(self.users.lock().unwrap().iter().find(|user| user.account.as_ref() == Some(&account)).cloned())
+    }
+    async fn check_size(&self, _: InstanceId, _: u64, _: u32) -> std::result::Result<Option<String>, AgentError> {
+        self.call()?;
+        Ok(self.size_refusal.lock().unwrap().clone())
     }
     async fn ping(&self, _: InstanceId) -> std::result::Result<(), AgentError> {
         self.call()

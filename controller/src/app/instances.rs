@@ -43,6 +43,8 @@ pub struct NewInstance {
     pub availability_zone: Option<String>,
     /// Region.
     pub region: Option<String>,
+    /// Whether who orders may have root: only then the configuration enables it at once.
+    pub may_have_root: bool,
 }
 
 impl App {

@@ -55,12 +55,18 @@ impl App {
     /// # Errors
     /// 404.
     pub async fn reset_task_status(&self, id: InstanceId) -> Result<()> {
+        // As after reset_status: a deletion that is ended half-way may have stopped the host, and recorded nothing.
+        let host = self.compute.describe(id).await;
         let mut tx = self.store.begin().await?;
         if self.store.task(&mut tx, id).await?.is_none() {
             return Err(not_found(id));
         }
         self.store.cancel_active(&mut tx, id, &[Lane::Lifecycle]).await?;
         self.store.set_task(&mut tx, id, Task::None).await?;
+        match host {
+            Ok(host) => self.store.set_host(&mut tx, id, host).await?,
+            Err(error) => tracing::warn!(instance_id = %id, "the host's state stays as it was: {error}"),
+        }
         self.commit(tx, "reset_task_status").await
     }
 

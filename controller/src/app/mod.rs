@@ -17,7 +17,9 @@ pub mod events;
 pub mod flavors;
 #[cfg(test)]
 pub(crate) mod harness;
+pub mod host_paths;
 pub mod instances;
+mod locales;
 mod management;
 pub mod names;
 pub mod operations;
@@ -45,6 +47,8 @@ pub struct App {
     pub runner: crate::operations::Nudge,
     /// Tells that operations have changed.
     pub changes: crate::operations::Changes,
+    /// Whether what is installed here has been looked at and registered since this controller started.
+    pub registered: tokio::sync::watch::Receiver<bool>,
 }
 
 impl App {

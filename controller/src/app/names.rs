@@ -1,7 +1,7 @@
 //! Names of databases and accounts, checked against the manifest before any agent is asked.
 
 use secrecy::{ExposeSecret, SecretString};
-use trove_strategy::NameRules;
+use trove_strategy::{NameRules, PasswordRules};
 
 use crate::error::{Error, Result};
 
@@ -10,9 +10,6 @@ const MAX_PASSWORD: usize = 255;
 
 /// Longest text of an order that is stored as it is, characters.
 const MAX_TEXT: usize = 255;
-
-/// Longest name of a character set or a collation, bytes.
-const MAX_LOCALE_BYTES: usize = 64;
 
 /// Refuses a name that the engine would refuse or that is reserved. `field` is named in the sentence.
 ///
@@ -46,23 +43,12 @@ pub fn shown(text: &str) -> String {
     format!("{start:?}{more}")
 }
 
-/// Refuses what cannot be the name of a character set or a collation.
+/// Refuses a password of the wrong length, with NUL, which no engine takes, or against the rules of this engine. The
+/// sentence does not show it.
 ///
 /// # Errors
 /// 400.
-pub fn check_locale(field: &str, value: &str) -> Result<()> {
-    let known = |c: char| c.is_ascii_alphanumeric() || "_-.@".contains(c);
-    if !value.is_empty() && value.len() <= MAX_LOCALE_BYTES && value.chars().all(known) {
-        return Ok(());
-    }
-    Err(Error::BadRequest(format!("{field} {} is not a name.", shown(value))))
-}
-
-/// Refuses a password of the wrong length, or with NUL, which no engine takes. The sentence does not show it.
-///
-/// # Errors
-/// 400.
-pub fn check_password(whose: &str, password: &SecretString, min: usize) -> Result<()> {
+pub fn check_password(rules: PasswordRules, whose: &str, password: &SecretString, min: usize) -> Result<()> {
     let password = password.expose_secret();
     let length = password.chars().count();
     let reason = if length < min {
@@ -71,6 +57,10 @@ pub fn check_password(whose: &str, password: &SecretString, min: usize) -> Resul
         format!("is longer than {MAX_PASSWORD} characters")
     } else if password.contains('\0') {
         "contains the character '\\0'".to_owned()
+    } else if !rules.allow(password) {
+        "contains what clients prepare differently (SASLprep, RFC 4013): characters newer than Unicode 3.2, control characters, or \
+         writing from right to left among other characters"
+            .to_owned()
     } else {
         return Ok(());
     };
@@ -113,6 +103,8 @@ mod tests {
     use super::*;
     use crate::store::harness::manifest;
 
+    const SASLPREP: PasswordRules = PasswordRules { saslprep: true };
+
     #[test]
     fn names_that_the_engine_refuses_are_named_in_the_sentence() {
         let rules = NameRules { max_bytes: 8, forbidden_characters: "/\"".to_owned(), ..manifest().identity.databases };
@@ -131,11 +123,13 @@ mod tests {
 
     #[test]
     fn a_refused_password_is_not_shown() {
-        let error = check_password("user \"a\"", &SecretString::from("ses\0ame"), 1).unwrap_err().to_string();
+        let error = check_password(SASLPREP, "user \"a\"", &SecretString::from("ses\0ame"), 1).unwrap_err().to_string();
         assert!(!error.contains("ame"), "{error}");
-        assert!(check_password("root", &SecretString::from("seven77"), 8).is_err());
-        assert!(check_password("root", &SecretString::from("x".repeat(256)), 8).is_err());
-        assert!(check_password("root", &SecretString::from("é".repeat(255)), 8).is_ok());
+        assert!(check_password(SASLPREP, "root", &SecretString::from("seven77"), 8).is_err());
+        assert!(check_password(SASLPREP, "root", &SecretString::from("x".repeat(256)), 8).is_err());
+        assert!(check_password(SASLPREP, "root", &SecretString::from("é".repeat(255)), 8).is_ok());
+        let error = check_password(SASLPREP, "root", &SecretString::from("⅐ cup of sugar"), 8).unwrap_err().to_string();
+        assert!(error.contains("SASLprep") && !error.contains("sugar"), "{error}");
     }
 
     proptest! {
@@ -144,9 +138,8 @@ mod tests {
             let rules = manifest().identity.users.names;
             for result in [
                 check(&rules, "User", &name),
-                check_locale("collate", &name),
                 check_text("name", &name),
-                check_password("root", &SecretString::from(name.clone()), 8),
+                check_password(SASLPREP, "root", &SecretString::from(name.clone()), 8),
             ] {
                 prop_assert!(matches!(result, Ok(()) | Err(Error::BadRequest(_))));
             }

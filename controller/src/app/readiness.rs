@@ -15,6 +15,7 @@ use trove_strategy::Manifest;
 
 use super::App;
 use super::accounts::unsupported;
+use super::host_paths::without_host_paths;
 use super::sight::{may_see, not_found};
 use crate::agents::AgentError;
 use crate::error::{Error, Result};
@@ -88,6 +89,13 @@ impl Subject {
 
 /// What an agent's refusal means to the caller.
 pub(super) fn answer<T>(id: InstanceId, result: std::result::Result<T, AgentError>) -> Result<T> {
+    let result = result.map_err(|error| match error {
+        AgentError::Refused { kind, message } => {
+            tracing::debug!(instance_id = %id, "the agent refused: {message}");
+            AgentError::Refused { kind, message: without_host_paths(&message) }
+        }
+        other => other,
+    });
     result.map_err(|error| match error {
         AgentError::Unreachable(_) | AgentError::Late(..) => {
             Error::Unprocessable(format!("Instance {id} is not ready: {error}."))

@@ -2,11 +2,12 @@
 
 use super::App;
 use super::names::shown;
+use super::readiness::answer;
 use super::submit::{Accepted, origin};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::InstanceId;
-use crate::model::Instance;
+use crate::model::{Flavor, Instance};
 use crate::operations::{resize_flavor, resize_volume};
 use crate::state::{Service, Task};
 use crate::store::sql::Transaction;
@@ -15,7 +16,7 @@ impl App {
     /// Gives it another flavor; the engine is away meanwhile.
     ///
     /// # Errors
-    /// 400 unknown or the same flavor; 404; 413 quota; 422 when busy.
+    /// 400 unknown or the same flavor; 404; 413 quota; 422 when busy, or with less memory than the engine's data needs.
     pub async fn resize_flavor(
         &self,
         caller: &Caller,
@@ -30,6 +31,7 @@ impl App {
             return Err(Error::BadRequest(format!("The instance has the flavor {} already.", shown(&flavor.id))));
         }
         instance.check_free()?;
+        self.check_room(&instance, &flavor).await?;
         let params =
             resize_flavor::Params { from: instance.flavor.clone(), stopped: instance.service == Service::Shutdown };
         let operation = resize_flavor::new(origin(caller, request_id, id, instance.project.clone()), params)?;
@@ -70,6 +72,22 @@ impl App {
             self.store.take_quota(&mut tx, &project, amounts, |resource| self.default_limit(resource)).await?;
         }
         self.submit(tx, operation).await
+    }
+
+    /// Refuses less memory than what the engine holds needs, which only the engine knows. One that was stopped on purpose
+    /// cannot be asked.
+    async fn check_room(&self, instance: &Instance, flavor: &Flavor) -> Result<()> {
+        if flavor.ram_mib >= instance.flavor.ram_mib || instance.service == Service::Shutdown {
+            return Ok(());
+        }
+        let id = instance.id;
+        match answer(id, self.agents.check_size(id, flavor.ram_mib, flavor.vcpus).await)? {
+            None => Ok(()),
+            Some(refusal) => {
+                let flavor = shown(&flavor.id);
+                Err(Error::Unprocessable(format!("Instance {id} has no room in the flavor {flavor}: {refusal}.")))
+            }
+        }
     }
 
     /// A transaction in which it is being resized, and has been seen to have the sizes that it was read with.

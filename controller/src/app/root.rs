@@ -50,7 +50,7 @@ impl App {
         self.check_root_allowed()?;
         let password = match password {
             Some(password) => {
-                names::check_password("root", &password, MIN_PASSWORD)?;
+                names::check_password(subject.manifest.identity.users.passwords, "root", &password, MIN_PASSWORD)?;
                 password
             }
             None => passwords::generate()?,

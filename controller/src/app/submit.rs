@@ -6,6 +6,7 @@ use std::time::Duration;
 use trove_strategy::failpoint;
 
 use super::App;
+use super::host_paths::without_host_paths;
 use super::readiness::Subject;
 use super::sight::not_found;
 use crate::error::{Error, Result};
@@ -77,7 +78,7 @@ impl App {
         let deadline = tokio::time::Instant::now() + limit;
         loop {
             if let Some(end) = self.store.operation_end(operation).await? {
-                return Ok(Some(end));
+                return Ok(Some(end.map_err(|reason| without_host_paths(&reason))));
             }
             if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
                 return Ok(None);

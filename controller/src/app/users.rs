@@ -103,7 +103,7 @@ impl App {
         let users: Vec<_> = users.into_iter().map(|(user, password)| (account(traits, &user), password)).collect();
         for (user, password) in &users {
             names::check(&traits.names, "User", &user.name)?;
-            names::check_password(&format!("user {}", shown(&user.name)), password, 1)?;
+            names::check_password(traits.passwords, &format!("user {}", shown(&user.name)), password, 1)?;
         }
         self.await_ready(&subject).await?;
         let present = self.users(&subject).await?;
@@ -273,7 +273,7 @@ fn check_change(subject: &Subject, user: &UserRef, change: &UserChange) -> Resul
     }
     check_account(identity, &target.name, &target.host)?;
     if let Some(password) = &change.password {
-        names::check_password(&format!("user {whose}"), password, 1)?;
+        names::check_password(identity.users.passwords, &format!("user {whose}"), password, 1)?;
     }
     Ok(target)
 }

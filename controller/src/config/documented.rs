@@ -21,6 +21,26 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ),
     ("api", "tls_certificate", "PEM certificate chain; with tls_key the API speaks TLS itself."),
     ("api", "tls_key", "PEM private key of tls_certificate."),
+    (
+        "api",
+        "idle_timeout",
+        "A connection in which no request is under way for so long is closed; also for reading an answer.",
+    ),
+    (
+        "api",
+        "max_connections",
+        "Connections at most. Unset: a quarter of the open files that are allowed, at most 8192.",
+    ),
+    (
+        "api",
+        "max_connections_per_source",
+        "Connections from one address (IPv6: /64) at most. Unset: a quarter of those.",
+    ),
+    (
+        "api",
+        "trusted_proxies",
+        "Proxies, by address: no limit of one address is theirs, and the last entry of X-Forwarded-For counts as the source of logins.",
+    ),
     ("agents", "listen", "Where agents connect to; always TLS with certificates of both sides."),
     ("agents", "advertise", "The address that agents are told, host:port. Unset: listen."),
     ("agents", "heartbeat_interval", "Time between two heartbeats of an agent, whole seconds."),

@@ -69,6 +69,12 @@ impl Config {
         if api.tls_certificate.is_some() != api.tls_key.is_some() {
             return refuse("api.tls_certificate and api.tls_key go together: one of them is not set.".to_owned());
         }
+        if api.idle_timeout.as_secs() == 0 {
+            return refuse("api.idle_timeout must be at least a second.".to_owned());
+        }
+        if api.max_connections == Some(0) || api.max_connections_per_source == Some(0) {
+            return refuse("api.max_connections and api.max_connections_per_source must be at least 1.".to_owned());
+        }
         if !api.listen.ip().is_loopback() && api.tls_certificate.is_none() && !api.tls_by_proxy {
             return refuse(format!(
                 "api.listen is {}, which is reached from outside in clear. Set api.tls_certificate and api.tls_key, or \
@@ -193,6 +199,9 @@ mod tests {
         for (text, named) in [
             ("[api]\nlisten = \"0.0.0.0:8779\"", "api.listen"),
             ("[api]\ntls_key = \"/x\"", "api.tls_certificate"),
+            ("[api]\nidle_timeout = \"0s\"", "api.idle_timeout"),
+            ("[api]\nmax_connections = 0", "api.max_connections"),
+            ("[api]\ntrusted_proxies = [\"proxy\"]", "trusted_proxies"),
             ("[api]\nlisten = 5", "listen"),
             ("[api]\nlissten = \"127.0.0.1:1\"", "lissten"),
             ("[agents]\nheartbeat_expiry = \"1s\"", "heartbeat_expiry"),

@@ -3,7 +3,7 @@
 pub mod documented;
 mod load;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,6 +66,15 @@ pub struct Api {
     pub tls_certificate: Option<PathBuf>,
     /// PEM private key.
     pub tls_key: Option<PathBuf>,
+    /// How long a connection may have no request under way, also at its begin; and how long a client may take to read.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// Connections at most. Unset: a quarter of the open files that the system allows, at most 8192.
+    pub max_connections: Option<usize>,
+    /// Connections from one address at most. Unset: a quarter of those.
+    pub max_connections_per_source: Option<usize>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpAddr>,
 }
 
 /// The agents' side.
@@ -292,6 +301,10 @@ impl Default for Api {
             cors_origins: Vec::new(),
             tls_certificate: None,
             tls_key: None,
+            idle_timeout: Duration::from_secs(30),
+            max_connections: None,
+            max_connections_per_source: None,
+            trusted_proxies: Vec::new(),
         }
     }
 }

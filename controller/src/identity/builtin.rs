@@ -12,17 +12,20 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 
 use super::Service;
+use crate::connections::Source;
 use crate::error::{Error, chain};
 use crate::store::identity::{Token, User};
 
 const DOMAIN: &str = "default";
+/// Methods that a login may name at most.
+const METHODS: usize = 10;
 
 /// Keystone's own form of a fault.
 struct Fault {
@@ -167,9 +170,16 @@ fn is_default(domain: &Value) -> bool {
     said.is_none_or(|said| said.eq_ignore_ascii_case(DOMAIN))
 }
 
-async fn login(State(service): State<Arc<Service>>, body: Result<Json<Login>, JsonRejection>) -> Answer {
+async fn login(
+    State(service): State<Arc<Service>>,
+    Extension(source): Extension<Source>,
+    body: Result<Json<Login>, JsonRejection>,
+) -> Answer {
     let Json(Login { auth }) = body.map_err(|rejection| bad(&rejection.body_text()))?;
     let Auth { identity, scope } = auth;
+    if identity.methods.len() > METHODS {
+        return Err(bad("auth.identity.methods has more than 10 items."));
+    }
     let (text, token) = match (identity.password, identity.token) {
         (Some(Password { user }), _) if identity.methods.iter().any(|method| method == "password") => {
             let Credentials { id, name, password, domain } = user;
@@ -180,7 +190,7 @@ async fn login(State(service): State<Arc<Service>>, body: Result<Json<Login>, Js
                 (None, Some(name)) => here && user.name == *name,
                 (None, None) => false,
             };
-            service.login(&asked, same, password).await?
+            service.login(source, &asked, same, password).await?
         }
         (_, Some(Bearer { id })) if identity.methods.iter().any(|method| method == "token") => {
             service.exchange(secrecy::ExposeSecret::expose_secret(&id)).await?

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,6 +15,7 @@ use crate::store::Store;
 
 pub mod builtin;
 mod clouds;
+mod failures;
 mod keystone;
 mod passwords;
 mod policy;
@@ -21,6 +23,9 @@ mod service;
 
 pub use policy::Policy;
 pub use service::Service;
+
+/// How often it is looked whether a token is still good, by an answer that takes long.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The verified bearer of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +95,30 @@ impl Identity {
             Source::Keystone(keystone) => keystone.validate(token).await?,
         };
         Ok(self.policy.with_context(caller))
+    }
+
+    /// Waits until a token is refused, and says why. A revocation at this controller is seen at once, another's and the
+    /// end of its life soon; that Keystone or the store cannot be asked is no refusal.
+    pub async fn refused(&self, token: &str) -> Error {
+        loop {
+            // Heard before it is looked, so that no revocation falls between the two.
+            let mut revoked = match &self.source {
+                Source::Builtin(service) => Some(service.revocations()),
+                Source::Keystone(_) => None,
+            };
+            if let Err(refused @ (Error::Unauthorized(_) | Error::Forbidden(_))) = self.authenticate(token).await {
+                return refused;
+            }
+            let revocation = async {
+                match &mut revoked {
+                    // The sender lives as long as the identity.
+                    Some(revoked) => drop(revoked.changed().await),
+                    None => std::future::pending().await,
+                }
+            };
+            // In time or not, it is looked again.
+            let _ = tokio::time::timeout(LOOK_AGAIN, revocation).await;
+        }
     }
 
     /// What roles may.

@@ -1,36 +1,25 @@
-//! Passwords: argon2id, on threads of their own, few at once, and slower after failures.
+//! Passwords: argon2id, on threads of their own, in turns of the sources that ask, and slower after failures.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
+use super::failures::Failures;
+use crate::connections::Source;
 use crate::error::{Error, Result};
 
 /// Each takes 19 MiB and a core for a while.
-const AT_ONCE: usize = 2;
-/// Wrong passwords in a row before a user has to wait.
-const FAILURES: u32 = 10;
-/// Logins that wait for their turn at most.
-const WAITING: usize = 64;
-/// How long.
-const PAUSE: Duration = Duration::from_secs(30);
-/// Users whose failures are remembered at most.
-const REMEMBERED: usize = 1000;
-
-pub(super) struct Passwords {
-    turns: Semaphore,
-    /// Those who have a turn or wait for one.
-    places: Semaphore,
-    /// What an unknown user's password is compared with, so that it takes the same time.
-    nobody: String,
-    failures: Mutex<HashMap<String, (u32, Instant)>>,
-}
+const THREADS: usize = 2;
+/// Logins of one source that wait for their turn at most.
+const WAITING_OF_SOURCE: usize = 64;
+/// Logins that wait for their turn at most. Where there are more, those of the source that has most give way.
+const WAITING: usize = 1024;
 
 pub(super) fn hash(password: &str) -> Result<String> {
     let hashed = Argon2::default().hash_password(password.as_bytes());
@@ -44,59 +33,147 @@ pub(super) fn matches(hash: &str, password: &str) -> bool {
     parsed.is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
 
-impl Passwords {
-    pub(super) fn new() -> Result<Self> {
-        let nobody = hash("nobody has this password")?;
-        Ok(Self {
-            turns: Semaphore::new(AT_ONCE),
-            places: Semaphore::new(AT_ONCE + WAITING),
-            nobody,
-            failures: Mutex::default(),
-        })
+/// Somebody who says that an account is his.
+pub(super) struct Attempt {
+    pub(super) source: Source,
+    /// The account's name, or something that stands for the unknown one that was asked for.
+    pub(super) account: String,
+    /// What the password is compared with. For an unknown account it is another's, so that it takes the same time.
+    pub(super) hash: String,
+    pub(super) known: bool,
+    pub(super) password: SecretString,
+}
+
+/// Compares passwords, on threads that end when this is dropped.
+pub(super) struct Passwords(Arc<Shared>);
+
+struct Shared {
+    turns: Mutex<Turns>,
+    more: Condvar,
+    failures: Mutex<Failures>,
+}
+
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An attempt that waits for its turn, and whom it is told.
+struct Waiting {
+    attempt: Attempt,
+    answer: oneshot::Sender<Result<bool>>,
+}
+
+/// Who is next: each source in its turn, whatever it has waiting, so that many from one wait behind themselves.
+#[derive(Default)]
+struct Turns {
+    waiting: HashMap<Source, VecDeque<Waiting>>,
+    order: VecDeque<Source>,
+    count: usize,
+    ended: bool,
+}
+
+fn full() -> Error {
+    Error::Unavailable { message: "Too many log in at once. Try again in a second.".to_owned(), retry_after_s: 1 }
+}
+
+impl Turns {
+    fn push(&mut self, next: Waiting) -> Result<()> {
+        let source = next.attempt.source;
+        if self.waiting.get(&source).is_some_and(|waiting| waiting.len() >= WAITING_OF_SOURCE) {
+            return Err(full());
+        }
+        if self.count >= WAITING
+            && let Some(longest) = self.waiting.values_mut().max_by_key(|waiting| waiting.len())
+            && longest.len() > 1
+        {
+            // Whose answer is dropped hears that too many log in.
+            longest.pop_back();
+            self.count -= 1;
+        }
+        let waiting = self.waiting.entry(source).or_default();
+        if waiting.is_empty() {
+            self.order.push_back(source);
+        }
+        waiting.push_back(next);
+        self.count += 1;
+        Ok(())
     }
 
-    /// Whether the password is the one of the hash; `None` (an unknown user) never is.
-    pub(super) async fn verify(&self, user: &str, hash: Option<String>, password: SecretString) -> Result<bool> {
-        self.admit(user)?;
-        let full = |_| Error::Unavailable {
-            message: "Too many log in at once. Try again in a second.".to_owned(),
-            retry_after_s: 1,
-        };
-        let _place = self.places.try_acquire().map_err(full)?;
-        let turn = self.turns.acquire().await.map_err(|error| Error::internal("check a password", error))?;
-        let known = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.nobody.clone());
-        let check = tokio::task::spawn_blocking(move || matches(&hash, password.expose_secret()));
-        let right = check.await.map_err(|error| Error::internal("check a password", error))? && known;
-        drop(turn);
-        self.remember(user, right);
+    fn pop(&mut self) -> Option<Waiting> {
+        let source = self.order.pop_front()?;
+        let waiting = self.waiting.get_mut(&source)?;
+        let next = waiting.pop_front();
+        if waiting.is_empty() {
+            self.waiting.remove(&source);
+        } else {
+            self.order.push_back(source);
+        }
+        self.count -= usize::from(next.is_some());
+        next
+    }
+}
+
+impl Shared {
+    /// Waits for the next one; `None` at the end.
+    fn next(&self) -> Option<Waiting> {
+        let mut turns = hold(&self.turns);
+        loop {
+            if turns.ended {
+                return None;
+            }
+            if let Some(next) = turns.pop() {
+                return Some(next);
+            }
+            turns = self.more.wait(turns).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn work(&self) {
+        while let Some(Waiting { attempt, answer }) = self.next() {
+            if !answer.is_closed() {
+                // Who asked may have gone meanwhile.
+                let _ = answer.send(self.check(&attempt));
+            }
+        }
+    }
+
+    fn check(&self, attempt: &Attempt) -> Result<bool> {
+        // Others of the same source may have failed since this one began to wait.
+        hold(&self.failures).admit(attempt.source, &attempt.account, Instant::now())?;
+        let right = matches(&attempt.hash, attempt.password.expose_secret()) && attempt.known;
+        hold(&self.failures).remember(attempt.source, &attempt.account, right, Instant::now());
         Ok(right)
     }
+}
 
-    fn admit(&self, user: &str) -> Result<()> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        match failures.get(user) {
-            Some((count, since)) if *count >= FAILURES && since.elapsed() < PAUSE => Err(Error::OverLimit {
-                message: "Too many wrong passwords. Wait before the next try.".to_owned(),
-                retry_after_s: Some((PAUSE - since.elapsed()).as_secs() + 1),
-            }),
-            _ => Ok(()),
+impl Passwords {
+    pub(super) fn new() -> Result<Self> {
+        let shared = Arc::new(Shared { turns: Mutex::default(), more: Condvar::new(), failures: Mutex::default() });
+        let passwords = Self(shared);
+        for _ in 0..THREADS {
+            let shared = passwords.0.clone();
+            let thread = std::thread::Builder::new().name("passwords".to_owned());
+            thread
+                .spawn(move || shared.work())
+                .map_err(|error| Error::internal("start a thread for passwords", error))?;
         }
+        Ok(passwords)
     }
 
-    fn remember(&self, user: &str, right: bool) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if right {
-            failures.remove(user);
-            return;
-        }
-        if failures.len() >= REMEMBERED {
-            failures.retain(|_, (_, since)| since.elapsed() < PAUSE);
-        }
-        if failures.len() < REMEMBERED {
-            let entry = failures.entry(user.to_owned()).or_insert((0, Instant::now()));
-            *entry = (entry.0 + 1, Instant::now());
-        }
+    /// Whether the password is right; that of an unknown account never is.
+    pub(super) async fn verify(&self, attempt: Attempt) -> Result<bool> {
+        hold(&self.0.failures).admit(attempt.source, &attempt.account, Instant::now())?;
+        let (answer, answered) = oneshot::channel();
+        hold(&self.0.turns).push(Waiting { attempt, answer })?;
+        self.0.more.notify_one();
+        answered.await.unwrap_or_else(|_| Err(full()))
+    }
+}
+
+impl Drop for Passwords {
+    fn drop(&mut self) {
+        hold(&self.0.turns).ended = true;
+        self.0.more.notify_all();
     }
 }
 
@@ -104,33 +181,61 @@ impl Passwords {
 mod tests {
     use super::*;
 
+    fn attempt(last: u8, hash: &str, password: &str) -> Attempt {
+        let source = Source::of([127, 0, 0, last].into());
+        Attempt { source, account: "a".into(), hash: hash.into(), known: true, password: password.into() }
+    }
+
     #[tokio::test]
     async fn only_the_right_password_of_a_known_user_is_right() {
         let passwords = Passwords::new().unwrap();
         let hash = hash("sesame").unwrap();
         assert!(hash.starts_with("$argon2id$"));
-        assert!(passwords.verify("a", Some(hash.clone()), "sesame".into()).await.unwrap());
-        assert!(!passwords.verify("a", Some(hash), "sesam".into()).await.unwrap());
-        assert!(!passwords.verify("b", None, "nobody has this password".into()).await.unwrap());
+        assert!(passwords.verify(attempt(1, &hash, "sesame")).await.unwrap());
+        assert!(!passwords.verify(attempt(1, &hash, "sesam")).await.unwrap());
+        let unknown = Attempt { known: false, ..attempt(1, &hash, "sesame") };
+        assert!(!passwords.verify(unknown).await.unwrap());
     }
 
     #[tokio::test]
-    async fn no_more_wait_than_there_is_room_for() {
+    async fn many_from_one_source_wait_behind_themselves() {
         let passwords = Passwords::new().unwrap();
-        let many = (0..AT_ONCE + WAITING + 3).map(|_| passwords.verify("a", None, "x".into()));
-        let ends = futures::future::join_all(many).await;
-        let refused = ends.iter().filter(|end| matches!(end, Err(Error::Unavailable { retry_after_s: 1, .. })));
-        assert_eq!(refused.count(), 3);
-        assert!(passwords.verify("b", None, "x".into()).await.is_ok(), "there is room again");
+        let hash = hash("sesame").unwrap();
+        // One account each: that of a user would be closed to this source after some.
+        let flood = (0..WAITING_OF_SOURCE + THREADS + 5)
+            .map(|n| passwords.verify(Attempt { account: format!("a{n}"), ..attempt(1, &hash, "open") }));
+        let owner = async {
+            let right = passwords.verify(attempt(2, &hash, "sesame")).await.unwrap();
+            (right, hold(&passwords.0.turns).count)
+        };
+        let (ends, (right, left)) = futures::future::join(futures::future::join_all(flood), owner).await;
+        assert!(right && left > WAITING_OF_SOURCE / 2, "{left} of the flood were left when the owner was in");
+        let refused = ends.iter().filter(|end| matches!(end, Err(Error::Unavailable { retry_after_s: 1, .. }))).count();
+        assert!((5..=5 + THREADS).contains(&refused), "{refused}");
     }
 
-    #[tokio::test]
-    async fn many_failures_make_a_user_wait() {
-        let passwords = Passwords::new().unwrap();
-        for _ in 0..FAILURES {
-            passwords.remember("a", false);
+    #[test]
+    fn sources_take_turns_and_the_longest_queue_gives_way() {
+        let mut turns = Turns::default();
+        let mut told = Vec::new();
+        let mut push = |turns: &mut Turns, last| {
+            let (answer, answered) = oneshot::channel();
+            told.push((last, answered));
+            turns.push(Waiting { attempt: attempt(last, "", ""), answer }).is_ok()
+        };
+        for _ in 0..3 {
+            assert!(push(&mut turns, 1));
         }
-        assert!(matches!(passwords.verify("a", None, "x".into()).await, Err(Error::OverLimit { .. })));
-        assert!(passwords.verify("b", None, "x".into()).await.is_ok());
+        assert!(push(&mut turns, 2) && push(&mut turns, 3));
+        let next = std::iter::from_fn(|| turns.pop()).map(|next| next.attempt.source).collect::<Vec<_>>();
+        let expected = [1, 2, 3, 1, 1].map(|last| attempt(last, "", "").source);
+        assert_eq!(next, expected);
+        assert!(turns.waiting.is_empty() && turns.order.is_empty() && turns.count == 0);
+        for n in 0..WAITING {
+            assert!(push(&mut turns, u8::try_from(n / WAITING_OF_SOURCE).unwrap()));
+        }
+        assert!(!push(&mut turns, 1), "its own queue is full");
+        assert!(push(&mut turns, 200), "another's gives way");
+        assert_eq!(turns.count, WAITING);
     }
 }

@@ -1,7 +1,6 @@
 //! The built-in identity: its users and tokens.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,9 +9,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
+use tokio::sync::watch;
 
-use super::{passwords, unauthorized};
+use super::passwords::{self, Attempt};
+use super::unauthorized;
 use crate::config::Config;
+use crate::connections::Source;
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::store::identity::{Token, User};
@@ -27,9 +29,11 @@ pub struct Service {
     store: Store,
     pub(super) config: Arc<Config>,
     passwords: passwords::Passwords,
+    /// What a password is compared with where there is no user at all.
+    nobody: String,
     believed: Mutex<HashMap<String, (Instant, Token)>>,
     /// Counts them, so that what was read before one is not believed after it.
-    revocations: AtomicU64,
+    revocations: watch::Sender<u64>,
 }
 
 fn sum(token: &str) -> String {
@@ -42,8 +46,9 @@ impl Service {
     /// # Errors
     /// Internal.
     pub fn new(store: Store, config: Arc<Config>) -> Result<Arc<Self>> {
-        let passwords = passwords::Passwords::new()?;
-        Ok(Arc::new(Self { store, config, passwords, believed: Mutex::default(), revocations: AtomicU64::new(0) }))
+        let (passwords, nobody) = (passwords::Passwords::new()?, passwords::hash("nobody has this password")?);
+        let (believed, revocations) = (Mutex::default(), watch::Sender::new(0));
+        Ok(Arc::new(Self { store, config, passwords, nobody, believed, revocations }))
     }
 
     /// The token itself.
@@ -55,10 +60,10 @@ impl Service {
         if let Some(token) = self.believe(&hash, now) {
             return Ok(token);
         }
-        let revocations = self.revocations.load(Ordering::Acquire);
+        let revocations = *self.revocations.borrow();
         let found = self.store.get_token(&hash, now).await?.ok_or_else(unauthorized)?;
         let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.revocations.load(Ordering::Acquire) != revocations {
+        if *self.revocations.borrow() != revocations {
             // It may have been this one that was revoked while the store was asked.
             return Ok(found);
         }
@@ -85,21 +90,27 @@ impl Service {
     /// A token for a user who knows the password, with the token's text. `asked` is the name or id that was given.
     ///
     /// # Errors
-    /// 401, the same for an unknown user and a wrong password, in the same time; 413 after many failures; 503 when too
-    /// many log in at once.
+    /// 401, the same for an unknown user and a wrong password, in the same time; 413 after many failures of this source;
+    /// 503 when too many log in from it at once.
     pub async fn login(
         &self,
+        source: Source,
         asked: &str,
         find: impl Fn(&User) -> bool,
         password: SecretString,
     ) -> Result<(String, Token)> {
-        let user = self.store.list_users().await?.into_iter().find(find);
-        // An unknown user has to wait by itself too: a pause for all of them would tell which names are known.
-        let name = user.as_ref().map_or_else(|| sum(asked), |user| user.name.clone());
-        let hash = user.as_ref().map(|user| user.password_hash.clone());
-        let right = self.passwords.verify(&name, hash, password).await?;
+        let users = self.store.list_users().await?;
+        let found = users.iter().position(find);
+        // An unknown user is counted by itself, and compared with some user's hash: always the same one, since those that
+        // were configured may take different times.
+        let unknown = sum(asked);
+        let some = usize::from(unknown.as_bytes()[0]).checked_rem(users.len()).unwrap_or_default();
+        let hash = users.get(found.unwrap_or(some)).map_or(&self.nobody, |user| &user.password_hash).clone();
+        let account = found.map_or(unknown, |at| users[at].name.clone());
+        let attempt = Attempt { source, account, hash, known: found.is_some(), password };
+        let right = self.passwords.verify(attempt).await?;
         let wrong = || Error::Unauthorized("The user name or the password is wrong.".to_owned());
-        let user = user.filter(|_| right).ok_or_else(wrong)?;
+        let user = found.filter(|_| right).and_then(|at| users.into_iter().nth(at)).ok_or_else(wrong)?;
         self.issue(user, None, self.store.now() + self.config.identity.token_lifetime).await
     }
 
@@ -137,9 +148,14 @@ impl Service {
         let hash = sum(token);
         self.store.delete_token(&hash).await?;
         let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
-        self.revocations.fetch_add(1, Ordering::AcqRel);
         believed.remove(&hash);
+        self.revocations.send_modify(|count| *count += 1);
         Ok(())
+    }
+
+    /// Changes with each token that is revoked here.
+    pub(super) fn revocations(&self) -> watch::Receiver<u64> {
+        self.revocations.subscribe()
     }
 
     /// All users.

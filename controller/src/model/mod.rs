@@ -96,6 +96,8 @@ pub struct Instance {
     pub task: Task,
     /// What the agent last said.
     pub service: Service,
+    /// Why, for one that is not well, or what is amiss.
+    pub service_detail: String,
     /// When that last changed.
     pub service_updated: OffsetDateTime,
     /// What the compute driver last said.
@@ -123,6 +125,16 @@ impl Instance {
     /// `status` and `operating_status` of the API.
     pub fn status(&self) -> (&'static str, &'static str) {
         state::status(self.task, self.service, self.host, self.is_silent())
+    }
+
+    /// Why it is in error; else what its agent says is amiss: why the engine does not answer, or that the volume is full.
+    pub fn shown_fault(&self) -> Option<Fault> {
+        if self.fault.is_some() || self.service_detail.is_empty() || self.host != HostState::Active || self.is_silent()
+        {
+            return self.fault.clone();
+        }
+        let (message, created) = (self.service_detail.clone(), self.service_updated);
+        Some(Fault { message, details: String::new(), created })
     }
 
     /// Whether its agent has not been heard for too long.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::agents::hub::Heard;
 use crate::model::InstanceLabels;
+use crate::store::datastores::Unregistered;
 
 /// Samples of one name.
 struct Family {
@@ -27,6 +28,22 @@ pub(super) fn render_operations(text: &mut String, active: &[(String, String, u6
             &labels,
             count.into(),
         );
+    }
+    write(text, &families);
+}
+
+/// Engines that could not be registered, one sample each; `trove-controller datastore list` says why.
+pub(super) fn render_unregistered(text: &mut String, all: &[Unregistered]) {
+    let mut families = BTreeMap::new();
+    for one in all {
+        let labels = format!(
+            "datastore=\"{}\",version=\"{}\",bindir=\"{}\"",
+            escaped(&one.datastore),
+            escaped(&one.version),
+            escaped(&one.bindir)
+        );
+        let help = "An installed engine that could not be registered; `trove-controller datastore list` says why.";
+        add(&mut families, "trove_datastore_unregistered", "gauge", help, &labels, 1.0);
     }
     write(text, &families);
 }

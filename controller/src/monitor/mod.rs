@@ -7,6 +7,7 @@ mod process;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -19,13 +20,21 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::hub::Hub;
+use crate::connections::{self, Gate, Port};
 use crate::error::{Error, Result, chain};
 use crate::model::InstanceLabels;
 use crate::store::Store;
+use crate::store::datastores::Unregistered;
 
 /// Bounds of durations, seconds.
 const DURATIONS: &[f64] =
     &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
+/// Active operations by kind and status, the instances, and the installed engines that could not be registered.
+type Stored = (Vec<(String, String, u64)>, Vec<InstanceLabels>, Vec<Unregistered>);
+
+/// How long a connection may have no request under way: longer than the time between two.
+const IDLE: Duration = Duration::from_secs(90);
 
 #[derive(Clone)]
 struct Monitor {
@@ -42,8 +51,9 @@ pub async fn listen(
     address: SocketAddr,
     store: Store,
     hub: Arc<Hub>,
+    gate: Arc<Gate>,
     shutdown: CancellationToken,
-) -> Result<impl Future<Output = Result<()>>> {
+) -> Result<impl Future<Output = ()>> {
     let failed = |error| Error::internal(format!("listen on {address} (metrics.listen)"), error);
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let builder = PrometheusBuilder::new().set_buckets(DURATIONS);
@@ -51,8 +61,7 @@ pub async fn listen(
     let recorder = builder.install_recorder().map_err(|error| Error::internal("set up the figures", error))?;
     describe();
     let router = Router::new().route("/metrics", get(show)).with_state(Monitor { store, hub, recorder });
-    let serve = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
-    Ok(async { serve.await.map_err(|error| Error::internal("serve the figures", error)) })
+    Ok(connections::serve(Port { listener, tls: None, gate, idle: IDLE }, router, shutdown))
 }
 
 fn describe() {
@@ -74,6 +83,7 @@ fn describe() {
         "Statements that this controller sent to its database, with those that begin and end transactions."
     );
     describe_gauge!("trove_store_writable", "Whether this controller can write its store: 1 or 0.");
+    describe_counter!("trove_connections_refused_total", "Connections that were closed at once, by port: it was full.");
     describe_gauge!("trove_agents_connected", "Agents that this controller hears.");
     process::describe();
     gauge!("trove_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -94,8 +104,9 @@ impl Monitor {
         self.recorder.run_upkeep();
         let mut text = self.recorder.render();
         match stored {
-            Ok((active, tenants)) => {
+            Ok((active, tenants, unregistered)) => {
                 instances::render_operations(&mut text, &active);
+                instances::render_unregistered(&mut text, &unregistered);
                 instances::render(&mut text, &agents, &tenants);
             }
             // What this controller knows by itself is told all the same: it is then that somebody looks.
@@ -104,9 +115,10 @@ impl Monitor {
         text
     }
 
-    /// Active operations by kind and status, and the instances.
-    async fn stored(&self) -> Result<(Vec<(String, String, u64)>, Vec<InstanceLabels>)> {
-        Ok((self.store.count_operations().await?, self.store.instance_labels().await?))
+    /// What the store knows.
+    async fn stored(&self) -> Result<Stored> {
+        let active = self.store.count_operations().await?;
+        Ok((active, self.store.instance_labels().await?, self.store.unregistered().await?))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | step | effect | undo | deadline |
 //! |---|---|---|---|
-//! | `apply` | the agent, once it is connected, makes the changes | - | 60 s |
+//! | `apply` | the agent, once it is connected, makes the changes; an engine that recovers is waited for | - | 900 s |
 //!
 //! In the end the instance's row says whether root is enabled. A failure is shown in the operation only.
 
@@ -122,7 +122,7 @@ impl Operation for ChangeAccounts {
     type State = State;
 
     fn steps() -> Steps<State> {
-        Steps::default().step("apply", Duration::from_secs(60), apply)
+        Steps::default().step("apply", Duration::from_secs(900), apply)
     }
 
     async fn finished(work: &Work, conn: &mut Connection, state: &State) -> Result<()> {

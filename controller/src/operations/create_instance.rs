@@ -110,7 +110,10 @@ async fn issue_certificate(work: &Work, _state: &mut Params) -> StepResult {
     let address = facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?;
     let context = &work.context;
     let certificate = context.authorities.issue_engine(work.instance, &[address])?;
-    let specification = Specification::of(&context.config, context.store.agents_addresses(GRACE).await?);
+    let specification = Specification {
+        volume_gib: facts.size.volume_gib,
+        ..Specification::of(&context.config, context.store.agents_addresses(GRACE).await?)
+    };
     let mut tx = work.begin().await?;
     context.store.insert_assignment(&mut tx, work.instance, &specification, &certificate).await?;
     work.commit(tx).await

@@ -204,6 +204,10 @@ impl Agents for FakeAgents {
         Ok(None)
     }
 
+    async fn check_size(&self, _: InstanceId, _: u64, _: u32) -> Result<Option<String>, AgentError> {
+        Ok(None)
+    }
+
     async fn ping(&self, _instance: InstanceId) -> Result<(), AgentError> {
         Ok(())
     }

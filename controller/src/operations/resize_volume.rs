@@ -4,6 +4,7 @@
 //! | step | effect | undo | deadline |
 //! |---|---|---|---|
 //! | `grow_volume` | the driver makes the volume as large as the row says | the row's size is the old one | 600 s |
+//! | `assign_size` | the agent, which watches the volume's use, knows the size | - | 60 s |
 //!
 //! In the end the task is none; so it is when the step fails, with a fault that says why.
 
@@ -11,11 +12,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use trove_proto::v1;
 
-use super::steps::{Operation, StepResult, Steps};
+use super::steps::{Operation, StepError, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Work};
 use crate::error::Result;
 use crate::state::Task;
+use crate::store::assignments::Specification;
 use crate::store::sql::Connection;
 
 /// The operation.
@@ -40,7 +43,11 @@ impl Operation for ResizeVolume {
     type State = State;
 
     fn steps() -> Steps<State> {
-        Steps::default().step("grow_volume", Duration::from_secs(600), grow_volume).undo(keep_size)
+        Steps::default().step("grow_volume", Duration::from_secs(600), grow_volume).undo(keep_size).step(
+            "assign_size",
+            Duration::from_secs(60),
+            assign_size,
+        )
     }
 
     async fn finished(work: &Work, conn: &mut Connection, _state: &State) -> Result<()> {
@@ -59,6 +66,34 @@ impl Operation for ResizeVolume {
 
 async fn grow_volume(work: &Work, _state: &mut State) -> StepResult {
     work.boot_host().await
+}
+
+async fn assign_size(work: &Work, _state: &mut State) -> StepResult {
+    let (store, instance) = (&work.context.store, work.instance);
+    let volume_gib = work.facts().await?.size.volume_gib;
+    let read = || async {
+        let assignment = store.get_assignment(instance).await?;
+        assignment.ok_or_else(|| StepError::Fatal("the instance has no assignment".to_owned()))
+    };
+    let mut assignment = read().await?;
+    if assignment.specification.volume_gib != volume_gib {
+        let specification = Specification { volume_gib, ..assignment.specification.clone() };
+        let mut tx = work.begin().await?;
+        // Where it was changed meanwhile, what is stored then says the old size, and this step is done again.
+        store.replace_assignment(&mut tx, instance, assignment.generation, &specification, None).await?;
+        work.commit(tx).await?;
+        assignment = read().await?;
+        if assignment.specification.volume_gib != volume_gib {
+            return Err(StepError::Unknown("the assignment was changed meanwhile".to_owned()));
+        }
+    }
+    let request = v1::AssignRequest {
+        fence: work.lease.fence.unsigned_abs(),
+        generation: assignment.generation,
+        specification: Some(assignment.to_proto()),
+    };
+    work.context.agents.assign(instance, request).await?;
+    Ok(())
 }
 
 async fn keep_size(work: &Work, state: &mut State) -> StepResult {

@@ -2,11 +2,12 @@
 //!
 //! | step | effect | undo | deadline |
 //! |---|---|---|---|
-//! | `restart_engine` | the agent stops and starts the engine | - | 180 s |
+//! | `restart_engine` | the agent stops and starts the engine, which may have to recover | - | 900 s |
 //! | `await_healthy` | none: waits until the engine answers the agent's probe | - | 60 s |
 //!
 //! In the end the task is none and an earlier fault is cleared. When a step fails the task is none too if the engine
-//! answers nevertheless; else it is error, with a fault.
+//! answers nevertheless, or is stopped, so that what keeps it stopped (a volume that is over-full) can be mended; else it is
+//! error, with a fault.
 
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ impl Operation for RestartInstance {
     type State = State;
 
     fn steps() -> Steps<State> {
-        Steps::default().step("restart_engine", Duration::from_secs(180), restart_engine).step(
+        Steps::default().step("restart_engine", Duration::from_secs(900), restart_engine).step(
             "await_healthy",
             Duration::from_secs(60),
             await_healthy,
@@ -55,17 +56,18 @@ impl Operation for RestartInstance {
 
     async fn failed(work: &Work, conn: &mut Connection, error: &str) -> Result<()> {
         let store = &work.context.store;
-        let healthy = {
+        let service = {
             let state = work.context.agents.state(work.instance);
             let state = state.borrow();
-            state.connected && state.service == Service::Healthy
+            state.connected.then_some(state.service)
         };
-        if healthy {
+        if service == Some(Service::Healthy) {
             return store.set_task(conn, work.instance, Task::None).await;
         }
         let message = format!("Restarting the instance failed at {error}");
         store.set_fault(conn, work.instance, Some((&message, ""))).await?;
-        store.set_task(conn, work.instance, Task::Error).await
+        let task = if service == Some(Service::Shutdown) { Task::None } else { Task::Error };
+        store.set_task(conn, work.instance, task).await
     }
 }
 

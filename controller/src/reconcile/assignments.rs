@@ -39,8 +39,9 @@ pub async fn reconcile(context: &RunnerContext) -> Result<()> {
 
 async fn settle(context: &RunnerContext, wanted: &Specification, status: AssignmentStatus) -> Result<()> {
     let expires = status.not_after - RENEW_BEFORE < context.store.now();
-    // Values that a tenant chose are not the configuration's.
-    let wanted = Specification { parameters: status.specification.parameters.clone(), ..wanted.clone() };
+    // Values that a tenant chose are not the configuration's, and the size is the instance's.
+    let parameters = status.specification.parameters.clone();
+    let wanted = Specification { parameters, volume_gib: status.volume_gib, ..wanted.clone() };
     let changed = wanted != status.specification;
     if (expires || changed) && !replace(context, &wanted, &status, expires).await? {
         return Ok(());

@@ -84,6 +84,7 @@ impl Controller {
             config: context.config.clone(),
             runner: nudge.clone(),
             changes: changes.clone(),
+            registered: tokio::sync::watch::channel(true).1,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(Runner::new(context.clone()).run(shutdown.clone()));

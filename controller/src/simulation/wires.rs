@@ -265,6 +265,10 @@ impl Agents for Wires {
         Ok(users.into_iter().find(|user| user.account.as_ref().is_some_and(|known| known.name == account.name)))
     }
 
+    async fn check_size(&self, instance: InstanceId, _: u64, _: u32) -> Result<Option<String>, AgentError> {
+        self.question(instance, |_| None).await
+    }
+
     async fn ping(&self, instance: InstanceId) -> Result<(), AgentError> {
         self.question(instance, |_| ()).await
     }

@@ -26,10 +26,13 @@ pub struct Specification {
     pub probe_interval_s: u32,
     /// Values chosen by an operator or tenant, each a JSON scalar as text.
     pub parameters: BTreeMap<String, String>,
+    /// Size of the volume, GiB; 0 in what was stored before agents were told.
+    #[serde(default)]
+    pub volume_gib: u64,
 }
 
 impl Specification {
-    /// What the configuration asks for, and where the controllers are.
+    /// What the configuration asks for, and where the controllers are; the size is the instance's.
     pub fn of(config: &Config, controllers: Vec<String>) -> Self {
         // Less than a second is no interval that the contract knows.
         let seconds = |time: std::time::Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1);
@@ -38,6 +41,7 @@ impl Specification {
             heartbeat_interval_s: seconds(config.agents.heartbeat_interval),
             probe_interval_s: seconds(config.agents.probe_interval),
             parameters: BTreeMap::new(),
+            volume_gib: 0,
         }
     }
 }
@@ -77,6 +81,7 @@ impl Assignment {
             parameters: specification.parameters.into_iter().collect(),
             heartbeat_interval_s: specification.heartbeat_interval_s,
             probe_interval_s: specification.probe_interval_s,
+            volume_gib: specification.volume_gib,
         }
     }
 }
@@ -94,6 +99,8 @@ pub struct AssignmentStatus {
     pub specification: Specification,
     /// When the certificate expires.
     pub not_after: OffsetDateTime,
+    /// Size of the volume, GiB, as the instance has it.
+    pub volume_gib: u64,
 }
 
 impl Store {
@@ -191,7 +198,7 @@ impl Store {
     pub async fn list_settled_assignments(&self) -> Result<Vec<AssignmentStatus>> {
         let read = |error| Error::internal("list the assignments", error);
         let rows = query(
-            "select s.instance_id, s.generation, s.specification, s.not_after, a.assignment_generation \
+            "select s.instance_id, s.generation, s.specification, s.not_after, a.assignment_generation, i.volume_gib \
              from assignment s join agent a on a.instance_id = s.instance_id \
              join instance i on i.id = s.instance_id and i.deleted is null \
              where a.assignment_generation > 0 and not exists (select 1 from operation o \
@@ -208,6 +215,7 @@ impl Store {
                 in_force: unsigned(row, "assignment_generation")?,
                 specification: specification(row)?,
                 not_after: from_micros(row.try_get("not_after").map_err(read)?),
+                volume_gib: unsigned(row, "volume_gib")?,
             })
         };
         rows.iter().map(status).collect()

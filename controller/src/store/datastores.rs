@@ -37,12 +37,27 @@ pub struct Registration<'a> {
 /// An installed engine that has been registered.
 #[derive(Clone, Debug)]
 pub struct Registered {
+    /// The datastore's name.
+    pub datastore: String,
     /// The engine.
     pub installation: Installation,
     /// See [`Registration::agent_print`].
     pub agent_print: Option<String>,
     /// Whether an administrator took it away since.
     pub removed: bool,
+}
+
+/// An installed engine that could not be registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unregistered {
+    /// The datastore's name; empty where the agent program itself could not be asked.
+    pub datastore: String,
+    /// Where its programs are; empty where it is not installed.
+    pub bindir: String,
+    /// Its version.
+    pub version: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// What is to be changed of a version.
@@ -101,13 +116,55 @@ impl Store {
         let sql = "select id, manifest, agent_print, (removed is not null) as gone from datastore_version";
         let rows = query(sql).fetch_all(&self.read).await.map_err(unread)?;
         let read = |row: &Row| {
+            let manifest = manifest(row)?;
             Ok(Registered {
-                installation: manifest(row)?.installation,
+                datastore: manifest.identity.name,
+                installation: manifest.installation,
                 agent_print: row.try_get("agent_print").map_err(unread)?,
                 removed: row.try_get("gone").map_err(unread)?,
             })
         };
         rows.iter().map(read).collect()
+    }
+
+    /// What the last look at the installed engines could not register.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn unregistered(&self) -> Result<Vec<Unregistered>> {
+        let sql = "select datastore, bindir, version, reason from unregistered order by datastore, bindir";
+        let rows = query(sql).fetch_all(&self.read).await.map_err(unread)?;
+        let read = |row: &Row| {
+            Ok(Unregistered {
+                datastore: row.try_get("datastore")?,
+                bindir: row.try_get("bindir")?,
+                version: row.try_get("version")?,
+                reason: row.try_get("reason")?,
+            })
+        };
+        rows.iter().map(read).collect::<sqlx::Result<_>>().map_err(unread)
+    }
+
+    /// Writes what a look at the installed engines could not register, in place of what the one before could not.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn set_unregistered(&self, all: &[Unregistered]) -> Result<()> {
+        let failed = |error| Error::internal("write which engines could not be registered", error);
+        let mut tx = self.begin().await?;
+        query("delete from unregistered").execute(&mut *tx).await.map_err(failed)?;
+        for one in all {
+            query("insert into unregistered (datastore, bindir, version, reason, since) values ($1, $2, $3, $4, $5)")
+                .bind(&one.datastore)
+                .bind(&one.bindir)
+                .bind(&one.version)
+                .bind(&one.reason)
+                .bind(self.now_micros())
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?;
+        }
+        tx.commit().await.map_err(failed)
     }
 
     /// Registers a version, or brings the registered ones of the same datastore and place up to date: an engine that was
@@ -173,6 +230,12 @@ impl Store {
             .bind(&datastore)
             .bind(&version)
             .bind(registration.default)
+            .execute(&mut *conn)
+            .await
+            .map_err(failed)?;
+        query("delete from unregistered where datastore = $1 and bindir = $2")
+            .bind(&manifest.identity.name)
+            .bind(&bindir)
             .execute(conn)
             .await
             .map_err(failed)?;

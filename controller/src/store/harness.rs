@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use time::OffsetDateTime;
-use trove_strategy::{Client, Identity, Installation, Manifest, NameRules, UserTraits};
+use trove_strategy::{Client, Identity, Installation, Manifest, NameRules, PasswordRules, UserTraits};
 
 use super::controllers::Controller;
 use super::datastores::Registration;
@@ -108,7 +108,13 @@ pub(crate) fn manifest() -> Manifest {
             tls_port: None,
             root_user: "root".to_owned(),
             databases: rules(&["os_admin", "system"]),
-            users: UserTraits { names: rules(&["os_admin", "root"]), hosts: false, rename: true, qualified: false },
+            users: UserTraits {
+                names: rules(&["os_admin", "root"]),
+                hosts: false,
+                rename: true,
+                qualified: false,
+                passwords: PasswordRules { saslprep: true },
+            },
             client: Client { program: "engine".to_owned(), args: Vec::new(), env: Vec::new() },
         },
         installation: Installation {
@@ -119,6 +125,7 @@ pub(crate) fn manifest() -> Manifest {
         capabilities: ["databases", "users", "root"].map(str::to_owned).to_vec(),
         volume: true,
         parameters: Vec::new(),
+        character_sets: Vec::new(),
     }
 }
 

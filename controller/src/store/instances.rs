@@ -26,7 +26,7 @@ mod sizes;
 /// the last controller lost its agent, and the greatest number while one hears it.
 const SELECT: &str = "select i.id, i.project_id, i.name, i.flavor_id, i.flavor_name, i.ram_mib, i.vcpus, i.volume_gib, i.version_id, i.region, i.address, i.port, \
      i.access, i.nics, i.task, i.host, i.fault_message, i.fault_details, i.fault_created, i.root_enabled_at, i.root_enabled_by, i.created, i.updated, i.deleted, \
-     a.service, a.service_updated, a.volume_used_bytes, \
+     a.service, a.service_detail, a.service_updated, a.volume_used_bytes, \
      v.name as version_name, v.number as version_number, d.id as datastore_id, d.name as datastore_name, \
      (select max(case when l.lost_at is null and c.seen_until > $1 then 9223372036854775807 \
      else coalesce(l.lost_at, c.seen_until) end) from agent_link l join controller c on c.id = l.controller_id \
@@ -83,6 +83,7 @@ impl NewRow {
             nics: self.nics,
             task: Task::Building,
             service: Service::New,
+            service_detail: String::new(),
             service_updated: created,
             host: HostState::Building,
             heard: Heard::Never,
@@ -592,6 +593,7 @@ fn instance(row: &Row, now: i64) -> Result<Instance> {
         nics: json(row, "nics")?,
         task: tagged(row, "task", Task::from_tag)?,
         service: service(row)?,
+        service_detail: maybe_text(row, "service_detail")?.unwrap_or_default().to_owned(),
         service_updated: column::<Option<i64>>(row, "service_updated")?.map_or(created, from_micros),
         host: tagged(row, "host", HostState::from_tag)?,
         heard: heard(row)?,

@@ -82,6 +82,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (8, "events", include_str!("migrations/0008_events.sql")),
     (9, "agent_words", include_str!("migrations/0009_agent_words.sql")),
     (10, "steps", include_str!("migrations/0010_steps.sql")),
+    (11, "unregistered", include_str!("migrations/0011_unregistered.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use secrecy::SecretString;
-use trove_strategy::{Datastore, Manifest, Site};
+use trove_strategy::{Datastore, Described, Manifest, Site};
 
 pub use bench::{Bench, Running};
 
@@ -53,7 +53,7 @@ pub struct Report {
 /// The first thing that does not hold, by name.
 pub async fn run(datastore: &dyn Datastore, tenant: &dyn Tenant) -> Result<Report> {
     let bench = Bench::new(datastore).await?;
-    let manifest = Manifest::derive(datastore, bench.site.installation.clone(), Vec::new());
+    let manifest = Manifest::derive(datastore, bench.site.installation.clone(), Described::default());
     let has = |capability: &str| manifest.capabilities.iter().any(|name| name == capability);
     let mut report = Report::default();
 

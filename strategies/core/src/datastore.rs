@@ -9,6 +9,7 @@ use crate::capability::{Databases, Parameters, Root, Users};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::host::Host;
+use crate::password::PasswordRules;
 use crate::site::Installation;
 
 /// Rules for a name, so that the API can refuse a wrong one before any agent exists.
@@ -35,6 +36,9 @@ pub struct UserTraits {
     pub rename: bool,
     /// Whether a name is written `database.name`.
     pub qualified: bool,
+    /// Rules for its password, and for that of the all-powerful account.
+    #[serde(default)]
+    pub passwords: PasswordRules,
 }
 
 /// How the engine's own client program is opened. `{address}`, `{port}`, `{tls_port}`, `{user}`, `{database}`,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::error::EngineError;
-use crate::site::Site;
+use crate::site::{Site, Size};
 
 /// Why the engine is started, which decides where it listens and what it does first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub struct Settings {
     pub tls: TlsMode,
     /// Values that an operator or a tenant chose, by the engine's own names; they win over what the size suggests.
     pub parameters: BTreeMap<String, serde_json::Value>,
+    /// The volume is full: tenants' sessions begin read-only, and what makes room, such as deleting, stays possible.
+    pub read_only: bool,
 }
 
 /// What an engine is in a set.
@@ -120,10 +122,17 @@ pub trait Engine: Send + Sync {
     /// when [`Engine::initialise`] answered [`FirstStart::Private`].
     async fn secure(&self, site: &Site) -> Result<(), EngineError>;
 
-    /// Reads what a server wrote from its start to its first answer. An error says that it must not serve: it is stopped.
-    /// Pure.
+    /// Reads what a server wrote from its start to its first answer: whole lines, a long log in several calls. An error
+    /// says that it must not serve: it is stopped. Pure.
     fn check_start(&self, _log: &str) -> Result<(), EngineError> {
         Ok(())
+    }
+
+    /// Puts right what an all-powerful account of a tenant's changed so that the engine does not start, or does not let
+    /// the agent in as its own account with all its rights ([`crate::Kind::LockedOut`]). Called while the engine does not
+    /// run. Answers what it mended, for a person, or `None` when it found nothing to mend.
+    async fn repair(&self, _site: &Site) -> Result<Option<String>, EngineError> {
+        Ok(None)
     }
 
     /// Asks the running server a real question as the agent's account. [`crate::Kind::Transient`] while it starts;
@@ -135,4 +144,11 @@ pub trait Engine: Send + Sync {
 
     /// Makes the running server take up changed configuration and certificate files, and verifies that it did.
     async fn reload(&self, site: &Site) -> Result<(), EngineError>;
+
+    /// Whether what the running server holds now has room in another size, which is asked before it is changed.
+    /// [`crate::Kind::Invalid`] with the figures when it has not. An engine whose memory is no bound of its data keeps
+    /// this.
+    async fn fits(&self, _site: &Site, _size: Size) -> Result<(), EngineError> {
+        Ok(())
+    }
 }

@@ -13,6 +13,9 @@ pub enum Kind {
     Transient,
     /// The thing that was asked about is not there.
     Gone,
+    /// The engine does not let the agent in as its own account, or not with all its rights: [`crate::Engine::repair`]
+    /// may mend that.
+    LockedOut,
     /// A person is needed: asking again cannot help.
     Fatal,
 }

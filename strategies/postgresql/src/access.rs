@@ -5,74 +5,161 @@
 //! to each account alone would leave every account with tables that no other account of the database can read.
 
 use sha2::{Digest, Sha256};
-use trove_strategy::{EngineError, Site};
+use trove_strategy::{EngineError, Kind, Site};
 
 use crate::GROUP_PREFIX;
-use crate::client::{HOME, Session, sql_identifier, sql_literal};
+use crate::catalog::{self, Account, Place};
+use crate::client::{Session, each, sql_identifier};
 use crate::names::check_database;
 
-/// The role that holds a database's grants. Its name is made from the database's, since that may have 63 bytes itself.
+/// The role that holds a database's grants, where none owns it. Its name is made from the database's, since that may have
+/// 63 bytes itself.
 pub(crate) fn group_of(database: &str) -> String {
     let digest = Sha256::digest(database.as_bytes());
     let hex: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
     format!("{GROUP_PREFIX}{hex}")
 }
 
-/// Makes the role when it is not there.
-pub(crate) async fn ensure_group(home: &Session, database: &str) -> Result<String, EngineError> {
-    let group = group_of(database);
-    let attempt = format!("make the role for access to {database:?}");
-    let known = format!("select 1 from pg_roles where rolname = {}", sql_literal(&group));
-    if !home.any(&attempt, &known).await? {
-        home.run(&attempt, &format!("create role {} nologin", sql_identifier(&group))).await?;
-    }
-    Ok(group)
+/// The number of a database's role, which is made when it is not there.
+pub(crate) async fn ensure_group(home: &Session, place: &Place) -> Result<String, EngineError> {
+    ensure_role(home, &place.group(), &place.name).await
 }
 
-/// Lets an account into a database.
+/// The number of a role without login, which is made when it is not there.
+pub(crate) async fn ensure_role(home: &Session, group: &str, database: &str) -> Result<String, EngineError> {
+    let attempt = format!("make the role for access to {database:?}");
+    let known = format!("select oid from pg_roles where rolname = '{group}'");
+    if let Some(oid) = home.rows(&attempt, &known).await?.concat().pop() {
+        return Ok(oid);
+    }
+    home.run(&attempt, &format!("create role {} nologin", sql_identifier(group))).await?;
+    let made = home.rows(&attempt, &known).await?.concat().pop();
+    made.ok_or_else(|| EngineError::new(Kind::Transient, format!("{attempt}: it is gone again")))
+}
+
+/// The database of that name, which has to be the tenant's.
+pub(crate) async fn known_place(home: &Session, database: &str) -> Result<Place, EngineError> {
+    check_database(database)?;
+    let gone = || EngineError::new(Kind::Gone, format!("enter {database:?}: there is no such database"));
+    catalog::place(home, database).await?.ok_or_else(gone)
+}
+
+/// The account of that name.
+pub(crate) async fn known_account(home: &Session, name: &str) -> Result<Account, EngineError> {
+    let gone = || EngineError::new(Kind::Gone, format!("look for the account {name:?}: there is no such account"));
+    catalog::account(home, name).await?.ok_or_else(gone)
+}
+
+/// Lets an account into a database: all of it or nothing.
 pub(crate) async fn grant(site: &Site, user: &str, database: &str) -> Result<(), EngineError> {
     let attempt = format!("let {user:?} into {database:?}");
-    let (role, name) = (sql_identifier(user), sql_identifier(database));
-    check_database(database)?;
-    // Opened first: for a database that is not there no role is to be made.
-    let inside = Session::open(site, database).await?;
-    let home = Session::open(site, HOME).await?;
-    let group = sql_identifier(&ensure_group(&home, database).await?);
-    // For a database that its tenant made by hand: the role is not its owner there.
-    home.run(&attempt, &format!("grant all on database {name} to {group}; grant {group} to {role}")).await?;
-    let mut sql = format!("grant usage, create on schema public to {group};");
-    for kind in ["tables", "sequences", "functions", "types", "schemas"] {
-        sql.push_str(&format!("alter default privileges for role {role} grant all on {kind} to {group};"));
-    }
-    inside.run(&attempt, &sql).await
+    let home = catalog::home(site).await?;
+    let (place, account) = (known_place(&home, database).await?, known_account(&home, user).await?);
+    let inside = catalog::enter(site, &home, &place).await?;
+    let group = ensure_group(&home, &place).await?;
+    let (database, user) = (&place.oid, &account.oid);
+    let roles = format!("pg_authid u, pg_authid g where u.oid = {user} and g.oid = {group}");
+    let steps = [
+        // For a database that its tenant made by hand: the role is not its owner there, and its schema may be gone.
+        each(&format!(
+            "select format('grant all on database %I to %I', d.datname, g.rolname) from pg_database d, pg_authid g \
+             where d.oid = {database} and g.oid = {group}"
+        )),
+        each(&format!(
+            "select format('grant usage, create on schema %I to %I', n.nspname, g.rolname) from pg_namespace n, \
+             pg_authid g where n.nspname = 'public' and g.oid = {group}"
+        )),
+        each(&format!(
+            "select format('alter default privileges for role %I grant all on %s to %I', u.rolname, kind, g.rolname) \
+             from unnest(array['tables', 'sequences', 'functions', 'types', 'schemas']) kind, {roles}"
+        )),
+        each(&format!("select format('grant %I to %I', g.rolname, u.rolname) from {roles}")),
+    ];
+    inside.work(&attempt, &steps.concat()).await
 }
 
 /// Takes that away again; what the account made stays with the database.
 pub(crate) async fn revoke(site: &Site, user: &str, database: &str) -> Result<(), EngineError> {
-    check_database(database)?;
     let attempt = format!("shut {user:?} out of {database:?}");
-    let role = sql_identifier(user);
-    let inside = Session::open(site, database).await?;
-    let home = Session::open(site, HOME).await?;
-    let group = ensure_group(&home, database).await?;
-    let sql = format!("reassign owned by {role} to {}; drop owned by {role}", sql_identifier(&group));
-    inside.run(&attempt, &sql).await?;
-    home.run(&attempt, &format!("revoke {} from {role}", sql_identifier(&group))).await?;
-    cut_sessions(&home, Some(user), Some(database)).await
+    let home = catalog::home(site).await?;
+    let (place, account) = (known_place(&home, database).await?, known_account(&home, user).await?);
+    let inside = catalog::enter(site, &home, &place).await?;
+    let group = ensure_group(&home, &place).await?;
+    let (database, user) = (&place.oid, &account.oid);
+    let out = membership(&format!("m.roleid = {group} and m.member = {user}"));
+    inside.work(&attempt, &(leave_but_shared(site, user, &group, database) + &out)).await?;
+    cut_sessions(&home, &format!("usesysid = {user} and datid = {database}")).await
 }
 
-/// Ends the sessions of an account, of a database, or of an account in a database.
-pub(crate) async fn cut_sessions(
-    home: &Session,
-    user: Option<&str>,
-    database: Option<&str>,
-) -> Result<(), EngineError> {
-    let mut sql = "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()".to_owned();
-    for (column, value) in [("usename", user), ("datname", database)] {
-        if let Some(value) = value {
-            sql.push_str(&format!(" and {column} = {}", sql_literal(value)));
-        }
+/// What takes a role out of the database that the session is in: another owns what it owned, and its grants are gone.
+pub(crate) fn leave(user: &str, heir: &str) -> String {
+    each(&format!(
+        "select format('reassign owned by %I to %I', u.rolname, h.rolname) from pg_authid u, pg_authid h \
+         where u.oid = {user} and h.oid = {heir}"
+    )) + &each(&format!("select format('drop owned by %I', rolname) from pg_authid where oid = {user}"))
+}
+
+/// The same for a role that stays: what it has outside of the database stays as it is, though REASSIGN OWNED and DROP OWNED
+/// reach for the databases, tablespaces and parameters of the whole server.
+pub(crate) fn leave_but_shared(site: &Site, user: &str, heir: &str, database: &str) -> String {
+    let (kept, leave) = (kept_elsewhere(site, user, database), leave(user, heir));
+    format!(
+        "declare kept text[] := array({kept}); begin {leave} \
+         foreach step in array kept loop execute step; end loop; end;\n"
+    )
+}
+
+/// Gives a database that a role owns to the database's own role.
+pub(crate) async fn hand_over(home: &Session, place: &Place, owner: &str) -> Result<(), EngineError> {
+    let group = ensure_role(home, &group_of(&place.name), &place.name).await?;
+    let sql = format!(
+        "select format('alter database %I owner to %I', d.datname, g.rolname) from pg_database d, pg_authid g \
+         where d.oid = {} and d.datdba = {owner} and g.oid = {group}",
+        place.oid
+    );
+    home.work(&format!("hand over the database {:?}", place.name), &each(&sql)).await
+}
+
+/// What ends the memberships for which the condition holds, whoever granted them.
+pub(crate) fn membership(condition: &str) -> String {
+    each(&format!(
+        "select distinct format('revoke %I from %I', g.rolname, u.rolname) || case when \
+         current_setting('server_version_num')::int >= 160000 then format(' granted by %I', b.rolname) else '' end \
+         || ' cascade' from pg_auth_members m join pg_authid g on g.oid = m.roleid join pg_authid u on u.oid = m.member \
+         left join pg_authid b on b.oid = m.grantor where {condition}"
+    ))
+}
+
+/// A query for the statements that give back what an account has outside of a database.
+fn kept_elsewhere(site: &Site, user: &str, database: &str) -> String {
+    let granted = |kind: &str, name: &str, from: &str, acl: &str| {
+        format!(
+            " union all select format('grant %s on {kind} %I to %I%s', x.privilege_type, {name}, u.rolname, \
+             case when x.is_grantable then ' with grant option' else '' end) \
+             from {from}, aclexplode({acl}) x, pg_authid u where u.oid = {user} and x.grantee = u.oid"
+        )
+    };
+    let mut query = format!(
+        "select format('alter database %I owner to %I', d.datname, u.rolname) from pg_database d, pg_authid u \
+         where d.datdba = u.oid and u.oid = {user} and d.oid <> {database} \
+         union all select format('alter tablespace %I owner to %I', t.spcname, u.rolname) from pg_tablespace t, \
+         pg_authid u where t.spcowner = u.oid and u.oid = {user}"
+    );
+    query += &granted("database", "d.datname", "pg_database d", "d.datacl");
+    query += &format!(" and d.oid <> {database} and d.datdba <> u.oid");
+    query += &granted("tablespace", "t.spcname", "pg_tablespace t", "t.spcacl");
+    query += " and t.spcowner <> u.oid";
+    if site.installation.major.parse().is_ok_and(|major: u32| major >= 15) {
+        query += &granted("parameter", "p.parname", "pg_parameter_acl p", "p.paracl");
     }
+    query
+}
+
+/// Ends the sessions for which the condition holds.
+pub(crate) async fn cut_sessions(home: &Session, condition: &str) -> Result<(), EngineError> {
+    let sql = format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and ({condition})"
+    );
     home.rows("cut sessions", &sql).await?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use trove_strategy::{EngineError, Kind, Site};
 
 /// The agent's account in the server.
@@ -22,11 +22,19 @@ pub(crate) const HOME: &str = "postgres";
 const CONNECT: Duration = Duration::from_millis(1500);
 
 /// What holds in the agent's sessions whatever the configuration, a database or a role sets: tenants may set all of these
-/// for a database of theirs. [`sql_literal`] relies on the first; with the last two no lock of a tenant's, and no
-/// time limit of a tenant's, decides whether the agent gets its work done.
+/// for a database of theirs. [`sql_literal`] relies on the first; with the time limits no lock of a tenant's, and no
+/// limit of a tenant's, decides whether the agent gets its work done; no library of a tenant's is loaded.
 const OPTIONS: &str = "-c standard_conforming_strings=on -c search_path=pg_catalog -c role=none \
                        -c default_transaction_read_only=off -c client_min_messages=warning \
-                       -c statement_timeout=0 -c lock_timeout=10s";
+                       -c statement_timeout=0 -c lock_timeout=10s -c plpgsql.extra_errors=none \
+                       -c session_preload_libraries= -c local_preload_libraries=";
+
+/// The same, where the server can fire event triggers at a login (17 and later): none of a tenant's fires here.
+fn options(site: &Site) -> String {
+    let major: u32 = site.installation.major.parse().unwrap_or_default();
+    let triggers = if major >= 17 { " -c event_triggers=off" } else { "" };
+    format!("{OPTIONS}{triggers}")
+}
 
 /// A connection of the agent's, in one database.
 pub(crate) struct Session {
@@ -45,13 +53,13 @@ impl Session {
     pub(crate) async fn open(site: &Site, database: &str) -> Result<Self, EngineError> {
         let mut config = tokio_postgres::Config::new();
         config.host_path(&site.run).port(site.port).user(ADMIN).dbname(database).application_name("trove-agent");
-        config.options(OPTIONS);
+        config.options(options(site));
         let attempt = format!("connect to the database {database:?}");
         let connected = tokio::time::timeout(CONNECT, config.connect(NoTls)).await;
         let Ok(connected) = connected else {
             return Err(EngineError::new(Kind::Transient, format!("{attempt}: no answer")));
         };
-        let (client, connection) = connected.map_err(|error| explained(&attempt, error))?;
+        let (client, connection) = connected.map_err(|error| refused(&attempt, database, error))?;
         let driver = tokio::spawn(async move {
             // Its error reaches whoever waits for an answer.
             let _ = connection.await;
@@ -68,18 +76,64 @@ impl Session {
     pub(crate) async fn rows(&self, attempt: &str, sql: &str) -> Result<Vec<Vec<String>>, EngineError> {
         let messages = self.client.simple_query(sql).await.map_err(|error| explained(attempt, error))?;
         let row = |message| match message {
-            SimpleQueryMessage::Row(row) => {
-                Some((0..row.len()).map(|n| row.get(n).unwrap_or_default().to_owned()).collect())
-            }
+            SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|n| readable(&row, n)).collect()),
             _ => None,
         };
         Ok(messages.into_iter().filter_map(row).collect())
+    }
+
+    /// Runs a block of PL/pgSQL, in which [`each`] works on things by their numbers, in one transaction: all of it
+    /// happens or nothing. Meanwhile no event trigger of a tenant's fires.
+    pub(crate) async fn work(&self, attempt: &str, block: &str) -> Result<(), EngineError> {
+        let listed = |verb: &str| {
+            format!(
+                "array(select format('alter event trigger %I {verb}) from pg_event_trigger where evtenabled <> 'D')"
+            )
+        };
+        let off = listed("disable', evtname");
+        let on =
+            listed("enable%s', evtname, case evtenabled when 'R' then ' replica' when 'A' then ' always' else '' end");
+        let quiet = format!(
+            "declare trove_off text[] := {off}; trove_on text[] := {on}; step text; begin \
+             foreach step in array trove_off loop execute step; end loop; {block} \
+             foreach step in array trove_on loop execute step; end loop; end"
+        );
+        self.perform(attempt, &quiet).await
+    }
+
+    /// Runs a block of PL/pgSQL as it is. A tenant's superuser may have removed the language: it is put back.
+    pub(crate) async fn perform(&self, attempt: &str, block: &str) -> Result<(), EngineError> {
+        // The block may hold texts of a caller's: its own quote is one that nobody can guess.
+        let quote = format!("$t{:016x}$", rand::random::<u64>());
+        let sql = format!("do {quote} {block} {quote}");
+        match self.client.batch_execute(&sql).await {
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => {
+                self.run(attempt, "create extension if not exists plpgsql").await?;
+                self.run(attempt, &sql).await
+            }
+            done => done.map_err(|error| explained(attempt, error)),
+        }
     }
 
     /// Whether a statement has a row.
     pub(crate) async fn any(&self, attempt: &str, sql: &str) -> Result<bool, EngineError> {
         Ok(!self.rows(attempt, sql).await?.is_empty())
     }
+}
+
+/// A value; NULL is an empty text. What is no UTF-8 comes from a database without an encoding (SQL_ASCII), and from a setting
+/// that was made in one.
+fn readable(row: &SimpleQueryRow, column: usize) -> String {
+    row.try_get(column).map_or("\u{fffd}", Option::unwrap_or_default).to_owned()
+}
+
+/// What the server said to a login of the agent's. Where it always gets in, a refusal means that somebody with all rights
+/// shut it out: the account, its database, or whether that takes connections.
+fn refused(attempt: &str, database: &str, error: tokio_postgres::Error) -> EngineError {
+    let code = error.code().map(SqlState::code).unwrap_or_default();
+    let shut_out = code.starts_with("28") || database == HOME && ["3D000", "55000", "42501"].contains(&code);
+    let explained = explained(attempt, error);
+    if shut_out { EngineError::new(Kind::LockedOut, explained.chain()) } else { explained }
 }
 
 /// What the server said, without the statement.
@@ -91,10 +145,10 @@ fn explained(attempt: &str, error: tokio_postgres::Error) -> EngineError {
         &SqlState::CANNOT_CONNECT_NOW
         | &SqlState::ADMIN_SHUTDOWN
         | &SqlState::CRASH_SHUTDOWN
-        | &SqlState::TOO_MANY_CONNECTIONS
         | &SqlState::T_R_SERIALIZATION_FAILURE
-        | &SqlState::T_R_DEADLOCK_DETECTED
-        | &SqlState::DISK_FULL => Kind::Transient,
+        | &SqlState::T_R_DEADLOCK_DETECTED => Kind::Transient,
+        // Connections, memory or room that others have.
+        code if code.code().starts_with("53") => Kind::Transient,
         &SqlState::INVALID_CATALOG_NAME => Kind::Gone,
         &SqlState::OBJECT_IN_USE | &SqlState::LOCK_NOT_AVAILABLE => Kind::Busy,
         code if code.code().starts_with("22") || code.code().starts_with("42") || code.code().starts_with("2B") => {
@@ -104,6 +158,12 @@ fn explained(attempt: &str, error: tokio_postgres::Error) -> EngineError {
     };
     let detail = said.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
     EngineError::new(kind, format!("{attempt}: {}{detail}", said.message()))
+}
+
+/// A part of a block of [`Session::work`]: runs each text that a query answers. The server quotes the names in it (`%I`),
+/// as the database that the session is in has them, whatever its encoding.
+pub(crate) fn each(query: &str) -> String {
+    format!("for step in {query} loop execute step; end loop;\n")
 }
 
 /// A name in SQL. Manual, 4.1.1: double quotes, doubled inside.

@@ -27,8 +27,61 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-fn path(path: &Path) -> String {
-    quoted(&path.to_string_lossy())
+/// What the agent decides, as arguments: they win over `postgresql.auto.conf`, into which a tenant's superuser writes by
+/// ALTER SYSTEM (manual, 20.1). Besides where the server listens and whom it lets in, these are the settings with which a
+/// tenant could keep the agent out (libraries of its own, delays, every connection taken) or the server from starting.
+pub(crate) fn owned(site: &Site) -> Vec<String> {
+    let files = Files::of(site);
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    // A list of directories: quoted, since a comma parts them.
+    let run = format!("\"{}\"", path(&site.run));
+    let words = |words: &[(&'static str, &str)]| -> Vec<(&'static str, String)> {
+        words.iter().map(|(name, word)| (*name, (*word).to_owned())).collect()
+    };
+    let mut all = vec![
+        ("config_file", path(&files.main)),
+        ("hba_file", path(&files.access)),
+        ("ident_file", path(&files.accounts)),
+        ("listen_addresses", site.address.to_string()),
+        ("port", site.port.to_string()),
+        ("unix_socket_directories", run),
+        ("ssl_cert_file", path(&site.tls.certificate)),
+        ("ssl_key_file", path(&site.tls.key)),
+        ("ssl_ca_file", path(&site.tls.authority)),
+    ];
+    all.extend(words(&[
+        ("unix_socket_permissions", "0700"),
+        ("unix_socket_group", ""),
+        ("bonjour", "off"),
+        ("external_pid_file", ""),
+        ("password_encryption", "scram-sha-256"),
+        ("ssl", "on"),
+        ("ssl_crl_file", ""),
+        ("ssl_crl_dir", ""),
+        ("ssl_dh_params_file", ""),
+        ("ssl_passphrase_command", ""),
+        ("ssl_min_protocol_version", "TLSv1.2"),
+        ("ssl_max_protocol_version", ""),
+        ("shared_preload_libraries", ""),
+        ("session_preload_libraries", ""),
+        ("local_preload_libraries", ""),
+        ("dynamic_library_path", "$libdir"),
+        ("jit_provider", "llvmjit"),
+        ("superuser_reserved_connections", "5"),
+        ("pre_auth_delay", "0"),
+        ("post_auth_delay", "0"),
+        ("authentication_timeout", "60s"),
+        ("restart_after_crash", "on"),
+        // Files in the data directory go with it; segments in /dev/shm outlive a server that is killed.
+        ("dynamic_shared_memory_type", "mmap"),
+        ("shared_memory_type", "mmap"),
+        ("wal_level", "replica"),
+        ("wal_log_hints", "on"),
+        ("archive_mode", "off"),
+        ("logging_collector", "off"),
+        ("log_destination", "stderr"),
+    ]));
+    all.into_iter().flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]).collect()
 }
 
 /// What the size suggests: a quarter of the memory for buffers, the rest for the system's cache, connections and work
@@ -71,36 +124,15 @@ fn value(name: &str, value: &Value) -> Result<String, EngineError> {
 
 /// postgresql.conf.
 pub(crate) fn main(site: &Site, settings: &Settings) -> Result<String, EngineError> {
-    let files = Files::of(site);
-    let fixed = [
-        ("data_directory", path(&site.data)),
-        ("hba_file", path(&files.access)),
-        ("ident_file", path(&files.accounts)),
-        ("listen_addresses", quoted(&site.address.to_string())),
-        ("port", site.port.to_string()),
-        ("unix_socket_directories", path(&site.run)),
-        ("unix_socket_permissions", "0700".to_owned()),
-        ("password_encryption", "'scram-sha-256'".to_owned()),
-        ("ssl", "on".to_owned()),
-        ("ssl_cert_file", path(&site.tls.certificate)),
-        ("ssl_key_file", path(&site.tls.key)),
-        ("ssl_ca_file", path(&site.tls.authority)),
-        ("ssl_min_protocol_version", "'TLSv1.2'".to_owned()),
-        // Files in the data directory go with it; segments in /dev/shm outlive a server that is killed.
-        ("dynamic_shared_memory_type", "'mmap'".to_owned()),
-        ("wal_level", "'replica'".to_owned()),
-        ("wal_log_hints", "on".to_owned()),
-        ("logging_collector", "off".to_owned()),
-        ("log_destination", "'stderr'".to_owned()),
-        ("log_timezone", "'UTC'".to_owned()),
-    ];
     let defaults = [
         ("log_line_prefix", "'%m [%p] %q%u@%d '".to_owned()),
         ("log_checkpoints", "on".to_owned()),
         ("timezone", "'UTC'".to_owned()),
         ("huge_pages", "'try'".to_owned()),
+        ("log_timezone", "'UTC'".to_owned()),
     ];
-    let mut text = String::from("# Written by the agent; changes are lost. Later lines win.\n");
+    let mut text =
+        String::from("# Written by the agent; changes are lost. What the agent owns is on the command line.\n");
     let mut line = |name: &str, value: &str| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name} = {value}");
@@ -115,8 +147,9 @@ pub(crate) fn main(site: &Site, settings: &Settings) -> Result<String, EngineErr
         }
         line(name, &value(name, chosen)?);
     }
-    for (name, value) in &fixed {
-        line(name, value);
+    if settings.read_only {
+        // A session may take it back for itself, and so can delete.
+        line("default_transaction_read_only", "on");
     }
     Ok(text)
 }

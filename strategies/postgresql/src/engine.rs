@@ -13,6 +13,7 @@ use trove_strategy::{
 use crate::Postgresql;
 use crate::client::{ADMIN, HOME, Session};
 use crate::config::{self, Files};
+use crate::repair;
 
 const INITDB: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(60);
@@ -65,9 +66,8 @@ impl Engine for Postgresql {
     }
 
     fn start_spec(&self, site: &Site, mode: StartMode) -> StartSpec {
-        let main = Files::of(site).main;
         let mut args = vec!["-D".to_owned(), site.data.to_string_lossy().into_owned()];
-        args.extend(["-c".to_owned(), format!("config_file={}", main.display())]);
+        args.extend(config::owned(site));
         if mode == StartMode::Private {
             args.extend(["-c".to_owned(), "listen_addresses=".to_owned()]);
         }
@@ -86,10 +86,15 @@ impl Engine for Postgresql {
         Ok(())
     }
 
+    async fn repair(&self, site: &Site) -> Result<Option<String>, EngineError> {
+        repair::repair(site).await
+    }
+
     async fn probe(&self, site: &Site) -> Result<Health, EngineError> {
         let ask = async {
             let home = Session::open(site, HOME).await?;
-            let sql = "select pg_is_in_recovery(), current_setting('server_version'), \
+            let sql = "select (select oid = 10 and rolsuper from pg_roles where rolname = session_user), \
+                       pg_is_in_recovery(), current_setting('server_version'), \
                        case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end, \
                        case when pg_is_in_recovery() and pg_last_wal_receive_lsn() <> pg_last_wal_replay_lsn() \
                        then extract(epoch from now() - pg_last_xact_replay_timestamp()) end";
@@ -98,8 +103,12 @@ impl Engine for Postgresql {
         let late = || EngineError::new(Kind::Transient, "probe: no answer within 2 s");
         let rows = tokio::time::timeout(Duration::from_secs(2), ask).await.map_err(|_| late())??;
         let row = rows.into_iter().next().unwrap_or_default();
-        let [replica, version, position, lag] = <[String; 4]>::try_from(row)
+        let [own, replica, version, position, lag] = <[String; 5]>::try_from(row)
             .map_err(|_| EngineError::new(Kind::Fatal, "probe: the server answered without a row"))?;
+        if own != "t" {
+            let reason = format!("probe: the account {ADMIN:?} is not the superuser that it was made as");
+            return Err(EngineError::new(Kind::LockedOut, reason));
+        }
         Ok(Health {
             role: if replica == "t" { Role::Replica } else { Role::Primary },
             version: version.split_whitespace().next().unwrap_or_default().to_owned(),

@@ -3,12 +3,15 @@
 //! Sources: the PostgreSQL manual (chapters 18 to 22 and 28, initdb, SQL commands), tried on 15.18 of Debian 12.
 
 mod access;
+mod catalog;
 mod client;
 mod config;
 mod databases;
 mod engine;
+mod locales;
 mod names;
 mod parameters;
+mod repair;
 mod root;
 mod users;
 
@@ -17,7 +20,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use trove_strategy::{
     Client, Command, Databases, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules, Parameters,
-    Root, UserTraits, Users,
+    PasswordRules, Root, UserTraits, Users,
 };
 
 pub use client::{scram_verifier, sql_identifier, sql_literal};
@@ -64,6 +67,7 @@ impl Datastore for Postgresql {
                 hosts: false,
                 rename: true,
                 qualified: false,
+                passwords: PasswordRules { saslprep: true },
             },
             client: Client {
                 program: "psql".to_owned(),

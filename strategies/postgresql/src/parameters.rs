@@ -11,6 +11,8 @@ const OWNED: &[&str] = &[
     "archive_cleanup_command",
     "archive_command",
     "archive_library",
+    "archive_mode",
+    "authentication_timeout",
     "bonjour",
     "bonjour_name",
     "cluster_name",
@@ -35,6 +37,8 @@ const OWNED: &[&str] = &[
     "logging_collector",
     "password_encryption",
     "port",
+    "post_auth_delay",
+    "pre_auth_delay",
     "primary_conninfo",
     "primary_slot_name",
     "promote_trigger_file",
@@ -45,6 +49,7 @@ const OWNED: &[&str] = &[
     "shared_memory_type",
     "shared_preload_libraries",
     "stats_temp_directory",
+    "superuser_reserved_connections",
     "syslog_facility",
     "syslog_ident",
     "temp_tablespaces",
@@ -52,6 +57,7 @@ const OWNED: &[&str] = &[
     "unix_socket_group",
     "unix_socket_permissions",
     "wal_level",
+    "wal_log_hints",
 ];
 
 /// Whether a tenant may not set it. `include` and its kin are directives of the file, not parameters.

@@ -1,93 +1,86 @@
 //! Accounts of tenants: roles that can log in and are no superusers. They have no hosts: every host is `%`.
 
 use async_trait::async_trait;
+use secrecy::SecretString;
 use trove_strategy::{Databases, EngineError, Grantee, Kind, NewUser, Site, User, UserChange, Users};
 
 use crate::Postgresql;
 use crate::access;
-use crate::client::{HOME, Session, scram_verifier, sql_identifier, sql_literal};
+use crate::catalog::{self, Account};
+use crate::client::{Session, each, scram_verifier, sql_identifier, sql_literal};
 use crate::names::{check_role, is_reserved_role, not_root};
 
 const ANY_HOST: &str = "%";
 
-async fn exists(home: &Session, name: &str) -> Result<bool, EngineError> {
-    let sql = format!("select 1 from pg_roles where rolname = {}", sql_literal(name));
-    home.any("look for an account", &sql).await
+/// Every account and the databases that it may enter.
+async fn listed(site: &Site) -> Result<Vec<User>, EngineError> {
+    let home = catalog::home(site).await?;
+    let places = catalog::places(&home).await?;
+    let sql = "select m.member, g.rolname from pg_auth_members m join pg_roles g on g.oid = m.roleid \
+               where g.rolname like 'trove\\_access\\_%'";
+    let memberships = home.rows("list accounts", sql).await?;
+    let entered = |account: &Account| -> Vec<String> {
+        let groups: Vec<&String> =
+            memberships.iter().filter(|row| row[0] == account.oid).filter_map(|row| row.get(1)).collect();
+        let entered = places.iter().filter(|place| !place.reserved() && groups.contains(&&place.group()));
+        entered.map(|place| place.name.clone()).collect()
+    };
+    let accounts = catalog::accounts(&home).await?;
+    let accounts = accounts.iter().filter(|account| account.logs_in && !is_reserved_role(&account.name));
+    Ok(accounts.map(|account| User { id: any_host(&account.name), databases: entered(account) }).collect())
 }
 
-/// One row for each account and database that it may enter; accounts that may enter none have one with an empty name.
-async fn listed(site: &Site, only: Option<&str>) -> Result<Vec<User>, EngineError> {
-    let home = Session::open(site, HOME).await?;
-    let databases = home.rows("list databases", "select datname from pg_database where datallowconn").await?;
-    let groups: std::collections::BTreeMap<String, String> =
-        databases.into_iter().flatten().map(|name| (access::group_of(&name), name)).collect();
-    let only = only.map(|name| format!(" and u.rolname = {}", sql_literal(name))).unwrap_or_default();
-    let sql = format!(
-        "select u.rolname, g.rolname from pg_roles u left join pg_auth_members m on m.member = u.oid \
-         left join pg_roles g on g.oid = m.roleid where u.rolcanlogin{only} order by u.rolname collate \"C\""
-    );
-    let mut users: Vec<User> = Vec::new();
-    for row in home.rows("list accounts", &sql).await? {
-        let [name, group] = <[String; 2]>::try_from(row).unwrap_or_default();
-        if name.is_empty() || is_reserved_role(&name) {
-            continue;
-        }
-        let entered = groups.get(&group).cloned();
-        match users.last_mut() {
-            Some(last) if last.id.name == name => last.databases.extend(entered),
-            _ => {
-                let id = Grantee { name, host: ANY_HOST.to_owned() };
-                users.push(User { id, databases: entered.into_iter().collect() });
-            }
-        }
-    }
-    for user in &mut users {
-        user.databases.sort();
-    }
-    Ok(users)
+fn any_host(name: &str) -> Grantee {
+    Grantee { name: name.to_owned(), host: ANY_HOST.to_owned() }
 }
 
 #[async_trait]
 impl Users for Postgresql {
     async fn list(&self, site: &Site) -> Result<Vec<User>, EngineError> {
-        listed(site, None).await
+        listed(site).await
     }
 
     async fn get(&self, site: &Site, id: &Grantee) -> Result<Option<User>, EngineError> {
-        Ok(listed(site, Some(&id.name)).await?.pop())
+        Ok(listed(site).await?.into_iter().find(|user| user.id.name == id.name))
     }
 
     async fn create(&self, site: &Site, user: &NewUser) -> Result<(), EngineError> {
         let name = &user.id.name;
         check_role(name)?;
         not_root(name)?;
-        let home = Session::open(site, HOME).await?;
-        let verb = if exists(&home, name).await? { "alter" } else { "create" };
+        let home = catalog::home(site).await?;
+        let attempt = format!("create the account {name:?}");
         let verifier = sql_literal(&scram_verifier(&user.password));
-        let sql = format!("{verb} role {} login nosuperuser password {verifier}", sql_identifier(name));
-        home.run(&format!("create the account {name:?}"), &sql).await?;
+        match catalog::account(&home, name).await? {
+            None => {
+                let sql = format!("create role {} login password {verifier}", sql_identifier(name));
+                home.run(&attempt, &sql).await?;
+            }
+            Some(account) if account.logs_in => {
+                let attributes = "login nosuperuser connection limit -1 valid until 'infinity' password";
+                alter(&home, &attempt, &account.oid, attributes, &user.password).await?;
+            }
+            Some(_) => {
+                let reason = format!("{attempt}: a role of this name exists that is no account");
+                return Err(EngineError::new(Kind::Invalid, reason));
+            }
+        }
         Databases::grant(self, site, &user.id, &user.databases).await
     }
 
     async fn delete(&self, site: &Site, id: &Grantee) -> Result<(), EngineError> {
         check_role(&id.name)?;
         not_root(&id.name)?;
-        let home = Session::open(site, HOME).await?;
-        if !exists(&home, &id.name).await? {
-            return Ok(());
+        let home = catalog::home(site).await?;
+        let Some(account) = catalog::account(&home, &id.name).await? else { return Ok(()) };
+        let attempt = format!("delete the account {:?}", id.name);
+        limit(&home, &attempt, &account.oid, "0").await?;
+        let removed = remove(site, &home, &attempt, &account.oid).await;
+        if removed.is_err() {
+            // It is there as before. The first error is the one to tell.
+            let _ = limit(&home, &attempt, &account.oid, &account.connections).await;
         }
-        let (role, attempt) = (sql_identifier(&id.name), format!("delete the account {:?}", id.name));
-        home.run(&attempt, &format!("alter role {role} nologin")).await?;
-        access::cut_sessions(&home, Some(&id.name), None).await?;
-        // A role cannot go while it owns or is granted anything in any database.
-        for database in home.rows(&attempt, "select datname from pg_database where datallowconn").await?.concat() {
-            let heir = access::group_of(&database);
-            let heir = if exists(&home, &heir).await? { heir } else { crate::client::ADMIN.to_owned() };
-            let inside = Session::open(site, &database).await?;
-            let sql = format!("reassign owned by {role} to {}; drop owned by {role}", sql_identifier(&heir));
-            inside.run(&attempt, &sql).await?;
-        }
-        home.run(&attempt, &format!("drop role {role}")).await
+        removed
     }
 
     async fn change(&self, site: &Site, id: &Grantee, change: &UserChange) -> Result<(), EngineError> {
@@ -99,23 +92,76 @@ impl Users for Postgresql {
         if change.host.as_deref().is_some_and(|host| host != ANY_HOST) {
             return Err(EngineError::new(Kind::Invalid, format!("{attempt}: accounts have no hosts here")));
         }
-        let home = Session::open(site, HOME).await?;
-        let mut name = id.name.as_str();
-        if let Some(new) = change.name.as_deref().filter(|new| *new != name) {
-            check_role(new)?;
-            not_root(new)?;
-            if exists(&home, name).await? {
-                let sql = format!("alter role {} rename to {}", sql_identifier(name), sql_identifier(new));
-                home.run(&attempt, &sql).await?;
-            } else if !exists(&home, new).await? {
-                return Err(EngineError::new(Kind::Gone, format!("{attempt}: there is no such account")));
+        let home = catalog::home(site).await?;
+        let new = change.name.as_deref().filter(|new| *new != id.name);
+        let found = catalog::account(&home, &id.name).await?;
+        let account = match (found, new) {
+            (Some(account), Some(new)) => {
+                check_role(new)?;
+                not_root(new)?;
+                let renamed = format!(
+                    "select format('alter role %I rename to %I', rolname, {}) from pg_authid where oid = {}",
+                    sql_literal(new),
+                    account.oid
+                );
+                home.work(&attempt, &each(&renamed)).await?;
+                Some(account)
             }
-            name = new;
+            (None, Some(new)) => catalog::account(&home, new).await?,
+            (found, None) => found,
+        };
+        let gone = || EngineError::new(Kind::Gone, format!("{attempt}: there is no such account"));
+        let account = account.ok_or_else(gone)?;
+        match &change.password {
+            Some(password) => alter(&home, &attempt, &account.oid, "password", password).await,
+            None => Ok(()),
         }
-        if let Some(password) = &change.password {
-            let verifier = sql_literal(&scram_verifier(password));
-            home.run(&attempt, &format!("alter role {} password {verifier}", sql_identifier(name))).await?;
-        }
-        Ok(())
     }
+}
+
+/// Sets attributes of a role, the password last.
+async fn alter(
+    home: &Session,
+    attempt: &str,
+    role: &str,
+    attributes: &str,
+    password: &SecretString,
+) -> Result<(), EngineError> {
+    let (attributes, verifier) = (attributes.replace('\'', "''"), sql_literal(&scram_verifier(password)));
+    let sql = format!(
+        "select format('alter role %I {attributes} %L', rolname, {verifier}) from pg_authid where oid = {role}"
+    );
+    home.work(attempt, &each(&sql)).await
+}
+
+/// How many sessions an account may have: none shuts it out and leaves it listed.
+async fn limit(home: &Session, attempt: &str, role: &str, connections: &str) -> Result<(), EngineError> {
+    let sql = format!(
+        "select format('alter role %I connection limit {connections}', rolname) from pg_authid where oid = {role}"
+    );
+    home.work(attempt, &each(&sql)).await
+}
+
+/// Removes a role. A role cannot go while it owns or is granted anything in any database; what it owned goes to the role of
+/// the database that this is in, never to an account with more rights, since functions run with those of their owner.
+async fn remove(site: &Site, home: &Session, attempt: &str, role: &str) -> Result<(), EngineError> {
+    access::cut_sessions(home, &format!("usesysid = {role}")).await?;
+    for place in catalog::places(home).await?.iter().filter(|place| place.owner_oid == role) {
+        access::hand_over(home, place, role).await?;
+    }
+    let tablespaces = format!(
+        "select format('alter tablespace %I owner to %I', t.spcname, a.rolname) from pg_tablespace t, pg_authid a \
+         where t.spcowner = {role} and a.oid = 10"
+    );
+    home.work(attempt, &each(&tablespaces)).await?;
+    for place in catalog::traces(home, role).await? {
+        let heir = access::ensure_group(home, &place).await?;
+        let inside = catalog::enter(site, home, &place).await?;
+        inside.work(attempt, &access::leave(role, &heir)).await?;
+    }
+    // The first takes its grants on what is in no database.
+    let drop = ["drop owned by %I", "drop role %I"]
+        .map(|verb| each(&format!("select format('{verb}', rolname) from pg_authid where oid = {role}")));
+    home.work(attempt, &drop.concat()).await?;
+    access::cut_sessions(home, &format!("usesysid = {role}")).await
 }

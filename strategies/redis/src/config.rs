@@ -77,6 +77,11 @@ pub(crate) fn chosen(settings: &Settings) -> Result<BTreeMap<String, String>, En
         }
         all.insert(name.to_ascii_lowercase(), value(name, given)?);
     }
+    if settings.read_only {
+        // Commands that need memory are refused, those that free some are not, and nothing is evicted.
+        all.insert("maxmemory".to_owned(), "1".to_owned());
+        all.insert("maxmemory-policy".to_owned(), "noeviction".to_owned());
+    }
     Ok(all)
 }
 

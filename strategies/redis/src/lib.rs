@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Client, Command, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules, Parameters, Root, Site,
-    UserTraits, Users,
+    Client, Command, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules, Parameters,
+    PasswordRules, Root, Site, UserTraits, Users,
 };
 
 pub use config::TLS_PORT;
@@ -72,6 +72,7 @@ impl Datastore for Redis {
                 hosts: false,
                 rename: true,
                 qualified: false,
+                passwords: PasswordRules::default(),
             },
             client: Client {
                 program: self.client.to_owned(),

@@ -1,7 +1,5 @@
 //! What can be ordered: datastores, versions, sizes, and how much of it.
 
-use std::time::{Duration, Instant};
-
 use clap::Subcommand;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -15,7 +13,7 @@ use crate::error::{Failure, Result};
 pub(crate) enum Verb {
     /// Lists datastores with their versions.
     List {
-        /// Waits until there is one: a service that was started just now looks for what is installed.
+        /// Waits until the service has registered what is installed: one that was started just now is looking for it.
         #[arg(long)]
         wait: bool,
     },
@@ -129,7 +127,7 @@ const FLAVOR: &[(&str, &str)] = &[("ID", "str_id"), ("NAME", "name"), ("MEMORY M
 pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
     match verb {
         Verb::List { wait } => {
-            let list = if wait { await_one(session).await? } else { all(session).await? };
+            let list = if wait { await_registered(session).await? } else { all(session).await? };
             session.output.list(&list, DATASTORE)
         }
         Verb::Show { datastore } => {
@@ -201,21 +199,15 @@ async fn all(session: &mut Session) -> Result<Vec<Value>> {
     session.api.list("list the datastores", "/datastores", "datastores").await
 }
 
-async fn await_one(session: &mut Session) -> Result<Vec<Value>> {
-    let end = Instant::now() + Duration::from_secs(120);
-    loop {
-        let list = all(session).await?;
-        if !list.is_empty() {
-            return Ok(list);
-        }
-        if Instant::now() > end {
-            return Err(Failure::Late(
-                "No datastore was registered within 120 s: the service's log says why.".to_owned(),
-            ));
-        }
-        // Nothing announces a registration: this is the one thing that is asked for again and again.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+/// What there is once the service has registered what is installed: it holds the answer for as long, a minute at most.
+async fn await_registered(session: &mut Session) -> Result<Vec<Value>> {
+    let list = session.api.list("list the datastores", "/datastores?wait=60", "datastores").await?;
+    if list.is_empty() {
+        return Err(Failure::Late(
+            "No datastore is registered: `trove-controller datastore list` and the service's log say why.".to_owned(),
+        ));
     }
+    Ok(list)
 }
 
 /// Flavors.

@@ -14,7 +14,7 @@ use crate::output::Column;
 pub(crate) enum Verb {
     /// Shows what a project has and may have.
     Show {
-        /// The project, by id; one's own when absent.
+        /// The project, by name or id; one's own when absent.
         project: Option<String>,
     },
     /// Sets what a project may have, in place of the configured quota; for administrators.
@@ -26,7 +26,7 @@ pub(crate) enum Verb {
 #[derive(Args)]
 #[group(id = "limits", multiple = true)]
 pub(crate) struct Limits {
-    /// The project, by id.
+    /// The project, by name or id.
     project: String,
     /// Instances.
     #[arg(long, allow_negative_numbers = true, value_name = "N")]
@@ -47,7 +47,13 @@ const QUOTA: &[Column] = &[("RESOURCE", "resource"), ("IN USE", "in_use"), ("LIM
 /// Does it.
 pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
     match verb {
-        Verb::Show { project } => show(session, project).await,
+        Verb::Show { project } => {
+            let project = match project {
+                Some(project) => session.api.find_project(&project).await?,
+                None => session.api.project().to_owned(),
+            };
+            show(session, project).await
+        }
         Verb::Set(limits) => {
             let given = [
                 ("instances", limits.instances),
@@ -61,15 +67,15 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
                 return Err(Failure::Usage("Say what to set: --instances, --ram, --volumes or --backups.".to_owned()));
             }
             let what = format!("set the quotas of the project {}", limits.project);
-            let path = format!("/mgmt/quotas/{}", segment(&limits.project));
+            let project = session.api.find_project(&limits.project).await?;
+            let path = format!("/mgmt/quotas/{}", segment(&project));
             session.api.send(&what, Method::PUT, &path, Some(&json!({"quotas": given}))).await?;
-            show(session, Some(limits.project)).await
+            show(session, project).await
         }
     }
 }
 
-async fn show(session: &mut Session, project: Option<String>) -> Result<()> {
-    let project = project.unwrap_or_else(|| session.api.project().to_owned());
+async fn show(session: &mut Session, project: String) -> Result<()> {
     let what = format!("show the quotas of the project {project}");
     let list = session.api.list(&what, &format!("/mgmt/quotas/{}", segment(&project)), "quotas").await?;
     session.output.list(&list, QUOTA)

@@ -21,6 +21,7 @@ use crate::agents::hub::Hub;
 use crate::agents::listener;
 use crate::authority::Authorities;
 use crate::config::Config;
+use crate::connections::{Gate, Shares};
 use crate::ids::InstanceId;
 use crate::operations::Nudge;
 use crate::store::Store;
@@ -53,7 +54,8 @@ impl Controller {
         let listener = listener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let serving = listener::serve(Arc::clone(&hub), listener, shutdown.clone());
+        let gate = Gate::new("the agents' port", Shares::of(20_000).agents, Vec::new());
+        let serving = listener::serve(Arc::clone(&hub), listener, gate, shutdown.clone());
         let served = tokio::spawn(async move { serving.await.unwrap() });
         Self { store, authorities, hub, address, shutdown, served, _directory: directory }
     }

@@ -149,6 +149,7 @@ impl TryFrom<Order> for instances::NewInstance {
             access: order.access.map(Into::into),
             availability_zone: text(order.availability_zone),
             region: text(order.region_name),
+            may_have_root: false,
         })
     }
 }
@@ -176,7 +177,9 @@ pub(in crate::api) async fn create(
     Json(body): Json<Order>,
 ) -> Result<WithOperation<Json<CreatedBody>>> {
     authorized.may("instance:create")?;
-    let order = instances::NewInstance::try_from(body)?;
+    let mut order = instances::NewInstance::try_from(body)?;
+    // Who may not enable root gets an instance without it, whatever the configuration says.
+    order.may_have_root = authorized.may("instance:extension:root:create").is_ok();
     if !order.databases.is_empty() {
         authorized.may("instance:extension:database:create")?;
     }

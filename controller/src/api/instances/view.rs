@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::api::links::{Link, Time, links};
+use crate::app::host_paths::without_host_paths;
 use crate::app::instances::{Fault, Instance};
 use crate::ids::ProjectId;
 
@@ -74,10 +75,16 @@ struct InstanceFault {
     details: String,
 }
 
-impl From<&Fault> for InstanceFault {
-    fn from(fault: &Fault) -> Self {
-        Self { message: fault.message.clone(), created: fault.created.into(), details: fault.details.clone() }
+impl InstanceFault {
+    fn of(fault: &Fault, admin: bool) -> Self {
+        let (message, details) = (told(&fault.message, admin), told(&fault.details, admin));
+        Self { message, created: fault.created.into(), details }
     }
+}
+
+/// What an agent or a driver said, as it is told to this viewer: a tenant does not see where the service keeps its things.
+pub(in crate::api) fn told(text: &str, admin: bool) -> String {
+    if admin { text.to_owned() } else { without_host_paths(text) }
 }
 
 /// An instance, in lists.
@@ -166,7 +173,7 @@ pub(in crate::api) fn detail(viewer: &Viewer<'_>, instance: &Instance) -> Instan
         created: instance.created.into(),
         updated: instance.updated.into(),
         service_status_updated: instance.service_updated.into(),
-        fault: instance.fault.as_ref().map(InstanceFault::from),
+        fault: instance.shown_fault().map(|fault| InstanceFault::of(&fault, viewer.admin)),
         server_id: viewer.admin.then_some(instance.id.0),
         volume_id: viewer.admin.then_some(instance.id.0),
         encrypted_rpc_messaging: viewer.admin.then_some(true),

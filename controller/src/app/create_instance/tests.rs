@@ -54,6 +54,8 @@ async fn root_on_create_returns_the_password_once() {
     let root = root.unwrap();
     assert!(root.expose_secret().len() >= 24);
     assert!(!world.operation(accepted.operation).await.2.contains(root.expose_secret()));
+    let (_, root, _) = create(&world, NewInstance { may_have_root: false, ..order() }).await.unwrap();
+    assert!(root.is_none(), "who may not have root does not get it");
 }
 
 /// What is wrong with each order, and the status it answers.

@@ -1,7 +1,8 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::app::harness::{World, code, world, world_with};
+use crate::app::harness::{World, caller, code, order, world, world_with};
+use crate::app::instances::NewInstance;
 use crate::store::datastores::Registration;
 use crate::store::harness::{manifest, register};
 
@@ -95,4 +96,24 @@ async fn the_configured_datastore_is_the_default() {
     another.identity.name = "another".to_owned();
     let version = register(&world.app.store, &another).await;
     assert_eq!(world.app.resolve_version(&Wanted::default()).await.unwrap().1.id, version);
+}
+
+#[tokio::test]
+async fn an_order_waits_for_the_registration_of_what_is_installed() {
+    let mut world = world().await;
+    let (looked, registered) = tokio::sync::watch::channel(false);
+    world.app.registered = registered;
+    let app = world.app.clone();
+    let ordering = tokio::spawn(async move {
+        let order = NewInstance { datastore: Some("otherdb".to_owned()), ..order() };
+        app.create_instance(&caller("demo"), "r", order).await
+    });
+    let mut manifest = manifest();
+    manifest.identity.name = "otherdb".to_owned();
+    register(&world.app.store, &manifest).await;
+    looked.send_replace(true);
+    let ordered = ordering.await.unwrap();
+    assert_eq!(ordered.unwrap().0.datastore, "otherdb");
+    let order = NewInstance { datastore: Some("nothing".to_owned()), ..order() };
+    assert_eq!(code(&world.app.create_instance(&caller("demo"), "r", order).await), 404);
 }

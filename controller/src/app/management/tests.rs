@@ -51,7 +51,9 @@ async fn a_reset_of_the_task_leaves_the_service() {
     let accepted = world.app.reboot_instance(&admin(), "r", id).await.unwrap();
     world.app.reset_task_status(id).await.unwrap();
     assert_eq!(world.operation(accepted.operation).await.1, "cancelled");
-    assert_eq!(world.app.get_any_instance(id, false).await.unwrap().status(), ("ACTIVE", "HEALTHY"));
+    let instance = world.app.get_any_instance(id, false).await.unwrap();
+    assert_eq!((instance.task, instance.service), (Task::None, Service::Healthy));
+    assert_eq!(instance.host, HostState::Absent, "the driver was asked: it knows of none");
     assert_eq!(code(&world.app.reset_task_status(InstanceId::random()).await), 404);
 }
 

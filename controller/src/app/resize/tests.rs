@@ -1,4 +1,5 @@
 use super::*;
+use crate::agents::AgentError;
 use crate::app::harness::{World, caller, code, world};
 use crate::app::quotas::Resource;
 use crate::state::HostState;
@@ -67,4 +68,24 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     assert_eq!(code(&app.resize_flavor(&demo, "r", id, "2").await), 422);
     world.set(id, Task::None, HostState::Active).await;
     assert_eq!(world.rows().await, before);
+}
+
+#[tokio::test]
+async fn less_memory_than_the_data_needs_is_refused_with_the_figures() {
+    let world = world().await;
+    let (id, demo) = (world.healthy("demo").await, caller("demo"));
+    let greater = world.app.resize_flavor(&demo, "r", id, "3").await.unwrap();
+    world.end(greater.operation, "done", None).await;
+    world.set(id, Task::None, HostState::Active).await;
+    let before = world.rows().await;
+    *world.agent.size_refusal.lock().unwrap() = Some("1100 MiB are in use, 307 MiB would be there".to_owned());
+    let refused = world.app.resize_flavor(&demo, "r", id, "1").await;
+    assert_eq!(code(&refused), 422);
+    let message = refused.unwrap_err().to_string();
+    assert!(message.contains("1100 MiB are in use, 307 MiB would be there"), "{message}");
+    *world.agent.error.lock().unwrap() = Some(|| AgentError::Late(InstanceId::random(), 5));
+    assert_eq!(code(&world.app.resize_flavor(&demo, "r", id, "1").await), 422);
+    assert_eq!(world.rows().await, before);
+    *world.agent.error.lock().unwrap() = None;
+    world.app.resize_flavor(&demo, "r", id, "4").await.unwrap();
 }

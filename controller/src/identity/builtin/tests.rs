@@ -9,6 +9,8 @@ use super::*;
 use crate::config::Config;
 use crate::identity::hash_password;
 
+const HERE: [u8; 4] = [192, 0, 2, 1];
+
 struct Answer {
     status: u16,
     headers: HeaderMap,
@@ -37,20 +39,25 @@ async fn ask(router: &Router, request: Request<Body>) -> Answer {
     Answer { status: parts.status.as_u16(), headers: parts.headers, body }
 }
 
-async fn log_in(router: &Router, identity: Value) -> Answer {
+async fn log_in(router: &Router, source: [u8; 4], identity: Value) -> Answer {
     let body = json!({"auth": {"identity": identity}}).to_string();
     let request = Request::post("/v3/auth/tokens").header("content-type", "application/json");
+    let request = request.extension(Source::of(source.into()));
     ask(router, request.body(body.into()).unwrap()).await
 }
 
 async fn by_password(router: &Router, name: &str, password: &str) -> Answer {
+    by_password_from(router, HERE, name, password).await
+}
+
+async fn by_password_from(router: &Router, source: [u8; 4], name: &str, password: &str) -> Answer {
     let user = json!({"name": name, "password": password, "domain": {"id": "default"}});
-    log_in(router, json!({"methods": ["password"], "password": {"user": user}})).await
+    log_in(router, source, json!({"methods": ["password"], "password": {"user": user}})).await
 }
 
 async fn by_token(router: &Router, answer: &Answer) -> Answer {
     let id = answer.headers["x-subject-token"].to_str().unwrap();
-    log_in(router, json!({"methods": ["token"], "token": {"id": id}})).await
+    log_in(router, HERE, json!({"methods": ["token"], "token": {"id": id}})).await
 }
 
 #[tokio::test]
@@ -84,4 +91,18 @@ async fn refusals_say_where_to_log_in_and_when() {
     assert_eq!(late.status, 429, "{}", late.body);
     let seconds: u64 = late.headers[RETRY_AFTER].to_str().unwrap().parse().unwrap();
     assert!((1..=31).contains(&seconds), "{seconds}");
+    let elsewhere = by_password_from(&router, [192, 0, 2, 2], "ann", "sesame").await;
+    assert_eq!(elsewhere.status, 201, "a quiet source comes in: {}", elsewhere.body);
+}
+
+#[tokio::test]
+async fn a_hundred_wrong_logins_at_once_lock_nobody_out() {
+    let (_directory, router) = bench().await;
+    let wrong = futures::future::join_all((0..100).map(|_| by_password(&router, "ann", "open")));
+    let owner = by_password_from(&router, [192, 0, 2, 2], "ann", "sesame");
+    let (wrong, owner) = futures::future::join(wrong, owner).await;
+    assert_eq!(owner.status, 201, "{}", owner.body);
+    let refused = wrong.iter().filter(|answer| answer.status == 401).count();
+    assert!((10..=12).contains(&refused), "{refused}");
+    assert!(wrong.iter().all(|answer| [401, 429, 503].contains(&answer.status)));
 }

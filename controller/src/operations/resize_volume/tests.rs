@@ -21,6 +21,8 @@ async fn a_kill_between_any_two_steps_ends_with_the_new_size() {
         let specs = stage.compute.specs.lock().unwrap().clone();
         assert_eq!(specs.last().unwrap().size.volume_gib, row.volume_gib, "{what}");
         assert_eq!(specs[0].size.volume_gib + 3, row.volume_gib, "{what}");
+        let assigned = stage.agents.assigned.lock().unwrap().last().cloned().unwrap();
+        assert_eq!(assigned.specification.unwrap().volume_gib, row.volume_gib, "{what}");
         assert_eq!(*stage.compute.stopped.lock().unwrap(), 0, "{what}");
         stage.assert_settled().await;
     };

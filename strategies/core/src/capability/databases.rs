@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::users::Grantee;
 use crate::error::EngineError;
+use crate::manifest::CharacterSet;
 use crate::site::Site;
 
 /// A database, as it is ordered and listed.
@@ -20,6 +21,9 @@ pub struct Database {
 /// Databases by name. An engine that has them has accounts too.
 #[async_trait]
 pub trait Databases: Send + Sync {
+    /// What databases can be made with, as the running server knows it, its default first. An order that names another
+    /// combination is refused before it is accepted; an empty list leaves that to [`Databases::create`].
+    async fn character_sets(&self, site: &Site) -> Result<Vec<CharacterSet>, EngineError>;
     /// All but the reserved ones, by name ascending in byte order.
     async fn list(&self, site: &Site) -> Result<Vec<Database>, EngineError>;
     /// Makes a database that no other account may enter until it is granted.

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use trove_agent::driver::{self, Parts};
 use trove_agent::durable::Durable;
+use trove_agent::engine_log::EngineLog;
 use trove_agent::identity::Identity;
 use trove_agent::jobs::{Job, Jobs, Worker};
 use trove_agent::journal::Journal;
@@ -287,9 +288,17 @@ async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>
     let size = Size { memory_mib: 1, vcpus: 1, volume_gib: 1 };
     let site = site(directory.join("engine"), &host, size);
     let datastore: Arc<dyn Datastore> = Arc::new(NoEngine);
-    let (log_dir, identity) = (directory.to_owned(), Identity::open(files.clone(), &authority)?);
-    let (parts_site, parts_keeper) = (site.clone(), keeper.clone());
-    let parts = Parts { datastore: datastore.clone(), site: parts_site, host, files, keeper: parts_keeper, log_dir };
+    let identity = Identity::open(files.clone(), &authority)?;
+    let used = tokio::sync::watch::channel(Some(0)).1;
+    let parts = Parts {
+        datastore: datastore.clone(),
+        site: site.clone(),
+        host,
+        files,
+        keeper: keeper.clone(),
+        log: EngineLog::new(directory),
+        used: used.clone(),
+    };
     Ok(Arc::new(Services {
         datastore,
         site,
@@ -297,7 +306,7 @@ async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>
         keeper,
         jobs,
         identity,
-        volume: directory.to_owned(),
+        used,
         cgroups: Vec::new(),
         first_controllers: CONTROLLERS.map(|name| format!("{name}:{PORT}")).to_vec(),
         boot_id: format!("boot {boot}"),

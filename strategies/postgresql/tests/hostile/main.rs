@@ -1,10 +1,17 @@
 //! What a tenant can do to the agent's own sessions, and what must be refused.
 
+mod encodings;
+mod owned;
+mod passwords;
+mod reach;
+mod superusers;
+mod theirs;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use secrecy::{ExposeSecret, SecretString};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use trove_conformance::Bench;
 use trove_postgresql::Postgresql;
 use trove_strategy::{
@@ -30,6 +37,27 @@ async fn connect(site: &Site, user: &str, password: &SecretString, database: &st
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
+}
+
+fn root() -> &'static dyn trove_strategy::Root {
+    &Postgresql
+}
+
+/// The tenant's superuser, in a database.
+async fn as_root(site: &Site, database: &str) -> Result<Client> {
+    let password = SecretString::from("Root-secret-1");
+    root().enable(site, &password).await.map_err(plain)?;
+    connect(site, "root", &password, database).await
+}
+
+/// The first column of the first row.
+async fn text(client: &Client, sql: &str) -> Result<String> {
+    let rows = client.simple_query(sql).await?;
+    let row = rows.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(row.unwrap_or_default().to_owned())
 }
 
 async fn make_database(site: &Site, name: &str) -> Result<()> {

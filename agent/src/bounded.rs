@@ -1,0 +1,241 @@
+//! Time limits on every call into a strategy, in one place: one that forgets its own does not make the agent deaf.
+//!
+//! What is asked often is short; work ends with the job that it is for, and these limits are for what no job bounds.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use trove_strategy::{
+    CharacterSet, Database, Databases, Datastore, Engine, EngineError, FirstStart, Grantee, Health, Host, Identity,
+    Installation, Kind, Metric, NewUser, Parameter, Parameters, Root, SecretString, Settings, Site, Size, StartMode,
+    StartSpec, User, UserChange, Users,
+};
+
+/// Whether it lives.
+const PROBE: Duration = Duration::from_secs(2);
+/// What a controller asks and waits for.
+const QUESTION: Duration = Duration::from_secs(5);
+/// Writing configuration, and having the server take it up.
+const CONFIGURATION: Duration = Duration::from_secs(60);
+/// The longest work.
+const WORK: Duration = Duration::from_secs(900);
+
+/// A datastore whose every call ends in time.
+pub struct Bounded(Arc<dyn Datastore>);
+
+impl Bounded {
+    /// Bounds this one.
+    pub fn new(datastore: Arc<dyn Datastore>) -> Self {
+        Self(datastore)
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    attempt: &str,
+    call: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    let late = |_| EngineError::new(Kind::Transient, format!("{attempt}: no answer within {} s", limit.as_secs()));
+    tokio::time::timeout(limit, call).await.map_err(late)?
+}
+
+fn missing(capability: &str) -> EngineError {
+    EngineError::new(Kind::Invalid, format!("the datastore does not announce {capability}"))
+}
+
+#[async_trait]
+impl Datastore for Bounded {
+    fn identity(&self) -> Identity {
+        self.0.identity()
+    }
+
+    async fn installations(&self, host: &dyn Host, bindir: Option<&Path>) -> Result<Vec<Installation>, EngineError> {
+        within(CONFIGURATION, "look for the engine", self.0.installations(host, bindir)).await
+    }
+
+    fn engine(&self) -> &dyn Engine {
+        self
+    }
+
+    fn databases(&self) -> Option<&dyn Databases> {
+        self.0.databases().map(|_| self as &dyn Databases)
+    }
+
+    fn users(&self) -> Option<&dyn Users> {
+        self.0.users().map(|_| self as &dyn Users)
+    }
+
+    fn root(&self) -> Option<&dyn Root> {
+        self.0.root().map(|_| self as &dyn Root)
+    }
+
+    fn parameters(&self) -> Option<&dyn Parameters> {
+        self.0.parameters().map(|_| self as &dyn Parameters)
+    }
+}
+
+#[async_trait]
+impl Engine for Bounded {
+    async fn initialise(&self, site: &Site) -> Result<FirstStart, EngineError> {
+        within(WORK, "initialise", self.0.engine().initialise(site)).await
+    }
+
+    async fn configure(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
+        within(CONFIGURATION, "configure", self.0.engine().configure(site, settings)).await
+    }
+
+    fn start_spec(&self, site: &Site, mode: StartMode) -> StartSpec {
+        self.0.engine().start_spec(site, mode)
+    }
+
+    async fn secure(&self, site: &Site) -> Result<(), EngineError> {
+        within(CONFIGURATION, "secure", self.0.engine().secure(site)).await
+    }
+
+    fn check_start(&self, log: &str) -> Result<(), EngineError> {
+        self.0.engine().check_start(log)
+    }
+
+    async fn repair(&self, site: &Site) -> Result<Option<String>, EngineError> {
+        within(WORK, "repair", self.0.engine().repair(site)).await
+    }
+
+    async fn probe(&self, site: &Site) -> Result<Health, EngineError> {
+        within(PROBE, "probe", self.0.engine().probe(site)).await
+    }
+
+    async fn metrics(&self, site: &Site) -> Result<Vec<Metric>, EngineError> {
+        within(PROBE, "read metrics", self.0.engine().metrics(site)).await
+    }
+
+    async fn reload(&self, site: &Site) -> Result<(), EngineError> {
+        within(CONFIGURATION, "reload the configuration", self.0.engine().reload(site)).await
+    }
+
+    async fn fits(&self, site: &Site, size: Size) -> Result<(), EngineError> {
+        within(QUESTION, "ask for what is in use", self.0.engine().fits(site, size)).await
+    }
+}
+
+#[async_trait]
+impl Databases for Bounded {
+    async fn character_sets(&self, site: &Site) -> Result<Vec<CharacterSet>, EngineError> {
+        let databases = self.0.databases().ok_or_else(|| missing("databases"))?;
+        within(CONFIGURATION, "list character sets", databases.character_sets(site)).await
+    }
+
+    async fn list(&self, site: &Site) -> Result<Vec<Database>, EngineError> {
+        let databases = self.0.databases().ok_or_else(|| missing("databases"))?;
+        within(QUESTION, "list databases", databases.list(site)).await
+    }
+
+    async fn create(&self, site: &Site, database: &Database) -> Result<(), EngineError> {
+        let databases = self.0.databases().ok_or_else(|| missing("databases"))?;
+        within(WORK, "create a database", databases.create(site, database)).await
+    }
+
+    async fn delete(&self, site: &Site, name: &str) -> Result<(), EngineError> {
+        let databases = self.0.databases().ok_or_else(|| missing("databases"))?;
+        within(WORK, "delete a database", databases.delete(site, name)).await
+    }
+
+    async fn grant(&self, site: &Site, user: &Grantee, databases: &[String]) -> Result<(), EngineError> {
+        let inner = self.0.databases().ok_or_else(|| missing("databases"))?;
+        within(WORK, "grant", inner.grant(site, user, databases)).await
+    }
+
+    async fn revoke(&self, site: &Site, user: &Grantee, database: &str) -> Result<(), EngineError> {
+        let databases = self.0.databases().ok_or_else(|| missing("databases"))?;
+        within(WORK, "revoke", databases.revoke(site, user, database)).await
+    }
+}
+
+#[async_trait]
+impl Users for Bounded {
+    async fn list(&self, site: &Site) -> Result<Vec<User>, EngineError> {
+        let users = self.0.users().ok_or_else(|| missing("users"))?;
+        within(QUESTION, "list accounts", users.list(site)).await
+    }
+
+    async fn get(&self, site: &Site, id: &Grantee) -> Result<Option<User>, EngineError> {
+        let users = self.0.users().ok_or_else(|| missing("users"))?;
+        within(QUESTION, "get an account", users.get(site, id)).await
+    }
+
+    async fn create(&self, site: &Site, user: &NewUser) -> Result<(), EngineError> {
+        let users = self.0.users().ok_or_else(|| missing("users"))?;
+        within(WORK, "create an account", users.create(site, user)).await
+    }
+
+    async fn delete(&self, site: &Site, id: &Grantee) -> Result<(), EngineError> {
+        let users = self.0.users().ok_or_else(|| missing("users"))?;
+        within(WORK, "delete an account", users.delete(site, id)).await
+    }
+
+    async fn change(&self, site: &Site, id: &Grantee, change: &UserChange) -> Result<(), EngineError> {
+        let users = self.0.users().ok_or_else(|| missing("users"))?;
+        within(WORK, "change an account", users.change(site, id, change)).await
+    }
+}
+
+#[async_trait]
+impl Root for Bounded {
+    async fn is_enabled(&self, site: &Site) -> Result<bool, EngineError> {
+        let root = self.0.root().ok_or_else(|| missing("root"))?;
+        within(QUESTION, "ask for root", root.is_enabled(site)).await
+    }
+
+    async fn enable(&self, site: &Site, password: &SecretString) -> Result<(), EngineError> {
+        let root = self.0.root().ok_or_else(|| missing("root"))?;
+        within(WORK, "enable root", root.enable(site, password)).await
+    }
+
+    async fn disable(&self, site: &Site) -> Result<(), EngineError> {
+        let root = self.0.root().ok_or_else(|| missing("root"))?;
+        within(WORK, "disable root", root.disable(site)).await
+    }
+}
+
+#[async_trait]
+impl Parameters for Bounded {
+    async fn describe(&self, site: &Site) -> Result<Vec<Parameter>, EngineError> {
+        let parameters = self.0.parameters().ok_or_else(|| missing("parameters"))?;
+        within(CONFIGURATION, "describe parameters", parameters.describe(site)).await
+    }
+
+    async fn values(&self, site: &Site) -> Result<Vec<(String, String)>, EngineError> {
+        let parameters = self.0.parameters().ok_or_else(|| missing("parameters"))?;
+        within(QUESTION, "read parameters", parameters.values(site)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The verbs of a trait's file.
+    fn verbs(text: &str) -> Vec<&str> {
+        let names = text.split("fn ").skip(1).filter_map(|rest| rest.split_once('(')).map(|(name, _)| name);
+        names.filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_')).collect()
+    }
+
+    #[test]
+    fn every_verb_is_passed_on() {
+        let own = include_str!("bounded.rs");
+        for traits in [
+            include_str!("../../strategies/core/src/engine.rs"),
+            include_str!("../../strategies/core/src/datastore.rs"),
+            include_str!("../../strategies/core/src/capability/databases.rs"),
+            include_str!("../../strategies/core/src/capability/users.rs"),
+            include_str!("../../strategies/core/src/capability/root.rs"),
+            include_str!("../../strategies/core/src/capability/parameters.rs"),
+        ] {
+            let traits = traits.split("#[cfg(test)]").next().unwrap();
+            let verbs = verbs(traits.split("pub trait ").nth(1).unwrap());
+            assert!(!verbs.is_empty());
+            for verb in verbs {
+                assert!(own.contains(&format!("fn {verb}(&self")), "{verb}: a default would be called instead");
+            }
+        }
+    }
+}

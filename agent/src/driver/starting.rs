@@ -1,0 +1,258 @@
+//! A start of the engine, from its process to its first answer. This is the one loop that asks: an engine does not say
+//! when it is ready. It asks often at first, and once a second of one that takes long: that is what recovering is, and each
+//! question is a line in some engines' logs.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+use trove_proto::v1::ServiceState;
+use trove_strategy::{EngineError, Kind, StartMode};
+
+use super::{FIRST_MEASURE, MARK, Owner, Reply, ended, millis, pass};
+use crate::process::{self, Process};
+use crate::volume::Room;
+
+const ASK_AGAIN: Duration = Duration::from_millis(30);
+const ASK_SELDOM: Duration = Duration::from_secs(1);
+/// An engine that does not answer within this recovers.
+const QUICK: Duration = Duration::from_secs(2);
+
+/// Children of an engine that was killed notice that by themselves, unless they are busy for a tenant: then they are
+/// killed, since a start waits for them.
+const ORPHANS: Duration = Duration::from_secs(1);
+
+/// A start that is under way.
+pub(super) struct Starting {
+    mode: StartMode,
+    begun: Instant,
+    limit: Duration,
+    next: Instant,
+    pause: Duration,
+    /// Whether the log says that it takes long.
+    is_slow: bool,
+    /// Who waits for its end; nobody for one that the agent makes by itself.
+    replies: Vec<Reply>,
+}
+
+impl Starting {
+    fn new(mode: StartMode, limit: Duration) -> Self {
+        let now = Instant::now();
+        Self { mode, begun: now, limit, next: now, pause: ASK_AGAIN, is_slow: false, replies: Vec::new() }
+    }
+
+    /// When it is asked again.
+    pub(super) fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// It did not answer: it is asked later.
+    fn postpone(&mut self, reason: &EngineError) {
+        if self.begun.elapsed() > QUICK {
+            if !self.is_slow {
+                info!(reason = reason.chain(), "the engine does not answer yet and is asked once a second");
+                self.is_slow = true;
+            }
+            self.pause = (self.pause * 2).min(ASK_SELDOM);
+        }
+        self.next = Instant::now() + self.pause;
+    }
+}
+
+impl Owner {
+    /// Starts it on request and keeps it running; whoever asked hears of the end.
+    pub(super) async fn start_and_keep(&mut self, reply: Reply) {
+        let begun = match self.want(true) {
+            Ok(()) => {
+                self.restart_at = None;
+                self.begin_start(StartMode::Normal).await
+            }
+            Err(error) => Err(error),
+        };
+        if begun.is_ok()
+            && let Some(starting) = &mut self.starting
+        {
+            return starting.replies.push(reply);
+        }
+        if let Err(error) = &begun
+            && self.room != Room::Over
+        {
+            self.say(ServiceState::Failed, &error.chain());
+            self.plan_restart();
+        }
+        // Whoever asked may have gone.
+        let _ = reply.send(begun);
+    }
+
+    /// Starts one that ended, or that an earlier agent left wanted.
+    pub(super) async fn start_again(&mut self) {
+        self.restart_at = None;
+        let begun = match self.configure().await {
+            Ok(()) => self.begin_start(StartMode::Normal).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = begun
+            && self.room != Room::Over
+        {
+            error!(error = error.chain(), "the engine cannot be started");
+            self.say(ServiceState::Crashed, &error.chain());
+            self.plan_restart();
+        }
+    }
+
+    /// Starts it for the agent alone, and waits until it answers.
+    pub(super) async fn start_private(&mut self) -> Result<(), EngineError> {
+        self.begin_start(StartMode::Private).await?;
+        let (reply, mut answer) = oneshot::channel();
+        if let Some(starting) = &mut self.starting {
+            starting.replies.push(reply);
+        }
+        while let Some(next) = self.starting.as_ref().map(Starting::next) {
+            tokio::select! {
+                biased;
+                how = ended(&mut self.process) => self.process_ended(&how).await,
+                () = tokio::time::sleep_until(next) => self.ask().await,
+            }
+        }
+        answer.try_recv().unwrap_or_else(|_| Err(EngineError::new(Kind::Transient, "the start was given up")))
+    }
+
+    /// Starts the process where it does not run. From then on the engine is asked whether it answers.
+    pub(super) async fn begin_start(&mut self, mode: StartMode) -> Result<(), EngineError> {
+        if self.starting.is_some() {
+            return Ok(());
+        }
+        self.refuse_without_room().await?;
+        self.say(ServiceState::Starting, "");
+        let spec = self.parts.datastore.engine().start_spec(&self.parts.site, mode);
+        if self.process.is_none() {
+            // Children of one that was killed live on for a moment and hold its shared memory.
+            process::await_none_in(&self.parts.site.data, ORPHANS).await;
+            self.parts.log.begin();
+            let started = Process::start(&spec, &self.parts.host, &self.parts.log.path());
+            let process = started.map_err(|error| EngineError::new(Kind::Fatal, format!("{error:#}")))?;
+            pass("agent.engine.started")?;
+            if let Err(error) = self.parts.files.write_json(MARK, &process.mark) {
+                // It is found by its command line after a crash.
+                warn!(error = format!("{error:#}"), "the engine's process could not be written down");
+            }
+            info!(pid = process.mark.pid, "the engine was started");
+            self.process = Some(process);
+            self.room_is_told = true;
+        }
+        self.starting = Some(Starting::new(mode, spec.start_deadline));
+        Ok(())
+    }
+
+    /// An engine whose volume is over-full is not started.
+    async fn refuse_without_room(&mut self) -> Result<(), EngineError> {
+        let mut used = self.parts.used.clone();
+        // One that cannot be measured is started all the same.
+        let _ = tokio::time::timeout(FIRST_MEASURE, used.wait_for(Option::is_some)).await;
+        let measured = *self.parts.used.borrow();
+        let size = self.volume_bytes();
+        let before = self.room;
+        self.room = measured.map_or(before, |used| before.next(used, size));
+        if self.room == Room::Over && self.process.is_none() {
+            self.room_is_told = true;
+            let words = self.room.words(size);
+            self.say(ServiceState::Shutdown, &words);
+            return Err(EngineError::new(Kind::Fatal, words));
+        }
+        if self.room != before {
+            self.configure().await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the engine that starts once.
+    pub(super) async fn ask(&mut self) {
+        let engine = self.parts.datastore.engine();
+        let answer = tokio::select! {
+            biased;
+            how = ended(&mut self.process) => return self.process_ended(&how).await,
+            answer = engine.probe(&self.parts.site) => answer,
+        };
+        let checked = self.parts.log.read_on(|text| self.parts.datastore.engine().check_start(text));
+        let may_repair = self.may_repair();
+        let Some(starting) = &mut self.starting else { return };
+        let answer = checked.and(answer);
+        match answer {
+            Ok(health) => {
+                let begun = starting.begun;
+                info!(elapsed_ms = millis(begun), "the engine answers");
+                self.healthy(health);
+                self.start_ended(Ok(()));
+            }
+            // It answers but must not serve, or will never answer.
+            Err(error) if error.kind() == Kind::Fatal => {
+                let starting = self.starting.take();
+                self.stop().await;
+                self.starting = starting;
+                self.start_failed(error).await;
+            }
+            Err(error) if error.kind() == Kind::LockedOut && may_repair => self.start_failed(error).await,
+            Err(error) if starting.begun.elapsed() >= starting.limit => {
+                let limit = starting.limit.as_secs();
+                let text = format!("the engine did not answer within {limit} s: {}", error.chain());
+                self.start_ended(Err(EngineError::new(Kind::Transient, text)));
+            }
+            Err(error) => starting.postpone(&error),
+        }
+    }
+
+    /// Ends a start that failed; where the strategy finds something to mend, it is made once more for those who wait.
+    pub(super) async fn start_failed(&mut self, error: EngineError) {
+        let is_stopped = self.process.is_none() || error.kind() == Kind::LockedOut;
+        let Some(starting) = self.starting.take() else { return };
+        let mut error = error;
+        if is_stopped && self.may_repair() && self.repair(&error).await {
+            match self.begin_start(starting.mode).await {
+                Ok(()) => {
+                    if let Some(again) = &mut self.starting {
+                        again.replies = starting.replies;
+                    }
+                    return;
+                }
+                Err(again) => error = again,
+            }
+        }
+        self.starting = Some(starting);
+        self.start_ended(Err(error));
+    }
+
+    /// Tells those who wait; one that failed is tried again after a while.
+    pub(super) fn start_ended(&mut self, result: Result<(), EngineError>) {
+        self.parts.log.end();
+        let Some(starting) = self.starting.take() else { return };
+        if let Err(error) = &result {
+            error!(error = error.chain(), "the engine cannot be started");
+            let asked = !starting.replies.is_empty();
+            self.say(if asked { ServiceState::Failed } else { ServiceState::Crashed }, &error.chain());
+            if self.wanted {
+                self.plan_restart();
+            }
+        }
+        tell(starting.replies, &result);
+    }
+
+    /// Nobody waits for the start any more, since something else came.
+    pub(super) fn give_up_start(&mut self, reason: &str) {
+        self.parts.log.end();
+        if let Some(starting) = self.starting.take() {
+            tell(starting.replies, &Err(EngineError::new(Kind::Transient, reason)));
+        }
+    }
+}
+
+fn tell(replies: Vec<Reply>, result: &Result<(), EngineError>) {
+    for reply in replies {
+        let copy = match result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(EngineError::new(error.kind(), error.chain())),
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(copy);
+    }
+}

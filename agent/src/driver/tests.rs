@@ -1,0 +1,342 @@
+//! The task with an engine that is a shell, and a strategy without any time limit of its own.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use trove_strategy::{
+    Account, CharacterSet, Client, Database, Databases, Engine, Grantee, Host, Identity, Installation, Metric,
+    NameRules, Role, Settings, Size, StartSpec, StopSignal, TlsFiles, UserTraits,
+};
+
+use super::*;
+use crate::bounded::Bounded;
+use crate::jobs::Jobs;
+use crate::journal::Journal;
+use crate::process::Mark;
+use crate::work::EngineWork;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mood {
+    Answers,
+    /// Every call, for ever.
+    Hangs,
+    /// As one that recovers.
+    Recovers,
+    /// As one with too many clients.
+    IsFull,
+    Fatal,
+}
+
+struct Sleeper {
+    mood: Mutex<Mood>,
+    asked: AtomicU32,
+    read_only: Mutex<Vec<bool>>,
+    script: &'static str,
+}
+
+impl Sleeper {
+    async fn answer(&self) -> Result<(), EngineError> {
+        let mood = *self.mood.lock().unwrap();
+        match mood {
+            Mood::Answers => Ok(()),
+            Mood::Hangs => std::future::pending().await,
+            Mood::Recovers => Err(EngineError::new(Kind::Transient, "probe: the engine is starting up")),
+            Mood::IsFull => Err(EngineError::new(Kind::Transient, "probe: max number of clients reached")),
+            Mood::Fatal => Err(EngineError::new(Kind::Fatal, "probe: the account is locked")),
+        }
+    }
+}
+
+#[async_trait]
+impl Datastore for Sleeper {
+    fn identity(&self) -> Identity {
+        Identity {
+            name: "sleeper".to_owned(),
+            flavour: "sleeper".to_owned(),
+            port: 1,
+            tls_port: None,
+            root_user: "root".to_owned(),
+            databases: NameRules::default(),
+            users: UserTraits::default(),
+            client: Client::default(),
+        }
+    }
+
+    async fn installations(
+        &self,
+        _host: &dyn Host,
+        _bindir: Option<&std::path::Path>,
+    ) -> Result<Vec<Installation>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    fn engine(&self) -> &dyn Engine {
+        self
+    }
+
+    fn databases(&self) -> Option<&dyn Databases> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Databases for Sleeper {
+    async fn character_sets(&self, _site: &Site) -> Result<Vec<CharacterSet>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    async fn list(&self, _site: &Site) -> Result<Vec<Database>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    async fn create(&self, _site: &Site, _database: &Database) -> Result<(), EngineError> {
+        self.answer().await
+    }
+
+    async fn delete(&self, _site: &Site, _name: &str) -> Result<(), EngineError> {
+        self.answer().await
+    }
+
+    async fn grant(&self, _site: &Site, _user: &Grantee, _databases: &[String]) -> Result<(), EngineError> {
+        self.answer().await
+    }
+
+    async fn revoke(&self, _site: &Site, _user: &Grantee, _database: &str) -> Result<(), EngineError> {
+        self.answer().await
+    }
+}
+
+#[async_trait]
+impl Engine for Sleeper {
+    async fn initialise(&self, _site: &Site) -> Result<FirstStart, EngineError> {
+        Ok(FirstStart::Normal)
+    }
+
+    async fn configure(&self, _site: &Site, settings: &Settings) -> Result<(), EngineError> {
+        self.read_only.lock().unwrap().push(settings.read_only);
+        Ok(())
+    }
+
+    fn start_spec(&self, _site: &Site, _mode: StartMode) -> StartSpec {
+        StartSpec {
+            program: "/bin/sh".into(),
+            args: vec!["-c".to_owned(), self.script.to_owned()],
+            env: Vec::new(),
+            stop: StopSignal::Terminate,
+            stop_deadline: Duration::from_secs(2),
+            start_deadline: Duration::from_secs(20),
+        }
+    }
+
+    async fn secure(&self, _site: &Site) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn check_start(&self, log: &str) -> Result<(), EngineError> {
+        if log.contains("LOST") { Err(EngineError::new(Kind::Fatal, "data is lost")) } else { Ok(()) }
+    }
+
+    async fn probe(&self, _site: &Site) -> Result<Health, EngineError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.answer().await?;
+        Ok(Health { role: Role::Primary, version: "1".to_owned(), position: None, lag_s: None })
+    }
+
+    async fn metrics(&self, _site: &Site) -> Result<Vec<Metric>, EngineError> {
+        self.answer().await?;
+        Ok(Vec::new())
+    }
+
+    async fn reload(&self, _site: &Site) -> Result<(), EngineError> {
+        self.answer().await
+    }
+}
+
+struct Stage {
+    sleeper: Arc<Sleeper>,
+    driver: Driver,
+    used: watch::Sender<Option<u64>>,
+    files: Durable,
+    jobs: Jobs,
+    _scratch: tempfile::TempDir,
+}
+
+const SLEEPS: &str = "exec sleep 600";
+const MIB: u64 = 1 << 20;
+
+async fn stage(script: &'static str, mood: Mood) -> Stage {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    for name in ["log", "state", "data"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    let sleeper =
+        Arc::new(Sleeper { mood: Mutex::new(mood), asked: AtomicU32::new(0), read_only: Mutex::default(), script });
+    let own = Account::own().unwrap();
+    let host = RealHost { engine: own.clone(), agent: own.clone() };
+    let site = Site {
+        installation: Installation { version: "1".to_owned(), major: "1".to_owned(), bindir: "/bin".into() },
+        data: at("data"),
+        config: at("etc"),
+        run: at("run"),
+        secrets: at("secrets"),
+        address: [127, 0, 0, 1].into(),
+        port: 1,
+        size: Size { memory_mib: 1, vcpus: 1, volume_gib: 1 },
+        tls: TlsFiles { certificate: at("a"), key: at("b"), authority: at("c") },
+        engine_account: own.name.clone(),
+        agent_account: own.name,
+        host: Arc::new(host.clone()),
+    };
+    let files = Durable::open(&at("state")).unwrap();
+    let keeper = Arc::new(Keeper::open(files.clone()).unwrap());
+    let specification = trove_proto::v1::Specification { probe_interval_s: 1, ..Default::default() };
+    keeper.assign(1, specification).unwrap();
+    let (used, measured) = watch::channel(Some(MIB));
+    let datastore: Arc<dyn Datastore> = sleeper.clone();
+    let datastore: Arc<dyn Datastore> = Arc::new(Bounded::new(datastore));
+    let parts = Parts {
+        datastore: datastore.clone(),
+        site: site.clone(),
+        host,
+        files: files.clone(),
+        keeper: keeper.clone(),
+        log: EngineLog::new(&at("log")),
+        used: measured,
+    };
+    let driver = spawn(parts).await.unwrap();
+    let work = EngineWork { datastore, site, driver: driver.clone(), keeper: keeper.clone() };
+    let jobs = Jobs::new(Arc::new(work), keeper, Journal::open(&at("jobs")).unwrap());
+    Stage { sleeper, driver, used, files, jobs, _scratch: scratch }
+}
+
+impl Stage {
+    fn is(&self, mood: Mood) {
+        *self.sleeper.mood.lock().unwrap() = mood;
+    }
+
+    async fn until(&self, service: ServiceState) -> String {
+        let mut status = self.driver.status();
+        let reached =
+            tokio::time::timeout(Duration::from_secs(30), status.wait_for(|now| now.service == service)).await;
+        match reached {
+            Ok(status) => status.unwrap().detail.clone(),
+            Err(_) => panic!("it is {:?}", self.driver.status().borrow().clone()),
+        }
+    }
+
+    fn pid(&self) -> i32 {
+        self.files.read_json::<Mark>(MARK).unwrap().unwrap().pid
+    }
+
+    async fn end(self) {
+        self.is(Mood::Answers);
+        self.driver.stop().await.unwrap();
+        assert!(!std::path::Path::new(&format!("/proc/{}", self.pid())).exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_hangs_is_blocked_with_the_reason_and_can_be_restarted() {
+    let stage = stage(SLEEPS, Mood::Answers).await;
+    stage.driver.start().await.unwrap();
+    let first = stage.pid();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    stage.is(Mood::Hangs);
+    assert_eq!(stage.until(ServiceState::Blocked).await, "probe: no answer within 2 s");
+    stage.is(Mood::IsFull);
+    let told = async || {
+        let mut status = stage.driver.status();
+        status.wait_for(|now| now.detail.contains("max number of clients reached")).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(10), told()).await.unwrap();
+    stage.is(Mood::Hangs);
+    let stopped = stage.driver.stop_for_a_while();
+    tokio::time::timeout(Duration::from_secs(10), stopped).await.expect("the task hears while a probe hangs").unwrap();
+    stage.is(Mood::Answers);
+    stage.driver.start().await.unwrap();
+    assert_ne!(stage.pid(), first);
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fatal_answer_or_a_word_in_the_log_ends_a_start_at_once() {
+    for (script, mood, word) in
+        [(SLEEPS, Mood::Fatal, "the account is locked"), ("echo LOST; exec sleep 600", Mood::Recovers, "data is lost")]
+    {
+        let stage = stage(script, mood).await;
+        let begun = Instant::now();
+        let error = stage.driver.start().await.unwrap_err();
+        assert!(error.chain().contains(word) && error.kind() == Kind::Fatal, "{}", error.chain());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert!(!std::path::Path::new(&format!("/proc/{}", stage.pid())).exists(), "it serves nobody");
+        assert_eq!(stage.driver.status().borrow().service, ServiceState::Failed);
+        stage.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_recovers_is_asked_seldom_and_can_be_stopped_meanwhile() {
+    let stage = stage(SLEEPS, Mood::Recovers).await;
+    let driver = stage.driver.clone();
+    let start = tokio::spawn(async move { driver.start().await });
+    stage.until(ServiceState::Starting).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = stage.sleeper.asked.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let asked = stage.sleeper.asked.load(Ordering::SeqCst) - before;
+    assert!((2..=6).contains(&asked), "{asked} in 4 s");
+    let stopped = stage.driver.stop_for_a_while();
+    tokio::time::timeout(Duration::from_secs(5), stopped).await.expect("a start does not make it deaf").unwrap();
+    assert_eq!(start.await.unwrap().unwrap_err().kind(), Kind::Transient);
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_volume_makes_it_read_only_and_an_over_full_one_stops_it() {
+    let stage = stage(SLEEPS, Mood::Answers).await;
+    stage.driver.start().await.unwrap();
+    let use_mib = |mib: u64| stage.used.send_replace(Some(mib * MIB));
+    use_mib(1030);
+    let full = async || {
+        let mut status = stage.driver.status();
+        let status = status.wait_for(|now| now.detail.contains("is full")).await.unwrap();
+        assert_eq!(status.service, ServiceState::Healthy);
+    };
+    tokio::time::timeout(Duration::from_secs(10), full()).await.unwrap();
+    assert_eq!(stage.sleeper.read_only.lock().unwrap().last(), Some(&true));
+    use_mib(1200);
+    assert!(stage.until(ServiceState::Shutdown).await.contains("is stopped until"));
+    let refused = stage.driver.start().await.unwrap_err();
+    assert!(refused.chain().contains("is stopped until"), "{}", refused.chain());
+    use_mib(1020);
+    assert!(stage.until(ServiceState::Healthy).await.contains("is full"));
+    use_mib(900);
+    let well = async || stage.driver.status().wait_for(|now| now.detail.is_empty()).await.map(drop).unwrap();
+    tokio::time::timeout(Duration::from_secs(10), well()).await.unwrap();
+    assert_eq!(stage.sleeper.read_only.lock().unwrap().last(), Some(&false));
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_was_accepted_waits_for_an_engine_that_recovers() {
+    use trove_proto::v1;
+    let stage = stage(SLEEPS, Mood::Recovers).await;
+    let driver = stage.driver.clone();
+    let start = tokio::spawn(async move { driver.start().await });
+    stage.until(ServiceState::Starting).await;
+    let kind = Some(v1::account_change::Kind::DeleteDatabase("x".to_owned()));
+    let changes = v1::ChangeAccounts { changes: vec![v1::AccountChange { kind }] };
+    let key = v1::JobKey { operation: "o".to_owned(), step: "apply".to_owned(), target: "i".to_owned(), attempt: 1 };
+    let work = Some(v1::start::Work::ChangeAccounts(changes));
+    let mut job = stage.jobs.start(v1::Start { key: Some(key), fence: 1, deadline_s: 60, work });
+    let waits = job.state.wait_for(|state| state.stage.contains("waits for the engine, which recovers"));
+    tokio::time::timeout(Duration::from_secs(10), waits).await.expect("its progress says so").unwrap();
+    stage.is(Mood::Answers);
+    let ended = job.state.wait_for(|state| state.ended.is_some());
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await.expect("it ends").unwrap().ended.clone();
+    assert_eq!(ended, Some(None));
+    start.await.unwrap().unwrap();
+    stage.end().await;
+}

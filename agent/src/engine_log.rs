@@ -1,0 +1,276 @@
+//! The engine's output. The engine appends to one file; the agent reads it from its end or in pieces, and cuts it in place
+//! when it has grown: a tenant decides how much an engine writes there.
+//!
+//! The last bytes of what is cut off are kept as `engine.log.1` to `engine.log.4`, the newest first. What is written
+//! between the copy and the cut is lost.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tracing::warn;
+use trove_strategy::EngineError;
+
+const NAME: &str = "engine.log";
+/// The file is cut when it is greater, and this much of its end is kept.
+const PIECE: u64 = 8 << 20;
+const PIECES: u32 = 4;
+/// How much is in memory at once.
+const READ: usize = 1 << 20;
+/// The end of the log that is looked at for its last lines.
+const TAIL: u64 = 16 << 10;
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The files.
+pub struct EngineLog {
+    directory: PathBuf,
+    state: Mutex<State>,
+}
+
+/// Positions count every byte that was written since the agent started, also those that have been cut off.
+#[derive(Default)]
+struct State {
+    /// The position of the file's first byte.
+    cut: u64,
+    /// Where a start goes on reading; nothing behind it is cut off unread.
+    unread: Option<u64>,
+}
+
+impl EngineLog {
+    /// In this directory, which only the agent changes.
+    pub fn new(directory: &Path) -> Arc<Self> {
+        Arc::new(Self { directory: directory.to_owned(), state: Mutex::default() })
+    }
+
+    /// Cuts the file whenever it has grown, for as long as the agent lives.
+    pub async fn keep_short(self: Arc<Self>) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let log = self.clone();
+            // The copying is bounded; the thread only panics with a bug, which is logged by the runtime.
+            let _ = tokio::task::spawn_blocking(move || log.shorten()).await;
+        }
+    }
+
+    /// The file that the engine appends to.
+    pub fn path(&self) -> PathBuf {
+        self.directory.join(NAME)
+    }
+
+    fn piece(&self, number: u32) -> PathBuf {
+        self.directory.join(format!("{NAME}.{number}"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that all of it takes on the disk.
+    pub fn used_bytes(&self) -> u64 {
+        let files = std::iter::once(self.path()).chain((1..=PIECES).map(|number| self.piece(number)));
+        files.filter_map(|path| Some(std::fs::symlink_metadata(path).ok()?.blocks() * 512)).sum()
+    }
+
+    /// A start begins: what is written from now on is to be read.
+    pub fn begin(&self) {
+        let mut state = self.lock();
+        state.unread = Some(state.cut + length(&self.path()));
+    }
+
+    /// A start has ended.
+    pub fn end(&self) {
+        self.lock().unread = None;
+    }
+
+    /// Reads on what was written since [`EngineLog::begin`], in pieces of whole lines. Nothing once the start has ended.
+    ///
+    /// # Errors
+    /// The first of `check`.
+    pub fn read_on(&self, check: impl Fn(&str) -> Result<(), EngineError>) -> Result<(), EngineError> {
+        let mut state = self.lock();
+        let Some(unread) = state.unread else { return Ok(()) };
+        let Ok(mut file) = File::open(self.path()) else { return Ok(()) };
+        let mut at = unread.saturating_sub(state.cut);
+        let mut left = length(&self.path()).saturating_sub(at);
+        if file.seek(SeekFrom::Start(at)).is_err() {
+            return Ok(());
+        }
+        let mut piece = Vec::new();
+        while left > 0 {
+            let wanted = left.min(READ as u64);
+            let got = Read::by_ref(&mut file).take(wanted).read_to_end(&mut piece).unwrap_or_default();
+            left = if got == 0 { 0 } else { left - got as u64 };
+            let newline = piece.iter().rposition(|byte| *byte == b'\n').map(|end| end + 1);
+            // A line longer than all that is read at once is not kept whole.
+            let whole = newline.unwrap_or(if piece.len() > READ { piece.len() } else { 0 });
+            check(&String::from_utf8_lossy(&piece[..whole]))?;
+            piece.drain(..whole);
+            at += whole as u64;
+        }
+        if length(&self.path()) > PIECE {
+            // An engine writes a line in one go: what is left is the head of one that is being written, if anything.
+            check(&String::from_utf8_lossy(&piece))?;
+            self.cut(&mut state);
+            at = 0;
+        }
+        state.unread = Some(state.cut + at);
+        Ok(())
+    }
+
+    /// The last lines, in one line; of the present start only, while one is under way.
+    pub fn last_words(&self) -> String {
+        let state = self.lock();
+        let from = state.unread.map_or(0, |unread| unread.saturating_sub(state.cut));
+        let bytes = tail(&self.path(), from, TAIL).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let said = lines[lines.len().saturating_sub(5)..].join(" / ");
+        // The end says why.
+        let from = (said.len().saturating_sub(1000)..).find(|at| said.is_char_boundary(*at)).unwrap_or_default();
+        let said = said[from..].to_owned();
+        if said.is_empty() { "it wrote nothing".to_owned() } else { said }
+    }
+
+    /// Cuts it when it has grown; while a start reads it, [`EngineLog::read_on`] does.
+    fn shorten(&self) {
+        let mut state = self.lock();
+        if state.unread.is_none() && length(&self.path()) > PIECE {
+            self.cut(&mut state);
+        }
+    }
+
+    fn cut(&self, state: &mut State) {
+        if let Err(error) = self.keep_end() {
+            // The disk may be full, which is one reason more to cut.
+            warn!(%error, "the end of the engine's log could not be kept");
+        }
+        let written = length(&self.path());
+        match File::options().write(true).open(self.path()).and_then(|file| file.set_len(0)) {
+            Ok(()) => state.cut += written,
+            Err(error) => warn!(%error, "the engine's log could not be cut"),
+        }
+    }
+
+    fn keep_end(&self) -> io::Result<()> {
+        for number in (1..PIECES).rev() {
+            match std::fs::rename(self.piece(number), self.piece(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        let mut from = File::open(self.path())?;
+        from.seek(SeekFrom::Start(from.metadata()?.len().saturating_sub(PIECE)))?;
+        let mut kept = File::options().create(true).truncate(true).write(true).mode(0o600).open(self.piece(1))?;
+        let copied = io::copy(&mut from.take(PIECE), &mut kept).and_then(|_| kept.flush());
+        if copied.is_err() {
+            // Half of it is worth less than the room.
+            std::fs::remove_file(self.piece(1))?;
+        }
+        copied
+    }
+}
+
+fn length(path: &Path) -> u64 {
+    std::fs::symlink_metadata(path).map_or(0, |facts| facts.len())
+}
+
+/// The last bytes of a file, at most `most`, none before `from`.
+fn tail(path: &Path, from: u64, most: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(from.max(length.saturating_sub(most))))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use trove_strategy::Kind;
+
+    use super::*;
+
+    fn append(log: &EngineLog, text: &str) {
+        let mut file = File::options().create(true).append(true).open(log.path()).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_log_that_grows_is_cut_and_its_end_is_kept() {
+        let scratch = tempfile::tempdir().unwrap();
+        let log = EngineLog::new(scratch.path());
+        let line = format!("{}\n", "x".repeat(1023));
+        for round in 0..7 {
+            append(&log, &line.repeat(20 << 10));
+            append(&log, &format!("the last line of {round}\n"));
+            assert!(log.last_words().ends_with(&format!("the last line of {round}")));
+            log.shorten();
+            assert_eq!(length(&log.path()), 0);
+        }
+        assert!(log.used_bytes() <= u64::from(PIECES) * (PIECE + 4096), "{}", log.used_bytes());
+        let newest = std::fs::read_to_string(log.piece(1)).unwrap();
+        assert!(newest.ends_with("the last line of 6\n") && newest.len() as u64 == PIECE);
+        assert!(std::fs::read_to_string(log.piece(4)).unwrap().ends_with("the last line of 3\n"));
+        append(&log, "a short one\n");
+        log.shorten();
+        assert_eq!(log.last_words(), "a short one");
+    }
+
+    #[test]
+    fn a_start_reads_every_line_though_the_log_is_cut_meanwhile() {
+        let scratch = tempfile::tempdir().unwrap();
+        let log = EngineLog::new(scratch.path());
+        append(&log, "REFUSED of an earlier start\n");
+        log.begin();
+        let seen = RefCell::new(0);
+        let check = |text: &str| {
+            assert!(text.len() <= 2 * READ, "{}", text.len());
+            *seen.borrow_mut() += text.lines().filter(|line| *line == "REFUSED").count();
+            Ok(())
+        };
+        let filler = format!("{}\n", "x".repeat(1023));
+        for _ in 0..4 {
+            append(&log, &filler.repeat(5 << 10));
+            append(&log, "REFUSED\nREF");
+            log.shorten();
+            log.read_on(check).unwrap();
+            append(&log, "USED\n");
+            log.read_on(check).unwrap();
+        }
+        assert!(length(&log.path()) < 11 << 20);
+        // Two of them were being written when the log was cut, which an engine does in one go.
+        assert!(*seen.borrow() >= 6, "{}", seen.borrow());
+        append(&log, "REFUSED\n");
+        let refused =
+            log.read_on(
+                |text| if text.contains("REFUSED") { Err(EngineError::new(Kind::Fatal, "refused")) } else { Ok(()) },
+            );
+        assert!(refused.is_err());
+        log.end();
+        log.read_on(|_| unreachable!("the start has ended")).unwrap();
+    }
+
+    #[test]
+    fn a_line_without_end_is_read_in_pieces() {
+        let scratch = tempfile::tempdir().unwrap();
+        let log = EngineLog::new(scratch.path());
+        log.begin();
+        append(&log, &"x".repeat(5 << 20));
+        let greatest = RefCell::new(0);
+        log.read_on(|text| {
+            let now = (*greatest.borrow()).max(text.len());
+            *greatest.borrow_mut() = now;
+            Ok(())
+        })
+        .unwrap();
+        assert!(*greatest.borrow() > 0 && *greatest.borrow() <= 2 * READ);
+        assert!(log.last_words().len() <= 1000);
+    }
+}

@@ -1,0 +1,262 @@
+//! Who may connect: so many connections in all, and so many from one source. Where there is no place left, a silent one gives
+//! up its own: one of the source that has most, at once, for a source that has fewer; else the one that has been silent
+//! longest. So those who hold many and say nothing keep nobody out.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use metrics::counter;
+use tokio_util::sync::CancellationToken;
+
+use super::source::Source;
+
+/// A connection keeps its place for so long, however many of its own source want one: time enough to begin a request.
+const UNDISTURBED: Duration = Duration::from_secs(1);
+/// Between two lines in the log about refused connections.
+const REMINDER: Duration = Duration::from_secs(60);
+
+/// How many connections a port may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// In all.
+    pub all: usize,
+    /// From one source.
+    pub source: usize,
+}
+
+impl Limits {
+    fn quarter(all: usize) -> Self {
+        Self { all, source: (all / 4).max(1) }
+    }
+}
+
+/// What the limit of open files leaves for connections from outside. More than half of it is kept for the inside: the
+/// database, agents that have proved who they are, processes and files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// The API.
+    pub api: Limits,
+    /// Those at the agents' port who have not proved who they are.
+    pub agents: Limits,
+    /// The figures.
+    pub figures: Limits,
+}
+
+impl Shares {
+    /// The shares in so many descriptors.
+    pub fn of(descriptors: u64) -> Self {
+        let part = |divisor: u64, most: usize| {
+            Limits::quarter(usize::try_from(descriptors / divisor).unwrap_or(most).clamp(4, most))
+        };
+        // All agents of a machine come from one address.
+        let agents = part(8, 4096);
+        Self { api: part(4, 8192), agents: Limits { source: agents.all / 2, ..agents }, figures: part(32, 64) }
+    }
+}
+
+/// Counts the connections of a port.
+pub struct Gate {
+    port: &'static str,
+    limits: Limits,
+    proxies: Vec<Source>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    open: HashMap<u64, Open>,
+    sources: HashMap<Source, usize>,
+    told: Option<Instant>,
+}
+
+struct Open {
+    source: Source,
+    /// `None` while a request is under way.
+    silent_since: Option<Instant>,
+    given_up: CancellationToken,
+}
+
+impl Gate {
+    /// The gate of a port, by its name in the log. Proxies may have as many connections as there are in all.
+    pub fn new(port: &'static str, limits: Limits, proxies: Vec<Source>) -> Arc<Self> {
+        Arc::new(Self { port, limits, proxies, state: Mutex::default() })
+    }
+
+    pub(super) fn port(&self) -> &'static str {
+        self.port
+    }
+
+    pub(super) fn is_proxy(&self, source: Source) -> bool {
+        self.proxies.contains(&source)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a connection from this source; `None` where it has to be closed.
+    pub fn admit(self: &Arc<Self>, source: Source) -> Option<Place> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let of_source = state.sources.get(&source).copied().unwrap_or_default();
+        let too_many = of_source >= self.limits.source && !self.is_proxy(source);
+        let has_room = match (too_many, state.open.len() >= self.limits.all) {
+            (true, _) => state.end_silent(Some(source), UNDISTURBED, now),
+            (false, true) => state.make_room(of_source, now),
+            (false, false) => true,
+        };
+        if !has_room {
+            counter!("trove_connections_refused_total", "port" => self.port).increment(1);
+            if state.told.is_none_or(|told| now.duration_since(told) > REMINDER) {
+                state.told = Some(now);
+                let Limits { all, source: most } = self.limits;
+                tracing::warn!(
+                    "a connection to {} was refused: there are {} of {all}, {of_source} of {most} from its source",
+                    self.port,
+                    state.open.len()
+                );
+            }
+            return None;
+        }
+        state.next += 1;
+        let id = state.next;
+        let given_up = CancellationToken::new();
+        state.open.insert(id, Open { source, silent_since: Some(now), given_up: given_up.clone() });
+        *state.sources.entry(source).or_default() += 1;
+        Some(Place { gate: self.clone(), id, source, given_up })
+    }
+}
+
+impl State {
+    /// Ends a connection of the source that has most, if that is more than what the one who comes has; else of any.
+    fn make_room(&mut self, of_source: usize, now: Instant) -> bool {
+        let most = self.sources.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > of_source + 1);
+        let most = most.map(|(source, _)| *source);
+        most.is_some_and(|source| self.end_silent(Some(source), Duration::ZERO, now))
+            || self.end_silent(None, UNDISTURBED, now)
+    }
+
+    /// Ends the connection that has been silent longest and at least for this time, of this source where one is given.
+    fn end_silent(&mut self, source: Option<Source>, least: Duration, now: Instant) -> bool {
+        let silent = self.open.iter().filter(|(_, open)| source.is_none_or(|source| open.source == source));
+        let silent = silent.filter_map(|(id, open)| Some((open.silent_since?, *id)));
+        match silent.min().filter(|(since, _)| now.duration_since(*since) >= least) {
+            Some((_, id)) => {
+                self.remove(id);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(open) = self.open.remove(&id) else { return };
+        open.given_up.cancel();
+        if let Some(count) = self.sources.get_mut(&open.source) {
+            *count -= 1;
+            if *count == 0 {
+                self.sources.remove(&open.source);
+            }
+        }
+    }
+}
+
+/// A connection's place, until it is dropped.
+pub struct Place {
+    gate: Arc<Gate>,
+    id: u64,
+    source: Source,
+    given_up: CancellationToken,
+}
+
+impl Place {
+    /// Where the connection comes from.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Cancelled when the connection has to end, since another takes its place.
+    pub fn given_up(&self) -> CancellationToken {
+        self.given_up.clone()
+    }
+
+    pub(super) fn gate(&self) -> Arc<Gate> {
+        self.gate.clone()
+    }
+
+    /// Says whether a request is under way.
+    pub(super) fn set_busy(&self, busy: bool) {
+        if let Some(open) = self.gate.state().open.get_mut(&self.id) {
+            open.silent_since = (!busy).then(Instant::now);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.gate.state().remove(self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(last: u8) -> Source {
+        Source::of([127, 0, 0, last].into())
+    }
+
+    fn age(gate: &Gate) {
+        let long_ago = Instant::now().checked_sub(UNDISTURBED).unwrap();
+        for open in gate.state().open.values_mut() {
+            open.silent_since = open.silent_since.and(Some(long_ago));
+        }
+    }
+
+    #[test]
+    fn a_source_has_its_share_and_gives_back_what_it_had() {
+        let gate = Gate::new("the API", Limits { all: 5, source: 2 }, vec![source(9)]);
+        let first: Vec<_> = (0..2).map(|_| gate.admit(source(1)).unwrap()).collect();
+        assert!(gate.admit(source(1)).is_none());
+        let proxy: Vec<_> = (0..3).map(|_| gate.admit(source(9)).unwrap()).collect();
+        proxy.iter().for_each(|place| place.set_busy(true));
+        assert!(gate.admit(source(2)).is_none(), "there are five");
+        proxy[2].set_busy(false);
+        let other = gate.admit(source(2)).unwrap();
+        assert!(proxy[2].given_up().is_cancelled(), "who has most makes room for who has none, at once");
+        drop(other);
+        drop((first, proxy));
+        assert!(gate.state().sources.is_empty() && gate.state().open.is_empty());
+    }
+
+    #[test]
+    fn the_longest_silent_one_makes_room_and_busy_ones_do_not() {
+        let gate = Gate::new("the API", Limits { all: 3, source: 2 }, Vec::new());
+        let (one, two) = (gate.admit(source(1)).unwrap(), gate.admit(source(1)).unwrap());
+        one.set_busy(true);
+        assert!(gate.admit(source(1)).is_none(), "nobody is disturbed at once");
+        age(&gate);
+        let three = gate.admit(source(1)).unwrap();
+        assert!(two.given_up().is_cancelled() && !one.given_up().is_cancelled());
+        drop(two);
+        assert_eq!(gate.state().sources[&source(1)], 2, "its place was given away already");
+        three.set_busy(true);
+        age(&gate);
+        assert!(gate.admit(source(1)).is_none(), "all are busy");
+        let _other = gate.admit(source(2)).unwrap();
+        age(&gate);
+        assert!(gate.admit(source(3)).is_some(), "the silent one of another source makes room");
+    }
+
+    #[test]
+    fn more_than_half_of_the_descriptors_are_kept_for_the_inside() {
+        for descriptors in [128, 256, 1024, 20_000, 1_048_576] {
+            let Shares { api, agents, figures } = Shares::of(descriptors);
+            assert!(((api.all + agents.all + figures.all) as u64) * 2 < descriptors, "{descriptors}");
+            assert!(api.source >= 1 && figures.source >= 1 && agents.source >= 2);
+        }
+        assert_eq!(Shares::of(1_048_576).api, Limits { all: 8192, source: 2048 });
+    }
+}

@@ -1,0 +1,137 @@
+//! Tenants who write more than they ordered: into the log, and into the volume.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use trove_tests::{APP, Api, Engine, Redis, Stack, connect, leftovers, poll, rows};
+
+const MIB: u64 = 1 << 20;
+const WAIT: Duration = Duration::from_secs(60);
+
+/// Bytes on the disk below a directory.
+fn used(directory: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    let of = |path: &Path| {
+        let facts = std::fs::symlink_metadata(path);
+        facts.map_or(0, |facts| if facts.is_dir() { used(path) } else { facts.blocks() * 512 })
+    };
+    entries.flatten().map(|entry| of(&entry.path())).sum()
+}
+
+/// Puts a file into the volume so that so much of it is in use.
+fn fill(host: &Path, total: u64) -> Result<()> {
+    let junk = host.join("volume/junk");
+    if junk.exists() {
+        std::fs::remove_file(&junk)?;
+    }
+    let room = total - used(&host.join("volume")) - used(&host.join("log"));
+    let done = std::process::Command::new("fallocate").arg("-l").arg(room.to_string()).arg(&junk).status()?;
+    ensure!(done.success(), "fallocate: {done}");
+    Ok(())
+}
+
+async fn await_fault(api: &Api, id: &str, operating: &str, word: &str) -> Result<Value> {
+    let told = |view: &Value| {
+        let message = view["fault"]["message"].as_str().unwrap_or_default();
+        view["operating_status"] == operating && message.contains(word) && message.is_empty() == word.is_empty()
+    };
+    poll(&format!("{operating} {word:?}"), WAIT, async || api.instance(id).await, told).await
+}
+
+async fn resize(api: &Api, id: &str, gib: u64) -> Result<()> {
+    let body = json!({"resize": {"volume": {"size": gib}}});
+    let answer = api.post(&format!("/instances/{id}/action"), &body).await?;
+    ensure!(answer.status == 202, "{answer:?}");
+    let ended = api.await_operations(id).await?;
+    ensure!(ended[0]["status"] == "done", "{ended}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_flood_of_the_engines_log_fills_neither_disk_nor_memory() -> Result<()> {
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let id = api.order_and_await("flood").await?;
+    let client = connect(&api.instance(&id).await?, APP.0, APP.1, "app").await?;
+    let flood = "do $$ begin for i in 1..160000 loop raise log '%', repeat('x', 4000); end loop; end $$";
+    rows(&client, flood).await?;
+    let log = stack.host(&id).join("log");
+    let short = |bytes: &u64| *bytes < 48 * MIB;
+    poll("a short log", Duration::from_secs(15), async || Ok(used(&log)), short).await?;
+    let agent = leftovers::agents(&id)[0];
+    let status = std::fs::read_to_string(format!("/proc/{agent}/status"))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the agent's memory")?;
+    let kib: u64 = peak.split_whitespace().next().context("a number")?.parse()?;
+    ensure!(kib < 100 * 1024, "the agent took {kib} KiB");
+    // It is still the engine's own log: what comes next is written there.
+    rows(&client, "do $$ begin raise log 'the last word'; end $$").await?;
+    ensure!(std::fs::read_to_string(log.join("engine.log"))?.contains("the last word"));
+    assert_eq!(api.instance(&id).await?["operating_status"], "HEALTHY");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_volume_is_read_only_and_an_over_full_one_stopped_until_it_grows() -> Result<()> {
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let id = api.order_and_await("full").await?;
+    let (view, host) = (api.instance(&id).await?, stack.host(&id));
+    let client = connect(&view, APP.0, APP.1, "app").await?;
+    rows(&client, "create table t (n int); insert into t values (1), (2)").await?;
+    fill(&host, 1060 * MIB)?;
+    await_fault(&api, &id, "HEALTHY", "is full").await?;
+    let refused = rows(&client, "insert into t values (3)").await.err().context("a full volume takes rows")?;
+    ensure!(format!("{refused:#}").contains("read-only"), "{refused:#}");
+    assert_eq!(rows(&client, "select count(*) from t").await?, ["2"]);
+    rows(&client, "set default_transaction_read_only = off").await?;
+    rows(&client, "delete from t where n = 1").await?;
+    // It follows from what is measured, so that a restart changes nothing.
+    let restarted = api.post(&format!("/instances/{id}/action"), &json!({"restart": {}})).await?;
+    ensure!(restarted.status == 202, "{restarted:?}");
+    api.await_operations(&id).await?;
+    let view = await_fault(&api, &id, "HEALTHY", "is full").await?;
+    let client = connect(&view, APP.0, APP.1, "app").await?;
+    ensure!(rows(&client, "insert into t values (4)").await.is_err(), "writable after a restart");
+
+    fill(&host, 1200 * MIB)?;
+    await_fault(&api, &id, "SHUTDOWN", "is stopped until").await?;
+    ensure!(leftovers::engines(&id).is_empty(), "the engine runs on");
+    let restarted = api.post(&format!("/instances/{id}/action"), &json!({"restart": {}})).await?;
+    ensure!(restarted.status == 202, "{restarted:?}");
+    let ended = api.await_operations(&id).await?;
+    ensure!(ended[0]["status"] == "failed", "{ended}");
+    resize(&api, &id, 2).await?;
+    let view = await_fault(&api, &id, "HEALTHY", "").await?;
+    let client = connect(&view, APP.0, APP.1, "app").await?;
+    rows(&client, "insert into t values (5)").await?;
+    assert_eq!(rows(&client, "select n from t order by n").await?, ["2", "5"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_volume_of_an_engine_in_memory_takes_nothing_but_deletes() -> Result<()> {
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let ordered = api.post("/instances", &Engine::Redis.order("full")).await?;
+    let id = ordered.body["instance"]["id"].as_str().context("an id")?.to_owned();
+    let view = api.await_active(&id).await?;
+    let redis = Redis::plain(&view)?;
+    for key in ["a", "b"] {
+        redis.run(APP.0, APP.1, &["SET", key, "1"])?;
+    }
+    fill(&stack.host(&id), 1060 * MIB)?;
+    await_fault(&api, &id, "HEALTHY", "is full").await?;
+    let refused = redis.run(APP.0, APP.1, &["SET", "c", "1"]);
+    let said = refused.unwrap_or_else(|error| format!("{error:#}"));
+    ensure!(said.contains("OOM"), "{said}");
+    assert_eq!(redis.run(APP.0, APP.1, &["GET", "a"])?, "1");
+    assert_eq!(redis.run(APP.0, APP.1, &["DEL", "a"])?, "1");
+    std::fs::remove_file(stack.host(&id).join("volume/junk"))?;
+    await_fault(&api, &id, "HEALTHY", "").await?;
+    redis.run(APP.0, APP.1, &["SET", "c", "1"])?;
+    assert_eq!(redis.run(APP.0, APP.1, &["GET", "b"])?, "1");
+    Ok(())
+}
