@@ -81,6 +81,7 @@ impl Datastore for Redis {
                     .chain(["--user".to_owned(), "{user}".to_owned()])
                     .collect::<Vec<String>>(),
                 env: vec![(self.client_password.to_owned(), "{password}".to_owned())],
+                unset: Vec::new(),
             },
         }
     }
