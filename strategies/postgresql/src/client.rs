@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use trove_strategy::{EngineError, Kind, Site};
 
 /// The agent's account in the server.
@@ -76,9 +76,7 @@ impl Session {
     pub(crate) async fn rows(&self, attempt: &str, sql: &str) -> Result<Vec<Vec<String>>, EngineError> {
         let messages = self.client.simple_query(sql).await.map_err(|error| explained(attempt, error))?;
         let row = |message| match message {
-            SimpleQueryMessage::Row(row) => {
-                Some((0..row.len()).map(|n| row.get(n).unwrap_or_default().to_owned()).collect())
-            }
+            SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|n| readable(&row, n)).collect()),
             _ => None,
         };
         Ok(messages.into_iter().filter_map(row).collect())
@@ -123,6 +121,12 @@ impl Session {
     }
 }
 
+/// A value; NULL is an empty text. What is no UTF-8 comes from a database without an encoding (SQL_ASCII), and from a setting
+/// that was made in one.
+fn readable(row: &SimpleQueryRow, column: usize) -> String {
+    row.try_get(column).map_or("\u{fffd}", Option::unwrap_or_default).to_owned()
+}
+
 /// What the server said to a login of the agent's. Where it always gets in, a refusal means that somebody with all rights
 /// shut it out: the account, its database, or whether that takes connections.
 fn refused(attempt: &str, database: &str, error: tokio_postgres::Error) -> EngineError {
@@ -141,10 +145,10 @@ fn explained(attempt: &str, error: tokio_postgres::Error) -> EngineError {
         &SqlState::CANNOT_CONNECT_NOW
         | &SqlState::ADMIN_SHUTDOWN
         | &SqlState::CRASH_SHUTDOWN
-        | &SqlState::TOO_MANY_CONNECTIONS
         | &SqlState::T_R_SERIALIZATION_FAILURE
-        | &SqlState::T_R_DEADLOCK_DETECTED
-        | &SqlState::DISK_FULL => Kind::Transient,
+        | &SqlState::T_R_DEADLOCK_DETECTED => Kind::Transient,
+        // Connections, memory or room that others have.
+        code if code.code().starts_with("53") => Kind::Transient,
         &SqlState::INVALID_CATALOG_NAME => Kind::Gone,
         &SqlState::OBJECT_IN_USE | &SqlState::LOCK_NOT_AVAILABLE => Kind::Busy,
         code if code.code().starts_with("22") || code.code().starts_with("42") || code.code().starts_with("2B") => {

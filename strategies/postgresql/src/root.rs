@@ -34,7 +34,10 @@ impl Root for Postgresql {
         let known = home.any("look for root", "select 1 from pg_roles where rolname = 'root'").await?;
         let verb = if known { "alter" } else { "create" };
         let verifier = sql_literal(&scram_verifier(password));
-        let sql = format!("{verb} role root superuser createdb createrole replication login password {verifier}");
+        let sql = format!(
+            "{verb} role root superuser createdb createrole replication login connection limit -1 valid until 'infinity' \
+             password {verifier}"
+        );
         home.run("enable root", &sql).await
     }
 

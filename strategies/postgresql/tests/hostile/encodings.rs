@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use trove_conformance::Bench;
 use trove_postgresql::Postgresql;
-use trove_strategy::{Database, Databases};
+use trove_strategy::{Database, Databases, Datastore};
 
 use super::{as_root, connect, id, make_user, plain, text, users};
 
@@ -54,9 +54,20 @@ async fn names_that_were_stored_in_another_encoding_are_listed_and_deleted() -> 
     ensure!(listed.iter().any(|user| user.id.name == "jörg"), "{listed:?}");
     let names: Vec<String> = databases.list(site).await.map_err(plain)?.into_iter().map(|found| found.name).collect();
     ensure!(names == ["größe", "latin"], "{names:?}");
+    // What is in no encoding is nothing to stumble over.
+    let ascii = Database { name: "ascii".to_owned(), character_set: Some("SQL_ASCII".to_owned()), collation: None };
+    databases.create(site, &ascii).await.map_err(plain)?;
+    let raw = as_root(site, "ascii").await?;
+    raw.batch_execute(r"do $$ begin execute format('alter role all set application_name = %L', E'a\377'); end $$")
+        .await?;
+    raw.batch_execute(r"do $$ begin execute format('create role %I', E'trove_access_\377'); end $$").await?;
+    drop(raw);
+    let parameters = Postgresql.parameters().context("announced")?;
+    ensure!(!parameters.values(site).await.map_err(plain)?.is_empty());
     databases.grant(site, &id("jörg"), &["größe".to_owned()]).await.map_err(plain)?;
     users().delete(site, &id("jörg")).await.map_err(plain)?;
     databases.delete(site, "größe").await.map_err(plain)?;
     databases.delete(site, "latin").await.map_err(plain)?;
+    databases.delete(site, "ascii").await.map_err(plain)?;
     running.stop(&bench).await
 }

@@ -65,6 +65,9 @@ async fn no_account_has_more_rights_than_an_ordinary_one_once_root_is_disabled()
     ensure!(text(&ann, "select pg_has_role('bob', 'pg_read_all_data', 'member')").await? == "t");
     ensure!(text(&ann, "select count(*) from pg_db_role_setting").await? == "0", "a library is loaded for everybody");
     drop(boss);
+    connect(site, "ann", &password, "d").await?.batch_execute("select 1").await?;
+    let again = as_root(site, "d").await?;
+    again.batch_execute("alter role root connection limit 0 valid until 'yesterday'").await?;
     let again = as_root(site, "d").await?;
     ensure!(text(&again, "select rolsuper from pg_roles where rolname = 'root'").await? == "t", "root comes back");
     running.stop(&bench).await
