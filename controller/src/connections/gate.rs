@@ -1,5 +1,6 @@
-//! Who may connect: so many connections in all, and so many from one source. Where there is no place left, the connection
-//! that has been silent longest gives up its own, so that those who hold many and say nothing keep nobody out.
+//! Who may connect: so many connections in all, and so many from one source. Where there is no place left, a silent one gives
+//! up its own: one of the source that has most, at once, for a source that has fewer; else the one that has been silent
+//! longest. So those who hold many and say nothing keep nobody out.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::source::Source;
 
-/// A connection keeps its place for so long, however many want one: time enough to begin a request.
+/// A connection keeps its place for so long, however many of its own source want one: time enough to begin a request.
 const UNDISTURBED: Duration = Duration::from_secs(1);
 /// Between two lines in the log about refused connections.
 const REMINDER: Duration = Duration::from_secs(60);
@@ -101,7 +102,12 @@ impl Gate {
         let mut state = self.state();
         let of_source = state.sources.get(&source).copied().unwrap_or_default();
         let too_many = of_source >= self.limits.source && !self.is_proxy(source);
-        if (too_many || state.open.len() >= self.limits.all) && !state.make_room(too_many.then_some(source), now) {
+        let has_room = match (too_many, state.open.len() >= self.limits.all) {
+            (true, _) => state.end_silent(Some(source), UNDISTURBED, now),
+            (false, true) => state.make_room(of_source, now),
+            (false, false) => true,
+        };
+        if !has_room {
             counter!("trove_connections_refused_total", "port" => self.port).increment(1);
             if state.told.is_none_or(|told| now.duration_since(told) > REMINDER) {
                 state.told = Some(now);
@@ -124,11 +130,19 @@ impl Gate {
 }
 
 impl State {
-    /// Ends the connection that has been silent longest, of this source where one is given.
-    fn make_room(&mut self, source: Option<Source>, now: Instant) -> bool {
+    /// Ends a connection of the source that has most, if that is more than what the one who comes has; else of any.
+    fn make_room(&mut self, of_source: usize, now: Instant) -> bool {
+        let most = self.sources.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > of_source + 1);
+        let most = most.map(|(source, _)| *source);
+        most.is_some_and(|source| self.end_silent(Some(source), Duration::ZERO, now))
+            || self.end_silent(None, UNDISTURBED, now)
+    }
+
+    /// Ends the connection that has been silent longest and at least for this time, of this source where one is given.
+    fn end_silent(&mut self, source: Option<Source>, least: Duration, now: Instant) -> bool {
         let silent = self.open.iter().filter(|(_, open)| source.is_none_or(|source| open.source == source));
         let silent = silent.filter_map(|(id, open)| Some((open.silent_since?, *id)));
-        match silent.min().filter(|(since, _)| now.duration_since(*since) >= UNDISTURBED) {
+        match silent.min().filter(|(since, _)| now.duration_since(*since) >= least) {
             Some((_, id)) => {
                 self.remove(id);
                 true
@@ -207,7 +221,12 @@ mod tests {
         let first: Vec<_> = (0..2).map(|_| gate.admit(source(1)).unwrap()).collect();
         assert!(gate.admit(source(1)).is_none());
         let proxy: Vec<_> = (0..3).map(|_| gate.admit(source(9)).unwrap()).collect();
+        proxy.iter().for_each(|place| place.set_busy(true));
         assert!(gate.admit(source(2)).is_none(), "there are five");
+        proxy[2].set_busy(false);
+        let other = gate.admit(source(2)).unwrap();
+        assert!(proxy[2].given_up().is_cancelled(), "who has most makes room for who has none, at once");
+        drop(other);
         drop((first, proxy));
         assert!(gate.state().sources.is_empty() && gate.state().open.is_empty());
     }

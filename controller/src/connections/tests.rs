@@ -66,7 +66,7 @@ async fn who_does_not_read_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_full_port_serves_who_asks() {
+async fn a_full_port_refuses_at_once_who_has_most() {
     let (address, _shutdown, _served) = port(Limits { all: 8, source: 8 }).await;
     let mut silent = Vec::new();
     for _ in 0..8 {
