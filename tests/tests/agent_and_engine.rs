@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use trove_tests::{Stack, StackOptions, connect, leftovers, poll, rows};
+use trove_tests::{Failpoints, Stack, StackOptions, connect, leftovers, poll, rows};
 
 #[tokio::test]
 async fn a_killed_engine_comes_back_with_its_committed_rows() -> Result<()> {
@@ -46,6 +46,67 @@ async fn poll_client(
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Inserts rows until the engine goes away, and says how many were acknowledged.
+async fn insert(view: serde_json::Value, worker: i32) -> Result<u64> {
+    let client = connect(&view, "app", "secret-app-1", "app").await?;
+    let mut acknowledged = 0;
+    let statement = format!("insert into load select {worker}, repeat('x', 500)");
+    while rows(&client, &statement).await.is_ok() {
+        acknowledged += 1;
+    }
+    Ok(acknowledged)
+}
+
+#[tokio::test]
+async fn everything_killed_at_once_under_load_comes_back_and_an_accepted_change_is_made() -> Result<()> {
+    let mut stack = Stack::start().await?;
+    stack.stop()?;
+    let accepted = "enqueue.change_accounts.after_commit=kill".to_owned();
+    stack.run(&Failpoints { controller: Some(accepted), agent: None })?;
+    let api = stack.login("trove").await?;
+    let id = api.order_and_await("crash").await?;
+    let view = api.instance(&id).await?;
+    let client = connect(&view, "app", "secret-app-1", "app").await?;
+    rows(
+        &client,
+        "create table load (worker int, text text); insert into load select 0, repeat('x', 500) from \
+                   generate_series(1, 200000)",
+    )
+    .await?;
+    let workers: Vec<_> = (1..=4).map(|worker| tokio::spawn(insert(view.clone(), worker))).collect();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+
+    // The controller dies with the acceptance, and the rest with it.
+    let (agent, engine) = (leftovers::agents(&id)[0], leftovers::engines(&id)[0]);
+    let body = json!({"databases": [{"name": "accepted"}]});
+    let cut_off = api.post(&format!("/instances/{id}/databases"), &body).await;
+    stack.await_death(Duration::from_secs(10)).await?;
+    for pid in [engine, agent] {
+        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    }
+    ensure!(cut_off.is_err(), "{cut_off:?}");
+    let mut acknowledged = 0;
+    for worker in workers {
+        acknowledged += worker.await??;
+    }
+
+    let begun = std::time::Instant::now();
+    stack.run(&Failpoints::default())?;
+    println!("the controller serves after {:?}", begun.elapsed());
+    let client = connect_again(&view).await?;
+    println!("the engine answers after {:?}", begun.elapsed());
+    let ended = api.await_operations(&id).await?;
+    println!("the change is made after {:?}", begun.elapsed());
+    ensure!(ended[0]["kind"] == "change_accounts" && ended[0]["status"] == "done", "{ended}");
+    api.await_active(&id).await?;
+    let kept: u64 = rows(&client, "select count(*) from load where worker > 0").await?[0].parse()?;
+    // One that was committed as its answer was cut off may be there too.
+    ensure!((acknowledged..=acknowledged + 4).contains(&kept), "{kept} of {acknowledged}");
+    let names = api.get(&format!("/instances/{id}/databases")).await?.body;
+    ensure!(names.to_string().contains("accepted"), "{names}");
+    Ok(())
 }
 
 #[tokio::test]
