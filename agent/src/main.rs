@@ -5,7 +5,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     trove_agent::Agent::new()
         .with(trove_postgresql::Postgresql)
-        .with(trove_redis::Redis::redis())
-        .with(trove_redis::Redis::valkey())
+        .with(trove_redis::Redis::for_redis())
+        .with(trove_redis::Redis::for_valkey())
         .main()
 }

@@ -207,10 +207,10 @@ mod tests {
     #[test]
     fn a_refusal_while_the_log_is_replayed_is_fatal() {
         let well = "* Reading RDB base file on AOF loading...\n* DB loaded from append only file: 0.001 seconds\n";
-        assert!(Redis::redis().check_start(well).is_ok());
+        assert!(Redis::for_redis().check_start(well).is_ok());
         let lost = "# == CRITICAL == This server is sending an error to its AOF-loading-client: 'NOPERM this user has \
                     no permissions to run the 'set' command' after processing the command 'exec'\n";
-        let error = Redis::redis().check_start(&format!("{well}{lost}")).unwrap_err();
+        let error = Redis::for_redis().check_start(&format!("{well}{lost}")).unwrap_err();
         assert_eq!(error.kind(), Kind::Fatal);
     }
 }

@@ -42,7 +42,7 @@ pub struct Redis {
 
 impl Redis {
     /// The datastore named `redis`.
-    pub const fn redis() -> Self {
+    pub const fn for_redis() -> Self {
         Self {
             name: "redis",
             server: "redis-server",
@@ -53,7 +53,7 @@ impl Redis {
     }
 
     /// The datastore named `valkey`.
-    pub const fn valkey() -> Self {
+    pub const fn for_valkey() -> Self {
         Self {
             name: "valkey",
             server: "valkey-server",

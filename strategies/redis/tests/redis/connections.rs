@@ -56,7 +56,7 @@ async fn idle_strangers_take_neither_the_agents_connection_nor_for_long_those_of
     // The agent that has been there goes on; one that comes now says why it cannot.
     engine.probe(&bench.site).await.map_err(plain)?;
     make_user(&bench, "other", "Secret-1").await?;
-    let error = Redis::redis().engine().probe(&bench.site).await.err();
+    let error = Redis::for_redis().engine().probe(&bench.site).await.err();
     let said = error.as_ref().map(trove_strategy::EngineError::chain).unwrap_or_default();
     ensure!(said.contains("max number of clients"), "{said}");
     ensure!(error.is_some_and(|error| error.kind() == Kind::Transient));
@@ -75,7 +75,7 @@ async fn idle_strangers_take_neither_the_agents_connection_nor_for_long_those_of
     let mut said = [0; 7];
     tenant.read_exact(&mut said)?;
     ensure!(&said == b"+PONG\r\n", "the tenant's idle connection was closed");
-    Redis::redis().engine().probe(&bench.site).await.map_err(plain)?;
+    Redis::for_redis().engine().probe(&bench.site).await.map_err(plain)?;
 
     // While there is room nobody is closed.
     let mut few = strangers(&bench, 20)?;

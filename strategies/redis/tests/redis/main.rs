@@ -18,7 +18,7 @@ use trove_strategy::{
     TlsMode, Users,
 };
 
-static REDIS: Redis = Redis::redis();
+static REDIS: Redis = Redis::for_redis();
 
 fn plain(error: EngineError) -> anyhow::Error {
     anyhow::anyhow!(error.chain())
