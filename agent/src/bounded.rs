@@ -90,6 +90,10 @@ impl Engine for Bounded {
         self.0.engine().start_spec(site, mode)
     }
 
+    async fn forget_earlier_life(&self, site: &Site) -> Result<(), EngineError> {
+        within(CONFIGURATION, "remove what an earlier life left", self.0.engine().forget_earlier_life(site)).await
+    }
+
     async fn secure(&self, site: &Site) -> Result<(), EngineError> {
         within(CONFIGURATION, "secure", self.0.engine().secure(site)).await
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     trove_agent::Agent::new()
         .with(trove_postgresql::Postgresql)
-        .with(trove_redis::Redis::REDIS)
-        .with(trove_redis::Redis::VALKEY)
+        .with(trove_redis::Redis::for_redis())
+        .with(trove_redis::Redis::for_valkey())
         .main()
 }

@@ -110,7 +110,15 @@ async fn an_agent_program_that_is_missing_is_an_error_that_names_it() -> Result<
     let id = api.order("missing").await?;
     let view = api.await_error(&id).await?;
     let message = view["fault"]["message"].as_str().unwrap_or_default();
-    ensure!(message.contains("/nonexistent/trove-agent") && message.contains("boot_host"), "{view}");
+    ensure!(message.contains("trove-agent") && message.contains("boot_host"), "{view}");
+    let operations = api.get(&format!("/instances/{id}/operations")).await?.body;
+    ensure!(
+        !format!("{} {operations}", view["fault"]).contains("/nonexistent"),
+        "a tenant sees no paths: {operations}"
+    );
+    let admin = stack.login("trove-admin").await?;
+    let managed = admin.get(&format!("/mgmt/instances/{id}")).await?.body;
+    ensure!(managed["instance"]["fault"].to_string().contains("/nonexistent/trove-agent"), "{managed}");
     assert_eq!(api.delete(&format!("/instances/{id}")).await?.status, 202);
     api.await_gone(&id).await
 }

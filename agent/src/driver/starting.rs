@@ -129,6 +129,7 @@ impl Owner {
         if self.process.is_none() {
             // Children of one that was killed live on for a moment and hold its shared memory.
             process::await_none_in(&self.parts.site.data, ORPHANS).await;
+            self.parts.datastore.engine().forget_earlier_life(&self.parts.site).await?;
             self.parts.log.begin();
             let started = Process::start(&spec, &self.parts.host, &self.parts.log.path());
             let process = started.map_err(|error| EngineError::new(Kind::Fatal, format!("{error:#}")))?;

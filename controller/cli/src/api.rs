@@ -38,6 +38,18 @@ pub(crate) fn segment(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
+/// Refuses a path in which a name is a step to somewhere else: to HTTP clients, and to proxies, an encoded `..` is one too.
+///
+/// # Errors
+/// Wrong usage.
+fn refuse_steps(path: &str) -> Result<()> {
+    let steps = [segment("."), segment("..")];
+    match path.split(['/', '?']).find(|part| steps.iter().any(|step| step == part)) {
+        Some(_) => Err(Failure::Usage("Nothing that is named . or .. can be reached by a URL.".to_owned())),
+        None => Ok(()),
+    }
+}
+
 impl Api {
     /// Connects: with the token of the last call, or by logging in.
     ///
@@ -74,6 +86,7 @@ impl Api {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Answer> {
+        refuse_steps(path)?;
         let mut again = true;
         let mut patience = PATIENCE;
         loop {
@@ -281,5 +294,12 @@ mod tests {
     #[test]
     fn parts_of_paths_are_encoded() {
         assert_eq!(segment("a/b@%.x"), "a%2Fb%40%25%2Ex");
+        let path = |name: &str| format!("/instances/i/users/{}/databases", segment(name));
+        for name in [".", ".."] {
+            assert!(refuse_steps(&path(name)).is_err(), "{name}");
+        }
+        for name in ["...", "a/../b", "?..", ".a"] {
+            assert!(refuse_steps(&path(name)).is_ok(), "{name}");
+        }
     }
 }

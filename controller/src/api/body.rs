@@ -121,6 +121,21 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     }
 }
 
+/// A request without a query. Some clients do not quote a name in the path, and what follows a `?` in it is then taken for
+/// the query: of what the rest of the name names, nothing may be deleted.
+pub(super) struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        match parts.uri.query() {
+            None => Ok(Self),
+            Some(_) => Err(Error::BadRequest("There is a query: a ? in a name is to be sent as %3F.".to_owned())),
+        }
+    }
+}
+
 /// The query.
 pub(super) struct Query<T>(pub(super) T);
 

@@ -27,12 +27,14 @@ struct ClientView {
     args: Vec<String>,
     /// Pairs of a name and a value.
     env: Vec<[String; 2]>,
+    /// Variables of the caller whose names begin like these are to be kept from it.
+    unset: Vec<String>,
 }
 
 impl From<Client> for ClientView {
     fn from(client: Client) -> Self {
         let env = client.env.into_iter().map(|(name, value)| [name, value]).collect();
-        Self { program: client.program, args: client.args, env }
+        Self { program: client.program, args: client.args, env, unset: client.unset }
     }
 }
 

@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::ApiState;
 use super::answer::Accepted;
 use super::auth::Authorized;
-use super::body::{Json, Path};
+use super::body::{Json, NoQuery, Path};
 use super::fault::Fault;
 use super::instances::{OfInstance, instance_id};
 use super::links::Link;
@@ -103,6 +103,7 @@ pub(super) async fn delete(
     State(state): State<ApiState>,
     authorized: Authorized,
     Path(of): Path<OfDatabase>,
+    _: NoQuery,
 ) -> Result<Accepted> {
     authorized.may("instance:extension:database:delete")?;
     let (caller, id) = (&authorized.caller, instance_id(&of.id)?);

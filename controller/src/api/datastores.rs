@@ -14,6 +14,7 @@ use super::body::{Json, Path, Query};
 use super::fault::Fault;
 use super::flavors::FlavorsBody;
 use super::links::{self, Link};
+use super::paging::Paging;
 use crate::app::datastores::{Datastore, Version};
 use crate::error::{Error, Result};
 use crate::ids::{ProjectId, VersionId};
@@ -153,11 +154,14 @@ pub(super) struct Wait {
 }
 
 /// Lists what can be ordered
+///
+/// In one page.
 #[utoipa::path(get, path = "/datastores", tag = "datastores", operation_id = "list_datastores", params(Wait))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     authorized: Authorized,
     Query(query): Query<Wait>,
+    paging: Paging,
 ) -> Result<Json<DatastoresBody>> {
     authorized.may("datastore:index")?;
     if let Some(wait) = query.wait {
@@ -167,7 +171,7 @@ pub(super) async fn list(
         }
     }
     let view = View::of(&state, &authorized);
-    let list = state.app.list_datastores(view.admin).await?;
+    let list = paging.rest(state.app.list_datastores(view.admin).await?, |datastore| datastore.id.to_string());
     Ok(Json(DatastoresBody { datastores: list.iter().map(|datastore| view.datastore(datastore)).collect() }))
 }
 
@@ -199,18 +203,21 @@ pub(super) async fn delete(
 }
 
 /// Lists the versions of a datastore
+///
+/// In one page.
 #[utoipa::path(get, path = "/datastores/{datastore}/versions", tag = "datastores", operation_id = "list_versions",
     params(OfDatastore), responses(Fault<404>))]
 pub(super) async fn list_versions(
     State(state): State<ApiState>,
     authorized: Authorized,
     Path(of): Path<OfDatastore>,
+    paging: Paging,
 ) -> Result<Json<VersionsBody>> {
     authorized.may("datastore:version_index")?;
     let view = View::of(&state, &authorized);
     let datastore = state.app.get_datastore(view.admin, &of.datastore).await?;
     let versions = datastore.versions.iter().map(|version| view.version(version, false)).collect();
-    Ok(Json(VersionsBody { versions }))
+    Ok(Json(VersionsBody { versions: paging.rest(versions, |version| version.id.to_string()) }))
 }
 
 /// Shows a version of a datastore
@@ -250,9 +257,10 @@ pub(super) async fn list_flavors(
     State(state): State<ApiState>,
     authorized: Authorized,
     Path(of): Path<OfVersion>,
+    paging: Paging,
 ) -> Result<Json<FlavorsBody>> {
     authorized.may("datastore:list_associated_flavors")?;
     let view = View::of(&state, &authorized);
     state.app.get_version(view.admin, &of.datastore, &of.version).await?;
-    Ok(Json(FlavorsBody::of(&view.base, view.project, state.app.list_flavors())))
+    Ok(Json(FlavorsBody::of(&view.base, view.project, state.app.list_flavors(), &paging)))
 }

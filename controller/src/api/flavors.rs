@@ -9,6 +9,7 @@ use super::auth::Authorized;
 use super::body::{Json, Path};
 use super::fault::Fault;
 use super::links::{Link, links};
+use super::paging::Paging;
 use crate::app::instances::Flavor;
 use crate::error::Result;
 use crate::ids::ProjectId;
@@ -50,9 +51,10 @@ pub(super) struct FlavorsBody {
 }
 
 impl FlavorsBody {
-    /// All of these.
-    pub(super) fn of(base: &str, project: &ProjectId, flavors: &[Flavor]) -> Self {
-        Self { flavors: flavors.iter().map(|flavor| FlavorView::of(base, project, flavor)).collect() }
+    /// All of these, or what is left of them.
+    pub(super) fn of(base: &str, project: &ProjectId, flavors: &[Flavor], paging: &Paging) -> Self {
+        let flavors = flavors.iter().map(|flavor| FlavorView::of(base, project, flavor)).collect();
+        Self { flavors: paging.rest(flavors, |flavor| flavor.str_id.clone()) }
     }
 }
 
@@ -68,11 +70,17 @@ pub(super) struct OfFlavor {
 }
 
 /// Lists the flavors
+///
+/// In one page.
 #[utoipa::path(get, path = "/flavors", tag = "datastores", operation_id = "list_flavors")]
-pub(super) async fn list(State(state): State<ApiState>, authorized: Authorized) -> Result<Json<FlavorsBody>> {
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    authorized: Authorized,
+    paging: Paging,
+) -> Result<Json<FlavorsBody>> {
     authorized.may("flavor:index")?;
     let base = state.app.config.public_url();
-    Ok(Json(FlavorsBody::of(&base, &authorized.caller.project, state.app.list_flavors())))
+    Ok(Json(FlavorsBody::of(&base, &authorized.caller.project, state.app.list_flavors(), &paging)))
 }
 
 /// Shows a flavor

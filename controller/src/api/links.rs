@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
@@ -12,6 +12,9 @@ use utoipa::ToSchema;
 use crate::ids::ProjectId;
 
 const TIME: &[BorrowedFormatItem<'static>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
+
+/// All but the unreserved characters of RFC 3986, which mean the same however often a client quotes them.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A time as Trove writes it: UTC, no fraction, no `Z`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -54,7 +57,7 @@ pub(super) fn to_itself(href: String) -> Vec<Link> {
 
 /// The link to the next page: the same query with another marker.
 pub(super) fn next(base: &str, path: &str, query: &[(String, String)], marker: &str) -> Vec<Link> {
-    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let encode = |text: &str| utf8_percent_encode(text, RESERVED).to_string();
     let kept = query.iter().filter(|(name, _)| name != "marker");
     let mut parts: Vec<String> = kept.map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
     parts.push(format!("marker={}", encode(marker)));

@@ -16,6 +16,7 @@ use super::body::{Json, Path};
 use super::datastores::{OfVersionId, version_id};
 use super::fault::Fault;
 use super::fields::{Image, Name, NoImage};
+use super::paging::Paging;
 use crate::app::datastores::{self, Datastore, Version, image};
 use crate::error::{Error, Result};
 
@@ -75,17 +76,19 @@ pub(super) struct ManagedVersionBody {
 
 /// Lists all versions
 ///
-/// Also those that cannot be ordered.
+/// Also those that cannot be ordered. In one page.
 #[utoipa::path(get, path = "/mgmt/datastore-versions", tag = "management", operation_id = "list_managed_versions")]
 pub(super) async fn list(
     State(state): State<ApiState>,
     _administrator: Administrator,
+    paging: Paging,
 ) -> Result<Json<ManagedVersionsBody>> {
     let datastores = state.app.list_datastores(true).await?;
     let of = |datastore: &Datastore| -> Vec<_> {
         datastore.versions.iter().map(|version| ManagedVersion::of(datastore, version)).collect()
     };
-    Ok(Json(ManagedVersionsBody { versions: datastores.iter().flat_map(of).collect() }))
+    let versions = datastores.iter().flat_map(of).collect();
+    Ok(Json(ManagedVersionsBody { versions: paging.rest(versions, |version| version.id.to_string()) }))
 }
 
 /// Shows a version

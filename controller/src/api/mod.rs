@@ -42,6 +42,8 @@ pub use router::router;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::app::instances::Accepted;
+use crate::error::Result;
 use crate::identity::Identity;
 
 /// What the handlers work with. Cheap to clone.
@@ -81,5 +83,18 @@ impl ApiState {
             streams: events::Streams::default(),
             shutdown,
         }))
+    }
+
+    /// Answers when what was accepted acts, or when the time for that is over or this controller ends: it goes on then, as it
+    /// does where the client no longer waits.
+    ///
+    /// # Errors
+    /// As of [`App::await_effect`].
+    async fn once_it_acts(&self, accepted: Accepted) -> Result<answer::Accepted> {
+        tokio::select! {
+            done = self.app.await_effect(&accepted) => done?,
+            () = self.shutdown.cancelled() => {}
+        }
+        Ok(accepted.into())
     }
 }

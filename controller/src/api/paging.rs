@@ -42,7 +42,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Paging {
                 Some(text.parse::<u64>().map_err(wrong)?.try_into().unwrap_or(u32::MAX))
             }
         };
-        // A name may be sent as it is, or encoded once more: both mean the same.
         let marker = said("marker").filter(|marker| !marker.is_empty());
         Ok(Self { path, limit, marker, query })
     }
@@ -60,6 +59,16 @@ impl Paging {
         let wrong = |_| Error::BadRequest("marker: the marker of this list is a whole number.".to_owned());
         let offset = self.marker.as_deref().map(str::parse).transpose().map_err(wrong)?.unwrap_or(0);
         Ok((offset, self.limit.filter(|limit| *limit > 0).unwrap_or(PAGE)))
+    }
+
+    /// What is left of a list of one page after the marker, for clients that ask for another page after a full one and take
+    /// the last item's id for the marker.
+    pub(super) fn rest<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> String) -> Vec<T> {
+        if let Some(marker) = &self.marker {
+            let before = items.iter().position(|item| id(item) == *marker).map_or(items.len(), |at| at + 1);
+            items.drain(..before);
+        }
+        items
     }
 
     /// The link to the page that begins after `marker`; `None` after the last one.

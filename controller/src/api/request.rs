@@ -56,9 +56,12 @@ pub(super) async fn measure(request: Request, next: Next) -> Response {
     response
 }
 
-/// Takes a slash off the end, and the suffix `.json` where it can be no part of a name.
+/// Takes a slash off the end, and the suffix `.json` where it can be no part of a name. Not of a deletion: clients make
+/// `…/instances/I/` of `…/instances/I/users/..`.
 pub(super) async fn tidy_path(mut request: Request) -> Request {
-    if let Some(uri) = tidied(request.uri()) {
+    if *request.method() != Method::DELETE
+        && let Some(uri) = tidied(request.uri())
+    {
         *request.uri_mut() = uri;
     }
     request

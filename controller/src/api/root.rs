@@ -82,5 +82,7 @@ pub(super) async fn disable(
     authorized.may("instance:extension:root:delete")?;
     let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
     let accepted = state.app.disable_root(caller, &authorized.request_id, id).await?;
-    Ok(WithOperation(NoContent, accepted.operation))
+    let operation = accepted.operation;
+    state.once_it_acts(accepted).await?;
+    Ok(WithOperation(NoContent, operation))
 }

@@ -14,11 +14,15 @@ use tower::ServiceExt;
 use trove_strategy::{Parameter, ParameterType};
 
 use super::{ApiState, router, unbuilt};
-use crate::app::harness::{World, world};
+use crate::app::harness::{World, world_with};
+use crate::config::Config;
 use crate::identity::{Identity, Policy, Service};
 use crate::state::{HostState, Task};
 use crate::store::harness;
 use crate::store::identity::User;
+
+mod effects;
+mod pages;
 
 /// An API with a member of project `p`, an administrator of `a`, and a reader of `p`.
 struct Bench {
@@ -27,8 +31,10 @@ struct Bench {
     member: String,
     admin: String,
     reader: String,
+    shutdown: CancellationToken,
 }
 
+#[derive(Debug)]
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
@@ -36,7 +42,11 @@ struct Answer {
 }
 
 async fn bench() -> Bench {
-    let world = world().await;
+    bench_with(|_| ()).await
+}
+
+async fn bench_with(change: impl FnOnce(&mut Config)) -> Bench {
+    let world = world_with(change).await;
     let identity = Service::new(world.app.store.clone(), world.app.config.clone()).unwrap();
     let mut tokens = Vec::new();
     let here = crate::connections::Source::of([127, 0, 0, 1].into());
@@ -57,9 +67,10 @@ async fn bench() -> Bench {
     let [member, admin, reader] = <[String; 3]>::try_from(tokens).unwrap();
     let engines_authority_pem = "-----BEGIN CERTIFICATE-----".to_owned();
     let identity = Identity::builtin(identity, Policy::load(None).unwrap());
-    let state = ApiState::new(world.app.clone(), identity, engines_authority_pem, CancellationToken::new());
+    let shutdown = CancellationToken::new();
+    let state = ApiState::new(world.app.clone(), identity, engines_authority_pem, shutdown.clone());
     let router = router(state, None);
-    Bench { world, router, member, admin, reader }
+    Bench { world, router, member, admin, reader, shutdown }
 }
 
 impl Bench {
@@ -232,7 +243,7 @@ async fn pages_are_linked_under_both_names_and_end() {
     assert_eq!(first["instances"].as_array().unwrap().len(), 2);
     assert_eq!(first["links"], first["instances_links"]);
     let href = first["links"][0]["href"].as_str().unwrap();
-    assert!(href.contains("limit=2") && href.contains("include%5Fclustered=False"), "{href}");
+    assert!(href.contains("limit=2") && href.contains("include_clustered=False"), "{href}");
     let second = bench.get(href.strip_prefix("http://127.0.0.1:8779").unwrap()).await.body;
     assert_eq!(second["instances"].as_array().unwrap().len(), 1);
     assert!(second.get("links").is_none());

@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::ApiState;
 use super::answer::Accepted;
 use super::auth::Authorized;
-use super::body::{Json, Path};
+use super::body::{Json, NoQuery, Path};
 use super::databases::DatabaseName;
 use super::fault::Fault;
 use super::fields::{Host, Password};
@@ -16,15 +16,6 @@ use super::links::Link;
 use super::paging::Paging;
 use crate::app::accounts::{self, ANY_HOST, User, UserRef};
 use crate::error::{Error, Result};
-
-/// `name` or `name@host` of a path, decoded already: the host is what follows the last `@`.
-fn user_ref(text: &str) -> UserRef {
-    match text.rsplit_once('@') {
-        Some((name, host)) if !host.is_empty() => UserRef { name: name.to_owned(), host: host.to_owned() },
-        Some((name, _)) => UserRef { name: name.to_owned(), host: ANY_HOST.to_owned() },
-        None => UserRef { name: text.to_owned(), host: ANY_HOST.to_owned() },
-    }
-}
 
 fn host(given: Option<Host>) -> String {
     given.map_or_else(|| ANY_HOST.to_owned(), |host| host.0)
@@ -142,7 +133,7 @@ pub(super) struct OfUser {
     /// The instance.
     #[param(value_type = Uuid)]
     id: String,
-    /// `name` or `name@host` of the account.
+    /// The name of the account; `name@host` where accounts have hosts.
     user: String,
 }
 
@@ -151,7 +142,7 @@ pub(super) struct OfGrant {
     /// The instance.
     #[param(value_type = Uuid)]
     id: String,
-    /// `name` or `name@host` of the account.
+    /// The name of the account; `name@host` where accounts have hosts.
     user: String,
     /// The database.
     name: String,
@@ -211,6 +202,8 @@ pub(super) async fn create_named(
 }
 
 /// Sets passwords of accounts
+///
+/// Answers when they act, or after `api.answer_within`.
 #[utoipa::path(put, path = "/instances/{id}/users", tag = "users", operation_id = "change_passwords",
     params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn change_passwords(
@@ -223,7 +216,7 @@ pub(super) async fn change_passwords(
     let change = |user: NewPassword| (UserRef { name: user.name, host: host(user.host) }, user.password.0);
     let users = body.users.into_iter().map(change).collect();
     let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
-    Ok(state.app.change_passwords(caller, &authorized.request_id, id, users).await?.into())
+    state.once_it_acts(state.app.change_passwords(caller, &authorized.request_id, id, users).await?).await
 }
 
 /// Shows an account
@@ -235,11 +228,13 @@ pub(super) async fn show(
     Path(of): Path<OfUser>,
 ) -> Result<Json<UserBody>> {
     authorized.may("instance:extension:user:show")?;
-    let user = state.app.get_user(&authorized.caller, instance_id(&of.id)?, &user_ref(&of.user)).await?;
+    let user = state.app.get_user(&authorized.caller, instance_id(&of.id)?, &of.user).await?;
     Ok(Json(UserBody { user: user.into() }))
 }
 
 /// Changes name, hosts or password of an account
+///
+/// Answers when that acts, or after `api.answer_within`.
 #[utoipa::path(put, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "update_user",
     params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn update(
@@ -260,7 +255,7 @@ pub(super) async fn update(
         password: change.password.map(|password| password.0),
     };
     let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
-    Ok(state.app.change_user(caller, &authorized.request_id, id, &user_ref(&of.user), change).await?.into())
+    state.once_it_acts(state.app.change_user(caller, &authorized.request_id, id, &of.user, change).await?).await
 }
 
 /// Removes an account
@@ -270,10 +265,11 @@ pub(super) async fn delete(
     State(state): State<ApiState>,
     authorized: Authorized,
     Path(of): Path<OfUser>,
+    _: NoQuery,
 ) -> Result<Accepted> {
     authorized.may("instance:extension:user:delete")?;
     let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
-    Ok(state.app.delete_user(caller, &authorized.request_id, id, &user_ref(&of.user)).await?.into())
+    Ok(state.app.delete_user(caller, &authorized.request_id, id, &of.user).await?.into())
 }
 
 /// Lists what an account may enter
@@ -287,11 +283,13 @@ pub(super) async fn list_access(
     Path(of): Path<OfUser>,
 ) -> Result<Json<Grants>> {
     authorized.may("instance:extension:user_access:index")?;
-    let user = state.app.get_user(&authorized.caller, instance_id(&of.id)?, &user_ref(&of.user)).await?;
+    let user = state.app.get_user(&authorized.caller, instance_id(&of.id)?, &of.user).await?;
     Ok(Json(Grants { databases: by_name(user.databases) }))
 }
 
 /// Lets an account into databases
+///
+/// Answers when that acts, or after `api.answer_within`.
 #[utoipa::path(put, path = "/instances/{id}/users/{user}/databases", tag = "users", operation_id = "grant",
     params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn grant(
@@ -303,36 +301,21 @@ pub(super) async fn grant(
     authorized.may("instance:extension:user_access:update")?;
     let databases = names(Some(body.databases));
     let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
-    Ok(state.app.grant(caller, &authorized.request_id, id, &user_ref(&of.user), databases).await?.into())
+    state.once_it_acts(state.app.grant(caller, &authorized.request_id, id, &of.user, databases).await?).await
 }
 
 /// Shuts an account out of a database
+///
+/// Answers when that acts, or after `api.answer_within`.
 #[utoipa::path(delete, path = "/instances/{id}/users/{user}/databases/{name}", tag = "users", operation_id = "revoke",
     params(OfGrant), responses(Fault<404>, Fault<422>))]
 pub(super) async fn revoke(
     State(state): State<ApiState>,
     authorized: Authorized,
     Path(of): Path<OfGrant>,
+    _: NoQuery,
 ) -> Result<Accepted> {
     authorized.may("instance:extension:user_access:delete")?;
     let (caller, id) = (&authorized.caller, instance_id(&of.id)?);
-    Ok(state.app.revoke(caller, &authorized.request_id, id, &user_ref(&of.user), &of.name).await?.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_host_follows_the_last_at_sign() {
-        for (text, name, host) in [
-            ("u", "u", "%"),
-            ("u@", "u", "%"),
-            ("u@1.2.3.4", "u", "1.2.3.4"),
-            ("u@x@10.0.%", "u@x", "10.0.%"),
-            ("o'neil \"x\"", "o'neil \"x\"", "%"),
-        ] {
-            assert_eq!(user_ref(text), UserRef { name: name.into(), host: host.into() }, "{text}");
-        }
-    }
+    state.once_it_acts(state.app.revoke(caller, &authorized.request_id, id, &of.user, &of.name).await?).await
 }

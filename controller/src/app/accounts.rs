@@ -15,7 +15,8 @@ use crate::store::Store;
 /// The host pattern of an account that may come from anywhere.
 pub const ANY_HOST: &str = "%";
 
-const MAX_HOST_BYTES: usize = 255;
+/// Longest host pattern, bytes.
+pub(super) const MAX_HOST_BYTES: usize = 255;
 
 /// A database to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub struct User {
     pub databases: Vec<String>,
 }
 
-/// Which account: `name` or `name@host` of the path, already parsed.
+/// Which account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRef {
     /// Its name.
@@ -180,17 +181,32 @@ pub(super) fn check_account(identity: &Identity, name: &str, host: &str) -> Resu
     let traits = &identity.users;
     names::check(&traits.names, "User", name)?;
     let datastore = &identity.name;
+    if traits.hosts && name.contains('@') {
+        return Err(Error::BadRequest(format!(
+            "User {} contains the character '@', behind which accounts of {datastore} have their host.",
+            shown(name)
+        )));
+    }
     let whole = |(database, user): (&str, &str)| !database.is_empty() && !user.is_empty();
     if traits.qualified && !name.split_once('.').is_some_and(whole) {
         return Err(Error::BadRequest(format!("User {} of {datastore} is to be written database.name.", shown(name))));
     }
+    check_host(identity, name, host)
+}
+
+/// Refuses the host of an account that the engine would refuse.
+///
+/// # Errors
+/// 400.
+pub(super) fn check_host(identity: &Identity, name: &str, host: &str) -> Result<()> {
     if host == ANY_HOST {
         return Ok(());
     }
-    if !traits.hosts {
+    if !identity.users.hosts {
         return Err(Error::BadRequest(format!(
-            "User {} cannot be bound to a host: accounts of {datastore} may come from any.",
-            shown(name)
+            "User {} cannot be bound to a host: accounts of {} may come from any.",
+            shown(name),
+            identity.name
         )));
     }
     let known = |c: char| c.is_ascii_alphanumeric() || "_(-).:%/".contains(c);
@@ -200,12 +216,18 @@ pub(super) fn check_account(identity: &Identity, name: &str, host: &str) -> Resu
     Ok(())
 }
 
-/// The account that a path means. Where accounts have no hosts, an `@` belongs to the name.
-pub(super) fn account(traits: &UserTraits, user: &UserRef) -> UserRef {
-    if traits.hosts || user.host == ANY_HOST {
-        return user.clone();
+/// The account that a path means: `name` or `name@host` where accounts have hosts, else the name alone, whatever is in it.
+pub(super) fn account(traits: &UserTraits, text: &str) -> UserRef {
+    let (name, host) = split(traits, text);
+    UserRef { name: name.to_owned(), host: host.unwrap_or(ANY_HOST).to_owned() }
+}
+
+/// A name, and the host where accounts have one and it is given: it follows the last `@`, since no host has one.
+pub(super) fn split<'a>(traits: &UserTraits, text: &'a str) -> (&'a str, Option<&'a str>) {
+    match text.rsplit_once('@') {
+        Some((name, host)) if traits.hosts && !host.is_empty() => (name, Some(host)),
+        _ => (text, None),
     }
-    UserRef { name: format!("{}@{}", user.name, user.host), host: ANY_HOST.to_owned() }
 }
 
 #[cfg(test)]
@@ -220,12 +242,34 @@ mod tests {
     }
 
     #[test]
-    fn an_at_sign_belongs_to_the_name_where_accounts_have_no_hosts() {
+    fn whether_a_name_ends_at_an_at_sign_is_the_engines_trait() {
         let mut traits = manifest().identity.users;
-        assert_eq!(account(&traits, &user("a", "b")), user("a@b", "%"));
-        assert_eq!(account(&traits, &user("a", "%")), user("a", "%"));
+        for text in ["ann", "ann@", "bob@%", "a@b", "@", "o'neil \"x\""] {
+            assert_eq!(account(&traits, text), user(text, "%"));
+        }
         traits.hosts = true;
-        assert_eq!(account(&traits, &user("a", "b")), user("a", "b"));
+        for (text, name, host) in [
+            ("ann", "ann", "%"),
+            ("ann@", "ann@", "%"),
+            ("bob@%", "bob", "%"),
+            ("a@1.2.3.4", "a", "1.2.3.4"),
+            ("a@b@10.0.%", "a@b", "10.0.%"),
+        ] {
+            assert_eq!(account(&traits, text), user(name, host));
+        }
+    }
+
+    #[test]
+    fn what_a_path_could_not_tell_apart_is_refused() {
+        let mut identity = manifest().identity;
+        for name in ["ann@", "bob@%", "a@b"] {
+            assert!(check_account(&identity, name, "%").is_ok());
+        }
+        identity.users.hosts = true;
+        for name in ["ann@", "bob@%", "a@b"] {
+            let refused = check_account(&identity, name, "%").unwrap_err().to_string();
+            assert!(refused.contains("'@'") && refused.contains(name), "{refused}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::accounts::{NewDatabase, check_databases};
 use super::instances::Accepted;
 use super::names::{self, shown};
 use super::readiness::{Subject, answer};
-use super::{App, Page, PageRequest};
+use super::{App, Page, PageRequest, marker};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::InstanceId;
@@ -22,8 +22,12 @@ impl App {
         self.await_ready(&subject).await?;
         let mut names = self.database_names(&subject).await?;
         names.sort();
-        names.retain(|name| page.marker.as_ref().is_none_or(|marker| name > marker));
-        Ok(Page::cut(names, page.limit, String::clone))
+        let longest = subject.manifest.identity.databases.max_bytes;
+        if let Some(marker) = &page.marker {
+            let after = marker::name(marker, longest);
+            names.retain(|name| *name > after);
+        }
+        Ok(Page::cut(names, page.limit, |name| marker::of(name, longest)))
     }
 
     /// Queues their creation.

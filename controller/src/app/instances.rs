@@ -48,7 +48,7 @@ pub struct NewInstance {
 }
 
 impl App {
-    /// The caller's project's instances; by id ascending in pages, inside a page by creation descending.
+    /// The caller's project's instances, the newest first.
     ///
     /// # Errors
     /// Internal only.
@@ -56,9 +56,8 @@ impl App {
         // One more than asked for tells whether there is a next page.
         let found = self.store.list_instances(project, page.marker.as_deref(), page.limit.saturating_add(1)).await?;
         let found = found.into_iter().map(|instance| self.with_expiry(instance)).collect();
-        let mut page = Page::cut(found, page.limit, |instance: &Instance| instance.id.to_string());
-        page.items.sort_by_key(|instance| std::cmp::Reverse(instance.created));
-        Ok(page)
+        // In the order of the pages: some clients take the last item that they see for the marker.
+        Ok(Page::cut(found, page.limit, |instance: &Instance| instance.id.to_string()))
     }
 
     /// One of the caller's project's instances (any for an admin); deleted ones are not found.

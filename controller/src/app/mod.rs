@@ -21,6 +21,7 @@ pub mod host_paths;
 pub mod instances;
 mod locales;
 mod management;
+mod marker;
 pub mod names;
 pub mod operations;
 mod passwords;
@@ -66,7 +67,8 @@ impl App {
 pub struct Page<T> {
     /// The items, in the order of the answer.
     pub items: Vec<T>,
-    /// The marker of the next page: the id or name of the last item in paging order; `None` on the last page.
+    /// The marker of the next page, of unreserved characters only: it stands for the last item in paging order; `None` on
+    /// the last page.
     pub next: Option<String>,
 }
 

@@ -22,6 +22,10 @@ pub fn check(rules: &NameRules, field: &str, name: &str) -> Result<()> {
         format!("is longer than {} bytes", rules.max_bytes)
     } else if let Some(bad) = name.chars().find(|c| *c == '\0' || rules.forbidden_characters.contains(*c)) {
         format!("contains the character {bad:?}")
+    } else if name == "." || name == ".." {
+        // Clients take such a part of a path for a step, however it is quoted: to delete the user `..` would delete the
+        // instance.
+        "cannot stand in the path of a URL".to_owned()
     } else if is_reserved(rules, name) {
         "is reserved".to_owned()
     } else {
@@ -116,6 +120,8 @@ mod tests {
         assert_eq!(refused("a/b"), "Database \"a/b\" contains the character '/'.");
         assert_eq!(refused("os_admin"), "Database \"os_admin\" is reserved.");
         assert_eq!(refused("sys_x"), "Database \"sys_x\" is reserved.");
+        assert_eq!(refused(".."), "Database \"..\" cannot stand in the path of a URL.");
+        assert!(check(&rules, "Database", ".").is_err() && check(&rules, "Database", "...").is_ok());
         assert!(refused(&"x".repeat(65_536)).len() < 200);
         assert!(check(&rules, "Database", "d'; -- é").is_err());
         assert!(check(&rules, "Database", "d'; --").is_ok(), "quoting is the strategy's work");

@@ -68,6 +68,23 @@ impl App {
         }
     }
 
+    /// Waits until what was accepted acts, for as long as an answer may take; what lasts longer goes on.
+    ///
+    /// # Errors
+    /// 422: it failed, and why.
+    pub async fn await_effect(&self, accepted: &Accepted) -> Result<()> {
+        let operation = accepted.operation;
+        match self.await_end(operation, self.config.api.answer_within).await {
+            Ok(Some(Err(reason))) => Err(Error::Unprocessable(format!("Operation {operation} has failed: {reason}"))),
+            Ok(Some(Ok(())) | None) => Ok(()),
+            Err(error) => {
+                // It is accepted all the same.
+                tracing::warn!(error = crate::error::chain(&error), "the end of operation {operation} was not seen");
+                Ok(())
+            }
+        }
+    }
+
     /// Waits for the end of an operation: `Some(Err)` is why it failed, `None` that it has not ended within the limit.
     pub(super) async fn await_end(
         &self,

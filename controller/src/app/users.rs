@@ -1,14 +1,19 @@
 //! Accounts of an instance and their grants. Questions go to the agent; changes are queued in order.
 
+use std::cmp::Ordering;
+
 use secrecy::SecretString;
 use trove_proto::v1;
 
-use super::accounts::{ANY_HOST, NewUser, User, UserChange, UserRef, account, check_account, check_users, refuse_root};
+use super::accounts::{
+    ANY_HOST, MAX_HOST_BYTES, NewUser, User, UserChange, UserRef, account, check_account, check_host, check_users,
+    refuse_root, split,
+};
 use super::databases;
 use super::instances::Accepted;
 use super::names::{self, shown};
 use super::readiness::{Subject, answer};
-use super::{App, Page, PageRequest};
+use super::{App, Page, PageRequest, marker};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::InstanceId;
@@ -18,7 +23,8 @@ use crate::operations::change_accounts::AccountChange;
 const CAPABILITY: &str = "users";
 
 impl App {
-    /// Accounts by name and host, without the reserved ones. The marker is `name@host`, or the name alone.
+    /// Accounts by name and host, without the reserved ones. A marker by hand is a name, or `name@host` where accounts have
+    /// hosts; there the name alone stands for all accounts of it.
     ///
     /// # Errors
     /// 404; 422.
@@ -27,19 +33,26 @@ impl App {
         self.await_ready(&subject).await?;
         let mut users = self.users(&subject).await?;
         users.sort_by(|a, b| (&a.name, &a.host).cmp(&(&b.name, &b.host)));
-        let hosts = subject.manifest.identity.users.hosts;
+        let traits = &subject.manifest.identity.users;
+        let longest = traits.names.max_bytes + if traits.hosts { 1 + MAX_HOST_BYTES } else { 0 };
         if let Some(marker) = &page.marker {
-            let (name, host) = parse_marker(hosts, marker);
-            users.retain(|user| (user.name.as_str(), user.host.as_str()) > (name, host));
+            let after = marker::name(marker, longest);
+            let (name, host) = split(traits, &after);
+            users.retain(|user| match user.name.as_str().cmp(name) {
+                Ordering::Equal => host.is_some_and(|host| user.host.as_str() > host),
+                order => order.is_gt(),
+            });
         }
-        Ok(Page::cut(users, page.limit, |user| marker(hosts, user)))
+        let whole =
+            |user: &User| if traits.hosts { [&*user.name, "@", &*user.host].concat() } else { user.name.clone() };
+        Ok(Page::cut(users, page.limit, |user| marker::of(&whole(user), longest)))
     }
 
     /// One account.
     ///
     /// # Errors
     /// 404; 422.
-    pub async fn get_user(&self, caller: &Caller, id: InstanceId, user: &UserRef) -> Result<User> {
+    pub async fn get_user(&self, caller: &Caller, id: InstanceId, user: &str) -> Result<User> {
         let subject = self.open(caller, id, CAPABILITY).await?;
         let user = account(&subject.manifest.identity.users, user);
         if names::check(&subject.manifest.identity.users.names, "User", &user.name).is_err() {
@@ -99,11 +112,11 @@ impl App {
         if users.is_empty() {
             return Err(Error::BadRequest("users is empty.".to_owned()));
         }
-        let traits = &subject.manifest.identity.users;
-        let users: Vec<_> = users.into_iter().map(|(user, password)| (account(traits, &user), password)).collect();
+        let identity = &subject.manifest.identity;
         for (user, password) in &users {
-            names::check(&traits.names, "User", &user.name)?;
-            names::check_password(traits.passwords, &format!("user {}", shown(&user.name)), password, 1)?;
+            names::check(&identity.users.names, "User", &user.name)?;
+            check_host(identity, &user.name, &user.host)?;
+            names::check_password(identity.users.passwords, &format!("user {}", shown(&user.name)), password, 1)?;
         }
         self.await_ready(&subject).await?;
         let present = self.users(&subject).await?;
@@ -130,7 +143,7 @@ impl App {
         caller: &Caller,
         request_id: &str,
         id: InstanceId,
-        user: &UserRef,
+        user: &str,
         change: UserChange,
     ) -> Result<Accepted> {
         let subject = self.open(caller, id, CAPABILITY).await?;
@@ -159,13 +172,7 @@ impl App {
     ///
     /// # Errors
     /// 400 reserved; 404; 422.
-    pub async fn delete_user(
-        &self,
-        caller: &Caller,
-        request_id: &str,
-        id: InstanceId,
-        user: &UserRef,
-    ) -> Result<Accepted> {
+    pub async fn delete_user(&self, caller: &Caller, request_id: &str, id: InstanceId, user: &str) -> Result<Accepted> {
         let subject = self.open(caller, id, CAPABILITY).await?;
         refuse_root(&subject.manifest.identity, &account(&subject.manifest.identity.users, user).name)?;
         let user = self.present_user(&subject, user).await?;
@@ -182,7 +189,7 @@ impl App {
         caller: &Caller,
         request_id: &str,
         id: InstanceId,
-        user: &UserRef,
+        user: &str,
         databases: Vec<String>,
     ) -> Result<Accepted> {
         let subject = self.open(caller, id, databases::CAPABILITY).await?;
@@ -208,7 +215,7 @@ impl App {
         caller: &Caller,
         request_id: &str,
         id: InstanceId,
-        user: &UserRef,
+        user: &str,
         database: &str,
     ) -> Result<Accepted> {
         let subject = self.open(caller, id, databases::CAPABILITY).await?;
@@ -222,7 +229,7 @@ impl App {
     }
 
     /// The account that is to be changed, once the instance is ready.
-    async fn present_user(&self, subject: &Subject, user: &UserRef) -> Result<User> {
+    async fn present_user(&self, subject: &Subject, user: &str) -> Result<User> {
         let user = account(&subject.manifest.identity.users, user);
         names::check(&subject.manifest.identity.users.names, "User", &user.name)?;
         self.await_ready(subject).await?;
@@ -270,8 +277,8 @@ fn check_change(subject: &Subject, user: &UserRef, change: &UserChange) -> Resul
     if target != *user {
         refuse_root(identity, &user.name)?;
         refuse_root(identity, &target.name)?;
+        check_account(identity, &target.name, &target.host)?;
     }
-    check_account(identity, &target.name, &target.host)?;
     if let Some(password) = &change.password {
         names::check_password(identity.users.passwords, &format!("user {whose}"), password, 1)?;
     }
@@ -283,18 +290,6 @@ fn from_wire(user: v1::User) -> Option<User> {
     let account = user.account?;
     let host = if account.host.is_empty() { ANY_HOST.to_owned() } else { account.host };
     Some(User { name: account.name, host, databases: user.databases })
-}
-
-fn marker(hosts: bool, user: &User) -> String {
-    if hosts { format!("{}@{}", user.name, user.host) } else { user.name.clone() }
-}
-
-/// Where accounts have no hosts, an `@` belongs to the name.
-fn parse_marker(hosts: bool, marker: &str) -> (&str, &str) {
-    match marker.rsplit_once('@') {
-        Some((name, host)) if hosts || host == ANY_HOST => (name, host),
-        _ => (marker, ANY_HOST),
-    }
 }
 
 fn no_user(user: &UserRef) -> Error {

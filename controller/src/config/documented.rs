@@ -23,6 +23,11 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("api", "tls_key", "PEM private key of tls_certificate."),
     (
         "api",
+        "answer_within",
+        "How long the answer to a grant, a revocation, a new password, a new name and root's disabling waits until that acts.",
+    ),
+    (
+        "api",
         "idle_timeout",
         "A connection in which no request is under way for so long is closed; also for reading an answer.",
     ),

@@ -66,6 +66,9 @@ pub struct Api {
     pub tls_certificate: Option<PathBuf>,
     /// PEM private key.
     pub tls_key: Option<PathBuf>,
+    /// How long an answer waits until what was asked for acts, where Trove's does.
+    #[serde(with = "humantime_serde")]
+    pub answer_within: Duration,
     /// How long a connection may have no request under way, also at its begin; and how long a client may take to read.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
@@ -301,6 +304,7 @@ impl Default for Api {
             cors_origins: Vec::new(),
             tls_certificate: None,
             tls_key: None,
+            answer_within: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(30),
             max_connections: None,
             max_connections_per_source: None,

@@ -94,7 +94,6 @@ impl Wish {
     /// Asks it of a controller, under the number `request`: the operation that carries it out, if there is one.
     pub(super) async fn ask(&self, app: &App, request: &str, id: InstanceId) -> Result<Option<OperationId>> {
         let (tenant, admin) = (caller("p"), admin());
-        let whom = |name: &str| UserRef { name: name.to_owned(), host: "%".to_owned() };
         let accepted = match self {
             Self::Create { flavor, volume_gib, databases, users } => {
                 let mut order = order();
@@ -122,19 +121,18 @@ impl Wish {
             Self::CreateUser(name, databases) => {
                 app.create_users(&tenant, request, id, vec![user(name, databases)]).await?
             }
-            Self::DeleteUser(name) => app.delete_user(&tenant, request, id, &whom(name)).await?,
+            Self::DeleteUser(name) => app.delete_user(&tenant, request, id, name).await?,
             Self::RenameUser(name, new) => {
                 let change = UserChange { name: Some((*new).to_owned()), ..UserChange::default() };
-                app.change_user(&tenant, request, id, &whom(name), change).await?
+                app.change_user(&tenant, request, id, name, change).await?
             }
             Self::ChangePassword(name) => {
-                let passwords = vec![(whom(name), "another secret".into())];
+                let whom = UserRef { name: (*name).to_owned(), host: "%".to_owned() };
+                let passwords = vec![(whom, "another secret".into())];
                 app.change_passwords(&tenant, request, id, passwords).await?
             }
-            Self::Grant(name, database) => {
-                app.grant(&tenant, request, id, &whom(name), vec![(*database).to_owned()]).await?
-            }
-            Self::Revoke(name, database) => app.revoke(&tenant, request, id, &whom(name), database).await?,
+            Self::Grant(name, database) => app.grant(&tenant, request, id, name, vec![(*database).to_owned()]).await?,
+            Self::Revoke(name, database) => app.revoke(&tenant, request, id, name, database).await?,
             Self::EnableRoot => {
                 return app.enable_root(&tenant, request, id, None).await.map(|root| Some(root.operation));
             }

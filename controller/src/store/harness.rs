@@ -115,7 +115,7 @@ pub(crate) fn manifest() -> Manifest {
                 qualified: false,
                 passwords: PasswordRules { saslprep: true },
             },
-            client: Client { program: "engine".to_owned(), args: Vec::new(), env: Vec::new() },
+            client: Client { program: "engine".to_owned(), args: Vec::new(), env: Vec::new(), unset: Vec::new() },
         },
         installation: Installation {
             version: "15.18".to_owned(),

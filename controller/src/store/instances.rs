@@ -154,20 +154,23 @@ impl Store {
         Ok(Some((instance, manifest.ok_or_else(|| damaged("version_id", &version.to_string()))?)))
     }
 
-    /// At most `limit` of a project's instances that are not deleted, by id, after `marker`.
+    /// At most `limit` of a project's instances that are not deleted, the newest first, after the one whose id `marker` is;
+    /// that one may have been deleted. None when there never was one.
     ///
     /// # Errors
     /// Internal.
     pub async fn list_instances(&self, project: &ProjectId, marker: Option<&str>, limit: u32) -> Result<Vec<Instance>> {
         let now = self.now_micros();
+        let after = match marker {
+            None => "",
+            Some(_) => "and (i.created, i.id) < (select created, id from instance where project_id = $2 and id = $4)",
+        };
         let sql = AssertSqlSafe(format!(
-            "{SELECT}{FROM} where i.project_id = $2 and i.deleted is null and i.id > $3 order by i.id limit $4"
+            "{SELECT}{FROM} where i.project_id = $2 and i.deleted is null {after} order by i.created desc, i.id desc limit $3"
         ));
-        let rows = query(sql)
-            .bind(now)
-            .bind(&project.0)
-            .bind(marker.unwrap_or_default())
-            .bind(i64::from(limit))
+        let query = query(sql).bind(now).bind(&project.0).bind(i64::from(limit));
+        let query = if let Some(marker) = marker { query.bind(marker) } else { query };
+        let rows = query
             .fetch_all(&self.read)
             .await
             .map_err(|error| Error::internal("list the instances of a project", error))?;

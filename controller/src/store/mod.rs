@@ -83,6 +83,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (9, "agent_words", include_str!("migrations/0009_agent_words.sql")),
     (10, "steps", include_str!("migrations/0010_steps.sql")),
     (11, "unregistered", include_str!("migrations/0011_unregistered.sql")),
+    (12, "newest_first", include_str!("migrations/0012_newest_first.sql")),
 ];
 
 fn migrator() -> Migrator {

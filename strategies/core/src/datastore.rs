@@ -42,7 +42,8 @@ pub struct UserTraits {
 }
 
 /// How the engine's own client program is opened. `{address}`, `{port}`, `{tls_port}`, `{user}`, `{database}`,
-/// `{password}` and `{ca_file}` are replaced; the password never stands in `args`.
+/// `{password}` and `{ca_file}` are replaced in one pass; the password never stands in `args`. A name may be any text: it
+/// stands only where the program takes it as it is, never where it would read a connection string, a URL or an option.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Client {
     /// The program's name, looked up in `PATH`.
@@ -51,6 +52,10 @@ pub struct Client {
     pub args: Vec<String>,
     /// Its environment.
     pub env: Vec<(String, String)>,
+    /// Variables of the caller whose names begin like one of these are kept from it: they would say otherwise where it
+    /// connects to.
+    #[serde(default)]
+    pub unset: Vec<String>,
 }
 
 /// Who the datastore is: what is true of every version of it.

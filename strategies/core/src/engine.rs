@@ -118,6 +118,12 @@ pub trait Engine: Send + Sync {
     /// What to run. Pure.
     fn start_spec(&self, site: &Site, mode: StartMode) -> StartSpec;
 
+    /// Removes what an earlier life of the engine left and what would hinder a start, such as a file with a process id that
+    /// may be another's by now. Called before every start, when no process works in the data directory.
+    async fn forget_earlier_life(&self, _site: &Site) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Makes the agent's account on the privately started server and verifies that no other can come in. Only called
     /// when [`Engine::initialise`] answered [`FirstStart::Private`].
     async fn secure(&self, site: &Site) -> Result<(), EngineError>;

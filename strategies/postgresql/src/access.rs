@@ -87,12 +87,48 @@ pub(crate) async fn revoke(site: &Site, user: &str, database: &str) -> Result<()
     let group = ensure_group(&home, &place).await?;
     let (database, user) = (&place.oid, &account.oid);
     let out = membership(&format!("m.roleid = {group} and m.member = {user}"));
+    quiet_triggers(&inside, &attempt, &format!("evtowner = {user}")).await?;
     inside.work(&attempt, &(leave_but_shared(site, user, &group, database) + &out)).await?;
     cut_sessions(&home, &format!("usesysid = {user} and datid = {database}")).await
 }
 
 /// What takes a role out of the database that the session is in: another owns what it owned, and its grants are gone.
 pub(crate) fn leave(user: &str, heir: &str) -> String {
+    // These cannot belong to an ordinary role; none of them runs with its owner's rights, once subscriptions are disabled.
+    let ours = |verb: &str, name: &str, from: &str| {
+        each(&format!("select format('alter {verb}', {name}, a.rolname) from {from}, pg_authid a where a.oid = 10"))
+    };
+    let subscriptions = format!(
+        "pg_subscription s join pg_database d on d.oid = s.subdbid and d.datname = current_database() and s.subowner = {user}"
+    );
+    let wrappers = format!("(select fdwname from pg_foreign_data_wrapper where fdwowner = {user}) w");
+    let publications = format!("(select pubname from pg_publication where pubowner = {user}) p");
+    [
+        each(&format!("select format('alter subscription %I disable', s.subname) from {subscriptions}")),
+        ours("subscription %I owner to %I", "s.subname", &subscriptions),
+        ours("foreign data wrapper %I owner to %I", "w.fdwname", &wrappers),
+        ours("publication %I owner to %I", "p.pubname", &publications),
+        leave_the_rest(user, heir),
+    ]
+    .concat()
+}
+
+/// Disables event triggers of a superuser's that is one no more: they run in everybody's sessions. They become the agent's,
+/// since nobody else may own them, and so nobody enables them again.
+pub(crate) async fn quiet_triggers(inside: &Session, attempt: &str, condition: &str) -> Result<(), EngineError> {
+    let steps = [
+        each(&format!(
+            "select format('alter event trigger %I disable', evtname) from pg_event_trigger where {condition}"
+        )),
+        each(&format!(
+            "select format('alter event trigger %I owner to %I', e.evtname, a.rolname) from pg_event_trigger e, \
+             pg_authid a where a.oid = 10 and e.evtowner <> 10 and {condition}"
+        )),
+    ];
+    inside.perform(attempt, &format!("declare step text; begin {} end", steps.concat())).await
+}
+
+fn leave_the_rest(user: &str, heir: &str) -> String {
     each(&format!(
         "select format('reassign owned by %I to %I', u.rolname, h.rolname) from pg_authid u, pg_authid h \
          where u.oid = {user} and h.oid = {heir}"

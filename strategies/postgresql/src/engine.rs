@@ -81,6 +81,12 @@ impl Engine for Postgresql {
         }
     }
 
+    async fn forget_earlier_life(&self, site: &Site) -> Result<(), EngineError> {
+        // Both name the server's process, and a server does not start while a process of that number is there.
+        site.host.remove(&site.data.join("postmaster.pid")).await?;
+        Ok(site.host.remove(&site.run.join(format!(".s.PGSQL.{}.lock", site.port))).await?)
+    }
+
     async fn secure(&self, _site: &Site) -> Result<(), EngineError> {
         // Nothing is left to do: see `initialise`.
         Ok(())

@@ -71,10 +71,17 @@ impl Datastore for Postgresql {
             },
             client: Client {
                 program: "psql".to_owned(),
-                args: names(&["--host={address}", "--port={port}", "--username={user}", "--dbname={database}"]),
-                env: [("PGPASSWORD", "{password}"), ("PGSSLMODE", "verify-ca"), ("PGSSLROOTCERT", "{ca_file}")]
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .to_vec(),
+                args: names(&["--host={address}", "--port={port}", "--username={user}"]),
+                // psql reads a connection string where it is given a database, and libpq none in its environment.
+                env: [
+                    ("PGDATABASE", "{database}"),
+                    ("PGPASSWORD", "{password}"),
+                    ("PGSSLMODE", "verify-ca"),
+                    ("PGSSLROOTCERT", "{ca_file}"),
+                ]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
+                unset: names(&["PG"]),
             },
         }
     }

@@ -92,14 +92,7 @@ fn without_powers() -> String {
 async fn close(site: &Site, home: &Session, place: &Place, closed: &str) -> Result<(), EngineError> {
     let attempt = format!("close what superusers left in {:?}", place.name);
     let inside = catalog::enter(site, home, place).await?;
-    let triggers = [
-        each("select format('alter event trigger %I disable', evtname) from pg_event_trigger"),
-        each(
-            "select format('alter event trigger %I owner to %I', e.evtname, a.rolname) from pg_event_trigger e, \
-              pg_authid a where a.oid = 10 and e.evtowner <> 10",
-        ),
-    ];
-    inside.perform(&attempt, &format!("declare step text; begin {} end", triggers.concat())).await?;
+    access::quiet_triggers(&inside, &attempt, "true").await?;
     let extension = |class: &str, oid: &str| {
         format!(
             "exists (select from pg_depend x where x.classid = '{class}'::regclass and x.objid = {oid} and x.deptype = 'e')"

@@ -157,6 +157,7 @@ async fn remove(site: &Site, home: &Session, attempt: &str, role: &str) -> Resul
     for place in catalog::traces(home, role).await? {
         let heir = access::ensure_group(home, &place).await?;
         let inside = catalog::enter(site, home, &place).await?;
+        access::quiet_triggers(&inside, attempt, &format!("evtowner = {role}")).await?;
         inside.work(attempt, &access::leave(role, &heir)).await?;
     }
     // The first takes its grants on what is in no database.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
 use trove_strategy::{EngineError, File, Owner, Site};
 
 /// The agent's account in the server.
@@ -12,14 +13,50 @@ pub(crate) const ADMIN: &str = "os_admin";
 /// The account that a connection has before it says another name: tenants may ask for it as root.
 pub(crate) const ROOT: &str = "default";
 
-/// All there is.
-///
-/// The server replays its log as the account `default`, also while that is switched off, and what it may not do there is
-/// dropped silently: no right is ever taken off it.
-pub(crate) const EVERYTHING: [&str; 3] = ["~*", "&*", "+@all"];
+/// All there is: the agent's account.
+const EVERYTHING: [&str; 3] = ["~*", "&*", "+@all"];
 
-/// What accounts of tenants may do: everything with data, nothing with the server, and no connections to elsewhere.
-pub(crate) const TENANT: &[&str] = &[
+/// What no account of tenants has, `default` included: whatever reaches the host, other machines or the agent.
+///
+/// - `acl`: the agent's account. The four that stay tell nothing of other accounts.
+/// - `client|kill`, `client|pause`: the agent's connection, which is kept so that it is there when all others are taken.
+/// - `cluster`, `failover`, `migrate`, `psync`, `replconf`, `replicaof`, `slaveof`, `sync`: connections to and from other
+///   machines.
+/// - `config|rewrite`, `config|set`: listeners and files. Parameters go through the service, which knows which are whose.
+/// - `debug`, `module`: code and crashes.
+/// - `save`, `script|debug`, `shutdown`: nobody is answered meanwhile, the agent neither. A debugged script has a process of
+///   its own besides, which ignores SIGTERM.
+///
+/// The server replays its log of writes as the account `default`, also while that is switched off, and what it may not do
+/// there is dropped silently. So only commands that never come out of a log may stand here: none of these writes data, but
+/// `migrate`, which the log has as DEL.
+const LOST: [&str; 22] = [
+    "-acl",
+    "+acl|cat",
+    "+acl|genpass",
+    "+acl|help",
+    "+acl|whoami",
+    "-client|kill",
+    "-client|pause",
+    "-cluster",
+    "-config|rewrite",
+    "-config|set",
+    "-debug",
+    "-failover",
+    "-migrate",
+    "-module",
+    "-psync",
+    "-replconf",
+    "-replicaof",
+    "-save",
+    "-script|debug",
+    "-shutdown",
+    "-slaveof",
+    "-sync",
+];
+
+/// What accounts of tenants may do besides [`LOST`]: everything with data, nothing with the server.
+const TENANT: [&str; 13] = [
     "~*",
     "&*",
     "+@all",
@@ -34,6 +71,16 @@ pub(crate) const TENANT: &[&str] = &[
     "+sort_ro",
     "+swapdb",
 ];
+
+/// The rights of `default`.
+pub(crate) fn of_root() -> Vec<&'static str> {
+    [EVERYTHING.as_slice(), &LOST].concat()
+}
+
+/// The rights of an account that a tenant makes; fewer than root's.
+pub(crate) fn of_tenants() -> Vec<&'static str> {
+    [TENANT.as_slice(), &LOST].concat()
+}
 
 /// Where the server keeps its accounts: on the volume, since they belong to the data.
 pub(crate) fn file(site: &Site) -> PathBuf {
@@ -64,9 +111,9 @@ pub(crate) async fn admin_password(site: &Site) -> Result<Option<SecretString>, 
     Ok(bytes.map(|bytes| SecretString::from(String::from_utf8_lossy(&bytes).into_owned())))
 }
 
-/// Makes the agent's password, and the file of accounts, or puts right what must hold in it. Written only when needed:
-/// the server writes the same file whenever an account changes.
-pub(crate) async fn ensure(site: &Site) -> Result<(), EngineError> {
+/// Makes the agent's password, and the file of accounts, or puts right what must hold in it. The server writes the same
+/// file when it is asked to save its accounts, which waits meanwhile.
+pub(crate) async fn ensure(site: &Site, saving: &Mutex<()>) -> Result<(), EngineError> {
     let password = match admin_password(site).await? {
         Some(password) => password,
         None => {
@@ -77,6 +124,7 @@ pub(crate) async fn ensure(site: &Site) -> Result<(), EngineError> {
         }
     };
     let path = file(site);
+    let _alone = saving.lock().await;
     let before = site.host.read(&path).await?.unwrap_or_default();
     let after = righted(&String::from_utf8_lossy(&before), &verifier(&password));
     if after.as_bytes() != before.as_slice() {
@@ -86,11 +134,12 @@ pub(crate) async fn ensure(site: &Site) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// The same accounts with an agent's account that can log in, and a `default` that has every right and lets nobody in
-/// without a password.
+/// The same accounts with an agent's account that can log in, a `default` that has exactly the rights of root and lets
+/// nobody in without a password, and no account that has one of [`LOST`].
 fn righted(text: &str, admin: &str) -> String {
     let everything = EVERYTHING.join(" ");
     let agent = format!("user {ADMIN} on {admin} {everything}");
+    let root = |state: &str, hashes: &[&str]| [&["user", ROOT, state], hashes, &of_root()].concat().join(" ");
     let mut lines = Vec::new();
     let (mut has_default, mut has_agent) = (false, false);
     for line in text.lines() {
@@ -100,14 +149,8 @@ fn righted(text: &str, admin: &str) -> String {
                 has_default = true;
                 let hashes: Vec<&str> = rules.iter().copied().filter(|rule| rule.starts_with('#')).collect();
                 let on = rules.contains(&"on") && !rules.contains(&"nopass");
-                let whole = EVERYTHING.iter().all(|right| rules.contains(right));
-                if whole && (on || !rules.contains(&"on")) && !rules.iter().any(|rule| rule.starts_with(['-', '('])) {
-                    lines.push(line.to_owned());
-                } else {
-                    let state = if on { "on" } else { "off" };
-                    let known = [&["user", ROOT, state], hashes.as_slice(), &EVERYTHING].concat();
-                    lines.push(known.join(" "));
-                }
+                // The server writes rights in an order of its own: they cannot be compared as text.
+                lines.push(root(if on { "on" } else { "off" }, &hashes));
             }
             ["user", ADMIN, rules @ ..] => {
                 has_agent = true;
@@ -116,6 +159,7 @@ fn righted(text: &str, admin: &str) -> String {
                 let well = rules.iter().filter(|rule| **rule != "sanitize-payload").eq(&known);
                 lines.push(if well { line.to_owned() } else { agent.clone() });
             }
+            ["user", name, rules @ ..] => lines.push(format!("user {name} {}", reduced(&rules.join(" ")))),
             _ => lines.push(line.to_owned()),
         }
     }
@@ -123,38 +167,70 @@ fn righted(text: &str, admin: &str) -> String {
         lines.insert(0, agent);
     }
     if !has_default {
-        lines.insert(0, format!("user {ROOT} off {everything}"));
+        lines.insert(0, root("off", &[]));
     }
     lines.join("\n") + "\n"
+}
+
+/// An account's rules without the rights that are [`LOST`], also in its selectors: `on #… ~* +@all (~k +get)`. The server
+/// does not start with half a selector: what is not one stays as it is.
+fn reduced(rules: &str) -> String {
+    let lost = LOST.join(" ");
+    let without = |rights: &str| {
+        if rights.ends_with(&lost) { rights.to_owned() } else { format!("{rights} {lost}") }
+    };
+    let mut parts = rules.split(" (");
+    let own = without(parts.next().unwrap_or_default());
+    let selectors = parts.map(|part| match part.strip_suffix(')') {
+        Some(rights) => format!(" ({})", without(rights)),
+        None => format!(" ({part}"),
+    });
+    std::iter::once(own).chain(selectors).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FIRST: &str = "user default off ~* &* +@all\nuser os_admin on #aa ~* &* +@all\n";
+    fn first() -> String {
+        format!("user default off {}\nuser os_admin on #aa ~* &* +@all\n", of_root().join(" "))
+    }
 
     #[test]
     fn the_first_file_lets_the_agent_in_and_nobody_else() {
-        assert_eq!(righted("", "#aa"), FIRST);
-        assert_eq!(righted(FIRST, "#aa"), FIRST);
+        assert_eq!(righted("", "#aa"), first());
+        assert_eq!(righted(&first(), "#aa"), first());
     }
 
     #[test]
-    fn what_the_server_wrote_stays() {
-        let text = "user a\"b on #11 ~* &* +@all -@admin\nuser default on #22 ~* &* +@all\n\
-                    user os_admin on #aa ~* &* +@all\n";
-        assert_eq!(righted(text, "#aa"), text);
+    fn the_default_account_has_exactly_the_rights_of_root_and_is_never_open() {
+        let root = of_root().join(" ");
+        for (rules, state) in [
+            ("off ~* &* +@all", "off"),
+            ("off ~* &* +@all -@all", "off"),
+            ("on nopass ~* &* +@all", "off"),
+            ("on #22 ~x +get", "on #22"),
+            ("on #22 ~* &* +@all", "on #22"),
+            ("on #22 ~* &* -@all (~k +set)", "on #22"),
+        ] {
+            let text = format!("user default {rules}\nuser os_admin on #aa ~* &* +@all\n");
+            let expected = format!("user default {state} {root}\nuser os_admin on #aa ~* &* +@all\n");
+            assert_eq!(righted(&text, "#aa"), expected, "{rules}");
+        }
     }
 
     #[test]
-    fn the_default_account_gets_every_right_back_and_is_never_open() {
-        let reduced = "user default off ~* &* +@all -@all\nuser os_admin on #aa ~* &* +@all\n";
-        assert_eq!(righted(reduced, "#aa"), FIRST);
-        let open = "user default on nopass ~* &* +@all\nuser os_admin on #aa ~* &* +@all\n";
-        assert_eq!(righted(open, "#aa"), FIRST);
-        let some = "user default on #22 ~x +get\nuser os_admin on #aa ~* &* +@all\n";
-        assert!(righted(some, "#aa").starts_with("user default on #22 ~* &* +@all\n"));
+    fn no_account_of_a_tenant_keeps_what_root_lacks() {
+        let lost = LOST.join(" ");
+        let text = format!("{}user (a\" on #11 ~* +@all (~k &* +@all) (%R~l +get)\nuser c off\n", first());
+        let expected = format!(
+            "{}user (a\" on #11 ~* +@all {lost} (~k &* +@all {lost}) (%R~l +get {lost})\nuser c off {lost}\n",
+            first()
+        );
+        assert_eq!(righted(&text, "#aa"), expected);
+        assert_eq!(righted(&expected, "#aa"), expected);
+        let made = format!("{}user d on #11 {}\n", first(), of_tenants().join(" "));
+        assert_eq!(righted(&made, "#aa"), made);
     }
 
     #[test]
@@ -162,16 +238,16 @@ mod tests {
         for changed in
             ["on #aa ~* &* +@all -acl", "on #aa #bb ~* &* +@all", "on nopass ~* &* +@all", "off #aa ~* &* +@all"]
         {
-            let text = FIRST.replace("on #aa ~* &* +@all", changed);
-            assert_eq!(righted(&text, "#aa"), FIRST, "{changed}");
+            let text = first().replace("on #aa ~* &* +@all", changed);
+            assert_eq!(righted(&text, "#aa"), first(), "{changed}");
         }
-        let newer = FIRST.replace("on #aa", "on sanitize-payload #aa");
+        let newer = first().replace("on #aa", "on sanitize-payload #aa");
         assert_eq!(righted(&newer, "#aa"), newer);
     }
 
     #[test]
     fn an_agent_that_has_another_password_by_now_gets_in_again() {
-        assert_eq!(righted(FIRST, "#bb"), FIRST.replace("#aa", "#bb"));
+        assert_eq!(righted(&first(), "#bb"), first().replace("#aa", "#bb"));
     }
 
     #[test]

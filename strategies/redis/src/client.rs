@@ -9,11 +9,17 @@ use redis::{
     RedisConnectionInfo, RedisError, ServerErrorKind,
 };
 use secrecy::{ExposeSecret, SecretString};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
 use trove_strategy::{EngineError, Kind, Site};
 
 use crate::acl;
 
 const CONNECT: Duration = Duration::from_millis(1500);
+/// How long a server takes to refuse.
+const REFUSAL: Duration = Duration::from_millis(100);
+const REFUSAL_BYTES: u64 = 200;
 /// Writing the accounts to a slow disk is the longest that is asked for.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -22,17 +28,66 @@ pub(crate) fn socket(site: &Site) -> PathBuf {
     site.run.join("engine.sock")
 }
 
+/// What the agent holds of its server.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// The last connection, and to which socket. It stays open: when strangers or tenants take all connections that the
+    /// server gives, the agent's is one of them.
+    connection: Mutex<Option<(PathBuf, MultiplexedConnection)>>,
+    /// Whoever writes the file of accounts, or has the server write it.
+    pub(crate) saving: Mutex<()>,
+}
+
+impl Held {
+    pub(crate) const fn nothing() -> Self {
+        Self { connection: Mutex::const_new(None), saving: Mutex::const_new(()) }
+    }
+
+    /// The connection that is held, or another one. `Transient` while the server does not answer.
+    pub(crate) async fn session(&self, site: &Site) -> Result<Session, EngineError> {
+        let at = socket(site);
+        let mut held = self.connection.lock().await;
+        if let Some((_, connection)) = held.as_ref().filter(|(socket, _)| *socket == at) {
+            let mut session = Session { connection: connection.clone() };
+            if session.is_open().await? {
+                return Ok(session);
+            }
+        }
+        *held = None;
+        let mut session = match Session::open(site, &at).await {
+            Ok(session) => session,
+            Err(error) => return Err(refusal(&at).await.unwrap_or(error)),
+        };
+        // Where a tenant limits the memory of all connections together, this one is not closed for it.
+        let mut keep = redis::cmd("CLIENT");
+        session.ask::<redis::Value>("connect", keep.arg("NO-EVICT").arg("ON")).await?;
+        *held = Some((at, session.connection.clone()));
+        Ok(session)
+    }
+}
+
 /// A connection of the agent's.
 pub(crate) struct Session {
     connection: MultiplexedConnection,
 }
 
 impl Session {
-    /// Connects. `Transient` while the server does not answer.
-    pub(crate) async fn open(site: &Site) -> Result<Self, EngineError> {
+    async fn open(site: &Site, socket: &Path) -> Result<Self, EngineError> {
         let password = acl::admin_password(site).await?;
         let password = password.ok_or_else(|| EngineError::new(Kind::Gone, "connect: the engine is not made yet"))?;
-        Self::open_at(&socket(site), acl::ADMIN, &password).await
+        Self::open_at(socket, acl::ADMIN, &password).await
+    }
+
+    /// Whether the server is still at the other end. `Transient` when it does not answer.
+    async fn is_open(&mut self) -> Result<bool, EngineError> {
+        let ping = redis::cmd("PING");
+        let asked = ping.query_async::<redis::Value>(&mut self.connection);
+        let late = |_| EngineError::new(Kind::Transient, "connect: no answer within 1.5 s");
+        match tokio::time::timeout(CONNECT, asked).await.map_err(late)? {
+            Ok(_) => Ok(true),
+            // What the server says instead, such as BUSY or LOADING, is for whoever asks.
+            Err(error) => Ok(!error.is_unrecoverable_error()),
+        }
     }
 
     /// Connects to a server that has another socket.
@@ -69,6 +124,16 @@ impl Session {
     ) -> Result<std::collections::BTreeMap<String, String>, EngineError> {
         self.ask(attempt, redis::cmd("CONFIG").arg("GET").arg("*")).await
     }
+}
+
+/// Why a server that is full closed the connection: it says so before it is asked, and whoever asks finds a broken pipe.
+async fn refusal(socket: &Path) -> Option<EngineError> {
+    let mut said = Vec::new();
+    let listen = async { UnixStream::connect(socket).await?.take(REFUSAL_BYTES).read_to_end(&mut said).await };
+    tokio::time::timeout(REFUSAL, listen).await.ok()?.ok()?;
+    let said = String::from_utf8(said).ok()?;
+    let reason = said.strip_prefix("-ERR ")?.trim_end();
+    Some(EngineError::new(Kind::Transient, format!("connect: {reason}")))
 }
 
 /// What the server said, without the command.

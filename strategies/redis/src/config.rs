@@ -171,6 +171,8 @@ pub(crate) fn main(site: &Site, settings: &Settings, restored: bool) -> String {
         ("enable-debug-command", "no".to_owned()),
         ("enable-module-command", "no".to_owned()),
         ("enable-protected-configs", "no".to_owned()),
+        // A forged value that RESTORE is given could overwrite the server's memory.
+        ("sanitize-dump-payload", "clients".to_owned()),
         ("daemonize", "no".to_owned()),
         ("supervised", "no".to_owned()),
         // The agent knows the process by its command line.

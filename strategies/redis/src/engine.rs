@@ -11,6 +11,7 @@ use trove_strategy::{
 
 use crate::client::Session;
 use crate::config::{self, Files};
+use crate::connections::make_room;
 use crate::owned::is_owned;
 use crate::throwaway::Throwaway;
 use crate::{Redis, acl};
@@ -66,7 +67,7 @@ async fn set(session: &mut Session, mut wanted: BTreeMap<String, String>) -> Res
 impl Engine for Redis {
     async fn initialise(&self, site: &Site) -> Result<FirstStart, EngineError> {
         site.host.ensure_directory(&site.data, 0o700, Owner::Engine).await?;
-        acl::ensure(site).await?;
+        acl::ensure(site, &self.held.saving).await?;
         Ok(FirstStart::Normal)
     }
 
@@ -78,7 +79,7 @@ impl Engine for Redis {
         if !chosen.is_empty() && text_of(site, &files.user).await? != user {
             Throwaway::start(self, site, &chosen).await?.end().await;
         }
-        acl::ensure(site).await?;
+        acl::ensure(site, &self.held.saving).await?;
         let main = config::main(site, settings, is_restored(site).await?);
         for (path, text) in [(files.user, user), (files.main, main)] {
             site.host.write(File { path, contents: text.into_bytes(), mode: 0o600, owner: Owner::Engine }).await?;
@@ -120,7 +121,7 @@ impl Engine for Redis {
 
     async fn probe(&self, site: &Site) -> Result<Health, EngineError> {
         within("probe", async {
-            let mut session = Session::open(site).await?;
+            let mut session = self.held.session(site).await?;
             // INFO is answered while the data is still being read; this is not.
             session.ask::<String>("probe", &redis::cmd("PING")).await?;
             let info = info(&mut session, "probe").await?;
@@ -133,6 +134,7 @@ impl Engine for Redis {
             if field("aof_rewrite_in_progress") == "1" && is_restored(site).await? {
                 return Err(EngineError::new(Kind::Transient, "probe: the restored data is being written to the log"));
             }
+            make_room(&mut session, &info).await?;
             let version = info.get("valkey_version").or_else(|| info.get("redis_version"));
             Ok(Health {
                 role: if field("role") == "slave" { Role::Replica } else { Role::Primary },
@@ -157,7 +159,7 @@ impl Engine for Redis {
             ("memory_max_bytes", "maxmemory"),
             ("log_bytes", "aof_current_size"),
         ];
-        let ask = async { info(&mut Session::open(site).await?, "read metrics").await };
+        let ask = async { info(&mut self.held.session(site).await?, "read metrics").await };
         let info = within("read metrics", ask).await?;
         let metric = |(name, field): (&'static str, &str)| Some(Metric { name, value: info.get(field)?.parse().ok()? });
         // `db0:keys=5,expires=0,avg_ttl=0`
@@ -174,7 +176,7 @@ impl Engine for Redis {
         let mut fresh = Throwaway::start(self, site, &BTreeMap::new()).await?;
         let defaults = fresh.session.parameters("reload the configuration").await;
         fresh.end().await;
-        let mut session = Session::open(site).await?;
+        let mut session = self.held.session(site).await?;
         let current = session.parameters("reload the configuration").await?;
         for (name, default) in defaults? {
             let differs = current.get(&name).is_some_and(|now| *now != default);
@@ -189,7 +191,12 @@ impl Engine for Redis {
                 wanted.insert(name.to_owned(), value);
             }
         }
-        set(&mut session, wanted).await
+        set(&mut session, wanted).await?;
+        // An older version gave it other rights.
+        let mut command = redis::cmd("ACL");
+        command.arg("SETUSER").arg(acl::ROOT).arg(acl::of_root());
+        session.ask::<()>("reload the accounts", &command).await?;
+        self.save(&mut session, "reload the accounts").await
     }
 }
 
@@ -200,10 +207,10 @@ mod tests {
     #[test]
     fn a_refusal_while_the_log_is_replayed_is_fatal() {
         let well = "* Reading RDB base file on AOF loading...\n* DB loaded from append only file: 0.001 seconds\n";
-        assert!(Redis::REDIS.check_start(well).is_ok());
+        assert!(Redis::for_redis().check_start(well).is_ok());
         let lost = "# == CRITICAL == This server is sending an error to its AOF-loading-client: 'NOPERM this user has \
                     no permissions to run the 'set' command' after processing the command 'exec'\n";
-        let error = Redis::REDIS.check_start(&format!("{well}{lost}")).unwrap_err();
+        let error = Redis::for_redis().check_start(&format!("{well}{lost}")).unwrap_err();
         assert_eq!(error.kind(), Kind::Fatal);
     }
 }

@@ -5,6 +5,7 @@
 mod acl;
 mod client;
 mod config;
+mod connections;
 mod engine;
 mod owned;
 mod parameters;
@@ -20,6 +21,7 @@ use trove_strategy::{
     PasswordRules, Root, Site, UserTraits, Users,
 };
 
+use crate::client::Held;
 pub use config::TLS_PORT;
 
 /// Longest name of an account, bytes. The server has no limit of its own.
@@ -29,21 +31,37 @@ const NAME_BYTES: usize = 255;
 const SPACES: &str = " \t\n\r\u{b}\u{c}";
 
 /// The datastores `redis` and `valkey`: the same verbs, spoken to programs of other names.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Redis {
     name: &'static str,
     server: &'static str,
     client: &'static str,
     client_password: &'static str,
+    held: Held,
 }
 
 impl Redis {
     /// The datastore named `redis`.
-    pub const REDIS: Self =
-        Self { name: "redis", server: "redis-server", client: "redis-cli", client_password: "REDISCLI_AUTH" };
+    pub const fn for_redis() -> Self {
+        Self {
+            name: "redis",
+            server: "redis-server",
+            client: "redis-cli",
+            client_password: "REDISCLI_AUTH",
+            held: Held::nothing(),
+        }
+    }
+
     /// The datastore named `valkey`.
-    pub const VALKEY: Self =
-        Self { name: "valkey", server: "valkey-server", client: "valkey-cli", client_password: "VALKEYCLI_AUTH" };
+    pub const fn for_valkey() -> Self {
+        Self {
+            name: "valkey",
+            server: "valkey-server",
+            client: "valkey-cli",
+            client_password: "VALKEYCLI_AUTH",
+            held: Held::nothing(),
+        }
+    }
 
     fn program(&self, site: &Site) -> PathBuf {
         site.installation.bindir.join(self.server)
@@ -81,6 +99,7 @@ impl Datastore for Redis {
                     .chain(["--user".to_owned(), "{user}".to_owned()])
                     .collect::<Vec<String>>(),
                 env: vec![(self.client_password.to_owned(), "{password}".to_owned())],
+                unset: Vec::new(),
             },
         }
     }

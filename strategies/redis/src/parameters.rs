@@ -81,7 +81,7 @@ impl Parameters for Redis {
     }
 
     async fn values(&self, site: &Site) -> Result<Vec<(String, String)>, EngineError> {
-        let all = Session::open(site).await?.parameters("list parameters").await?;
+        let all = self.held.session(site).await?.parameters("list parameters").await?;
         Ok(all.into_iter().filter(|(name, _)| !is_owned(name)).collect())
     }
 }

@@ -9,11 +9,14 @@ use crate::{NAME_BYTES, Redis, SPACES, acl};
 
 const ANY_HOST: &str = "%";
 
-/// Writes the accounts to their file, so that they are there after a crash.
-pub(crate) async fn save(session: &mut Session, attempt: &str) -> Result<(), EngineError> {
-    let saved = session.ask::<()>(attempt, redis::cmd("ACL").arg("SAVE")).await;
-    // The server knows no other reason than a disk that does not take the file.
-    saved.map_err(|error| EngineError::caused(Kind::Transient, "write the accounts to their file", error))
+impl Redis {
+    /// Writes the accounts to their file, so that they are there after a crash.
+    pub(crate) async fn save(&self, session: &mut Session, attempt: &str) -> Result<(), EngineError> {
+        let _alone = self.held.saving.lock().await;
+        let saved = session.ask::<()>(attempt, redis::cmd("ACL").arg("SAVE")).await;
+        // The server knows no other reason than a disk that does not take the file.
+        saved.map_err(|error| EngineError::caused(Kind::Transient, "write the accounts to their file", error))
+    }
 }
 
 async fn names(session: &mut Session) -> Result<Vec<String>, EngineError> {
@@ -41,7 +44,7 @@ fn check(name: &str) -> Result<(), EngineError> {
 #[async_trait]
 impl Users for Redis {
     async fn list(&self, site: &Site) -> Result<Vec<User>, EngineError> {
-        let mut names = names(&mut Session::open(site).await?).await?;
+        let mut names = names(&mut self.held.session(site).await?).await?;
         names.sort();
         let user = |name: String| User { id: Grantee { name, host: ANY_HOST.to_owned() }, databases: Vec::new() };
         Ok(names.into_iter().filter(|name| !is_reserved(name)).map(user).collect())
@@ -58,20 +61,26 @@ impl Users for Redis {
         if !user.databases.is_empty() {
             return Err(EngineError::new(Kind::Invalid, format!("{attempt}: there are no databases by name here")));
         }
-        let mut session = Session::open(site).await?;
+        let mut session = self.held.session(site).await?;
         let mut command = redis::cmd("ACL");
-        command.arg("SETUSER").arg(name).arg("reset").arg("on").arg(acl::verifier(&user.password)).arg(acl::TENANT);
+        command
+            .arg("SETUSER")
+            .arg(name)
+            .arg("reset")
+            .arg("on")
+            .arg(acl::verifier(&user.password))
+            .arg(acl::of_tenants());
         session.ask::<()>(&attempt, &command).await?;
-        save(&mut session, &attempt).await
+        self.save(&mut session, &attempt).await
     }
 
     async fn delete(&self, site: &Site, id: &Grantee) -> Result<(), EngineError> {
         check(&id.name)?;
         let attempt = format!("delete the account {:?}", id.name);
-        let mut session = Session::open(site).await?;
+        let mut session = self.held.session(site).await?;
         // It cuts the account's sessions.
         session.ask::<i64>(&attempt, redis::cmd("ACL").arg("DELUSER").arg(&id.name)).await?;
-        save(&mut session, &attempt).await
+        self.save(&mut session, &attempt).await
     }
 
     async fn change(&self, site: &Site, id: &Grantee, change: &UserChange) -> Result<(), EngineError> {
@@ -80,7 +89,7 @@ impl Users for Redis {
         if change.host.as_deref().is_some_and(|host| host != ANY_HOST) {
             return Err(EngineError::new(Kind::Invalid, format!("{attempt}: accounts have no hosts here")));
         }
-        let mut session = Session::open(site).await?;
+        let mut session = self.held.session(site).await?;
         let mut name = id.name.as_str();
         if let Some(new) = change.name.as_deref().filter(|new| *new != name) {
             check(new)?;
@@ -95,7 +104,7 @@ impl Users for Redis {
             command.arg("SETUSER").arg(name).arg("resetpass").arg(acl::verifier(password));
             session.ask::<()>(&attempt, &command).await?;
         }
-        save(&mut session, &attempt).await
+        self.save(&mut session, &attempt).await
     }
 }
 

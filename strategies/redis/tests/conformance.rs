@@ -58,7 +58,7 @@ async fn passes(datastore: Redis) -> Result<()> {
 
 #[tokio::test]
 async fn redis_passes_the_suite() -> Result<()> {
-    passes(Redis::REDIS).await
+    passes(Redis::for_redis()).await
 }
 
 #[tokio::test]
@@ -67,5 +67,5 @@ async fn valkey_passes_the_suite() -> Result<()> {
         println!("skipped: valkey-server is not installed (Debian has it from version 13 on)");
         return Ok(());
     }
-    passes(Redis::VALKEY).await
+    passes(Redis::for_valkey()).await
 }

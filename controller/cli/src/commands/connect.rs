@@ -1,5 +1,6 @@
 //! Opens the engine's own client program, as the datastore's manifest says.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
@@ -50,21 +51,31 @@ pub(crate) async fn run(session: &mut Session, arguments: &Arguments) -> Result<
     let ca_file = authority_file(&id, connection["ca_pem"].as_str().unwrap_or_default())?;
     let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let [address, port, tls_port] = ["address", "port", "tls_port"].map(|name| plain(&connection[name]));
-    let fill = |text: &str, with_password: bool| {
-        let filled = text.replace("{address}", &address).replace("{port}", &port).replace("{tls_port}", &tls_port);
-        let filled = filled
-            .replace("{user}", &user)
-            .replace("{database}", &database)
-            .replace("{ca_file}", &ca_file.to_string_lossy());
-        if with_password { filled.replace("{password}", password.expose_secret()) } else { filled }
-    };
+    let authority = ca_file.to_string_lossy();
+    let mut values = vec![
+        ("{address}", address.as_str()),
+        ("{port}", &port),
+        ("{tls_port}", &tls_port),
+        ("{user}", &user),
+        ("{database}", &database),
+        ("{ca_file}", &authority),
+    ];
     let program = plain(&client["program"]);
     let mut command = Command::new(&program);
-    // A password in an argument would be seen by every account of this machine.
-    command.args(client["args"].as_array().into_iter().flatten().filter_map(Value::as_str).map(|arg| fill(arg, false)));
+    let texts = |field: &str| client[field].as_array().into_iter().flatten().filter_map(Value::as_str);
+    // Before there is a password: in an argument it would be seen by every account of this machine.
+    command.args(texts("args").map(|arg| fill(arg, &values)));
+    let kept_from_it = |name: &OsString| {
+        let name = name.as_encoded_bytes();
+        texts("unset").any(|beginning| name.starts_with(beginning.as_bytes()))
+    };
+    for (name, _) in std::env::vars_os().filter(|(name, _)| kept_from_it(name)) {
+        command.env_remove(name);
+    }
+    values.push(("{password}", password.expose_secret()));
     for pair in client["env"].as_array().into_iter().flatten() {
         if let (Some(name), Some(value)) = (pair[0].as_str(), pair[1].as_str()) {
-            command.env(name, fill(value, true));
+            command.env(name, fill(value, &values));
         }
     }
     let error = command.args(&arguments.extra).exec();
@@ -73,6 +84,20 @@ pub(crate) async fn run(session: &mut Session, arguments: &Arguments) -> Result<
          {user}, database {database}, authority {}.",
         ca_file.display()
     )))
+}
+
+/// Puts values where they belong, in one pass: what stands in a value is never replaced again.
+fn fill(template: &str, values: &[(&str, &str)]) -> String {
+    let (mut filled, mut rest) = (String::new(), template);
+    while let Some(at) = rest.find('{') {
+        let (before, found) = rest.split_at(at);
+        filled.push_str(before);
+        let known = values.iter().find_map(|(name, value)| Some((value, found.strip_prefix(name)?)));
+        let (text, after) = known.map_or_else(|| found.split_at(1), |(value, after)| (*value, after));
+        filled.push_str(text);
+        rest = after;
+    }
+    filled + rest
 }
 
 /// The account and database that are meant; the latter is empty for engines that have none by name.
@@ -113,4 +138,19 @@ fn authority_file(id: &str, pem: &str) -> Result<PathBuf> {
     };
     write().map_err(|error| Failure::failed(format!("Write {}: {error}.", path.display())))?;
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_is_filled_in_one_pass() {
+        let values = [("{user}", "{database}"), ("{database}", "{user} {ca_file}"), ("{ca_file}", "/c{user}.pem")];
+        assert_eq!(fill("--user={user}", &values), "--user={database}");
+        assert_eq!(fill("{database}", &values), "{user} {ca_file}");
+        assert_eq!(fill("a{ca_file}{user}b", &values), "a/c{user}.pem{database}b");
+        assert_eq!(fill("{unknown} {{user} {", &values), "{unknown} {{database} {");
+        assert_eq!(fill("", &values), "");
+    }
 }

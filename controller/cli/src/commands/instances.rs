@@ -132,6 +132,7 @@ pub(crate) struct Order {
     #[arg(long = "database", value_name = "NAME")]
     databases: Vec<String>,
     /// A first account with the databases that it may enter; may be given several times. All get the same password.
+    /// `trovectl user create` makes accounts and grants whose names have `:` or `,`.
     #[arg(long = "user", value_name = "NAME[:DB,DB]")]
     users: Vec<String>,
     #[command(flatten)]
@@ -331,8 +332,24 @@ fn entrance(order: &Order) -> String {
     };
     let (user, databases) = first.split_once(':').unwrap_or((first, ""));
     let database = databases.split(',').find(|name| !name.is_empty());
-    let database = database.map_or_else(String::new, |name| format!(" --database {name}"));
-    format!(" --user {user}{database}")
+    let database = database.map_or_else(String::new, |name| option("database", name));
+    option("user", user) + &database
+}
+
+/// A name as a shell takes it: what is printed is copied.
+fn word(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.,:@%+/".contains(c);
+    if !name.is_empty() && name.chars().all(plain) {
+        name.to_owned()
+    } else {
+        format!("'{}'", name.replace('\'', r"'\''"))
+    }
+}
+
+fn option(option: &str, name: &str) -> String {
+    // What begins with a dash would be taken for another option.
+    let separator = if name.starts_with('-') { "=" } else { " " };
+    format!(" --{option}{separator}{}", word(name))
 }
 
 async fn create(session: &mut Session, order: &Order) -> Result<()> {
@@ -374,7 +391,19 @@ async fn create(session: &mut Session, order: &Order) -> Result<()> {
     }
     session.output.one(&view["instance"], SHOW)?;
     if order.wait.wait {
-        session.output.remark(&format!("Connect with: trovectl connect {}{}", order.name, entrance(order)));
+        session.output.remark(&format!("Connect with: trovectl connect {}{}", word(&order.name), entrance(order)));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_to_be_copied_is_quoted() {
+        assert_eq!(option("user", "app"), " --user app");
+        assert_eq!(option("user", "-x"), " --user=-x");
+        assert_eq!(option("database", "a b; $(it's)"), r" --database 'a b; $(it'\''s)'");
+    }
 }

@@ -142,7 +142,7 @@ async fn a_refused_quota_names_every_resource_and_counts_nothing_when_rolled_bac
 }
 
 #[tokio::test]
-async fn lists_are_paged_by_id_and_show_one_project() {
+async fn lists_are_paged_from_the_newest_on_and_show_one_project() {
     let fixture = fixture().await;
     let mut ids = Vec::new();
     for _ in 0..3 {
@@ -151,12 +151,15 @@ async fn lists_are_paged_by_id_and_show_one_project() {
     fixture.insert("other").await;
     let gone = fixture.insert("demo").await;
     write!(fixture, mark_deleted(gone));
-    ids.sort();
+    ids.reverse();
     let demo = project("demo");
     let first = fixture.store.list_instances(&demo, None, 2).await.unwrap();
     assert_eq!(first.iter().map(|instance| instance.id.to_string()).collect::<Vec<_>>(), ids[..2]);
     let rest = fixture.store.list_instances(&demo, Some(&ids[1]), 2).await.unwrap();
     assert_eq!(rest.iter().map(|instance| instance.id.to_string()).collect::<Vec<_>>(), ids[2..]);
+    let gone = gone.to_string();
+    assert_eq!(fixture.store.list_instances(&demo, Some(&gone), 9).await.unwrap().len(), 3, "it was the newest");
+    assert!(fixture.store.list_instances(&project("other"), Some(&gone), 9).await.unwrap().is_empty());
 }
 
 #[tokio::test]

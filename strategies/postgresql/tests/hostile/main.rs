@@ -175,5 +175,12 @@ async fn parameters_that_the_agent_owns_are_refused() -> Result<()> {
         let refused = Postgresql.engine().configure(&bench.site, &settings).await;
         ensure!(refused.is_err_and(|error| error.kind() == Kind::Invalid), "{name} was accepted");
     }
+    let spec = Postgresql.engine().start_spec(&bench.site, trove_strategy::StartMode::Normal);
+    for (name, value) in spec.args.iter().filter_map(|argument| argument.split_once('=')) {
+        let parameters = BTreeMap::from([(name.to_owned(), value.into())]);
+        let settings = Settings { parameters, ..Settings::default() };
+        let refused = Postgresql.engine().configure(&bench.site, &settings).await;
+        ensure!(refused.is_err_and(|error| error.kind() == Kind::Invalid), "{name} would do nothing");
+    }
     Ok(())
 }

@@ -5,7 +5,7 @@ use secrecy::SecretString;
 use trove_conformance::Bench;
 use trove_postgresql::Postgresql;
 
-use super::{as_root, connect, make_database, make_user, plain, root, text};
+use super::{as_root, connect, id, make_database, make_user, plain, root, text, users};
 
 #[tokio::test]
 async fn no_account_has_more_rights_than_an_ordinary_one_once_root_is_disabled() -> Result<()> {
@@ -70,5 +70,35 @@ async fn no_account_has_more_rights_than_an_ordinary_one_once_root_is_disabled()
     again.batch_execute("alter role root connection limit 0 valid until 'yesterday'").await?;
     let again = as_root(site, "d").await?;
     ensure!(text(&again, "select rolsuper from pg_roles where rolname = 'root'").await? == "t", "root comes back");
+    running.stop(&bench).await
+}
+
+#[tokio::test]
+async fn an_account_goes_though_it_has_what_only_a_superuser_may_own() -> Result<()> {
+    let bench = Bench::new(&Postgresql).await?;
+    let running = bench.start().await?;
+    let site = &bench.site;
+    make_database(site, "d").await?;
+    let superuser = as_root(site, "d").await?;
+    let statements = [
+        "create role boss superuser login password 'Secret-1'",
+        "set role boss",
+        "create function public.t() returns event_trigger language plpgsql as $$ begin raise exception 'no'; end $$",
+        "create event trigger t on ddl_command_end execute function public.t()",
+        "create foreign data wrapper w",
+        "create publication p for all tables",
+        "create subscription s connection 'host=127.0.0.1 port=1' publication p with (connect = false)",
+        "reset role",
+    ];
+    for statement in statements {
+        let disabled = "set session_replication_role = replica";
+        superuser.batch_execute(disabled).await?;
+        superuser.batch_execute(statement).await.context(statement)?;
+    }
+    users().delete(site, &id("boss")).await.map_err(plain)?;
+    ensure!(text(&superuser, "select evtenabled from pg_event_trigger").await? == "D", "it runs on");
+    ensure!(text(&superuser, "select count(*) from pg_subscription where subenabled").await? == "0");
+    trove_strategy::Databases::delete(&Postgresql, site, "d").await.map_err(plain)?;
+    drop(superuser);
     running.stop(&bench).await
 }
