@@ -1,5 +1,6 @@
 //! What was tried against the service, and holds.
 
 mod postgresql;
+mod redis;
 mod service;
 mod volume;
