@@ -70,8 +70,8 @@ fn dispatch(agent: Agent, verb: Verb) -> Result<()> {
     match verb {
         Verb::Run { config } => {
             let config = config::Config::read(&config)?;
-            // Namespaces and cgroups are joined by the first thread, before there is another.
-            let config = guest::enter(config)?;
+            // By the first thread, before there is another.
+            guest::enter(&config)?;
             logs();
             runtime()?.block_on(run::run(agent, config))
         }

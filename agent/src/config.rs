@@ -47,14 +47,11 @@ pub struct Config {
     pub vcpus: u32,
     /// Size of the volume, GiB.
     pub volume_gib: u64,
-    /// The account that runs the engine; the agent's own when absent.
-    pub engine_account: Option<String>,
+    /// The account that runs the engine, user and group; the agent's own when absent.
+    pub engine_uid: Option<u32>,
     /// cgroup directories to join before anything is started.
     #[serde(default)]
     pub cgroups: Vec<PathBuf>,
-    /// Where the directory around the volume is mounted in a mount namespace of the agent's own, because the engine's
-    /// account cannot reach it where it is.
-    pub private_mount: Option<PathBuf>,
 }
 
 impl Config {
@@ -74,7 +71,7 @@ impl Config {
     }
 
     /// Every path that may be relative.
-    pub(crate) fn paths(&mut self) -> [&mut PathBuf; 7] {
+    fn paths(&mut self) -> [&mut PathBuf; 7] {
         [
             &mut self.authority_file,
             &mut self.token_file,

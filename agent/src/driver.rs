@@ -28,7 +28,7 @@ use trove_strategy::{Datastore, EngineError, FirstStart, Health, Kind, RealHost,
 
 use crate::durable::Durable;
 use crate::engine_log::EngineLog;
-use crate::process::{self, Mark, Process};
+use crate::process::{Mark, Process, Signs};
 use crate::settings::{Assigned, Keeper, engine_settings};
 use crate::volume::Room;
 use starting::Starting;
@@ -37,6 +37,8 @@ const DESIRED: &str = "desired";
 const MARK: &str = "engine.json";
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(30);
+/// How long what is left of an engine that was stopped may take to end by itself.
+const DYING: Duration = Duration::from_secs(10);
 const BLOCKED_AFTER: u32 = 3;
 /// How long a start waits for the first measure of the volume.
 const FIRST_MEASURE: Duration = Duration::from_secs(10);
@@ -152,6 +154,7 @@ pub struct Parts {
 
 struct Owner {
     parts: Parts,
+    signs: Signs,
     process: Option<Process>,
     status: watch::Sender<EngineStatus>,
     wanted: bool,
@@ -178,7 +181,8 @@ pub async fn spawn(parts: Parts) -> Result<Driver> {
     let service = if begun { ServiceState::Shutdown } else { ServiceState::New };
     let (status, watched) = watch::channel(EngineStatus { service, detail: String::new(), health: None });
     let spec = parts.datastore.engine().start_spec(&parts.site, StartMode::Normal);
-    let mark = parts.files.read_json::<Mark>(MARK)?.filter(|mark| mark.runs()).or_else(|| process::started_by(&spec));
+    let signs = Signs::new(&parts.host, &parts.site.data, &parts.log.path());
+    let mark = parts.files.read_json::<Mark>(MARK)?.filter(|mark| signs.fit(*mark)).or_else(|| signs.started(&spec));
     let process = match mark {
         Some(mark) => Process::adopt(mark)?,
         None => None,
@@ -186,6 +190,7 @@ pub async fn spawn(parts: Parts) -> Result<Driver> {
     let (requests, inbox) = mpsc::channel(32);
     let mut owner = Owner {
         parts,
+        signs,
         process,
         status,
         wanted,
@@ -328,12 +333,12 @@ impl Owner {
     async fn stop(&mut self) {
         let begun = Instant::now();
         self.give_up_start("the engine was stopped meanwhile");
+        let spec = self.parts.datastore.engine().start_spec(&self.parts.site, StartMode::Normal);
         if let Some(mut process) = self.process.take() {
-            let spec = self.parts.datastore.engine().start_spec(&self.parts.site, StartMode::Normal);
             process.stop(spec.stop, spec.stop_deadline).await;
             info!(elapsed_ms = millis(begun), "the engine was stopped");
         }
-        process::await_none_in(&self.parts.site.data, Duration::from_secs(10)).await;
+        self.signs.await_none(&spec, DYING).await;
         self.healthy_since = None;
         let is_halted = self.wanted && self.room == Room::Over;
         let why = if is_halted { self.room.words(self.volume_bytes()) } else { String::new() };

@@ -1,7 +1,7 @@
 //! The engine's process: started in a session of its own so that it outlives the agent, found again, watched through a
 //! pidfd, stopped.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -33,18 +33,37 @@ pub struct Process {
     child: Option<Child>,
 }
 
-/// Fields of `/proc/<pid>/stat` after the name: the state, and the start time.
-fn stat(pid: i32) -> Option<(char, u64)> {
+/// Fields of `/proc/<pid>/stat` after the name.
+struct Stat {
+    state: char,
+    parent: i32,
+    session: i32,
+    started: u64,
+}
+
+fn stat(pid: i32) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
-    Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
 }
 
 impl Mark {
     fn of(pid: i32) -> Option<Self> {
-        let (state, started) = stat(pid)?;
-        (state != 'Z' && state != 'X').then_some(Self { pid, started })
+        let stat = stat(pid)?;
+        (stat.state != 'Z' && stat.state != 'X').then_some(Self { pid, started: stat.started })
+    }
+
+    fn kill(self) {
+        if self.runs() {
+            // Gone already is as good.
+            let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        }
     }
 
     /// Whether this very process runs; a zombie does not.
@@ -70,7 +89,7 @@ impl Process {
         host.become_owner(&mut command, Owner::Engine);
         let child = command.spawn().with_context(|| format!("start {}", spec.program.display()))?;
         let pid = i32::try_from(child.id()).context("a process id")?;
-        let mark = Mark { pid, started: stat(pid).map_or(0, |(_, started)| started) };
+        let mark = Mark { pid, started: stat(pid).map_or(0, |stat| stat.started) };
         Self::watch(mark, Some(child))
     }
 
@@ -139,40 +158,111 @@ impl Process {
     }
 }
 
-/// Processes that work below `directory`: an engine's own, also those that outlived their parent. Zombies do not count.
-pub fn working_in(directory: &Path) -> Vec<Mark> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok());
-    let works = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory));
-    pids.filter(works).filter_map(Mark::of).collect()
+/// How the processes of an engine are told from all others: by their account, and by what of this instance they use. Not by
+/// their command line, which anybody can imitate.
+#[derive(Clone, Debug)]
+pub struct Signs {
+    /// The engine's account.
+    uid: u32,
+    /// Whether all processes of that account are of this instance.
+    is_its_own: bool,
+    /// The engine's data.
+    data: PathBuf,
+    /// What the engine's output goes to.
+    log: PathBuf,
 }
 
-/// A process that was started by exactly this specification, for when a crash came before it was written down.
-pub fn started_by(spec: &StartSpec) -> Option<Mark> {
-    let mut wanted = spec.program.as_os_str().as_encoded_bytes().to_vec();
-    wanted.push(0);
-    for arg in &spec.args {
-        wanted.extend_from_slice(arg.as_bytes());
-        wanted.push(0);
+impl Signs {
+    /// Of the engine with this data and output.
+    pub fn new(host: &RealHost, data: &Path, log: &Path) -> Self {
+        let is_its_own = host.engine.uid != host.agent.uid;
+        Self { uid: host.engine.uid.as_raw(), is_its_own, data: data.to_owned(), log: log.to_owned() }
     }
-    let entries = std::fs::read_dir("/proc").ok()?;
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok());
-    let same = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|cmdline| cmdline == wanted);
-    pids.filter(same).find_map(Mark::of)
-}
 
-/// Waits until no process works below the directory; after the deadline what is left is killed.
-pub async fn await_none_in(directory: &Path, deadline: Duration) {
-    let mut end = tokio::time::Instant::now() + deadline;
-    while let Some(mark) = working_in(directory).first().copied() {
-        // One that cannot be watched has just gone.
-        let Ok(Some(mut process)) = Process::adopt(mark) else { continue };
-        if tokio::time::timeout_at(end, process.ended()).await.is_err() {
-            for left in working_in(directory) {
-                // Gone already is as good.
-                let _ = kill(Pid::from_raw(left.pid), Signal::SIGKILL);
+    /// Whether a process that was written down is the engine's still: an id is used again, after a restart of the
+    /// machine at the same time since its start.
+    pub fn fit(&self, mark: Mark) -> bool {
+        mark.runs() && self.has_account(mark.pid) && cgroup(mark.pid) == cgroup_of_own()
+    }
+
+    /// Every process of the engine and of whoever has a shell in it, also those that outlived their parent; where other
+    /// instances have the same account, those that work below the data. Zombies do not count.
+    pub fn all(&self) -> Vec<Mark> {
+        let works = |pid: &i32| {
+            let cwd = std::fs::read_link(format!("/proc/{pid}/cwd"));
+            cwd.is_ok_and(|cwd| cwd.starts_with(&self.data))
+        };
+        let is_one = |pid: &i32| self.has_account(*pid) && (self.is_its_own || works(pid));
+        pids().into_iter().filter(is_one).filter_map(Mark::of).collect()
+    }
+
+    /// The engine that was started with this program, for when a crash came before it was written down: it leads a session,
+    /// writes to the instance's log, is in the agent's cgroup, and no process of the same program has started it. The first
+    /// such, since tenants come after it.
+    pub fn started(&self, spec: &StartSpec) -> Option<Mark> {
+        let program = std::fs::canonicalize(&spec.program).ok()?;
+        let log = file(&self.log)?;
+        let is_it = |pid: &i32| {
+            self.has_account(*pid)
+                && runs_program(*pid, &program)
+                && stat(*pid).is_some_and(|stat| stat.session == *pid && !runs_program(stat.parent, &program))
+                && file(Path::new(&format!("/proc/{pid}/fd/2"))) == Some(log)
+                && cgroup(*pid) == cgroup_of_own()
+        };
+        pids().into_iter().filter(is_it).filter_map(Mark::of).min_by_key(|mark| mark.started)
+    }
+
+    /// Waits until none is left. What is not the engine's program is killed at once, since it would never end by itself; the
+    /// rest after the deadline.
+    pub async fn await_none(&self, spec: &StartSpec, deadline: Duration) {
+        let program = std::fs::canonicalize(&spec.program).unwrap_or_else(|_| spec.program.clone());
+        let mut end = tokio::time::Instant::now() + deadline;
+        loop {
+            let left = self.all();
+            let Some(mark) = left.first().copied() else { return };
+            for stranger in left.iter().filter(|mark| self.is_its_own && !runs_program(mark.pid, &program)) {
+                stranger.kill();
             }
-            end = tokio::time::Instant::now() + deadline;
+            // One that cannot be watched has just gone.
+            let Ok(Some(mut process)) = Process::adopt(mark) else { continue };
+            if tokio::time::timeout_at(end, process.ended()).await.is_err() {
+                self.all().into_iter().for_each(Mark::kill);
+                end = tokio::time::Instant::now() + deadline;
+            }
         }
     }
+
+    /// Whether it can act as the engine's account and as no other.
+    fn has_account(&self, pid: i32) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+        let uids: Vec<u32> = uids.split_ascii_whitespace().filter_map(|uid| uid.parse().ok()).collect();
+        !uids.is_empty() && uids.iter().all(|uid| *uid == self.uid)
+    }
+}
+
+fn pids() -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
+}
+
+/// Whether a process runs this program, also when its file was replaced meanwhile.
+fn runs_program(pid: i32, program: &Path) -> bool {
+    let Ok(exe) = std::fs::read_link(format!("/proc/{pid}/exe")) else { return false };
+    let exe = exe.as_os_str().as_encoded_bytes();
+    exe.strip_suffix(b" (deleted)").unwrap_or(exe) == program.as_os_str().as_encoded_bytes()
+}
+
+/// Which file that is, whatever it is called.
+fn file(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).ok().map(|facts| (facts.dev(), facts.ino()))
+}
+
+fn cgroup(pid: i32) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()
+}
+
+fn cgroup_of_own() -> Option<String> {
+    std::fs::read_to_string("/proc/self/cgroup").ok()
 }

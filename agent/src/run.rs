@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result, bail};
+use nix::unistd::{Gid, Uid};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use trove_proto::ALPN_AGENT;
@@ -120,12 +121,13 @@ fn lock(files: &Durable) -> Result<nix::fcntl::Flock<std::fs::File>> {
 
 fn hands(config: &Config) -> Result<RealHost> {
     let agent = Account::own().context("look up the account of this process")?;
-    let engine = match &config.engine_account {
-        Some(name) => Account::named(name).with_context(|| format!("look up the engine's account {name}"))?,
+    let engine = match config.engine_uid {
+        // The driver gives it this name in the guest's list of accounts.
+        Some(uid) => Account { name: "os_admin".to_owned(), uid: Uid::from_raw(uid), gid: Gid::from_raw(uid) },
         None => agent.clone(),
     };
     if engine.uid.is_root() {
-        bail!("engines do not run as root: name an account in `engine_account`");
+        bail!("engines do not run as root: give one an account in `engine_uid`");
     }
     Ok(RealHost { engine, agent })
 }

@@ -167,7 +167,7 @@ fn check_account(config: &Config) {
         );
     } else if !matches!(nix::unistd::User::from_name(account), Ok(Some(_))) {
         tracing::error!(
-            "the account {account} (process.engine_account), which runs engines, is not there: useradd --system \
+            "the account {account} (process.engine_account), which runs engines while manifests are made, is not there: useradd --system \
              --user-group --no-create-home --shell /usr/sbin/nologin {account}"
         );
     }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -104,6 +105,10 @@ pub fn end_host(host: &Path, instance: &str) {
                 let _ = std::fs::remove_dir(above);
             }
         } else {
+            // What holds the host's mount namespace.
+            for mounted in [directory.join("ns"), directory.clone()] {
+                while umount2(&mounted, MntFlags::MNT_DETACH).is_ok() {}
+            }
             let _ = std::fs::remove_dir_all(directory);
         }
     }

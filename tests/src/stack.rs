@@ -262,12 +262,21 @@ impl Stack {
             command.env("TROVE_FAILPOINTS", entries);
         }
         if let Some(entries) = &failpoints.agent {
-            let once = self.directory.path().join("fired");
+            let once = self.fired()?;
             std::fs::create_dir_all(&once)?;
             std::fs::set_permissions(&once, std::fs::Permissions::from_mode(0o777))?;
             command.env("TROVE_AGENT_FAILPOINTS", entries).env("TROVE_AGENT_FAILPOINTS_ONCE", once);
         }
         Ok(command)
+    }
+
+    /// Where agents write down which failpoints have fired: hosts of root see no temporary directory but their own.
+    fn fired(&self) -> Result<PathBuf> {
+        if self.options.account.is_some() || !nix::unistd::geteuid().is_root() {
+            return Ok(self.directory.path().join("fired"));
+        }
+        let name = self.directory.path().file_name().context("the stack's directory")?;
+        Ok(program("trove-agent")?.with_file_name("fired").join(name))
     }
 
     /// The controller's log.
@@ -402,6 +411,9 @@ impl Stack {
         }
         for instance in self.instances() {
             leftovers::end_host(&self.host(&instance), &instance);
+        }
+        if let Ok(fired) = self.fired() {
+            let _ = std::fs::remove_dir_all(fired);
         }
     }
 }

@@ -11,7 +11,7 @@ use trove_proto::v1::ServiceState;
 use trove_strategy::{EngineError, Kind, StartMode};
 
 use super::{FIRST_MEASURE, MARK, Owner, Reply, ended, millis, pass};
-use crate::process::{self, Process};
+use crate::process::Process;
 use crate::volume::Room;
 
 const ASK_AGAIN: Duration = Duration::from_millis(30);
@@ -127,15 +127,16 @@ impl Owner {
         self.say(ServiceState::Starting, "");
         let spec = self.parts.datastore.engine().start_spec(&self.parts.site, mode);
         if self.process.is_none() {
-            // Children of one that was killed live on for a moment and hold its shared memory.
-            process::await_none_in(&self.parts.site.data, ORPHANS).await;
+            // Children of one that was killed live on for a moment and hold its shared memory; what a tenant has started in
+            // it might answer in its place.
+            self.signs.await_none(&spec, ORPHANS).await;
             self.parts.datastore.engine().forget_earlier_life(&self.parts.site).await?;
             self.parts.log.begin();
             let started = Process::start(&spec, &self.parts.host, &self.parts.log.path());
             let process = started.map_err(|error| EngineError::new(Kind::Fatal, format!("{error:#}")))?;
             pass("agent.engine.started")?;
             if let Err(error) = self.parts.files.write_json(MARK, &process.mark) {
-                // It is found by its command line after a crash.
+                // It is found by what it is after a crash.
                 warn!(error = format!("{error:#}"), "the engine's process could not be written down");
             }
             info!(pid = process.mark.pid, "the engine was started");

@@ -268,6 +268,9 @@ impl Compute for FakeHost {
     async fn choose_address(&self, _: InstanceId, _: u16) -> std::result::Result<IpAddr, ComputeError> {
         unreachable!("a step's work")
     }
+    fn separates_tenants(&self) -> bool {
+        false
+    }
     async fn ensure_host(&self, _: &HostSpec) -> std::result::Result<(), ComputeError> {
         unreachable!("a step's work")
     }

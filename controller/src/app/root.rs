@@ -80,22 +80,23 @@ impl App {
         self.queue(caller, request_id, &subject, vec![AccountChange::DisableRoot]).await
     }
 
-    /// Root of an engine is a shell as the account that runs it. When an ordinary user runs the controller, that is the
-    /// controller's own account, with every secret of it.
+    /// Root of an engine is a shell as the account that runs it. Where hosts are not kept apart, that is a way to other
+    /// tenants' data, and to the controller's where it is an ordinary user's.
     ///
     /// # Errors
     /// 403.
     pub(super) fn check_root_allowed(&self) -> Result<()> {
-        may_enable(rustix::process::geteuid().is_root(), self.config.process.allow_root)
+        may_enable(self.compute.separates_tenants(), self.config.process.allow_root)
     }
 }
 
-fn may_enable(controller_is_root: bool, allow_root: bool) -> Result<()> {
-    if controller_is_root || allow_root {
+fn may_enable(are_separated: bool, allow_root: bool) -> Result<()> {
+    if are_separated || allow_root {
         return Ok(());
     }
     Err(Error::Forbidden(
-        "Root cannot be enabled: engines run under the controller's own account here, and process.allow_root is not set."
+        "Root cannot be enabled: it is a shell as the engine's account, instances are not kept apart here, and \
+         process.allow_root is not set."
             .to_owned(),
     ))
 }

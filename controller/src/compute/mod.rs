@@ -1,5 +1,6 @@
 //! Hosts for agents. Every verb is idempotent by instance id. The agent's behaviour is the same under every driver.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -31,6 +32,8 @@ pub struct HostSpec {
     pub address: IpAddr,
     /// The port it listens on.
     pub port: u16,
+    /// The account of its engine on a machine that it shares; see [`Compute::reserve_account`].
+    pub engine_uid: Option<u32>,
     /// Every controller's agents' address.
     pub controllers: Vec<String>,
     /// PEM of the authority of controllers and agents.
@@ -56,6 +59,18 @@ pub trait Compute: Send + Sync {
     /// An address on which `port` is free now. It is stored under a unique row before it is used; a driver for which the
     /// cloud chooses the address answers with that of the instance.
     async fn choose_address(&self, instance: InstanceId, port: u16) -> Result<IpAddr, ComputeError>;
+    /// An account of its own for the engine of a host, reserved on the machine until the host is deleted; the same when
+    /// it is asked again, but for one among `taken`, which are other instances'. It is stored under a unique row before
+    /// it is used. `None` where hosts share no machine, or all accounts are one.
+    async fn reserve_account(
+        &self,
+        _instance: InstanceId,
+        _taken: &BTreeSet<u32>,
+    ) -> Result<Option<u32>, ComputeError> {
+        Ok(None)
+    }
+    /// Whether a tenant who has a shell as the account of his engine reaches nothing of another's.
+    fn separates_tenants(&self) -> bool;
     /// Makes the host with its volume and starts the agent, or finds it made. A volume that is smaller than `spec` says
     /// grows; memory and cores are those of `spec` from the next start on. An agent that dies later is started again
     /// by the driver for as long as the host is there.
@@ -63,7 +78,8 @@ pub trait Compute: Send + Sync {
     /// Ends every process of the host, in an orderly way where that works, and keeps its volume. It stays stopped until
     /// [`Compute::ensure_host`]; a host that is not there counts as stopped.
     async fn stop_host(&self, instance: InstanceId) -> Result<(), ComputeError>;
-    /// Ends every process of the host and removes it with its volume, sockets, shared memory and cgroup; a host that is
+    /// Ends every process of the host and removes it with its volume, sockets, shared memory and cgroup, and gives its
+    /// account back last; a host that is
     /// not there counts as deleted.
     async fn delete_host(&self, instance: InstanceId) -> Result<(), ComputeError>;
     /// What there is.

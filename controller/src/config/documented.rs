@@ -101,7 +101,12 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("metrics", "listen", "Where /metrics is served for Prometheus, in clear and without a token. Unset: nowhere."),
     ("metrics", "allow_remote", "Allows metrics.listen to be another than a loopback address."),
     ("process", "address_range", "Addresses of instances are drawn from this part of 127.0.0.0/8."),
-    ("process", "engine_account", "The account that runs engines when the controller is root."),
+    (
+        "process",
+        "uid_range",
+        "As root: accounts of engines, one each. Neither Debian's useradd nor its subordinate ids use the default.",
+    ),
+    ("process", "engine_account", "As root: runs an engine in a scratch directory while its manifest is made."),
     (
         "process",
         "runtime_dir",
@@ -113,7 +118,11 @@ const OPTIONS: &[(&str, &str, &str)] = &[
         "Where hosts are kept; controllers of one machine share it. Unset: hosts in the state directory.",
     ),
     ("process", "agent_program", "The agent program. Unset: trove-agent beside the controller's own program."),
-    ("process", "allow_root", "As an ordinary user: allows root-enable, which hands out a shell as that user."),
+    (
+        "process",
+        "allow_root",
+        "Where hosts are not kept apart, as an ordinary user's: allows root-enable, which hands out a shell.",
+    ),
     ("log", "filter", "What is logged, to standard error: info, or trove_controller=debug,info."),
     ("log", "json", "One JSON object a line instead of text."),
     ("", "flavors", "[[flavors]]: id, name, ram_mib, vcpus; the sizes that local drivers offer."),

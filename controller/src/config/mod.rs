@@ -246,7 +246,9 @@ pub struct Metrics {
 pub struct Process {
     /// Addresses of instances are drawn from this part of 127.0.0.0/8, CIDR.
     pub address_range: String,
-    /// The account that runs engines when the controller is root.
+    /// As root: the accounts that engines are given, one each. The default is used by neither useradd nor subuid on Debian.
+    pub uid_range: String,
+    /// As root: the account that runs an engine in a scratch directory while its manifest is made.
     pub engine_account: String,
     /// Short directory for sockets. Unset: `/run/trove-rs` for root, else under `XDG_RUNTIME_DIR` or `/tmp`.
     pub runtime_dir: Option<PathBuf>,
@@ -254,7 +256,7 @@ pub struct Process {
     pub hosts_dir: Option<PathBuf>,
     /// The agent program. Unset: `trove-agent` beside the controller's own program.
     pub agent_program: Option<PathBuf>,
-    /// As an ordinary user: allows root-enable, which hands out a shell as that user.
+    /// Where hosts are not kept apart, as those of an ordinary user: allows root-enable all the same, which hands out a shell.
     pub allow_root: bool,
 }
 
@@ -392,6 +394,7 @@ impl Default for Process {
     fn default() -> Self {
         Self {
             address_range: "127.64.0.0/10".to_owned(),
+            uid_range: "70000-99999".to_owned(),
             engine_account: "trove".to_owned(),
             runtime_dir: None,
             hosts_dir: None,

@@ -152,6 +152,7 @@ async fn delete_host(work: &Work, _state: &mut Params) -> StepResult {
     context.agents.forget(work.instance);
     let mut tx = work.begin().await?;
     context.store.delete_agent(&mut tx, work.instance).await?;
+    context.store.clear_engine_uid(&mut tx, work.instance).await?;
     context.store.set_host(&mut tx, work.instance, HostState::Absent).await?;
     work.commit(tx).await
 }

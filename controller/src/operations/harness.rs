@@ -257,6 +257,10 @@ impl Compute for FakeCompute {
         Ok(Ipv4Addr::new(127, 0, 7, *address).into())
     }
 
+    fn separates_tenants(&self) -> bool {
+        true
+    }
+
     async fn ensure_host(&self, spec: &HostSpec) -> Result<(), ComputeError> {
         self.scripted("ensure_host")?;
         self.specs.lock().unwrap().push(spec.clone());

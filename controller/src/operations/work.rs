@@ -69,6 +69,10 @@ impl RunnerContext {
     /// The driver's.
     pub async fn ensure_host(&self, instance: InstanceId) -> StepResult {
         let facts = self.facts(instance).await?;
+        let engine_uid = match facts.engine_uid {
+            Some(uid) => Some(uid),
+            None => self.reserve_account(instance).await?,
+        };
         let enrolled = self.agents.state(instance).borrow().connected;
         let token = if enrolled {
             None
@@ -85,11 +89,24 @@ impl RunnerContext {
             size: facts.size,
             address: facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?,
             port: facts.port,
+            engine_uid,
             controllers: self.store.agents_addresses(GRACE).await?,
             authority_pem: self.authorities.agents_pem().to_owned(),
             token,
         };
         Ok(self.compute.ensure_host(&spec).await?)
+    }
+
+    /// Has the driver reserve an account for the engine, and stores it before it is used.
+    async fn reserve_account(&self, instance: InstanceId) -> Result<Option<u32>, StepError> {
+        let taken = self.store.engine_uids().await?;
+        let Some(uid) = self.compute.reserve_account(instance, &taken).await? else { return Ok(None) };
+        let mut tx = self.store.begin().await?;
+        if !self.store.set_engine_uid(&mut tx, instance, uid).await? {
+            return Err(StepError::Unknown(format!("the account {uid} was taken by another meanwhile")));
+        }
+        tx.commit().await.map_err(|error| StepError::Unknown(format!("the store did not commit: {error}")))?;
+        Ok(Some(uid))
     }
 }
 

@@ -45,6 +45,10 @@ impl Compute for Hosts {
         Ok(Ipv4Addr::new(127, 0, 7, n).into())
     }
 
+    fn separates_tenants(&self) -> bool {
+        true
+    }
+
     async fn ensure_host(&self, spec: &HostSpec) -> Result<(), ComputeError> {
         self.call("make a host").await?;
         let world = &self.world;

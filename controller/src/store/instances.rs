@@ -4,6 +4,7 @@
 //! Methods with `conn` take part in the caller's transaction. Each of them is idempotent, touches only an instance that
 //! is not deleted, and sets `updated`.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -119,6 +120,8 @@ pub struct HostFacts {
     pub address: Option<IpAddr>,
     /// The port it listens on.
     pub port: u16,
+    /// The account of its engine, where it has one of its own.
+    pub engine_uid: Option<u32>,
 }
 
 /// Which instances the management list shows.
@@ -272,7 +275,7 @@ impl Store {
     /// Internal.
     pub async fn host_facts(&self, id: InstanceId) -> Result<Option<HostFacts>> {
         let row = query(
-            "select i.project_id, i.generation, i.ram_mib, i.vcpus, i.volume_gib, i.address, i.port, \
+            "select i.project_id, i.generation, i.ram_mib, i.vcpus, i.volume_gib, i.address, i.port, i.engine_uid, \
              v.agent_program, v.manifest, d.name as datastore_name from instance i \
              join datastore_version v on v.id = i.version_id join datastore d on d.id = v.datastore_id \
              where i.id = $1 and i.deleted is null",
@@ -436,6 +439,49 @@ impl Store {
         Ok(())
     }
 
+    /// The account of its engine. `false`: another instance has it, or this one has another or is deleted.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn set_engine_uid(&self, conn: &mut Connection, id: InstanceId, uid: u32) -> Result<bool> {
+        // The condition instead of the unique index's error, as for addresses.
+        let done = query(
+            "update instance set engine_uid = $2 where id = $1 and deleted is null and engine_uid is null and not exists \
+             (select 1 from instance o where o.engine_uid = $2 and o.deleted is null)",
+        )
+        .bind(id.to_string())
+        .bind(i64::from(uid))
+        .execute(conn)
+        .await
+        .map_err(failed("set the account of", id))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// That its engine has no account: the host is gone, and others may have it.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn clear_engine_uid(&self, conn: &mut Connection, id: InstanceId) -> Result<()> {
+        query("update instance set engine_uid = null where id = $1 and deleted is null")
+            .bind(id.to_string())
+            .execute(conn)
+            .await
+            .map_err(failed("clear the account of", id))?;
+        Ok(())
+    }
+
+    /// The accounts of all engines.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn engine_uids(&self) -> Result<BTreeSet<u32>> {
+        let rows = query("select engine_uid from instance where engine_uid is not null and deleted is null")
+            .fetch_all(&self.read)
+            .await
+            .map_err(|error| Error::internal("list the accounts of engines", error))?;
+        rows.iter().filter_map(|row| maybe_uid(row).transpose()).collect()
+    }
+
     /// Why it is in error (message and details), or that it no longer is.
     ///
     /// # Errors
@@ -596,7 +642,13 @@ fn host_facts(row: &Row, id: InstanceId) -> Result<HostFacts> {
         },
         address: address(row)?,
         port: narrow(row, "port")?,
+        engine_uid: maybe_uid(row)?,
     })
+}
+
+fn maybe_uid(row: &Row) -> Result<Option<u32>> {
+    let uid: Option<i64> = column(row, "engine_uid")?;
+    uid.map(|uid| u32::try_from(uid).map_err(|_| damaged("engine_uid", &uid.to_string()))).transpose()
 }
 
 /// One as it was at `now`.

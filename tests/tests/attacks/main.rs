@@ -1,5 +1,6 @@
 //! What was tried against the service, and holds.
 
+mod accounts;
 mod postgresql;
 mod redis;
 mod service;

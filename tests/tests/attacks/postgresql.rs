@@ -12,11 +12,11 @@ use trove_tests::{APP, Api, Stack, connect, order_body, poll, rows};
 const WAIT: Duration = Duration::from_secs(90);
 
 /// Root of an engine is refused where an ordinary user runs the service.
-fn has_root() -> bool {
+pub(super) fn has_root() -> bool {
     nix::unistd::getuid().is_root()
 }
 
-async fn root(api: &Api, id: &str, database: &str) -> Result<Client> {
+pub(super) async fn root(api: &Api, id: &str, database: &str) -> Result<Client> {
     let enabled = api.post(&format!("/instances/{id}/root"), &json!({})).await?;
     let password = enabled.body["user"]["password"].as_str().with_context(|| format!("{enabled:?}"))?;
     connect(&api.instance(id).await?, "root", password, database).await

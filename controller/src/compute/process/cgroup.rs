@@ -61,6 +61,16 @@ impl Cgroups {
         self.hierarchies.iter().map(|hierarchy| self.parent(hierarchy).join(host)).collect()
     }
 
+    /// The path of a host's group, the same in each hierarchy, below where that is mounted.
+    pub(crate) fn path(&self, host: &str) -> PathBuf {
+        Path::new(TOP).join(&self.key).join(host)
+    }
+
+    /// Puts a process into the groups of a host.
+    pub(crate) fn join(&self, host: &str, process: ProcessId) -> io::Result<()> {
+        self.of(host).iter().try_for_each(|group| fs::write(group.join("cgroup.procs"), process.pid.to_string()))
+    }
+
     /// Makes the groups of a host, or finds them made, and sets their limits.
     pub(crate) fn ensure(&self, host: &str, memory_mib: u64) -> io::Result<()> {
         let memory = (memory_mib + AGENT_ALLOWANCE_MIB).saturating_mul(1024 * 1024).to_string();

@@ -1,5 +1,6 @@
 //! One host on the disk: its directories, the agent's configuration, and the agent's process.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -12,8 +13,11 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::accounts::Accounts;
 use super::cgroup::Cgroups;
-use super::system::{self, ProcessId};
+use super::migrate;
+use super::namespace::{self, View};
+use super::system::{self, Process, ProcessId};
 use crate::compute::{ComputeError, HostSpec};
 use crate::ids::InstanceId;
 
@@ -26,10 +30,21 @@ pub(super) struct Place {
     pub(super) runtime: PathBuf,
     /// Where hosts are limited; `None` where they cannot be.
     pub(super) cgroups: Option<Arc<Cgroups>>,
-    /// The account of engines; `None`: this process's own.
-    pub(super) engine_account: Option<String>,
+    /// What keeps hosts apart; `None` where all is one ordinary user's.
+    pub(super) apart: Option<Arc<Apart>>,
     /// The agent program where a version names no other.
     pub(super) program: PathBuf,
+}
+
+/// What keeps hosts apart where the controller is root.
+#[derive(Debug)]
+pub(super) struct Apart {
+    /// Whose their engines are.
+    pub(super) accounts: Accounts,
+    /// Directories of which a host sees its own part alone.
+    pub(super) hidden: Vec<PathBuf>,
+    /// Why this machine lets no host have a mount namespace.
+    pub(super) obstacle: Option<String>,
 }
 
 /// The agent's configuration, as the agent reads it.
@@ -54,16 +69,24 @@ struct AgentConfig<'a> {
     vcpus: u32,
     volume_gib: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    engine_account: Option<&'a str>,
+    engine_uid: Option<u32>,
     cgroups: Vec<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    private_mount: Option<PathBuf>,
 }
 
 /// Tells state directories apart where names of theirs would meet.
 pub(super) fn key(state: &Path) -> String {
     let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
     digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Changes whenever the machine is started.
+pub(super) fn boot() -> std::io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// Whether it is this account's and can be no other's.
+fn is_own(process: &Process) -> bool {
+    process.accounts.iter().eq([&nix::unistd::geteuid().as_raw()])
 }
 
 /// `trove-agent` beside this program.
@@ -81,7 +104,6 @@ fn failed(attempt: &str, path: &Path) -> impl FnOnce(std::io::Error) -> ComputeE
     }
 }
 
-/// What the driver itself reads of that.
 /// How long another controller may be about to start or remove an agent.
 const LOCK_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -96,9 +118,20 @@ pub(super) enum Started {
     Gone,
 }
 
+/// What the driver itself reads of the agent's configuration.
 #[derive(Deserialize)]
-struct Limits {
+struct Written {
     memory_mib: u64,
+    engine_uid: Option<u32>,
+    bindir: PathBuf,
+}
+
+/// An agent that was started, in a file that only this account can write. A process id is used again, and a start time is
+/// counted from the start of the machine.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    boot: String,
+    process: ProcessId,
 }
 
 fn make(path: &Path, mode: u32) -> Result<(), ComputeError> {
@@ -175,15 +208,53 @@ impl Place {
                 program.display()
             )));
         }
-        match &self.engine_account {
-            Some(name) if !matches!(nix::unistd::User::from_name(name), Ok(Some(_))) => {
-                Err(ComputeError::Fatal(format!(
-                    "the account {name}, which runs engines, is not there: make it with useradd --system --user-group \
-                 --no-create-home --shell /usr/sbin/nologin {name}"
-                )))
-            }
-            _ => Ok(()),
+        let Some(apart) = &self.apart else { return Ok(()) };
+        if let Some(obstacle) = &apart.obstacle {
+            return Err(ComputeError::Fatal(format!("hosts cannot be kept apart on this machine: {obstacle}")));
         }
+        if spec.engine_uid.is_none() {
+            return Err(ComputeError::Fatal("the engine has no account of its own".to_owned()));
+        }
+        let hides = |path: &Path| apart.hidden.iter().any(|hidden| path.starts_with(hidden));
+        match [program, &spec.installation.bindir].into_iter().find(|path| hides(path)) {
+            Some(path) => Err(ComputeError::Fatal(format!(
+                "{} is in a directory of the controller's, which hosts do not see: put it elsewhere",
+                path.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// An account for the engine of a host, whose directory is made first: a reservation without one counts for nothing.
+    pub(super) fn reserve(&self, instance: InstanceId, taken: &BTreeSet<u32>) -> Result<Option<u32>, ComputeError> {
+        let Some(apart) = &self.apart else { return Ok(None) };
+        let directory = self.directory(instance);
+        make(&directory, 0o711)?;
+        apart.accounts.reserve(&directory, taken).map(Some)
+    }
+
+    /// The account of a host's engine, as it is reserved.
+    pub(super) fn account(&self, instance: InstanceId) -> Option<u32> {
+        let apart = self.apart.as_ref()?;
+        apart.accounts.of(&self.directory(instance)).first().copied()
+    }
+
+    /// Whether the host's engine had another account until now.
+    pub(super) fn had_another_account(&self, spec: &HostSpec) -> bool {
+        let Some(uid) = spec.engine_uid else { return false };
+        let another = self.written(spec.instance).is_ok_and(|written| written.engine_uid != Some(uid));
+        another || migrate::is_of_another(&self.directory(spec.instance), uid)
+    }
+
+    /// Gives what the engine owns to the account that it has now. No process of the host may be left.
+    pub(super) async fn give(&self, spec: &HostSpec) -> Result<(), ComputeError> {
+        let Some(uid) = spec.engine_uid else { return Ok(()) };
+        let directory = self.directory(spec.instance);
+        let given = tokio::task::spawn_blocking(move || migrate::give(&directory, uid)).await;
+        given
+            .map_err(std::io::Error::other)
+            .and_then(|given| given)
+            .map_err(|error| ComputeError::Fatal(error.to_string()))
     }
 
     /// Makes the host's directories, its control group, and its agent's configuration.
@@ -192,6 +263,9 @@ impl Place {
         let run = self.run_directory(spec.instance);
         make(&directory, 0o711)?;
         make(&directory.join("log"), 0o700)?;
+        if let (Some(apart), Some(uid)) = (&self.apart, spec.engine_uid) {
+            apart.accounts.keep(uid, &directory)?;
+        }
         let id = spec.instance.to_string();
         write(&directory.join("authority.pem"), spec.authority_pem.as_bytes())?;
         // An agent that has its certificate needs no token, and would leave it lying there.
@@ -218,9 +292,8 @@ impl Place {
             memory_mib: spec.size.memory_mib,
             vcpus: spec.size.vcpus,
             volume_gib: spec.size.volume_gib,
-            engine_account: self.engine_account.as_deref(),
+            engine_uid: spec.engine_uid,
             cgroups: self.cgroups.as_ref().map(|cgroups| cgroups.of(&id)).unwrap_or_default(),
-            private_mount: self.closed_to_engines(&directory).then(|| run.join("m")),
         };
         let text = toml::to_string(&config)
             .map_err(|error| ComputeError::Fatal(format!("write the agent's configuration: {error}")))?;
@@ -231,22 +304,55 @@ impl Place {
         Ok(())
     }
 
-    /// Whether the engines' account cannot reach the directory because one above it is closed to others.
-    fn closed_to_engines(&self, directory: &Path) -> bool {
-        let closed = |path: &Path| fs::metadata(path).is_ok_and(|facts| facts.permissions().mode() & 0o001 == 0);
-        self.engine_account.is_some() && directory.ancestors().any(closed)
+    /// The agent of a host: the process that was written down when it was started, as long as it lives. What it runs is not
+    /// compared, since a program may be a script that gives way to another.
+    pub(super) fn find_agent(&self, instance: InstanceId) -> Option<ProcessId> {
+        let record = match fs::read(self.record_file(instance)) {
+            Ok(bytes) => serde_json::from_slice::<Record>(&bytes).ok()?,
+            Err(_) => return self.look_for_agent(instance),
+        };
+        let process = Process::of(record.process.pid)?;
+        let is_it = process.id == record.process && is_own(&process) && boot().is_ok_and(|boot| boot == record.boot);
+        let group = self.cgroups.as_ref().map(|cgroups| cgroups.path(&instance.to_string()));
+        let is_member = group.is_none_or(|group| system::is_in_group(process.id.pid, &group));
+        (is_it && is_member).then_some(process.id)
     }
 
-    /// The agent of a host, by its command line: nothing that was written down can be wrong about it.
-    pub(super) fn find_agent(&self, instance: InstanceId) -> Option<ProcessId> {
-        let file = self.config_file(instance);
-        let all = system::processes().ok()?;
-        let is_agent = |process: &&system::Process| {
-            let mut words = process.arguments.iter().rev();
-            words.next().is_some_and(|word| *word == *file.as_os_str())
-                && words.next().is_some_and(|word| word == "--config")
+    /// One that was not written down, since this process was killed just then, or is older than such records: it is
+    /// this account's, runs the agent's program, leads a session, and works in the host's directory. No engine's account can
+    /// make such a process, where engines have accounts of their own.
+    fn look_for_agent(&self, instance: InstanceId) -> Option<ProcessId> {
+        let directories = [self.directory(instance), View::home(&self.run_directory(instance))];
+        let program = fs::canonicalize(self.program(instance)).ok();
+        let is_agent = |process: &Process| {
+            let is_there = process.directory.as_ref().is_some_and(|directory| directories.contains(directory));
+            is_own(process) && process.leads && is_there && program.is_some() && process.program == program
         };
-        all.iter().find(is_agent).map(|process| process.id)
+        system::processes().ok()?.into_iter().find(is_agent).map(|process| process.id)
+    }
+
+    fn record_file(&self, instance: InstanceId) -> PathBuf {
+        self.directory(instance).join("agent-process")
+    }
+
+    /// The agent program of a host.
+    fn program(&self, instance: InstanceId) -> PathBuf {
+        match fs::read(self.directory(instance).join("agent-program")) {
+            Ok(bytes) => PathBuf::from(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(_) => self.program.clone(),
+        }
+    }
+
+    fn written(&self, instance: InstanceId) -> Result<Written, ComputeError> {
+        let file = self.config_file(instance);
+        let parse = |text: String| toml::from_str(&text).map_err(std::io::Error::other);
+        fs::read_to_string(&file).and_then(parse).map_err(failed("read", &file))
+    }
+
+    /// Whether an agent can be started for the host as it was written: one of an earlier version had no account.
+    fn can_start(&self, instance: InstanceId) -> bool {
+        self.is_whole(instance)
+            && (self.apart.is_none() || self.written(instance).is_ok_and(|written| written.engine_uid.is_some()))
     }
 
     /// Waits until the host has no agent: `child` where this process started it.
@@ -282,29 +388,28 @@ impl Place {
     /// Starts the host's agent unless it runs.
     pub(super) async fn ensure_agent(&self, instance: InstanceId) -> Result<Started, ComputeError> {
         let _alone = self.alone().await?;
-        if !self.is_whole(instance) {
-            return Ok(Started::Gone);
-        }
-        if self.find_agent(instance).is_some() {
+        if self.find_agent(instance).is_some() && self.is_whole(instance) {
             return Ok(Started::Before);
+        }
+        if !self.can_start(instance) {
+            return Ok(Started::Gone);
         }
         self.start_agent(instance).map(Started::Now)
     }
 
-    /// Starts the agent in a session of its own, so that it outlives this process.
+    /// Starts the agent in a session of its own, so that it outlives this process, and writes down which it is.
     fn start_agent(&self, instance: InstanceId) -> Result<Child, ComputeError> {
-        let directory = self.directory(instance);
-        self.make_volatile(instance)?;
+        let (directory, run, program) =
+            (self.directory(instance), self.run_directory(instance), self.program(instance));
+        let written = self.written(instance)?;
+        self.make_volatile(instance, &written)?;
         let log = directory.join("log/agent.log");
         let output = File::options().create(true).append(true).mode(0o600).open(&log).map_err(failed("open", &log))?;
         let again = output.try_clone().map_err(failed("open", &log))?;
-        let program = match fs::read(directory.join("agent-program")) {
-            Ok(bytes) => PathBuf::from(String::from_utf8_lossy(&bytes).into_owned()),
-            Err(_) => self.program.clone(),
-        };
+        let home = if self.apart.is_some() { View::home(&run) } else { directory };
         // util-linux: as a child that leads no group, setsid replaces itself by the program.
         let mut command = Command::new("setsid");
-        command.arg(&program).args(["run", "--config"]).arg(self.config_file(instance));
+        command.arg(&program).args(["run", "--config"]).arg(home.join("agent.toml"));
         command
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -315,24 +420,73 @@ impl Place {
                 command.env(name, value);
             }
         }
-        command.stdin(Stdio::null()).stdout(output).stderr(again).current_dir(&directory);
-        command.spawn().map_err(failed("start", &program))
+        command.stdin(Stdio::null()).stdout(output).stderr(again).current_dir(home);
+        let record = self.record_file(instance);
+        match fs::remove_file(&record) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("remove", &record)(error)),
+            _ => {}
+        }
+        let started = match self.view(instance, &written, &program) {
+            Some(view) => view.enter(move || command.spawn()),
+            None => command.spawn(),
+        };
+        let mut child = started.map_err(failed("start", &program))?;
+        if let Err(error) = self.write_down(instance, &child) {
+            // One that nobody would know must not live.
+            let _ = child.kill().and_then(|()| child.wait());
+            return Err(error);
+        }
+        Ok(child)
     }
 
-    /// Makes what a restart of the machine takes away: the directory of sockets and the control group.
-    fn make_volatile(&self, instance: InstanceId) -> Result<(), ComputeError> {
-        make(&self.run_directory(instance), 0o711)?;
+    /// What the host sees of the machine.
+    fn view(&self, instance: InstanceId, written: &Written, program: &Path) -> Option<View> {
+        let apart = self.apart.as_ref()?;
+        Some(View {
+            host: self.directory(instance),
+            run: self.run_directory(instance),
+            uid: written.engine_uid?,
+            groups: self.cgroups.as_ref().map(|cgroups| cgroups.of(&instance.to_string())).unwrap_or_default(),
+            hidden: apart.hidden.clone(),
+            programs: vec![program.to_owned(), written.bindir.clone()],
+            memory_mib: written.memory_mib,
+        })
+    }
+
+    /// Puts a new agent into its control group and writes it down.
+    fn write_down(&self, instance: InstanceId, child: &Child) -> Result<(), ComputeError> {
+        // One that has ended already is not missed.
+        let Some(process) = i32::try_from(child.id()).ok().and_then(ProcessId::of) else { return Ok(()) };
+        let joined = self.cgroups.as_ref().map_or(Ok(()), |cgroups| cgroups.join(&instance.to_string(), process));
+        let file = self.record_file(instance);
+        joined.map_err(failed("put the agent into its control group for", &file))?;
+        let boot = boot().map_err(failed("read the boot id for", &file))?;
+        let text = serde_json::to_vec(&Record { boot, process });
+        let text = text.map_err(|error| ComputeError::Fatal(format!("write down the agent: {error}")))?;
+        write(&file, &text)
+    }
+
+    /// Makes what a restart of the machine takes away: the directory of sockets, the control group, the account's
+    /// reservation.
+    fn make_volatile(&self, instance: InstanceId, written: &Written) -> Result<(), ComputeError> {
+        let run = self.run_directory(instance);
+        make(&run, 0o711)?;
+        if let (Some(apart), Some(uid)) = (&self.apart, written.engine_uid) {
+            apart.accounts.keep(uid, &self.directory(instance))?;
+            namespace::prepare(&run).map_err(failed("prepare", &run))?;
+        }
         let Some(cgroups) = &self.cgroups else { return Ok(()) };
-        let limits = |text: String| toml::from_str::<Limits>(&text).map_err(std::io::Error::other);
-        let file = self.config_file(instance);
-        let limits = fs::read_to_string(&file).and_then(limits).map_err(failed("read", &file))?;
-        let made = cgroups.ensure(&instance.to_string(), limits.memory_mib);
+        let made = cgroups.ensure(&instance.to_string(), written.memory_mib);
         made.map_err(|error| ComputeError::Transient(format!("limit the memory of the host {instance}: {error}")))
     }
 
     /// Takes the directory of sockets and the control group away; no process of the host may be left.
     pub(super) fn remove_volatile(&self, instance: InstanceId) -> Result<(), ComputeError> {
-        remove(&self.run_directory(instance))?;
+        let run = self.run_directory(instance);
+        if self.apart.is_some() {
+            namespace::release(&run).map_err(|error| ComputeError::Transient(error.to_string()))?;
+        }
+        remove(&run)?;
         let Some(cgroups) = &self.cgroups else { return Ok(()) };
         let removed = cgroups.remove(&instance.to_string());
         removed.map_err(|error| ComputeError::Transient(format!("remove the control group of {instance}: {error}")))
@@ -342,8 +496,11 @@ impl Place {
     pub(super) async fn remove(&self, instance: InstanceId) -> Result<(), ComputeError> {
         let place = self.clone();
         let all = move || {
+            let directory = place.directory(instance);
             place.remove_volatile(instance)?;
-            remove(&place.directory(instance))
+            remove(&directory)?;
+            // Last: from now on it may be another's.
+            place.apart.as_ref().map_or(Ok(()), |apart| apart.accounts.release(&directory))
         };
         let done = tokio::task::spawn_blocking(all).await;
         done.map_err(|error| ComputeError::Transient(format!("remove the host: {error}")))?

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use super::cgroup;
 use super::host::Place;
-use super::system::{self, Process, ProcessId, Shared, Unattached};
+use super::system::{self, Kind, Object, Process, ProcessId, Shared};
 use crate::ids::InstanceId;
 
 /// A killed process that does not end is stuck in the kernel.
@@ -32,14 +32,20 @@ impl Place {
         let mut killed = BTreeSet::new();
         killed.extend(self.recorded_engine(instance));
         let mut shared = BTreeSet::new();
+        let account = self.account(instance);
         loop {
-            let alive = self.processes(instance)?;
+            if let Some(uid) = account {
+                strike(uid).await?;
+            }
+            let alive = self.processes(instance, account)?;
             if alive.is_empty() {
                 break;
             }
             let mut dying = Vec::new();
             for process in alive {
-                shared.extend(Shared::of(process));
+                if account.is_none() {
+                    shared.extend(Shared::of(process));
+                }
                 killed.insert(process.pid);
                 if let Some(handle) = process.open()? {
                     handle.send(Signal::KILL)?;
@@ -58,21 +64,29 @@ impl Place {
                 }
             }
         }
-        let engines = self.engine_account.as_deref().and_then(|name| nix::unistd::User::from_name(name).ok().flatten());
-        remove_shared(&shared, &killed, engines.map(|account| account.uid.as_raw())).await
+        match account {
+            Some(uid) => remove_objects(|object| object.owner == uid).await,
+            None => remove_shared(&shared, &killed).await,
+        }
     }
 
-    /// What lives of a host: the members of its control groups; without one, what works in its directories and what
-    /// descends from that. Engines' backends have sessions of their own and outlive a killed parent.
-    fn processes(&self, instance: InstanceId) -> io::Result<Vec<ProcessId>> {
-        if let Some(cgroups) = &self.cgroups {
-            let groups = cgroups.of(&instance.to_string());
-            let mut members: BTreeSet<i32> = BTreeSet::new();
-            let mut found: Vec<ProcessId> = groups.iter().flat_map(|group| cgroup::members(group)).collect();
-            found.extend(self.find_agent(instance));
-            found.retain(|process| members.insert(process.pid));
-            return Ok(found);
-        }
+    /// What lives of a host: the members of its control groups and the processes of its account; without either, what works
+    /// in its directories and what descends from that. Engines' backends have sessions of their own and outlive a killed parent.
+    fn processes(&self, instance: InstanceId, account: Option<u32>) -> io::Result<Vec<ProcessId>> {
+        let mut found = match &self.cgroups {
+            Some(cgroups) => {
+                let groups = cgroups.of(&instance.to_string());
+                groups.iter().flat_map(|group| cgroup::members(group)).chain(self.find_agent(instance)).collect()
+            }
+            None => self.processes_in_directories(instance)?,
+        };
+        found.extend(account.map(system::processes_of).transpose()?.into_iter().flatten());
+        let mut members: BTreeSet<i32> = BTreeSet::new();
+        found.retain(|process| members.insert(process.pid));
+        Ok(found)
+    }
+
+    fn processes_in_directories(&self, instance: InstanceId) -> io::Result<Vec<ProcessId>> {
         let (directory, run) = (self.directory(instance), self.run_directory(instance));
         let all = system::processes()?;
         let own = i32::try_from(std::process::id()).unwrap_or_default();
@@ -104,18 +118,23 @@ impl Place {
     }
 }
 
-async fn remove_shared(shared: &BTreeSet<Shared>, makers: &BTreeSet<i32>, engines: Option<u32>) -> io::Result<()> {
-    for Unattached { id, maker, owner } in system::unattached_segments() {
-        // An engine that dies while it is initialised was never written down. The engines' account is theirs alone: what
-        // nobody there has attached, and whose maker is dead, is nobody's.
-        let orphaned = engines == Some(owner) && ProcessId::of(maker).is_none();
-        if orphaned || makers.contains(&maker) || shared.contains(&Shared::Segment(id)) {
-            let mut command = tokio::process::Command::new("ipcrm");
-            command.args(["-m", &id.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            // One that has gone by itself meanwhile is as good.
-            command.status().await?;
-        }
-    }
+/// Kills everything that an account runs, at once: of those that multiply, none is left that would be seen too late.
+async fn strike(uid: u32) -> io::Result<()> {
+    let mut command = tokio::process::Command::new("/bin/sh");
+    command.args(["-c", "kill -s KILL -- -1"]).env_clear().current_dir("/");
+    // As that account it reaches nobody else. That there is nothing to kill is no failure.
+    command.uid(uid).gid(uid).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().await?;
+    Ok(())
+}
+
+/// Removes what engines leave that share an account: it goes by who made or had it.
+async fn remove_shared(shared: &BTreeSet<Shared>, makers: &BTreeSet<i32>) -> io::Result<()> {
+    let is_theirs = |object: &Object| {
+        let was_theirs = object.maker.is_some_and(|maker| makers.contains(&maker))
+            || (object.kind == Kind::Segment && shared.contains(&Shared::Segment(object.id)));
+        object.users == Some(0) && was_theirs
+    };
+    remove_objects(is_theirs).await?;
     for file in shared {
         if let Shared::File(path) = file
             && !is_mapped(file)?
@@ -125,6 +144,22 @@ async fn remove_shared(shared: &BTreeSet<Shared>, makers: &BTreeSet<i32>, engine
                 _ => {}
             }
         }
+    }
+    Ok(())
+}
+
+/// Removes those System V objects.
+async fn remove_objects(are_meant: impl Fn(&Object) -> bool) -> io::Result<()> {
+    for object in Kind::ALL.into_iter().flat_map(system::objects).filter(|object| are_meant(object)) {
+        let mut command = tokio::process::Command::new("ipcrm");
+        command.args([object.kind.option(), &object.id.to_string()]);
+        if nix::unistd::geteuid().is_root() {
+            // As its owner, so that what has this number by now and is another's stays.
+            command.uid(object.owner).gid(object.owner);
+        }
+        command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+        // One that has gone by itself meanwhile is as good.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().await?;
     }
     Ok(())
 }

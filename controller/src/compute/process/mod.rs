@@ -1,12 +1,16 @@
 //! The embedded driver: a host is an agent with its engine on this machine, a volume is a directory.
 //!
-//! The agent outlives the controller, which finds it again by its command line. As root each host has a control group,
-//! by which it is limited and ended whole; without one, a host is what works in its directories.
+//! The agent outlives the controller, which finds it again by what it wrote down when it started it. As root each host has an
+//! account for its engine, a mount namespace in which there is no other host, and a control group by which it is limited
+//! and ended whole. As an ordinary user a host is what works in its directories.
 
+mod accounts;
 mod address;
 mod cgroup;
 mod host;
 mod kill;
+mod migrate;
+mod namespace;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -27,7 +31,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::state::HostState;
-use host::{Place, Started};
+use host::{Apart, Place, Started};
 
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(30);
@@ -98,11 +102,10 @@ impl ProcessDriver {
     /// # Errors
     /// Internal.
     pub fn location(&self) -> Result<String> {
-        let boot = Path::new("/proc/sys/kernel/random/boot_id");
-        let boot = std::fs::read_to_string(boot).map_err(|error| Error::internal("read the boot id", error))?;
+        let boot = host::boot().map_err(|error| Error::internal("read the boot id", error))?;
         let facts = std::fs::metadata(&self.place.hosts);
         let facts = facts.map_err(|error| Error::internal("look at the directory of hosts", error))?;
-        Ok(format!("{}/{}/{}", boot.trim(), facts.dev(), facts.ino()))
+        Ok(format!("{}/{}/{}", boot, facts.dev(), facts.ino()))
     }
 
     fn turn(&self, instance: InstanceId) -> Arc<tokio::sync::Mutex<()>> {
@@ -118,6 +121,18 @@ impl ProcessDriver {
         let cancel = CancellationToken::new();
         let task = tokio::spawn(keep_agent(self.place.clone(), instance, child, cancel.clone()));
         watchers.insert(instance, Watcher { cancel, task });
+    }
+
+    /// Ends every process of a host, in an orderly way where that works.
+    async fn end(&self, instance: InstanceId) -> std::result::Result<(), ComputeError> {
+        self.unwatch(instance).await;
+        self.place.withdraw(instance).await?;
+        let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
+        if let Some(agent) = self.place.find_agent(instance) {
+            kill::interrupt(agent, ORDERLY).await.map_err(transient)?;
+        }
+        self.place.kill_all(instance).await.map_err(transient)?;
+        self.place.remove_volatile(instance)
     }
 
     async fn unwatch(&self, instance: InstanceId) {
@@ -203,20 +218,37 @@ fn place(options: &ProcessOptions) -> Result<Place> {
     let permissions = std::fs::Permissions::from_mode(mode);
     let closed = std::fs::set_permissions(&runtime, permissions);
     closed.map_err(|error| Error::internal(format!("close {}", runtime.display()), error))?;
-    let hosts = process.hosts_dir.clone().unwrap_or_else(|| options.state_dir.join("hosts"));
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(|error| Error::internal(format!("find {}", path.display()), error))
+    };
+    let state = absolute(&options.state_dir)?;
+    let hosts = process.hosts_dir.as_deref().map_or_else(|| Ok(state.join("hosts")), absolute)?;
     make(&hosts, 0o711)?;
     let key = host::key(process.hosts_dir.as_ref().unwrap_or(&options.state_dir));
     let cgroups = if root { cgroup::Cgroups::find(&key) } else { Err("not root".to_owned()) };
     if let (true, Err(reason)) = (root, &cgroups) {
         tracing::warn!("hosts have no limits of memory: {reason}");
     }
+    let runtime = absolute(&runtime)?;
+    let hidden = vec![state, hosts.clone(), runtime.clone()];
     Ok(Place {
         hosts,
         runtime,
         cgroups: cgroups.ok().map(Arc::new),
-        engine_account: root.then(|| process.engine_account.clone()),
-        program: process.agent_program.clone().unwrap_or_else(host::program_beside),
+        apart: if root { Some(Arc::new(apart(process, hidden)?)) } else { None },
+        program: absolute(&process.agent_program.clone().unwrap_or_else(host::program_beside))?,
     })
+}
+
+/// What keeps the hosts of this machine apart.
+fn apart(process: &crate::config::Process, hidden: Vec<PathBuf>) -> Result<Apart> {
+    let accounts = accounts::Accounts::parse(&process.uid_range, Path::new(accounts::RESERVATIONS));
+    let accounts = accounts.map_err(|error| Error::BadRequest(format!("process.uid_range: {error}.")))?;
+    let obstacle = namespace::can_be_made().err();
+    if let Some(obstacle) = &obstacle {
+        tracing::error!("no host can be made, since hosts cannot be kept apart on this machine: {obstacle}");
+    }
+    Ok(Apart { accounts, hidden, obstacle })
 }
 
 #[async_trait]
@@ -225,10 +257,29 @@ impl Compute for ProcessDriver {
         address::choose(self.range, port)
     }
 
+    async fn reserve_account(
+        &self,
+        instance: InstanceId,
+        taken: &BTreeSet<u32>,
+    ) -> std::result::Result<Option<u32>, ComputeError> {
+        let (place, taken) = (self.place.clone(), taken.clone());
+        let reserved = tokio::task::spawn_blocking(move || place.reserve(instance, &taken)).await;
+        reserved.map_err(|error| ComputeError::Transient(format!("reserve an account: {error}")))?
+    }
+
+    fn separates_tenants(&self) -> bool {
+        self.place.apart.as_ref().is_some_and(|apart| apart.obstacle.is_none())
+    }
+
     async fn ensure_host(&self, spec: &HostSpec) -> std::result::Result<(), ComputeError> {
         let turn = self.turn(spec.instance);
         let _turn = turn.lock().await;
         self.place.check(spec)?;
+        if self.place.had_another_account(spec) {
+            tracing::info!(instance = %spec.instance, "the host gets an account of its own and is started again");
+            self.end(spec.instance).await?;
+            self.place.give(spec).await?;
+        }
         self.place.write(spec)?;
         // One starts at a time: the watcher may be about to.
         self.unwatch(spec.instance).await;
@@ -249,14 +300,7 @@ impl Compute for ProcessDriver {
         if !self.place.directory(instance).exists() {
             return Ok(());
         }
-        self.unwatch(instance).await;
-        self.place.withdraw(instance).await?;
-        let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
-        if let Some(agent) = self.place.find_agent(instance) {
-            kill::interrupt(agent, ORDERLY).await.map_err(transient)?;
-        }
-        self.place.kill_all(instance).await.map_err(transient)?;
-        self.place.remove_volatile(instance)
+        self.end(instance).await
     }
 
     async fn delete_host(&self, instance: InstanceId) -> std::result::Result<(), ComputeError> {

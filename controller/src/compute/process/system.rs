@@ -1,11 +1,12 @@
 //! Processes of this machine, as /proc shows them. A process is its id together with its start time, since ids are used
 //! again; it is signalled and waited for through a pidfd, which can mean no other.
 
-use std::ffi::OsString;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +14,15 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
 
-/// The kernel's flag of its own threads (PF_KTHREAD).
-const KERNEL_THREAD: u32 = 0x0020_0000;
 /// A thread that only sleeps needs little.
 const WAITER_STACK: usize = 64 * 1024;
 /// How long a process is taken to live where no thread can be had that would watch it.
 const WITHOUT_THREAD: Duration = Duration::from_secs(1);
-/// So many looks last longer than a program needs to take the place of another.
-const INSTANT: u32 = 200;
 
 /// One process for as long as it lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
     pub(crate) pid: i32,
     /// Clock ticks since the machine started.
@@ -93,8 +91,8 @@ impl Handle {
 struct Stat {
     state: u8,
     parent: i32,
+    session: i32,
     terminal: i32,
-    flags: u32,
     started: u64,
 }
 
@@ -110,11 +108,11 @@ impl Stat {
         let mut fields = text.split_ascii_whitespace();
         let state = *fields.next()?.as_bytes().first()?;
         let parent = fields.next()?.parse().ok()?;
-        // proc(5): the terminal is field 7, the flags field 9, the start time field 22.
-        let terminal = fields.nth(2)?.parse().ok()?;
-        let flags = fields.nth(1)?.parse().ok()?;
-        let started = fields.nth(12)?.parse().ok()?;
-        Some(Self { state, parent, terminal, flags, started })
+        // proc(5): the session is field 6, the terminal field 7, the start time field 22.
+        let session = fields.nth(1)?.parse().ok()?;
+        let terminal = fields.next()?.parse().ok()?;
+        let started = fields.nth(14)?.parse().ok()?;
+        Some(Self { state, parent, session, terminal, started })
     }
 
     fn is_alive(&self) -> bool {
@@ -126,48 +124,78 @@ impl Stat {
 pub(crate) struct Process {
     pub(crate) id: ProcessId,
     pub(crate) parent: i32,
+    /// Whether it leads a session, as agents and engines do.
+    pub(crate) leads: bool,
     /// Whether it belongs to somebody's terminal, which nothing that this program starts does.
     pub(crate) has_terminal: bool,
-    pub(crate) arguments: Vec<OsString>,
+    /// The accounts that it can act as: one, for any program that cannot change it.
+    pub(crate) accounts: BTreeSet<u32>,
+    /// The program that it runs, also when its file was replaced meanwhile; `None` when it may not be known.
+    pub(crate) program: Option<PathBuf>,
     /// `None` when it may not be known.
     pub(crate) directory: Option<PathBuf>,
 }
 
-/// Every living process, zombies and kernel threads left out.
-pub(crate) fn processes() -> io::Result<Vec<Process>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+impl Process {
+    /// The living process that has this id now.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
         // Any of these files may go away with its process.
-        let Some(stat) = Stat::read(pid).filter(Stat::is_alive) else { continue };
-        let line = command_line(pid, &stat);
-        if line.is_empty() {
-            continue;
-        }
-        let line = line.strip_suffix(b"\0").unwrap_or(&line);
-        found.push(Process {
+        let stat = Stat::read(pid).filter(Stat::is_alive)?;
+        Some(Self {
             id: ProcessId { pid, started: stat.started },
             parent: stat.parent,
+            leads: stat.session == pid,
             has_terminal: stat.terminal != 0,
-            arguments: line.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect(),
+            accounts: accounts_of(pid)?,
+            program: fs::read_link(format!("/proc/{pid}/exe")).ok().map(without_mark),
             directory: fs::read_link(format!("/proc/{pid}/cwd")).ok(),
-        });
+        })
     }
-    Ok(found)
 }
 
-/// Kernel threads have none, and a program has none for the instant in which it takes the place of another.
-fn command_line(pid: i32, stat: &Stat) -> Vec<u8> {
-    let tries = if stat.flags & KERNEL_THREAD == 0 { INSTANT } else { 0 };
-    for _ in 0..tries {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if !line.is_empty() || !Stat::read(pid).is_some_and(|now| now.is_alive()) {
-            return line;
-        }
-        std::thread::yield_now();
+/// Every living process, zombies left out.
+pub(crate) fn processes() -> io::Result<Vec<Process>> {
+    Ok(pids()?.into_iter().filter_map(Process::of).collect())
+}
+
+/// Living processes that can act as this account.
+pub(crate) fn processes_of(uid: u32) -> io::Result<Vec<ProcessId>> {
+    let is_one = |pid: &i32| accounts_of(*pid).is_some_and(|accounts| accounts.contains(&uid));
+    Ok(pids()?.into_iter().filter(is_one).filter_map(ProcessId::of).collect())
+}
+
+/// Every account of which there are processes or System V objects.
+pub(crate) fn accounts() -> io::Result<BTreeSet<u32>> {
+    let mut all: BTreeSet<u32> = pids()?.into_iter().filter_map(accounts_of).flatten().collect();
+    all.extend(Kind::ALL.iter().flat_map(|kind| objects(*kind)).map(|object| object.owner));
+    Ok(all)
+}
+
+/// Whether a process is in the control group with this path in one hierarchy at least.
+pub(crate) fn is_in_group(pid: i32, group: &Path) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    // `id:controllers:path`, where the path may have others in front when the controller itself is in a group.
+    text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| Path::new(path).ends_with(group))
+}
+
+fn pids() -> io::Result<Vec<i32>> {
+    let names = fs::read_dir("/proc")?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+    Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+}
+
+/// Real, effective and saved.
+fn accounts_of(pid: i32) -> Option<BTreeSet<u32>> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    Some(line.split_ascii_whitespace().filter_map(|field| field.parse().ok()).collect())
+}
+
+/// The kernel marks the name of a file that was replaced.
+fn without_mark(program: PathBuf) -> PathBuf {
+    match program.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
+        Some(name) => PathBuf::from(OsStr::from_bytes(name)),
+        None => program,
     }
-    Vec::new()
 }
 
 /// Shared memory that outlives the processes that use it.
@@ -197,36 +225,78 @@ impl Shared {
         if name.starts_with("/SYSV") {
             return inode.parse().ok().map(Self::Segment);
         }
-        let is_there = Path::new(name).starts_with("/dev/shm") && fields.next().is_none();
+        // Whoever works below a directory there may put a link in its place.
+        let is_there = Path::new(name).parent() == Some(Path::new("/dev/shm")) && fields.next().is_none();
         is_there.then(|| Self::File(name.into()))
     }
 }
 
-/// A System V segment that nobody has attached.
+/// A kind of System V object; each outlives the processes that use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unattached {
+pub(crate) enum Kind {
+    /// Shared memory.
+    Segment,
+    /// Semaphores.
+    Semaphores,
+    /// A message queue.
+    Queue,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Segment, Self::Semaphores, Self::Queue];
+
+    /// The option of ipcrm(1) that removes one by its id.
+    pub(crate) fn option(self) -> &'static str {
+        match self {
+            Self::Segment => "-m",
+            Self::Semaphores => "-s",
+            Self::Queue => "-q",
+        }
+    }
+
+    /// The kernel's table, and in which columns id, owner, maker and number of users are.
+    fn table(self) -> (&'static str, usize, Option<usize>, Option<usize>) {
+        match self {
+            // key shmid perms size cpid lpid nattch uid ...
+            Self::Segment => ("/proc/sysvipc/shm", 7, Some(4), Some(6)),
+            // key semid perms nsems uid ...
+            Self::Semaphores => ("/proc/sysvipc/sem", 4, None, None),
+            // key msqid perms cbytes qnum lspid lrpid uid ...
+            Self::Queue => ("/proc/sysvipc/msg", 7, None, None),
+        }
+    }
+}
+
+/// A System V object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Object {
+    pub(crate) kind: Kind,
     pub(crate) id: u64,
-    /// The process that made it, living or not.
-    pub(crate) maker: i32,
     /// The account that it belongs to.
     pub(crate) owner: u32,
+    /// The process that made it, living or not, where that is known.
+    pub(crate) maker: Option<i32>,
+    /// How many processes have it, where that is known.
+    pub(crate) users: Option<u64>,
 }
 
-/// The System V segments that nobody has attached.
-pub(crate) fn unattached_segments() -> Vec<Unattached> {
-    let table = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
-    table.lines().skip(1).filter_map(Unattached::parse).collect()
+/// The System V objects of a kind.
+pub(crate) fn objects(kind: Kind) -> Vec<Object> {
+    let table = fs::read_to_string(kind.table().0).unwrap_or_default();
+    table.lines().skip(1).filter_map(|line| Object::parse(kind, line)).collect()
 }
 
-impl Unattached {
-    /// `key shmid perms size cpid lpid nattch uid ...`
-    fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.split_ascii_whitespace();
-        let id = fields.nth(1)?.parse().ok()?;
-        let maker = fields.nth(2)?.parse().ok()?;
-        let users: u64 = fields.nth(1)?.parse().ok()?;
-        let owner = fields.next()?.parse().ok()?;
-        (users == 0).then_some(Self { id, maker, owner })
+impl Object {
+    fn parse(kind: Kind, line: &str) -> Option<Self> {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (_, owner, maker, users) = kind.table();
+        Some(Self {
+            kind,
+            id: fields.get(1)?.parse().ok()?,
+            owner: fields.get(owner)?.parse().ok()?,
+            maker: maker.and_then(|column| fields.get(column)?.parse().ok()),
+            users: users.and_then(|column| fields.get(column)?.parse().ok()),
+        })
     }
 }
 
@@ -238,7 +308,8 @@ mod tests {
     fn a_name_with_parentheses_does_not_confuse() {
         let line = b"42 (a) b (c)) S 7 1 1 34816 1 0 0 0 0 0 1 2 3 4 20 0 1 0 98765 4096 1";
         let stat = Stat::parse(line).unwrap();
-        assert_eq!((stat.state, stat.parent, stat.terminal, stat.started), (b'S', 7, 34816, 98765));
+        assert_eq!((stat.state, stat.parent, stat.session, stat.started), (b'S', 7, 1, 98765));
+        assert_eq!(stat.terminal, 34816);
         assert!(Stat::parse(b"42 (a").is_none());
         assert!(!Stat::parse(b"42 (a) Z 7 1 1 0 1 0 0 0 0 0 1 2 3 4 20 0 1 0 98765 0 0").unwrap().is_alive());
     }
@@ -268,7 +339,10 @@ mod tests {
         let all = processes().unwrap();
         let found = all.iter().find(|process| process.id == me).unwrap();
         assert_eq!(found.directory.as_deref(), Some(std::env::current_dir().unwrap().as_path()));
-        assert_eq!(found.arguments.first().map(OsString::as_os_str), std::env::args_os().next().as_deref());
+        assert_eq!(found.program, std::env::current_exe().ok());
+        assert_eq!(found.accounts, BTreeSet::from([nix::unistd::geteuid().as_raw()]));
+        assert!(processes_of(nix::unistd::geteuid().as_raw()).unwrap().contains(&me));
+        assert_eq!(without_mark("/opt/a b (deleted)".into()), Path::new("/opt/a b"));
         assert_eq!(ProcessId::of(0), None);
     }
 
@@ -279,10 +353,14 @@ mod tests {
         let file = "7f00-7f01 rw-s 00000000 00:18 5                             /dev/shm/PostgreSQL.123";
         assert_eq!(Shared::parse(file), Some(Shared::File("/dev/shm/PostgreSQL.123".into())));
         assert_eq!(Shared::parse("7f00-7f01 rw-s 00000000 00:18 5 /dev/shm/gone (deleted)"), None);
+        assert_eq!(Shared::parse("7f00-7f01 rw-s 00000000 00:18 5 /dev/shm/e/d/precious"), None);
         assert_eq!(Shared::parse("7f00-7f01 rw-p 00000000 00:00 0"), None);
         assert_eq!(Shared::parse("7f00-7f01 r-xp 00000000 08:01 12 /usr/bin/true"), None);
         let row = "   5432001      32769   600                    56  1234  1300      0  999  995";
-        assert_eq!(Unattached::parse(row), Some(Unattached { id: 32769, maker: 1234, owner: 999 }));
-        assert_eq!(Unattached::parse(&row.replace("      0", "      6")), None, "six have it");
+        let segment = Object { kind: Kind::Segment, id: 32769, owner: 999, maker: Some(1234), users: Some(0) };
+        assert_eq!(Object::parse(Kind::Segment, row), Some(segment));
+        let row = "         0          3   600          1   999   995   999   995  1700000000          0";
+        let semaphores = Object { kind: Kind::Semaphores, id: 3, owner: 999, maker: None, users: None };
+        assert_eq!(Object::parse(Kind::Semaphores, row), Some(semaphores));
     }
 }

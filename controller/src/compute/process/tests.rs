@@ -44,8 +44,6 @@ impl World {
         let mut config = Config::default();
         config.process.runtime_dir = Some(directory.join("run"));
         config.process.agent_program = Some(directory.join("agent"));
-        // Nothing of these hosts runs as the engines' account, but it is looked up.
-        config.process.engine_account = "nobody".to_owned();
         let options = ProcessOptions { state_dir: directory.join("state"), config: Arc::new(config) };
         let mut place = place(&options).unwrap();
         if !with_cgroups {
@@ -64,8 +62,15 @@ impl World {
         self.driver = Self::driver(self.directory.path(), self.driver.place.cgroups.is_some());
     }
 
-    fn spec(instance: InstanceId) -> HostSpec {
+    /// With an account where hosts have one; nothing of these hosts runs as it.
+    async fn spec(&self, instance: InstanceId) -> HostSpec {
+        let engine_uid = self.driver.reserve_account(instance, &BTreeSet::new()).await.unwrap();
+        Self::spec_with(instance, engine_uid)
+    }
+
+    fn spec_with(instance: InstanceId, engine_uid: Option<u32>) -> HostSpec {
         HostSpec {
+            engine_uid,
             instance,
             generation: 1,
             datastore: "engine".to_owned(),
@@ -127,9 +132,9 @@ async fn live_and_die(mut world: World) {
     let instance = InstanceId::random();
     let driver = world.driver.clone();
     assert_eq!(driver.describe(instance).await.unwrap(), HostState::Absent);
-    driver.ensure_host(&World::spec(instance)).await.unwrap();
+    driver.ensure_host(&world.spec(instance).await).await.unwrap();
     let first = world.agent(instance, 1).await;
-    driver.ensure_host(&World::spec(instance)).await.unwrap();
+    driver.ensure_host(&world.spec(instance).await).await.unwrap();
     assert_eq!(world.driver.place.find_agent(instance), Some(first), "made once");
     assert_eq!(driver.describe(instance).await.unwrap(), HostState::Active);
     for secret in ["agent.toml", "token"] {
@@ -146,7 +151,7 @@ async fn live_and_die(mut world: World) {
     world.restart().await;
     assert_eq!(world.driver.list().await.unwrap(), [instance]);
     assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Active);
-    world.driver.ensure_host(&World::spec(instance)).await.unwrap();
+    world.driver.ensure_host(&world.spec(instance).await).await.unwrap();
     assert_eq!(world.driver.place.find_agent(instance), Some(second), "found again after the controller's restart");
     assert_eq!(world.listed(instance, "agents").len(), 2, "none was started beside it");
     kill(second);
@@ -219,7 +224,7 @@ fn a_host_of_an_ordinary_user_lives_and_dies_whole() {
 async fn a_half_removed_host_is_listed_gets_no_agent_and_can_be_removed() {
     let mut world = World::new(false);
     let instance = InstanceId::random();
-    world.driver.ensure_host(&World::spec(instance)).await.unwrap();
+    world.driver.ensure_host(&world.spec(instance).await).await.unwrap();
     let agent = world.agent(instance, 1).await;
     // The controller is killed when the removal has begun.
     world.driver.place.withdraw(instance).await.unwrap();
@@ -241,7 +246,7 @@ async fn a_missing_agent_program_is_named_and_nothing_is_made() {
     let plain = world.directory.path().join("plain");
     std::fs::write(&plain, "").unwrap();
     for program in [world.directory.path().join("nowhere"), plain, world.directory.path().to_owned()] {
-        let spec = HostSpec { agent_program: Some(program.clone()), ..World::spec(instance) };
+        let spec = HostSpec { agent_program: Some(program.clone()), ..World::spec_with(instance, Some(70000)) };
         let error = world.driver.ensure_host(&spec).await.unwrap_err();
         let says_so = matches!(&error, ComputeError::Fatal(text) if text.contains(&program.display().to_string()));
         assert!(says_so, "{error}");
@@ -253,33 +258,125 @@ async fn a_missing_agent_program_is_named_and_nothing_is_made() {
 async fn the_shared_memory_of_a_crashed_engine_goes_too() {
     let world = World::new(false);
     let instance = InstanceId::random();
-    world.driver.ensure_host(&World::spec(instance)).await.unwrap();
+    let spec = world.spec(instance).await;
+    world.driver.ensure_host(&spec).await.unwrap();
     world.agent(instance, 1).await;
-    // A segment that nobody has attached; its maker is dead, and is the engine that the agent wrote down.
-    let (segment, maker) = make_segment(&mut Command::new("ipcmk"));
+    // Segments that nobody has attached. The maker of one is the engine that the agent wrote down, and is dead.
+    let mut command = Command::new("ipcmk");
+    if let Some(uid) = spec.engine_uid {
+        command = Command::new("setpriv");
+        command.args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "--", "ipcmk"]);
+    }
+    let (segment, maker) = make_segment(&mut command);
+    let (strangers, _) = make_segment(&mut Command::new("ipcmk"));
     let state = world.driver.place.directory(instance).join("agent");
     std::fs::create_dir_all(&state).unwrap();
     std::fs::write(state.join("engine.json"), format!("{{\"pid\":{maker}}}")).unwrap();
     world.driver.delete_host(instance).await.unwrap();
     assert_eq!(find_segment(segment), None);
+    assert!(find_segment(strangers).is_some(), "another's stays");
+    assert!(Command::new("ipcrm").args(["-m", &strangers.to_string()]).status().unwrap().success());
 }
 
 #[tokio::test]
-async fn the_shared_memory_of_an_engine_that_died_unrecorded_goes_too() {
-    let world = World::new(false);
-    if world.driver.place.engine_account.is_none() {
-        println!("skipped: an ordinary user's engines have no account of their own");
+async fn a_process_that_looks_like_the_agent_is_not_taken_for_it() {
+    let world = World::new(true);
+    let instance = InstanceId::random();
+    world.driver.ensure_host(&world.spec(instance).await).await.unwrap();
+    let agent = world.agent(instance, 1).await;
+    let config = world.driver.place.directory(instance).join("agent.toml");
+    let mut liar = Command::new("sh");
+    liar.args(["-c", "sleep 45; true", "x", "--config"]).arg(&config).current_dir(config.parent().unwrap());
+    let mut liar = liar.spawn().unwrap();
+    kill(agent);
+    let second = world.agent(instance, 2).await;
+    assert_ne!(second.pid, i32::try_from(liar.id()).unwrap());
+    liar.kill().unwrap();
+    liar.wait().unwrap();
+    world.driver.delete_host(instance).await.unwrap();
+}
+
+/// Its controller was killed before it wrote down which process is the agent.
+#[tokio::test]
+async fn an_agent_that_was_not_written_down_is_found_by_what_it_is() {
+    let world = World::new(true);
+    let instance = InstanceId::random();
+    world.driver.ensure_host(&world.spec(instance).await).await.unwrap();
+    let agent = world.agent(instance, 1).await;
+    std::fs::remove_file(world.driver.place.directory(instance).join("agent-process")).unwrap();
+    // The script's program is the shell.
+    let mut place = world.driver.place.clone();
+    assert_eq!(place.find_agent(instance), None);
+    place.program = "/bin/sh".into();
+    assert_eq!(place.find_agent(instance), Some(agent));
+    kill(agent);
+    world.agent(instance, 2).await;
+    world.driver.delete_host(instance).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_host_has_an_account_and_a_namespace_that_go_with_it() {
+    let mut world = World::new(true);
+    if world.driver.place.apart.is_none() {
+        println!("skipped: an ordinary user's hosts are not kept apart");
+        return;
+    }
+    let (one, two) = (InstanceId::random(), InstanceId::random());
+    let (first, second) = (world.spec(one).await, world.spec(two).await);
+    assert_ne!(first.engine_uid, second.engine_uid);
+    for spec in [&first, &second] {
+        world.driver.ensure_host(spec).await.unwrap();
+    }
+    let agents = [world.agent(one, 1).await, world.agent(two, 1).await];
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
+    let (of_one, of_two) = (namespace(agents[0].pid), namespace(agents[1].pid));
+    assert!(of_one != of_two && of_one != namespace(i32::try_from(std::process::id()).unwrap()));
+    let root = PathBuf::from(format!("/proc/{}/root", agents[0].pid));
+    let inside = |path: &Path| root.join(path.strip_prefix("/").unwrap());
+    let names = |path: &Path| {
+        let entries = std::fs::read_dir(inside(path)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&world.driver.place.runtime), [one.to_string()], "no other host");
+    assert_eq!(names(&world.driver.place.hosts), Vec::<String>::new());
+    assert_eq!(names(Path::new("/dev/shm")), Vec::<String>::new());
+    let uid = first.engine_uid.unwrap();
+    let passwd = std::fs::read_to_string(inside(Path::new("/etc/passwd"))).unwrap();
+    assert!(passwd.contains(&format!("\nos_admin:x:{uid}:{uid}:")), "{passwd}");
+    assert!(!std::fs::read_to_string("/etc/passwd").unwrap().contains("os_admin"));
+
+    // The next agent enters the same one, whichever controller starts it.
+    kill(agents[0]);
+    world.restart().await;
+    let next = world.agent(one, 2).await;
+    assert_eq!(namespace(next.pid), of_one);
+    for instance in [one, two] {
+        world.driver.delete_host(instance).await.unwrap();
+        assert_eq!(world.driver.place.account(instance), None);
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&one.to_string()), "{mounts}");
+}
+
+#[tokio::test]
+async fn a_host_of_an_engine_that_shared_its_account_is_taken_over() {
+    let world = World::new(true);
+    if world.driver.place.apart.is_none() {
+        println!("skipped: an ordinary user's hosts are not kept apart");
         return;
     }
     let instance = InstanceId::random();
-    let (own, _) = make_segment(&mut Command::new("ipcmk"));
-    let mut as_engine = Command::new("setpriv");
-    as_engine.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--", "ipcmk"]);
-    let (engines, _) = make_segment(&mut as_engine);
+    let spec = world.spec(instance).await;
+    let directory = world.driver.place.directory(instance);
+    std::fs::create_dir_all(directory.join("volume/15/data")).unwrap();
+    std::os::unix::fs::chown(directory.join("volume/15/data"), Some(65534), Some(65534)).unwrap();
+    std::fs::write(directory.join("agent.toml"), "memory_mib = 512\nbindir = \"/\"\nengine_account = \"x\"\n").unwrap();
+    assert!(matches!(world.driver.place.ensure_agent(instance).await, Ok(Started::Gone)), "it is written anew first");
+    std::os::unix::fs::chown(directory.join("volume/15"), Some(65534), Some(65534)).unwrap();
+    world.driver.ensure_host(&spec).await.unwrap();
+    let owner = std::fs::metadata(directory.join("volume/15/data")).unwrap().uid();
+    assert_eq!(Some(owner), spec.engine_uid);
     world.driver.delete_host(instance).await.unwrap();
-    assert_eq!(find_segment(engines), None);
-    assert!(find_segment(own).is_some(), "another account's stays");
-    assert!(Command::new("ipcrm").args(["-m", &own.to_string()]).status().unwrap().success());
 }
 
 /// Makes a segment by `ipcmk`, and tells it with its maker, which has ended.
@@ -290,6 +387,6 @@ fn make_segment(command: &mut Command) -> (u64, i32) {
     (printed.rsplit_once(' ').unwrap().1.trim().parse().unwrap(), maker)
 }
 
-fn find_segment(id: u64) -> Option<system::Unattached> {
-    system::unattached_segments().into_iter().find(|segment| segment.id == id)
+fn find_segment(id: u64) -> Option<system::Object> {
+    system::objects(system::Kind::Segment).into_iter().find(|segment| segment.id == id)
 }

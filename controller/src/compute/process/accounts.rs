@@ -1,0 +1,191 @@
+//! Accounts of engines: numbers without a name on the machine, each reserved for one host until it is deleted.
+//!
+//! Several services may run on one machine, each with a store of its own. So a reservation is also a file of the machine,
+//! named by the number, which holds the directory of the host that has it. It goes with the machine's restart, as
+//! every process does, and is made again when the host is started. One whose host is gone counts for nothing.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Uid, User};
+
+use super::system;
+use crate::compute::ComputeError;
+
+/// Where reservations of this machine are, whatever else is configured.
+pub(super) const RESERVATIONS: &str = "/run/trove-rs/uids";
+/// So many random numbers are not all taken one by one.
+const TRIES: u32 = 64;
+
+/// The accounts that engines are given.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    first: u32,
+    last: u32,
+    reservations: PathBuf,
+}
+
+impl Accounts {
+    /// Of a range such as `70000-99999`.
+    pub(super) fn parse(range: &str, reservations: &Path) -> Result<Self, String> {
+        let wrong = || format!("{range} is no range of at least 16 user ids above 999, such as 70000-99999");
+        let (first, last) = range.split_once('-').ok_or_else(wrong)?;
+        let (first, last): (u32, u32) =
+            (first.trim().parse().map_err(|_| wrong())?, last.trim().parse().map_err(|_| wrong())?);
+        // The last two numbers mean "none" to the system.
+        if first < 1000 || last > u32::MAX - 2 || last.saturating_sub(first) < 15 {
+            return Err(wrong());
+        }
+        Ok(Self { first, last, reservations: reservations.to_owned() })
+    }
+
+    /// Reserves an account for the host in `owner`: the one that it has, or a random one that nobody uses. Never one of
+    /// `taken`.
+    pub(super) fn reserve(&self, owner: &Path, taken: &BTreeSet<u32>) -> Result<u32, ComputeError> {
+        let _alone = self.alone().map_err(|error| self.failed("lock", &error))?;
+        if let Some(uid) = self.of(owner).into_iter().find(|uid| !taken.contains(uid)) {
+            return Ok(uid);
+        }
+        let in_use = system::accounts().map_err(|error| self.failed("look for processes before", &error))?;
+        for _ in 0..TRIES {
+            let uid = rand::random_range(self.first..=self.last);
+            let is_named = !matches!(User::from_uid(Uid::from_raw(uid)), Ok(None));
+            if taken.contains(&uid) || in_use.contains(&uid) || is_named || self.holder(uid).is_some() {
+                continue;
+            }
+            self.write(uid, owner).map_err(|error| self.failed("reserve an account in", &error))?;
+            return Ok(uid);
+        }
+        Err(ComputeError::Fatal(format!(
+            "no account is free between {} and {} (process.uid_range): give it a wider range",
+            self.first, self.last
+        )))
+    }
+
+    /// Reserves this very account, which the host was given before, unless it has it.
+    pub(super) fn keep(&self, uid: u32, owner: &Path) -> Result<(), ComputeError> {
+        let _alone = self.alone().map_err(|error| self.failed("lock", &error))?;
+        match self.holder(uid) {
+            Some(holder) if holder != owner => Err(ComputeError::Fatal(format!(
+                "the account {uid} was given to the host {} meanwhile: two services on this machine share a part of \
+                 process.uid_range, and the machine was restarted; delete one of the two instances",
+                holder.display()
+            ))),
+            Some(_) => Ok(()),
+            None => self.write(uid, owner).map_err(|error| self.failed("reserve an account in", &error)),
+        }
+    }
+
+    /// What the host has reserved: one, or none.
+    pub(super) fn of(&self, owner: &Path) -> Vec<u32> {
+        let Ok(entries) = fs::read_dir(&self.reservations) else { return Vec::new() };
+        let uids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        uids.filter(|uid| self.written(*uid).is_some_and(|holder| holder == owner)).collect()
+    }
+
+    /// Gives back what the host has reserved. Nothing of the host may be left.
+    pub(super) fn release(&self, owner: &Path) -> Result<(), ComputeError> {
+        let _alone = self.alone().map_err(|error| self.failed("lock", &error))?;
+        for uid in self.of(owner) {
+            match fs::remove_file(self.file(uid)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(self.failed("give an account back in", &error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The host that has reserved it and is still there.
+    fn holder(&self, uid: u32) -> Option<PathBuf> {
+        self.written(uid).filter(|holder| holder.exists())
+    }
+
+    fn written(&self, uid: u32) -> Option<PathBuf> {
+        let bytes = fs::read(self.file(uid)).ok()?;
+        Some(PathBuf::from(std::ffi::OsStr::from_bytes(&bytes)))
+    }
+
+    fn write(&self, uid: u32, owner: &Path) -> io::Result<()> {
+        let beside = self.reservations.join(".new");
+        let mut options = File::options();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(owner.as_os_str().as_bytes())?;
+        fs::rename(&beside, self.file(uid))
+    }
+
+    fn file(&self, uid: u32) -> PathBuf {
+        self.reservations.join(uid.to_string())
+    }
+
+    /// Keeps the services of this machine apart while one reserves.
+    fn alone(&self) -> io::Result<Flock<File>> {
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.reservations)?;
+        if !fs::symlink_metadata(&self.reservations).is_ok_and(|facts| facts.is_dir() && facts.uid() == 0) {
+            return Err(io::Error::other("it is no directory of root's"));
+        }
+        let lock = File::options().create(true).append(true).mode(0o600).open(self.reservations.join(".lock"))?;
+        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
+    }
+
+    fn failed(&self, attempt: &str, error: &io::Error) -> ComputeError {
+        ComputeError::Transient(format!("{attempt} {}: {error}", self.reservations.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_of_ordinary_accounts() {
+        let accounts = Accounts::parse("70000-99999", Path::new("/x")).unwrap();
+        assert_eq!((accounts.first, accounts.last), (70000, 99999));
+        for wrong in ["", "70000", "0-99999", "999-2000", "70000-70014", "9-8", "70000-4294967295", "a-b"] {
+            assert!(Accounts::parse(wrong, Path::new("/x")).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_account_is_one_hosts_until_the_host_is_gone() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: an ordinary user has no accounts to give");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let hosts: Vec<PathBuf> = (0..17).map(|n| directory.path().join(n.to_string())).collect();
+        hosts.iter().for_each(|host| fs::create_dir(host).unwrap());
+        let accounts = || Accounts::parse("71000-71015", &directory.path().join("uids")).unwrap();
+        let reserve = |host: &Path, taken: &BTreeSet<u32>| accounts().reserve(host, taken);
+        let taken = BTreeSet::from([71000]);
+        let mut given = BTreeSet::new();
+        for host in &hosts[..14] {
+            let uid = reserve(host, &taken).unwrap();
+            assert_eq!(reserve(host, &taken).unwrap(), uid, "asked again");
+            assert!(given.insert(uid) && uid != 71000);
+        }
+        let mut last = None;
+        for _ in 0..50 {
+            last = last.or_else(|| reserve(&hosts[14], &taken).ok());
+        }
+        assert!(given.insert(last.unwrap()));
+        assert!(matches!(reserve(&hosts[15], &taken), Err(ComputeError::Fatal(_))), "all are given");
+
+        let first = accounts().of(&hosts[0])[0];
+        assert!(accounts().keep(first, &hosts[0]).is_ok());
+        assert!(matches!(accounts().keep(first, &hosts[16]), Err(ComputeError::Fatal(_))), "it is another's");
+        // The host went without giving its account back.
+        fs::remove_dir(&hosts[0]).unwrap();
+        accounts().keep(first, &hosts[16]).unwrap();
+        accounts().release(&hosts[0]).unwrap();
+        assert_eq!(accounts().of(&hosts[16]), [first], "another's by now");
+        accounts().release(&hosts[16]).unwrap();
+        assert!(accounts().of(&hosts[16]).is_empty());
+    }
+}

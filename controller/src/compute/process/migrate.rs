@@ -1,0 +1,123 @@
+//! Hosts of the time when all engines had one account: what their engines own is given to the account that they have now.
+//!
+//! Whoever had that account could plant anything in there. So all goes by handles that follow no link, and what may be
+//! another's file under a second name is refused.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid};
+
+/// Where engines own files in a host's directory.
+const PLACES: [&str; 2] = ["volume", "etc"];
+/// No engine makes directories as deep as that; each costs a descriptor.
+const DEPTH: u32 = 64;
+
+/// Whether another account than this owns something of the host. What is on top is given last, so it tells of the rest.
+pub(super) fn is_of_another(host: &Path, uid: u32) -> bool {
+    let is_other = |path: &Path| fs::symlink_metadata(path).is_ok_and(|facts| ![0, uid].contains(&facts.uid()));
+    PLACES.iter().map(|place| host.join(place)).any(|place| {
+        let mut inner = fs::read_dir(&place).into_iter().flatten().flatten().map(|entry| entry.path());
+        is_other(&place) || inner.any(|path| is_other(&path))
+    })
+}
+
+/// Gives everything in a host's directory that is not root's to this account. No process of the host may be left.
+pub(super) fn give(host: &Path, uid: u32) -> io::Result<()> {
+    for place in PLACES.map(|place| host.join(place)) {
+        match rustix::fs::openat(CWD, &place, directory_flags(), Mode::empty()) {
+            Ok(handle) => give_all(&handle, uid, 0)
+                .map_err(|error| io::Error::other(format!("give {} to the account {uid}: {error}", place.display())))?,
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn directory_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
+}
+
+/// What is below first, so that a half given directory is seen as not given.
+fn give_all(directory: &OwnedFd, uid: u32, depth: u32) -> io::Result<()> {
+    if depth > DEPTH {
+        return Err(io::Error::other("directories are too deep"));
+    }
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if [&b"."[..], &b".."[..]].contains(&name.to_bytes()) {
+            continue;
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+        let facts = rustix::fs::fstat(&found)?;
+        if FileType::from_raw_mode(facts.st_mode) == FileType::Directory {
+            let inner = rustix::fs::openat(&found, c".", directory_flags(), Mode::empty())?;
+            give_all(&inner, uid, depth + 1)?;
+        } else if facts.st_nlink > 1 {
+            let name = name.to_string_lossy();
+            return Err(io::Error::other(format!("{name} has a second name, so it may be another's; remove it")));
+        } else {
+            give_one(found.as_fd(), facts.st_uid, uid)?;
+        }
+    }
+    let facts = rustix::fs::fstat(directory)?;
+    give_one(directory.as_fd(), facts.st_uid, uid)
+}
+
+fn give_one(found: BorrowedFd<'_>, owner: u32, uid: u32) -> io::Result<()> {
+    if [0, uid].contains(&owner) {
+        return Ok(());
+    }
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
+    Ok(rustix::fs::chownat(found, c"", Some(user), Some(group), AtFlags::EMPTY_PATH)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().uid()
+    }
+
+    #[test]
+    fn what_an_engine_owned_is_given_and_nothing_else() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: an ordinary user gives no files away");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (host, precious) = (directory.path().join("host"), directory.path().join("precious"));
+        let data = host.join("volume/15/data");
+        fs::create_dir_all(&data).unwrap();
+        fs::write(&precious, "roots").unwrap();
+        fs::write(data.join("table"), "rows").unwrap();
+        std::os::unix::fs::symlink(&precious, data.join("link")).unwrap();
+        std::os::unix::fs::symlink(directory.path(), data.join("away")).unwrap();
+        for path in [host.join("volume/15"), data.clone(), data.join("table"), data.join("link")] {
+            std::os::unix::fs::lchown(path, Some(65534), Some(65534)).unwrap();
+        }
+        assert!(is_of_another(&host, 70001));
+        give(&host, 70001).unwrap();
+        for path in [host.join("volume/15"), data.clone(), data.join("table"), data.join("link")] {
+            assert_eq!(owner(&path), 70001, "{}", path.display());
+        }
+        for path in [host.join("volume"), precious.clone(), directory.path().to_owned()] {
+            assert_eq!(owner(&path), 0, "{}", path.display());
+        }
+        assert!(!is_of_another(&host, 70001));
+
+        std::os::unix::fs::chown(&precious, Some(65534), Some(65534)).unwrap();
+        fs::hard_link(&precious, data.join("second")).unwrap();
+        std::os::unix::fs::chown(host.join("volume/15"), Some(65534), Some(65534)).unwrap();
+        assert!(give(&host, 70001).unwrap_err().to_string().contains("second"));
+        assert_eq!(owner(&precious), 65534);
+        assert!(is_of_another(&host, 70001), "it is tried again");
+    }
+}

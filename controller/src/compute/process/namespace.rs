@@ -1,0 +1,232 @@
+//! The mount namespace of a host, in which there are no other hosts.
+//!
+//! It is made before the host's first start and lives until the host is stopped, held by a bind mount of itself in the host's
+//! runtime directory, so that every agent of the host enters the same one, whichever controller starts it. A thread
+//! can be in another mount namespace than its process, and what it starts is in that one too: so nothing here is
+//! unsafe, and nothing of it touches the rest of the controller.
+//!
+//! Where the host's own directories are inside is said by [`View::home`]: reachable for the engine's account, also where a
+//! directory above the state directory is closed to it.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{Mode, umask};
+use nix::sys::statfs::{FsType, fstatfs};
+
+/// The kernel's file system of namespaces (NSFS_MAGIC).
+const NAMESPACES: FsType = FsType(0x6e73_6673);
+/// Places in which every account of a machine may leave files: a host has its own.
+const SHARED_PLACES: [&str; 4] = ["/tmp", "/var/tmp", "/run/lock", "/dev/shm"];
+const NONE: Option<&str> = None;
+
+/// What a host sees of the machine.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    /// The host's directory.
+    pub(super) host: PathBuf,
+    /// Its runtime directory, inside too.
+    pub(super) run: PathBuf,
+    /// The account of its engine, which is named `os_admin` inside.
+    pub(super) uid: u32,
+    /// Its control groups, which are inside where they are outside.
+    pub(super) groups: Vec<PathBuf>,
+    /// Directories of which nothing but the host's own is there.
+    pub(super) hidden: Vec<PathBuf>,
+    /// Programs that must be there.
+    pub(super) programs: Vec<PathBuf>,
+    /// Limits its shared memory.
+    pub(super) memory_mib: u64,
+}
+
+impl View {
+    /// The host's directory as it is called inside.
+    pub(super) fn home(run: &Path) -> PathBuf {
+        run.join("h")
+    }
+
+    /// Does `work` on a thread inside, which is made first unless it is there.
+    pub(super) fn enter<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        let namespace = match held(&self.run)? {
+            Some(namespace) => namespace,
+            None => self.hold(&apart(|| self.make())?)?,
+        };
+        apart(|| {
+            // A thread that shares its working directory with others cannot leave alone.
+            unshare(CloneFlags::CLONE_FS).map_err(tell("have a working directory of its own"))?;
+            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNS).map_err(tell("enter the mount namespace"))?;
+            work()
+        })
+    }
+
+    /// Makes the namespace around the calling thread.
+    fn make(&self) -> io::Result<File> {
+        unshare(CloneFlags::CLONE_NEWNS).map_err(tell("make a mount namespace"))?;
+        umask(Mode::empty());
+        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(tell("make mounts private"))?;
+        // Opened before they are hidden.
+        let (host, run) = (directory(&self.host)?, directory(&self.run)?);
+        let groups = self.groups.iter().map(|group| Ok((group, directory(group)?)));
+        let groups: Vec<(&PathBuf, OwnedFd)> = groups.collect::<io::Result<_>>()?;
+        for place in SHARED_PLACES.map(Path::new).into_iter().filter(|place| place.is_dir()) {
+            if let Some(program) = self.programs.iter().find(|program| program.starts_with(place)) {
+                tracing::warn!("{} is shared by hosts, since {} is there", place.display(), program.display());
+            } else if place.starts_with("/dev") {
+                empty(place, &format!("mode=1777,size={}m", self.memory_mib), MsFlags::MS_NOEXEC)?;
+            } else {
+                empty(place, "mode=1777,size=64m,nr_inodes=4096", MsFlags::empty())?;
+            }
+        }
+        for hidden in &self.hidden {
+            make_directory(hidden)?;
+            empty(hidden, "mode=0711,size=1m", MsFlags::MS_NOEXEC)?;
+        }
+        // All controllers' groups are below one directory of each hierarchy.
+        for top in self.groups.iter().filter_map(|group| group.ancestors().nth(2)) {
+            empty(top, "mode=0711,size=1m", MsFlags::MS_NOEXEC)?;
+        }
+        for (group, handle) in &groups {
+            make_directory(group)?;
+            bind(handle, group)?;
+        }
+        make_directory(&self.run)?;
+        bind(&run, &self.run)?;
+        bind(&host, &Self::home(&self.run))?;
+        self.make_etc()?;
+        hide_processes();
+        File::open("/proc/thread-self/ns/mnt")
+    }
+
+    /// A directory /etc with two files of its own; all else in it leads to the machine's. The two cannot be mounted over the
+    /// machine's: such a mount goes when the machine's file is replaced, as every program does that edits it.
+    fn make_etc(&self) -> io::Result<()> {
+        let machines = self.run.join("etc");
+        let names = fs::read_dir("/etc")?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+        let uid = self.uid;
+        let passwd = named("/etc/passwd", &format!("os_admin:x:{uid}:{uid}::/nonexistent:/usr/sbin/nologin"))?;
+        let group = named("/etc/group", &format!("os_admin:x:{uid}:"))?;
+        bind(&directory(Path::new("/etc"))?, &machines)?;
+        empty(Path::new("/etc"), "mode=0755,size=4m", MsFlags::MS_NOEXEC)?;
+        for name in names.iter().filter(|name| *name != "passwd" && *name != "group") {
+            let of_machine = machines.join(name);
+            // One that is a link itself may be meant from where it is.
+            let target = fs::read_link(&of_machine).unwrap_or(of_machine);
+            symlink(target, Path::new("/etc").join(name))?;
+        }
+        for (path, contents) in [("/etc/passwd", passwd), ("/etc/group", group)] {
+            let mut file = File::options().write(true).create_new(true).mode(0o644).open(path)?;
+            io::Write::write_all(&mut file, contents.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a namespace that was made.
+    fn hold(&self, namespace: &File) -> io::Result<File> {
+        release(&self.run)?;
+        // The kernel holds a mount namespace only in a mount that is not passed on to others.
+        let run = Some(&self.run);
+        mount(run, &self.run, NONE, MsFlags::MS_BIND, NONE).map_err(tell("mount the runtime directory"))?;
+        mount(NONE, &self.run, NONE, MsFlags::MS_PRIVATE, NONE).map_err(tell("make a mount private"))?;
+        let file = File::options().create(true).append(true).mode(0o600).open(self.run.join("ns"))?;
+        drop(file);
+        bind(namespace, &self.run.join("ns"))?;
+        held(&self.run)?.ok_or_else(|| io::Error::other("the mount namespace is not held"))
+    }
+}
+
+/// Makes the places in a host's runtime directory that a namespace needs.
+pub(super) fn prepare(run: &Path) -> io::Result<()> {
+    [View::home(run), run.join("etc")].iter().try_for_each(|place| make_directory(place))
+}
+
+/// Lets a namespace go; it ends with the last process in it.
+pub(super) fn release(run: &Path) -> io::Result<()> {
+    for place in [run.join("ns"), run.to_owned()] {
+        // Once more, should it have been mounted twice; what is no mount is as good.
+        while umount2(&place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_ok() {}
+    }
+    match held(run)? {
+        None => Ok(()),
+        Some(_) => Err(io::Error::other(format!("the mount namespace in {} cannot be let go", run.display()))),
+    }
+}
+
+/// Whether this machine lets a process make such namespaces; else why not.
+pub(super) fn can_be_made() -> Result<(), String> {
+    let tried = apart(|| {
+        unshare(CloneFlags::CLONE_NEWNS).map_err(tell("make a mount namespace"))?;
+        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(tell("make mounts private"))?;
+        empty(Path::new("/dev/shm"), "mode=1777,size=1m", MsFlags::MS_NOEXEC)
+    });
+    tried.map_err(|error| error.to_string())
+}
+
+/// The namespace that is held for a host; `None` where there is none, as after a restart of the machine.
+fn held(run: &Path) -> io::Result<Option<File>> {
+    let file = match File::open(run.join("ns")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let is_namespace = fstatfs(&file)?.filesystem_type() == NAMESPACES;
+    Ok(is_namespace.then_some(file))
+}
+
+/// On a thread of its own, which ends with it.
+fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("namespace".to_owned()).spawn_scoped(scope, work)?;
+        thread.join().map_err(|_| io::Error::other("the thread of a namespace panicked"))?
+    })
+}
+
+/// Lets nobody see processes of other accounts. Older kernels know the word by a number.
+fn hide_processes() {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let proc = |options: &str| mount(Some("proc"), "/proc", Some("proc"), flags, Some(options));
+    if let Err(error) = proc("hidepid=invisible").or_else(|_| proc("hidepid=2")) {
+        tracing::warn!("engines see the list of all processes: mount /proc with hidepid: {error}");
+    }
+}
+
+/// A machine's list with one line more, and without any other line of that name.
+fn named(list: &str, line: &str) -> io::Result<String> {
+    let text = fs::read_to_string(list)?;
+    let mut lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("os_admin:")).collect();
+    lines.push(line);
+    Ok(lines.join("\n") + "\n")
+}
+
+fn directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    open(path, flags, Mode::empty()).map_err(tell(&format!("open {}", path.display())))
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o711).create(path);
+    made.map_err(|error| io::Error::other(format!("make {}: {error}", path.display())))
+}
+
+/// Mounts an empty file system.
+fn empty(place: &Path, options: &str, more: MsFlags) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | more;
+    mount(Some("tmpfs"), place, Some("tmpfs"), flags, Some(options))
+        .map_err(tell(&format!("mount an empty {}", place.display())))
+}
+
+fn bind(from: &impl AsRawFd, to: &Path) -> io::Result<()> {
+    let source = format!("/proc/self/fd/{}", from.as_raw_fd());
+    mount(Some(source.as_str()), to, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
+        .map_err(tell(&format!("mount {}", to.display())))
+}
+
+fn tell(attempt: &str) -> impl FnOnce(nix::Error) -> io::Error {
+    let attempt = attempt.to_owned();
+    move |error| io::Error::other(format!("{attempt}: {}", error.desc()))
+}
