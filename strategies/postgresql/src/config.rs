@@ -70,7 +70,8 @@ pub(crate) fn owned(site: &Site) -> Vec<String> {
         ("superuser_reserved_connections", "5"),
         ("pre_auth_delay", "0"),
         ("post_auth_delay", "0"),
-        ("authentication_timeout", "60s"),
+        // Who has not logged in holds one of few connections.
+        ("authentication_timeout", "15s"),
         ("restart_after_crash", "on"),
         // Files in the data directory go with it; segments in /dev/shm outlive a server that is killed.
         ("dynamic_shared_memory_type", "mmap"),
@@ -130,6 +131,8 @@ pub(crate) fn main(site: &Site, settings: &Settings) -> Result<String, EngineErr
         ("timezone", "'UTC'".to_owned()),
         ("huge_pages", "'try'".to_owned()),
         ("log_timezone", "'UTC'".to_owned()),
+        // A client that vanished gives its connection back in minutes; the kernel's own two hours are too long for few.
+        ("tcp_keepalives_idle", "300".to_owned()),
     ];
     let mut text =
         String::from("# Written by the agent; changes are lost. What the agent owns is on the command line.\n");

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use trove_strategy::{EngineError, Kind, Settings, Site, TlsMode};
+use trove_strategy::{EngineError, Kind, Settings, Site, Size, TlsMode};
 
 use crate::owned::is_owned;
 use crate::{acl, client};
@@ -39,12 +39,16 @@ fn path(path: &Path) -> String {
     quoted(&path.to_string_lossy())
 }
 
-/// What the size suggests. Rewriting the log forks, and pages that are written meanwhile exist twice: a part of the
-/// memory stays free for them (documentation, "Memory optimization").
+/// Memory for data, MiB. Rewriting the log forks, and pages that are written meanwhile exist twice: a part of the memory
+/// stays free for them (documentation, "Memory optimization").
+pub(crate) fn memory_mib(size: Size) -> u64 {
+    (size.memory_mib * 6 / 10).max(LEAST_MEMORY_MIB)
+}
+
+/// What the size suggests.
 fn sized(site: &Site) -> BTreeMap<String, String> {
-    let memory_mib = (site.size.memory_mib * 6 / 10).max(LEAST_MEMORY_MIB);
     let values = [
-        ("maxmemory", (memory_mib << 20).to_string()),
+        ("maxmemory", (memory_mib(site.size) << 20).to_string()),
         // An acknowledged write is on the disk. `everysec` is faster and loses up to two seconds.
         ("appendfsync", "always".to_owned()),
         // The log has all; snapshots would be written beside it for nobody.

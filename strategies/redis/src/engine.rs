@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Engine, EngineError, File, FirstStart, Health, Kind, Metric, Owner, Role, Settings, Site, StartMode, StartSpec,
-    StopSignal,
+    Engine, EngineError, File, FirstStart, Health, Kind, Metric, Owner, Role, Settings, Site, Size, StartMode,
+    StartSpec, StopSignal,
 };
 
 use crate::client::Session;
@@ -167,6 +167,22 @@ impl Engine for Redis {
         let count = |value: &String| value.strip_prefix("keys=")?.split(',').next()?.parse::<f64>().ok();
         let keys = info.iter().filter(|(name, _)| numbered(name)).filter_map(|(_, value)| count(value)).sum();
         Ok(FIELDS.into_iter().filter_map(metric).chain([Metric { name: "keys", value: keys }]).collect())
+    }
+
+    async fn fits(&self, site: &Site, size: Size) -> Result<(), EngineError> {
+        let attempt = "ask for the memory in use";
+        let info = within(attempt, async { info(&mut self.held.session(site).await?, attempt).await }).await?;
+        let used: Option<u64> = info.get("used_memory").and_then(|bytes| bytes.parse().ok());
+        let used = used.ok_or_else(|| EngineError::new(Kind::Fatal, format!("{attempt}: the server does not say")))?;
+        // Nothing is evicted while the data is read at a start, so it has to fit whatever the policy is.
+        let room = config::memory_mib(size);
+        if used <= room << 20 {
+            return Ok(());
+        }
+        let used = used.div_ceil(1 << 20);
+        let reason =
+            format!("{used} MiB of memory are in use, and of {} MiB data may have {room} MiB", size.memory_mib);
+        Err(EngineError::new(Kind::Invalid, reason))
     }
 
     async fn reload(&self, site: &Site) -> Result<(), EngineError> {

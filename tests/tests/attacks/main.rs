@@ -2,5 +2,6 @@
 
 mod accounts;
 mod postgresql;
+mod redis;
 mod service;
 mod volume;

@@ -14,7 +14,7 @@ use redis::IntoConnectionInfo;
 use trove_conformance::{Bench, Running};
 use trove_redis::{Redis, TLS_PORT};
 use trove_strategy::{
-    Datastore, EngineError, File, Grantee, Kind, NewUser, Owner, Parameter, ParameterType, Settings, StartMode,
+    Datastore, EngineError, File, Grantee, Kind, NewUser, Owner, Parameter, ParameterType, Settings, Size, StartMode,
     TlsMode, Users,
 };
 
@@ -308,5 +308,25 @@ async fn parameters_are_described_by_the_engine_and_tried_before_they_are_kept()
         ensure!(said.contains(name) && refused.is_err_and(|error| error.kind() == Kind::Invalid), "{name}: {said}");
     }
     ensure!(std::fs::read_to_string(bench.site.config.join("user.conf"))? == before, "a wrong value was written");
+    running.stop(&bench).await
+}
+
+#[tokio::test]
+async fn a_size_without_room_for_what_is_held_is_refused_with_the_figures() -> Result<()> {
+    let bench = Bench::new(&REDIS).await?;
+    let running = bench.start().await?;
+    make_user(&bench, "app", "Secret-1").await?;
+    let app = cli(&bench, Some(("app", "Secret-1")));
+    let fits = async |memory_mib| REDIS.engine().fits(&bench.site, Size { memory_mib, ..bench.site.size }).await;
+    fits(100).await.map_err(plain)?;
+    ensure!(app.run(&["SETRANGE", "large", "99999999", "x"])? == "100000000");
+    let refused = fits(150).await.err().context("150 MiB are taken for enough")?;
+    ensure!(refused.kind() == Kind::Invalid, "{}", refused.chain());
+    let figures = refused.chain().contains("of 150 MiB data may have 90 MiB");
+    ensure!(figures && !refused.chain().starts_with('0'), "{}", refused.chain());
+    fits(300).await.map_err(plain)?;
+    // It may be emptied to fit.
+    ensure!(app.run(&["DEL", "large"])? == "1");
+    fits(100).await.map_err(plain)?;
     running.stop(&bench).await
 }
