@@ -18,14 +18,6 @@ const BACK: Duration = Duration::from_secs(20);
 /// Until an operation that was cut off by the fault has ended: its lease runs out first.
 const CAUGHT_UP: Duration = Duration::from_secs(180);
 
-fn is_root(test: &str) -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        println!("{test} is skipped: it needs root for a file system of its own");
-    }
-    root
-}
-
 /// A service with an instance, a member and an administrator.
 struct Story {
     stack: Stack,
@@ -157,7 +149,10 @@ fn directory() -> Result<tempfile::TempDir> {
 
 #[tokio::test]
 async fn a_full_state_disk_refuses_writes_until_there_is_room() -> Result<()> {
-    if !is_root("a_full_state_disk_refuses_writes_until_there_is_room") {
+    if !nix::unistd::geteuid().is_root() {
+        println!(
+            "a_full_state_disk_refuses_writes_until_there_is_room is skipped: only root mounts a file system of its own"
+        );
         return Ok(());
     }
     let directory = directory()?;
@@ -217,7 +212,10 @@ fn set_immutable(state: &Path, immutable: bool) -> Result<()> {
 
 #[tokio::test]
 async fn a_store_that_cannot_be_written_refuses_writes_until_it_can() -> Result<()> {
-    if !is_root("a_store_that_cannot_be_written_refuses_writes_until_it_can") {
+    if !nix::unistd::geteuid().is_root() {
+        println!(
+            "a_store_that_cannot_be_written_refuses_writes_until_it_can is skipped: only root mounts a file system of its own"
+        );
         return Ok(());
     }
     let directory = directory()?;
@@ -248,7 +246,10 @@ async fn a_store_that_cannot_be_written_refuses_writes_until_it_can() -> Result<
 
 #[tokio::test]
 async fn a_full_disk_of_the_server_refuses_writes_until_there_is_room() -> Result<()> {
-    if !is_root("a_full_disk_of_the_server_refuses_writes_until_there_is_room") {
+    if !nix::unistd::geteuid().is_root() {
+        println!(
+            "a_full_disk_of_the_server_refuses_writes_until_there_is_room is skipped: only root mounts a file system of its own"
+        );
         return Ok(());
     }
     let directory = directory()?;
