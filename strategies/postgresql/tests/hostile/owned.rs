@@ -1,7 +1,8 @@
 //! What a tenant's superuser sets to keep the agent out, or to be heard where the instance is not.
 
+use std::io::Read;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tokio_postgres::Client;
@@ -161,5 +162,19 @@ async fn an_event_trigger_does_not_run_in_the_agents_sessions() -> Result<()> {
     ensure!(text(&root, "select count(*) from public.seen").await? == "0", "it ran in a session of the agent's");
     ensure!(text(&root, "select evtenabled from pg_event_trigger").await? == "A", "its state was changed");
     drop((root, tenant));
+    running.stop(&bench).await
+}
+
+#[tokio::test]
+async fn who_does_not_log_in_gives_the_place_back_and_who_vanished_too() -> Result<()> {
+    let bench = Bench::new(&Postgresql).await?;
+    let running = bench.start().await?;
+    let mut stranger = TcpStream::connect((bench.site.address, bench.site.port))?;
+    stranger.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let begun = Instant::now();
+    ensure!(stranger.read(&mut [0; 64]).context("it is not closed within 30 s")? == 0, "it was answered");
+    ensure!(begun.elapsed() > Duration::from_secs(10), "closed after {:?}", begun.elapsed());
+    let root = as_root(&bench.site, "postgres").await?;
+    ensure!(text(&root, "show tcp_keepalives_idle").await? == "300");
     running.stop(&bench).await
 }
