@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -79,13 +78,13 @@ fn dispatch(agent: Agent, verb: Verb) -> Result<()> {
             let found = agent.datastore(&datastore).with_context(|| format!("there is no datastore {datastore}"))?;
             let own = Account::own().context("look up the account of this process")?;
             let engine = account.map_or_else(|| Ok(own.clone()), |name| Account::named(&name))?;
-            let host = RealHost { engine, agent: own };
-            let manifest = runtime()?.block_on(manifest::make(found.as_ref(), Arc::new(host), bindir.as_deref()))?;
+            let host = RealHost::new(engine, own);
+            let manifest = runtime()?.block_on(manifest::make(found.as_ref(), &host, bindir.as_deref()))?;
             print(&serde_json::to_string_pretty(&manifest)?)
         }
         Verb::Datastores => {
             let own = Account::own().context("look up the account of this process")?;
-            let host = RealHost { engine: own.clone(), agent: own };
+            let host = RealHost::new(own.clone(), own);
             let list = runtime()?.block_on(manifest::installed(&agent, &host))?;
             print(&serde_json::to_string_pretty(&list)?)
         }

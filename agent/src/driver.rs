@@ -184,7 +184,7 @@ pub async fn spawn(parts: Parts) -> Result<Driver> {
     let signs = Signs::new(&parts.host, &parts.site.data, &parts.log.path());
     let mark = parts.files.read_json::<Mark>(MARK)?.filter(|mark| signs.fit(*mark)).or_else(|| signs.started(&spec));
     let process = match mark {
-        Some(mark) => Process::adopt(mark)?,
+        Some(mark) => Process::adopt(mark)?.map(|process| process.trusted_by(&parts.host)),
         None => None,
     };
     let (requests, inbox) = mpsc::channel(32);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use trove_strategy::{
-    Datastore, Described, EngineError, FirstStart, Host, Installation, Manifest, Owner, RealHost, Settings, Site, Size,
+    Datastore, Described, EngineError, FirstStart, Installation, Manifest, Places, RealHost, Settings, Site, Size,
     StartMode, TlsFiles,
 };
 
@@ -40,16 +40,16 @@ pub async fn installed(agent: &Agent, host: &RealHost) -> Result<Vec<Installed>>
 ///
 /// # Errors
 /// It is not installed, or cannot be started.
-pub async fn make(datastore: &dyn Datastore, host: Arc<RealHost>, bindir: Option<&Path>) -> Result<Manifest> {
-    let found = datastore.installations(host.as_ref(), bindir).await.map_err(plain)?;
+pub async fn make(datastore: &dyn Datastore, host: &RealHost, bindir: Option<&Path>) -> Result<Manifest> {
+    let found = datastore.installations(host, bindir).await.map_err(plain)?;
     let installation = found.into_iter().next();
     let installation = installation.with_context(|| format!("{} is not installed", datastore.identity().name))?;
     let mut described = Described::default();
     if datastore.parameters().is_some() || datastore.databases().is_some() {
         // Short: it holds a socket.
         let scratch = tempfile::Builder::new().prefix("trove-").tempdir().context("make a scratch directory")?;
-        let site = scratch_site(scratch.path(), datastore, installation.clone(), host.clone()).await?;
-        let started = started(datastore, &site, &host, scratch.path()).await;
+        let (site, host) = scratch_site(scratch.path(), datastore, installation.clone(), host)?;
+        let started = started(datastore, &site, &host).await;
         let (mut process, asked) = match started {
             Ok(mut process) => {
                 let asked = ask(datastore, &site, &mut process).await;
@@ -68,45 +68,44 @@ fn plain(error: EngineError) -> anyhow::Error {
     anyhow::anyhow!(error.chain())
 }
 
-async fn scratch_site(
+fn scratch_site(
     scratch: &Path,
     datastore: &dyn Datastore,
     installation: Installation,
-    host: Arc<RealHost>,
-) -> Result<Site> {
+    host: &RealHost,
+) -> Result<(Site, RealHost)> {
     // The engine's account has to pass through; what is below is closed.
-    host.ensure_directory(scratch, 0o711, Owner::Agent).await?;
-    let config = scratch.join("etc");
-    for (name, owner) in [("v", Owner::Engine), ("etc", Owner::Engine), ("run", Owner::Engine), ("s", Owner::Agent)] {
-        host.ensure_directory(&scratch.join(name), 0o700, owner).await?;
-    }
-    Ok(Site {
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+    std::fs::set_permissions(scratch, open).context("open the scratch directory")?;
+    let at = |name: &str| scratch.join(name);
+    let data = at("v").join(&installation.major);
+    let places = Places { data, config: at("etc"), run: at("run"), log: at("log"), secrets: at("s") };
+    let host = RealHost::for_site(host.engine.clone(), host.agent.clone(), &places)?;
+    let site = Site {
         installation,
-        data: scratch.join("v/data"),
-        run: scratch.join("run"),
-        secrets: scratch.join("s"),
+        data: places.data.join("data"),
+        config: places.config,
+        run: places.run,
+        log: places.log,
+        secrets: places.secrets,
         address: std::net::IpAddr::from([127, 0, 0, 1]),
         port: datastore.identity().port,
         size: Size { memory_mib: 512, vcpus: 1, volume_gib: 1 },
-        tls: TlsFiles {
-            certificate: config.join("server.pem"),
-            key: config.join("server-key.pem"),
-            authority: config.join("authority.pem"),
-        },
-        config,
+        tls: TlsFiles::default(),
         engine_account: host.engine.name.clone(),
         agent_account: host.agent.name.clone(),
-        host,
-    })
+        host: Arc::new(host.clone()),
+    };
+    Ok((site, host))
 }
 
-async fn started(datastore: &dyn Datastore, site: &Site, host: &RealHost, scratch: &Path) -> Result<Process> {
+async fn started(datastore: &dyn Datastore, site: &Site, host: &RealHost) -> Result<Process> {
     let engine = datastore.engine();
     let first = engine.initialise(site).await.map_err(plain)?;
     crate::certificate::write_certificate(site, Some(&scratch_certificate()?)).await.map_err(plain)?;
     engine.configure(site, &Settings::default()).await.map_err(plain)?;
     let spec = engine.start_spec(site, StartMode::Private);
-    let mut process = Process::start(&spec, host, &scratch.join("engine.log"))?;
+    let mut process = Process::start(&spec, host, &site.log.join("engine.log"))?;
     if first == FirstStart::Private {
         answer(datastore, site, &mut process, true).await?;
     }

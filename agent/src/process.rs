@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use trove_strategy::{Owner, RealHost, StartSpec, StopSignal};
+use trove_strategy::{Owner, RealHost, StartSpec, StopSignal, Trusted};
 
 /// What is written down of a process, enough to know it again: a pid alone may be another's by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub struct Process {
     gone: watch::Receiver<bool>,
     /// Ours to reap; `None` for one that an earlier agent started.
     child: Option<Child>,
+    /// While this lives the agent talks to it.
+    trusted: Option<Trusted>,
 }
 
 /// Fields of `/proc/<pid>/stat` after the name.
@@ -90,7 +92,14 @@ impl Process {
         let child = command.spawn().with_context(|| format!("start {}", spec.program.display()))?;
         let pid = i32::try_from(child.id()).context("a process id")?;
         let mark = Mark { pid, started: stat(pid).map_or(0, |stat| stat.started) };
-        Self::watch(mark, Some(child))
+        Ok(Self::watch(mark, Some(child))?.trusted_by(host))
+    }
+
+    /// The agent talks to it from now on.
+    #[must_use]
+    pub fn trusted_by(mut self, host: &RealHost) -> Self {
+        self.trusted = Some(host.trust(self.mark.pid));
+        self
     }
 
     /// Takes over one that runs already, or `None` when it does not.
@@ -117,7 +126,7 @@ impl Process {
         };
         let named = std::thread::Builder::new().name("engine-watch".to_owned()).stack_size(64 << 10);
         named.spawn(watcher).context("watch the engine's process")?;
-        Ok(Self { mark, gone, child })
+        Ok(Self { mark, gone, child, trusted: None })
     }
 
     /// Waits until it has ended, and says how where that can be known. May be dropped and called again.

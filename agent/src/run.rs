@@ -8,7 +8,7 @@ use nix::unistd::{Gid, Uid};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use trove_proto::ALPN_AGENT;
-use trove_strategy::{Account, Datastore, Host, Owner, RealHost, Site, Size, TlsFiles};
+use trove_strategy::{Account, Datastore, Installation, Places, RealHost, Site, Size, TlsFiles};
 
 use crate::Agent;
 use crate::bounded::Bounded;
@@ -39,9 +39,12 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
     let _lock = lock(&files)?;
     let datastore = agent.datastore(&config.datastore);
     let datastore = datastore.with_context(|| format!("this agent has no datastore {}", config.datastore))?;
+    let (engine, agent) = accounts(&config)?;
+    let installation = installation(&config, datastore.as_ref(), &RealHost::new(engine.clone(), agent.clone())).await?;
+    let places = places(&config, &installation);
+    let host = RealHost::for_site(engine, agent, &places).context("make the guest's directories")?;
+    let site = site(&config, installation, places, &host);
     let datastore: Arc<dyn Datastore> = Arc::new(Bounded::new(datastore));
-    let host = hands(&config)?;
-    let site = site(&config, datastore.as_ref(), &host).await?;
     let keeper = Arc::new(Keeper::open(files.clone())?);
     let log = EngineLog::new(&config.log_dir);
     tokio::spawn(log.clone().keep_short());
@@ -119,7 +122,8 @@ fn lock(files: &Durable) -> Result<nix::fcntl::Flock<std::fs::File>> {
     locked.map_err(|(_, errno)| anyhow::anyhow!("{}: another agent runs here ({errno})", path.display()))
 }
 
-fn hands(config: &Config) -> Result<RealHost> {
+/// Of the engine and of the agent.
+fn accounts(config: &Config) -> Result<(Account, Account)> {
     let agent = Account::own().context("look up the account of this process")?;
     let engine = match config.engine_uid {
         // The driver gives it this name in the guest's list of accounts.
@@ -129,40 +133,41 @@ fn hands(config: &Config) -> Result<RealHost> {
     if engine.uid.is_root() {
         bail!("engines do not run as root: give one an account in `engine_uid`");
     }
-    Ok(RealHost { engine, agent })
+    Ok((engine, agent))
 }
 
-async fn site(config: &Config, datastore: &dyn Datastore, host: &RealHost) -> Result<Site> {
+async fn installation(config: &Config, datastore: &dyn Datastore, host: &RealHost) -> Result<Installation> {
     let found = datastore.installations(host, config.bindir.as_deref()).await;
     let found = found.map_err(|error| anyhow::anyhow!(error.chain())).context("look for the engine")?;
     let wanted = |major: &String| config.major.as_ref().is_none_or(|wanted| wanted == major);
     let installation = found.into_iter().find(|installation| wanted(&installation.major));
-    let installation = installation.with_context(|| format!("{} is not installed here", config.datastore))?;
-    let data = config.volume_dir.join(&installation.major).join("data");
-    let secrets = config.state_dir.join("secrets");
-    for (path, mode, owner) in [
-        (config.volume_dir.as_path(), 0o711, Owner::Agent),
-        (data.parent().unwrap_or(&data), 0o700, Owner::Engine),
-        (&config.config_dir, 0o700, Owner::Engine),
-        (&config.run_dir, 0o700, Owner::Engine),
-        (&config.log_dir, 0o700, Owner::Agent),
-        (&secrets, 0o700, Owner::Agent),
-    ] {
-        host.ensure_directory(path, mode, owner).await.context("make the guest's directories")?;
-    }
-    let tls = |name: &str| config.config_dir.join(name);
-    Ok(Site {
-        installation,
-        data,
+    installation.with_context(|| format!("{} is not installed here", config.datastore))
+}
+
+fn places(config: &Config, installation: &Installation) -> Places {
+    Places {
+        data: config.volume_dir.join(&installation.major),
         config: config.config_dir.clone(),
         run: config.run_dir.clone(),
-        secrets,
+        log: config.log_dir.clone(),
+        secrets: config.state_dir.join("secrets"),
+    }
+}
+
+fn site(config: &Config, installation: Installation, places: Places, host: &RealHost) -> Site {
+    Site {
+        installation,
+        data: places.data.join("data"),
+        config: places.config,
+        run: places.run,
+        log: places.log,
+        secrets: places.secrets,
         address: config.address,
         port: config.port,
         size: Size { memory_mib: config.memory_mib, vcpus: config.vcpus, volume_gib: config.volume_gib },
-        tls: TlsFiles { certificate: tls("server.pem"), key: tls("server-key.pem"), authority: tls("authority.pem") },
+        tls: TlsFiles::default(),
         engine_account: host.engine.name.clone(),
         agent_account: host.agent.name.clone(),
         host: Arc::new(host.clone()),
-    })
+    }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use trove_strategy::beneath::Dir;
 
 use crate::engine_log::EngineLog;
 
@@ -68,21 +69,10 @@ impl Room {
     }
 }
 
-/// Bytes that the files below the directory take on the disk. Blocks; files that vanish meanwhile are not counted.
+/// Bytes that everything below the directory takes on the disk. The engine's account changes what is below it.
 fn used_bytes(directory: &Path) -> u64 {
-    let mut open: Vec<PathBuf> = vec![directory.to_owned()];
-    let mut sum = 0;
-    while let Some(next) = open.pop() {
-        let Ok(entries) = std::fs::read_dir(&next) else { continue };
-        for entry in entries.flatten() {
-            let Ok(facts) = entry.metadata() else { continue };
-            if facts.is_dir() {
-                open.push(entry.path());
-            }
-            sum += facts.blocks() * 512;
-        }
-    }
-    sum
+    let own = nix::unistd::geteuid().as_raw();
+    Dir::open(directory, &[own]).and_then(|volume| volume.used_bytes()).unwrap_or_default()
 }
 
 /// The volume's use, and the engine's log; for a volume that is a file system of its own, the file system is asked.

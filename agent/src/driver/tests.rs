@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use async_trait::async_trait;
 use trove_strategy::{
     Account, CharacterSet, Client, Database, Databases, Engine, Grantee, Host, Identity, Installation, Metric,
-    NameRules, Role, Settings, Size, StartSpec, StopSignal, TlsFiles, UserTraits,
+    NameRules, Places, Role, Settings, Size, StartSpec, StopSignal, TlsFiles, UserTraits,
 };
 
 use super::*;
@@ -168,23 +168,24 @@ const MIB: u64 = 1 << 20;
 async fn stage(script: &'static str, mood: Mood) -> Stage {
     let scratch = tempfile::tempdir().unwrap();
     let at = |name: &str| scratch.path().join(name);
-    for name in ["log", "state", "data"] {
-        std::fs::create_dir(at(name)).unwrap();
-    }
+    std::fs::create_dir(at("state")).unwrap();
     let sleeper =
         Arc::new(Sleeper { mood: Mutex::new(mood), asked: AtomicU32::new(0), read_only: Mutex::default(), script });
     let own = Account::own().unwrap();
-    let host = RealHost { engine: own.clone(), agent: own.clone() };
+    let places = Places { data: at("v/1"), config: at("etc"), run: at("run"), log: at("log"), secrets: at("secrets") };
+    let host = RealHost::for_site(own.clone(), own.clone(), &places).unwrap();
+    std::fs::create_dir(at("v/1/data")).unwrap();
     let site = Site {
         installation: Installation { version: "1".to_owned(), major: "1".to_owned(), bindir: "/bin".into() },
-        data: at("data"),
-        config: at("etc"),
-        run: at("run"),
-        secrets: at("secrets"),
+        data: places.data.join("data"),
+        config: places.config,
+        run: places.run,
+        log: places.log,
+        secrets: places.secrets,
         address: [127, 0, 0, 1].into(),
         port: 1,
         size: Size { memory_mib: 1, vcpus: 1, volume_gib: 1 },
-        tls: TlsFiles { certificate: at("a"), key: at("b"), authority: at("c") },
+        tls: TlsFiles::default(),
         engine_account: own.name.clone(),
         agent_account: own.name,
         host: Arc::new(host.clone()),

@@ -11,7 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use trove_strategy::{
-    Account, Datastore, File, FirstStart, Host, Owner, RealHost, Settings, Site, Size, StartMode, StopSignal, TlsFiles,
+    Account, Datastore, File, FirstStart, Host, Owner, Places, RealHost, Settings, Site, Size, StartMode, StopSignal,
+    TlsFiles, Trusted,
 };
 
 /// A datastore with a site of its own.
@@ -27,6 +28,7 @@ pub struct Bench<'a> {
 /// An engine that runs.
 pub struct Running {
     child: Child,
+    _trusted: Trusted,
 }
 
 fn plain(error: trove_strategy::EngineError) -> anyhow::Error {
@@ -45,29 +47,30 @@ impl<'a> Bench<'a> {
         } else {
             agent.clone()
         };
-        let host = RealHost { engine, agent };
-        let installation = datastore.installations(&host, None).await.map_err(plain)?.into_iter().next();
+        let programs = RealHost::new(engine.clone(), agent.clone());
+        let installation = datastore.installations(&programs, None).await.map_err(plain)?.into_iter().next();
         let installation = installation.context("the engine is not installed")?;
         // Short: a socket's path has at most 107 bytes.
         let scratch = tempfile::Builder::new().prefix("trove-c-").tempdir()?;
         let at = |name: &str| scratch.path().join(name);
-        host.ensure_directory(scratch.path(), 0o711, Owner::Agent).await?;
-        for (name, owner) in [("v", Owner::Engine), ("etc", Owner::Engine), ("run", Owner::Engine), ("s", Owner::Agent)]
-        {
-            host.ensure_directory(&at(name), 0o700, owner).await?;
-        }
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        std::fs::set_permissions(scratch.path(), open)?;
+        let data = at("v").join(&installation.major);
+        let places = Places { data, config: at("etc"), run: at("run"), log: at("l"), secrets: at("s") };
+        let host = RealHost::for_site(engine, agent, &places)?;
         // Drawn from so many that two suites do not meet.
         let address = Ipv4Addr::new(127, rand::random_range(32..=63), rand::random(), rand::random_range(1..=254));
         let site = Site {
             installation,
-            data: at("v/data"),
-            config: at("etc"),
-            run: at("run"),
-            secrets: at("s"),
+            data: places.data.join("data"),
+            config: places.config,
+            run: places.run,
+            log: places.log,
+            secrets: places.secrets,
             address: IpAddr::V4(address),
             port: datastore.identity().port,
             size: Size { memory_mib: 512, vcpus: 1, volume_gib: 1 },
-            tls: TlsFiles { certificate: at("etc/c.pem"), key: at("etc/k.pem"), authority: at("etc/a.pem") },
+            tls: TlsFiles::default(),
             engine_account: host.engine.name.clone(),
             agent_account: host.agent.name.clone(),
             host: Arc::new(host.clone()),
@@ -80,12 +83,12 @@ impl<'a> Bench<'a> {
     async fn write_certificate(&self, address: Ipv4Addr) -> Result<()> {
         let made = rcgen::generate_simple_self_signed(vec![address.to_string()])?;
         let tls = &self.site.tls;
-        for (path, pem) in [
+        for (at, pem) in [
             (&tls.certificate, made.cert.pem()),
             (&tls.authority, made.cert.pem()),
             (&tls.key, made.signing_key.serialize_pem()),
         ] {
-            let file = File { path: path.clone(), contents: pem.into_bytes(), mode: 0o600, owner: Owner::Engine };
+            let file = File { at: at.clone(), contents: pem.into_bytes(), mode: 0o640, owner: Owner::Agent };
             self.host.write(file).await?;
         }
         Ok(())
@@ -113,7 +116,9 @@ impl<'a> Bench<'a> {
         command.envs(spec.env.iter().map(|(name, value)| (name, value))).current_dir("/");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.host.become_owner(&mut command, Owner::Engine);
-        Ok(Running { child: command.spawn().with_context(|| format!("start {}", spec.program.display()))? })
+        let child = command.spawn().with_context(|| format!("start {}", spec.program.display()))?;
+        let trusted = self.host.trust(i32::try_from(child.id())?);
+        Ok(Running { child, _trusted: trusted })
     }
 
     /// Waits until the engine answers.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use secrecy::SecretString;
-use trove_strategy::{Database, Grantee, NewUser, Owner, Settings, StartMode};
+use trove_strategy::{Database, Directory, Grantee, NewUser, Owner, Settings, StartMode};
 
 use crate::bench::{Bench, Running};
 use crate::{Login, Tenant, with_parameter};
@@ -17,9 +17,7 @@ fn plain(error: trove_strategy::EngineError) -> anyhow::Error {
 /// A crash in the middle of an earlier try leaves a directory that is no data directory; a second call changes nothing.
 pub(crate) async fn initialises_after_a_half_done_start(bench: &Bench<'_>) -> Result<()> {
     let engine = bench.datastore.engine();
-    let mut unfinished = bench.site.data.clone().into_os_string();
-    unfinished.push(".new");
-    bench.site.host.ensure_directory(std::path::Path::new(&unfinished), 0o700, Owner::Engine).await?;
+    bench.site.host.make_directory(&Directory::Data.join("data.new"), 0o700, Owner::Engine).await?;
     let first = engine.initialise(&bench.site).await.map_err(plain)?;
     ensure!(bench.site.data.exists(), "there is no data directory");
     let again = engine.initialise(&bench.site).await.map_err(plain)?;

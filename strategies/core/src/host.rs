@@ -1,9 +1,56 @@
 //! The hands of a strategy: commands and files. The agent has the real one; [`crate::recording`] keeps a list instead.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::net::UnixStream;
+
+/// The directories of a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Directory {
+    /// The volume's, for one major version: the data directory is `Directory::Data.join("data")`. The engine's account
+    /// owns it.
+    Data,
+    /// Configuration and certificates. The agent owns it; the engine's account can read what has the group's bit.
+    Config,
+    /// Sockets and pid files. The engine's account owns it.
+    Run,
+    /// The engine's output. The agent owns it.
+    Log,
+    /// Passwords of the agent's own account. The agent owns it and nobody else reads it.
+    Secrets,
+}
+
+impl Directory {
+    /// A place in it. The path consists of plain names: whatever is done with another one is refused.
+    pub fn join(self, path: impl Into<PathBuf>) -> Location {
+        Location { directory: self, path: path.into() }
+    }
+}
+
+/// A place in one of the directories.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// Which of them.
+    pub directory: Directory,
+    /// Where in it.
+    pub path: PathBuf,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let directory = match self.directory {
+            Directory::Data => "data",
+            Directory::Config => "configuration",
+            Directory::Run => "run",
+            Directory::Log => "log",
+            Directory::Secrets => "secrets",
+        };
+        write!(out, "{} in the {directory} directory", self.path.display())
+    }
+}
 
 /// Whose a process or a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +126,10 @@ pub struct Output {
 #[derive(Clone, Debug)]
 pub struct File {
     /// Where.
-    pub path: PathBuf,
+    pub at: Location,
     /// What.
     pub contents: Vec<u8>,
-    /// Permission bits, such as 0o600.
+    /// Permission bits, such as 0o640. What is the agent's in [`Directory::Config`] has the engine's group.
     pub mode: u32,
     /// Whose.
     pub owner: Owner,
@@ -118,13 +165,21 @@ pub enum HostError {
         seconds: u64,
     },
     /// A file or directory could not be read or written.
-    #[error("{attempt} {path}: {reason}")]
+    #[error("{attempt} {at}: {reason}")]
     File {
-        /// A verb: `write`, `read`, `make directory`, `rename`, `remove`.
+        /// A verb: `write`, `read`, `make the directory`, `rename`, `remove`.
         attempt: &'static str,
-        /// The path.
-        path: String,
-        /// What the system said.
+        /// Where.
+        at: Location,
+        /// What the system said, or why it was refused.
+        reason: String,
+    },
+    /// Nobody listens at a socket, or somebody else than the engine does.
+    #[error("connect to {at}: {reason}")]
+    Connect {
+        /// The socket.
+        at: Location,
+        /// What the system said, or who listens.
         reason: String,
     },
 }
@@ -132,25 +187,32 @@ pub enum HostError {
 impl HostError {
     /// Whether the same call may work a moment later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Late { .. })
+        matches!(self, Self::Late { .. } | Self::Connect { .. })
     }
 }
 
-/// Commands and files. Every method may be repeated after a crash.
+/// Commands and files. Every method may be repeated after a crash. Files are worked on below handles of the site's
+/// directories: links are never followed, and what is neither the engine's nor the agent's, or has a second name, is not
+/// touched. A tenant can put anything anywhere in the engine's own directories.
 #[async_trait]
 pub trait Host: Send + Sync {
     /// Runs a command to its end.
     async fn run(&self, command: Command) -> Result<Output, HostError>;
-    /// Makes a directory with its mode and owner, or gives them to the one that is there.
-    async fn ensure_directory(&self, path: &Path, mode: u32, owner: Owner) -> Result<(), HostError>;
+    /// Whether there is a program at this path, which is one of the system's.
+    async fn has_program(&self, path: &Path) -> Result<bool, HostError>;
+    /// Makes a directory with its mode and owner, or gives them to the one that is there. What is above it is there.
+    async fn make_directory(&self, at: &Location, mode: u32, owner: Owner) -> Result<(), HostError>;
     /// Replaces a file as one step: written beside, flushed, renamed, the directory flushed.
     async fn write(&self, file: File) -> Result<(), HostError>;
-    /// The bytes of a file, or `None` when it is not there.
-    async fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, HostError>;
+    /// The bytes of a file, or `None` when it is not there. One with more than `limit` bytes is an error.
+    async fn read(&self, at: &Location, limit: u64) -> Result<Option<Vec<u8>>, HostError>;
     /// Whether something is there.
-    async fn exists(&self, path: &Path) -> Result<bool, HostError>;
-    /// Renames within one file system and flushes the directory.
-    async fn rename(&self, from: &Path, to: &Path) -> Result<(), HostError>;
+    async fn exists(&self, at: &Location) -> Result<bool, HostError>;
+    /// Renames within one of the directories and flushes it.
+    async fn rename(&self, from: &Location, to: &Location) -> Result<(), HostError>;
     /// Removes a file or a whole directory; what is not there counts as removed.
-    async fn remove(&self, path: &Path) -> Result<(), HostError>;
+    async fn remove(&self, at: &Location) -> Result<(), HostError>;
+    /// Connects to a socket. The process that listens is the engine of this site, or one that [`Host::run`] runs at this
+    /// moment: this is verified before anything can be said to it.
+    async fn connect(&self, at: &Location) -> Result<UnixStream, HostError>;
 }

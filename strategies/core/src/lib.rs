@@ -4,6 +4,7 @@
 //! engine; the agent *does*: processes, users, files, retries and time limits live in the agent, behind [`Host`].
 //! Read the modules in this order: [`datastore`], [`site`], [`engine`], [`capability`], [`manifest`], [`host`].
 
+pub mod beneath;
 pub mod capability;
 pub mod datastore;
 pub mod engine;
@@ -20,9 +21,9 @@ pub use capability::{Database, Databases, Grantee, NewUser, Parameters, Root, Us
 pub use datastore::{Client, Datastore, Identity, NameRules, UserTraits};
 pub use engine::{Engine, FirstStart, Health, Metric, Role, Settings, StartMode, StartSpec, StopSignal, TlsMode};
 pub use error::{EngineError, Kind};
-pub use host::{Command, File, Host, HostError, Output, Owner};
+pub use host::{Command, Directory, File, Host, HostError, Location, Output, Owner};
 pub use manifest::{CharacterSet, Described, Manifest, Parameter, ParameterType, character_set};
 pub use password::PasswordRules;
-pub use real_host::{Account, RealHost};
+pub use real_host::{Account, Places, RealHost, Trusted};
 pub use secrecy::{ExposeSecret, SecretString};
 pub use site::{Installation, Site, Size, TlsFiles};

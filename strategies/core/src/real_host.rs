@@ -1,17 +1,21 @@
 //! The real hands: commands as the engine's account, and files that are replaced as one step.
 
+use std::collections::HashSet;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Gid, Pid, Uid, User, chown};
+use nix::unistd::{Gid, Pid, Uid, User};
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
-use crate::host::{Command, File, Host, HostError, Output, Owner};
+use crate::beneath::{Dir, Ids};
+use crate::host::{Command, Directory, File, Host, HostError, Location, Output, Owner};
 
 const STDOUT_BYTES: usize = 1 << 20;
 const STDERR_BYTES: usize = 64 << 10;
@@ -54,21 +58,119 @@ impl From<User> for Account {
     }
 }
 
-/// Commands and files on this machine. When both accounts are the same nothing is switched.
+/// Where the directories of a site are. Everything above them is the agent's or the system's.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// `<volume>/<major>`.
+    pub data: PathBuf,
+    /// Configuration.
+    pub config: PathBuf,
+    /// Sockets.
+    pub run: PathBuf,
+    /// The engine's output.
+    pub log: PathBuf,
+    /// The agent's passwords.
+    pub secrets: PathBuf,
+}
+
+/// Handles of the directories of a site.
+#[derive(Debug)]
+struct Directories {
+    data: Dir,
+    config: Dir,
+    run: Dir,
+    log: Dir,
+    secrets: Dir,
+}
+
+/// Processes that may be talked to: the engine, and what [`Host::run`] runs.
+type Processes = Arc<Mutex<HashSet<i32>>>;
+
+/// A process that [`Host::connect`] takes for this site's own, while this value lives.
+#[derive(Debug)]
+pub struct Trusted {
+    pid: i32,
+    processes: Processes,
+}
+
+impl Drop for Trusted {
+    fn drop(&mut self) {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pid);
+    }
+}
+
+/// Commands and files on this machine. When both accounts are the same nothing is switched. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct RealHost {
     /// Runs the engine and owns its files.
     pub engine: Account,
     /// Runs the agent: this process.
     pub agent: Account,
+    directories: Option<Arc<Directories>>,
+    processes: Processes,
 }
 
 impl RealHost {
+    /// For commands alone: it has no directories.
+    pub fn new(engine: Account, agent: Account) -> Self {
+        Self { engine, agent, directories: None, processes: Processes::default() }
+    }
+
+    /// With the directories of a site, which are made where they are missing, and get their modes and owners.
+    ///
+    /// # Errors
+    /// One of them cannot be made, or is neither the agent's nor the engine's.
+    pub fn for_site(engine: Account, agent: Account, places: &Places) -> io::Result<Self> {
+        let mut host = Self::new(engine, agent);
+        let made = |path: &Path, error: io::Error| io::Error::other(format!("make {}: {error}", path.display()));
+        let root = |path: &Path, mode, ids| {
+            Dir::make(path, host.mode(mode), ids, &host.owners()).map_err(|error| made(path, error))
+        };
+        let (engine, agent) = (host.ids(Owner::Engine, None), host.ids(Owner::Agent, None));
+        let (volume, major) = (places.data.parent(), places.data.file_name());
+        let (Some(volume), Some(major)) = (volume, major) else {
+            return Err(io::Error::other(format!("{} is no directory of a volume", places.data.display())));
+        };
+        // The volume may be a mount whose root was made by somebody else; what tenants change begins below it.
+        let volume = root(volume, 0o711, agent)?;
+        let data = volume.make_directory(Path::new(major), host.mode(0o700), engine);
+        let directories = Directories {
+            data: data.map_err(|error| made(&places.data, error))?,
+            config: root(&places.config, 0o750, host.ids(Owner::Agent, Some(Directory::Config)))?,
+            run: root(&places.run, 0o700, engine)?,
+            log: root(&places.log, 0o700, agent)?,
+            secrets: root(&places.secrets, 0o700, agent)?,
+        };
+        host.directories = Some(Arc::new(directories));
+        Ok(host)
+    }
+
     fn account(&self, owner: Owner) -> &Account {
         match owner {
             Owner::Engine => &self.engine,
             Owner::Agent => &self.agent,
         }
+    }
+
+    fn is_one_account(&self) -> bool {
+        self.engine.uid == self.agent.uid
+    }
+
+    /// Whose files are worked on.
+    fn owners(&self) -> [u32; 2] {
+        [self.agent.uid.as_raw(), self.engine.uid.as_raw()]
+    }
+
+    /// What a file is given to, where it has to be given at all.
+    fn ids(&self, owner: Owner, directory: Option<Directory>) -> Option<Ids> {
+        let account = self.account(owner);
+        let group = if directory == Some(Directory::Config) { self.engine.gid } else { account.gid };
+        (!self.is_one_account()).then_some(Ids { uid: account.uid.as_raw(), gid: group.as_raw() })
+    }
+
+    /// The group's bits are for the engine's account where it is another one; engines refuse keys that others can read.
+    fn mode(&self, mode: u32) -> u32 {
+        if self.is_one_account() { mode & 0o700 } else { mode }
     }
 
     /// Makes a command of the standard library run as this owner: a switch only where it is needed.
@@ -80,42 +182,75 @@ impl RealHost {
         }
     }
 
-    /// By descriptor: in a directory of the engine's the path may lead elsewhere by now, to a file of the system's.
-    fn give_open(&self, file: &std::fs::File, owner: Owner) -> io::Result<()> {
-        if self.engine.uid == self.agent.uid {
-            return Ok(());
-        }
-        let account = self.account(owner);
-        std::os::unix::fs::fchown(file, Some(account.uid.as_raw()), Some(account.gid.as_raw()))
+    /// Takes a process for this site's own: it may be talked to.
+    pub fn trust(&self, pid: i32) -> Trusted {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+        Trusted { pid, processes: self.processes.clone() }
     }
 
-    fn give(&self, path: &Path, owner: Owner) -> io::Result<()> {
-        if self.engine.uid == self.agent.uid {
-            return Ok(());
-        }
-        let account = self.account(owner);
-        chown(path, Some(account.uid), Some(account.gid)).map_err(io::Error::from)
+    fn trusts(&self, pid: i32) -> bool {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
     }
-}
 
-fn failed(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HostError {
-    move |error| HostError::File { attempt, path: path.display().to_string(), reason: error.to_string() }
-}
+    fn directory(&self, directory: Directory) -> io::Result<&Dir> {
+        let all = self.directories.as_deref().ok_or_else(|| io::Error::other("this host has no site"))?;
+        Ok(match directory {
+            Directory::Data => &all.data,
+            Directory::Config => &all.config,
+            Directory::Run => &all.run,
+            Directory::Log => &all.log,
+            Directory::Secrets => &all.secrets,
+        })
+    }
 
-/// File work off the threads that serve.
-async fn blocking<T: Send + 'static>(
-    attempt: &'static str,
-    path: &Path,
-    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
-) -> Result<T, HostError> {
-    let owned = path.to_owned();
-    let done = tokio::task::spawn_blocking(move || work(&owned)).await;
-    done.map_err(io::Error::other).and_then(|result| result).map_err(failed(attempt, path))
-}
+    /// Bytes that everything in one of the directories takes on the disk.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn used_bytes(&self, directory: Directory) -> io::Result<u64> {
+        let measured = self.directory(directory)?.clone();
+        tokio::task::spawn_blocking(move || measured.used_bytes()).await.map_err(io::Error::other)?
+    }
 
-fn flush_directory(path: &Path) -> io::Result<()> {
-    let Some(parent) = path.parent() else { return Ok(()) };
-    std::fs::File::open(parent)?.sync_all()
+    /// File work off the threads that serve.
+    async fn files<T: Send + 'static>(
+        &self,
+        attempt: &'static str,
+        at: &Location,
+        work: impl FnOnce(&Dir, &Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let Location { directory, path } = at.clone();
+        let done = match self.directory(directory).cloned() {
+            Ok(dir) => tokio::task::spawn_blocking(move || work(&dir, &path)).await.map_err(io::Error::other),
+            Err(error) => Err(error),
+        };
+        let failed = |error: io::Error| HostError::File { attempt, at: at.clone(), reason: error.to_string() };
+        done.and_then(|result| result).map_err(failed)
+    }
+
+    /// Connects through a handle: the name may lead elsewhere by now.
+    async fn connected(&self, at: &Location) -> io::Result<UnixStream> {
+        let dir = self.directory(at.directory)?;
+        let handle = dir.handle(&at.path)?;
+        let facts = rustix::fs::fstat(&handle)?;
+        if rustix::fs::FileType::from_raw_mode(facts.st_mode) != rustix::fs::FileType::Socket {
+            return Err(io::Error::other("it is no socket"));
+        }
+        let stream = UnixStream::connect(format!("/proc/self/fd/{}", handle.as_raw_fd())).await?;
+        let peer = stream.peer_cred()?;
+        let (uid, pid) = (peer.uid(), peer.pid().unwrap_or_default());
+        if uid != self.engine.uid.as_raw() {
+            return Err(io::Error::other(format!(
+                "process {pid} of uid {uid} listens there, which is not the engine's"
+            )));
+        }
+        if !self.trusts(pid) {
+            return Err(io::Error::other(format!(
+                "process {pid} listens there, which is not the engine that was started"
+            )));
+        }
+        Ok(stream)
+    }
 }
 
 /// What a stream said, at most `limit` bytes: its beginning, or its end when `keep_end`.
@@ -150,6 +285,7 @@ impl Host for RealHost {
         let mut child =
             base.spawn().map_err(|error| HostError::Start { program: program.clone(), reason: error.to_string() })?;
         let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        let _trusted = group.map(|pid| self.trust(pid.as_raw()));
         let (input, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let feed = async {
             if let (Some(mut input), Some(text)) = (input, command.stdin) {
@@ -176,80 +312,49 @@ impl Host for RealHost {
         Err(HostError::Failed { program, status: status.to_string(), stderr: said })
     }
 
-    async fn ensure_directory(&self, path: &Path, mode: u32, owner: Owner) -> Result<(), HostError> {
-        let host = self.clone();
-        let make = move |path: &Path| {
-            std::fs::create_dir_all(path)?;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-            host.give(path, owner)
-        };
-        blocking("make directory", path, make).await
+    async fn has_program(&self, path: &Path) -> Result<bool, HostError> {
+        let failed =
+            |error: io::Error| HostError::Start { program: path.display().to_string(), reason: error.to_string() };
+        tokio::fs::try_exists(path).await.map_err(failed)
+    }
+
+    async fn make_directory(&self, at: &Location, mode: u32, owner: Owner) -> Result<(), HostError> {
+        let (mode, ids) = (self.mode(mode), self.ids(owner, Some(at.directory)));
+        let make = move |dir: &Dir, path: &Path| dir.make_directory(path, mode, ids).map(|_| ());
+        self.files("make the directory", at, make).await
     }
 
     async fn write(&self, file: File) -> Result<(), HostError> {
-        let host = self.clone();
-        let path = file.path.clone();
-        let write = move |path: &Path| {
-            use std::io::Write;
-            use std::os::unix::fs::OpenOptionsExt;
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let beside = path.with_file_name(format!(".{name}.new"));
-            // What a crash left may have another owner or mode.
-            match std::fs::remove_file(&beside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        let File { at, contents, mode, owner } = file;
+        let (mode, ids) = (self.mode(mode), self.ids(owner, Some(at.directory)));
+        self.files("write", &at, move |dir, path| dir.write(path, &contents, mode, ids)).await
+    }
+
+    async fn read(&self, at: &Location, limit: u64) -> Result<Option<Vec<u8>>, HostError> {
+        self.files("read", at, move |dir, path| dir.read(path, limit)).await
+    }
+
+    async fn exists(&self, at: &Location) -> Result<bool, HostError> {
+        self.files("look for", at, Dir::exists).await
+    }
+
+    async fn rename(&self, from: &Location, to: &Location) -> Result<(), HostError> {
+        let (same, to) = (from.directory == to.directory, to.path.clone());
+        let rename = move |dir: &Dir, path: &Path| {
+            if !same {
+                return Err(io::Error::other("it would leave its directory"));
             }
-            let mut new = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
-            let written = new
-                .write_all(&file.contents)
-                .and_then(|()| new.set_permissions(std::fs::Permissions::from_mode(file.mode)))
-                .and_then(|()| host.give_open(&new, file.owner))
-                .and_then(|()| new.sync_all())
-                .and_then(|()| std::fs::rename(&beside, path))
-                .and_then(|()| flush_directory(path));
-            if written.is_err() {
-                // On a full disk the half written file is in the way; the first error is the one to tell.
-                let _ = std::fs::remove_file(&beside);
-            }
-            written
+            dir.rename(path, &to)
         };
-        blocking("write", &path, write).await
+        self.files("rename", from, rename).await
     }
 
-    async fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, HostError> {
-        let read = |path: &Path| match std::fs::read(path) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        };
-        blocking("read", path, read).await
+    async fn remove(&self, at: &Location) -> Result<(), HostError> {
+        self.files("remove", at, Dir::remove).await
     }
 
-    async fn exists(&self, path: &Path) -> Result<bool, HostError> {
-        blocking("look for", path, Path::try_exists).await
-    }
-
-    async fn rename(&self, from: &Path, to: &Path) -> Result<(), HostError> {
-        let to: PathBuf = to.to_owned();
-        let rename = move |from: &Path| {
-            std::fs::rename(from, &to)?;
-            flush_directory(&to)
-        };
-        blocking("rename", from, rename).await
-    }
-
-    async fn remove(&self, path: &Path) -> Result<(), HostError> {
-        let remove = |path: &Path| {
-            let removed = match std::fs::symlink_metadata(path) {
-                Ok(facts) if facts.is_dir() => std::fs::remove_dir_all(path),
-                Ok(_) => std::fs::remove_file(path),
-                Err(error) => Err(error),
-            };
-            match removed {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                other => other,
-            }
-        };
-        blocking("remove", path, remove).await
+    async fn connect(&self, at: &Location) -> Result<UnixStream, HostError> {
+        let failed = |error: io::Error| HostError::Connect { at: at.clone(), reason: error.to_string() };
+        self.connected(at).await.map_err(failed)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::Host;
+use crate::host::{Directory, Host, Location};
 
 /// An engine as it is installed on the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,11 +34,19 @@ pub struct Size {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// PEM of the server certificate.
-    pub certificate: PathBuf,
-    /// PEM of its private key, mode 0600, owned by the engine's account.
-    pub key: PathBuf,
+    pub certificate: Location,
+    /// PEM of its private key: the agent's, readable by the engine's group.
+    pub key: Location,
     /// PEM of the engines' authority, which is what tenants trust.
-    pub authority: PathBuf,
+    pub authority: Location,
+}
+
+impl Default for TlsFiles {
+    /// Where they are in every site.
+    fn default() -> Self {
+        let at = |name: &str| Directory::Config.join(name);
+        Self { certificate: at("server.pem"), key: at("server-key.pem"), authority: at("authority.pem") }
+    }
 }
 
 /// Everything a strategy needs to know about the place it works in. The agent makes the directories before it calls.
@@ -48,11 +56,13 @@ pub struct Site {
     pub installation: Installation,
     /// Data of the engine: `<volume>/<major>/data`. Its parent exists; the strategy makes the directory itself.
     pub data: PathBuf,
-    /// Configuration files, outside the data directory so that a physical copy does not carry them along.
-    /// Owned by the engine's account, mode 0700.
+    /// Configuration files, outside the data directory so that a physical copy does not carry them along. Owned by the
+    /// agent, mode 0750 with the engine's group: the engine reads them and cannot change them.
     pub config: PathBuf,
     /// Sockets and pid files: short (a socket's path has at most 107 bytes) and 0700 of the engine's account.
     pub run: PathBuf,
+    /// The engine's output, 0700 of the agent's account: the engine gets the file open.
+    pub log: PathBuf,
     /// Files that outlive the engine and that only the agent reads (passwords of its own account, say), 0700 of the
     /// agent's account.
     pub secrets: PathBuf,
@@ -70,4 +80,19 @@ pub struct Site {
     pub agent_account: String,
     /// The hands: commands and files go through it.
     pub host: Arc<dyn Host>,
+}
+
+impl Site {
+    /// The path of a place, for what the engine itself reads: its arguments and its configuration. The agent works on
+    /// files through [`Site::host`] alone.
+    pub fn path(&self, at: &Location) -> PathBuf {
+        let volume = || self.data.parent().unwrap_or(&self.data);
+        match at.directory {
+            Directory::Data => volume().join(&at.path),
+            Directory::Config => self.config.join(&at.path),
+            Directory::Run => self.run.join(&at.path),
+            Directory::Log => self.log.join(&at.path),
+            Directory::Secrets => self.secrets.join(&at.path),
+        }
+    }
 }

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
-use trove_strategy::{EngineError, Kind, Site};
+use trove_strategy::{Directory, EngineError, Kind, Site};
 
 /// The agent's account in the server.
 pub(crate) const ADMIN: &str = "os_admin";
@@ -52,14 +52,15 @@ impl Session {
     /// Connects. `Transient` while the server does not answer.
     pub(crate) async fn open(site: &Site, database: &str) -> Result<Self, EngineError> {
         let mut config = tokio_postgres::Config::new();
-        config.host_path(&site.run).port(site.port).user(ADMIN).dbname(database).application_name("trove-agent");
-        config.options(options(site));
+        config.user(ADMIN).dbname(database).application_name("trove-agent").options(options(site));
         let attempt = format!("connect to the database {database:?}");
-        let connected = tokio::time::timeout(CONNECT, config.connect(NoTls)).await;
-        let Ok(connected) = connected else {
-            return Err(EngineError::new(Kind::Transient, format!("{attempt}: no answer")));
+        let socket = Directory::Run.join(format!(".s.PGSQL.{}", site.port));
+        let connect = async {
+            let stream = site.host.connect(&socket).await?;
+            config.connect_raw(stream, NoTls).await.map_err(|error| refused(&attempt, database, error))
         };
-        let (client, connection) = connected.map_err(|error| refused(&attempt, database, error))?;
+        let late = |_| EngineError::new(Kind::Transient, format!("{attempt}: no answer"));
+        let (client, connection) = tokio::time::timeout(CONNECT, connect).await.map_err(late)??;
         let driver = tokio::spawn(async move {
             // Its error reaches whoever waits for an answer.
             let _ = connection.await;

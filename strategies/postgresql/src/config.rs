@@ -1,23 +1,23 @@
 //! The configuration files: pure functions of the site and the settings. They lie outside the data directory.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
-use trove_strategy::{EngineError, Kind, Settings, Site, TlsMode};
+use trove_strategy::{Directory, EngineError, Kind, Location, Settings, Site, TlsMode};
 
 use crate::parameters;
 
 /// The three files.
 pub(crate) struct Files {
-    pub(crate) main: PathBuf,
-    pub(crate) access: PathBuf,
-    pub(crate) accounts: PathBuf,
+    pub(crate) main: Location,
+    pub(crate) access: Location,
+    pub(crate) accounts: Location,
 }
 
 impl Files {
-    pub(crate) fn of(site: &Site) -> Self {
-        let at = |name: &str| site.config.join(name);
+    pub(crate) fn new() -> Self {
+        let at = |name: &str| Directory::Config.join(name);
         Self { main: at("postgresql.conf"), access: at("pg_hba.conf"), accounts: at("pg_ident.conf") }
     }
 }
@@ -31,23 +31,24 @@ fn quoted(text: &str) -> String {
 /// ALTER SYSTEM (manual, 20.1). Besides where the server listens and whom it lets in, these are the settings with which a
 /// tenant could keep the agent out (libraries of its own, delays, every connection taken) or the server from starting.
 pub(crate) fn owned(site: &Site) -> Vec<String> {
-    let files = Files::of(site);
+    let files = Files::new();
     let path = |path: &Path| path.to_string_lossy().into_owned();
+    let place = |at: &Location| path(&site.path(at));
     // A list of directories: quoted, since a comma parts them.
     let run = format!("\"{}\"", path(&site.run));
     let words = |words: &[(&'static str, &str)]| -> Vec<(&'static str, String)> {
         words.iter().map(|(name, word)| (*name, (*word).to_owned())).collect()
     };
     let mut all = vec![
-        ("config_file", path(&files.main)),
-        ("hba_file", path(&files.access)),
-        ("ident_file", path(&files.accounts)),
+        ("config_file", place(&files.main)),
+        ("hba_file", place(&files.access)),
+        ("ident_file", place(&files.accounts)),
         ("listen_addresses", site.address.to_string()),
         ("port", site.port.to_string()),
         ("unix_socket_directories", run),
-        ("ssl_cert_file", path(&site.tls.certificate)),
-        ("ssl_key_file", path(&site.tls.key)),
-        ("ssl_ca_file", path(&site.tls.authority)),
+        ("ssl_cert_file", place(&site.tls.certificate)),
+        ("ssl_key_file", place(&site.tls.key)),
+        ("ssl_ca_file", place(&site.tls.authority)),
     ];
     all.extend(words(&[
         ("unix_socket_permissions", "0700"),

@@ -1,13 +1,11 @@
 //! The server: initialise, configure, start, ask.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Command, Engine, EngineError, File, FirstStart, Health, Kind, Metric, Owner, Role, Settings, Site, StartMode,
-    StartSpec, StopSignal,
+    Command, Directory, Engine, EngineError, File, FirstStart, Health, Kind, Metric, Owner, Role, Settings, Site,
+    StartMode, StartSpec, StopSignal,
 };
 
 use crate::Postgresql;
@@ -20,25 +18,21 @@ const STOP: Duration = Duration::from_secs(60);
 const START: Duration = Duration::from_secs(600);
 
 /// Where the data directory is made before it gets its name.
-fn unfinished(data: &Path) -> PathBuf {
-    let mut name = data.file_name().map_or_else(OsString::new, OsString::from);
-    name.push(".new");
-    data.with_file_name(name)
-}
+const UNFINISHED: &str = "data.new";
 
 #[async_trait]
 impl Engine for Postgresql {
     async fn initialise(&self, site: &Site) -> Result<FirstStart, EngineError> {
-        if site.host.exists(&site.data.join("PG_VERSION")).await? {
+        if site.host.exists(&Directory::Data.join("data/PG_VERSION")).await? {
             return Ok(FirstStart::Normal);
         }
-        let new = unfinished(&site.data);
+        let new = Directory::Data.join(UNFINISHED);
         site.host.remove(&new).await?;
         // The account has no password: it comes in through the private socket alone, where the system vouches for the
         // caller. No server runs before our own access rules are in place.
         let initdb = Command::engine(site.installation.bindir.join("initdb"))
             .arg("--pgdata")
-            .arg(new.to_string_lossy())
+            .arg(site.path(&new).to_string_lossy())
             .arg(format!("--username={ADMIN}"))
             .arg("--auth-local=peer")
             .arg("--auth-host=scram-sha-256")
@@ -48,19 +42,20 @@ impl Engine for Postgresql {
             .arg("--no-instructions")
             .deadline(INITDB);
         site.host.run(initdb).await?;
-        site.host.rename(&new, &site.data).await?;
+        site.host.rename(&new, &Directory::Data.join("data")).await?;
         Ok(FirstStart::Normal)
     }
 
     async fn configure(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
-        let files = Files::of(site);
+        let files = Files::new();
         let texts = [
             (files.main, config::main(site, settings)?),
             (files.access, config::access(settings)),
             (files.accounts, config::accounts(site)),
         ];
-        for (path, text) in texts {
-            site.host.write(File { path, contents: text.into_bytes(), mode: 0o600, owner: Owner::Engine }).await?;
+        for (at, text) in texts {
+            // The engine reads them and a tenant with a shell cannot change who gets in.
+            site.host.write(File { at, contents: text.into_bytes(), mode: 0o640, owner: Owner::Agent }).await?;
         }
         Ok(())
     }
@@ -83,8 +78,8 @@ impl Engine for Postgresql {
 
     async fn forget_earlier_life(&self, site: &Site) -> Result<(), EngineError> {
         // Both name the server's process, and a server does not start while a process of that number is there.
-        site.host.remove(&site.data.join("postmaster.pid")).await?;
-        Ok(site.host.remove(&site.run.join(format!(".s.PGSQL.{}.lock", site.port))).await?)
+        site.host.remove(&Directory::Data.join("data/postmaster.pid")).await?;
+        Ok(site.host.remove(&Directory::Run.join(format!(".s.PGSQL.{}.lock", site.port))).await?)
     }
 
     async fn secure(&self, _site: &Site) -> Result<(), EngineError> {

@@ -94,7 +94,7 @@ impl Datastore for Postgresql {
         let mut found = Vec::new();
         for bindir in bindirs {
             let program = bindir.join("postgres");
-            if host.exists(&program).await? {
+            if host.has_program(&program).await? {
                 let output = host.run(Command::engine(program).arg("--version")).await?;
                 found.extend(installation(&output.stdout, bindir));
             }

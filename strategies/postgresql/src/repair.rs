@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use secrecy::SecretString;
-use trove_strategy::{Command, EngineError, HostError, Kind, Site};
+use trove_strategy::{Command, Directory, EngineError, HostError, Kind, Site};
 
 use crate::client::{ADMIN, HOME};
 use crate::config;
@@ -16,6 +16,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// What ALTER SYSTEM writes, and what it is called once it was set aside.
 const ALTERED: &str = "postgresql.auto.conf";
 const SET_ASIDE: &str = "postgresql.auto.conf.refused";
+/// More than this is not read of it.
+const ALTERED_BYTES: u64 = 4 << 20;
 
 /// Restores the agent's account and database. When not even a server of one session starts, what ALTER SYSTEM set is set
 /// aside, and comes back when it was not to blame.
@@ -24,8 +26,9 @@ pub(crate) async fn repair(site: &Site) -> Result<Option<String>, EngineError> {
         Ok(mended) => return Ok(mended),
         Err(error) => error,
     };
-    let (altered, aside) = (site.data.join(ALTERED), site.data.join(SET_ASIDE));
-    let text = site.host.read(&altered).await?.unwrap_or_default();
+    let at = |name: &str| Directory::Data.join(format!("data/{name}"));
+    let (altered, aside) = (at(ALTERED), at(SET_ASIDE));
+    let text = site.host.read(&altered, ALTERED_BYTES).await?.unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let names = altered_names(&text);
     if names.is_empty() {

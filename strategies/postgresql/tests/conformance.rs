@@ -61,7 +61,7 @@ async fn the_agents_account_has_no_way_in_from_the_network_and_tls_is_offered() 
     let address = format!("{}:{}", bench.site.address, bench.site.port);
     let spoken = std::process::Command::new("openssl")
         .args(["s_client", "-starttls", "postgres", "-verify_return_error", "-connect", &address, "-CAfile"])
-        .arg(&bench.site.tls.authority)
+        .arg(bench.site.path(&bench.site.tls.authority))
         .stdin(std::process::Stdio::null())
         .output()?;
     let spoken = String::from_utf8_lossy(&spoken.stdout).into_owned();

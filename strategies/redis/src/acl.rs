@@ -1,11 +1,9 @@
 //! The file of accounts: who there is before the first start, and what is put right before every other.
 
-use std::path::PathBuf;
-
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
-use trove_strategy::{EngineError, File, Owner, Site};
+use trove_strategy::{Directory, EngineError, File, Location, Owner, Site};
 
 /// The agent's account in the server.
 pub(crate) const ADMIN: &str = "os_admin";
@@ -83,9 +81,12 @@ pub(crate) fn of_tenants() -> Vec<&'static str> {
 }
 
 /// Where the server keeps its accounts: on the volume, since they belong to the data.
-pub(crate) fn file(site: &Site) -> PathBuf {
-    site.data.join("users.acl")
+pub(crate) fn file() -> Location {
+    Directory::Data.join("data/users.acl")
 }
+
+/// The longest file of accounts that is read, bytes: tens of thousands of accounts.
+const FILE_BYTES: u64 = 16 << 20;
 
 /// What the server stores of a password: its SHA-256, so that no password is in a command or a file.
 pub(crate) fn verifier(password: &SecretString) -> String {
@@ -101,13 +102,15 @@ pub(crate) fn random_password() -> SecretString {
     SecretString::from(hex)
 }
 
-fn password_file(site: &Site) -> PathBuf {
-    site.secrets.join(ADMIN)
+fn password_file() -> Location {
+    Directory::Secrets.join(ADMIN)
 }
+
+const PASSWORD_BYTES: u64 = 1 << 10;
 
 /// The password of the agent's account, when it has been made.
 pub(crate) async fn admin_password(site: &Site) -> Result<Option<SecretString>, EngineError> {
-    let bytes = site.host.read(&password_file(site)).await?;
+    let bytes = site.host.read(&password_file(), PASSWORD_BYTES).await?;
     Ok(bytes.map(|bytes| SecretString::from(String::from_utf8_lossy(&bytes).into_owned())))
 }
 
@@ -119,17 +122,17 @@ pub(crate) async fn ensure(site: &Site, saving: &Mutex<()>) -> Result<(), Engine
         None => {
             let password = random_password();
             let contents = password.expose_secret().as_bytes().to_vec();
-            site.host.write(File { path: password_file(site), contents, mode: 0o600, owner: Owner::Agent }).await?;
+            site.host.write(File { at: password_file(), contents, mode: 0o600, owner: Owner::Agent }).await?;
             password
         }
     };
-    let path = file(site);
+    let at = file();
     let _alone = saving.lock().await;
-    let before = site.host.read(&path).await?.unwrap_or_default();
+    let before = site.host.read(&at, FILE_BYTES).await?.unwrap_or_default();
     let after = righted(&String::from_utf8_lossy(&before), &verifier(&password));
     if after.as_bytes() != before.as_slice() {
         let contents = after.into_bytes();
-        site.host.write(File { path, contents, mode: 0o600, owner: Owner::Engine }).await?;
+        site.host.write(File { at, contents, mode: 0o600, owner: Owner::Engine }).await?;
     }
     Ok(())
 }

@@ -1,18 +1,17 @@
 //! Talking to the server: over the private socket, as `os_admin` with the password that only the agent can read.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, RedisError, ServerErrorKind,
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, ProtocolVersion, RedisConnectionInfo, RedisError,
+    ServerErrorKind,
 };
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
 use tokio::sync::Mutex;
-use trove_strategy::{EngineError, Kind, Site};
+use trove_strategy::{Directory, EngineError, Kind, Location, Site};
 
 use crate::acl;
 
@@ -24,8 +23,8 @@ const REFUSAL_BYTES: u64 = 200;
 const ANSWER: Duration = Duration::from_secs(30);
 
 /// The private socket.
-pub(crate) fn socket(site: &Site) -> PathBuf {
-    site.run.join("engine.sock")
+pub(crate) fn socket() -> Location {
+    Directory::Run.join("engine.sock")
 }
 
 /// What the agent holds of its server.
@@ -45,7 +44,7 @@ impl Held {
 
     /// The connection that is held, or another one. `Transient` while the server does not answer.
     pub(crate) async fn session(&self, site: &Site) -> Result<Session, EngineError> {
-        let at = socket(site);
+        let at = site.path(&socket());
         let mut held = self.connection.lock().await;
         if let Some((_, connection)) = held.as_ref().filter(|(socket, _)| *socket == at) {
             let mut session = Session { connection: connection.clone() };
@@ -54,9 +53,9 @@ impl Held {
             }
         }
         *held = None;
-        let mut session = match Session::open(site, &at).await {
+        let mut session = match Session::open(site).await {
             Ok(session) => session,
-            Err(error) => return Err(refusal(&at).await.unwrap_or(error)),
+            Err(error) => return Err(refusal(site).await.unwrap_or(error)),
         };
         // Where a tenant limits the memory of all connections together, this one is not closed for it.
         let mut keep = redis::cmd("CLIENT");
@@ -72,10 +71,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    async fn open(site: &Site, socket: &Path) -> Result<Self, EngineError> {
+    async fn open(site: &Site) -> Result<Self, EngineError> {
         let password = acl::admin_password(site).await?;
         let password = password.ok_or_else(|| EngineError::new(Kind::Gone, "connect: the engine is not made yet"))?;
-        Self::open_at(socket, acl::ADMIN, &password).await
+        Self::open_at(site, &socket(), acl::ADMIN, &password).await
     }
 
     /// Whether the server is still at the other end. `Transient` when it does not answer.
@@ -90,20 +89,30 @@ impl Session {
         }
     }
 
-    /// Connects to a server that has another socket.
-    pub(crate) async fn open_at(socket: &Path, user: &str, password: &SecretString) -> Result<Self, EngineError> {
+    /// Connects to a server that has another socket. The password is said to the engine alone, or to a server that this
+    /// agent runs: the host has looked who listens.
+    pub(crate) async fn open_at(
+        site: &Site,
+        socket: &Location,
+        user: &str,
+        password: &SecretString,
+    ) -> Result<Self, EngineError> {
         let login = RedisConnectionInfo::default()
             .set_username(user)
             .set_password(password.expose_secret())
             .set_protocol(ProtocolVersion::RESP2)
             .set_skip_set_lib_name();
-        let address = ConnectionAddr::Unix(socket.to_owned()).into_connection_info();
-        let address = address.map_err(|error| explained("connect", &error))?.set_redis_settings(login);
-        let client = redis::Client::open(address).map_err(|error| explained("connect", &error))?;
-        let limits =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
-        let connection = client.get_multiplexed_async_connection_with_config(&limits).await;
-        Ok(Self { connection: connection.map_err(|error| explained("connect", &error))? })
+        let limits = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER));
+        let connect = async {
+            let stream = site.host.connect(socket).await?;
+            let opened = MultiplexedConnection::new_with_config(&login, stream, limits).await;
+            opened.map_err(|error| explained("connect", &error))
+        };
+        let late = |_| EngineError::new(Kind::Transient, "connect: no answer");
+        let (connection, driver) = tokio::time::timeout(CONNECT, connect).await.map_err(late)??;
+        // It ends with the last handle of the connection.
+        tokio::spawn(driver);
+        Ok(Self { connection })
     }
 
     /// Sends a command. `attempt` says what for: commands are not shown in errors.
@@ -127,10 +136,10 @@ impl Session {
 }
 
 /// Why a server that is full closed the connection: it says so before it is asked, and whoever asks finds a broken pipe.
-async fn refusal(socket: &Path) -> Option<EngineError> {
+async fn refusal(site: &Site) -> Option<EngineError> {
     let mut said = Vec::new();
-    let listen = async { UnixStream::connect(socket).await?.take(REFUSAL_BYTES).read_to_end(&mut said).await };
-    tokio::time::timeout(REFUSAL, listen).await.ok()?.ok()?;
+    let mut stream = site.host.connect(&socket()).await.ok()?.take(REFUSAL_BYTES);
+    tokio::time::timeout(REFUSAL, stream.read_to_end(&mut said)).await.ok()?.ok()?;
     let said = String::from_utf8(said).ok()?;
     let reason = said.strip_prefix("-ERR ")?.trim_end();
     Some(EngineError::new(Kind::Transient, format!("connect: {reason}")))

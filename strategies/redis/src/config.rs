@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
-use trove_strategy::{EngineError, Kind, Settings, Site, Size, TlsMode};
+use trove_strategy::{Directory, EngineError, Kind, Location, Settings, Site, Size, TlsMode};
 
 use crate::owned::is_owned;
 use crate::{acl, client};
@@ -19,14 +19,14 @@ const LEAST_MEMORY_MIB: u64 = 64;
 /// The two files.
 pub(crate) struct Files {
     /// What is the agent's. It includes the other one first, so that its own lines win.
-    pub(crate) main: PathBuf,
+    pub(crate) main: Location,
     /// What follows from the size, and what was chosen.
-    pub(crate) user: PathBuf,
+    pub(crate) user: Location,
 }
 
 impl Files {
-    pub(crate) fn of(site: &Site) -> Self {
-        Self { main: site.config.join("engine.conf"), user: site.config.join("user.conf") }
+    pub(crate) fn new() -> Self {
+        Self { main: Directory::Config.join("engine.conf"), user: Directory::Config.join("user.conf") }
     }
 }
 
@@ -138,7 +138,7 @@ pub(crate) fn network(site: &Site, tls: TlsMode) -> [(&'static str, String); 5] 
         TlsMode::Basic => site.port,
         TlsMode::Enforced => 0,
     };
-    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let text = |at: &Location| site.path(at).to_string_lossy().into_owned();
     [
         ("tls-cert-file", text(&site.tls.certificate)),
         ("tls-key-file", text(&site.tls.key)),
@@ -159,9 +159,9 @@ pub(crate) fn main(site: &Site, settings: &Settings, restored: bool) -> String {
     let fixed = [
         ("bind", quoted(&site.address.to_string())),
         ("protected-mode", "yes".to_owned()),
-        ("unixsocket", path(&client::socket(site))),
+        ("unixsocket", path(&site.path(&client::socket()))),
         ("unixsocketperm", "700".to_owned()),
-        ("aclfile", path(&acl::file(site))),
+        ("aclfile", path(&site.path(&acl::file()))),
         ("tls-auth-clients", "no".to_owned()),
         ("tls-protocols", quoted("TLSv1.2 TLSv1.3")),
         ("dir", path(&site.data)),
@@ -189,7 +189,7 @@ pub(crate) fn main(site: &Site, settings: &Settings, restored: bool) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name} {value}");
     };
-    line("include", &path(&Files::of(site).user));
+    line("include", &path(&site.path(&Files::new().user)));
     for (name, value) in &fixed {
         line(name, value);
     }

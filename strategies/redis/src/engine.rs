@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Engine, EngineError, File, FirstStart, Health, Kind, Metric, Owner, Role, Settings, Site, Size, StartMode,
-    StartSpec, StopSignal,
+    Directory, Engine, EngineError, File, FirstStart, Health, Kind, Location, Metric, Owner, Role, Settings, Site,
+    Size, StartMode, StartSpec, StopSignal,
 };
 
 use crate::client::Session;
@@ -23,12 +23,16 @@ const ANSWER: Duration = Duration::from_secs(2);
 
 /// A snapshot lies there and no log of writes: it was restored.
 async fn is_restored(site: &Site) -> Result<bool, EngineError> {
-    let log = site.data.join("appendonlydir/appendonly.aof.manifest");
-    Ok(site.host.exists(&site.data.join("dump.rdb")).await? && !site.host.exists(&log).await?)
+    let snapshot = Directory::Data.join("data/dump.rdb");
+    let log = Directory::Data.join("data/appendonlydir/appendonly.aof.manifest");
+    Ok(site.host.exists(&snapshot).await? && !site.host.exists(&log).await?)
 }
 
-async fn text_of(site: &Site, path: &std::path::Path) -> Result<String, EngineError> {
-    let bytes = site.host.read(path).await?.unwrap_or_default();
+/// The longest configuration file that is read, bytes.
+const CONFIG_BYTES: u64 = 1 << 20;
+
+async fn text_of(site: &Site, at: &Location) -> Result<String, EngineError> {
+    let bytes = site.host.read(at, CONFIG_BYTES).await?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -66,13 +70,13 @@ async fn set(session: &mut Session, mut wanted: BTreeMap<String, String>) -> Res
 #[async_trait]
 impl Engine for Redis {
     async fn initialise(&self, site: &Site) -> Result<FirstStart, EngineError> {
-        site.host.ensure_directory(&site.data, 0o700, Owner::Engine).await?;
+        site.host.make_directory(&Directory::Data.join("data"), 0o700, Owner::Engine).await?;
         acl::ensure(site, &self.held.saving).await?;
         Ok(FirstStart::Normal)
     }
 
     async fn configure(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
-        let files = Files::of(site);
+        let files = Files::new();
         let chosen = config::chosen(settings)?;
         let user = config::user(site, &chosen);
         // With a wrong line in its file the server would not start again: a throwaway one tries what is new.
@@ -81,14 +85,14 @@ impl Engine for Redis {
         }
         acl::ensure(site, &self.held.saving).await?;
         let main = config::main(site, settings, is_restored(site).await?);
-        for (path, text) in [(files.user, user), (files.main, main)] {
-            site.host.write(File { path, contents: text.into_bytes(), mode: 0o600, owner: Owner::Engine }).await?;
+        for (at, text) in [(files.user, user), (files.main, main)] {
+            site.host.write(File { at, contents: text.into_bytes(), mode: 0o640, owner: Owner::Agent }).await?;
         }
         Ok(())
     }
 
     fn start_spec(&self, site: &Site, mode: StartMode) -> StartSpec {
-        let mut args = vec![Files::of(site).main.to_string_lossy().into_owned()];
+        let mut args = vec![site.path(&Files::new().main).to_string_lossy().into_owned()];
         if mode == StartMode::Private {
             args.extend(["--port", "0", "--tls-port", "0"].map(str::to_owned));
         }
@@ -186,7 +190,7 @@ impl Engine for Redis {
     }
 
     async fn reload(&self, site: &Site) -> Result<(), EngineError> {
-        let files = Files::of(site);
+        let files = Files::new();
         let mut wanted = config::read(&text_of(site, &files.user).await?);
         // What nobody chooses any more goes back to the engine's own value, which the running server does not tell.
         let mut fresh = Throwaway::start(self, site, &BTreeMap::new()).await?;

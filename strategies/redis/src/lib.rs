@@ -112,7 +112,7 @@ impl Datastore for Redis {
         let mut found = Vec::new();
         for bindir in bindirs {
             let program = bindir.join(self.server);
-            if host.exists(&program).await? {
+            if host.has_program(&program).await? {
                 let output = host.run(Command::engine(program).arg("--version")).await?;
                 found.extend(installation(&output.stdout, bindir));
             }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use trove_strategy::{Command, EngineError, HostError, Kind, Output, Site};
+use trove_strategy::{Command, Directory, EngineError, HostError, Kind, Output, Site};
 
 use crate::client::Session;
 use crate::{Redis, acl, config};
@@ -30,13 +30,13 @@ impl<'a> Throwaway<'a> {
         parameters: &BTreeMap<String, String>,
     ) -> Result<Self, EngineError> {
         let number: u32 = rand::random();
-        let socket = site.run.join(format!("{number:08x}.sock"));
+        let socket = Directory::Run.join(format!("{number:08x}.sock"));
         let password = acl::random_password();
         let text = format!(
             "{}port 0\nunixsocket \"{}\"\nunixsocketperm 700\nrequirepass {}\ndir \"{}\"\nsave \"\"\nappendonly no\n\
              daemonize no\nlogfile \"\"\n",
             config::lines(parameters),
-            socket.display(),
+            site.path(&socket).display(),
             password.expose_secret(),
             site.run.display(),
         );
@@ -46,7 +46,7 @@ impl<'a> Throwaway<'a> {
         let mut run = site.host.run(command.stdin(SecretString::from(text)).deadline(LIFE));
         let answered = async {
             loop {
-                if let Ok(session) = Session::open_at(&socket, acl::ROOT, &password).await {
+                if let Ok(session) = Session::open_at(site, &socket, acl::ROOT, &password).await {
                     return session;
                 }
                 tokio::time::sleep(ASK_AGAIN).await;

@@ -14,8 +14,8 @@ use redis::IntoConnectionInfo;
 use trove_conformance::{Bench, Running};
 use trove_redis::{Redis, TLS_PORT};
 use trove_strategy::{
-    Datastore, EngineError, File, Grantee, Kind, NewUser, Owner, Parameter, ParameterType, Settings, Size, StartMode,
-    TlsMode, Users,
+    Datastore, Directory, EngineError, File, Grantee, Kind, Location, NewUser, Owner, Parameter, ParameterType,
+    Settings, Size, StartMode, TlsMode, Users,
 };
 
 static REDIS: Redis = Redis::for_redis();
@@ -52,7 +52,7 @@ impl Cli<'_> {
         let port = if self.tls { TLS_PORT } else { site.port };
         command.args(["--no-auth-warning", "-h", &site.address.to_string(), "-p", &port.to_string()]);
         if self.tls {
-            command.arg("--tls").arg("--cacert").arg(&site.tls.authority);
+            command.arg("--tls").arg("--cacert").arg(site.path(&site.tls.authority));
         }
         if let Some((user, password)) = self.login {
             command.args(["--user", user]).env("REDISCLI_AUTH", password);
@@ -108,8 +108,8 @@ async fn tls_stands_beside_the_plain_port_and_can_be_enforced_and_renewed() -> R
 
     // Another certificate at the same place is served after a reload; one that does not fit its key changes nothing.
     let engine = REDIS.engine();
-    let write = async |path: &std::path::Path, text: String| {
-        let file = File { path: path.into(), contents: text.into_bytes(), mode: 0o600, owner: Owner::Engine };
+    let write = async |at: &Location, text: String| {
+        let file = File { at: at.clone(), contents: text.into_bytes(), mode: 0o640, owner: Owner::Agent };
         bench.site.host.write(file).await
     };
     let files = &bench.site.tls;
@@ -207,8 +207,8 @@ async fn a_restored_snapshot_is_read_and_goes_into_the_log() -> Result<()> {
     let bench = Bench::new(&REDIS).await?;
     let engine = REDIS.engine();
     engine.initialise(&bench.site).await.map_err(plain)?;
-    let path = bench.site.data.join("dump.rdb");
-    bench.site.host.write(File { path, contents: snapshot, mode: 0o600, owner: Owner::Engine }).await?;
+    let at = Directory::Data.join("data/dump.rdb");
+    bench.site.host.write(File { at, contents: snapshot, mode: 0o600, owner: Owner::Engine }).await?;
     let running = bench.start().await?;
     make_user(&bench, "app", "Secret-2").await?;
     let app = cli(&bench, Some(("app", "Secret-2")));

@@ -284,7 +284,7 @@ async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>
     let journal = Journal::open(&directory.join("jobs"))?;
     let jobs = Jobs::new(Arc::new(SlowWork(world.clone())), keeper.clone(), journal);
     let own = Account::own()?;
-    let host = RealHost { engine: own.clone(), agent: own };
+    let host = RealHost::new(own.clone(), own);
     let size = Size { memory_mib: 1, vcpus: 1, volume_gib: 1 };
     let site = site(directory.join("engine"), &host, size);
     let datastore: Arc<dyn Datastore> = Arc::new(NoEngine);
@@ -316,17 +316,17 @@ async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>
 }
 
 fn site(directory: PathBuf, host: &RealHost, size: Size) -> Site {
-    let tls = |name: &str| directory.join(name);
     Site {
         installation: NoEngine::installation(),
         data: directory.join("data"),
         config: directory.clone(),
         run: directory.clone(),
-        secrets: directory.clone(),
+        log: directory.clone(),
+        secrets: directory,
         address: Ipv4Addr::LOCALHOST.into(),
         port: 1,
         size,
-        tls: TlsFiles { certificate: tls("server.pem"), key: tls("server-key.pem"), authority: tls("authority.pem") },
+        tls: TlsFiles::default(),
         engine_account: host.engine.name.clone(),
         agent_account: host.agent.name.clone(),
         host: Arc::new(host.clone()),
