@@ -196,11 +196,12 @@ impl Drop for Image {
     }
 }
 
-/// Files that make up the database cannot be written, or can again.
+/// Files that make up the database cannot be written, or can again. The third, `-shm`, is mapped into memory: the kernel ends
+/// who writes into a mapping of an immutable file.
 fn set_immutable(state: &Path, immutable: bool) -> Result<()> {
     let mut command = Command::new("chattr");
     command.arg(if immutable { "+i" } else { "-i" });
-    for name in ["trove.sqlite", "trove.sqlite-wal", "trove.sqlite-shm"] {
+    for name in ["trove.sqlite", "trove.sqlite-wal"] {
         let path = state.join(name);
         if path.exists() {
             command.arg(path);
