@@ -98,7 +98,10 @@ fn print(text: &str) -> Result<()> {
 fn logs() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A line that cannot be written, on a full disk say, is lost. To say so on standard error as well would end whoever
+    // wrote it by a panic.
+    builder.log_internal_errors(false).init();
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

@@ -154,6 +154,9 @@ fn logs(config: &Config) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter)
         .map_err(|error| Error::BadRequest(format!("log.filter is wrong: {error}.")))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A line that cannot be written, on a full disk say, is lost. To say so on standard error as well would end whoever
+    // wrote it by a panic.
+    let builder = builder.log_internal_errors(false);
     let done = if config.log.json { builder.json().try_init() } else { builder.try_init() };
     done.map_err(|error| Error::internal("set up the log", error))
 }

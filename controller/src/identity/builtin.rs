@@ -24,6 +24,8 @@ use crate::error::{Error, chain};
 use crate::store::identity::{Token, User};
 
 const DOMAIN: &str = "default";
+/// After how many seconds a client may try whether the store is back.
+const STORE_BACK_S: u64 = 2;
 /// Methods that a login may name at most.
 const METHODS: usize = 10;
 
@@ -52,6 +54,11 @@ impl From<Error> for Fault {
             }
             Error::Unavailable { message, retry_after_s } => {
                 Self { status: StatusCode::SERVICE_UNAVAILABLE, message, retry_after_s: Some(retry_after_s) }
+            }
+            store if store.is_of_unavailable_store() => {
+                tracing::error!(error = chain(&store), "identity");
+                let message = "The service cannot use its store just now.".to_owned();
+                Self { status: StatusCode::SERVICE_UNAVAILABLE, message, retry_after_s: Some(STORE_BACK_S) }
             }
             other => {
                 tracing::error!(error = chain(&other), "identity");
