@@ -271,7 +271,10 @@ impl Stack {
     }
 
     /// Where agents write down which failpoints have fired: hosts of root see no temporary directory but their own.
-    fn fired(&self) -> Result<PathBuf> {
+    ///
+    /// # Errors
+    /// The agent program is not built.
+    pub fn fired(&self) -> Result<PathBuf> {
         if self.options.account.is_some() || !nix::unistd::geteuid().is_root() {
             return Ok(self.directory.path().join("fired"));
         }

@@ -98,7 +98,7 @@ async fn die_at(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
     arm_agents(subject, kind, point).await?;
     subject.ask(kind).await?;
     subject.assert_done(kind).await?;
-    ensure!(subject.stack.directory().join("fired").join(point).exists(), "the failpoint was never reached");
+    ensure!(subject.stack.fired()?.join(point).exists(), "the failpoint was never reached");
     Ok(())
 }
 
