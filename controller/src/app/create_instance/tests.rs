@@ -49,7 +49,11 @@ async fn an_order_writes_the_instance_its_use_and_its_operation() {
 
 #[tokio::test]
 async fn root_on_create_returns_the_password_once() {
-    let world = world_with(|config| config.root_on_create = true).await;
+    let world = world_with(|config| {
+        config.root_on_create = true;
+        config.process.allow_root = true;
+    })
+    .await;
     let (_, root, accepted) = create(&world, order()).await.unwrap();
     let root = root.unwrap();
     assert!(root.expose_secret().len() >= 24);
