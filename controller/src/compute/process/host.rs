@@ -12,6 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use trove_strategy::beneath::Dir;
 
 use super::accounts::Accounts;
 use super::cgroup::Cgroups;
@@ -139,8 +140,13 @@ fn make(path: &Path, mode: u32) -> Result<(), ComputeError> {
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("open", path))
 }
 
+/// Removes a directory, which lies in one of this program's own, with everything that an engine's account has put there:
+/// links, and trees of any depth.
 fn remove(path: &Path) -> Result<(), ComputeError> {
-    match fs::remove_dir_all(path) {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(ComputeError::Fatal(format!("remove {}: this is no directory of a host", path.display())));
+    };
+    match Dir::open(parent, &[]).and_then(|parent| parent.remove(Path::new(name))) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(ComputeError::Transient(format!("remove {}: {error}", path.display())))
         }
