@@ -185,7 +185,10 @@ pub async fn spawn(parts: Parts) -> Result<Driver> {
     let (status, watched) = watch::channel(EngineStatus { service, detail: String::new(), health: None });
     let spec = parts.datastore.engine().start_spec(&parts.site, StartMode::Normal);
     let signs = Signs::new(&parts.host, &parts.site.data, &parts.log.path());
-    let mark = parts.files.read_json::<Mark>(MARK)?.filter(|mark| signs.fit(*mark)).or_else(|| signs.started(&spec));
+    let mark = match parts.files.read_json::<Mark>(MARK)? {
+        Some(mark) if signs.fit(mark)? => Some(mark),
+        _ => signs.started(&spec)?,
+    };
     let process = match mark {
         Some(mark) => Process::adopt(mark)?.map(|process| process.trusted_by(&parts.host)),
         None => None,

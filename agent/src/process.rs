@@ -1,6 +1,7 @@
 //! The engine's process: started in a session of its own so that it outlives the agent, found again, watched through a
 //! pidfd, stopped.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,6 +15,9 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use trove_strategy::{Owner, RealHost, StartSpec, StopSignal, Trusted};
+
+/// How soon it is looked again for what could not be seen.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is written down of a process, enough to know it again: a pid alone may be another's by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,34 +47,58 @@ struct Stat {
     started: u64,
 }
 
-fn stat(pid: i32) -> Option<Stat> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = text.rsplit_once(") ")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    Some(Stat {
-        state: fields.first()?.chars().next()?,
-        parent: fields.get(1)?.parse().ok()?,
-        session: fields.get(3)?.parse().ok()?,
-        started: fields.get(19)?.parse().ok()?,
-    })
+/// What was looked at of a process, or `None` where it is gone. Everything else, such as that no descriptor is left, is no
+/// answer: who could not look must not take an engine for dead, and start another one on its data.
+fn if_there<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+    match looked {
+        Ok(seen) => Ok(Some(seen)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
+        // Another account's, which an ordinary user may not look at where /proc hides it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn stat(pid: i32) -> io::Result<Option<Stat>> {
+    let text = if_there(std::fs::read(format!("/proc/{pid}/stat")))?;
+    let Some(text) = text else { return Ok(None) };
+    let stat = Stat::parse(&String::from_utf8_lossy(&text));
+    stat.map(Some).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not understood")))
+}
+
+impl Stat {
+    fn parse(text: &str) -> Option<Self> {
+        let (_, rest) = text.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        Some(Self {
+            state: fields.first()?.chars().next()?,
+            parent: fields.get(1)?.parse().ok()?,
+            session: fields.get(3)?.parse().ok()?,
+            started: fields.get(19)?.parse().ok()?,
+        })
+    }
 }
 
 impl Mark {
-    fn of(pid: i32) -> Option<Self> {
-        let stat = stat(pid)?;
-        (stat.state != 'Z' && stat.state != 'X').then_some(Self { pid, started: stat.started })
+    fn of(pid: i32) -> io::Result<Option<Self>> {
+        let alive = stat(pid)?.filter(|stat| stat.state != 'Z' && stat.state != 'X');
+        Ok(alive.map(|stat| Self { pid, started: stat.started }))
     }
 
     fn kill(self) {
-        if self.runs() {
+        if self.runs().unwrap_or(false) {
             // Gone already is as good.
             let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
         }
     }
 
     /// Whether this very process runs; a zombie does not.
-    pub fn runs(self) -> bool {
-        Self::of(self.pid) == Some(self)
+    ///
+    /// # Errors
+    /// It could not be looked.
+    pub fn runs(self) -> io::Result<bool> {
+        Ok(Self::of(self.pid)? == Some(self))
     }
 }
 
@@ -89,10 +117,21 @@ impl Process {
         command.envs(spec.env.iter().map(|(name, value)| (name, value))).current_dir("/");
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         host.become_owner(&mut command, Owner::Engine);
-        let child = command.spawn().with_context(|| format!("start {}", spec.program.display()))?;
+        let mut child = command.spawn().with_context(|| format!("start {}", spec.program.display()))?;
+        match Self::watch_new(&child) {
+            Ok(process) => Ok(Self { child: Some(child), ..process }.trusted_by(host)),
+            Err(error) => {
+                // One that nobody would know must not live.
+                let _ = child.kill().and_then(|()| child.wait());
+                Err(error)
+            }
+        }
+    }
+
+    fn watch_new(child: &Child) -> Result<Self> {
         let pid = i32::try_from(child.id()).context("a process id")?;
-        let mark = Mark { pid, started: stat(pid).map_or(0, |stat| stat.started) };
-        Ok(Self::watch(mark, Some(child))?.trusted_by(host))
+        let stat = stat(pid).context("look at the engine's process")?;
+        Self::watch(Mark { pid, started: stat.map_or(0, |stat| stat.started) })
     }
 
     /// The agent talks to it from now on.
@@ -107,15 +146,15 @@ impl Process {
     /// # Errors
     /// It runs and cannot be watched.
     pub fn adopt(mark: Mark) -> Result<Option<Self>> {
-        if !mark.runs() {
+        if !mark.runs()? {
             return Ok(None);
         }
-        let process = Self::watch(mark, None)?;
+        let process = Self::watch(mark)?;
         // The descriptor is for whoever had the pid when it was opened.
-        Ok(mark.runs().then_some(process))
+        Ok(mark.runs()?.then_some(process))
     }
 
-    fn watch(mark: Mark, child: Option<Child>) -> Result<Self> {
+    fn watch(mark: Mark) -> Result<Self> {
         let pid = rustix::process::Pid::from_raw(mark.pid).context("a process id")?;
         let fd = pidfd_open(pid, PidfdFlags::empty()).context("watch the engine's process")?;
         let (sender, gone) = watch::channel(false);
@@ -126,7 +165,7 @@ impl Process {
         };
         let named = std::thread::Builder::new().name("engine-watch".to_owned()).stack_size(64 << 10);
         named.spawn(watcher).context("watch the engine's process")?;
-        Ok(Self { mark, gone, child, trusted: None })
+        Ok(Self { mark, gone, child: None, trusted: None })
     }
 
     /// Waits until it has ended, and says how where that can be known. May be dropped and called again.
@@ -160,7 +199,8 @@ impl Process {
     }
 
     fn send(&self, signal: Signal) {
-        if self.mark.runs() {
+        // Where it cannot be looked whose the pid is, nobody is hit.
+        if self.mark.runs().unwrap_or(false) {
             // It may end at this very moment, which is what is wanted.
             let _ = kill(Pid::from_raw(self.mark.pid), signal);
         }
@@ -190,35 +230,60 @@ impl Signs {
 
     /// Whether a process that was written down is the engine's still: an id is used again, after a restart of the
     /// machine at the same time since its start.
-    pub fn fit(&self, mark: Mark) -> bool {
-        mark.runs() && self.has_account(mark.pid) && cgroup(mark.pid) == cgroup_of_own()
+    ///
+    /// # Errors
+    /// It could not be looked.
+    pub fn fit(&self, mark: Mark) -> io::Result<bool> {
+        Ok(mark.runs()? && self.has_account(mark.pid)? && cgroup(mark.pid)? == cgroup_of_own()?)
     }
 
     /// Every process of the engine and of whoever has a shell in it, also those that outlived their parent; where other
     /// instances have the same account, those that work below the data. Zombies do not count.
-    pub fn all(&self) -> Vec<Mark> {
-        let works = |pid: &i32| {
-            let cwd = std::fs::read_link(format!("/proc/{pid}/cwd"));
-            cwd.is_ok_and(|cwd| cwd.starts_with(&self.data))
+    ///
+    /// # Errors
+    /// It could not be looked.
+    pub fn all(&self) -> io::Result<Vec<Mark>> {
+        let works = |pid: i32| {
+            let cwd = if_there(std::fs::read_link(format!("/proc/{pid}/cwd")))?;
+            Ok::<_, io::Error>(cwd.is_some_and(|cwd| cwd.starts_with(&self.data)))
         };
-        let is_one = |pid: &i32| self.has_account(*pid) && (self.is_its_own || works(pid));
-        pids().into_iter().filter(is_one).filter_map(Mark::of).collect()
+        let mut found = Vec::new();
+        for pid in pids()? {
+            if self.has_account(pid)? && (self.is_its_own || works(pid)?) {
+                found.extend(Mark::of(pid)?);
+            }
+        }
+        Ok(found)
     }
 
     /// The engine that was started with this program, for when a crash came before it was written down: it leads a session,
     /// writes to the instance's log, is in the agent's cgroup, and no process of the same program has started it. The first
     /// such, since tenants come after it.
-    pub fn started(&self, spec: &StartSpec) -> Option<Mark> {
-        let program = std::fs::canonicalize(&spec.program).ok()?;
-        let log = file(&self.log)?;
-        let is_it = |pid: &i32| {
-            self.has_account(*pid)
-                && runs_program(*pid, &program)
-                && stat(*pid).is_some_and(|stat| stat.session == *pid && !runs_program(stat.parent, &program))
-                && file(Path::new(&format!("/proc/{pid}/fd/2"))) == Some(log)
-                && cgroup(*pid) == cgroup_of_own()
+    ///
+    /// # Errors
+    /// It could not be looked.
+    pub fn started(&self, spec: &StartSpec) -> io::Result<Option<Mark>> {
+        let Some(program) = if_there(std::fs::canonicalize(&spec.program))? else { return Ok(None) };
+        let Some(log) = file(&self.log)? else { return Ok(None) };
+        let is_it = |pid: i32| {
+            if !self.has_account(pid)? || !runs_program(pid, &program)? {
+                return Ok(false);
+            }
+            let Some(stat) = stat(pid)? else { return Ok(false) };
+            Ok::<_, io::Error>(
+                stat.session == pid
+                    && !runs_program(stat.parent, &program)?
+                    && file(Path::new(&format!("/proc/{pid}/fd/2")))? == Some(log)
+                    && cgroup(pid)? == cgroup_of_own()?,
+            )
         };
-        pids().into_iter().filter(is_it).filter_map(Mark::of).min_by_key(|mark| mark.started)
+        let mut found = Vec::new();
+        for pid in pids()? {
+            if is_it(pid)? {
+                found.extend(Mark::of(pid)?);
+            }
+        }
+        Ok(found.into_iter().min_by_key(|mark| mark.started))
     }
 
     /// Waits until none is left. What is not the engine's program is killed at once, since it would never end by itself; the
@@ -227,51 +292,93 @@ impl Signs {
         let program = std::fs::canonicalize(&spec.program).unwrap_or_else(|_| spec.program.clone());
         let mut end = tokio::time::Instant::now() + deadline;
         loop {
-            let left = self.all();
-            let Some(mark) = left.first().copied() else { return };
-            for stranger in left.iter().filter(|mark| self.is_its_own && !runs_program(mark.pid, &program)) {
-                stranger.kill();
-            }
-            // One that cannot be watched has just gone.
-            let Ok(Some(mut process)) = Process::adopt(mark) else { continue };
+            let mut process = match self.first_left(&program) {
+                Ok(None) => return,
+                Ok(Some(process)) => process,
+                Err(error) => {
+                    // Until it is seen that none is left, some may be.
+                    tracing::warn!("the engine's processes cannot be looked for: {error:#}");
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+            };
             if tokio::time::timeout_at(end, process.ended()).await.is_err() {
-                self.all().into_iter().for_each(Mark::kill);
+                self.all().into_iter().flatten().for_each(Mark::kill);
                 end = tokio::time::Instant::now() + deadline;
             }
         }
     }
 
+    /// One of those that are left, once what is not the engine's program is killed.
+    fn first_left(&self, program: &Path) -> Result<Option<Process>> {
+        loop {
+            let left = self.all()?;
+            for mark in &left {
+                if self.is_its_own && !runs_program(mark.pid, program)? {
+                    mark.kill();
+                }
+            }
+            let is_none_left = left.is_empty();
+            for mark in left {
+                if let Some(process) = Process::adopt(mark)? {
+                    return Ok(Some(process));
+                }
+            }
+            if is_none_left {
+                return Ok(None);
+            }
+            // All have just gone, but may have made others before.
+        }
+    }
+
     /// Whether it can act as the engine's account and as no other.
-    fn has_account(&self, pid: i32) -> bool {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    fn has_account(&self, pid: i32) -> io::Result<bool> {
+        let status = if_there(std::fs::read(format!("/proc/{pid}/status")))?.unwrap_or_default();
+        let status = String::from_utf8_lossy(&status);
         let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
         let uids: Vec<u32> = uids.split_ascii_whitespace().filter_map(|uid| uid.parse().ok()).collect();
-        !uids.is_empty() && uids.iter().all(|uid| *uid == self.uid)
+        Ok(!uids.is_empty() && uids.iter().all(|uid| *uid == self.uid))
     }
 }
 
-fn pids() -> Vec<i32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
+fn pids() -> io::Result<Vec<i32>> {
+    let names = std::fs::read_dir("/proc")?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+    Ok(names.iter().filter_map(|name| name.to_string_lossy().parse().ok()).collect())
 }
 
 /// Whether a process runs this program, also when its file was replaced meanwhile.
-fn runs_program(pid: i32, program: &Path) -> bool {
-    let Ok(exe) = std::fs::read_link(format!("/proc/{pid}/exe")) else { return false };
+fn runs_program(pid: i32, program: &Path) -> io::Result<bool> {
+    let Some(exe) = if_there(std::fs::read_link(format!("/proc/{pid}/exe")))? else { return Ok(false) };
     let exe = exe.as_os_str().as_encoded_bytes();
-    exe.strip_suffix(b" (deleted)").unwrap_or(exe) == program.as_os_str().as_encoded_bytes()
+    Ok(exe.strip_suffix(b" (deleted)").unwrap_or(exe) == program.as_os_str().as_encoded_bytes())
 }
 
 /// Which file that is, whatever it is called.
-fn file(path: &Path) -> Option<(u64, u64)> {
+fn file(path: &Path) -> io::Result<Option<(u64, u64)>> {
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(path).ok().map(|facts| (facts.dev(), facts.ino()))
+    Ok(if_there(std::fs::metadata(path))?.map(|facts| (facts.dev(), facts.ino())))
 }
 
-fn cgroup(pid: i32) -> Option<String> {
-    std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()
+fn cgroup(pid: i32) -> io::Result<Option<String>> {
+    if_there(std::fs::read_to_string(format!("/proc/{pid}/cgroup")))
 }
 
-fn cgroup_of_own() -> Option<String> {
-    std::fs::read_to_string("/proc/self/cgroup").ok()
+fn cgroup_of_own() -> io::Result<Option<String>> {
+    if_there(std::fs::read_to_string("/proc/self/cgroup"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_there_is_gone() {
+        let failed = |errno: Errno| if_there::<()>(Err(errno.into()));
+        for errno in [Errno::NOENT, Errno::SRCH, Errno::ACCESS] {
+            assert!(failed(errno).unwrap().is_none(), "{errno}");
+        }
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO] {
+            assert!(failed(errno).is_err(), "{errno}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Uid, User};
 
-use super::system;
+use super::system::{self, if_there};
 use crate::compute::ComputeError;
 
 /// Where reservations of this machine are, whatever else is configured.
@@ -48,14 +48,16 @@ impl Accounts {
     /// `taken`.
     pub(super) fn reserve(&self, owner: &Path, taken: &BTreeSet<u32>) -> Result<u32, ComputeError> {
         let _alone = self.alone().map_err(|error| self.failed("lock", &error))?;
-        if let Some(uid) = self.of(owner).into_iter().find(|uid| !taken.contains(uid)) {
+        let own = self.of(owner).map_err(|error| self.failed("look into", &error))?;
+        if let Some(uid) = own.into_iter().find(|uid| !taken.contains(uid)) {
             return Ok(uid);
         }
         let in_use = system::accounts().map_err(|error| self.failed("look for processes before", &error))?;
         for _ in 0..TRIES {
             let uid = rand::random_range(self.first..=self.last);
             let is_named = !matches!(User::from_uid(Uid::from_raw(uid)), Ok(None));
-            if taken.contains(&uid) || in_use.contains(&uid) || is_named || self.holder(uid).is_some() {
+            let holder = self.holder(uid).map_err(|error| self.failed("look into", &error))?;
+            if taken.contains(&uid) || in_use.contains(&uid) || is_named || holder.is_some() {
                 continue;
             }
             self.write(uid, owner).map_err(|error| self.failed("reserve an account in", &error))?;
@@ -70,7 +72,7 @@ impl Accounts {
     /// Reserves this very account, which the host was given before, unless it has it.
     pub(super) fn keep(&self, uid: u32, owner: &Path) -> Result<(), ComputeError> {
         let _alone = self.alone().map_err(|error| self.failed("lock", &error))?;
-        match self.holder(uid) {
+        match self.holder(uid).map_err(|error| self.failed("look into", &error))? {
             Some(holder) if holder != owner => Err(ComputeError::Fatal(format!(
                 "the account {uid} was given to the host {} meanwhile: two services on this machine share a part of \
                  process.uid_range, and the machine was restarted; delete one of the two instances",
@@ -82,16 +84,22 @@ impl Accounts {
     }
 
     /// What the host has reserved: one, or none.
-    pub(super) fn of(&self, owner: &Path) -> Vec<u32> {
-        let Ok(entries) = fs::read_dir(&self.reservations) else { return Vec::new() };
-        let uids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        uids.filter(|uid| self.written(*uid).is_some_and(|holder| holder == owner)).collect()
+    pub(super) fn of(&self, owner: &Path) -> io::Result<Vec<u32>> {
+        let Some(entries) = if_there(fs::read_dir(&self.reservations))? else { return Ok(Vec::new()) };
+        let mut own = Vec::new();
+        for entry in entries {
+            let Some(uid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if self.written(uid)?.is_some_and(|holder| holder == owner) {
+                own.push(uid);
+            }
+        }
+        Ok(own)
     }
 
     /// Gives back what the host has reserved. Nothing of the host may be left.
     pub(super) fn release(&self, owner: &Path) -> Result<(), ComputeError> {
         let _alone = self.alone().map_err(|error| self.failed("lock", &error))?;
-        for uid in self.of(owner) {
+        for uid in self.of(owner).map_err(|error| self.failed("look into", &error))? {
             match fs::remove_file(self.file(uid)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(self.failed("give an account back in", &error));
@@ -103,13 +111,14 @@ impl Accounts {
     }
 
     /// The host that has reserved it and is still there.
-    fn holder(&self, uid: u32) -> Option<PathBuf> {
-        self.written(uid).filter(|holder| holder.exists())
+    fn holder(&self, uid: u32) -> io::Result<Option<PathBuf>> {
+        let Some(holder) = self.written(uid)? else { return Ok(None) };
+        Ok(holder.try_exists()?.then_some(holder))
     }
 
-    fn written(&self, uid: u32) -> Option<PathBuf> {
-        let bytes = fs::read(self.file(uid)).ok()?;
-        Some(PathBuf::from(std::ffi::OsStr::from_bytes(&bytes)))
+    fn written(&self, uid: u32) -> io::Result<Option<PathBuf>> {
+        let bytes = if_there(fs::read(self.file(uid)))?;
+        Ok(bytes.map(|bytes| PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))))
     }
 
     fn write(&self, uid: u32, owner: &Path) -> io::Result<()> {
@@ -177,15 +186,15 @@ mod tests {
         assert!(given.insert(last.unwrap()));
         assert!(matches!(reserve(&hosts[15], &taken), Err(ComputeError::Fatal(_))), "all are given");
 
-        let first = accounts().of(&hosts[0])[0];
+        let first = accounts().of(&hosts[0]).unwrap()[0];
         assert!(accounts().keep(first, &hosts[0]).is_ok());
         assert!(matches!(accounts().keep(first, &hosts[16]), Err(ComputeError::Fatal(_))), "it is another's");
         // The host went without giving its account back.
         fs::remove_dir(&hosts[0]).unwrap();
         accounts().keep(first, &hosts[16]).unwrap();
         accounts().release(&hosts[0]).unwrap();
-        assert_eq!(accounts().of(&hosts[16]), [first], "another's by now");
+        assert_eq!(accounts().of(&hosts[16]).unwrap(), [first], "another's by now");
         accounts().release(&hosts[16]).unwrap();
-        assert!(accounts().of(&hosts[16]).is_empty());
+        assert!(accounts().of(&hosts[16]).unwrap().is_empty());
     }
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::system::ProcessId;
+use super::system::{ProcessId, if_there};
 
 /// For the agent and its short-lived children, beside what was ordered for the engine.
 const AGENT_ALLOWANCE_MIB: u64 = 256;
@@ -95,16 +95,16 @@ impl Cgroups {
     }
 
     /// Every host that has a group.
-    pub(crate) fn hosts(&self) -> BTreeSet<String> {
+    pub(crate) fn hosts(&self) -> io::Result<BTreeSet<String>> {
         let mut hosts = BTreeSet::new();
         for hierarchy in &self.hierarchies {
             hosts.extend(
-                children(&self.parent(hierarchy))
+                children(&self.parent(hierarchy))?
                     .into_iter()
                     .filter_map(|path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned)),
             );
         }
-        hosts
+        Ok(hosts)
     }
 
     /// Removes the groups of a host, in which no process may be left, and the directories above that are empty then.
@@ -123,14 +123,16 @@ impl Cgroups {
 }
 
 /// The processes in a group and the groups below it.
-pub(crate) fn members(group: &Path) -> Vec<ProcessId> {
-    let listed = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    let mut members: Vec<ProcessId> =
-        listed.lines().filter_map(|line| line.parse().ok()).filter_map(ProcessId::of).collect();
-    for child in children(group) {
-        members.extend(self::members(&child));
+pub(crate) fn members(group: &Path) -> io::Result<Vec<ProcessId>> {
+    let listed = if_there(fs::read_to_string(group.join("cgroup.procs")))?.unwrap_or_default();
+    let mut members = Vec::new();
+    for pid in listed.lines().filter_map(|line| line.parse().ok()) {
+        members.extend(ProcessId::of(pid)?);
     }
-    members
+    for child in children(group)? {
+        members.extend(self::members(&child)?);
+    }
+    Ok(members)
 }
 
 /// Ends all processes of a group at once where the kernel can (version 2, Linux 5.14). Whether it could.
@@ -213,7 +215,7 @@ fn make(directory: &Path) -> io::Result<()> {
 
 /// Directories only: the files of a group go with it.
 fn remove(group: &Path) -> io::Result<()> {
-    for child in children(group) {
+    for child in children(group)? {
         remove(&child)?;
     }
     match fs::remove_dir(group) {
@@ -222,10 +224,16 @@ fn remove(group: &Path) -> io::Result<()> {
     }
 }
 
-fn children(group: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(group) else { return Vec::new() };
-    let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    directories.map(|entry| entry.path()).collect()
+fn children(group: &Path) -> io::Result<Vec<PathBuf>> {
+    let Some(entries) = if_there(fs::read_dir(group))? else { return Ok(Vec::new()) };
+    let mut directories = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if if_there(entry.file_type())?.is_some_and(|kind| kind.is_dir()) {
+            directories.push(entry.path());
+        }
+    }
+    Ok(directories)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::accounts::Accounts;
 use super::cgroup::Cgroups;
 use super::migrate;
 use super::namespace::{self, View};
-use super::system::{self, Process, ProcessId};
+use super::system::{self, Process, ProcessId, if_there};
 use crate::compute::{ComputeError, HostSpec};
 use crate::ids::InstanceId;
 
@@ -176,9 +176,16 @@ impl Place {
         self.directory(instance).join("agent.toml")
     }
 
+    /// Whether the host has a directory.
+    pub(super) fn is_there(&self, instance: InstanceId) -> Result<bool, ComputeError> {
+        let directory = self.directory(instance);
+        directory.try_exists().map_err(failed("look for", &directory))
+    }
+
     /// Whether the host has been made, and was not withdrawn since.
-    pub(super) fn is_whole(&self, instance: InstanceId) -> bool {
-        self.config_file(instance).exists()
+    pub(super) fn is_whole(&self, instance: InstanceId) -> Result<bool, ComputeError> {
+        let file = self.config_file(instance);
+        file.try_exists().map_err(failed("look for", &file))
     }
 
     /// From now on no agent is started for the host until it is written anew, whenever this process is killed.
@@ -192,9 +199,10 @@ impl Place {
     }
 
     /// Every host that has a directory.
-    pub(super) fn hosts(&self) -> Vec<InstanceId> {
-        let Ok(entries) = fs::read_dir(&self.hosts) else { return Vec::new() };
-        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    pub(super) fn hosts(&self) -> std::io::Result<Vec<InstanceId>> {
+        let names =
+            fs::read_dir(&self.hosts)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
     }
 
     /// Refuses what cannot be started, before anything is made.
@@ -234,9 +242,9 @@ impl Place {
     }
 
     /// The account of a host's engine, as it is reserved.
-    pub(super) fn account(&self, instance: InstanceId) -> Option<u32> {
-        let apart = self.apart.as_ref()?;
-        apart.accounts.of(&self.directory(instance)).first().copied()
+    pub(super) fn account(&self, instance: InstanceId) -> std::io::Result<Option<u32>> {
+        let Some(apart) = &self.apart else { return Ok(None) };
+        Ok(apart.accounts.of(&self.directory(instance))?.first().copied())
     }
 
     /// Whether the host's engine had another account until now.
@@ -306,29 +314,34 @@ impl Place {
 
     /// The agent of a host: the process that was written down when it was started, as long as it lives. What it runs is not
     /// compared, since a program may be a script that gives way to another.
-    pub(super) fn find_agent(&self, instance: InstanceId) -> Option<ProcessId> {
-        let record = match fs::read(self.record_file(instance)) {
-            Ok(bytes) => serde_json::from_slice::<Record>(&bytes).ok()?,
-            Err(_) => return self.look_for_agent(instance),
-        };
-        let process = Process::of(record.process.pid)?;
-        let is_it = process.id == record.process && is_own(&process) && boot().is_ok_and(|boot| boot == record.boot);
+    ///
+    /// # Errors
+    /// It could not be looked: that says nothing about the agent.
+    pub(super) fn find_agent(&self, instance: InstanceId) -> std::io::Result<Option<ProcessId>> {
+        let Some(bytes) = if_there(fs::read(self.record_file(instance)))? else { return self.look_for_agent(instance) };
+        // One that was cut off while it was written names nobody.
+        let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return self.look_for_agent(instance) };
+        let Some(process) = Process::of(record.process.pid)? else { return Ok(None) };
+        let is_it = process.id == record.process && is_own(&process) && boot()? == record.boot;
         let group = self.cgroups.as_ref().map(|cgroups| cgroups.path(&instance.to_string()));
-        let is_member = group.is_none_or(|group| system::is_in_group(process.id.pid, &group));
-        (is_it && is_member).then_some(process.id)
+        let is_member = match group {
+            Some(group) => system::is_in_group(process.id.pid, &group)?,
+            None => true,
+        };
+        Ok((is_it && is_member).then_some(process.id))
     }
 
     /// One that was not written down, since this process was killed just then, or is older than such records: it is
     /// this account's, runs the agent's program, leads a session, and works in the host's directory. No engine's account can
     /// make such a process, where engines have accounts of their own.
-    fn look_for_agent(&self, instance: InstanceId) -> Option<ProcessId> {
+    fn look_for_agent(&self, instance: InstanceId) -> std::io::Result<Option<ProcessId>> {
         let directories = [self.directory(instance), View::home(&self.run_directory(instance))];
-        let program = fs::canonicalize(self.program(instance)).ok();
+        let program = if_there(fs::canonicalize(self.program(instance)))?;
         let is_agent = |process: &Process| {
             let is_there = process.directory.as_ref().is_some_and(|directory| directories.contains(directory));
             is_own(process) && process.leads && is_there && program.is_some() && process.program == program
         };
-        system::processes().ok()?.into_iter().find(is_agent).map(|process| process.id)
+        Ok(system::processes()?.into_iter().find(is_agent).map(|process| process.id))
     }
 
     fn record_file(&self, instance: InstanceId) -> PathBuf {
@@ -350,22 +363,26 @@ impl Place {
     }
 
     /// Whether an agent can be started for the host as it was written: one of an earlier version had no account.
-    fn can_start(&self, instance: InstanceId) -> bool {
-        self.is_whole(instance)
-            && (self.apart.is_none() || self.written(instance).is_ok_and(|written| written.engine_uid.is_some()))
+    fn can_start(&self, instance: InstanceId) -> Result<bool, ComputeError> {
+        Ok(self.is_whole(instance)? && (self.apart.is_none() || self.written(instance)?.engine_uid.is_some()))
     }
 
     /// Waits until the host has no agent: `child` where this process started it.
     pub(super) async fn await_agents_end(&self, instance: InstanceId, child: Option<&Child>) {
         // A child that has ended cannot be taken for another until it is collected.
-        let agent = match child {
-            Some(child) => i32::try_from(child.id()).ok().and_then(ProcessId::of),
+        let agent = match child.map(|child| i32::try_from(child.id())) {
+            Some(Ok(pid)) => ProcessId::of(pid),
+            Some(Err(_)) => Ok(None),
             None => self.find_agent(instance),
         };
-        if let Some(agent) = agent
-            && let Ok(Some(handle)) = agent.open()
-        {
-            handle.ended().await;
+        match agent.and_then(|agent| agent.map(ProcessId::open).transpose()) {
+            Ok(handle) => {
+                if let Some(handle) = handle.flatten() {
+                    handle.ended().await;
+                }
+            }
+            // Whoever waits looks again after a while.
+            Err(error) => tracing::warn!(%instance, "an agent cannot be looked at: {error}"),
         }
     }
 
@@ -388,10 +405,13 @@ impl Place {
     /// Starts the host's agent unless it runs.
     pub(super) async fn ensure_agent(&self, instance: InstanceId) -> Result<Started, ComputeError> {
         let _alone = self.alone().await?;
-        if self.find_agent(instance).is_some() && self.is_whole(instance) {
+        let agent = self.find_agent(instance);
+        let agent =
+            agent.map_err(|error| ComputeError::Transient(format!("look for the agent of {instance}: {error}")))?;
+        if agent.is_some() && self.is_whole(instance)? {
             return Ok(Started::Before);
         }
-        if !self.can_start(instance) {
+        if !self.can_start(instance)? {
             return Ok(Started::Gone);
         }
         self.start_agent(instance).map(Started::Now)
@@ -456,7 +476,10 @@ impl Place {
     /// Puts a new agent into its control group and writes it down.
     fn write_down(&self, instance: InstanceId, child: &Child) -> Result<(), ComputeError> {
         // One that has ended already is not missed.
-        let Some(process) = i32::try_from(child.id()).ok().and_then(ProcessId::of) else { return Ok(()) };
+        let process = i32::try_from(child.id()).map_or(Ok(None), ProcessId::of);
+        let process =
+            process.map_err(|error| ComputeError::Transient(format!("look at the agent of {instance}: {error}")))?;
+        let Some(process) = process else { return Ok(()) };
         let joined = self.cgroups.as_ref().map_or(Ok(()), |cgroups| cgroups.join(&instance.to_string(), process));
         let file = self.record_file(instance);
         joined.map_err(failed("put the agent into its control group for", &file))?;

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use super::cgroup;
 use super::host::Place;
-use super::system::{self, Kind, Object, Process, ProcessId, Shared};
+use super::system::{self, Kind, Object, Process, ProcessId, Shared, if_there};
 use crate::ids::InstanceId;
 
 /// A killed process that does not end is stuck in the kernel.
@@ -30,9 +30,9 @@ impl Place {
     /// Kills every process of a host, waits until none is left, and removes the shared memory that they had.
     pub(super) async fn kill_all(&self, instance: InstanceId) -> io::Result<()> {
         let mut killed = BTreeSet::new();
-        killed.extend(self.recorded_engine(instance));
+        killed.extend(self.recorded_engine(instance)?);
         let mut shared = BTreeSet::new();
-        let account = self.account(instance);
+        let account = self.account(instance)?;
         loop {
             if let Some(uid) = account {
                 strike(uid).await?;
@@ -44,7 +44,7 @@ impl Place {
             let mut dying = Vec::new();
             for process in alive {
                 if account.is_none() {
-                    shared.extend(Shared::of(process));
+                    shared.extend(Shared::of(process)?);
                 }
                 killed.insert(process.pid);
                 if let Some(handle) = process.open()? {
@@ -75,8 +75,11 @@ impl Place {
     fn processes(&self, instance: InstanceId, account: Option<u32>) -> io::Result<Vec<ProcessId>> {
         let mut found = match &self.cgroups {
             Some(cgroups) => {
-                let groups = cgroups.of(&instance.to_string());
-                groups.iter().flat_map(|group| cgroup::members(group)).chain(self.find_agent(instance)).collect()
+                let mut found: Vec<ProcessId> = self.find_agent(instance)?.into_iter().collect();
+                for group in cgroups.of(&instance.to_string()) {
+                    found.extend(cgroup::members(&group)?);
+                }
+                found
             }
             None => self.processes_in_directories(instance)?,
         };
@@ -111,10 +114,11 @@ impl Place {
     }
 
     /// The engine that the agent last started: one that crashed before is not among the living, but its segment is.
-    fn recorded_engine(&self, instance: InstanceId) -> Option<i32> {
-        let text = std::fs::read(self.directory(instance).join("agent/engine.json")).ok()?;
-        let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
-        i32::try_from(value["pid"].as_i64()?).ok()
+    fn recorded_engine(&self, instance: InstanceId) -> io::Result<Option<i32>> {
+        let text = if_there(std::fs::read(self.directory(instance).join("agent/engine.json")))?;
+        // One that is half written names no engine.
+        let value: Option<serde_json::Value> = text.and_then(|text| serde_json::from_slice(&text).ok());
+        Ok(value.and_then(|value| i32::try_from(value["pid"].as_i64()?).ok()))
     }
 }
 
@@ -150,7 +154,11 @@ async fn remove_shared(shared: &BTreeSet<Shared>, makers: &BTreeSet<i32>) -> io:
 
 /// Removes those System V objects.
 async fn remove_objects(are_meant: impl Fn(&Object) -> bool) -> io::Result<()> {
-    for object in Kind::ALL.into_iter().flat_map(system::objects).filter(|object| are_meant(object)) {
+    let mut objects = Vec::new();
+    for kind in Kind::ALL {
+        objects.extend(system::objects(kind)?.into_iter().filter(|object| are_meant(object)));
+    }
+    for object in objects {
         let mut command = tokio::process::Command::new("ipcrm");
         command.args([object.kind.option(), &object.id.to_string()]);
         if nix::unistd::geteuid().is_root() {
@@ -166,5 +174,10 @@ async fn remove_objects(are_meant: impl Fn(&Object) -> bool) -> io::Result<()> {
 
 /// Whether anybody still has it.
 fn is_mapped(file: &Shared) -> io::Result<bool> {
-    Ok(system::processes()?.iter().any(|process| Shared::of(process.id).contains(file)))
+    for process in system::processes()? {
+        if Shared::of(process.id)?.contains(file) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

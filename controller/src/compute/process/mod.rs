@@ -69,16 +69,21 @@ impl ProcessDriver {
     /// Internal: a directory cannot be made; 400: the range of addresses is wrong.
     pub fn new(options: ProcessOptions) -> Result<Arc<Self>> {
         let range = address::Range::parse(&options.config.process.address_range).map_err(Error::BadRequest)?;
-        Ok(Self::over(place(&options)?, range))
+        let driver = Self::over(place(&options)?, range);
+        driver.map_err(|error| Error::internal("find the hosts", error))
     }
 
-    fn over(place: Place, range: address::Range) -> Arc<Self> {
+    fn over(place: Place, range: address::Range) -> std::result::Result<Arc<Self>, ComputeError> {
         let driver = Arc::new(Self { place, range, watchers: Mutex::default(), turns: Mutex::default() });
         // One that is half made or half removed is left to the operation that does it.
-        for instance in driver.place.hosts().into_iter().filter(|instance| driver.place.is_whole(*instance)) {
-            driver.watch(instance, None);
+        let hosts = driver.place.hosts();
+        let hosts = hosts.map_err(|error| ComputeError::Transient(format!("look which hosts there are: {error}")))?;
+        for instance in hosts {
+            if driver.place.is_whole(instance)? {
+                driver.watch(instance, None);
+            }
         }
-        driver
+        Ok(driver)
     }
 
     /// Stops every agent with its engine in an orderly way, keeping all data.
@@ -87,8 +92,10 @@ impl ProcessDriver {
     /// Internal: a host cannot be ended.
     pub async fn stop_hosts(options: &ProcessOptions) -> Result<()> {
         let place = place(options)?;
-        for instance in place.hosts() {
-            if let Some(agent) = place.find_agent(instance) {
+        let hosts = place.hosts().map_err(|error| Error::internal("look which hosts there are", error))?;
+        for instance in hosts {
+            let agent = place.find_agent(instance).map_err(|error| Error::internal("look for an agent", error))?;
+            if let Some(agent) = agent {
                 kill::interrupt(agent, ORDERLY).await.map_err(|error| Error::internal("stop an agent", error))?;
             }
             place.kill_all(instance).await.map_err(|error| Error::internal("end a host", error))?;
@@ -128,7 +135,7 @@ impl ProcessDriver {
         self.unwatch(instance).await;
         self.place.withdraw(instance).await?;
         let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
-        if let Some(agent) = self.place.find_agent(instance) {
+        if let Some(agent) = self.place.find_agent(instance).map_err(transient)? {
             kill::interrupt(agent, ORDERLY).await.map_err(transient)?;
         }
         self.place.kill_all(instance).await.map_err(transient)?;
@@ -297,7 +304,7 @@ impl Compute for ProcessDriver {
     async fn stop_host(&self, instance: InstanceId) -> std::result::Result<(), ComputeError> {
         let turn = self.turn(instance);
         let _turn = turn.lock().await;
-        if !self.place.directory(instance).exists() {
+        if !self.place.is_there(instance)? {
             return Ok(());
         }
         self.end(instance).await
@@ -317,21 +324,25 @@ impl Compute for ProcessDriver {
     }
 
     async fn describe(&self, instance: InstanceId) -> std::result::Result<HostState, ComputeError> {
-        if !self.place.directory(instance).exists() {
+        if !self.place.is_there(instance)? {
             return Ok(HostState::Absent);
         }
-        if self.place.is_whole(instance) {
+        if self.place.is_whole(instance)? {
             // Another controller may have made it.
             self.watch(instance, None);
         }
-        let alive = self.is_watched(instance) && self.place.find_agent(instance).is_some();
+        let agent = self.place.find_agent(instance);
+        let agent =
+            agent.map_err(|error| ComputeError::Transient(format!("look for the agent of {instance}: {error}")))?;
+        let alive = self.is_watched(instance) && agent.is_some();
         Ok(if alive { HostState::Active } else { HostState::Dead })
     }
 
     async fn list(&self) -> std::result::Result<Vec<InstanceId>, ComputeError> {
-        let mut all: BTreeSet<InstanceId> = self.place.hosts().into_iter().collect();
+        let transient = |error: std::io::Error| ComputeError::Transient(format!("look which hosts there are: {error}"));
+        let mut all: BTreeSet<InstanceId> = self.place.hosts().map_err(transient)?.into_iter().collect();
         if let Some(cgroups) = &self.place.cgroups {
-            all.extend(cgroups.hosts().iter().filter_map(|name| name.parse::<InstanceId>().ok()));
+            all.extend(cgroups.hosts().map_err(transient)?.iter().filter_map(|name| name.parse::<InstanceId>().ok()));
         }
         Ok(all.into_iter().collect())
     }

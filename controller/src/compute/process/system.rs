@@ -21,6 +21,29 @@ const WAITER_STACK: usize = 64 * 1024;
 /// How long a process is taken to live where no thread can be had that would watch it.
 const WITHOUT_THREAD: Duration = Duration::from_secs(1);
 
+/// What was looked at, or `None` where it is not there, or not any more. Everything else, such as that no descriptor is left, is
+/// no answer: who could not look must not take a process for dead or a host for gone.
+pub(crate) fn if_there<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+    let gone = |error: &io::Error| {
+        // The kernel says the last two of a process, or of a control group, that has gone since its file was opened.
+        error.kind() == io::ErrorKind::NotFound
+            || [Errno::SRCH, Errno::NODEV].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    };
+    match looked {
+        Ok(seen) => Ok(Some(seen)),
+        Err(error) if gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The same of a process: another account's, which an ordinary user may not look at where /proc hides it, is none of ours.
+fn if_visible<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+    match looked {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        looked => if_there(looked),
+    }
+}
+
 /// One process for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
@@ -31,8 +54,9 @@ pub(crate) struct ProcessId {
 
 impl ProcessId {
     /// The process that has this id now; `None` when there is none, or only its zombie.
-    pub(crate) fn of(pid: i32) -> Option<Self> {
-        Stat::read(pid).filter(Stat::is_alive).map(|stat| Self { pid, started: stat.started })
+    pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
+        let stat = Stat::read(pid)?.filter(Stat::is_alive);
+        Ok(stat.map(|stat| Self { pid, started: stat.started }))
     }
 
     /// Opens it; `None` when it is gone.
@@ -44,7 +68,7 @@ impl ProcessId {
             Err(error) => return Err(error.into()),
         };
         // Looked at after opening: if it is the one that was meant now, the descriptor means it for ever.
-        if Self::of(self.pid) != Some(self) {
+        if Self::of(self.pid)? != Some(self) {
             return Ok(None);
         }
         Ok(Some(Handle { fd: Arc::new(fd) }))
@@ -97,8 +121,11 @@ struct Stat {
 }
 
 impl Stat {
-    fn read(pid: i32) -> Option<Self> {
-        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    /// `None` where there is no such process.
+    fn read(pid: i32) -> io::Result<Option<Self>> {
+        let file = format!("/proc/{pid}/stat");
+        let Some(line) = if_visible(fs::read(&file))? else { return Ok(None) };
+        Self::parse(&line).map(Some).ok_or_else(|| io::Error::other(format!("{file} is not understood")))
     }
 
     /// `pid (name) state ppid pgrp session tty_nr ...`; the name may hold anything, so the last parenthesis counts.
@@ -138,44 +165,55 @@ pub(crate) struct Process {
 
 impl Process {
     /// The living process that has this id now.
-    pub(crate) fn of(pid: i32) -> Option<Self> {
+    pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
         // Any of these files may go away with its process.
-        let stat = Stat::read(pid).filter(Stat::is_alive)?;
-        Some(Self {
+        let Some(stat) = Stat::read(pid)?.filter(Stat::is_alive) else { return Ok(None) };
+        let Some(accounts) = accounts_of(pid)? else { return Ok(None) };
+        Ok(Some(Self {
             id: ProcessId { pid, started: stat.started },
             parent: stat.parent,
             leads: stat.session == pid,
             has_terminal: stat.terminal != 0,
-            accounts: accounts_of(pid)?,
-            program: fs::read_link(format!("/proc/{pid}/exe")).ok().map(without_mark),
-            directory: fs::read_link(format!("/proc/{pid}/cwd")).ok(),
-        })
+            accounts,
+            program: if_visible(fs::read_link(format!("/proc/{pid}/exe")))?.map(without_mark),
+            directory: if_visible(fs::read_link(format!("/proc/{pid}/cwd")))?,
+        }))
     }
 }
 
 /// Every living process, zombies left out.
 pub(crate) fn processes() -> io::Result<Vec<Process>> {
-    Ok(pids()?.into_iter().filter_map(Process::of).collect())
+    pids()?.into_iter().filter_map(|pid| Process::of(pid).transpose()).collect()
 }
 
 /// Living processes that can act as this account.
 pub(crate) fn processes_of(uid: u32) -> io::Result<Vec<ProcessId>> {
-    let is_one = |pid: &i32| accounts_of(*pid).is_some_and(|accounts| accounts.contains(&uid));
-    Ok(pids()?.into_iter().filter(is_one).filter_map(ProcessId::of).collect())
+    let mut found = Vec::new();
+    for pid in pids()? {
+        if accounts_of(pid)?.is_some_and(|accounts| accounts.contains(&uid)) {
+            found.extend(ProcessId::of(pid)?);
+        }
+    }
+    Ok(found)
 }
 
 /// Every account of which there are processes or System V objects.
 pub(crate) fn accounts() -> io::Result<BTreeSet<u32>> {
-    let mut all: BTreeSet<u32> = pids()?.into_iter().filter_map(accounts_of).flatten().collect();
-    all.extend(Kind::ALL.iter().flat_map(|kind| objects(*kind)).map(|object| object.owner));
+    let mut all = BTreeSet::new();
+    for pid in pids()? {
+        all.extend(accounts_of(pid)?.into_iter().flatten());
+    }
+    for kind in Kind::ALL {
+        all.extend(objects(kind)?.into_iter().map(|object| object.owner));
+    }
     Ok(all)
 }
 
 /// Whether a process is in the control group with this path in one hierarchy at least.
-pub(crate) fn is_in_group(pid: i32, group: &Path) -> bool {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+pub(crate) fn is_in_group(pid: i32, group: &Path) -> io::Result<bool> {
+    let text = if_there(fs::read_to_string(format!("/proc/{pid}/cgroup")))?.unwrap_or_default();
     // `id:controllers:path`, where the path may have others in front when the controller itself is in a group.
-    text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| Path::new(path).ends_with(group))
+    Ok(text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| Path::new(path).ends_with(group)))
 }
 
 fn pids() -> io::Result<Vec<i32>> {
@@ -184,10 +222,11 @@ fn pids() -> io::Result<Vec<i32>> {
 }
 
 /// Real, effective and saved.
-fn accounts_of(pid: i32) -> Option<BTreeSet<u32>> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    Some(line.split_ascii_whitespace().filter_map(|field| field.parse().ok()).collect())
+fn accounts_of(pid: i32) -> io::Result<Option<BTreeSet<u32>>> {
+    let Some(status) = if_visible(fs::read(format!("/proc/{pid}/status")))? else { return Ok(None) };
+    let status = String::from_utf8_lossy(&status);
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    Ok(Some(line.split_ascii_whitespace().filter_map(|field| field.parse().ok()).collect()))
 }
 
 /// The kernel marks the name of a file that was replaced.
@@ -209,12 +248,13 @@ pub(crate) enum Shared {
 
 impl Shared {
     /// What a process has mapped.
-    pub(crate) fn of(process: ProcessId) -> Vec<Self> {
-        let maps = fs::read_to_string(format!("/proc/{}/maps", process.pid)).unwrap_or_default();
+    pub(crate) fn of(process: ProcessId) -> io::Result<Vec<Self>> {
+        let maps = if_visible(fs::read(format!("/proc/{}/maps", process.pid)))?.unwrap_or_default();
+        let maps = String::from_utf8_lossy(&maps);
         let mut mapped: Vec<Self> = maps.lines().filter_map(Self::parse).collect();
         mapped.sort();
         mapped.dedup();
-        mapped
+        Ok(mapped)
     }
 
     /// `range mode offset device inode name`: the name of a segment is `/SYSV<key>`, its inode the segment's id.
@@ -281,9 +321,10 @@ pub(crate) struct Object {
 }
 
 /// The System V objects of a kind.
-pub(crate) fn objects(kind: Kind) -> Vec<Object> {
-    let table = fs::read_to_string(kind.table().0).unwrap_or_default();
-    table.lines().skip(1).filter_map(|line| Object::parse(kind, line)).collect()
+pub(crate) fn objects(kind: Kind) -> io::Result<Vec<Object>> {
+    // A kernel without them has no table.
+    let table = if_there(fs::read_to_string(kind.table().0))?.unwrap_or_default();
+    Ok(table.lines().skip(1).filter_map(|line| Object::parse(kind, line)).collect())
 }
 
 impl Object {
@@ -320,7 +361,7 @@ mod tests {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
         runtime.block_on(async {
-            let me = ProcessId::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+            let me = ProcessId::of(i32::try_from(std::process::id()).unwrap()).unwrap().unwrap();
             let handle = Arc::new(me.open().unwrap().unwrap());
             for _ in 0..3 {
                 let handle = handle.clone();
@@ -334,8 +375,19 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_not_there_is_gone() {
+        let failed = |errno: Errno| if_there::<()>(Err(errno.into()));
+        for errno in [Errno::NOENT, Errno::SRCH, Errno::NODEV] {
+            assert!(failed(errno).unwrap().is_none(), "{errno}");
+        }
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO, Errno::ACCESS] {
+            assert!(failed(errno).is_err(), "{errno}");
+        }
+    }
+
+    #[test]
     fn finds_itself() {
-        let me = ProcessId::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let me = ProcessId::of(i32::try_from(std::process::id()).unwrap()).unwrap().unwrap();
         let all = processes().unwrap();
         let found = all.iter().find(|process| process.id == me).unwrap();
         assert_eq!(found.directory.as_deref(), Some(std::env::current_dir().unwrap().as_path()));
@@ -343,7 +395,7 @@ mod tests {
         assert_eq!(found.accounts, BTreeSet::from([nix::unistd::geteuid().as_raw()]));
         assert!(processes_of(nix::unistd::geteuid().as_raw()).unwrap().contains(&me));
         assert_eq!(without_mark("/opt/a b (deleted)".into()), Path::new("/opt/a b"));
-        assert_eq!(ProcessId::of(0), None);
+        assert_eq!(ProcessId::of(0).unwrap(), None);
     }
 
     #[test]

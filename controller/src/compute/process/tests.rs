@@ -49,7 +49,7 @@ impl World {
         if !with_cgroups {
             place.cgroups = None;
         }
-        ProcessDriver::over(place, address::Range::parse("127.0.0.0/8").unwrap())
+        ProcessDriver::over(place, address::Range::parse("127.0.0.0/8").unwrap()).unwrap()
     }
 
     /// The controller is killed and started again; its agents go on.
@@ -94,16 +94,16 @@ impl World {
     /// The agent, once it has all its children.
     async fn agent(&self, instance: InstanceId, nth: usize) -> ProcessId {
         until("the agent has its children", || self.listed(instance, "children").len() == 3 * nth).await;
-        self.driver.place.find_agent(instance).expect("the agent runs")
+        self.driver.place.find_agent(instance).unwrap().expect("the agent runs")
     }
 }
 
 /// After a failure nothing is to be left: what the agents wrote down is killed.
 impl Drop for World {
     fn drop(&mut self) {
-        for instance in self.driver.place.hosts() {
+        for instance in self.driver.place.hosts().unwrap_or_default() {
             for pid in [self.listed(instance, "agents"), self.listed(instance, "children")].concat() {
-                if let Some(process) = ProcessId::of(pid) {
+                if let Some(process) = ProcessId::of(pid).unwrap() {
                     kill(process);
                 }
             }
@@ -135,7 +135,7 @@ async fn live_and_die(mut world: World) {
     driver.ensure_host(&world.spec(instance).await).await.unwrap();
     let first = world.agent(instance, 1).await;
     driver.ensure_host(&world.spec(instance).await).await.unwrap();
-    assert_eq!(world.driver.place.find_agent(instance), Some(first), "made once");
+    assert_eq!(world.driver.place.find_agent(instance).unwrap(), Some(first), "made once");
     assert_eq!(driver.describe(instance).await.unwrap(), HostState::Active);
     for secret in ["agent.toml", "token"] {
         let facts = std::fs::metadata(driver.place.directory(instance).join(secret)).unwrap();
@@ -152,7 +152,11 @@ async fn live_and_die(mut world: World) {
     assert_eq!(world.driver.list().await.unwrap(), [instance]);
     assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Active);
     world.driver.ensure_host(&world.spec(instance).await).await.unwrap();
-    assert_eq!(world.driver.place.find_agent(instance), Some(second), "found again after the controller's restart");
+    assert_eq!(
+        world.driver.place.find_agent(instance).unwrap(),
+        Some(second),
+        "found again after the controller's restart"
+    );
     assert_eq!(world.listed(instance, "agents").len(), 2, "none was started beside it");
     kill(second);
     world.agent(instance, 3).await;
@@ -164,7 +168,7 @@ async fn live_and_die(mut world: World) {
         world.driver.place.cgroups.iter().flat_map(|cgroups| cgroups.of(&instance.to_string())).collect();
     assert!(groups.iter().all(|group| group.exists()));
     world.driver.delete_host(instance).await.unwrap();
-    let alive: Vec<i32> = children.into_iter().filter(|pid| ProcessId::of(*pid).is_some()).collect();
+    let alive: Vec<i32> = children.into_iter().filter(|pid| ProcessId::of(*pid).unwrap().is_some()).collect();
     assert_eq!(alive, Vec::<i32>::new(), "all of them are ended");
     assert_eq!(stranger.try_wait().unwrap(), None, "and no others");
     stranger.kill().unwrap();
@@ -235,7 +239,7 @@ async fn a_half_removed_host_is_listed_gets_no_agent_and_can_be_removed() {
     assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Dead);
     let children = world.listed(instance, "children");
     world.driver.delete_host(instance).await.unwrap();
-    assert!(children.into_iter().all(|pid| ProcessId::of(pid).is_none()));
+    assert!(children.into_iter().all(|pid| ProcessId::of(pid).unwrap().is_none()));
     assert_eq!(world.driver.list().await.unwrap(), []);
 }
 
@@ -306,9 +310,9 @@ async fn an_agent_that_was_not_written_down_is_found_by_what_it_is() {
     std::fs::remove_file(world.driver.place.directory(instance).join("agent-process")).unwrap();
     // The script's program is the shell.
     let mut place = world.driver.place.clone();
-    assert_eq!(place.find_agent(instance), None);
+    assert_eq!(place.find_agent(instance).unwrap(), None);
     place.program = "/bin/sh".into();
-    assert_eq!(place.find_agent(instance), Some(agent));
+    assert_eq!(place.find_agent(instance).unwrap(), Some(agent));
     kill(agent);
     world.agent(instance, 2).await;
     world.driver.delete_host(instance).await.unwrap();
@@ -352,7 +356,7 @@ async fn each_host_has_an_account_and_a_namespace_that_go_with_it() {
     assert_eq!(namespace(next.pid), of_one);
     for instance in [one, two] {
         world.driver.delete_host(instance).await.unwrap();
-        assert_eq!(world.driver.place.account(instance), None);
+        assert_eq!(world.driver.place.account(instance).unwrap(), None);
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(&one.to_string()), "{mounts}");
@@ -388,5 +392,5 @@ fn make_segment(command: &mut Command) -> (u64, i32) {
 }
 
 fn find_segment(id: u64) -> Option<system::Object> {
-    system::objects(system::Kind::Segment).into_iter().find(|segment| segment.id == id)
+    system::objects(system::Kind::Segment).unwrap().into_iter().find(|segment| segment.id == id)
 }
