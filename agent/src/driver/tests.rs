@@ -374,7 +374,7 @@ async fn an_engine_whose_mark_is_cut_off_is_found_by_its_signs() {
     assert_eq!(stage.pid(), pid);
     stage.driver.stop().await.unwrap();
     // A zombie of this process may be left, since no adopting agent has to reap it.
-    assert!(!serde_json::from_slice::<Mark>(&whole).unwrap().runs());
+    assert!(!serde_json::from_slice::<Mark>(&whole).unwrap().runs().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
