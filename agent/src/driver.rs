@@ -174,11 +174,14 @@ struct Owner {
 /// by the time this returns: nobody is told that it starts, when it has been answering all the while.
 ///
 /// # Errors
-/// A file of the agent's is damaged, or the process cannot be watched.
+/// A file of the agent's cannot be read, or the process cannot be watched.
 pub async fn spawn(parts: Parts) -> Result<Driver> {
-    let wanted = parts.files.read_json(DESIRED)?.unwrap_or(false);
-    let begun = parts.files.read_json::<bool>(DESIRED)?.is_some();
-    let service = if begun { ServiceState::Shutdown } else { ServiceState::New };
+    let desired = parts.files.read_json::<bool>(DESIRED)?;
+    // What it said is lost with a damaged file. It was begun, though: it runs, since one that a tenant needs and that is
+    // down does more harm than one that was stopped and is up, which can be stopped again.
+    let desired = desired.or_else(|| parts.files.was_set_aside(DESIRED).then_some(true));
+    let wanted = desired.unwrap_or(false);
+    let service = if desired.is_some() { ServiceState::Shutdown } else { ServiceState::New };
     let (status, watched) = watch::channel(EngineStatus { service, detail: String::new(), health: None });
     let spec = parts.datastore.engine().start_spec(&parts.site, StartMode::Normal);
     let signs = Signs::new(&parts.host, &parts.site.data, &parts.log.path());
@@ -305,7 +308,12 @@ impl Owner {
     }
 
     async fn configure(&mut self) -> Result<(), EngineError> {
-        let specification = self.parts.keeper.assigned().borrow().specification.clone();
+        let Assigned { generation, specification } = self.parts.keeper.assigned().borrow().clone();
+        if generation == 0 {
+            // It was lost. What was written by it last is nearer to it than what nobody has chosen.
+            warn!("the engine keeps its configuration until the controller has sent the assignment again");
+            return Ok(());
+        }
         let settings = engine_settings(&specification, self.room != Room::Enough)?;
         crate::certificate::write_certificate(&self.parts.site, specification.certificate.as_ref()).await?;
         self.parts.datastore.engine().configure(&self.parts.site, &settings).await
@@ -451,9 +459,11 @@ impl Owner {
     }
 }
 
-/// Bytes of the volume, as assigned, else as the guest was made.
+/// Bytes of the volume, as assigned, else as the guest was made. 0, which is no limit, without an assignment: the volume may
+/// have grown since the guest was made, and an engine is not stopped for a size that is not known.
 pub fn volume_bytes(assigned: &Assigned, site: &Site) -> u64 {
     match assigned.specification.volume_gib {
+        _ if assigned.generation == 0 => 0,
         0 => site.size.volume_gib << 30,
         gib => gib << 30,
     }

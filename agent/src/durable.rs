@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::warn;
 
 /// The directory of such files. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -68,13 +69,39 @@ impl Durable {
         self.write(name, &serde_json::to_vec(value)?)
     }
 
-    /// A value that was written as JSON.
+    /// A value that was written as JSON. One that is damaged is set aside and counts as absent.
     ///
     /// # Errors
-    /// It cannot be read or is damaged.
+    /// It cannot be read, or not be set aside.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        self.read_whole(name, |contents| serde_json::from_slice(contents).context("parse it as JSON"))
+    }
+
+    /// A value that this function knows to read. One that is damaged is set aside as `<name>.damaged`, for whoever looks into
+    /// it, and counts as absent: an agent that refused to start would leave its engine without anybody.
+    ///
+    /// # Errors
+    /// It cannot be read, or not be set aside.
+    pub fn read_whole<T>(&self, name: &str, parse: impl FnOnce(&[u8]) -> Result<T>) -> Result<Option<T>> {
         let Some(contents) = self.read(name)? else { return Ok(None) };
-        serde_json::from_slice(&contents).map(Some).with_context(|| format!("parse {}", self.path(name).display()))
+        match parse(&contents) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                let (path, aside) = (self.path(name), self.aside(name));
+                warn!(file = %path.display(), error = format!("{error:#}"), "a damaged file is set aside");
+                std::fs::rename(&path, &aside).with_context(|| format!("set {} aside", path.display()))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether a file of this name was damaged once and set aside.
+    pub fn was_set_aside(&self, name: &str) -> bool {
+        self.aside(name).exists()
+    }
+
+    fn aside(&self, name: &str) -> PathBuf {
+        self.path(&format!("{name}.damaged"))
     }
 
     /// Removes a file; one that is not there counts as removed.
@@ -88,5 +115,28 @@ impl Durable {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_cut_off_is_set_aside_and_counts_as_absent() {
+        let scratch = tempfile::tempdir().unwrap();
+        let files = Durable::open(scratch.path()).unwrap();
+        let value = vec!["a".to_owned(), "b".to_owned()];
+        files.write_json("list", &value).unwrap();
+        let whole = files.read("list").unwrap().unwrap();
+        assert!(!files.was_set_aside("list"));
+        for length in 0..whole.len() {
+            std::fs::write(files.path("list"), &whole[..length]).unwrap();
+            assert_eq!(files.read_json::<Vec<String>>("list").unwrap(), None, "{length}");
+            assert_eq!(std::fs::read(files.path("list.damaged")).unwrap(), &whole[..length], "it can be looked at");
+            assert!(files.was_set_aside("list") && files.read("list").unwrap().is_none());
+        }
+        files.write_json("list", &value).unwrap();
+        assert_eq!(files.read_json("list").unwrap(), Some(value));
     }
 }

@@ -58,10 +58,10 @@ impl Journal {
         Ok(journal)
     }
 
-    /// The entry of a key.
+    /// The entry of a key. One that is damaged counts as absent, so that the job runs again as one that was cut off does.
     ///
     /// # Errors
-    /// It is damaged.
+    /// It cannot be read.
     pub fn entry(&self, key: &v1::JobKey) -> Result<Option<Entry>> {
         self.files.read_json(&name(key))
     }
@@ -151,6 +151,21 @@ mod tests {
         let again = Journal::open(scratch.path()).unwrap();
         assert_eq!(again.entry(&key(1)).unwrap().unwrap().outcome, Outcome::Done);
         assert!(again.entry(&key(2)).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_entry_that_is_cut_off_at_any_length_counts_as_absent() {
+        let scratch = tempfile::tempdir().unwrap();
+        let journal = Journal::open(scratch.path()).unwrap();
+        journal.record(&key(1), "f", Outcome::Done).unwrap();
+        let path = scratch.path().join(name(&key(1)));
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(journal.entry(&key(1)).unwrap().is_none(), "{length}");
+        }
+        journal.record(&key(1), "f", Outcome::Begun).unwrap();
+        assert_eq!(journal.entry(&key(1)).unwrap().unwrap().outcome, Outcome::Begun);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 use prost::Message;
+use serde::{Deserialize, Serialize};
 use trove_proto::v1;
 use trove_strategy::{EngineError, Kind, Settings, TlsMode};
 
@@ -11,6 +12,19 @@ use crate::durable::Durable;
 
 const ASSIGNMENT: &str = "assignment";
 const FENCE: &str = "fence";
+
+/// The file of the fence.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Fence {
+    /// With a brace at its end, which is missing where it was cut off.
+    Whole {
+        /// Greatest that was seen.
+        seen: u64,
+    },
+    /// As earlier agents wrote it.
+    Bare(u64),
+}
 
 /// An assignment that is in force.
 #[derive(Clone, Default)]
@@ -29,21 +43,26 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// As it was left.
+    /// As it was left. Without an assignment, or with one that is damaged, the generation in force is 0, and the controller
+    /// that hears of it sends the assignment again.
+    ///
+    /// A fence that is damaged falls back to the one that came with the assignment. A controller that was overtaken since
+    /// may then be obeyed once more, until the present one has called: it would have to sleep through the takeover and
+    /// wake in that very moment, and its jobs have keys, under which what is done is not done again. A fence that is too
+    /// great by accident would be worse: nobody would be obeyed any more.
     ///
     /// # Errors
-    /// A file is damaged.
+    /// A file cannot be read.
     pub fn open(files: Durable) -> Result<Self> {
-        let fence = files.read_json(FENCE)?.unwrap_or_default();
-        let assigned = match files.read(ASSIGNMENT)? {
-            Some(bytes) => {
-                let request = v1::AssignRequest::decode(bytes.as_slice()).context("parse the assignment")?;
-                let specification = request.specification.context("parse the assignment")?;
-                Assigned { generation: request.generation, specification }
-            }
-            None => Assigned::default(),
-        };
-        Ok(Self { files, fence: Mutex::new(fence), assigned: tokio::sync::watch::Sender::new(assigned) })
+        let seen = files.read_json(FENCE)?.map_or(0, |(Fence::Whole { seen } | Fence::Bare(seen))| seen);
+        let request = files.read_whole(ASSIGNMENT, |bytes| {
+            let request = v1::AssignRequest::decode(bytes).context("parse the assignment")?;
+            let specification = request.specification.context("look for its specification")?;
+            Ok((request.fence, Assigned { generation: request.generation, specification }))
+        })?;
+        let (fence, assigned) = request.unwrap_or_default();
+        let assigned = tokio::sync::watch::Sender::new(assigned);
+        Ok(Self { files, fence: Mutex::new(fence.max(seen)), assigned })
     }
 
     /// Greatest fence that was seen.
@@ -58,7 +77,7 @@ impl Keeper {
     pub fn admit(&self, fence: u64) -> Result<bool> {
         let mut seen = self.fence.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if fence > *seen {
-            self.files.write_json(FENCE, &fence)?;
+            self.files.write_json(FENCE, &Fence::Whole { seen: fence })?;
             *seen = fence;
         }
         Ok(fence == *seen)
@@ -105,4 +124,50 @@ pub fn engine_settings(specification: &v1::Specification, read_only: bool) -> Re
         parameters.insert(name.clone(), value);
     }
     Ok(Settings { tls, parameters, read_only })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files of an agent that was assigned generation 3 under fence 1234, and has seen fence 1240 since.
+    fn kept() -> (tempfile::TempDir, Durable) {
+        let scratch = tempfile::tempdir().unwrap();
+        let files = Durable::open(scratch.path()).unwrap();
+        let keeper = Keeper::open(files.clone()).unwrap();
+        assert!(keeper.admit(1234).unwrap());
+        let specification = v1::Specification { volume_gib: 2, ..v1::Specification::default() };
+        assert!(keeper.assign(3, specification).unwrap());
+        assert!(keeper.admit(1240).unwrap());
+        (scratch, files)
+    }
+
+    #[test]
+    fn an_assignment_that_is_cut_off_at_any_length_is_taken_up_again() {
+        let (_scratch, files) = kept();
+        let whole = files.read(ASSIGNMENT).unwrap().unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(files.path(ASSIGNMENT), &whole[..length]).unwrap();
+            let keeper = Keeper::open(files.clone()).unwrap();
+            assert_eq!(keeper.assigned().borrow().generation, 0, "{length}");
+            assert_eq!(keeper.fence(), 1240);
+            assert!(keeper.assign(3, v1::Specification::default()).unwrap(), "what is sent again");
+        }
+        assert_eq!(Keeper::open(files).unwrap().assigned().borrow().generation, 3);
+    }
+
+    #[test]
+    fn a_fence_that_is_cut_off_at_any_length_falls_back_to_the_assignments() {
+        let (_scratch, files) = kept();
+        let whole = files.read(FENCE).unwrap().unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(files.path(FENCE), &whole[..length]).unwrap();
+            let keeper = Keeper::open(files.clone()).unwrap();
+            assert_eq!(keeper.fence(), 1234, "{length}");
+            assert!(!keeper.admit(1233).unwrap());
+            assert!(keeper.admit(1241).unwrap());
+        }
+        std::fs::write(files.path(FENCE), "1250").unwrap();
+        assert_eq!(Keeper::open(files).unwrap().fence(), 1250, "of an earlier agent");
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use reqwest::Method;
 use serde_json::json;
 use trove_tests::{Failpoints, Stack, StackOptions, connect, leftovers, poll, rows};
 
@@ -163,6 +164,36 @@ async fn an_agent_adopts_the_engine_that_runs() -> Result<()> {
     poll("another agent", Duration::from_secs(20), async || Ok(leftovers::agents(&id)), other).await?;
     api.await_active(&id).await?;
     assert_eq!(leftovers::engines(&id), engine, "the engine was restarted");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_whose_files_were_cut_in_half_comes_back_and_serves() -> Result<()> {
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let id = api.order_and_await("halves").await?;
+    let state = stack.host(&id).join("agent");
+    let whole = std::fs::read(state.join("assignment"))?;
+    let (engine, agent) = (leftovers::engines(&id), leftovers::agents(&id));
+    for name in ["desired", "engine.json", "assignment"] {
+        let contents = std::fs::read(state.join(name))?;
+        std::fs::write(state.join(name), &contents[..contents.len() / 2])?;
+    }
+    kill(Pid::from_raw(agent[0]), Signal::SIGKILL)?;
+    let other = |pids: &Vec<i32>| pids.len() == 1 && pids != &agent;
+    poll("another agent", Duration::from_secs(20), async || Ok(leftovers::agents(&id)), other).await?;
+    let read = async || Ok(std::fs::read(state.join("assignment")).unwrap_or_default());
+    let is_whole = |now: &Vec<u8>| now.len() == whole.len();
+    poll("the assignment again", Duration::from_secs(60), read, is_whole).await?;
+    assert_eq!(api.await_active(&id).await?["operating_status"], "HEALTHY");
+    assert_eq!(leftovers::engines(&id), engine, "the engine was restarted");
+    for name in ["desired", "engine.json", "assignment"] {
+        ensure!(state.join(format!("{name}.damaged")).exists(), "{name}");
+    }
+    let body = json!({"users": [{"name": "app", "password": "secret-app-2"}]});
+    let changed = api.send(Method::PUT, &format!("/instances/{id}/users"), Some(&body)).await?;
+    ensure!(changed.status == 202, "{changed:?}");
+    connect(&api.instance(&id).await?, "app", "secret-app-2", "app").await?;
     Ok(())
 }
 

@@ -159,22 +159,26 @@ struct Stage {
     used: watch::Sender<Option<u64>>,
     files: Durable,
     jobs: Jobs,
-    _scratch: tempfile::TempDir,
+    scratch: tempfile::TempDir,
 }
 
 const SLEEPS: &str = "exec sleep 600";
 const MIB: u64 = 1 << 20;
+const ASSIGNMENT: &str = "assignment";
 
 async fn stage(script: &'static str, mood: Mood) -> Stage {
-    let scratch = tempfile::tempdir().unwrap();
+    stage_in(tempfile::tempdir().unwrap(), script, mood).await
+}
+
+async fn stage_in(scratch: tempfile::TempDir, script: &'static str, mood: Mood) -> Stage {
     let at = |name: &str| scratch.path().join(name);
-    std::fs::create_dir(at("state")).unwrap();
+    std::fs::create_dir_all(at("state")).unwrap();
     let sleeper =
         Arc::new(Sleeper { mood: Mutex::new(mood), asked: AtomicU32::new(0), read_only: Mutex::default(), script });
     let own = Account::own().unwrap();
     let places = Places { data: at("v/1"), config: at("etc"), run: at("run"), log: at("log"), secrets: at("secrets") };
     let host = RealHost::for_site(own.clone(), own.clone(), &places).unwrap();
-    std::fs::create_dir(at("v/1/data")).unwrap();
+    std::fs::create_dir_all(at("v/1/data")).unwrap();
     let site = Site {
         installation: Installation { version: "1".to_owned(), major: "1".to_owned(), bindir: "/bin".into() },
         data: places.data.join("data"),
@@ -193,7 +197,9 @@ async fn stage(script: &'static str, mood: Mood) -> Stage {
     let files = Durable::open(&at("state")).unwrap();
     let keeper = Arc::new(Keeper::open(files.clone()).unwrap());
     let specification = trove_proto::v1::Specification { probe_interval_s: 1, ..Default::default() };
-    keeper.assign(1, specification).unwrap();
+    if !files.was_set_aside(ASSIGNMENT) {
+        keeper.assign(1, specification).unwrap();
+    }
     let (used, measured) = watch::channel(Some(MIB));
     let datastore: Arc<dyn Datastore> = sleeper.clone();
     let datastore: Arc<dyn Datastore> = Arc::new(Bounded::new(datastore));
@@ -209,7 +215,7 @@ async fn stage(script: &'static str, mood: Mood) -> Stage {
     let driver = spawn(parts).await.unwrap();
     let work = EngineWork { datastore, site, driver: driver.clone(), keeper: keeper.clone() };
     let jobs = Jobs::new(Arc::new(work), keeper, Journal::open(&at("jobs")).unwrap());
-    Stage { sleeper, driver, used, files, jobs, _scratch: scratch }
+    Stage { sleeper, driver, used, files, jobs, scratch }
 }
 
 impl Stage {
@@ -229,6 +235,15 @@ impl Stage {
 
     fn pid(&self) -> i32 {
         self.files.read_json::<Mark>(MARK).unwrap().unwrap().pid
+    }
+
+    /// Another agent in place of this one, which ends without its engine, over a file that was cut off.
+    async fn again_with(self, file: &str, length: usize) -> Self {
+        let Self { sleeper, driver, files, jobs, scratch, .. } = self;
+        drop((driver, jobs));
+        let whole = std::fs::read(files.path(file)).unwrap();
+        std::fs::write(files.path(file), &whole[..length]).unwrap();
+        stage_in(scratch, sleeper.script, Mood::Answers).await
     }
 
     async fn end(self) {
@@ -339,5 +354,52 @@ async fn a_change_that_was_accepted_waits_for_an_engine_that_recovers() {
     let ended = tokio::time::timeout(Duration::from_secs(10), ended).await.expect("it ends").unwrap().ended.clone();
     assert_eq!(ended, Some(None));
     start.await.unwrap().unwrap();
+    stage.end().await;
+}
+
+/// A shell that stays one, so that it is found by its program.
+const STAYS: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_whose_mark_is_cut_off_is_found_by_its_signs() {
+    let mut stage = stage(STAYS, Mood::Answers).await;
+    stage.driver.start().await.unwrap();
+    let (pid, whole) = (stage.pid(), stage.files.read(MARK).unwrap().unwrap());
+    for length in [0, 1, whole.len() / 2, whole.len() - 1] {
+        stage = stage.again_with(MARK, length).await;
+        stage.until(ServiceState::Healthy).await;
+        assert!(stage.files.read(MARK).unwrap().is_none(), "no other was started");
+        stage.files.write(MARK, &whole).unwrap();
+    }
+    assert_eq!(stage.pid(), pid);
+    stage.driver.stop().await.unwrap();
+    // A zombie of this process may be left, since no adopting agent has to reap it.
+    assert!(!serde_json::from_slice::<Mark>(&whole).unwrap().runs().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_was_begun_runs_also_when_that_is_cut_off() {
+    let mut stage = stage(STAYS, Mood::Answers).await;
+    stage.driver.start().await.unwrap();
+    for length in [0, 1, 2, 3] {
+        stage.driver.start().await.unwrap();
+        stage.driver.stop_for_a_while().await.unwrap();
+        stage = stage.again_with(DESIRED, length).await;
+        stage.until(ServiceState::Healthy).await;
+    }
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_without_its_assignment_keeps_its_configuration_and_is_not_stopped_for_its_size() {
+    let stage = stage(STAYS, Mood::Answers).await;
+    stage.driver.start().await.unwrap();
+    let stage = stage.again_with(ASSIGNMENT, 3).await;
+    stage.until(ServiceState::Healthy).await;
+    stage.driver.stop_for_a_while().await.unwrap();
+    stage.used.send_replace(Some(1200 * MIB));
+    stage.driver.configure().await.unwrap();
+    stage.driver.start().await.expect("nobody knows that the volume is no greater");
+    assert!(stage.sleeper.read_only.lock().unwrap().is_empty(), "it was configured");
     stage.end().await;
 }

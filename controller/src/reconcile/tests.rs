@@ -102,6 +102,15 @@ async fn what_an_operation_is_active_on_is_left_alone() {
 }
 
 #[tokio::test]
+async fn an_agent_that_has_lost_its_assignment_is_sent_it_again() {
+    let stage = Stage::created().await;
+    in_force(&stage, 0).await;
+    stage.agents.connect(stage.instance, true);
+    assignments::reconcile(&stage.context).await.unwrap();
+    assert_eq!(assigned(&stage), [1]);
+}
+
+#[tokio::test]
 async fn an_agent_that_is_behind_is_assigned_once_it_is_connected() {
     let stage = Stage::created().await;
     in_force(&stage, 1).await;

@@ -191,7 +191,8 @@ impl Store {
         }))
     }
 
-    /// The assignments of instances that are installed and on which no operation is active.
+    /// The assignments of instances whose agent was heard of and on which no operation is active: they are installed, since a
+    /// create that failed has taken its assignment back. An agent that has none in force has lost it, or says so still.
     ///
     /// # Errors
     /// Internal.
@@ -201,7 +202,7 @@ impl Store {
             "select s.instance_id, s.generation, s.specification, s.not_after, a.assignment_generation, i.volume_gib \
              from assignment s join agent a on a.instance_id = s.instance_id \
              join instance i on i.id = s.instance_id and i.deleted is null \
-             where a.assignment_generation > 0 and not exists (select 1 from operation o \
+             where not exists (select 1 from operation o \
              where o.instance_id = s.instance_id and o.status in ('queued', 'running', 'undoing', 'stuck'))",
         )
         .fetch_all(&self.read)
