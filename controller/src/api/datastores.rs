@@ -150,7 +150,8 @@ const LONGEST_WAIT: u64 = 60;
 pub(super) struct Wait {
     /// Seconds for which the answer may be held, 60 at most, until what is installed has been registered: a service that was
     /// started just now looks for it.
-    wait: Option<u64>,
+    #[param(maximum = 65535)]
+    wait: Option<u16>,
 }
 
 /// Lists what can be ordered
@@ -166,7 +167,7 @@ pub(super) async fn list(
     authorized.may("datastore:index")?;
     if let Some(wait) = query.wait {
         tokio::select! {
-            () = state.app.await_registered(Duration::from_secs(wait.min(LONGEST_WAIT))) => {}
+            () = state.app.await_registered(Duration::from_secs(u64::from(wait).min(LONGEST_WAIT))) => {}
             refused = authorized.refused() => return Err(refused),
         }
     }

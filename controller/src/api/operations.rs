@@ -22,7 +22,8 @@ const LONGEST_WAIT: u64 = 60;
 #[derive(Deserialize, IntoParams)]
 pub(super) struct Wait {
     /// Seconds for which the answer may be held, 60 at most; with `since`.
-    wait: Option<u64>,
+    #[param(maximum = 65535)]
+    wait: Option<u16>,
     /// The `version` of an answer: this one is held until there is another.
     since: Option<String>,
 }
@@ -115,7 +116,7 @@ pub(super) async fn list(
     Query(query): Query<Wait>,
 ) -> Result<Json<OperationsBody>> {
     authorized.may("instance:show")?;
-    let wait_s = query.wait.unwrap_or(0).min(LONGEST_WAIT);
+    let wait_s = query.wait.map_or(0, u64::from).min(LONGEST_WAIT);
     let id = instance_id(&of.id)?;
     let (list, version) = tokio::select! {
         biased;
