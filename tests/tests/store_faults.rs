@@ -73,7 +73,11 @@ impl Story {
             } else {
                 // The agent that was killed may not be back yet.
                 let unheard = kind == "accounts" && answer.status == 422;
-                ensure!(may_fit && (answer.status < 300 || unheard), "{kind} is answered {answer:?}\n{}", self.stack.log_end());
+                ensure!(
+                    may_fit && (answer.status < 300 || unheard),
+                    "{kind} is answered {answer:?}\n{}",
+                    self.stack.log_end()
+                );
             }
         }
         ensure!(refused > 0, "nothing was refused");

@@ -8,7 +8,7 @@ const SQLITE: [u32; 9] = [5, 6, 7, 8, 9, 10, 13, 14, 15];
 
 /// The same of PostgreSQL: the connection, a snapshot or lock that could not be had, a server that only reads, resources,
 /// the operator's interference, the system itself.
-const POSTGRES: [&str; 7] = ["08", "40", "25006", "53", "55P03", "57", "58"];
+const PASSING_STATES: [&str; 7] = ["08", "40", "25006", "53", "55P03", "57", "58"];
 
 /// Whether the database could not be reached, or could not do what it was asked just now.
 pub(crate) fn is_unavailable(error: &sqlx::Error) -> bool {
@@ -28,7 +28,7 @@ pub(crate) fn is_unavailable(error: &sqlx::Error) -> bool {
 fn is_its_own(error: &dyn DatabaseError) -> bool {
     let code = error.code().unwrap_or_default();
     if error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
-        return POSTGRES.iter().any(|class| code.starts_with(class));
+        return PASSING_STATES.iter().any(|class| code.starts_with(class));
     }
     // The lowest byte of an extended code is the primary one.
     code.parse::<u32>().is_ok_and(|code| SQLITE.contains(&(code & 0xff)))
