@@ -3,8 +3,7 @@
 //! Whoever can change a directory decides what a path through it means, and may change his mind between two calls. So a
 //! process with more rights than that account holds the directory open and goes on from the handle alone: the kernel
 //! refuses links and ways out (`openat2`), what was opened is looked at before anything is done, and modes and owners
-//! are given to what is open and never to a name. This is the only module that does so; `clippy.toml` bans the calls by
-//! path elsewhere.
+//! are given to what is open and never to a name. This is the only module that does so.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
