@@ -193,7 +193,12 @@ impl Stack {
 
     /// The directory of all hosts.
     pub fn hosts(&self) -> PathBuf {
-        self.options.shared.as_ref().map_or_else(|| self.state().join("hosts"), |shared| shared.hosts.clone())
+        let told = self.options.environment.iter().find(|(name, _)| name == "TROVE_PROCESS__HOSTS_DIR");
+        match (&self.options.shared, told) {
+            (Some(shared), _) => shared.hosts.clone(),
+            (None, Some((_, directory))) => directory.into(),
+            (None, None) => self.state().join("hosts"),
+        }
     }
 
     /// Starts the controller and returns when it says that it serves.
