@@ -16,7 +16,7 @@ use trove_proto::v1;
 use super::points::{Hold, Hook, Points};
 use super::steps::Registered;
 use super::timing::Timing;
-use super::{NewOperation, Origin, Runner, RunnerContext};
+use super::{NewOperation, Origin, Runner, RunnerContext, Stage as PlannedStage};
 use crate::agents::{AgentError, AgentState, Agents, OnProgress};
 use crate::app::instances::Instance;
 use crate::authority::Authorities;
@@ -387,7 +387,7 @@ impl Stage {
 
     pub(crate) fn origin(&self) -> Origin {
         Origin {
-            instance: self.instance,
+            targets: vec![self.instance],
             project: ProjectId("p".to_owned()),
             request_id: "req-1".to_owned(),
             user_id: "user".to_owned(),
@@ -483,7 +483,7 @@ impl Stage {
             .store
             .number(
                 "select (select count(*) from operation where finished is null or state <> '{}') \
-             + (select count(*) from operation_target where active)",
+             + (select count(*) from operation_target where active or exclusive or state <> 'null')",
             )
             .await;
         assert_eq!(count, 0, "{:#?}", self.operations().await);
@@ -495,7 +495,7 @@ pub(super) fn hold_at(point: String, hold: Hold) -> (Hook, Arc<Notify>) {
     let there = Arc::new(Notify::new());
     let notify = there.clone();
     let used = AtomicBool::new(false);
-    let hook = move |name: &str| {
+    let hook = move |name: &str, _: InstanceId| {
         if name != point || used.swap(true, Ordering::SeqCst) {
             return Hold::Pass;
         }
@@ -514,7 +514,7 @@ pub(super) async fn reached(there: &Notify, point: &str) {
 /// ends as if nothing had happened.
 pub(super) async fn killed_anywhere(make: impl AsyncFn() -> (Stage, NewOperation), check: impl AsyncFn(&Stage, &str)) {
     let (_, operation) = make().await;
-    for step in operation.steps {
+    for PlannedStage { step, .. } in operation.plan {
         for place in ["before", "after"] {
             let (stage, operation) = make().await;
             let point = format!("operation.{}.{step}.{place}", operation.kind);
@@ -534,7 +534,8 @@ pub(super) async fn killed_anywhere(make: impl AsyncFn() -> (Stage, NewOperation
 /// Fails every step before and after its effect; and again with a kill before and after each undo that follows.
 pub(super) async fn failed_anywhere(make: impl AsyncFn() -> (Stage, NewOperation), check: impl AsyncFn(&Stage, &str)) {
     let (_, operation) = make().await;
-    let (kind, steps) = (operation.kind, operation.steps);
+    let kind = operation.kind;
+    let steps: Vec<String> = operation.plan.into_iter().map(|stage| stage.step).collect();
     for (n, step) in steps.iter().enumerate() {
         for place in ["before", "after"] {
             let point = format!("operation.{kind}.{step}.{place}");
@@ -559,7 +560,7 @@ async fn fail_at(
     let fail = point.to_owned();
     let there = Arc::new(Notify::new());
     let (notify, killed_at) = (there.clone(), kill.clone());
-    let hook: Hook = Arc::new(move |name: &str| {
+    let hook: Hook = Arc::new(move |name: &str, _: InstanceId| {
         if name == fail {
             return Hold::Fail;
         }

@@ -54,4 +54,4 @@ impl From<AgentError> for StepError {
 }
 
 /// What a step returns.
-pub type StepResult = std::result::Result<(), StepError>;
+pub type StepResult<T = ()> = std::result::Result<T, StepError>;

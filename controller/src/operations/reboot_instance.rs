@@ -14,10 +14,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::steps::{Operation, StepResult, Steps};
-use super::{Lane, NewOperation, Origin, Work};
+use super::shared::{await_agent, boot_host, settle, stop_host};
+use super::steps::{Member, Operation, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::Result;
-use crate::state::{HostState, Task};
+use crate::ids::InstanceId;
+use crate::state::Task;
 use crate::store::sql::Connection;
 
 /// The operation.
@@ -41,8 +43,9 @@ impl Operation for RebootInstance {
     const VERSION: u16 = 1;
     const LANE: Lane = Lane::Lifecycle;
     type State = State;
+    type TargetState = ();
 
-    fn steps() -> Steps<State> {
+    fn steps() -> Steps<State, ()> {
         Steps::default()
             .step("stop_host", Duration::from_secs(150), stop_host)
             .step("boot_host", Duration::from_secs(300), boot_host)
@@ -50,35 +53,26 @@ impl Operation for RebootInstance {
             .step("await_healthy", Duration::from_secs(180), await_healthy)
     }
 
-    async fn finished(work: &Work, conn: &mut Connection, _state: &State) -> Result<()> {
-        let store = &work.context.store;
-        store.set_fault(conn, work.instance, None).await?;
-        store.set_host(conn, work.instance, HostState::Active).await?;
-        store.set_task(conn, work.instance, Task::None).await
+    async fn finished(work: &Work, conn: &mut Connection, _: &State, targets: &[Member<()>]) -> Result<()> {
+        for target in targets {
+            settle(work, conn, target.instance).await?;
+        }
+        Ok(())
     }
 
-    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> Result<()> {
+    async fn failed(work: &Work, conn: &mut Connection, targets: &[InstanceId], error: &str) -> Result<()> {
         let store = &work.context.store;
         let message = format!("Rebooting the instance failed at {error}");
-        store.set_fault(conn, work.instance, Some((&message, ""))).await?;
-        store.set_task(conn, work.instance, Task::Error).await
+        for instance in targets {
+            store.set_fault(conn, *instance, Some((&message, ""))).await?;
+            store.set_task(conn, *instance, Task::Error).await?;
+        }
+        Ok(())
     }
 }
 
-async fn stop_host(work: &Work, _state: &mut State) -> StepResult {
-    work.stop_host().await
-}
-
-async fn boot_host(work: &Work, _state: &mut State) -> StepResult {
-    work.boot_host().await
-}
-
-async fn await_agent(work: &Work, _state: &mut State) -> StepResult {
-    work.await_connected().await
-}
-
-async fn await_healthy(work: &Work, state: &mut State) -> StepResult {
-    if state.stopped { Ok(()) } else { work.await_engine().await }
+async fn await_healthy(work: &Work, target: &Target, state: &State, _: &mut ()) -> StepResult {
+    if state.stopped { Ok(()) } else { target.await_engine(work).await }
 }
 
 #[cfg(test)]

@@ -15,9 +15,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::steps::{Operation, StepResult, Steps};
-use super::{Lane, NewOperation, Origin, Work};
+use super::shared::{await_agent, boot_host, settle, stop_host};
+use super::steps::{Member, Operation, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::{Error, Result};
+use crate::ids::InstanceId;
 use crate::model::Flavor;
 use crate::state::{HostState, Task};
 use crate::store::sql::Connection;
@@ -49,8 +51,9 @@ impl Operation for ResizeFlavor {
     const VERSION: u16 = 1;
     const LANE: Lane = Lane::Lifecycle;
     type State = Params;
+    type TargetState = ();
 
-    fn steps() -> Steps<Params> {
+    fn steps() -> Steps<Params, ()> {
         Steps::default()
             .step("stop_host", Duration::from_secs(150), stop_host)
             .undo(boot_old_host)
@@ -59,48 +62,39 @@ impl Operation for ResizeFlavor {
             .step("await_healthy", Duration::from_secs(180), await_healthy)
     }
 
-    async fn finished(work: &Work, conn: &mut Connection, _state: &Params) -> Result<()> {
-        let store = &work.context.store;
-        store.set_fault(conn, work.instance, None).await?;
-        store.set_host(conn, work.instance, HostState::Active).await?;
-        store.set_task(conn, work.instance, Task::None).await
+    async fn finished(work: &Work, conn: &mut Connection, _: &Params, targets: &[Member<()>]) -> Result<()> {
+        for target in targets {
+            settle(work, conn, target.instance).await?;
+        }
+        Ok(())
     }
 
-    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> Result<()> {
+    async fn failed(work: &Work, conn: &mut Connection, targets: &[InstanceId], error: &str) -> Result<()> {
         let store = &work.context.store;
         let message = format!("Resizing the instance failed, it keeps its flavor: {error}");
-        store.set_fault(conn, work.instance, Some((&message, ""))).await?;
-        store.set_task(conn, work.instance, Task::None).await
+        for instance in targets {
+            store.set_fault(conn, *instance, Some((&message, ""))).await?;
+            store.set_task(conn, *instance, Task::None).await?;
+        }
+        Ok(())
     }
 }
 
-async fn stop_host(work: &Work, _state: &mut Params) -> StepResult {
-    work.stop_host().await
+async fn await_healthy(work: &Work, target: &Target, state: &Params, _: &mut ()) -> StepResult {
+    if state.stopped { Ok(()) } else { target.await_engine(work).await }
 }
 
-async fn boot_host(work: &Work, _state: &mut Params) -> StepResult {
-    work.boot_host().await
-}
-
-async fn await_agent(work: &Work, _state: &mut Params) -> StepResult {
-    work.await_connected().await
-}
-
-async fn await_healthy(work: &Work, state: &mut Params) -> StepResult {
-    if state.stopped { Ok(()) } else { work.await_engine().await }
-}
-
-async fn boot_old_host(work: &Work, state: &mut Params) -> StepResult {
+async fn boot_old_host(work: &Work, target: &Target, state: &Params, _: &mut ()) -> StepResult {
     let store = &work.context.store;
     let mut tx = work.begin().await?;
-    if let Some((project, amounts)) = store.set_flavor(&mut tx, work.instance, &state.from).await? {
+    if let Some((project, amounts)) = store.set_flavor(&mut tx, target.instance, &state.from).await? {
         store.count_use(&mut tx, &project, amounts).await?;
     }
     work.commit(tx).await?;
-    work.stop_host().await?;
-    work.boot_host().await?;
+    target.stop_host(work).await?;
+    work.context.ensure_host(target.instance).await?;
     let mut tx = work.begin().await?;
-    store.set_host(&mut tx, work.instance, HostState::Active).await?;
+    store.set_host(&mut tx, target.instance, HostState::Active).await?;
     work.commit(tx).await
 }
 
