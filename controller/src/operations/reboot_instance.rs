@@ -5,7 +5,7 @@
 //! | `stop_host` | agent and engine end in an orderly way, or are killed | - | 150 s |
 //! | `boot_host` | the driver starts the host | - | 300 s |
 //! | `await_agent` | none: waits for the agent's connection | - | 180 s |
-//! | `await_healthy` | none: waits until the engine answers, unless it was stopped before | - | 180 s |
+//! | `await_healthy` | none: waits until the engine answers; left out where it was stopped on purpose | - | 180 s |
 //!
 //! In the end the task is none and an earlier fault is cleared. When a step fails the task is error, with a fault.
 
@@ -20,6 +20,9 @@ use crate::error::Result;
 use crate::state::{HostState, Task};
 use crate::store::sql::Connection;
 
+/// The step that an engine which stays stopped has no use for.
+const AWAIT_HEALTHY: &str = "await_healthy";
+
 /// The operation.
 pub struct RebootInstance;
 
@@ -32,7 +35,8 @@ pub struct State {
 
 /// The operation that reboots the host of an instance whose engine was `stopped` on purpose, or not.
 pub fn new(origin: Origin, stopped: bool) -> NewOperation {
-    NewOperation::of::<RebootInstance>(origin, serde_json::json!({"stopped": stopped}))
+    let operation = NewOperation::of::<RebootInstance>(origin, serde_json::json!({"stopped": stopped}));
+    if stopped { operation.without(AWAIT_HEALTHY) } else { operation }
 }
 
 #[async_trait]
@@ -47,7 +51,7 @@ impl Operation for RebootInstance {
             .step("stop_host", Duration::from_secs(150), stop_host)
             .step("boot_host", Duration::from_secs(300), boot_host)
             .step("await_agent", Duration::from_secs(180), await_agent)
-            .step("await_healthy", Duration::from_secs(180), await_healthy)
+            .step(AWAIT_HEALTHY, Duration::from_secs(180), await_healthy)
     }
 
     async fn finished(work: &Work, conn: &mut Connection, _state: &State) -> Result<()> {
@@ -78,6 +82,7 @@ async fn await_agent(work: &Work, _state: &mut State) -> StepResult {
 }
 
 async fn await_healthy(work: &Work, state: &mut State) -> StepResult {
+    // An earlier controller may have written this step although the engine was stopped.
     if state.stopped { Ok(()) } else { work.await_engine().await }
 }
 

@@ -6,7 +6,7 @@
 //! | `stop_host` | agent and engine end in an orderly way | the row's flavor is the old one, and a host of that is made | 150 s |
 //! | `boot_host` | the driver starts the host in its new size | - | 300 s |
 //! | `await_agent` | none: waits for the agent's connection | - | 180 s |
-//! | `await_healthy` | none: waits until the engine answers, unless it was stopped before | - | 180 s |
+//! | `await_healthy` | none: waits until the engine answers; left out where it was stopped on purpose | - | 180 s |
 //!
 //! In the end the task is none. When a step fails the instance has its old flavor, and a fault that says why.
 
@@ -21,6 +21,9 @@ use crate::error::{Error, Result};
 use crate::model::Flavor;
 use crate::state::{HostState, Task};
 use crate::store::sql::Connection;
+
+/// The step that an engine which stays stopped has no use for.
+const AWAIT_HEALTHY: &str = "await_healthy";
 
 /// The operation.
 pub struct ResizeFlavor;
@@ -39,8 +42,10 @@ pub struct Params {
 /// # Errors
 /// Internal.
 pub fn new(origin: Origin, params: Params) -> Result<NewOperation> {
+    let stopped = params.stopped;
     let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;
-    Ok(NewOperation::of::<ResizeFlavor>(origin, state))
+    let operation = NewOperation::of::<ResizeFlavor>(origin, state);
+    Ok(if stopped { operation.without(AWAIT_HEALTHY) } else { operation })
 }
 
 #[async_trait]
@@ -56,7 +61,7 @@ impl Operation for ResizeFlavor {
             .undo(boot_old_host)
             .step("boot_host", Duration::from_secs(300), boot_host)
             .step("await_agent", Duration::from_secs(180), await_agent)
-            .step("await_healthy", Duration::from_secs(180), await_healthy)
+            .step(AWAIT_HEALTHY, Duration::from_secs(180), await_healthy)
     }
 
     async fn finished(work: &Work, conn: &mut Connection, _state: &Params) -> Result<()> {
@@ -87,6 +92,7 @@ async fn await_agent(work: &Work, _state: &mut Params) -> StepResult {
 }
 
 async fn await_healthy(work: &Work, state: &mut Params) -> StepResult {
+    // An earlier controller may have written this step although the engine was stopped.
     if state.stopped { Ok(()) } else { work.await_engine().await }
 }
 

@@ -112,6 +112,12 @@ impl NewOperation {
         let steps = O::steps().0.iter().map(|step| step.name.to_owned()).collect();
         Self { kind: O::KIND, version: O::VERSION, origin, lane: O::LANE, state, steps }
     }
+
+    /// The same without a step that would have nothing to do: it would be shown as done.
+    pub(super) fn without(mut self, step: &str) -> Self {
+        self.steps.retain(|name| name != step);
+        self
+    }
 }
 
 /// An operation as the runner sees it: without its types.

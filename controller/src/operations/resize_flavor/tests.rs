@@ -78,11 +78,28 @@ async fn nobody_takes_the_engine_of_a_host_that_was_stopped_for_healthy() {
     assert_eq!((row.host, row.service), (HostState::Active, Service::Shutdown));
 }
 
-#[tokio::test]
-async fn an_engine_that_was_stopped_stays_so() {
-    let (stage, mut operation) = make().await;
-    operation.state["stopped"] = true.into();
+/// Does it, with the engine stopped, and says which steps are shown.
+async fn steps_of_a_stopped_one(stage: &Stage, operation: NewOperation) -> Vec<String> {
     *stage.agents.service.lock().unwrap() = Some(Service::Shutdown);
     stage.complete(operation).await.unwrap();
     assert_eq!(stage.row().await.task, Task::None);
+    let shown = stage.operations().await.swap_remove(0);
+    assert!(shown.steps.iter().all(|step| step.status == "done"), "{shown:?}");
+    shown.steps.into_iter().map(|step| step.name).collect()
+}
+
+#[tokio::test]
+async fn an_engine_that_was_stopped_stays_so_and_no_step_claims_to_have_waited_for_it() {
+    let (stage, operation) = make().await;
+    let mut params: Params = serde_json::from_value(operation.state).unwrap();
+    params.stopped = true;
+    let operation = new(stage.origin(), params).unwrap();
+    assert_eq!(steps_of_a_stopped_one(&stage, operation).await, ["stop_host", "boot_host", "await_agent"]);
+}
+
+#[tokio::test]
+async fn what_an_earlier_controller_ordered_for_a_stopped_engine_ends_too() {
+    let (stage, mut operation) = make().await;
+    operation.state["stopped"] = true.into();
+    assert_eq!(steps_of_a_stopped_one(&stage, operation).await.len(), 4);
 }
