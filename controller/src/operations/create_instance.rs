@@ -148,7 +148,7 @@ async fn await_healthy(work: &Work, _state: &mut Params) -> StepResult {
 
 async fn delete_host(work: &Work, _state: &mut Params) -> StepResult {
     let context = &work.context;
-    context.compute.delete_host(work.instance).await?;
+    context.compute.delete_host(work.instance, work.fence()).await?;
     context.agents.forget(work.instance);
     let mut tx = work.begin().await?;
     context.store.delete_agent(&mut tx, work.instance).await?;

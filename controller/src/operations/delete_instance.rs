@@ -84,7 +84,7 @@ async fn stop_engine(work: &Work, _state: &mut State) -> StepResult {
 }
 
 async fn delete_host(work: &Work, _state: &mut State) -> StepResult {
-    Ok(work.context.compute.delete_host(work.instance).await?)
+    Ok(work.context.compute.delete_host(work.instance, work.fence()).await?)
 }
 
 async fn forget(work: &Work, _state: &mut State) -> StepResult {

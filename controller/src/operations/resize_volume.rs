@@ -88,7 +88,7 @@ async fn assign_size(work: &Work, _state: &mut State) -> StepResult {
         }
     }
     let request = v1::AssignRequest {
-        fence: work.lease.fence.unsigned_abs(),
+        fence: work.fence(),
         generation: assignment.generation,
         specification: Some(assignment.to_proto()),
     };

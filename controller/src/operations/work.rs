@@ -63,11 +63,12 @@ impl RunnerContext {
         facts.ok_or_else(|| StepError::Fatal("the instance is gone".to_owned()))
     }
 
-    /// Has the driver make a host as the row says, or find it made: with an enrolment token unless its agent is heard.
+    /// Has the driver make a host as the row says, or find it made: with an enrolment token unless its agent is heard. The
+    /// row is read after the fence was drawn, so that of two fences the greater one brings what was decided later.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn ensure_host(&self, instance: InstanceId) -> StepResult {
+    pub async fn ensure_host(&self, instance: InstanceId, fence: u64) -> StepResult {
         let facts = self.facts(instance).await?;
         let engine_uid = match facts.engine_uid {
             Some(uid) => Some(uid),
@@ -82,6 +83,7 @@ impl RunnerContext {
         };
         let spec = HostSpec {
             instance,
+            fence,
             generation: facts.generation,
             datastore: facts.datastore,
             agent_program: facts.agent_program,
@@ -130,6 +132,11 @@ pub struct Work {
 }
 
 impl Work {
+    /// The claim's fence, as agents and drivers take it.
+    pub fn fence(&self) -> u64 {
+        self.lease.fence.unsigned_abs()
+    }
+
     /// Begins a transaction that is conditional on the claim.
     ///
     /// # Errors
@@ -176,7 +183,7 @@ impl Work {
                 target: self.instance.to_string(),
                 attempt: self.attempt,
             }),
-            fence: self.lease.fence.unsigned_abs(),
+            fence: self.fence(),
             deadline_s: u32::try_from(limit.max(LEAST_JOB_TIME).as_secs()).unwrap_or(u32::MAX),
             work: Some(work),
         };
@@ -191,7 +198,7 @@ impl Work {
     /// # Errors
     /// The driver's.
     pub async fn boot_host(&self) -> StepResult {
-        self.context.ensure_host(self.instance).await
+        self.context.ensure_host(self.instance, self.fence()).await
     }
 
     /// Has the driver stop the host, and waits until its agent is heard no more: what it said is of its earlier life, and
@@ -200,7 +207,7 @@ impl Work {
     /// # Errors
     /// The driver's.
     pub async fn stop_host(&self) -> StepResult {
-        self.context.compute.stop_host(self.instance).await?;
+        self.context.compute.stop_host(self.instance, self.fence()).await?;
         let mut state = self.context.agents.state(self.instance);
         match timeout(SILENCE, state.wait_for(|state| !state.connected)).await {
             Ok(Ok(_)) => {}
