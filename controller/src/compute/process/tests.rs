@@ -407,6 +407,7 @@ async fn what_a_stalled_controller_asks_for_late_changes_nothing() {
     };
     let spec = world.spec(instance).await;
     world.driver.ensure_host(&at(&spec, 7, 512)).await.unwrap();
+    world.agent(instance, 1).await;
     world.driver.stop_host(instance, 9).await.unwrap();
     world.driver.ensure_host(&at(&spec, 9, 2048)).await.unwrap();
     let agent = world.agent(instance, 2).await;
