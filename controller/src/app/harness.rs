@@ -275,10 +275,10 @@ impl Compute for FakeHost {
     async fn ensure_host(&self, _: &HostSpec) -> std::result::Result<(), ComputeError> {
         unreachable!("a step's work")
     }
-    async fn stop_host(&self, _: InstanceId) -> std::result::Result<(), ComputeError> {
+    async fn stop_host(&self, _: InstanceId, _: u64) -> std::result::Result<(), ComputeError> {
         unreachable!("a step's work")
     }
-    async fn delete_host(&self, _: InstanceId) -> std::result::Result<(), ComputeError> {
+    async fn delete_host(&self, _: InstanceId, _: u64) -> std::result::Result<(), ComputeError> {
         unreachable!("a step's work")
     }
     async fn describe(&self, _: InstanceId) -> std::result::Result<HostState, ComputeError> {

@@ -149,7 +149,7 @@ async fn install_engine(work: &Work, target: &Target, state: &Params, _: &mut ()
 
 async fn delete_host(work: &Work, target: &Target, _: &Params, _: &mut ()) -> StepResult {
     let context = &work.context;
-    context.compute.delete_host(target.instance).await?;
+    context.compute.delete_host(target.instance, work.fence()).await?;
     context.agents.forget(target.instance);
     let mut tx = work.begin().await?;
     context.store.delete_agent(&mut tx, target.instance).await?;

@@ -87,7 +87,7 @@ async fn stop_engine(work: &Work, target: &Target, _: &(), _: &mut ()) -> StepRe
 }
 
 async fn delete_host(work: &Work, target: &Target, _: &(), _: &mut ()) -> StepResult {
-    Ok(work.context.compute.delete_host(target.instance).await?)
+    Ok(work.context.compute.delete_host(target.instance, work.fence()).await?)
 }
 
 async fn forget(work: &Work, target: &Target, _: &(), _: &mut ()) -> StepResult {

@@ -33,7 +33,7 @@ use crate::store::sql::Transaction;
 
 mod stage;
 
-/// After an agent said that a newer fence is about, though the claim is still ours.
+/// After an agent or the driver said that a newer fence is about, though the claim is still ours.
 const FENCED_DELAY: Duration = Duration::from_secs(1);
 
 /// What ends an execution before its time.
@@ -160,7 +160,7 @@ impl Execution {
             }
             Stop::Shutdown => self.let_go(|writes| Box::pin(writes.park(Duration::ZERO, false))).await,
             Stop::Fenced => {
-                tracing::warn!("the lease is stale, or an agent has seen a greater fence");
+                tracing::warn!("the lease is stale, or an agent or the driver has seen a greater fence");
                 self.let_go(|writes| Box::pin(writes.park(FENCED_DELAY, false))).await
             }
             Stop::Lost => {

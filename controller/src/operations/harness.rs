@@ -236,6 +236,11 @@ pub(crate) struct FakeCompute {
     pub(crate) specs: Mutex<Vec<HostSpec>>,
     pub(crate) address: Mutex<u8>,
     pub(crate) dead: AtomicBool,
+    /// The greatest fence of each host.
+    fences: Mutex<HashMap<InstanceId, u64>>,
+    /// Holds the next request for a host back, as a network or a controller's stall does, until the second is notified; the
+    /// first says that there is one.
+    pub(crate) late: Mutex<Option<(Arc<Notify>, Arc<Notify>)>>,
 }
 
 impl FakeCompute {
@@ -245,6 +250,16 @@ impl FakeCompute {
 
     fn scripted(&self, verb: &str) -> Result<(), ComputeError> {
         self.failures.lock().unwrap().get_mut(verb).and_then(VecDeque::pop_front).map_or(Ok(()), Err)
+    }
+
+    fn admit(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
+        let mut fences = self.fences.lock().unwrap();
+        let seen = fences.entry(instance).or_default();
+        if fence < *seen {
+            return Err(ComputeError::Fenced { fence, seen: *seen });
+        }
+        *seen = fence;
+        Ok(())
     }
 }
 
@@ -262,7 +277,13 @@ impl Compute for FakeCompute {
     }
 
     async fn ensure_host(&self, spec: &HostSpec) -> Result<(), ComputeError> {
+        let late = self.late.lock().unwrap().take();
+        if let Some((there, go_on)) = late {
+            there.notify_one();
+            go_on.notified().await;
+        }
         self.scripted("ensure_host")?;
+        self.admit(spec.instance, spec.fence)?;
         self.specs.lock().unwrap().push(spec.clone());
         if self.hosts.lock().unwrap().insert(spec.instance) {
             *self.made.lock().unwrap() += 1;
@@ -273,8 +294,9 @@ impl Compute for FakeCompute {
         Ok(())
     }
 
-    async fn stop_host(&self, instance: InstanceId) -> Result<(), ComputeError> {
+    async fn stop_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
         self.scripted("stop_host")?;
+        self.admit(instance, fence)?;
         if self.hosts.lock().unwrap().contains(&instance) && self.halted.lock().unwrap().insert(instance) {
             *self.stopped.lock().unwrap() += 1;
             self.agents.change(instance, |state| state.connected = false);
@@ -282,8 +304,10 @@ impl Compute for FakeCompute {
         Ok(())
     }
 
-    async fn delete_host(&self, instance: InstanceId) -> Result<(), ComputeError> {
+    async fn delete_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
         self.scripted("delete_host")?;
+        self.admit(instance, fence)?;
+        self.fences.lock().unwrap().remove(&instance);
         if self.hosts.lock().unwrap().remove(&instance) {
             *self.removed.lock().unwrap() += 1;
             self.agents.change(instance, |state| state.connected = false);
@@ -361,6 +385,8 @@ impl Stage {
             specs: Mutex::default(),
             address: Mutex::default(),
             dead: AtomicBool::default(),
+            fences: Mutex::default(),
+            late: Mutex::default(),
         });
         let context = RunnerContext {
             store: fixture.store.clone(),
@@ -454,6 +480,14 @@ impl Stage {
         let end = self.end(id).await;
         running.stop().await;
         end
+    }
+
+    /// Stops the host behind the store's back.
+    pub(crate) async fn stop_host(&self) {
+        let mut tx = self.context.store.begin().await.unwrap();
+        let fence = self.context.store.draw_fence(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        self.compute.stop_host(self.instance, fence.unsigned_abs()).await.unwrap();
     }
 
     pub(crate) async fn row(&self) -> Instance {

@@ -34,6 +34,7 @@ impl From<ComputeError> for StepError {
         match error {
             ComputeError::Transient(message) => Self::Unknown(message),
             ComputeError::Fatal(message) => Self::Fatal(message),
+            ComputeError::Fenced { .. } => Self::Fenced,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! | `stop_host` | agent and engine end in an orderly way | the row's flavor is the old one, and a host of that is made | 150 s |
 //! | `boot_host` | the driver starts the host in its new size | - | 300 s |
 //! | `await_agent` | none: waits for the agent's connection | - | 180 s |
-//! | `await_healthy` | none: waits until the engine answers, unless it was stopped before | - | 180 s |
+//! | `await_healthy` | none: waits until the engine answers; left out where it was stopped on purpose | - | 180 s |
 //!
 //! In the end the task is none. When a step fails the instance has its old flavor, and a fault that says why.
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::shared::{await_agent, boot_host, settle, stop_host};
+use super::shared::{await_agent, await_healthy, boot_host, settle, stop_host};
 use super::steps::{Member, Operation, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::{Error, Result};
@@ -23,6 +23,9 @@ use crate::ids::InstanceId;
 use crate::model::Flavor;
 use crate::state::{HostState, Task};
 use crate::store::sql::Connection;
+
+/// The step that an engine which stays stopped has no use for.
+const AWAIT_HEALTHY: &str = "await_healthy";
 
 /// The operation.
 pub struct ResizeFlavor;
@@ -41,8 +44,10 @@ pub struct Params {
 /// # Errors
 /// Internal.
 pub fn new(origin: Origin, params: Params) -> Result<NewOperation> {
+    let stopped = params.stopped;
     let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;
-    Ok(NewOperation::of::<ResizeFlavor>(origin, state))
+    let operation = NewOperation::of::<ResizeFlavor>(origin, state);
+    Ok(if stopped { operation.without(AWAIT_HEALTHY) } else { operation })
 }
 
 #[async_trait]
@@ -59,7 +64,7 @@ impl Operation for ResizeFlavor {
             .undo(boot_old_host)
             .step("boot_host", Duration::from_secs(300), boot_host)
             .step("await_agent", Duration::from_secs(180), await_agent)
-            .step("await_healthy", Duration::from_secs(180), await_healthy)
+            .step(AWAIT_HEALTHY, Duration::from_secs(180), await_healthy)
     }
 
     async fn finished(work: &Work, conn: &mut Connection, _: &Params, targets: &[Member<()>]) -> Result<()> {
@@ -80,10 +85,6 @@ impl Operation for ResizeFlavor {
     }
 }
 
-async fn await_healthy(work: &Work, target: &Target, state: &Params, _: &mut ()) -> StepResult {
-    if state.stopped { Ok(()) } else { target.await_engine(work).await }
-}
-
 async fn boot_old_host(work: &Work, target: &Target, state: &Params, _: &mut ()) -> StepResult {
     let store = &work.context.store;
     let mut tx = work.begin().await?;
@@ -92,7 +93,7 @@ async fn boot_old_host(work: &Work, target: &Target, state: &Params, _: &mut ())
     }
     work.commit(tx).await?;
     target.stop_host(work).await?;
-    work.context.ensure_host(target.instance).await?;
+    work.context.ensure_host(target.instance, work.fence()).await?;
     let mut tx = work.begin().await?;
     store.set_host(&mut tx, target.instance, HostState::Active).await?;
     work.commit(tx).await

@@ -93,7 +93,7 @@ async fn assign_size(work: &Work, target: &Target, _: &State, _: &mut ()) -> Ste
         }
     }
     let request = v1::AssignRequest {
-        fence: work.lease.fence.unsigned_abs(),
+        fence: work.fence(),
         generation: assignment.generation,
         specification: Some(assignment.to_proto()),
     };

@@ -15,7 +15,7 @@ pub(super) async fn stop_host<S: Sync, T: Send>(work: &Work, target: &Target, _:
 
 /// The driver makes or starts the host as the instance's row says.
 pub(super) async fn boot_host<S: Sync, T: Send>(work: &Work, target: &Target, _: &S, _: &mut T) -> StepResult {
-    work.context.ensure_host(target.instance).await
+    work.context.ensure_host(target.instance, work.fence()).await
 }
 
 /// Waits for the agent's connection.

@@ -143,6 +143,12 @@ impl NewOperation {
         let plan = O::steps().0.iter().map(stage).collect();
         Self { kind: O::KIND, version: O::VERSION, origin, lane: O::LANE, state, plan }
     }
+
+    /// The same without a step that would have nothing to do: it would be shown as done.
+    pub(super) fn without(mut self, step: &str) -> Self {
+        self.plan.retain(|stage| stage.step != step);
+        self
+    }
 }
 
 /// What is known of a target, without its type.

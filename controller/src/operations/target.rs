@@ -72,7 +72,7 @@ impl Target {
                 target: self.instance.to_string(),
                 attempt: self.attempt,
             }),
-            fence: work.lease.fence.unsigned_abs(),
+            fence: work.fence(),
             deadline_s: u32::try_from(limit.max(LEAST_JOB_TIME).as_secs()).unwrap_or(u32::MAX),
             work: Some(job),
         };
@@ -93,7 +93,7 @@ impl Target {
     /// The driver's.
     pub async fn stop_host(&self, work: &Work) -> StepResult {
         let context = &work.context;
-        context.compute.stop_host(self.instance).await?;
+        context.compute.stop_host(self.instance, work.fence()).await?;
         let mut state = context.agents.state(self.instance);
         match timeout(SILENCE, state.wait_for(|state| !state.connected)).await {
             Ok(Ok(_)) => {}

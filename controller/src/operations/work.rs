@@ -42,11 +42,12 @@ impl RunnerContext {
         facts.ok_or_else(|| StepError::Fatal("the instance is gone".to_owned()))
     }
 
-    /// Has the driver make a host as the row says, or find it made: with an enrolment token unless its agent is heard.
+    /// Has the driver make a host as the row says, or find it made: with an enrolment token unless its agent is heard. The
+    /// row is read after the fence was drawn, so that of two fences the greater one brings what was decided later.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn ensure_host(&self, instance: InstanceId) -> StepResult {
+    pub async fn ensure_host(&self, instance: InstanceId, fence: u64) -> StepResult {
         let facts = self.facts(instance).await?;
         let engine_uid = match facts.engine_uid {
             Some(uid) => Some(uid),
@@ -61,6 +62,7 @@ impl RunnerContext {
         };
         let spec = HostSpec {
             instance,
+            fence,
             generation: facts.generation,
             datastore: facts.datastore,
             agent_program: facts.agent_program,
@@ -100,6 +102,11 @@ pub struct Work {
 }
 
 impl Work {
+    /// The claim's fence, as agents and drivers take it.
+    pub fn fence(&self) -> u64 {
+        self.lease.fence.unsigned_abs()
+    }
+
     /// Begins a transaction that is conditional on the claim.
     ///
     /// # Errors

@@ -16,9 +16,11 @@ use trove_strategy::beneath::Dir;
 
 use super::accounts::Accounts;
 use super::cgroup::Cgroups;
+use super::filter::Filter;
 use super::migrate;
 use super::namespace::{self, View};
 use super::system::{self, Process, ProcessId, if_there};
+use super::tenant::{Tenant, WHOLE, WITHDRAWN};
 use crate::compute::{ComputeError, HostSpec};
 use crate::ids::InstanceId;
 
@@ -42,6 +44,8 @@ pub(super) struct Place {
 pub(super) struct Apart {
     /// Whose their engines are.
     pub(super) accounts: Accounts,
+    /// Keeps them from answering in another's place.
+    pub(super) filter: Filter,
     /// Directories of which a host sees its own part alone.
     pub(super) hidden: Vec<PathBuf>,
     /// Why this machine lets no host have a mount namespace.
@@ -96,7 +100,7 @@ pub(super) fn program_beside() -> PathBuf {
     std::env::current_exe().map(|own| own.with_file_name("trove-agent")).unwrap_or_else(|_| "trove-agent".into())
 }
 
-fn failed(attempt: &str, path: &Path) -> impl FnOnce(std::io::Error) -> ComputeError {
+pub(super) fn failed(attempt: &str, path: &Path) -> impl FnOnce(std::io::Error) -> ComputeError {
     let text = format!("{attempt} {}", path.display());
     move |error| match error.kind() {
         // A person has to make room; meanwhile nothing is lost by trying again.
@@ -155,7 +159,7 @@ fn remove(path: &Path) -> Result<(), ComputeError> {
 }
 
 /// Replaces a file as one step, 0600.
-fn write(path: &Path, contents: &[u8]) -> Result<(), ComputeError> {
+pub(super) fn write(path: &Path, contents: &[u8]) -> Result<(), ComputeError> {
     let beside = path.with_extension("new");
     let all = || -> std::io::Result<()> {
         let mut options = File::options();
@@ -179,7 +183,7 @@ impl Place {
     }
 
     fn config_file(&self, instance: InstanceId) -> PathBuf {
-        self.directory(instance).join("agent.toml")
+        self.directory(instance).join(WHOLE)
     }
 
     /// Whether the host has a directory.
@@ -195,11 +199,12 @@ impl Place {
     }
 
     /// From now on no agent is started for the host until it is written anew, whenever this process is killed.
-    pub(super) async fn withdraw(&self, instance: InstanceId) -> Result<(), ComputeError> {
+    pub(super) async fn withdraw(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
         let _alone = self.alone().await?;
+        self.raise_fence(instance, fence)?;
         let file = self.config_file(instance);
-        match fs::remove_file(&file) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", &file)(error)),
+        match fs::rename(&file, self.directory(instance).join(WITHDRAWN)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("set aside", &file)(error)),
             _ => Ok(()),
         }
     }
@@ -253,6 +258,12 @@ impl Place {
         Ok(apart.accounts.of(&self.directory(instance))?.first().copied())
     }
 
+    /// The hosts that have an account, as they were written down.
+    pub(super) fn tenants(&self) -> std::io::Result<Vec<Tenant>> {
+        let all = self.hosts()?.into_iter().map(|instance| Tenant::in_directory(&self.directory(instance)));
+        all.filter_map(Result::transpose).collect()
+    }
+
     /// Whether the host's engine had another account until now.
     pub(super) fn had_another_account(&self, spec: &HostSpec) -> bool {
         let Some(uid) = spec.engine_uid else { return false };
@@ -271,11 +282,13 @@ impl Place {
             .map_err(|error| ComputeError::Fatal(error.to_string()))
     }
 
-    /// Makes the host's directories, its control group, and its agent's configuration.
-    pub(super) fn write(&self, spec: &HostSpec) -> Result<(), ComputeError> {
+    /// Makes the host's directories and its agent's configuration.
+    pub(super) async fn write(&self, spec: &HostSpec) -> Result<(), ComputeError> {
+        let _alone = self.alone().await?;
         let directory = self.directory(spec.instance);
         let run = self.run_directory(spec.instance);
         make(&directory, 0o711)?;
+        self.raise_fence(spec.instance, spec.fence)?;
         make(&directory.join("log"), 0o700)?;
         if let (Some(apart), Some(uid)) = (&self.apart, spec.engine_uid) {
             apart.accounts.keep(uid, &directory)?;
@@ -501,7 +514,13 @@ impl Place {
         let run = self.run_directory(instance);
         make(&run, 0o711)?;
         if let (Some(apart), Some(uid)) = (&self.apart, written.engine_uid) {
-            apart.accounts.keep(uid, &self.directory(instance))?;
+            let directory = self.directory(instance);
+            apart.accounts.keep(uid, &directory)?;
+            if let Some(tenant) =
+                Tenant::in_directory(&directory).map_err(failed("read what was written in", &directory))?
+            {
+                apart.filter.add(&apart.accounts, &tenant);
+            }
             namespace::prepare(&run).map_err(failed("prepare", &run))?;
         }
         let Some(cgroups) = &self.cgroups else { return Ok(()) };
@@ -527,9 +546,14 @@ impl Place {
         let all = move || {
             let directory = place.directory(instance);
             place.remove_volatile(instance)?;
+            let Some(apart) = &place.apart else { return remove(&directory) };
+            // What cannot be read any more leaves the filter when that is renewed.
+            if let Ok(Some(tenant)) = Tenant::in_directory(&directory) {
+                apart.filter.remove(&apart.accounts, &tenant);
+            }
             remove(&directory)?;
             // Last: from now on it may be another's.
-            place.apart.as_ref().map_or(Ok(()), |apart| apart.accounts.release(&directory))
+            apart.accounts.release(&directory)
         };
         let done = tokio::task::spawn_blocking(all).await;
         done.map_err(|error| ComputeError::Transient(format!("remove the host: {error}")))?

@@ -7,11 +7,15 @@
 mod accounts;
 mod address;
 mod cgroup;
+mod fence;
+mod filter;
 mod host;
 mod kill;
 mod migrate;
 mod namespace;
+mod squatters;
 mod system;
+mod tenant;
 #[cfg(test)]
 mod tests;
 
@@ -19,14 +23,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Compute, ComputeError, HostSpec};
+use super::{Compute, ComputeError, HostSpec, Squatter};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
@@ -39,6 +43,8 @@ const LAST_DELAY: Duration = Duration::from_secs(30);
 const LONG_LIFE: Duration = Duration::from_secs(60);
 /// For agents that are asked to end together with their engines.
 const ORDERLY: Duration = Duration::from_secs(75);
+/// How long the packet filter may be gone when somebody has flushed the machine's.
+const FILTER_RENEWAL: Duration = Duration::from_secs(60);
 
 /// What the driver is made of.
 pub struct ProcessOptions {
@@ -82,6 +88,10 @@ impl ProcessDriver {
             if driver.place.is_whole(instance)? {
                 driver.watch(instance, None);
             }
+        }
+        if let Some(apart) = &driver.place.apart {
+            apart.filter.renew(&apart.accounts);
+            tokio::spawn(keep_filter(Arc::downgrade(apart)));
         }
         Ok(driver)
     }
@@ -131,14 +141,17 @@ impl ProcessDriver {
     }
 
     /// Ends every process of a host, in an orderly way where that works.
-    async fn end(&self, instance: InstanceId) -> std::result::Result<(), ComputeError> {
+    async fn end(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError> {
+        self.place.withdraw(instance, fence).await?;
         self.unwatch(instance).await;
-        self.place.withdraw(instance).await?;
         let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
         if let Some(agent) = self.place.find_agent(instance).map_err(transient)? {
             kill::interrupt(agent, ORDERLY).await.map_err(transient)?;
         }
+        // Each takes long, and another controller may have started the host again if this one stalled meanwhile.
+        self.place.check_fence(instance, fence)?;
         self.place.kill_all(instance).await.map_err(transient)?;
+        self.place.check_fence(instance, fence)?;
         self.place.remove_volatile(instance)
     }
 
@@ -189,6 +202,16 @@ async fn keep_agent(
             () = tokio::time::sleep(delay) => {}
             () = cancel.cancelled() => return collect(child),
         }
+    }
+}
+
+/// Keeps the packet filter there as long as there is a driver.
+async fn keep_filter(apart: Weak<Apart>) {
+    loop {
+        tokio::time::sleep(FILTER_RENEWAL).await;
+        let Some(apart) = apart.upgrade() else { return };
+        // A panic in it is logged by the runtime.
+        let _ = tokio::task::spawn_blocking(move || apart.filter.renew(&apart.accounts)).await;
     }
 }
 
@@ -255,7 +278,7 @@ fn apart(process: &crate::config::Process, hidden: Vec<PathBuf>) -> Result<Apart
     if let Some(obstacle) = &obstacle {
         tracing::error!("no host can be made, since hosts cannot be kept apart on this machine: {obstacle}");
     }
-    Ok(Apart { accounts, hidden, obstacle })
+    Ok(Apart { accounts, filter: filter::Filter::new(filter::TABLE), hidden, obstacle })
 }
 
 #[async_trait]
@@ -274,8 +297,17 @@ impl Compute for ProcessDriver {
         reserved.map_err(|error| ComputeError::Transient(format!("reserve an account: {error}")))?
     }
 
+    async fn end_squatters(&self) -> std::result::Result<Vec<Squatter>, ComputeError> {
+        if self.place.apart.is_none() {
+            return Ok(Vec::new());
+        }
+        let transient = |error: std::io::Error| ComputeError::Transient(format!("look who listens: {error}"));
+        let tenants = self.place.tenants().map_err(transient)?;
+        squatters::end(&tenants).await.map_err(transient)
+    }
+
     fn separates_tenants(&self) -> bool {
-        self.place.apart.as_ref().is_some_and(|apart| apart.obstacle.is_none())
+        self.place.apart.as_ref().is_some_and(|apart| apart.obstacle.is_none() && apart.filter.obstacle().is_none())
     }
 
     async fn ensure_host(&self, spec: &HostSpec) -> std::result::Result<(), ComputeError> {
@@ -284,10 +316,10 @@ impl Compute for ProcessDriver {
         self.place.check(spec)?;
         if self.place.had_another_account(spec) {
             tracing::info!(instance = %spec.instance, "the host gets an account of its own and is started again");
-            self.end(spec.instance).await?;
+            self.end(spec.instance, spec.fence).await?;
             self.place.give(spec).await?;
         }
-        self.place.write(spec)?;
+        self.place.write(spec).await?;
         // One starts at a time: the watcher may be about to.
         self.unwatch(spec.instance).await;
         let child = match self.place.ensure_agent(spec.instance).await? {
@@ -301,20 +333,20 @@ impl Compute for ProcessDriver {
         Ok(())
     }
 
-    async fn stop_host(&self, instance: InstanceId) -> std::result::Result<(), ComputeError> {
+    async fn stop_host(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError> {
         let turn = self.turn(instance);
         let _turn = turn.lock().await;
         if !self.place.is_there(instance)? {
             return Ok(());
         }
-        self.end(instance).await
+        self.end(instance, fence).await
     }
 
-    async fn delete_host(&self, instance: InstanceId) -> std::result::Result<(), ComputeError> {
+    async fn delete_host(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError> {
         let turn = self.turn(instance);
         let turned = turn.lock().await;
+        self.place.withdraw(instance, fence).await?;
         self.unwatch(instance).await;
-        self.place.withdraw(instance).await?;
         let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
         self.place.kill_all(instance).await.map_err(transient)?;
         self.place.remove(instance).await?;

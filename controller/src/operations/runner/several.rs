@@ -66,7 +66,7 @@ impl Operation for Vote {
 
 /// Hosts stand for effects: there is one after the step, and none after its undo.
 async fn number(work: &Work, target: &Target, _: &Ballot, voter: &mut Voter) -> StepResult {
-    work.context.ensure_host(target.instance).await?;
+    work.context.ensure_host(target.instance, work.fence()).await?;
     voter.number = 1;
     Ok(())
 }
@@ -80,7 +80,7 @@ async fn tell(work: &Work, target: &Target, ballot: &Ballot, voter: &mut Voter) 
 }
 
 async fn take_back(work: &Work, target: &Target, _: &Ballot, _: &mut Voter) -> StepResult {
-    Ok(work.context.compute.delete_host(target.instance).await?)
+    Ok(work.context.compute.delete_host(target.instance, work.fence()).await?)
 }
 
 /// Holds the accounts' or the backup's lane for as long as the agent is away.

@@ -77,7 +77,8 @@ create table operation_target_next (
 insert into operation_next (id, seq, kind, version, project_id, request_id, user_id, active, status, state, position, error,
     owner, lease_until, fence, not_before, cancel, created, started, finished, changed)
     select id, seq, kind, version, project_id, request_id, user_id, status in ('queued', 'running', 'undoing', 'stuck'), status,
-    state, position, error, owner, lease_until, fence, not_before, cancel, created, started, finished, changed from operation;
+    case when status in ('queued', 'running', 'undoing', 'stuck')
+        and kind in ('restart_instance', 'stop_instance', 'delete_instance', 'reboot_instance') then 'null' else state end, position, error, owner, lease_until, fence, not_before, cancel, created, started, finished, changed from operation;
 insert into operation_step_next (operation_id, n, target, name, status, attempt, started, finished, undo_started, progress, error)
     select s.operation_id, s.n, o.instance_id, s.name, s.status, case when s.n = o.position then o.attempt else 1 end, s.started,
     s.finished, s.undo_started, s.progress, s.error from operation_step s join operation o on o.id = s.operation_id;
