@@ -61,6 +61,24 @@ pub enum Owner {
     Agent,
 }
 
+/// A signal that an engine understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Signal {
+    /// SIGHUP.
+    Hangup,
+    /// SIGINT.
+    Interrupt,
+    /// SIGQUIT.
+    Quit,
+    /// SIGTERM.
+    Terminate,
+    /// SIGUSR1.
+    User1,
+    /// SIGUSR2.
+    User2,
+}
+
 /// A command that ends by itself. An argv array, never a shell string; no secret in it.
 #[derive(Clone, Debug)]
 pub struct Command {
@@ -135,6 +153,13 @@ pub struct File {
     pub owner: Owner,
 }
 
+impl File {
+    /// A configuration file, by its name in [`Directory::Config`]: the engine reads it and cannot change it.
+    pub fn config(name: &str, text: impl Into<Vec<u8>>) -> Self {
+        Self { at: Directory::Config.join(name), contents: text.into(), mode: 0o640, owner: Owner::Agent }
+    }
+}
+
 /// What the hands could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -174,6 +199,12 @@ pub enum HostError {
         /// What the system said, or why it was refused.
         reason: String,
     },
+    /// The engine does not run, or could not be signalled.
+    #[error("signal the engine: {reason}")]
+    Signal {
+        /// What the system said.
+        reason: String,
+    },
     /// Nobody listens at a socket, or somebody else than the engine does.
     #[error("connect to {at}: {reason}")]
     Connect {
@@ -187,7 +218,7 @@ pub enum HostError {
 impl HostError {
     /// Whether the same call may work a moment later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Late { .. } | Self::Connect { .. })
+        matches!(self, Self::Late { .. } | Self::Signal { .. } | Self::Connect { .. })
     }
 }
 
@@ -215,4 +246,6 @@ pub trait Host: Send + Sync {
     /// Connects to a socket. The process that listens is the engine of this site, or one that [`Host::run`] runs at this
     /// moment: this is verified before anything can be said to it.
     async fn connect(&self, at: &Location) -> Result<UnixStream, HostError>;
+    /// Signals the engine's process, the one that the agent started. To stop it is the agent's work.
+    async fn signal(&self, signal: Signal) -> Result<(), HostError>;
 }

@@ -23,7 +23,7 @@ pub use capability::{Database, Databases, Grantee, NewUser, Parameters, Root, Us
 pub use datastore::{Client, Datastore, Identity, NameRules, UserTraits};
 pub use engine::{Engine, FirstStart, Health, Metric, Role, Settings, StartMode, StartSpec, StopSignal, TlsMode};
 pub use error::{EngineError, Kind};
-pub use host::{Command, Directory, File, Host, HostError, Location, Output, Owner};
+pub use host::{Command, Directory, File, Host, HostError, Location, Output, Owner, Signal};
 pub use manifest::{CharacterSet, Described, Manifest, Parameter, ParameterType, character_set};
 pub use password::PasswordRules;
 pub use real_host::{Account, Places, RealHost, Trusted};

@@ -1,21 +1,22 @@
 //! The real hands: commands as the engine's account, and files that are replaced as one step.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal as SystemSignal, killpg};
 use nix::unistd::{Gid, Pid, Uid, User};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::beneath::{Dir, Ids};
-use crate::host::{Command, Directory, File, Host, HostError, Location, Output, Owner};
+use crate::host::{Command, Directory, File, Host, HostError, Location, Output, Owner, Signal};
 
 const STDOUT_BYTES: usize = 1 << 20;
 const STDERR_BYTES: usize = 64 << 10;
@@ -83,8 +84,9 @@ struct Directories {
     secrets: Dir,
 }
 
-/// Processes that may be talked to: the engine, and what [`Host::run`] runs.
-type Processes = Arc<Mutex<HashSet<i32>>>;
+/// Processes that may be talked to: the engine, with a handle by which it is signalled, since its number may be another's
+/// once it has ended, and what [`Host::run`] runs.
+type Processes = Arc<Mutex<HashMap<i32, Option<OwnedFd>>>>;
 
 /// A process that [`Host::connect`] takes for this site's own, while this value lives.
 #[derive(Debug)]
@@ -182,14 +184,20 @@ impl RealHost {
         }
     }
 
-    /// Takes a process for this site's own: it may be talked to.
+    /// Takes a process for this site's engine: it may be talked to and signalled.
     pub fn trust(&self, pid: i32) -> Trusted {
-        self.processes.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+        // One that has just ended has no handle, and is not signalled.
+        let handle = rustix::process::Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        self.trusted(pid, handle)
+    }
+
+    fn trusted(&self, pid: i32, handle: Option<OwnedFd>) -> Trusted {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).insert(pid, handle);
         Trusted { pid, processes: self.processes.clone() }
     }
 
     fn trusts(&self, pid: i32) -> bool {
-        self.processes.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&pid)
     }
 
     fn directory(&self, directory: Directory) -> io::Result<&Dir> {
@@ -286,7 +294,7 @@ impl Host for RealHost {
         let mut child =
             base.spawn().map_err(|error| HostError::Start { program: program.clone(), reason: error.to_string() })?;
         let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-        let _trusted = group.map(|pid| self.trust(pid.as_raw()));
+        let _trusted = group.map(|pid| self.trusted(pid.as_raw(), None));
         let (input, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let feed = async {
             if let (Some(mut input), Some(text)) = (input, command.stdin) {
@@ -300,7 +308,7 @@ impl Host for RealHost {
         let Ok((stdout, stderr, status, ())) = tokio::time::timeout(command.deadline, all).await else {
             if let Some(group) = group {
                 // Its children may hold the pipes; the whole group goes.
-                let _ = killpg(group, Signal::SIGKILL);
+                let _ = killpg(group, SystemSignal::SIGKILL);
             }
             return Err(HostError::Late { program, seconds: command.deadline.as_secs() });
         };
@@ -358,5 +366,20 @@ impl Host for RealHost {
     async fn connect(&self, at: &Location) -> Result<UnixStream, HostError> {
         let failed = |error: io::Error| HostError::Connect { at: at.clone(), reason: error.to_string() };
         self.connected(at).await.map_err(failed)
+    }
+
+    async fn signal(&self, signal: Signal) -> Result<(), HostError> {
+        let signal = match signal {
+            Signal::Hangup => rustix::process::Signal::HUP,
+            Signal::Interrupt => rustix::process::Signal::INT,
+            Signal::Quit => rustix::process::Signal::QUIT,
+            Signal::Terminate => rustix::process::Signal::TERM,
+            Signal::User1 => rustix::process::Signal::USR1,
+            Signal::User2 => rustix::process::Signal::USR2,
+        };
+        let processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        let engine = processes.values().flatten().next();
+        let engine = engine.ok_or_else(|| HostError::Signal { reason: "it does not run".to_owned() })?;
+        pidfd_send_signal(engine, signal).map_err(|error| HostError::Signal { reason: error.to_string() })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::net::UnixStream;
 
-use crate::host::{Command, File, Host, HostError, Location, Output, Owner};
+use crate::host::{Command, File, Host, HostError, Location, Output, Owner, Signal};
 
 /// Keeps what it was asked to do, one line an action, and the files that were written.
 #[derive(Default)]
@@ -98,6 +98,11 @@ impl Host for RecordingHost {
 
     async fn connect(&self, at: &Location) -> Result<UnixStream, HostError> {
         Err(HostError::Connect { at: at.clone(), reason: "nothing runs here".to_owned() })
+    }
+
+    async fn signal(&self, signal: Signal) -> Result<(), HostError> {
+        self.lock().actions.push(format!("signal {signal:?}"));
+        Ok(())
     }
 }
 

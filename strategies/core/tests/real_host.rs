@@ -9,7 +9,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 use tokio::net::UnixListener;
-use trove_strategy::{Account, Command, Directory, File, Host, HostError, Owner, Places, RealHost};
+use trove_strategy::{Account, Command, Directory, File, Host, HostError, Owner, Places, RealHost, Signal};
 
 fn places(base: &Path) -> Places {
     let at = |name: &str| base.join(name);
@@ -160,4 +160,19 @@ async fn what_leads_out_of_a_directory_is_refused() {
     let without = RealHost::new(host.engine.clone(), host.agent.clone());
     let said = without.read(&Directory::Run.join("x"), 1).await.unwrap_err().to_string();
     assert_eq!(said, "read x in the run directory: this host has no site");
+}
+
+#[tokio::test]
+async fn only_the_engine_that_was_started_is_signalled() {
+    let scratch = scratch();
+    let host = plain_host(&scratch);
+    let said = host.signal(Signal::Hangup).await.unwrap_err();
+    assert!(said.is_transient(), "{said}");
+    let mut engine = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    let _trusted = host.trust(i32::try_from(engine.id()).unwrap());
+    host.signal(Signal::Hangup).await.unwrap();
+    let status = engine.wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(1));
+    let said = host.signal(Signal::Hangup).await.unwrap_err().to_string();
+    assert!(said.contains("No such process"), "its number may be another's by now: {said}");
 }
