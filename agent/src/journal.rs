@@ -1,6 +1,8 @@
 //! The journal of jobs: what was asked under which key, and what became of it. It outlives the agent; it holds no
 //! secrets, only a sum over the work without them.
 
+#![allow(clippy::disallowed_methods, reason = "a directory of the agent alone, 0700")]
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
@@ -135,7 +137,11 @@ impl Journal {
         let surplus = entries.len().saturating_sub(KEPT);
         for (n, (written, path)) in entries.into_iter().enumerate() {
             if n < surplus || now.duration_since(written).is_ok_and(|age| age > KEPT_FOR) {
-                std::fs::remove_file(path)?;
+                match std::fs::remove_file(path) {
+                    // A half written one that was renamed meanwhile.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    removed => removed?,
+                }
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Commands whose output or input is a stream, and reads of a part of a file.
 
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "tests plant files and look at them")]
 
 use std::path::Path;
 use std::time::Duration;

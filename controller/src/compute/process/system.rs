@@ -1,6 +1,8 @@
 //! Processes of this machine, as /proc shows them. A process is its id together with its start time, since ids are used
 //! again; it is signalled and waited for through a pidfd, which can mean no other.
 
+#![allow(clippy::disallowed_methods, reason = "/proc")]
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 /// A thread that only sleeps needs little.
@@ -87,6 +89,11 @@ impl Handle {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// A second descriptor of what the process has open under this number.
+    pub(crate) fn descriptor(&self, number: i32) -> io::Result<OwnedFd> {
+        Ok(pidfd_getfd(&self.fd, number, PidfdGetfdFlags::empty())?)
     }
 
     /// Waits until it has ended; whether its parent has collected it does not matter. On a thread that sleeps in the
