@@ -106,6 +106,13 @@ pub struct State {
     changes: Vec<AccountChange>,
 }
 
+/// What the agent said in the end.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// How many changes are made.
+    changes: u32,
+}
+
 /// The operation that makes these changes, at least one.
 ///
 /// # Errors
@@ -121,13 +128,13 @@ impl Operation for ChangeAccounts {
     const VERSION: u16 = 1;
     const LANE: Lane = Lane::Accounts;
     type State = State;
-    type TargetState = ();
+    type TargetState = Applied;
 
-    fn steps() -> Steps<State, ()> {
+    fn steps() -> Steps<State, Applied> {
         Steps::default().step("apply", Duration::from_secs(900), apply)
     }
 
-    async fn finished(work: &Work, conn: &mut Connection, state: &State, targets: &[Member<()>]) -> Result<()> {
+    async fn finished(work: &Work, conn: &mut Connection, state: &State, targets: &[Member<Applied>]) -> Result<()> {
         for change in &state.changes {
             let user = match change {
                 AccountChange::EnableRoot { .. } => Some(work.user_id.as_str()),
@@ -147,11 +154,15 @@ impl Operation for ChangeAccounts {
     }
 }
 
-async fn apply(work: &Work, target: &Target, state: &State, _: &mut ()) -> StepResult {
+async fn apply(work: &Work, target: &Target, state: &State, applied: &mut Applied) -> StepResult {
     target.facts(work).await?;
     let seal = &work.context.store.seal;
     let changes = state.changes.iter().map(|change| change.to_proto(seal)).collect::<Result<Vec<_>>>()?;
-    target.run_job(work, v1::start::Work::ChangeAccounts(v1::ChangeAccounts { changes })).await
+    let job = v1::start::Work::ChangeAccounts(v1::ChangeAccounts { changes });
+    if let Some(v1::result::Outcome::AccountsChanged(changed)) = target.run_job(work, job).await? {
+        applied.changes = changed.changes;
+    }
+    Ok(())
 }
 
 impl AccountChange {

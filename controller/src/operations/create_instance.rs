@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use trove_proto::v1;
 
 use super::change_accounts::{Database, NewUser, open};
-use super::shared::{await_agent, await_healthy, boot_host};
+use super::shared::{Engine, await_agent, await_healthy, boot_host};
 use super::steps::{Member, Operation, StepError, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Sealed, Target, Work};
 use crate::error::{Error, Result};
@@ -61,9 +61,9 @@ impl Operation for CreateInstance {
     const VERSION: u16 = 1;
     const LANE: Lane = Lane::Lifecycle;
     type State = Params;
-    type TargetState = ();
+    type TargetState = Engine;
 
-    fn steps() -> Steps<Params, ()> {
+    fn steps() -> Steps<Params, Engine> {
         Steps::default()
             .step("choose_address", Duration::from_secs(60), choose_address)
             .undo(free_address)
@@ -76,9 +76,10 @@ impl Operation for CreateInstance {
             .step("await_healthy", Duration::from_secs(60), await_healthy)
     }
 
-    async fn finished(work: &Work, conn: &mut Connection, state: &Params, targets: &[Member<()>]) -> Result<()> {
+    async fn finished(work: &Work, conn: &mut Connection, state: &Params, targets: &[Member<Engine>]) -> Result<()> {
         let store = &work.context.store;
-        for Member { instance, .. } in targets {
+        for Member { instance, state: engine } in targets {
+            tracing::info!(instance_id = %instance, engine_version = engine.version, "created");
             if state.root.is_some() {
                 store.set_root(conn, *instance, Some(&work.user_id)).await?;
             }
@@ -99,7 +100,7 @@ impl Operation for CreateInstance {
     }
 }
 
-async fn choose_address(work: &Work, target: &Target, _: &Params, _: &mut ()) -> StepResult {
+async fn choose_address(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
     let facts = target.facts(work).await?;
     if facts.address.is_some() {
         return Ok(());
@@ -114,7 +115,7 @@ async fn choose_address(work: &Work, target: &Target, _: &Params, _: &mut ()) ->
     Err(StepError::Unknown(format!("{ADDRESSES} addresses were taken by others meanwhile")))
 }
 
-async fn issue_certificate(work: &Work, target: &Target, _: &Params, _: &mut ()) -> StepResult {
+async fn issue_certificate(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
     let facts = target.facts(work).await?;
     let address = facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?;
     let context = &work.context;
@@ -128,26 +129,25 @@ async fn issue_certificate(work: &Work, target: &Target, _: &Params, _: &mut ())
     work.commit(tx).await
 }
 
-async fn install_engine(work: &Work, target: &Target, state: &Params, _: &mut ()) -> StepResult {
+async fn install_engine(work: &Work, target: &Target, state: &Params, engine: &mut Engine) -> StepResult {
     let store = &work.context.store;
     let assignment = store.get_assignment(target.instance).await?;
     let assignment = assignment.ok_or_else(|| StepError::Fatal("the instance has no assignment".to_owned()))?;
     let users = state.users.iter().map(|user| user.to_proto(&store.seal)).collect::<Result<Vec<_>>>()?;
-    target
-        .run_job(
-            work,
-            v1::start::Work::Prepare(v1::Prepare {
-                generation: assignment.generation,
-                specification: Some(assignment.to_proto()),
-                databases: state.databases.iter().map(Database::to_proto).collect(),
-                users,
-                root_password: state.root.as_ref().map(|password| open(password, &store.seal)).transpose()?,
-            }),
-        )
-        .await
+    let job = v1::start::Work::Prepare(v1::Prepare {
+        generation: assignment.generation,
+        specification: Some(assignment.to_proto()),
+        databases: state.databases.iter().map(Database::to_proto).collect(),
+        users,
+        root_password: state.root.as_ref().map(|password| open(password, &store.seal)).transpose()?,
+    });
+    if let Some(v1::result::Outcome::Prepared(prepared)) = target.run_job(work, job).await? {
+        engine.version = prepared.engine_version;
+    }
+    Ok(())
 }
 
-async fn delete_host(work: &Work, target: &Target, _: &Params, _: &mut ()) -> StepResult {
+async fn delete_host(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
     let context = &work.context;
     context.compute.delete_host(target.instance, work.fence()).await?;
     context.agents.forget(target.instance);
@@ -158,13 +158,13 @@ async fn delete_host(work: &Work, target: &Target, _: &Params, _: &mut ()) -> St
     work.commit(tx).await
 }
 
-async fn remove_certificate(work: &Work, target: &Target, _: &Params, _: &mut ()) -> StepResult {
+async fn remove_certificate(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
     let mut tx = work.begin().await?;
     work.context.store.delete_assignment(&mut tx, target.instance).await?;
     work.commit(tx).await
 }
 
-async fn free_address(work: &Work, target: &Target, _: &Params, _: &mut ()) -> StepResult {
+async fn free_address(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
     let mut tx = work.begin().await?;
     work.context.store.clear_address(&mut tx, target.instance).await?;
     // Also when no host was ever made.

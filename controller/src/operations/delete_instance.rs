@@ -82,7 +82,7 @@ async fn stop_engine(work: &Work, target: &Target, _: &(), _: &mut ()) -> StepRe
             tracing::info!("the engine was not stopped before its host goes: {error}");
             Ok(())
         }
-        Ok(Ok(())) | Err(_) => Ok(()),
+        Ok(Ok(_)) | Err(_) => Ok(()),
     }
 }
 

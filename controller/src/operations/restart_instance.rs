@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use trove_proto::v1;
 
-use super::shared::{await_healthy, settle};
+use super::shared::{Engine, await_healthy, settle};
 use super::steps::{Member, Operation, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::Result;
@@ -36,9 +36,9 @@ impl Operation for RestartInstance {
     const VERSION: u16 = 1;
     const LANE: Lane = Lane::Lifecycle;
     type State = ();
-    type TargetState = ();
+    type TargetState = Engine;
 
-    fn steps() -> Steps<(), ()> {
+    fn steps() -> Steps<(), Engine> {
         Steps::default().step("restart_engine", Duration::from_secs(900), restart_engine).step(
             "await_healthy",
             Duration::from_secs(60),
@@ -46,8 +46,9 @@ impl Operation for RestartInstance {
         )
     }
 
-    async fn finished(work: &Work, conn: &mut Connection, _state: &(), targets: &[Member<()>]) -> Result<()> {
+    async fn finished(work: &Work, conn: &mut Connection, _state: &(), targets: &[Member<Engine>]) -> Result<()> {
         for target in targets {
+            tracing::info!(instance_id = %target.instance, engine_version = target.state.version, "restarted");
             settle(work, conn, target.instance).await?;
         }
         Ok(())
@@ -77,8 +78,12 @@ async fn explain(work: &Work, conn: &mut Connection, instance: InstanceId, error
     store.set_task(conn, instance, task).await
 }
 
-async fn restart_engine(work: &Work, target: &Target, _: &(), _: &mut ()) -> StepResult {
-    target.run_job(work, v1::start::Work::Restart(v1::Restart {})).await
+async fn restart_engine(work: &Work, target: &Target, _: &(), engine: &mut Engine) -> StepResult {
+    let outcome = target.run_job(work, v1::start::Work::Restart(v1::Restart {})).await?;
+    if let Some(v1::result::Outcome::Restarted(restarted)) = outcome {
+        engine.version = restarted.engine_version;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

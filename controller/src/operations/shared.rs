@@ -1,5 +1,7 @@
 //! Steps that several operations have, and the end that most of them come to.
 
+use serde::{Deserialize, Serialize};
+
 use super::outcome::StepResult;
 use super::target::Target;
 use super::work::Work;
@@ -7,6 +9,13 @@ use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::state::{HostState, Task};
 use crate::store::sql::Connection;
+
+/// What the agent said of the engine that it started.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Engine {
+    /// The version that the engine reports.
+    pub(super) version: String,
+}
 
 /// The driver ends agent and engine in an orderly way, or kills them.
 pub(super) async fn stop_host<S: Sync, T: Send>(work: &Work, target: &Target, _: &S, _: &mut T) -> StepResult {

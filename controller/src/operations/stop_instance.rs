@@ -51,7 +51,7 @@ impl Operation for StopInstance {
 }
 
 async fn stop_engine(work: &Work, target: &Target, _: &(), _: &mut ()) -> StepResult {
-    target.run_job(work, v1::start::Work::Stop(v1::Stop {})).await
+    target.run_job(work, v1::start::Work::Stop(v1::Stop {})).await.map(drop)
 }
 
 #[cfg(test)]

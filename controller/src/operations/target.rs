@@ -8,6 +8,7 @@ use trove_proto::v1;
 
 use super::outcome::{StepError, StepResult};
 use super::work::Work;
+use crate::agents::JobOutcome;
 use crate::ids::InstanceId;
 use crate::state::{HostState, Service};
 use crate::store::instances::HostFacts;
@@ -52,11 +53,11 @@ impl Target {
     }
 
     /// Has the agent do a job under the key of this step, which takes until the step's deadline at most. Reports the
-    /// job's progress as that of the step.
+    /// job's progress as that of the step, and returns what the job came to.
     ///
     /// # Errors
     /// As the agent answered.
-    pub async fn run_job(&self, work: &Work, job: v1::start::Work) -> StepResult {
+    pub async fn run_job(&self, work: &Work, job: v1::start::Work) -> StepResult<JobOutcome> {
         self.run_job_within(work, self.time_left().saturating_sub(VERDICT), job).await
     }
 
@@ -64,7 +65,7 @@ impl Target {
     ///
     /// # Errors
     /// As the agent answered.
-    pub async fn run_job_within(&self, work: &Work, limit: Duration, job: v1::start::Work) -> StepResult {
+    pub async fn run_job_within(&self, work: &Work, limit: Duration, job: v1::start::Work) -> StepResult<JobOutcome> {
         let start = v1::Start {
             key: Some(v1::JobKey {
                 operation: work.lease.id.to_string(),

@@ -1,6 +1,11 @@
 //! The fence of a host: the greatest one that it was changed under, in a file that only this account can write. It lies in
 //! the host's directory and goes with it.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the directory of a host is this account's; no engine's account can write it"
+)]
+
 use std::fs::{self, File};
 use std::path::PathBuf;
 
