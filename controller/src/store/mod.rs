@@ -45,6 +45,8 @@ pub mod sql;
 
 /// Statements that stay prepared on a connection; the store has fewer.
 const STATEMENTS: usize = 200;
+/// The name of the SQLite database; those of the files beside it begin so.
+pub const DATABASE: &str = "trove.sqlite";
 /// Connections to PostgreSQL that read.
 const READERS: u32 = 8;
 /// Connections to PostgreSQL that write, one after the other.
@@ -124,7 +126,7 @@ impl Store {
     /// # Errors
     /// Internal: the file cannot be opened or a migration fails.
     pub async fn open(directory: &Path, seal: Seal) -> Result<Self> {
-        let path = directory.join("trove.sqlite");
+        let path = directory.join(DATABASE);
         keep_private(&path).map_err(|error| Error::internal(format!("make {}", path.display()), error))?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
