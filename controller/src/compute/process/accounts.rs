@@ -11,9 +11,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::unistd::{Uid, User};
 
+use super::lock;
 use super::system::{self, if_there};
 use crate::compute::ComputeError;
 
@@ -151,7 +152,7 @@ impl Accounts {
             return Err(io::Error::other("it is no directory of root's"));
         }
         let lock = File::options().create(true).append(true).mode(0o600).open(self.reservations.join(".lock"))?;
-        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
+        lock::take(lock)
     }
 
     fn failed(&self, attempt: &str, error: &io::Error) -> ComputeError {

@@ -10,6 +10,7 @@ mod cgroup;
 mod filter;
 mod host;
 mod kill;
+mod lock;
 mod migrate;
 mod namespace;
 mod squatters;
@@ -315,7 +316,8 @@ impl Compute for ProcessDriver {
             self.end(spec.instance).await?;
             self.place.give(spec).await?;
         }
-        self.place.write(spec)?;
+        let wanted = spec.clone();
+        self.place.off_the_runtime(move |place| place.write(&wanted)).await?;
         // One starts at a time: the watcher may be about to.
         self.unwatch(spec.instance).await;
         let child = match self.place.ensure_agent(spec.instance).await? {
@@ -362,7 +364,8 @@ impl Compute for ProcessDriver {
         let agent = self.place.find_agent(instance);
         let agent =
             agent.map_err(|error| ComputeError::Transient(format!("look for the agent of {instance}: {error}")))?;
-        let alive = self.is_watched(instance) && agent.is_some();
+        // One that cannot come in is as good as none: who finds a dead host makes it anew, with a token.
+        let alive = self.is_watched(instance) && agent.is_some() && self.place.can_enter(instance)?;
         Ok(if alive { HostState::Active } else { HostState::Dead })
     }
 
