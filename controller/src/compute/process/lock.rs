@@ -2,6 +2,8 @@
 //! or a network is waited for. One that is held for longer is that of a controller that is stopped, and whoever wants it
 //! says so, and tries again later: to break it would let the other go on in the midst of what it was about to do.
 
+#![allow(clippy::disallowed_methods, reason = "/proc, and directories of root's in tests")]
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
