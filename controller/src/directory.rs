@@ -176,7 +176,13 @@ impl StateDirectory {
     /// Internal.
     pub fn presence(&self, lock: Flock<File>) -> Result<Arc<Presence>> {
         let directory = File::open(&self.path).map_err(failed("open", &self.path))?;
-        Ok(Arc::new(Presence { path: self.path.clone(), directory, lock, gone: AtomicBool::new(false), database: Mutex::default() }))
+        Ok(Arc::new(Presence {
+            path: self.path.clone(),
+            directory,
+            lock,
+            gone: AtomicBool::new(false),
+            database: Mutex::default(),
+        }))
     }
 
     /// The store that is configured, opened with the directory's key (or the one in the file that `TROVE_SECRET_KEY_FILE` names).

@@ -135,7 +135,9 @@ mod tests {
         assert_eq!(text.parse(), Ok(id));
         assert_eq!(serde_json::from_value::<InstanceId>(serde_json::json!(id)).unwrap(), id);
         let simple = id.0.simple().to_string();
-        for other in [text.to_uppercase(), format!("{{{text}}}"), format!("urn:uuid:{text}"), simple, format!("{text} ")] {
+        for other in
+            [text.to_uppercase(), format!("{{{text}}}"), format!("urn:uuid:{text}"), simple, format!("{text} ")]
+        {
             assert_eq!(other.parse::<InstanceId>(), Err(NotAnId), "{other}");
             assert!(serde_json::from_value::<InstanceId>(serde_json::json!(other)).is_err(), "{other}");
         }

@@ -7,9 +7,9 @@ use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
 use sqlx::{ColumnIndex, Decode, Row as _, SqlStr, Type};
 
-pub(crate) use self::pool::{answered, sqlite_pools};
 pub use self::pool::{Connection, News, Pool, Transaction};
 use self::pool::{Database, Held, Inner};
+pub(crate) use self::pool::{answered, sqlite_pools};
 
 mod fault;
 mod pool;

@@ -115,6 +115,8 @@ fn failed(attempt: &str, path: &Path) -> impl FnOnce(std::io::Error) -> ComputeE
     }
 }
 
+/// How long another controller may be about to start or remove a host's agent.
+const LOCK_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 /// The agent's key and certificate, in the host's directory.
 const IDENTITY: &str = "agent/identity.pem";
 /// The token with which it gets its first one.
@@ -441,7 +443,8 @@ impl Place {
     /// no host. Each host has a lock of its own, so that a controller that is stopped in the midst delays no other host.
     fn alone(&self, instance: InstanceId) -> Result<Option<Flock<File>>, ComputeError> {
         let directory = self.directory(instance);
-        let locked = if_there(File::open(&directory)).and_then(|file| file.map(lock::take).transpose());
+        let locked =
+            if_there(File::open(&directory)).and_then(|file| file.map(|file| lock::take(file, LOCK_LIMIT)).transpose());
         locked.map_err(|error| ComputeError::Transient(format!("lock {}: {error}", directory.display())))
     }
 

@@ -12,27 +12,22 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-/// How long another controller may have it.
-#[cfg(not(test))]
-const LIMIT: Duration = Duration::from_secs(10);
-#[cfg(test)]
-const LIMIT: Duration = Duration::from_secs(2);
 /// Between two tries. A wait in the kernel could not be bounded.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Locks the file, or directory, until the result is dropped. Blocks the thread.
 ///
 /// # Errors
-/// Another process has had it for the whole time: named by its pid.
-pub(super) fn take(mut file: File) -> io::Result<Flock<File>> {
-    let deadline = Instant::now() + LIMIT;
+/// Another process has had it for so long: named by its pid.
+pub(super) fn take(mut file: File, limit: Duration) -> io::Result<Flock<File>> {
+    let deadline = Instant::now() + limit;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
             Err((back, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = back,
             Err((back, Errno::EWOULDBLOCK)) => {
                 let whose = holder(&back).map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
-                let text = format!("{whose} has had the lock for {} s; is it stopped?", LIMIT.as_secs());
+                let text = format!("{whose} has had the lock for {} s; is it stopped?", limit.as_secs());
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
             Err((_, errno)) => return Err(errno.into()),
@@ -60,16 +55,17 @@ mod tests {
     fn one_that_another_has_for_long_is_not_waited_for() {
         let directory = tempfile::tempdir().unwrap();
         let open = || File::open(directory.path()).unwrap();
-        let held = take(open()).unwrap();
+        let limit = Duration::from_secs(1);
+        let held = take(open(), limit).unwrap();
         let begun = Instant::now();
-        let error = take(open()).unwrap_err().to_string();
-        assert!(begun.elapsed() < LIMIT * 3);
+        let error = take(open(), limit).unwrap_err().to_string();
+        assert!(begun.elapsed() < limit * 10);
         assert!(error.contains(&format!("process {} has had the lock", std::process::id())), "{error}");
         let released = std::thread::spawn(move || {
-            std::thread::sleep(LIMIT / 10);
+            std::thread::sleep(limit);
             drop(held);
         });
-        take(open()).unwrap();
+        take(open(), limit * 20).unwrap();
         released.join().unwrap();
     }
 }

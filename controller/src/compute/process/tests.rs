@@ -431,7 +431,7 @@ async fn a_controller_that_is_stopped_in_the_midst_of_a_start_delays_no_other_ho
     let (first, second) = (world.spec(one).await, world.spec(two).await);
     let directory = world.driver.place.directory(one);
     std::fs::create_dir_all(&directory).unwrap();
-    let stopped = lock::take(std::fs::File::open(&directory).unwrap()).unwrap();
+    let stopped = lock::take(std::fs::File::open(&directory).unwrap(), SOON).unwrap();
     let refused = world.driver.ensure_host(&first).await.unwrap_err();
     assert!(matches!(refused, ComputeError::Transient(_)), "{refused}");
     assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
