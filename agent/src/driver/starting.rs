@@ -125,7 +125,7 @@ impl Owner {
         }
         self.refuse_without_room().await?;
         self.say(ServiceState::Starting, "");
-        let spec = self.parts.datastore.engine().start_spec(&self.parts.site, mode);
+        let spec = self.start_spec(mode)?;
         if self.process.is_none() {
             // Children of one that was killed live on for a moment and hold its shared memory; what a tenant has started in
             // it might answer in its place.
