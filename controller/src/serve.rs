@@ -97,6 +97,7 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let mut tasks = vec![
         task("agents", shutdown.clone(), listener::serve(hub, agents_listener, strangers, shutdown.clone())),
         endless(&shutdown, Runner::new(context.clone()).run(shutdown.clone())),
+        endless(&shutdown, reconcile::squatters::run(context.clone(), shutdown.clone())),
         endless(&shutdown, reconcile::run(context, shutdown.clone())),
         endless(&shutdown, watch_over(presence, shutdown.clone())),
         endless(&shutdown, controllers::keep(store.clone(), own, shutdown.clone())),

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(gcc libc6-dev ca-certificates python3-venv util-linux postgresql postgresql-client
-    redis-server redis-tools)
+    redis-server redis-tools nftables)
 if [ "${1:-}" = "--tests" ]; then
     packages+=(openssl shellcheck libfaketime memcached)
 fi

@@ -1,6 +1,7 @@
 //! What a host may leave behind: processes, directories, sockets, shared memory, cgroups. And how a test ends a host
 //! without asking the service.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
@@ -78,6 +79,37 @@ pub fn shared_memory(pids: &[i32]) -> Vec<String> {
         .collect()
 }
 
+/// Elements of the machine's packet filter that name an account or an address.
+///
+/// # Errors
+/// nft failed otherwise than by having no such table.
+pub fn filtered(what: &str) -> Result<bool> {
+    let output = std::process::Command::new("nft").args(["list", "table", "inet", "trove-rs"]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let is_it = |word: &str| word == what;
+    Ok(text.split(|c: char| c.is_whitespace() || c == ',').any(is_it))
+}
+
+/// Takes the accounts of a host back, and what the packet filter has of them; the filter too when they were the last.
+fn release_account(host: &Path) {
+    let reservations = Path::new("/run/trove-rs/uids");
+    let entries = || std::fs::read_dir(reservations).into_iter().flatten().flatten();
+    let of_host =
+        |entry: &std::fs::DirEntry| std::fs::read(entry.path()).is_ok_and(|at| at == host.as_os_str().as_bytes());
+    let nft = |args: &[&str]| {
+        let mut command = std::process::Command::new("nft");
+        let _ = command.args(args).stderr(std::process::Stdio::null()).status();
+    };
+    for entry in entries().filter(of_host) {
+        let uid = entry.file_name().to_string_lossy().into_owned();
+        nft(&["delete", "element", "inet", "trove-rs", "accounts", &format!("{{ {uid} }}")]);
+        let _ = std::fs::remove_file(entry.path());
+    }
+    if entries().all(|entry| entry.file_name().to_string_lossy().starts_with('.')) {
+        nft(&["delete", "table", "inet", "trove-rs"]);
+    }
+}
+
 /// Ends every process of a host and removes what it has outside of the state directory.
 pub fn end_host(host: &Path, instance: &str) {
     let mut killed = Vec::new();
@@ -112,6 +144,7 @@ pub fn end_host(host: &Path, instance: &str) {
             let _ = std::fs::remove_dir_all(directory);
         }
     }
+    release_account(host);
     let _ = std::fs::remove_dir_all(host);
 }
 

@@ -2,13 +2,16 @@
 //! when it is ready. It asks often at first, and once a second of one that takes long: that is what recovering is, and each
 //! question is a line in some engines' logs.
 
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 use trove_proto::v1::ServiceState;
-use trove_strategy::{EngineError, Kind, StartMode};
+use trove_strategy::{EngineError, Kind, Site, StartMode};
 
 use super::{FIRST_MEASURE, MARK, Owner, Reply, ended, millis, pass};
 use crate::process::Process;
@@ -22,6 +25,11 @@ const QUICK: Duration = Duration::from_secs(2);
 /// Children of an engine that was killed notice that by themselves, unless they are busy for a tenant: then they are
 /// killed, since a start waits for them.
 const ORPHANS: Duration = Duration::from_secs(1);
+
+/// How long a start waits for an address that another process has: the compute driver ends those that no instance may
+/// have there, within seconds.
+const TAKEN: Duration = Duration::from_secs(15);
+const TAKEN_AGAIN: Duration = Duration::from_millis(250);
 
 /// A start that is under way.
 pub(super) struct Starting {
@@ -127,23 +135,29 @@ impl Owner {
         self.say(ServiceState::Starting, "");
         let spec = self.start_spec(mode)?;
         if self.process.is_none() {
-            // Children of one that was killed live on for a moment and hold its shared memory; what a tenant has started in
-            // it might answer in its place.
-            self.signs.await_none(&spec, ORPHANS).await;
-            self.parts.datastore.engine().forget_earlier_life(&self.parts.site).await?;
-            self.parts.log.begin();
-            let started = Process::start(&spec, &self.parts.host, &self.parts.log.path());
-            let process = started.map_err(|error| EngineError::new(Kind::Fatal, format!("{error:#}")))?;
-            pass("agent.engine.started")?;
-            if let Err(error) = self.parts.files.write_json(MARK, &process.mark) {
-                // It is found by what it is after a crash.
-                warn!(error = format!("{error:#}"), "the engine's process could not be written down");
-            }
-            info!(pid = process.mark.pid, "the engine was started");
-            self.process = Some(process);
-            self.room_is_told = true;
+            self.start_process(mode).await?;
         }
         self.starting = Some(Starting::new(mode, spec.start_deadline));
+        Ok(())
+    }
+
+    async fn start_process(&mut self, mode: StartMode) -> Result<(), EngineError> {
+        let spec = self.parts.datastore.engine().start_spec(&self.parts.site, mode);
+        // Children of one that was killed live on for a moment and hold its shared memory; what a tenant has started in
+        // it might answer in its place.
+        self.signs.await_none(&spec, ORPHANS).await;
+        self.parts.datastore.engine().forget_earlier_life(&self.parts.site).await?;
+        self.parts.log.begin();
+        let started = Process::start(&spec, &self.parts.host, &self.parts.log.path());
+        let process = started.map_err(|error| EngineError::new(Kind::Fatal, format!("{error:#}")))?;
+        pass("agent.engine.started")?;
+        if let Err(error) = self.parts.files.write_json(MARK, &process.mark) {
+            // It is found by what it is after a crash.
+            warn!(error = format!("{error:#}"), "the engine's process could not be written down");
+        }
+        info!(pid = process.mark.pid, "the engine was started");
+        self.process = Some(process);
+        self.room_is_told = true;
         Ok(())
     }
 
@@ -170,6 +184,18 @@ impl Owner {
 
     /// Asks the engine that starts once.
     pub(super) async fn ask(&mut self) {
+        if self.process.is_none()
+            && let Some(starting) = &mut self.starting
+        {
+            if starting.begun.elapsed() < TAKEN && is_taken(&self.parts.site) {
+                starting.next = Instant::now() + TAKEN_AGAIN;
+                return;
+            }
+            let mode = starting.mode;
+            if let Err(error) = self.start_process(mode).await {
+                return self.start_failed(error).await;
+            }
+        }
         let engine = self.parts.datastore.engine();
         let answer = tokio::select! {
             biased;
@@ -207,8 +233,14 @@ impl Owner {
     /// Ends a start that failed; where the strategy finds something to mend, it is made once more for those who wait.
     pub(super) async fn start_failed(&mut self, error: EngineError) {
         let is_stopped = self.process.is_none() || error.kind() == Kind::LockedOut;
-        let Some(starting) = self.starting.take() else { return };
+        let Some(mut starting) = self.starting.take() else { return };
         let mut error = error;
+        if self.process.is_none() && starting.begun.elapsed() < TAKEN && is_taken(&self.parts.site) {
+            warn!(error = error.chain(), "another process has the engine's address, which is waited for");
+            starting.next = Instant::now() + TAKEN_AGAIN;
+            self.starting = Some(starting);
+            return;
+        }
         if is_stopped && self.may_repair() && self.repair(&error).await {
             match self.begin_start(starting.mode).await {
                 Ok(()) => {
@@ -246,6 +278,15 @@ impl Owner {
             tell(starting.replies, &Err(EngineError::new(Kind::Transient, reason)));
         }
     }
+}
+
+/// Whether the engine could not listen, since another process has its address. It is bound as engines do it, and nobody
+/// is listened to.
+fn is_taken(site: &Site) -> bool {
+    let address = SocketAddr::new(site.address, site.port);
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let bound = socket.and_then(|socket| socket.set_reuseaddr(true).and_then(|()| socket.bind(address)));
+    bound.is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
 }
 
 fn tell(replies: Vec<Reply>, result: &Result<(), EngineError>) {

@@ -42,6 +42,15 @@ pub struct HostSpec {
     pub token: Option<SecretString>,
 }
 
+/// A program of an instance that had taken the address of another, and was ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Squatter {
+    /// Whose program it was.
+    pub instance: InstanceId,
+    /// Its name and number, for people.
+    pub process: String,
+}
+
 /// What a driver could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum ComputeError {
@@ -68,6 +77,11 @@ pub trait Compute: Send + Sync {
         _taken: &BTreeSet<u32>,
     ) -> Result<Option<u32>, ComputeError> {
         Ok(None)
+    }
+    /// Ends the programs of instances that have taken the address of another, and says which those were. Called all the
+    /// time; a driver whose hosts share no addresses finds none.
+    async fn end_squatters(&self) -> Result<Vec<Squatter>, ComputeError> {
+        Ok(Vec::new())
     }
     /// Whether a tenant who has a shell as the account of his engine reaches nothing of another's.
     fn separates_tenants(&self) -> bool;

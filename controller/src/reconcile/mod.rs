@@ -12,6 +12,7 @@ use crate::operations::RunnerContext;
 pub mod assignments;
 pub mod controllers;
 pub mod hosts;
+pub mod squatters;
 
 /// How often the drivers are asked and everything is compared; a nudge compares only what is stored.
 const INTERVAL: Duration = Duration::from_secs(60);

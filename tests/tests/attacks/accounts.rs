@@ -2,6 +2,7 @@
 //! tenant's instance on the same machine, and of the machine.
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 use tokio_postgres::Client;
 use trove_tests::{APP, Api, Stack, StackOptions, connect, leftovers, poll, rows};
 
@@ -57,6 +59,80 @@ impl Neighbours {
         rows(&connect(&view, APP.0, APP.1, "app").await?, "select 1").await?;
         Ok(())
     }
+}
+
+/// A program that takes an address and port, and says `hello` to whoever connects.
+fn listener(address: &str, port: u16) -> String {
+    let script = format!(
+        "use IO::Socket::INET; while (1) {{ my $s = IO::Socket::INET->new(Listen => 8, ReuseAddr => 1, LocalAddr => \"{address}\", \
+         LocalPort => {port}) or select(undef, undef, undef, 0.01), next; while (my $c = $s->accept) {{ syswrite $c, \"hello\"; close $c }} }}"
+    );
+    format!("setsid perl -e '{}' >/dev/null 2>&1 </dev/null &", script)
+}
+
+/// Whether anybody at this address says something unasked, or accepts the connection.
+fn answers(address: &str, port: u16) -> Result<bool> {
+    let at: SocketAddr = format!("{address}:{port}").parse()?;
+    Ok(TcpStream::connect_timeout(&at, Duration::from_secs(2)).is_ok())
+}
+
+fn listens(address: &str, port: u16) -> bool {
+    let at: std::net::Ipv4Addr = address.parse().unwrap_or(std::net::Ipv4Addr::LOCALHOST);
+    let word = format!("{:08X}:{port:04X}", u32::from_ne_bytes(at.octets()));
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    table.lines().any(|line| line.split_whitespace().nth(1) == Some(&word) && line.contains(" 0A "))
+}
+
+/// Where the engine of an instance listens.
+async fn address(api: &Api, instance: &str) -> Result<String> {
+    let view = api.instance(instance).await?;
+    let address = view["ip"][0].as_str().or_else(|| view["addresses"][0]["address"].as_str());
+    Ok(address.with_context(|| format!("{view}"))?.to_owned())
+}
+
+#[tokio::test]
+async fn whoever_listens_on_another_address_answers_nobody_and_is_ended_where_it_is_an_instances() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root gives engines accounts of their own");
+        return Ok(());
+    }
+    let it = Neighbours::new().await?;
+    let uid = account(it.my_engine)?;
+    let (mine, other) = (address(&it.api, &it.mine).await?, address(&it.api, &it.other).await?);
+    for what in [uid.to_string(), mine.clone(), other.clone()] {
+        ensure!(leftovers::filtered(&what)?, "{what} is not in the packet filter");
+    }
+    // Nobody's address, and the machine's: he listens there, and answers nobody.
+    for nobodys in ["127.200.7.7", "127.0.0.1"] {
+        it.run(&listener(nobodys, 15437)).await?;
+        poll("a listener", WAIT, async || Ok(listens(nobodys, 15437)), |listens| *listens).await?;
+        ensure!(!answers(nobodys, 15437)?, "{nobodys} answers");
+    }
+    ensure!(answers(&mine, 5432)? && answers(&other, 5432)?, "the engines answer");
+
+    // The other's port is taken as soon as its engine stops.
+    it.run(&listener(&other, 5432)).await?;
+    let restarted = it.api.post(&format!("/instances/{}/action", it.other), &json!({"restart": {}})).await?;
+    ensure!(restarted.status == 202, "{restarted:?}");
+    let ended = it.api.await_operations(&it.other).await?;
+    ensure!(ended[0]["status"] == "done", "{ended}");
+    let fault =
+        poll("a fault", WAIT, async || it.api.instance(&it.mine).await, |view| view["fault"].is_object()).await?;
+    let message = fault["fault"]["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("perl") && message.contains("another instance"), "{fault}");
+    ensure!(!message.contains(&it.other), "the other's id is told: {message}");
+    let view = it.api.instance(&it.other).await?;
+    ensure!(view["fault"].is_null(), "{view}");
+    rows(&connect(&view, APP.0, APP.1, "app").await?, "select 1").await?;
+
+    for instance in [&it.mine, &it.other] {
+        ensure!(it.api.delete(&format!("/instances/{instance}")).await?.status == 202);
+        it.api.await_gone(instance).await?;
+    }
+    for what in [uid.to_string(), mine, other] {
+        ensure!(!leftovers::filtered(&what)?, "{what} is still in the packet filter");
+    }
+    Ok(())
 }
 
 fn engine(instance: &str) -> Result<i32> {

@@ -96,6 +96,17 @@ impl Accounts {
         Ok(own)
     }
 
+    /// Every reservation that counts, with the host's directory. Whoever acts on it keeps others from changing it.
+    pub(super) fn all(&self) -> io::Result<Vec<(u32, PathBuf)>> {
+        let Some(entries) = if_there(fs::read_dir(&self.reservations))? else { return Ok(Vec::new()) };
+        let mut all = Vec::new();
+        for entry in entries {
+            let Some(uid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            all.extend(self.holder(uid)?.map(|holder| (uid, holder)));
+        }
+        Ok(all)
+    }
+
     /// Gives back what the host has reserved. Nothing of the host may be left.
     pub(super) fn release(&self, owner: &Path) -> Result<(), ComputeError> {
         let _alone = self.alone().map_err(|error| self.failed("lock", &error))?;
@@ -133,8 +144,8 @@ impl Accounts {
         self.reservations.join(uid.to_string())
     }
 
-    /// Keeps the services of this machine apart while one reserves.
-    fn alone(&self) -> io::Result<Flock<File>> {
+    /// Keeps the services of this machine apart while one reserves, or does what follows from the reservations.
+    pub(super) fn alone(&self) -> io::Result<Flock<File>> {
         fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.reservations)?;
         if !fs::symlink_metadata(&self.reservations).is_ok_and(|facts| facts.is_dir() && facts.uid() == 0) {
             return Err(io::Error::other("it is no directory of root's"));

@@ -123,7 +123,7 @@ impl Place {
 }
 
 /// Kills everything that an account runs, at once: of those that multiply, none is left that would be seen too late.
-async fn strike(uid: u32) -> io::Result<()> {
+pub(super) async fn strike(uid: u32) -> io::Result<()> {
     let mut command = tokio::process::Command::new("/bin/sh");
     command.args(["-c", "kill -s KILL -- -1"]).env_clear().current_dir("/");
     // As that account it reaches nobody else. That there is nothing to kill is no failure.

@@ -7,11 +7,14 @@
 mod accounts;
 mod address;
 mod cgroup;
+mod filter;
 mod host;
 mod kill;
 mod migrate;
 mod namespace;
+mod squatters;
 mod system;
+mod tenant;
 #[cfg(test)]
 mod tests;
 
@@ -19,14 +22,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Compute, ComputeError, HostSpec};
+use super::{Compute, ComputeError, HostSpec, Squatter};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
@@ -39,6 +42,8 @@ const LAST_DELAY: Duration = Duration::from_secs(30);
 const LONG_LIFE: Duration = Duration::from_secs(60);
 /// For agents that are asked to end together with their engines.
 const ORDERLY: Duration = Duration::from_secs(75);
+/// How long the packet filter may be gone when somebody has flushed the machine's.
+const FILTER_RENEWAL: Duration = Duration::from_secs(60);
 
 /// What the driver is made of.
 pub struct ProcessOptions {
@@ -82,6 +87,10 @@ impl ProcessDriver {
             if driver.place.is_whole(instance)? {
                 driver.watch(instance, None);
             }
+        }
+        if let Some(apart) = &driver.place.apart {
+            apart.filter.renew(&apart.accounts);
+            tokio::spawn(keep_filter(Arc::downgrade(apart)));
         }
         Ok(driver)
     }
@@ -192,6 +201,16 @@ async fn keep_agent(
     }
 }
 
+/// Keeps the packet filter there as long as there is a driver.
+async fn keep_filter(apart: Weak<Apart>) {
+    loop {
+        tokio::time::sleep(FILTER_RENEWAL).await;
+        let Some(apart) = apart.upgrade() else { return };
+        // A panic in it is logged by the runtime.
+        let _ = tokio::task::spawn_blocking(move || apart.filter.renew(&apart.accounts)).await;
+    }
+}
+
 /// Collects a child when it ends, off the threads that serve: nobody else will.
 fn collect(child: Option<std::process::Child>) {
     if let Some(mut child) = child {
@@ -255,7 +274,7 @@ fn apart(process: &crate::config::Process, hidden: Vec<PathBuf>) -> Result<Apart
     if let Some(obstacle) = &obstacle {
         tracing::error!("no host can be made, since hosts cannot be kept apart on this machine: {obstacle}");
     }
-    Ok(Apart { accounts, hidden, obstacle })
+    Ok(Apart { accounts, filter: filter::Filter::new(filter::TABLE), hidden, obstacle })
 }
 
 #[async_trait]
@@ -274,8 +293,17 @@ impl Compute for ProcessDriver {
         reserved.map_err(|error| ComputeError::Transient(format!("reserve an account: {error}")))?
     }
 
+    async fn end_squatters(&self) -> std::result::Result<Vec<Squatter>, ComputeError> {
+        if self.place.apart.is_none() {
+            return Ok(Vec::new());
+        }
+        let transient = |error: std::io::Error| ComputeError::Transient(format!("look who listens: {error}"));
+        let tenants = self.place.tenants().map_err(transient)?;
+        squatters::end(&tenants).await.map_err(transient)
+    }
+
     fn separates_tenants(&self) -> bool {
-        self.place.apart.as_ref().is_some_and(|apart| apart.obstacle.is_none())
+        self.place.apart.as_ref().is_some_and(|apart| apart.obstacle.is_none() && apart.filter.obstacle().is_none())
     }
 
     async fn ensure_host(&self, spec: &HostSpec) -> std::result::Result<(), ComputeError> {

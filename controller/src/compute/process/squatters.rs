@@ -1,0 +1,254 @@
+//! Programs of an instance that have taken the address of another, which keeps its engine from starting. They are ended.
+//!
+//! What listens is seen in the kernel's tables, which costs little and is looked at all the time. Where an address is taken and
+//! nothing is seen to listen there, and to find out which processes have a socket, the sockets of all that runs as an
+//! instance's account are taken over (`pidfd_getfd`) and asked for their address.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
+use rustix::process::Signal;
+
+use super::kill::strike;
+use super::system::{self, ProcessId, if_there};
+use super::tenant::Tenant;
+use crate::compute::Squatter;
+
+/// Who comes back so often is ended with everything else of its account.
+const ROUNDS: usize = 3;
+/// A killed process that does not end is stuck in the kernel.
+const LONGEST_DYING: Duration = Duration::from_secs(5);
+/// The state of a listener in the kernel's tables, which begin with these.
+const LISTENS: &str = "0A";
+
+/// A socket that listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Listener {
+    at: SocketAddr,
+    uid: u32,
+}
+
+/// Ends all that is found, and says whose it was.
+pub(super) async fn end(tenants: &[Tenant]) -> io::Result<Vec<Squatter>> {
+    let mut ended = BTreeMap::new();
+    for round in 1..=ROUNDS {
+        let suspects = suspects(tenants)?;
+        if suspects.is_empty() {
+            break;
+        }
+        for tenant in tenants.iter().filter(|tenant| suspects.contains(&tenant.uid)) {
+            let holders = holders(tenant, tenants)?;
+            let listens =
+                listeners()?.iter().any(|it| it.uid == tenant.uid && is_anothers(it.at, true, tenant, tenants));
+            for process in &holders {
+                let name = name(*process)?;
+                if let Some(handle) = process.open()? {
+                    tracing::warn!(
+                        instance_id = %tenant.instance, pid = process.pid, name,
+                        "a process of this instance has taken another instance's address and is ended"
+                    );
+                    handle.send(Signal::KILL)?;
+                    // What does not end is met again in the next round.
+                    let _ = tokio::time::timeout(LONGEST_DYING, handle.ended()).await;
+                    ended.insert(tenant.instance, format!("{name}, process {}", process.pid));
+                }
+            }
+            // One that starts itself again and again, or whose socket no process has in its table (it is on its way between two).
+            if listens && (round == ROUNDS || holders.is_empty()) {
+                tracing::warn!(
+                    instance_id = %tenant.instance,
+                    "this instance does not leave another's address: all that runs as its account is ended"
+                );
+                strike(tenant.uid).await?;
+                ended.entry(tenant.instance).or_insert_with(|| "not to be named".to_owned());
+            }
+        }
+    }
+    Ok(ended.into_iter().map(|(instance, process)| Squatter { instance, process }).collect())
+}
+
+/// Accounts of those who may have taken another's address.
+fn suspects(tenants: &[Tenant]) -> io::Result<BTreeSet<u32>> {
+    let listeners = listeners()?;
+    let listen =
+        |tenant: &&Tenant| listeners.iter().any(|it| it.uid == tenant.uid && is_anothers(it.at, true, tenant, tenants));
+    let found: BTreeSet<u32> = tenants.iter().filter(listen).map(|tenant| tenant.uid).collect();
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    for tenant in tenants {
+        let Some(address) = tenant.address else { continue };
+        let is_served = listeners
+            .iter()
+            .any(|it| it.at.port() == tenant.port && [Ipv4Addr::UNSPECIFIED, address].contains(&plain(it.at)));
+        if !is_served && is_taken(address, tenant.port)? {
+            return Ok(tenants.iter().map(|other| other.uid).collect());
+        }
+    }
+    Ok(found)
+}
+
+/// Whether an engine could not bind this.
+fn is_taken(address: Ipv4Addr, port: u16) -> io::Result<bool> {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    // As engines do, so that connections that have ended are in nobody's way. It does not listen, so nobody gets to it.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    match bind(&socket, &SocketAddr::from((address, port))) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::ADDRINUSE) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a socket of this tenant is where another's engine is to be. One on the wildcard address is everywhere.
+fn is_anothers(at: SocketAddr, listens: bool, own: &Tenant, tenants: &[Tenant]) -> bool {
+    let address = plain(at);
+    if address == Ipv4Addr::UNSPECIFIED {
+        return at.port() != 0 && (listens || tenants.iter().any(|tenant| tenant.port == at.port()));
+    }
+    tenants.iter().any(|tenant| tenant.uid != own.uid && tenant.address == Some(address))
+}
+
+/// An address as IPv4 has it; those of IPv6 alone are nobody's, so they are 127.0.0.1.
+fn plain(at: SocketAddr) -> Ipv4Addr {
+    match at.ip() {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) if address.is_unspecified() => Ipv4Addr::UNSPECIFIED,
+        IpAddr::V6(address) => address.to_ipv4_mapped().unwrap_or(Ipv4Addr::LOCALHOST),
+    }
+}
+
+/// Processes of a tenant that have a socket where another's engine is to be.
+fn holders(tenant: &Tenant, tenants: &[Tenant]) -> io::Result<Vec<ProcessId>> {
+    let mut found = Vec::new();
+    for process in system::processes_of(tenant.uid)? {
+        if sockets(process)?.into_iter().any(|(at, listens)| is_anothers(at, listens, tenant, tenants)) {
+            found.push(process);
+        }
+    }
+    Ok(found)
+}
+
+/// The TCP sockets of a process, and whether each listens.
+fn sockets(process: ProcessId) -> io::Result<Vec<(SocketAddr, bool)>> {
+    let Some(handle) = process.open()? else { return Ok(Vec::new()) };
+    let Some(entries) = if_there(fs::read_dir(format!("/proc/{}/fd", process.pid)))? else { return Ok(Vec::new()) };
+    let mut all = Vec::new();
+    for entry in entries {
+        // A process that ends meanwhile has none.
+        let Ok(entry) = entry else { break };
+        let is_socket =
+            fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
+        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // It may have closed it, or have ended.
+        let Some(socket) = is_socket.then(|| handle.descriptor(number).ok()).flatten() else { continue };
+        let is_stream = sockopt::socket_type(&socket).is_ok_and(|kind| kind == SocketType::STREAM);
+        let at = getsockname(&socket).ok().and_then(|at| SocketAddr::try_from(at).ok());
+        if let (true, Some(at)) = (is_stream, at) {
+            all.push((at, sockopt::socket_acceptconn(&socket).unwrap_or(false)));
+        }
+    }
+    Ok(all)
+}
+
+/// What it calls itself, as far as that can be shown.
+fn name(process: ProcessId) -> io::Result<String> {
+    let said = if_there(fs::read(format!("/proc/{}/comm", process.pid)))?.unwrap_or_default();
+    Ok(said.into_iter().filter(u8::is_ascii_graphic).map(char::from).collect())
+}
+
+/// Every socket of the machine that listens.
+fn listeners() -> io::Result<Vec<Listener>> {
+    let mut all = Vec::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        // A machine without IPv6 has the first alone.
+        let Some(file) = if_there(fs::File::open(table))? else { continue };
+        for line in BufReader::new(file).lines().skip(1) {
+            let line = line?;
+            match parse(&line) {
+                Some(listener) => all.push(listener),
+                // After these come connections, which may be many.
+                None if line.split_ascii_whitespace().nth(3) != Some(LISTENS) => break,
+                None => return Err(io::Error::new(ErrorKind::InvalidData, format!("{table} is not understood"))),
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// `number: address:port remote state queues timer retransmits uid …`; addresses as words of the machine's order.
+fn parse(line: &str) -> Option<Listener> {
+    let mut fields = line.split_ascii_whitespace();
+    let (address, port) = fields.nth(1)?.split_once(':')?;
+    if fields.nth(1)? != LISTENS {
+        return None;
+    }
+    let uid = fields.nth(3)?.parse().ok()?;
+    let words = address.as_bytes().chunks(8).map(|word| u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok());
+    let bytes: Vec<u8> = words.collect::<Option<Vec<u32>>>()?.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
+        Ok(bytes) => IpAddr::from(bytes),
+        Err(_) => Ipv6Addr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?).into(),
+    };
+    Some(Listener { at: SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?), uid })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::InstanceId;
+
+    #[test]
+    fn listeners_are_read_from_the_kernels_tables() {
+        let line = "   0: 0100007F:1538 00000000:0000 0A 00000000:00000000 00:00000000 00000000 70001        0 1234 1";
+        let at = "127.0.0.1:5432".parse().unwrap();
+        assert_eq!(parse(line), Some(Listener { at, uid: 70001 }));
+        let line =
+            "   1: 00000000000000000000000000000000:1538 00000000000000000000000000000000:0000 0A 0:0 00:0 0 70001 0 1";
+        assert_eq!(parse(line).map(|it| it.at), Some("[::]:5432".parse().unwrap()));
+        let line = "   1: 0000000000000000FFFF00000100007F:1538 0:0000 0A 0:0 00:0 0 70001 0 1";
+        assert_eq!(parse(line).map(|it| plain(it.at)), Some(Ipv4Addr::LOCALHOST));
+        assert_eq!(parse("   2: 0100007F:1538 0100007F:9999 01 00000000:00000000 00:00000000 0 70001 0 1"), None);
+        let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let uid = nix::unistd::geteuid().as_raw();
+        assert!(listeners().unwrap().contains(&Listener { at: own.local_addr().unwrap(), uid }));
+    }
+
+    #[test]
+    fn others_addresses_are_those_of_instances() {
+        let tenant = |uid, address: &str| Tenant {
+            instance: InstanceId::random(),
+            uid,
+            address: Some(address.parse().unwrap()),
+            port: 5432,
+        };
+        let all = [tenant(1, "127.64.0.1"), tenant(2, "127.64.0.2")];
+        let is = |at: &str, listens| is_anothers(at.parse().unwrap(), listens, &all[0], &all);
+        for (at, listens) in
+            [("127.64.0.2:1", true), ("127.64.0.2:5432", false), ("0.0.0.0:9", true), ("[::]:5432", false)]
+        {
+            assert!(is(at, listens), "{at}");
+        }
+        for at in ["127.64.0.1:5432", "127.0.0.1:5432", "127.64.0.3:5432", "[::1]:5432"] {
+            assert!(!is(at, true), "{at}");
+        }
+        assert!(!is("0.0.0.0:0", false), "not bound yet");
+    }
+
+    #[test]
+    fn sockets_that_do_not_listen_are_seen_with_their_process() {
+        let mine = ProcessId::of(i32::try_from(std::process::id()).unwrap()).unwrap().unwrap();
+        let port = std::net::TcpListener::bind("127.201.9.9:0").unwrap().local_addr().unwrap().port();
+        let held = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let at = SocketAddr::from((Ipv4Addr::new(127, 201, 9, 9), port));
+        bind(&held, &at).unwrap();
+        assert!(is_taken(Ipv4Addr::new(127, 201, 9, 9), port).unwrap());
+        assert!(sockets(mine).unwrap().contains(&(at, false)));
+        drop(held);
+        assert!(!is_taken(Ipv4Addr::new(127, 201, 9, 9), port).unwrap());
+    }
+}

@@ -1,0 +1,56 @@
+//! Which account and which address a host has, as it was written down for its agent.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::system::if_there;
+use crate::ids::InstanceId;
+
+/// The agent's configuration, by which a host can be started.
+pub(super) const WHOLE: &str = "agent.toml";
+/// The same of one that was stopped: its address stays its own.
+pub(super) const WITHDRAWN: &str = "agent.toml.withdrawn";
+
+/// A host among others on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tenant {
+    /// Whose.
+    pub(super) instance: InstanceId,
+    /// The account of its engine.
+    pub(super) uid: u32,
+    /// Where its engine listens; `None` where that is no IPv4 address, which this driver gives to nobody.
+    pub(super) address: Option<Ipv4Addr>,
+    /// The port it listens on there.
+    pub(super) port: u16,
+}
+
+#[derive(Deserialize)]
+struct Written {
+    instance_id: InstanceId,
+    engine_uid: Option<u32>,
+    address: IpAddr,
+    port: u16,
+}
+
+impl Tenant {
+    /// The host in this directory; `None` for one that was not written down yet, or has no account.
+    pub(super) fn in_directory(host: &Path) -> io::Result<Option<Self>> {
+        for name in [WHOLE, WITHDRAWN] {
+            let file = host.join(name);
+            let Some(text) = if_there(fs::read_to_string(&file))? else { continue };
+            let written: Written =
+                toml::from_str(&text).map_err(|error| io::Error::other(format!("read {}: {error}", file.display())))?;
+            let address = match written.address {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            };
+            let of = |uid| Self { instance: written.instance_id, uid, address, port: written.port };
+            return Ok(written.engine_uid.map(of));
+        }
+        Ok(None)
+    }
+}
