@@ -180,7 +180,7 @@ impl Parameters for Memcached {
     async fn apply(&self, site: &Site, settings: &Settings) -> Result<BTreeMap<String, Applied>, EngineError> {
         let current = statistics(site, "stats settings").await?;
         let became = |(name, value): (&String, &Value)| {
-            let is_so = current.get(name).is_some_and(|now| *now == value.to_string());
+            let is_so = current.get(name).is_some_and(|now| now.parse().ok() == value.as_u64());
             (name.clone(), if is_so { Applied::Live } else { Applied::NeedsRestart })
         };
         Ok(settings.parameters.iter().map(became).collect())
