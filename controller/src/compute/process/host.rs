@@ -106,7 +106,7 @@ pub(super) fn program_beside() -> PathBuf {
     std::env::current_exe().map(|own| own.with_file_name("trove-agent")).unwrap_or_else(|_| "trove-agent".into())
 }
 
-fn failed(attempt: &str, path: &Path) -> impl FnOnce(std::io::Error) -> ComputeError {
+pub(super) fn failed(attempt: &str, path: &Path) -> impl FnOnce(std::io::Error) -> ComputeError {
     let text = format!("{attempt} {}", path.display());
     move |error| match error.kind() {
         // A person has to make room; meanwhile nothing is lost by trying again.
@@ -169,7 +169,7 @@ fn remove(path: &Path) -> Result<(), ComputeError> {
 }
 
 /// Replaces a file as one step, 0600.
-fn write(path: &Path, contents: &[u8]) -> Result<(), ComputeError> {
+pub(super) fn write(path: &Path, contents: &[u8]) -> Result<(), ComputeError> {
     let beside = path.with_extension("new");
     let all = || -> std::io::Result<()> {
         let mut options = File::options();
@@ -220,12 +220,13 @@ impl Place {
     }
 
     /// From now on no agent is started for the host until it is written anew, whenever this process is killed.
-    pub(super) async fn withdraw(&self, instance: InstanceId) -> Result<(), ComputeError> {
-        self.off_the_runtime(move |place| place.withdraw_now(instance)).await
+    pub(super) async fn withdraw(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
+        self.off_the_runtime(move |place| place.withdraw_now(instance, fence)).await
     }
 
-    fn withdraw_now(&self, instance: InstanceId) -> Result<(), ComputeError> {
+    fn withdraw_now(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
         let Some(_alone) = self.alone(instance)? else { return Ok(()) };
+        self.raise_fence(instance, fence)?;
         let file = self.config_file(instance);
         match fs::rename(&file, self.directory(instance).join(WITHDRAWN)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("set aside", &file)(error)),
@@ -318,11 +319,18 @@ impl Place {
             .map_err(|error| ComputeError::Fatal(error.to_string()))
     }
 
-    /// Makes the host's directories, its control group, and its agent's configuration.
-    pub(super) fn write(&self, spec: &HostSpec) -> Result<(), ComputeError> {
+    /// Makes the host's directories and its agent's configuration.
+    pub(super) async fn write(&self, spec: &HostSpec) -> Result<(), ComputeError> {
+        let spec = spec.clone();
+        self.off_the_runtime(move |place| place.write_now(&spec)).await
+    }
+
+    fn write_now(&self, spec: &HostSpec) -> Result<(), ComputeError> {
         let directory = self.directory(spec.instance);
         let run = self.run_directory(spec.instance);
         make(&directory, 0o711)?;
+        let _alone = self.alone(spec.instance)?;
+        self.raise_fence(spec.instance, spec.fence)?;
         make(&directory.join("log"), 0o700)?;
         if let (Some(apart), Some(uid)) = (&self.apart, spec.engine_uid) {
             apart.accounts.keep(uid, &directory)?;
