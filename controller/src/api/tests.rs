@@ -116,6 +116,27 @@ async fn only_the_bearer_of_a_token_comes_in_and_only_into_his_project() {
 }
 
 #[tokio::test]
+async fn what_readers_understand_differently_is_refused() {
+    let bench = bench().await;
+    let twice = r#"{"instance": {"name": "a", "name": "b", "flavorRef": "1", "volume": {"size": 1}}}"#;
+    let request = Request::post("/v1.0/p/instances").header("x-auth-token", &bench.member);
+    let answer = bench.raw(request.header(CONTENT_TYPE, "application/json").body(Body::from(twice)).unwrap()).await;
+    assert_eq!(answer.status, 400, "{:?}", answer.body);
+    assert!(answer.body.to_string().contains(r#"\"name\" stands twice"#), "{}", answer.body);
+    let order = json!({"instance": {"name": "n", "flavorRef": "1/../2", "volume": {"size": 1}}});
+    let answer = bench.ask(&bench.member, "POST", "/v1.0/p/instances", Some(order)).await;
+    assert_eq!(answer.status, 400, "{:?}", answer.body);
+
+    let order = json!({"instance": {"name": "n", "flavorRef": "1", "volume": {"size": 1}}});
+    let made = bench.ask(&bench.member, "POST", "/v1.0/p/instances", Some(order)).await.body;
+    let id = made["instance"]["id"].as_str().unwrap();
+    assert_eq!(bench.get(&format!("/v1.0/p/instances/{id}")).await.status, 200);
+    for other in [id.to_uppercase(), format!("%7B{id}%7D"), format!("urn:uuid:{id}"), id.replace('-', "")] {
+        assert_eq!(bench.get(&format!("/v1.0/p/instances/{other}")).await.status, 404, "{other}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_there_and_what_is_not_built_are_told_apart() {
     let bench = bench().await;
     for (method, path, status) in [
@@ -354,16 +375,11 @@ async fn a_project_that_asks_too_often_is_told_when_to_ask_again() {
 async fn parameters_are_those_of_the_manifest() {
     let bench = bench().await;
     let mut manifest = harness::manifest();
-    manifest.parameters = vec![Parameter {
-        name: "max_connections".to_owned(),
-        kind: ParameterType::Integer,
-        unit: None,
-        min: Some(1.into()),
-        max: Some(i64::MAX.into()),
-        allowed: Vec::new(),
-        default: Some("100".to_owned()),
-        restart_required: true,
-    }];
+    let mut parameter = Parameter::new("max_connections", ParameterType::Integer);
+    (parameter.min, parameter.max) = (Some(1.into()), Some(i64::MAX.into()));
+    parameter.default = Some("100".to_owned());
+    parameter.restart_required = true;
+    manifest.parameters = vec![parameter];
     harness::register(&bench.world.app.store, &manifest).await;
     let datastore = bench.get("/v1.0/p/datastores/enginedb").await.body["datastore"].clone();
     let version = datastore["versions"][0]["id"].as_str().unwrap();
