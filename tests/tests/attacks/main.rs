@@ -2,6 +2,7 @@
 
 mod accounts;
 mod postgresql;
+mod processes;
 mod redis;
 mod service;
 mod volume;

@@ -135,9 +135,34 @@ pub(crate) fn members(group: &Path) -> io::Result<Vec<ProcessId>> {
     Ok(members)
 }
 
-/// Ends all processes of a group at once where the kernel can (version 2, Linux 5.14). Whether it could.
-pub(crate) fn kill(group: &Path) -> bool {
-    fs::write(group.join("cgroup.kill"), "1").is_ok()
+/// Groups in which no process can be made, while this lives. What is in them is killed at once where the kernel can do that
+/// (version 2, Linux 5.14).
+#[derive(Debug)]
+pub(crate) struct Held(Vec<(PathBuf, String)>);
+
+impl Held {
+    pub(crate) fn new(groups: &[PathBuf]) -> Self {
+        // A group that is gone, or a kernel without it, takes the signals one by one.
+        let hold = |group: &PathBuf| {
+            let file = group.join("pids.max");
+            let limit = fs::read_to_string(&file).ok()?;
+            fs::write(&file, "0").ok().map(|()| (file, limit))
+        };
+        let held = Self(groups.iter().filter_map(hold).collect());
+        for group in groups {
+            let _ = fs::write(group.join("cgroup.kill"), "1");
+        }
+        held
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for (file, limit) in &self.0 {
+            // What is gone needs none.
+            let _ = fs::write(file, limit.trim());
+        }
+    }
 }
 
 impl Hierarchy {

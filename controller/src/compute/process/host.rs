@@ -182,6 +182,11 @@ impl Place {
         self.runtime.join(instance.to_string())
     }
 
+    /// Its control groups, there or not.
+    pub(super) fn groups(&self, instance: InstanceId) -> Vec<PathBuf> {
+        self.cgroups.as_ref().map(|cgroups| cgroups.of(&instance.to_string())).unwrap_or_default()
+    }
+
     fn config_file(&self, instance: InstanceId) -> PathBuf {
         self.directory(instance).join(WHOLE)
     }
@@ -290,7 +295,6 @@ impl Place {
         if let (Some(apart), Some(uid)) = (&self.apart, spec.engine_uid) {
             apart.accounts.keep(uid, &directory)?;
         }
-        let id = spec.instance.to_string();
         write(&directory.join("authority.pem"), spec.authority_pem.as_bytes())?;
         // An agent that has its certificate needs no token, and would leave it lying there.
         let enrolled = directory.join("agent/identity.pem").exists();
@@ -317,7 +321,7 @@ impl Place {
             vcpus: spec.size.vcpus,
             volume_gib: spec.size.volume_gib,
             engine_uid: spec.engine_uid,
-            cgroups: self.cgroups.as_ref().map(|cgroups| cgroups.of(&id)).unwrap_or_default(),
+            cgroups: self.groups(spec.instance),
         };
         let text = toml::to_string(&config)
             .map_err(|error| ComputeError::Fatal(format!("write the agent's configuration: {error}")))?;
@@ -482,7 +486,7 @@ impl Place {
             host: self.directory(instance),
             run: self.run_directory(instance),
             uid: written.engine_uid?,
-            groups: self.cgroups.as_ref().map(|cgroups| cgroups.of(&instance.to_string())).unwrap_or_default(),
+            groups: self.groups(instance),
             hidden: apart.hidden.clone(),
             programs: vec![program.to_owned(), written.bindir.clone()],
             memory_mib: written.memory_mib,

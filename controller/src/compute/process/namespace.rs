@@ -8,9 +8,11 @@
 //! Where the host's own directories are inside is said by [`View::home`]: reachable for the engine's account, also where a
 //! directory above the state directory is closed to it.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
@@ -83,6 +85,7 @@ impl View {
                 empty(place, "mode=1777,size=64m,nr_inodes=4096", MsFlags::empty())?;
             }
         }
+        self.detach_others()?;
         for hidden in &self.hidden {
             make_directory(hidden)?;
             empty(hidden, "mode=0711,size=1m", MsFlags::MS_NOEXEC)?;
@@ -101,6 +104,29 @@ impl View {
         self.make_etc()?;
         hide_processes();
         File::open("/proc/thread-self/ns/mnt")
+    }
+
+    /// Lets go of what is mounted for other hosts below what is hidden: it would be out of reach, but its name would stand in the
+    /// list of mounts.
+    fn detach_others(&self) -> io::Result<()> {
+        let real = |path: &PathBuf| fs::canonicalize(path);
+        let hidden = self.hidden.iter().filter(|path| path.exists()).map(real).collect::<io::Result<Vec<_>>>()?;
+        let own = [real(&self.host)?, real(&self.run)?];
+        let mounts = fs::read("/proc/thread-self/mountinfo")?;
+        // What was mounted last first.
+        for place in mount_points(&mounts).iter().rev() {
+            let is_hidden = hidden.iter().any(|hidden| place.starts_with(hidden) && place != hidden);
+            let is_own = own.iter().any(|own| own.starts_with(place) || place.starts_with(own));
+            if !is_hidden || is_own {
+                continue;
+            }
+            match umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                // It went together with the one that it was mounted in.
+                Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+                Err(error) => return Err(tell(&format!("let go of {}", place.display()))(error)),
+            }
+        }
+        Ok(())
     }
 
     /// A directory /etc with two files of its own; all else in it leads to the machine's. The two cannot be mounted over the
@@ -178,6 +204,27 @@ fn held(run: &Path) -> io::Result<Option<File>> {
     Ok(is_namespace.then_some(file))
 }
 
+/// proc(5): `id parent major:minor root mount-point ...`, in which spaces and the like are octal numbers behind a backslash.
+fn mount_points(mounts: &[u8]) -> Vec<PathBuf> {
+    let points = mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    points.map(|point| PathBuf::from(OsString::from_vec(plain(point)))).collect()
+}
+
+fn plain(escaped: &[u8]) -> Vec<u8> {
+    let mut all = Vec::with_capacity(escaped.len());
+    let mut rest = escaped;
+    while let Some((first, after)) = rest.split_first() {
+        let number = after.get(..3).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        let (byte, after) = match number.filter(|_| *first == b'\\') {
+            Some(byte) => (byte, &after[3..]),
+            None => (*first, after),
+        };
+        all.push(byte);
+        rest = after;
+    }
+    all
+}
+
 /// On a thread of its own, which ends with it.
 fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
@@ -229,4 +276,15 @@ fn bind(from: &impl AsRawFd, to: &Path) -> io::Result<()> {
 fn tell(attempt: &str) -> impl FnOnce(nix::Error) -> io::Error {
     let attempt = attempt.to_owned();
     move |error| io::Error::other(format!("{attempt}: {}", error.desc()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_read_as_they_are() {
+        let mounts = b"30 25 0:26 / /run/a\\040b\\134c rw shared:9 - tmpfs tmpfs rw\n31 30 0:4 mnt:[1] /run/x/ns rw - nsfs nsfs rw\n";
+        assert_eq!(mount_points(mounts), [Path::new("/run/a b\\c"), Path::new("/run/x/ns")]);
+    }
 }

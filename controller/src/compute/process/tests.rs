@@ -344,6 +344,9 @@ async fn each_host_has_an_account_and_a_namespace_that_go_with_it() {
     assert_eq!(names(&world.driver.place.runtime), [one.to_string()], "no other host");
     assert_eq!(names(&world.driver.place.hosts), Vec::<String>::new());
     assert_eq!(names(Path::new("/dev/shm")), Vec::<String>::new());
+    // The second was made when the first was there.
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", agents[1].pid)).unwrap();
+    assert!(!mounts.contains(&one.to_string()) && mounts.contains(&two.to_string()), "{mounts}");
     let uid = first.engine_uid.unwrap();
     let passwd = std::fs::read_to_string(inside(Path::new("/etc/passwd"))).unwrap();
     assert!(passwd.contains(&format!("\nos_admin:x:{uid}:{uid}:")), "{passwd}");
@@ -381,6 +384,37 @@ async fn a_host_of_an_engine_that_shared_its_account_is_taken_over() {
     let owner = std::fs::metadata(directory.join("volume/15/data")).unwrap().uid();
     assert_eq!(Some(owner), spec.engine_uid);
     world.driver.delete_host(instance).await.unwrap();
+}
+
+/// A tenant's program that stops whatever else runs as its account, and multiplies as far as it may.
+#[tokio::test]
+async fn who_stops_and_multiplies_is_ended() {
+    let world = World::new(true);
+    let Some(cgroups) = world.driver.place.cgroups.as_ref().filter(|_| world.driver.place.apart.is_some()) else {
+        println!("skipped: this account or machine has no control groups");
+        return;
+    };
+    let instance = InstanceId::random();
+    let spec = world.spec(instance).await;
+    world.driver.ensure_host(&spec).await.unwrap();
+    world.agent(instance, 1).await;
+    let groups = cgroups.of(&instance.to_string());
+    // So that the machine has no trouble with it.
+    let limit = groups.iter().map(|group| group.join("pids.max")).find(|file| file.exists()).unwrap();
+    std::fs::write(&limit, "64").unwrap();
+    let uid = spec.engine_uid.unwrap();
+    let program = "if (fork) { while (1) { kill 'STOP', -1 } } else { while (1) { fork } }";
+    let storm = "for group; do echo $$ > $group/cgroup.procs; done; exec setpriv --reuid=$0 --regid=$0 --clear-groups perl -e \"$STORM\"";
+    let mut storm = Command::new("sh").args(["-c", storm, &uid.to_string()]).args(&groups).env("STORM", program).spawn().unwrap();
+    until("the storm fills its group", || system::processes_of(uid).unwrap().len() > 40).await;
+    let deleted = tokio::time::timeout(SOON, world.driver.delete_host(instance)).await;
+    // After a failure nothing is to be left.
+    groups.iter().for_each(|group| {
+        cgroup::kill(group);
+    });
+    storm.wait().unwrap();
+    deleted.expect("it takes its time").unwrap();
+    assert_eq!(system::processes_of(uid).unwrap(), []);
 }
 
 /// Makes a segment by `ipcmk`, and tells it with its maker, which has ended.
