@@ -1,8 +1,11 @@
 //! Small files of the agent's own, replaced as one step, 0600.
 
+#![allow(clippy::disallowed_methods, reason = "directories of the agent alone, 0700")]
+
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -59,6 +62,16 @@ impl Durable {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("read {}", self.path(name).display())),
         }
+    }
+
+    /// When a file was written last.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be looked at.
+    pub fn written_at(&self, name: &str) -> Result<SystemTime> {
+        let path = self.path(name);
+        let at = std::fs::metadata(&path).and_then(|facts| facts.modified());
+        at.with_context(|| format!("look at {}", path.display()))
     }
 
     /// Writes a value as JSON.

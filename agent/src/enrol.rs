@@ -1,5 +1,7 @@
 //! Enrolment: from a single-use token, or an expired certificate, to a certificate.
 
+#![allow(clippy::disallowed_methods, reason = "the token lies in a directory of the agent alone")]
+
 use anyhow::{Context, Result};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tracing::error;
@@ -43,14 +45,17 @@ async fn enrol_at(address: &str, identity: &Identity, token: Option<&str>) -> Re
     identity.accept(&reply.certificate_pem, &reply.authority_pem)
 }
 
-/// Enrols at the first start and removes the token that was used. Tries on until it succeeds.
+/// Enrols at the first start, and after the certificate's file was damaged, and removes the token that was used. Tries on
+/// until it succeeds: meanwhile the engine is kept, and a token may come yet.
 pub async fn enrol_once(controllers: &[String], identity: &Identity, token_file: &std::path::Path) -> Result<()> {
     let mut backoff = Backoff::new(rand::random::<u64>());
     let mut told = String::new();
     while identity.validity()?.is_none() {
-        let token = std::fs::read_to_string(token_file);
-        let token = token.with_context(|| format!("read the enrolment token {}", token_file.display()))?;
-        if let Err(cause) = enrol(controllers, identity, Some(token.trim())).await {
+        let tried = match std::fs::read_to_string(token_file) {
+            Ok(token) => enrol(controllers, identity, Some(token.trim())).await,
+            Err(error) => Err(without_token(identity, token_file, error)),
+        };
+        if let Err(cause) = tried {
             let text = format!("{cause:#}");
             if text != told {
                 error!(error = text, "cannot enrol; trying on");
@@ -65,4 +70,13 @@ pub async fn enrol_once(controllers: &[String], identity: &Identity, token_file:
         }
         _ => Ok(()),
     }
+}
+
+fn without_token(identity: &Identity, token_file: &std::path::Path, error: std::io::Error) -> anyhow::Error {
+    let attempt = format!("read the enrolment token {}", token_file.display());
+    let failed = anyhow::Error::new(error).context(attempt);
+    if identity.was_damaged() {
+        return failed.context("the agent's certificate was damaged and set aside: reboot the instance for a token");
+    }
+    failed
 }

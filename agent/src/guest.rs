@@ -1,6 +1,8 @@
 //! What this process does before it starts anything: joins its cgroups, and gives up what a program could gain by being
 //! executed.
 
+#![allow(clippy::disallowed_methods, reason = "control groups")]
+
 use std::io::Write;
 
 use anyhow::{Context, Result};

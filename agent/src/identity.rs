@@ -1,9 +1,14 @@
 //! Who this agent is: its key, which never leaves the guest, and its certificate.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the driver's copy of the authority lies in a directory of the agent alone"
+)]
+
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -32,31 +37,53 @@ pub struct Validity {
     pub to: OffsetDateTime,
 }
 
+/// The certificates of a file, of which there is at least one.
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+    let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
+    ensure!(!all.is_empty(), "there is no certificate");
+    for der in &all {
+        x509_parser::parse_x509_certificate(der).context("parse a certificate")?;
+    }
+    Ok(all)
+}
+
 impl Identity {
-    /// Its files; the driver's copy of the authority is taken over at the first start.
+    /// Its files; the driver's copy of the authority is taken over at the first start, and where the agent's is damaged.
     ///
     /// # Errors
     /// A file cannot be read or written.
     pub fn open(files: Durable, authority: &Path) -> Result<Self> {
-        if files.read(AUTHORITY)?.is_none() {
+        if files.read_whole(AUTHORITY, certificates)?.is_none() {
             let pem = std::fs::read(authority).with_context(|| format!("read {}", authority.display()))?;
             files.write(AUTHORITY, &pem)?;
         }
         Ok(Self { files })
     }
 
-    /// When the certificate is good, or `None` before the agent enrolled.
+    /// Key and certificate. A damaged file is set aside: then the agent has to enrol again.
+    fn pair(&self) -> Result<Option<(PrivateKeyDer<'static>, Vec<CertificateDer<'static>>)>> {
+        self.files.read_whole(PAIR, |pem| {
+            let key = PrivateKeyDer::from_pem_slice(pem).context("read the agent's key")?;
+            Ok((key, certificates(pem).context("read the agent's certificate")?))
+        })
+    }
+
+    /// Whether it had a certificate whose file was damaged.
+    pub fn was_damaged(&self) -> bool {
+        self.files.was_set_aside(PAIR)
+    }
+
+    /// When the certificate is good, or `None` before the agent enrolled, and when its file is damaged.
     ///
     /// # Errors
-    /// The file is damaged.
+    /// The file cannot be read, or not be set aside.
     pub fn validity(&self) -> Result<Option<Validity>> {
-        let Some(pem) = self.files.read(PAIR)? else { return Ok(None) };
-        let der = CertificateDer::from_pem_slice(&pem).context("read the agent's certificate")?;
-        let (_, parsed) = x509_parser::parse_x509_certificate(&der).context("parse the agent's certificate")?;
+        let Some((_, chain)) = self.pair()? else { return Ok(None) };
+        let der = chain.first().context("read the agent's certificate")?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(der).context("parse the agent's certificate")?;
         let validity = parsed.validity();
         // Certificates are dated back against clocks that differ; the life that counts began when this one came.
-        let taken = std::fs::metadata(self.files.path(PAIR)).and_then(|facts| facts.modified());
-        let taken = taken.map(OffsetDateTime::from).context("look at the agent's certificate")?;
+        let taken = OffsetDateTime::from(self.files.written_at(PAIR)?);
         let from = validity.not_before.to_datetime().max(taken);
         Ok(Some(Validity { from, to: validity.not_after.to_datetime() }))
     }
@@ -66,15 +93,17 @@ impl Identity {
     /// # Errors
     /// The key cannot be made or stored.
     pub fn request(&self) -> Result<Vec<u8>> {
-        let pem = match self.files.read(NEXT_KEY)? {
-            Some(pem) => String::from_utf8(pem).context("read the agent's next key")?,
+        let stored = self.files.read_whole(NEXT_KEY, |pem| {
+            KeyPair::from_pem(std::str::from_utf8(pem)?).context("read the agent's next key")
+        })?;
+        let key = match stored {
+            Some(key) => key,
             None => {
-                let pem = KeyPair::generate().context("make a key")?.serialize_pem();
-                self.files.write(NEXT_KEY, pem.as_bytes())?;
-                pem
+                let key = KeyPair::generate().context("make a key")?;
+                self.files.write(NEXT_KEY, key.serialize_pem().as_bytes())?;
+                key
             }
         };
-        let key = KeyPair::from_pem(&pem).context("read the agent's next key")?;
         // Names come from the token or the present certificate: the controller looks at the key alone.
         let request = CertificateParams::default().serialize_request(&key).context("make a certificate request")?;
         Ok(request.der().to_vec())
@@ -106,16 +135,53 @@ impl Identity {
         }
         let builder = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS13]);
         let builder = builder.with_root_certificates(roots);
-        let mut config = match self.files.read(PAIR)? {
-            Some(pair) => {
-                let key = PrivateKeyDer::from_pem_slice(&pair).context("read the agent's key")?;
-                let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pair).collect();
-                let chain = chain.context("read the agent's certificate")?;
-                builder.with_client_auth_cert(chain, key).context("use the agent's certificate")?
-            }
+        let mut config = match self.pair()? {
+            Some((key, chain)) => builder.with_client_auth_cert(chain, key).context("use the agent's certificate")?,
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![alpn.to_vec()];
         Ok(Arc::new(config))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An agent that has enrolled, and has made a key for its next certificate.
+    fn enrolled(directory: &Path) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let pem = CertificateParams::default().self_signed(&key).unwrap().pem();
+        std::fs::write(directory.join("driver.pem"), &pem).unwrap();
+        let identity = Identity::open(Durable::open(directory).unwrap(), &directory.join("driver.pem")).unwrap();
+        identity.request().unwrap();
+        let key = KeyPair::from_pem(&String::from_utf8(identity.files.read(NEXT_KEY).unwrap().unwrap()).unwrap());
+        let certificate = CertificateParams::default().self_signed(&key.unwrap()).unwrap().pem();
+        identity.accept(&certificate, &pem).unwrap();
+        identity.request().unwrap();
+        identity
+    }
+
+    #[test]
+    fn files_that_are_cut_off_at_any_length_are_set_aside_and_made_anew() {
+        // The process-wide choice may have been made by another test.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let scratch = tempfile::tempdir().unwrap();
+        let identity = enrolled(scratch.path());
+        let authority = scratch.path().join("driver.pem");
+        assert!(identity.validity().unwrap().is_some() && !identity.was_damaged());
+        let files = [PAIR, NEXT_KEY, AUTHORITY].map(|name| (name, identity.files.read(name).unwrap().unwrap()));
+        for (name, whole) in &files {
+            for length in (0..whole.len() - 2).step_by(7) {
+                files.iter().for_each(|(name, whole)| identity.files.write(name, whole).unwrap());
+                identity.files.write(name, &whole[..length]).unwrap();
+                let again = Identity::open(identity.files.clone(), &authority).unwrap();
+                assert_eq!(again.validity().unwrap().is_none(), *name == PAIR, "{name} {length}");
+                again.request().unwrap();
+                again.client(b"x").unwrap();
+                assert!(identity.files.was_set_aside(name), "{name} {length}");
+            }
+        }
+        assert!(identity.was_damaged());
     }
 }

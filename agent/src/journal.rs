@@ -1,6 +1,8 @@
 //! The journal of jobs: what was asked under which key, and what became of it. It outlives the agent; it holds no
 //! secrets, only a sum over the work without them.
 
+#![allow(clippy::disallowed_methods, reason = "a directory of the agent alone, 0700")]
+
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 

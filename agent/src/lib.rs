@@ -3,6 +3,8 @@
 //! [`Agent`] is the whole program but for the list of datastores, so that an out-of-tree program is a `main` of ten
 //! lines. One task owns the engine ([`driver`]); jobs ([`jobs`], recorded in [`journal`]) ask it and wait.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant files and look at them"))]
+
 pub mod bounded;
 mod certificate;
 mod cli;

@@ -1,5 +1,7 @@
 //! What a datastore is and can do, asked of the engine that is installed, in a scratch directory.
 
+#![allow(clippy::disallowed_methods, reason = "a scratch directory of its own, before anything is in it")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,11 @@
 //! The engine's process: started in a session of its own so that it outlives the agent, found again, watched through a
 //! pidfd, stopped.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "/proc, the system's programs, and the log, whose directory is the agent's alone"
+)]
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

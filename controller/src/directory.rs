@@ -1,5 +1,7 @@
 //! The state directory: its lock, its key, its controller's name, its store.
 
+#![allow(clippy::disallowed_methods, reason = "the state directory is the controller's alone")]
+
 use std::fs::{File, Permissions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};

@@ -1,6 +1,8 @@
 //! The control plane. Arrows point down only: `api` (HTTP types, no SQL) -> `app` (use cases) -> `store` (the only SQL)
 //! and `operations` / `reconcile` -> `compute` and `agents` (drivers). `identity` and the command line stand beside.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant files and look at them"))]
+
 pub mod admin;
 pub mod agents;
 pub mod api;

@@ -2,6 +2,8 @@
 //! under the process driver. Those that are found are registered in the background; an administrator may take them away,
 //! and register them again.
 
+#![allow(clippy::disallowed_methods, reason = "the system's programs")]
+
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

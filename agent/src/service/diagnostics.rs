@@ -1,5 +1,7 @@
 //! Figures of the agent itself and of the guest, from proc(5).
 
+#![allow(clippy::disallowed_methods, reason = "/proc and control groups")]
+
 use tonic::{Request, Response, Status};
 use trove_proto::v1;
 use trove_proto::v1::diagnostics_server::Diagnostics;

@@ -1,5 +1,7 @@
 //! The life of the agent, both ways.
 
+#![allow(clippy::disallowed_methods, reason = "/proc and control groups")]
+
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The words of the command line, and what every command needs.
 
+#![allow(clippy::disallowed_methods, reason = "files that the operator names")]
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 

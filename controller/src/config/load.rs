@@ -1,5 +1,7 @@
 //! Reading the configuration, and what makes one impossible.
 
+#![allow(clippy::disallowed_methods, reason = "files that the operator names")]
+
 use std::net::Ipv4Addr;
 use std::path::Path;
 

@@ -1,5 +1,7 @@
 //! Figures of the controller's own process, from proc(5), under the names that every client library uses.
 
+#![allow(clippy::disallowed_methods, reason = "/proc")]
+
 use metrics::{describe_gauge, gauge};
 
 /// What the figures mean.

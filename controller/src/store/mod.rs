@@ -102,6 +102,7 @@ fn migrator() -> Migrator {
 }
 
 /// The file is its owner's alone, whatever the umask; SQLite gives those beside it the same mode.
+#[allow(clippy::disallowed_methods, reason = "the state directory is the controller's alone")]
 fn keep_private(path: &Path) -> std::io::Result<()> {
     std::fs::File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
     for suffix in ["", "-wal", "-shm"] {

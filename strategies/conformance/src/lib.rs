@@ -3,6 +3,8 @@
 //! A strategy's test is a few lines: a [`Tenant`] that logs in as a tenant would, and [`run`]. What the manifest does not
 //! announce is reported as skipped by name; everything else has to hold.
 
+#![allow(clippy::disallowed_methods, reason = "a scratch directory that is made for a test")]
+
 mod accounts;
 mod bench;
 mod life;

@@ -5,6 +5,8 @@
 //! refuses links and ways out (`openat2`), what was opened is looked at before anything is done, and modes and owners
 //! are given to what is open and never to a name. This is the only module that does so.
 
+#![allow(clippy::disallowed_methods, reason = "the one module that does it right")]
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};

@@ -6,6 +6,8 @@
 //! a directory each of them fires once, however often the process is started again: the first to make the file of that
 //! name there fires.
 
+#![allow(clippy::disallowed_methods, reason = "a directory that a test names")]
+
 /// Whether they are built in, which `--version` of a program says. Never of one that is shipped.
 pub const BUILT_IN: bool = cfg!(feature = "failpoints");
 

@@ -237,6 +237,7 @@ impl RealHost {
     }
 
     /// Connects through a handle: the name may lead elsewhere by now.
+    #[allow(clippy::disallowed_methods, reason = "the path names a descriptor of this process")]
     async fn connected(&self, at: &Location) -> io::Result<UnixStream> {
         let dir = self.directory(at.directory)?;
         let handle = dir.handle(&at.path)?;
@@ -320,6 +321,7 @@ impl Host for RealHost {
         Err(HostError::Failed { program, status: status.to_string(), stderr: said })
     }
 
+    #[allow(clippy::disallowed_methods, reason = "a program of the system")]
     async fn has_program(&self, path: &Path) -> Result<bool, HostError> {
         let failed =
             |error: io::Error| HostError::Start { program: path.display().to_string(), reason: error.to_string() };

@@ -1,5 +1,6 @@
 //! The real hands: what they refuse, and to whom they talk.
 
+#![allow(clippy::disallowed_methods, reason = "tests plant files and look at them")]
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs;

@@ -125,6 +125,7 @@ impl Datastore for Postgresql {
 }
 
 /// Where Debian's packages put server programs.
+#[allow(clippy::disallowed_methods, reason = "programs of the system")]
 fn packaged_bindirs() -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir("/usr/lib/postgresql") else { return Vec::new() };
     entries.flatten().map(|entry| entry.path().join("bin")).collect()

@@ -1,5 +1,7 @@
 //! Redis and Valkey pass the suite.
 
+#![allow(clippy::disallowed_methods, reason = "tests plant files and look at them")]
+
 use anyhow::{Result, ensure};
 use async_trait::async_trait;
 use secrecy::ExposeSecret;

@@ -1,6 +1,7 @@
 //! What was tried against the service, and holds.
 
 mod accounts;
+mod files;
 mod postgresql;
 mod processes;
 mod redis;

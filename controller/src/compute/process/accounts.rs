@@ -4,6 +4,8 @@
 //! named by the number, which holds the directory of the host that has it. It goes with the machine's restart, as
 //! every process does, and is made again when the host is started. One whose host is gone counts for nothing.
 
+#![allow(clippy::disallowed_methods, reason = "reservations lie in a directory of root's")]
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};

@@ -3,6 +3,8 @@
 //!
 //! A host has one directory in each hierarchy, `trove-rs/<key>/<id>`, where the key tells state directories apart.
 
+#![allow(clippy::disallowed_methods, reason = "control groups")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, ErrorKind};

@@ -1,5 +1,10 @@
 //! One host on the disk: its directories, the agent's configuration, and the agent's process.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the directories of hosts and what lies right in them are this account's; what engines put below is removed by a handle"
+)]
+
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Write};
@@ -269,10 +274,22 @@ impl Place {
     }
 
     /// Whether the host's engine had another account until now.
-    pub(super) fn had_another_account(&self, spec: &HostSpec) -> bool {
-        let Some(uid) = spec.engine_uid else { return false };
-        let another = self.written(spec.instance).is_ok_and(|written| written.engine_uid != Some(uid));
-        another || migrate::is_of_another(&self.directory(spec.instance), uid)
+    ///
+    /// # Errors
+    /// It could not be looked: that says nothing about the account.
+    pub(super) fn had_another_account(&self, spec: &HostSpec) -> Result<bool, ComputeError> {
+        let Some(uid) = spec.engine_uid else { return Ok(false) };
+        let directory = self.directory(spec.instance);
+        let look = || {
+            // One that was cut off names no account, and is written anew.
+            let text = if_there(fs::read_to_string(self.config_file(spec.instance)))?.unwrap_or_default();
+            let written = toml::from_str::<Written>(&text).ok();
+            Ok(written.is_some_and(|written| written.engine_uid != Some(uid))
+                || migrate::is_of_another(&directory, uid)?)
+        };
+        look().map_err(|error: std::io::Error| {
+            ComputeError::Transient(format!("look whose the files in {} are: {error}", directory.display()))
+        })
     }
 
     /// Gives what the engine owns to the account that it has now. No process of the host may be left.

@@ -3,13 +3,14 @@
 //! Whoever had that account could plant anything in there. So all goes by handles that follow no link, and what may be
 //! another's file under a second name is refused.
 
-use std::fs;
+#![allow(clippy::disallowed_methods, reason = "goes by handles: no other place gives a whole tree away")]
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
+use rustix::io::Errno;
 
 /// Where engines own files in a host's directory.
 const PLACES: [&str; 2] = ["volume", "etc"];
@@ -17,12 +18,32 @@ const PLACES: [&str; 2] = ["volume", "etc"];
 const DEPTH: u32 = 64;
 
 /// Whether another account than this owns something of the host. What is on top is given last, so it tells of the rest.
-pub(super) fn is_of_another(host: &Path, uid: u32) -> bool {
-    let is_other = |path: &Path| fs::symlink_metadata(path).is_ok_and(|facts| ![0, uid].contains(&facts.uid()));
-    PLACES.iter().map(|place| host.join(place)).any(|place| {
-        let mut inner = fs::read_dir(&place).into_iter().flatten().flatten().map(|entry| entry.path());
-        is_other(&place) || inner.any(|path| is_other(&path))
-    })
+///
+/// # Errors
+/// It could not be looked: that says nothing about the account.
+pub(super) fn is_of_another(host: &Path, uid: u32) -> io::Result<bool> {
+    let is_other = |facts: &Stat| ![0, uid].contains(&facts.st_uid);
+    for place in PLACES.map(|place| host.join(place)) {
+        let handle = match rustix::fs::openat(CWD, &place, directory_flags(), Mode::empty()) {
+            Err(Errno::NOENT) => continue,
+            opened => opened?,
+        };
+        if is_other(&rustix::fs::fstat(&handle)?) {
+            return Ok(true);
+        }
+        for entry in Dir::read_from(&handle)? {
+            let entry = entry?;
+            match rustix::fs::statat(&handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+                // The directory above is root's whoever owns the host.
+                _ if entry.file_name() == c".." => {}
+                // It has gone meanwhile.
+                Err(Errno::NOENT) => {}
+                facts if is_other(&facts?) => return Ok(true),
+                _ => {}
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Gives everything in a host's directory that is not root's to this account. No process of the host may be left.
@@ -31,7 +52,7 @@ pub(super) fn give(host: &Path, uid: u32) -> io::Result<()> {
         match rustix::fs::openat(CWD, &place, directory_flags(), Mode::empty()) {
             Ok(handle) => give_all(&handle, uid, 0)
                 .map_err(|error| io::Error::other(format!("give {} to the account {uid}: {error}", place.display())))?,
-            Err(rustix::io::Errno::NOENT) => {}
+            Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -80,6 +101,9 @@ fn give_one(found: BorrowedFd<'_>, owner: u32, uid: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     fn owner(path: &Path) -> u32 {
@@ -103,7 +127,7 @@ mod tests {
         for path in [host.join("volume/15"), data.clone(), data.join("table"), data.join("link")] {
             std::os::unix::fs::lchown(path, Some(65534), Some(65534)).unwrap();
         }
-        assert!(is_of_another(&host, 70001));
+        assert!(is_of_another(&host, 70001).unwrap());
         give(&host, 70001).unwrap();
         for path in [host.join("volume/15"), data.clone(), data.join("table"), data.join("link")] {
             assert_eq!(owner(&path), 70001, "{}", path.display());
@@ -111,13 +135,18 @@ mod tests {
         for path in [host.join("volume"), precious.clone(), directory.path().to_owned()] {
             assert_eq!(owner(&path), 0, "{}", path.display());
         }
-        assert!(!is_of_another(&host, 70001));
+        assert!(!is_of_another(&host, 70001).unwrap());
 
         std::os::unix::fs::chown(&precious, Some(65534), Some(65534)).unwrap();
         fs::hard_link(&precious, data.join("second")).unwrap();
         std::os::unix::fs::chown(host.join("volume/15"), Some(65534), Some(65534)).unwrap();
         assert!(give(&host, 70001).unwrap_err().to_string().contains("second"));
         assert_eq!(owner(&precious), 65534);
-        assert!(is_of_another(&host, 70001), "it is tried again");
+        assert!(is_of_another(&host, 70001).unwrap(), "it is tried again");
+
+        fs::rename(host.join("volume"), host.join("elsewhere")).unwrap();
+        assert!(!is_of_another(&host, 70001).unwrap(), "nothing is there");
+        std::os::unix::fs::symlink("volume", host.join("volume")).unwrap();
+        is_of_another(&host, 70001).expect_err("what cannot be looked at is nobody's");
     }
 }

@@ -117,6 +117,7 @@ impl ProcessDriver {
     ///
     /// # Errors
     /// Internal.
+    #[allow(clippy::disallowed_methods, reason = "the directory of hosts is this account's")]
     pub fn location(&self) -> Result<String> {
         let boot = host::boot().map_err(|error| Error::internal("read the boot id", error))?;
         let facts = std::fs::metadata(&self.place.hosts);
@@ -218,11 +219,13 @@ fn collect(child: Option<std::process::Child>) {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "directories above those of hosts")]
 fn make(path: &Path, mode: u32) -> Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
     made.map_err(|error| Error::internal(format!("make {}", path.display()), error))
 }
 
+#[allow(clippy::disallowed_methods, reason = "the runtime directory is this account's, which is looked at")]
 fn place(options: &ProcessOptions) -> Result<Place> {
     let root = nix::unistd::geteuid().is_root();
     let process = &options.config.process;
@@ -310,7 +313,7 @@ impl Compute for ProcessDriver {
         let turn = self.turn(spec.instance);
         let _turn = turn.lock().await;
         self.place.check(spec)?;
-        if self.place.had_another_account(spec) {
+        if self.place.had_another_account(spec)? {
             tracing::info!(instance = %spec.instance, "the host gets an account of its own and is started again");
             self.end(spec.instance).await?;
             self.place.give(spec).await?;

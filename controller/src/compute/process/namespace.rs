@@ -8,6 +8,8 @@
 //! Where the host's own directories are inside is said by [`View::home`]: reachable for the engine's account, also where a
 //! directory above the state directory is closed to it.
 
+#![allow(clippy::disallowed_methods, reason = "the runtime directory is root's, and what is mounted is opened before")]
+
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};

@@ -4,6 +4,8 @@
 //! nothing is seen to listen there, and to find out which processes have a socket, the sockets of all that runs as an
 //! instance's account are taken over (`pidfd_getfd`) and asked for their address.
 
+#![allow(clippy::disallowed_methods, reason = "/proc")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, ErrorKind};

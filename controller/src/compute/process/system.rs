@@ -1,6 +1,8 @@
 //! Processes of this machine, as /proc shows them. A process is its id together with its start time, since ids are used
 //! again; it is signalled and waited for through a pidfd, which can mean no other.
 
+#![allow(clippy::disallowed_methods, reason = "/proc")]
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;

@@ -383,6 +383,14 @@ async fn a_host_of_an_engine_that_shared_its_account_is_taken_over() {
     world.driver.ensure_host(&spec).await.unwrap();
     let owner = std::fs::metadata(directory.join("volume/15/data")).unwrap().uid();
     assert_eq!(Some(owner), spec.engine_uid);
+
+    // Who cannot look does not take it for the same account's.
+    std::fs::rename(directory.join("agent.toml"), directory.join("kept")).unwrap();
+    std::fs::create_dir(directory.join("agent.toml")).unwrap();
+    assert!(matches!(world.driver.ensure_host(&spec).await, Err(ComputeError::Transient(_))));
+    std::fs::remove_dir(directory.join("agent.toml")).unwrap();
+    std::fs::rename(directory.join("kept"), directory.join("agent.toml")).unwrap();
+    assert!(!world.driver.place.had_another_account(&spec).unwrap());
     world.driver.delete_host(instance).await.unwrap();
 }
 

@@ -1,5 +1,7 @@
 //! Who may do what: Trove's rule names, each with an expression; a policy file overrides them.
 
+#![allow(clippy::disallowed_methods, reason = "a file that the operator names")]
+
 mod expression;
 mod rules;
 

@@ -1,5 +1,7 @@
 //! What a tenant can do to the agent's own sessions, and what must be refused.
 
+#![allow(clippy::disallowed_methods, reason = "tests plant files and look at them")]
+
 mod encodings;
 mod owned;
 mod passwords;

@@ -1,5 +1,7 @@
 //! What is peculiar to this engine: accounts in a file, two ports, a log of writes that must not be lost.
 
+#![allow(clippy::disallowed_methods, reason = "tests plant files and look at them")]
+
 mod accounts;
 mod connections;
 mod passwords;

@@ -1,0 +1,183 @@
+//! A tenant with a shell puts links, pipes and devices where the agent works, which has more rights than he. What they lead
+//! to stays as it was and is shown to nobody, nothing hangs, and the instance says what is wrong.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use serde_json::{Value, json};
+use trove_tests::{APP, Api, Engine, Failpoints, Stack, StackOptions, leftovers};
+
+use super::postgresql::has_root;
+
+const SECRET: &str = "a secret of root's";
+
+/// A service, one instance in it, and a directory of root's with a file that nobody else may read.
+struct Place {
+    stack: Stack,
+    api: Api,
+    id: String,
+    roots: PathBuf,
+    /// Mode, owner, group, names and contents of the directory and of its file.
+    before: Vec<String>,
+}
+
+impl Place {
+    async fn new(engine: Engine, failpoints: &Failpoints) -> Result<Self> {
+        // Hosts have a /tmp of their own, in which a link would lead nowhere.
+        let parent = Some(PathBuf::from("/var/lib"));
+        let mut stack = Stack::prepare(StackOptions { parent, ..StackOptions::default() })?;
+        stack.run(failpoints)?;
+        stack.await_datastore().await?;
+        let roots = stack.directory().join("roots");
+        fs::create_dir(&roots)?;
+        fs::write(roots.join("secret"), SECRET)?;
+        fs::set_permissions(roots.join("secret"), fs::Permissions::from_mode(0o600))?;
+        fs::set_permissions(&roots, fs::Permissions::from_mode(0o700))?;
+        let api = stack.login("trove").await?;
+        let ordered = api.post("/instances", &engine.order("planted")).await?;
+        let id = ordered.body["instance"]["id"].as_str().with_context(|| format!("{ordered:?}"))?.to_owned();
+        let before = facts(&roots)?;
+        Ok(Self { stack, api, id, roots, before })
+    }
+
+    /// `<volume>/<major>`, which belongs to the engine's account, with the data below it.
+    fn data(&self) -> Result<PathBuf> {
+        let volume = self.stack.host(&self.id).join("volume");
+        let major = fs::read_dir(&volume)?.next().context("a directory of data")??;
+        Ok(major.path().join("data"))
+    }
+
+    fn uid(&self) -> Result<u32> {
+        let data = self.data()?;
+        Ok(fs::metadata(data.parent().context("a volume")?)?.uid())
+    }
+
+    /// A shell of the engine's account in the host, which begins in the directory of the data's major version.
+    fn run(&self, script: &str) -> Result<String> {
+        let agent = *leftovers::agents(&self.id).first().context("an agent")?;
+        let uid = self.uid()?;
+        let major = self.data()?;
+        let major = major.parent().and_then(Path::file_name).context("a major version")?.to_string_lossy().into_owned();
+        let begin = format!("cd /run/trove-rs/{}/h/volume/{major} && {script}", self.id);
+        let output = Command::new("nsenter")
+            .args([&format!("--target={agent}"), "--mount", "--", "setpriv"])
+            .args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "--", "sh", "-c", &begin])
+            .output()?;
+        Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    }
+
+    async fn restart(&self) -> Result<Value> {
+        let restarted = self.api.post(&format!("/instances/{}/action", self.id), &json!({"restart": {}})).await?;
+        ensure!(restarted.status == 202, "{restarted:?}");
+        Ok(self.api.await_operations(&self.id).await?[0].clone())
+    }
+
+    /// A restart either works, or fails with words about what was planted and does no more harm than that.
+    async fn restart_with(&self, what: &str, name: &str) -> Result<()> {
+        let ended = self.restart().await?;
+        if ended["status"] == "done" {
+            self.api.await_active(&self.id).await?;
+        } else {
+            ensure!(ended.to_string().contains(name), "{what}: it is not said what is wrong: {ended}");
+        }
+        self.assert_kept(what).await
+    }
+
+    /// Nothing of root's was changed, and what it holds is nowhere in what the host or its tenant has.
+    async fn assert_kept(&self, what: &str) -> Result<()> {
+        ensure!(facts(&self.roots)? == self.before, "{what}: {:?}, then {:?}", self.before, facts(&self.roots)?);
+        let view = self.api.instance(&self.id).await?.to_string();
+        ensure!(!view.contains(SECRET), "{what}: {view}");
+        for place in [self.stack.host(&self.id), Path::new("/run/trove-rs").join(&self.id).join("s")] {
+            if let Some(found) = find(&place)? {
+                anyhow::bail!("{what}: {} has the secret", found.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn facts(roots: &Path) -> Result<Vec<String>> {
+    let mut all = vec![fs::read_to_string(roots.join("secret"))?];
+    for entry in fs::read_dir(roots)? {
+        all.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    for path in [roots.to_owned(), roots.join("secret")] {
+        let facts = fs::symlink_metadata(path)?;
+        let names = if facts.is_dir() { 0 } else { facts.nlink() };
+        all.push(format!("{:o} {} {} {names}", facts.mode(), facts.uid(), facts.gid()));
+    }
+    Ok(all)
+}
+
+/// A regular file below that has the secret.
+fn find(place: &Path) -> Result<Option<PathBuf>> {
+    let mut open = vec![place.to_owned()];
+    while let Some(next) = open.pop() {
+        // What goes away meanwhile has no secret.
+        let Ok(facts) = fs::symlink_metadata(&next) else { continue };
+        if facts.is_dir() {
+            open.extend(fs::read_dir(&next).into_iter().flatten().flatten().map(|entry| entry.path()));
+        } else if facts.is_file() && fs::read(&next).is_ok_and(|bytes| has_secret(&bytes)) {
+            return Ok(Some(next));
+        }
+    }
+    Ok(None)
+}
+
+fn has_secret(bytes: &[u8]) -> bool {
+    bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes())
+}
+
+/// Puts one of the kinds at a path. What the account cannot make itself is made for it, as if it had come in otherwise.
+fn plant(place: &Place, kind: &str, path: &Path) -> Result<()> {
+    let secret = place.roots.join("secret");
+    match kind {
+        "a link" => std::os::unix::fs::symlink(secret, path)?,
+        "a link to a directory" => std::os::unix::fs::symlink(&place.roots, path)?,
+        "a pipe" => nix::unistd::mkfifo(path, Mode::S_IRWXU)?,
+        _ => mknod(path, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 7))?,
+    }
+    Ok(lchown(path, Some(place.uid()?), Some(place.uid()?))?)
+}
+
+#[tokio::test]
+async fn a_file_of_accounts_that_is_none_is_neither_followed_nor_waited_for() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root gives engines accounts of their own");
+        return Ok(());
+    }
+    let it = Place::new(Engine::Redis, &Failpoints::default()).await?;
+    it.api.await_active(&it.id).await?;
+    let secret = it.roots.join("secret").display().to_string();
+    ensure!(it.run("id -u")?.trim() == it.uid()?.to_string() && it.run(&format!("cat {secret}"))?.contains("denied"));
+    let said = it.run(&format!("mv data/users.acl data/kept; ln -s {secret} data/users.acl; ls -l data"))?;
+    ensure!(said.contains(" -> "), "{said}");
+    it.restart_with("the tenant's link", "users.acl").await?;
+    for kind in ["a link to a directory", "a pipe", "a device"] {
+        it.run("rm -rf data/users.acl")?;
+        plant(&it, kind, &it.data()?.join("users.acl"))?;
+        it.restart_with(kind, "users.acl").await?;
+    }
+    it.run("rm -rf data/users.acl; mv data/kept data/users.acl")?;
+    let ended = it.restart().await?;
+    ensure!(ended["status"] == "done", "{ended}");
+    Engine::Redis.log_in(&it.api.await_active(&it.id).await?, APP.0, APP.1).await?;
+
+    // Where the agent follows paths, the account changes nothing.
+    let attempts = "for d in ../../log ../../etc ../../agent ../.. ..; do touch $d/x; mkdir $d/y; ln -s / $d/z; \
+                    mv $d/engine.log $d/w; mv $d/engine.conf $d/w; rm -f $d/agent.toml $d/authority.pem; done; true";
+    let said = it.run(attempts)?;
+    for name in ["x", "y", "z", "w"] {
+        let host = it.stack.host(&it.id);
+        let made =
+            ["log", "etc", "agent", ".", "volume"].map(|place| host.join(place).join(name)).map(|path| path.exists());
+        ensure!(made == [false; 5], "{name}: {made:?}: {said}");
+    }
+    ensure!(it.restart().await?["status"] == "done");
+    it.assert_kept("attempts elsewhere").await
+}
