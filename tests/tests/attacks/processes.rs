@@ -29,11 +29,11 @@ async fn who_stops_and_multiplies_is_deleted_all_the_same() -> Result<()> {
     for file in limits {
         fs::write(file, BOUND)?;
     }
-    let storm = "sleep 3; if (fork) { while (1) { kill q(STOP), -1 } } else { while (1) { fork } }";
+    let storm = "sleep 3; if (fork) { sleep 2; while (1) { kill q(STOP), -1 } } else { while (1) { fork } }";
     it.run(&format!("setsid perl -e '{storm}' >/dev/null 2>&1 </dev/null &")).await?;
-    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
-    let pids = leftovers::processes(&it.mine);
-    ensure!(pids.len() > 32, "the storm does not run: {pids:?}");
+    let all = async || Ok(leftovers::processes(&it.mine));
+    let pids = poll("a storm", WAIT, all, |all| all.len() > 32).await?;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     ensure!(it.api.delete(&format!("/instances/{}", it.mine)).await?.status == 202);
     it.api.await_gone(&it.mine).await?;
     leftovers::assert_nothing_of(&it.mine, &it.stack.host(&it.mine), &pids)?;

@@ -1,4 +1,4 @@
-//! The control groups of hosts: version 2, version 1, or both side by side (memory and pids in version 1, the kill
+//! The control groups of hosts: version 2, version 1, or both side by side (memory, pids and cpu in version 1, the kill
 //! switch in version 2).
 //!
 //! A host has one directory in each hierarchy, `trove-rs/<key>/<id>`, where the key tells state directories apart.
@@ -14,8 +14,12 @@ use super::system::{ProcessId, if_there};
 
 /// For the agent and its short-lived children, beside what was ordered for the engine.
 const AGENT_ALLOWANCE_MIB: u64 = 256;
-/// Enough for any engine's connections, too few for a runaway to harm the machine.
-const PROCESSES: u64 = 8192;
+/// Processes and threads of the smallest host; PostgreSQL takes 50 connections there and some 20 processes of its own.
+const LEAST_PROCESSES: u64 = 128;
+/// Enough for the 500 connections of the largest PostgreSQL, too few for a runaway to harm the machine.
+const MOST_PROCESSES: u64 = 1024;
+/// The period of quotas, in microseconds: the kernel's default.
+const PERIOD: u64 = 100_000;
 const TOP: &str = "trove-rs";
 
 /// The hierarchies in which hosts get groups.
@@ -36,6 +40,51 @@ enum Kind {
     Unified,
     Memory,
     Pids,
+    Cpu,
+}
+
+/// What a host may take of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Memory of the flavor.
+    pub(crate) memory_mib: u64,
+    /// Processors of the flavor.
+    pub(crate) vcpus: u32,
+}
+
+impl Limits {
+    /// Processes and threads.
+    fn processes(self) -> u64 {
+        (LEAST_PROCESSES + self.memory_mib / 2).min(MOST_PROCESSES)
+    }
+
+    /// Writes those that the group's controllers know, each under its name in either version.
+    fn set(self, group: &Path) -> io::Result<()> {
+        let memory = (self.memory_mib + AGENT_ALLOWANCE_MIB).saturating_mul(1024 * 1024).to_string();
+        let vcpus = u64::from(self.vcpus.max(1));
+        let quota = vcpus * PERIOD;
+        let all = [
+            ("memory.max", memory.clone()),
+            ("memory.limit_in_bytes", memory),
+            // Where one process more than the memory has room for is killed, the rest goes too: the engine starts anew instead
+            // of fighting for ever.
+            ("memory.oom.group", "1".to_owned()),
+            ("pids.max", self.processes().to_string()),
+            ("cpu.weight", (100 * vcpus).min(10_000).to_string()),
+            ("cpu.max", format!("{quota} {PERIOD}")),
+            ("cpu.shares", (1024 * vcpus).min(262_144).to_string()),
+            ("cpu.cfs_period_us", PERIOD.to_string()),
+            ("cpu.cfs_quota_us", quota.to_string()),
+        ];
+        for (file, value) in all {
+            let file = group.join(file);
+            if file.exists() {
+                fs::write(&file, value)
+                    .map_err(|error| io::Error::new(error.kind(), format!("set {}: {error}", file.display())))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Cgroups {
@@ -43,17 +92,22 @@ impl Cgroups {
     pub(crate) fn find(key: &str) -> Result<Self, String> {
         let mounts =
             fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("mounts are not known: {error}"))?;
-        let found = Self { hierarchies: hierarchies(&mounts), key: key.to_owned() };
+        let mut found = Self { hierarchies: hierarchies(&mounts), key: key.to_owned() };
         if !found.hierarchies.iter().any(Hierarchy::limits_memory) {
             return Err("no control group of this machine limits memory".to_owned());
         }
-        for hierarchy in &found.hierarchies {
-            let top = found.parent(hierarchy);
-            hierarchy
-                .prepare(&top)
-                .map_err(|error| format!("control groups cannot be made in {}: {error}", top.display()))?;
+        for hierarchy in std::mem::take(&mut found.hierarchies) {
+            let top = found.parent(&hierarchy);
+            match hierarchy.prepare(&top) {
+                Err(error) if hierarchy.kind == Kind::Cpu => {
+                    tracing::warn!("hosts have no limits of processors: {}: {error}", top.display());
+                    continue;
+                }
+                made => made.map_err(|error| format!("control groups cannot be made in {}: {error}", top.display()))?,
+            }
             // It was a try: a controller without hosts has no groups. What is in use stays.
             hierarchy.tidy(&top);
+            found.hierarchies.push(hierarchy);
         }
         Ok(found)
     }
@@ -74,24 +128,14 @@ impl Cgroups {
     }
 
     /// Makes the groups of a host, or finds them made, and sets their limits.
-    pub(crate) fn ensure(&self, host: &str, memory_mib: u64) -> io::Result<()> {
-        let memory = (memory_mib + AGENT_ALLOWANCE_MIB).saturating_mul(1024 * 1024).to_string();
+    pub(crate) fn ensure(&self, host: &str, limits: Limits) -> io::Result<()> {
         for hierarchy in &self.hierarchies {
             let parent = self.parent(hierarchy);
             let group = parent.join(host);
             // Another controller that tidies up may remove an empty directory in between.
             let made = || hierarchy.prepare(&parent).and_then(|()| make(&group));
             made().or_else(|error| if error.kind() == ErrorKind::NotFound { made() } else { Err(error) })?;
-            for (file, value) in match hierarchy.kind {
-                Kind::Unified if hierarchy.limits_memory() => vec![("memory.max", &memory)],
-                Kind::Unified | Kind::Pids => vec![],
-                Kind::Memory => vec![("memory.limit_in_bytes", &memory)],
-            } {
-                fs::write(group.join(file), value)?;
-            }
-            if group.join("pids.max").exists() {
-                fs::write(group.join("pids.max"), PROCESSES.to_string())?;
-            }
+            limits.set(&group)?;
         }
         Ok(())
     }
@@ -171,7 +215,7 @@ impl Hierarchy {
     fn limits_memory(&self) -> bool {
         match self.kind {
             Kind::Memory => true,
-            Kind::Pids => false,
+            Kind::Pids | Kind::Cpu => false,
             Kind::Unified => offered(&self.mount).contains("memory"),
         }
     }
@@ -190,8 +234,13 @@ impl Hierarchy {
                     .filter(|name| offered.contains(*name))
                     .map(|name| format!("+{name}"))
                     .collect();
+                let control = directory.join("cgroup.subtree_control");
                 if !wanted.is_empty() {
-                    fs::write(directory.join("cgroup.subtree_control"), wanted.join(" "))?;
+                    fs::write(&control, wanted.join(" "))?;
+                }
+                // A machine with real-time processes passes processors on to nobody.
+                if offered.contains("cpu") {
+                    let _ = fs::write(&control, "+cpu");
                 }
             }
         }
@@ -223,6 +272,7 @@ fn hierarchies(mounts: &str) -> Vec<Hierarchy> {
             "cgroup2" => Kind::Unified,
             "cgroup" if has("memory") => Kind::Memory,
             "cgroup" if has("pids") => Kind::Pids,
+            "cgroup" if has("cpu") => Kind::Cpu,
             _ => continue,
         };
         // A hierarchy may be mounted twice: one place is enough.
@@ -276,7 +326,32 @@ mod tests {
                       34 25 0:30 / /proc rw - proc proc rw";
         let found: Vec<_> = hierarchies(hybrid).into_iter().map(|found| (found.kind, found.mount)).collect();
         let at = |name: &str| PathBuf::from("/sys/fs/cgroup").join(name);
-        assert_eq!(found, [(Kind::Memory, at("memory")), (Kind::Pids, at("pids")), (Kind::Unified, at("unified"))]);
+        let all = [
+            (Kind::Memory, at("memory")),
+            (Kind::Pids, at("pids")),
+            (Kind::Cpu, at("cpu")),
+            (Kind::Unified, at("unified")),
+        ];
+        assert_eq!(found, all);
         assert_eq!(hierarchies("34 25 0:30 / /proc rw - proc proc rw"), []);
+    }
+
+    #[test]
+    fn limits_go_by_the_flavor() {
+        let directory = tempfile::tempdir().unwrap();
+        let read = |file: &str| fs::read_to_string(directory.path().join(file)).unwrap();
+        let files = ["memory.max", "pids.max", "cpu.weight", "cpu.max", "cpu.shares", "cpu.cfs_quota_us"];
+        files.iter().for_each(|file| fs::write(directory.path().join(file), "").unwrap());
+        Limits { memory_mib: 512, vcpus: 2 }.set(directory.path()).unwrap();
+        let set = files.map(read);
+        let memory = ((512 + AGENT_ALLOWANCE_MIB) << 20).to_string();
+        assert_eq!(set, [memory.as_str(), "384", "200", "200000 100000", "2048", "200000"]);
+        assert!(!directory.path().join("memory.oom.group").exists(), "a controller that is not there is not asked");
+        // PostgreSQL takes a tenth of the memory's MiB as connections, 50 to 500, and starts some processes of its own.
+        for memory_mib in [64, 512, 1024, 5120, 65536] {
+            let limits = Limits { memory_mib, vcpus: 32 };
+            assert!(limits.processes() >= (memory_mib / 10).clamp(50, 500) + 32 + 20, "{memory_mib}");
+            assert!(limits.processes() <= 1024, "{memory_mib}");
+        }
     }
 }

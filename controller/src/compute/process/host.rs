@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use trove_strategy::beneath::Dir;
 
 use super::accounts::Accounts;
-use super::cgroup::Cgroups;
+use super::cgroup::{Cgroups, Limits};
 use super::filter::Filter;
 use super::migrate;
 use super::namespace::{self, View};
@@ -132,8 +132,16 @@ pub(super) enum Started {
 #[derive(Deserialize)]
 struct Written {
     memory_mib: u64,
+    vcpus: Option<u32>,
     engine_uid: Option<u32>,
     bindir: PathBuf,
+}
+
+impl Written {
+    fn limits(&self) -> Limits {
+        // One that was written by hand may say less.
+        Limits { memory_mib: self.memory_mib, vcpus: self.vcpus.unwrap_or(1) }
+    }
 }
 
 /// An agent that was started, in a file that only this account can write. A process id is used again, and a start time is
@@ -446,6 +454,7 @@ impl Place {
         let agent =
             agent.map_err(|error| ComputeError::Transient(format!("look for the agent of {instance}: {error}")))?;
         if agent.is_some() && self.is_whole(instance)? {
+            self.renew_limits(instance);
             return Ok(Started::Before);
         }
         if !self.can_start(instance)? {
@@ -542,8 +551,20 @@ impl Place {
             namespace::prepare(&run).map_err(failed("prepare", &run))?;
         }
         let Some(cgroups) = &self.cgroups else { return Ok(()) };
-        let made = cgroups.ensure(&instance.to_string(), written.memory_mib);
-        made.map_err(|error| ComputeError::Transient(format!("limit the memory of the host {instance}: {error}")))
+        let limited = cgroups.ensure(&instance.to_string(), written.limits());
+        limited.map_err(|error| ComputeError::Transient(format!("limit the host {instance}: {error}")))
+    }
+
+    /// Sets the limits of a host that runs: an earlier version may have set others.
+    fn renew_limits(&self, instance: InstanceId) {
+        let Some(cgroups) = &self.cgroups else { return };
+        let renewed = self.written(instance).map(|written| cgroups.ensure(&instance.to_string(), written.limits()));
+        match renewed {
+            // It takes more memory than it may, say. The next start sets them.
+            Ok(Err(error)) => tracing::warn!(%instance, "the limits of a host are not renewed: {error}"),
+            Err(error) => tracing::warn!(%instance, "the limits of a host are not renewed: {error}"),
+            Ok(Ok(())) => {}
+        }
     }
 
     /// Takes the directory of sockets and the control group away; no process of the host may be left.
