@@ -461,9 +461,7 @@ async fn who_stops_and_multiplies_is_ended() {
     until("they are stopped", || system::processes_of(uid).unwrap().iter().any(stopped)).await;
     let deleted = tokio::time::timeout(SOON, world.driver.delete_host(instance)).await;
     // After a failure nothing is to be left.
-    groups.iter().for_each(|group| {
-        cgroup::kill(group);
-    });
+    drop(cgroup::Held::new(&groups));
     storm.wait().unwrap();
     deleted.expect("it takes its time").unwrap();
     assert_eq!(system::processes_of(uid).unwrap(), []);
