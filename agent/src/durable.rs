@@ -2,7 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "directories of the agent alone, 0700")]
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -11,6 +11,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
+
+/// Such a file is at most so long; one that is longer is not of this agent.
+const MOST_BYTES: u64 = 16 << 20;
 
 /// The directory of such files. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -55,9 +58,15 @@ impl Durable {
     /// The contents of a file, or `None` when it is not there.
     ///
     /// # Errors
-    /// It is there and cannot be read.
+    /// It is there and cannot be read, or has more than 16 MiB.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        match std::fs::read(self.path(name)) {
+        let read = || {
+            let mut contents = Vec::new();
+            std::fs::File::open(self.path(name))?.take(MOST_BYTES + 1).read_to_end(&mut contents)?;
+            let is_whole = contents.len() as u64 <= MOST_BYTES;
+            if is_whole { Ok(contents) } else { Err(io::Error::other(format!("it has more than {MOST_BYTES} bytes"))) }
+        };
+        match read() {
             Ok(contents) => Ok(Some(contents)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("read {}", self.path(name).display())),

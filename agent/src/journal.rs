@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a directory of the agent alone, 0700")]
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -15,6 +16,8 @@ use trove_proto::v1;
 use crate::durable::Durable;
 
 const KEPT: usize = 1000;
+/// How many are written between two looks for those that are too many or too old.
+const BETWEEN_PRUNES: u32 = 100;
 const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What became of a job.
@@ -23,8 +26,13 @@ const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 pub enum Outcome {
     /// It was begun; when no task runs it, it was cut off by the agent's death.
     Begun,
-    /// It succeeded.
+    /// It succeeded, as an earlier agent wrote it.
     Done,
+    /// It succeeded.
+    Succeeded {
+        /// The wire's `Result`, in hex.
+        result: String,
+    },
     /// It failed.
     Failed {
         /// Number of the kind on the wire.
@@ -32,6 +40,42 @@ pub enum Outcome {
         /// Why.
         message: String,
     },
+}
+
+impl Outcome {
+    /// Of a job that succeeded.
+    pub fn succeeded(outcome: v1::result::Outcome) -> Self {
+        let result = v1::Result { error: None, outcome: Some(outcome) };
+        Self::Succeeded { result: hex(&result.encode_to_vec()) }
+    }
+
+    /// As it is sent; `None` while there is no end.
+    ///
+    /// # Errors
+    /// What was written down is damaged.
+    pub fn result(&self) -> Result<Option<v1::Result>> {
+        Ok(match self {
+            Self::Begun => None,
+            Self::Done => Some(v1::Result::default()),
+            Self::Succeeded { result } => {
+                let bytes = unhex(result).context("read the result of a job")?;
+                Some(v1::Result::decode(bytes.as_slice()).context("read the result of a job")?)
+            }
+            Self::Failed { kind, message } => {
+                let error = v1::Error { kind: *kind, message: message.clone() };
+                Some(v1::Result { error: Some(error), outcome: None })
+            }
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    pairs.collect()
 }
 
 /// One entry.
@@ -47,6 +91,7 @@ pub struct Entry {
 pub struct Journal {
     files: Durable,
     directory: std::path::PathBuf,
+    written: AtomicU32,
 }
 
 impl Journal {
@@ -55,7 +100,8 @@ impl Journal {
     /// # Errors
     /// It cannot be made.
     pub fn open(directory: &Path) -> Result<Self> {
-        let journal = Self { files: Durable::open(directory)?, directory: directory.to_owned() };
+        let journal =
+            Self { files: Durable::open(directory)?, directory: directory.to_owned(), written: AtomicU32::new(0) };
         journal.prune().context("prune the journal of jobs")?;
         Ok(journal)
     }
@@ -73,7 +119,11 @@ impl Journal {
     /// # Errors
     /// It cannot be written.
     pub fn record(&self, key: &v1::JobKey, fingerprint: &str, outcome: Outcome) -> Result<()> {
-        self.files.write_json(&name(key), &Entry { fingerprint: fingerprint.to_owned(), outcome })
+        self.files.write_json(&name(key), &Entry { fingerprint: fingerprint.to_owned(), outcome })?;
+        if (self.written.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(BETWEEN_PRUNES) {
+            self.prune().context("prune the journal of jobs")?;
+        }
+        Ok(())
     }
 
     fn prune(&self) -> Result<()> {
@@ -87,7 +137,11 @@ impl Journal {
         let surplus = entries.len().saturating_sub(KEPT);
         for (n, (written, path)) in entries.into_iter().enumerate() {
             if n < surplus || now.duration_since(written).is_ok_and(|age| age > KEPT_FOR) {
-                std::fs::remove_file(path)?;
+                match std::fs::remove_file(path) {
+                    // A half written one that was renamed meanwhile.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    removed => removed?,
+                }
             }
         }
         Ok(())
@@ -95,45 +149,17 @@ impl Journal {
 }
 
 fn name(key: &v1::JobKey) -> String {
-    let digest = Sha256::digest(key.encode_to_vec());
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{hex}.json")
+    format!("{}.json", hex(&Sha256::digest(key.encode_to_vec())))
 }
 
-/// A sum over the work without its secrets: passwords and keys are left out, so that the journal says nothing about
-/// them.
-pub fn fingerprint(work: &v1::start::Work) -> String {
-    let mut work = work.clone();
-    match &mut work {
-        v1::start::Work::Prepare(prepare) => {
-            prepare.root_password = prepare.root_password.take().map(|_| String::new());
-            prepare.users.iter_mut().for_each(|user| user.password.clear());
-            let specification = prepare.specification.as_mut();
-            if let Some(certificate) = specification.and_then(|specification| specification.certificate.as_mut()) {
-                certificate.key_pem.clear();
-            }
-            // Maps have no order on the wire.
-            if let Some(specification) = prepare.specification.as_mut() {
-                specification.parameters.clear();
-            }
-        }
-        v1::start::Work::ChangeAccounts(changes) => {
-            use v1::account_change::Kind;
-            for change in &mut changes.changes {
-                match &mut change.kind {
-                    Some(Kind::CreateUser(user)) => user.password.clear(),
-                    Some(Kind::ChangeUser(change)) => {
-                        change.new_password = change.new_password.take().map(|_| String::new());
-                    }
-                    Some(Kind::EnableRoot(root)) => root.password.clear(),
-                    _ => {}
-                }
-            }
-        }
-        v1::start::Work::Restart(_) | v1::start::Work::Stop(_) => {}
-    }
-    let start = v1::Start { key: None, fence: 0, deadline_s: 0, work: Some(work) };
-    Sha256::digest(start.encode_to_vec()).iter().map(|byte| format!("{byte:02x}")).collect()
+/// A sum over the work without its secrets, so that the journal says nothing about them.
+///
+/// # Errors
+/// None that a work of this contract meets.
+pub fn fingerprint(work: &v1::start::Work) -> Result<String> {
+    let start = v1::Start { work: Some(work.clone()), ..v1::Start::default() };
+    let scrubbed = trove_proto::without_secrets(&start).context("take the secrets out of the work")?;
+    Ok(hex(&Sha256::digest(scrubbed.encode_to_vec())))
 }
 
 #[cfg(test)]
@@ -153,6 +179,32 @@ mod tests {
         let again = Journal::open(scratch.path()).unwrap();
         assert_eq!(again.entry(&key(1)).unwrap().unwrap().outcome, Outcome::Done);
         assert!(again.entry(&key(2)).unwrap().is_none());
+    }
+
+    #[test]
+    fn no_more_than_a_thousand_entries_and_the_newest_are_kept_also_without_a_restart() {
+        let scratch = tempfile::tempdir().unwrap();
+        let journal = Journal::open(scratch.path()).unwrap();
+        for attempt in 0..1000 {
+            std::fs::write(scratch.path().join(name(&key(attempt))), "{}").unwrap();
+        }
+        for attempt in 1000..1100 {
+            journal.record(&key(attempt), "f", Outcome::Done).unwrap();
+        }
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), KEPT);
+        assert!(journal.entry(&key(1000)).unwrap().is_some());
+    }
+
+    #[test]
+    fn an_outcome_is_given_again_as_it_was() {
+        let scratch = tempfile::tempdir().unwrap();
+        let journal = Journal::open(scratch.path()).unwrap();
+        let outcome = v1::result::Outcome::Prepared(v1::Prepared { engine_version: "15.4 \u{e9}".to_owned() });
+        journal.record(&key(1), "f", Outcome::succeeded(outcome.clone())).unwrap();
+        let again = journal.entry(&key(1)).unwrap().unwrap().outcome;
+        assert_eq!(again.result().unwrap(), Some(v1::Result { error: None, outcome: Some(outcome) }));
+        let earlier: Outcome = serde_json::from_str("\"done\"").unwrap();
+        assert_eq!(earlier.result().unwrap(), Some(v1::Result::default()));
     }
 
     #[test]
@@ -179,6 +231,7 @@ mod tests {
             fingerprint(&v1::start::Work::ChangeAccounts(v1::ChangeAccounts {
                 changes: vec![v1::AccountChange { kind }],
             }))
+            .unwrap()
         };
         assert_eq!(with("one", "a"), with("two", "a"));
         assert_ne!(with("one", "a"), with("one", "b"));

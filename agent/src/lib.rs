@@ -18,6 +18,7 @@ pub mod guest;
 pub mod identity;
 pub mod jobs;
 pub mod journal;
+pub mod lanes;
 pub mod link;
 pub mod manifest;
 pub mod process;

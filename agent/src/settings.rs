@@ -1,5 +1,6 @@
 //! The assignment, the fence and what the engine is to be: persisted, and kept by the agent alone.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
@@ -9,6 +10,7 @@ use trove_proto::v1;
 use trove_strategy::{EngineError, Kind, Settings, TlsMode};
 
 use crate::durable::Durable;
+use crate::lanes::Lane;
 
 const ASSIGNMENT: &str = "assignment";
 const FENCE: &str = "fence";
@@ -17,12 +19,17 @@ const FENCE: &str = "fence";
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Fence {
-    /// With a brace at its end, which is missing where it was cut off.
+    /// The greatest that was seen, by lane.
+    Lanes {
+        /// A lane that is not here has seen none.
+        lanes: BTreeMap<Lane, u64>,
+    },
+    /// As earlier agents wrote it, which knew no lanes.
     Whole {
         /// Greatest that was seen.
         seen: u64,
     },
-    /// As earlier agents wrote it.
+    /// As still earlier ones did.
     Bare(u64),
 }
 
@@ -38,7 +45,9 @@ pub struct Assigned {
 /// What must stay true, on disk and in memory.
 pub struct Keeper {
     files: Durable,
-    fence: Mutex<u64>,
+    /// The greatest that was seen, by lane. Works of lanes that do not exclude each other run under fences of their own, and
+    /// the later one does not shut the earlier one out.
+    fences: Mutex<BTreeMap<Lane, u64>>,
     assigned: tokio::sync::watch::Sender<Assigned>,
 }
 
@@ -54,7 +63,11 @@ impl Keeper {
     /// # Errors
     /// A file cannot be read.
     pub fn open(files: Durable) -> Result<Self> {
-        let seen = files.read_json(FENCE)?.map_or(0, |(Fence::Whole { seen } | Fence::Bare(seen))| seen);
+        let mut fences = match files.read_json(FENCE)? {
+            Some(Fence::Lanes { lanes }) => lanes,
+            Some(Fence::Whole { seen } | Fence::Bare(seen)) => BTreeMap::from([(Lane::LifeCycle, seen)]),
+            None => BTreeMap::new(),
+        };
         let request = files.read_whole(ASSIGNMENT, |bytes| {
             let request = v1::AssignRequest::decode(bytes).context("parse the assignment")?;
             let specification = request.specification.context("look for its specification")?;
@@ -62,25 +75,37 @@ impl Keeper {
         })?;
         let (fence, assigned) = request.unwrap_or_default();
         let assigned = tokio::sync::watch::Sender::new(assigned);
-        Ok(Self { files, fence: Mutex::new(fence.max(seen)), assigned })
+        let assigning = fences.entry(Lane::LifeCycle).or_default();
+        *assigning = fence.max(*assigning);
+        Ok(Self { files, fences: Mutex::new(fences), assigned })
     }
 
     /// Greatest fence that was seen.
     pub fn fence(&self) -> u64 {
-        *self.fence.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        newest(&self.fences(), Lane::LifeCycle)
     }
 
-    /// Whether a call under this fence may act; a greater one than seen is written down first.
+    fn fences(&self) -> std::sync::MutexGuard<'_, BTreeMap<Lane, u64>> {
+        self.fences.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Whether a call in this lane may act under this fence: none of a lane that excludes it was called under a greater one.
+    /// A greater one than seen is written down first. An assignment counts as of the life cycle.
     ///
     /// # Errors
     /// It cannot be written down.
-    pub fn admit(&self, fence: u64) -> Result<bool> {
-        let mut seen = self.fence.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if fence > *seen {
-            self.files.write_json(FENCE, &Fence::Whole { seen: fence })?;
-            *seen = fence;
+    pub fn admit(&self, lane: Lane, fence: u64) -> Result<bool> {
+        let mut seen = self.fences();
+        if fence < newest(&seen, lane) {
+            return Ok(false);
         }
-        Ok(fence == *seen)
+        if seen.get(&lane).is_none_or(|seen| fence > *seen) {
+            let mut lanes = seen.clone();
+            lanes.insert(lane, fence);
+            self.files.write_json(FENCE, &Fence::Lanes { lanes: lanes.clone() })?;
+            *seen = lanes;
+        }
+        Ok(true)
     }
 
     /// Takes up an assignment; an older one changes nothing. Whether it did.
@@ -106,6 +131,12 @@ impl Keeper {
     pub fn assigned(&self) -> tokio::sync::watch::Receiver<Assigned> {
         self.assigned.subscribe()
     }
+}
+
+/// The greatest fence that a call in this lane must not be older than.
+fn newest(seen: &BTreeMap<Lane, u64>, lane: Lane) -> u64 {
+    let excluding = seen.iter().filter(|(other, _)| lane.excludes(**other));
+    excluding.map(|(_, fence)| *fence).max().unwrap_or_default()
 }
 
 /// What a strategy needs of a specification, and of the room on its volume.
@@ -135,10 +166,10 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let files = Durable::open(scratch.path()).unwrap();
         let keeper = Keeper::open(files.clone()).unwrap();
-        assert!(keeper.admit(1234).unwrap());
+        assert!(keeper.admit(Lane::LifeCycle, 1234).unwrap());
         let specification = v1::Specification { volume_gib: 2, ..v1::Specification::default() };
         assert!(keeper.assign(3, specification).unwrap());
-        assert!(keeper.admit(1240).unwrap());
+        assert!(keeper.admit(Lane::Accounts, 1240).unwrap());
         (scratch, files)
     }
 
@@ -164,10 +195,30 @@ mod tests {
             std::fs::write(files.path(FENCE), &whole[..length]).unwrap();
             let keeper = Keeper::open(files.clone()).unwrap();
             assert_eq!(keeper.fence(), 1234, "{length}");
-            assert!(!keeper.admit(1233).unwrap());
-            assert!(keeper.admit(1241).unwrap());
+            assert!(!keeper.admit(Lane::LifeCycle, 1233).unwrap());
+            assert!(keeper.admit(Lane::Accounts, 1241).unwrap());
         }
-        std::fs::write(files.path(FENCE), "1250").unwrap();
-        assert_eq!(Keeper::open(files).unwrap().fence(), 1250, "of an earlier agent");
+        for earlier in ["1250", r#"{"seen":1250}"#] {
+            std::fs::write(files.path(FENCE), earlier).unwrap();
+            let keeper = Keeper::open(files.clone()).unwrap();
+            assert_eq!(keeper.fence(), 1250, "of an earlier agent");
+            assert!(!keeper.admit(Lane::Backup, 1249).unwrap(), "it is of every lane");
+        }
+    }
+
+    #[test]
+    fn a_fence_shuts_out_what_its_lane_excludes_also_after_a_restart() {
+        let (_scratch, files) = kept();
+        let keeper = Keeper::open(files.clone()).unwrap();
+        assert!(keeper.admit(Lane::Backup, 1250).unwrap());
+        assert!(keeper.admit(Lane::Accounts, 1260).unwrap());
+        for keeper in [keeper, Keeper::open(files).unwrap()] {
+            assert_eq!(keeper.fence(), 1260);
+            assert!(keeper.admit(Lane::Backup, 1250).unwrap(), "a later change of accounts runs beside it");
+            assert!(!keeper.admit(Lane::Backup, 1249).unwrap());
+            assert!(!keeper.admit(Lane::Accounts, 1259).unwrap());
+            assert!(!keeper.admit(Lane::LifeCycle, 1259).unwrap());
+            assert!(!keeper.admit(Lane::Accounts, 1233).unwrap(), "older than the assignment's");
+        }
     }
 }

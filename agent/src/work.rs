@@ -11,7 +11,7 @@ use trove_proto::v1::account_change::Kind as Change;
 use trove_strategy::{Database, Datastore, EngineError, Grantee, Kind, NewUser, SecretString, Site, UserChange, Users};
 
 use crate::driver::Driver;
-use crate::jobs::{Job, Worker};
+use crate::jobs::{Job, Outcome, Worker};
 use crate::settings::Keeper;
 
 /// How long a change is tried on an engine that refuses it for a reason that may pass, and does not recover.
@@ -33,7 +33,7 @@ pub struct EngineWork {
 
 #[async_trait]
 impl Worker for EngineWork {
-    async fn work(&self, job: &Job, work: v1::start::Work) -> Result<(), v1::Error> {
+    async fn work(&self, job: &Job, work: v1::start::Work) -> Result<Outcome, v1::Error> {
         let driver = &self.driver;
         match work {
             v1::start::Work::Prepare(prepare) => self.prepare(job, prepare).await,
@@ -41,24 +41,43 @@ impl Worker for EngineWork {
                 job.stage("restart", "stop", driver.stop_for_a_while()).await?;
                 let start = async {
                     driver.configure().await?;
-                    driver.start().await
+                    job.unless_cancelled(driver.start()).await
                 };
-                job.stage("restart", "start", start).await
+                job.stage("restart", "start", start).await?;
+                Ok(Outcome::Restarted(v1::Restarted { engine_version: self.engine_version() }))
             }
-            v1::start::Work::Stop(_) => job.stage("stop", "stop", driver.stop()).await,
-            v1::start::Work::ChangeAccounts(changes) => {
-                for (n, change) in changes.changes.into_iter().enumerate() {
-                    let stage = n.to_string();
-                    job.stage("change_accounts", &stage, self.change_once_up(job, &stage, change)).await?;
-                }
-                Ok(())
+            v1::start::Work::Stop(_) => {
+                job.stage("stop", "stop", driver.stop()).await?;
+                Ok(Outcome::Stopped(v1::Stopped {}))
             }
+            v1::start::Work::ChangeAccounts(changes) => self.change_all(job, changes.changes).await,
         }
     }
 }
 
 impl EngineWork {
-    async fn prepare(&self, job: &Job, prepare: v1::Prepare) -> Result<(), v1::Error> {
+    /// As the engine said it last.
+    fn engine_version(&self) -> String {
+        self.driver.status().borrow().health.as_ref().map(|health| health.version.clone()).unwrap_or_default()
+    }
+
+    async fn change_all(&self, job: &Job, changes: Vec<v1::AccountChange>) -> Result<Outcome, v1::Error> {
+        let total = changes.len();
+        for (n, change) in changes.into_iter().enumerate() {
+            let stage = n.to_string();
+            let change = async {
+                job.progress(&stage, n as u64, Some(total as u64), "items");
+                self.change_once_up(job, &stage, change).await?;
+                job.progress(&stage, n as u64 + 1, Some(total as u64), "items");
+                Ok(())
+            };
+            job.stage("change_accounts", &stage, change).await?;
+        }
+        let changes = u32::try_from(total).unwrap_or(u32::MAX);
+        Ok(Outcome::AccountsChanged(v1::AccountsChanged { changes }))
+    }
+
+    async fn prepare(&self, job: &Job, prepare: v1::Prepare) -> Result<Outcome, v1::Error> {
         let driver = &self.driver;
         let assign = async {
             let specification = prepare.specification.unwrap_or_default();
@@ -69,7 +88,7 @@ impl EngineWork {
         job.stage("prepare", "assign", assign).await?;
         job.stage("prepare", "initialise", driver.initialise()).await?;
         job.stage("prepare", "configure", driver.configure()).await?;
-        job.stage("prepare", "start", driver.start()).await?;
+        job.stage("prepare", "start", job.unless_cancelled(driver.start())).await?;
         let accounts = async {
             for database in prepare.databases {
                 self.change(v1::AccountChange { kind: Some(Change::CreateDatabase(database)) }).await?;
@@ -83,7 +102,8 @@ impl EngineWork {
             }
             Ok(())
         };
-        job.stage("prepare", "accounts", accounts).await
+        job.stage("prepare", "accounts", accounts).await?;
+        Ok(Outcome::Prepared(v1::Prepared { engine_version: self.engine_version() }))
     }
 
     /// Makes a change that was accepted: an engine that is starting or recovering is waited for until the job's time is
@@ -94,13 +114,17 @@ impl EngineWork {
         loop {
             if is_coming(status.borrow_and_update().service) {
                 job.note("waits for the engine, which recovers");
-                // Its sender lives as long as the agent.
-                let _ = status.wait_for(|status| !is_coming(status.service)).await;
+                let up = async {
+                    // Its sender lives as long as the agent.
+                    let _ = status.wait_for(|status| !is_coming(status.service)).await;
+                    Ok(())
+                };
+                job.unless_cancelled(up).await?;
                 job.note(stage);
                 end = Instant::now() + PATIENCE;
             }
             let error = match self.change(change.clone()).await {
-                Err(error) if error.kind() == Kind::Transient => error,
+                Err(error) if error.kind() == Kind::Transient && !job.cancel().is_cancelled() => error,
                 done => return done,
             };
             // The end of the engine's process is noticed a moment after its connections break.

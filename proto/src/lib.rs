@@ -1,11 +1,17 @@
 //! The wire contract between the controller and its agents: generated from `trove/agent/v1/*.proto`, where every field
 //! is documented.
 
+mod secrets;
+
+pub use secrets::without_secrets;
+
 /// Version 1 of the contract.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 pub mod v1 {
     tonic::include_proto!("trove.agent.v1");
 }
+
+include!(concat!(env!("OUT_DIR"), "/debug.rs"));
 
 /// The name under which a connection to the agents' port asks for enrolment.
 pub const ALPN_ENROL: &[u8] = b"trove-enrol/1";

@@ -347,12 +347,15 @@ async fn a_change_that_was_accepted_waits_for_an_engine_that_recovers() {
     let key = v1::JobKey { operation: "o".to_owned(), step: "apply".to_owned(), target: "i".to_owned(), attempt: 1 };
     let work = Some(v1::start::Work::ChangeAccounts(changes));
     let mut job = stage.jobs.start(v1::Start { key: Some(key), fence: 1, deadline_s: 60, work });
-    let waits = job.state.wait_for(|state| state.stage.contains("waits for the engine, which recovers"));
+    let waits = job.state.wait_for(|state| state.progress.stage.contains("waits for the engine, which recovers"));
     tokio::time::timeout(Duration::from_secs(10), waits).await.expect("its progress says so").unwrap();
     stage.is(Mood::Answers);
     let ended = job.state.wait_for(|state| state.ended.is_some());
     let ended = tokio::time::timeout(Duration::from_secs(10), ended).await.expect("it ends").unwrap().ended.clone();
-    assert_eq!(ended, Some(None));
+    let changed = v1::result::Outcome::AccountsChanged(v1::AccountsChanged { changes: 1 });
+    assert_eq!(ended, Some(v1::Result { error: None, outcome: Some(changed) }));
+    let told = job.state.borrow().progress.clone();
+    assert_eq!((told.done, told.total, told.unit.as_str()), (Some(1), Some(1), "items"));
     start.await.unwrap().unwrap();
     stage.end().await;
 }

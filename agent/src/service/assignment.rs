@@ -5,6 +5,7 @@ use trove_proto::v1;
 use trove_proto::v1::assignment_server::Assignment;
 
 use super::Connection;
+use crate::lanes::Lane;
 use crate::status::wire_error;
 
 #[tonic::async_trait]
@@ -18,7 +19,7 @@ impl Assignment for Connection {
             let generation = keeper.assigned().borrow().generation;
             Ok(Response::new(v1::AssignReply { generation, error }))
         };
-        if !keeper.admit(request.fence).map_err(broken)? {
+        if !keeper.admit(Lane::LifeCycle, request.fence).map_err(broken)? {
             let message = format!("fence {} is older than {}", request.fence, keeper.fence());
             return reply(Some(v1::Error { kind: v1::ErrorKind::Fenced.into(), message }));
         }

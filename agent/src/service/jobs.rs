@@ -38,20 +38,19 @@ async fn tell(
     sender: mpsc::Sender<Result<v1::RunReply, Status>>,
 ) {
     let Attached { mut state, cancel } = attached;
-    let mut told = String::new();
+    let mut told = v1::Progress::default();
     let mut listening = true;
     loop {
         let now = state.borrow_and_update().clone();
-        if !now.stage.is_empty() && now.stage != told {
-            let progress = v1::Progress { stage: now.stage.clone(), ..v1::Progress::default() };
-            let reply = v1::RunReply { kind: Some(run_reply::Kind::Progress(progress)) };
+        if now.progress != told {
+            let reply = v1::RunReply { kind: Some(run_reply::Kind::Progress(now.progress.clone())) };
             if sender.send(Ok(reply)).await.is_err() {
                 return;
             }
-            told = now.stage;
+            told = now.progress;
         }
-        if let Some(error) = now.ended {
-            let reply = v1::RunReply { kind: Some(run_reply::Kind::Result(v1::Result { error })) };
+        if let Some(result) = now.ended {
+            let reply = v1::RunReply { kind: Some(run_reply::Kind::Result(result)) };
             // A caller that has gone asks again and gets the recorded outcome.
             let _ = sender.send(Ok(reply)).await;
             return;

@@ -26,6 +26,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_LIMIT: Duration = Duration::from_secs(5);
 /// An instance may have tens of thousands of databases or accounts.
 const ANSWER_LIMIT_BYTES: usize = 32 * 1024 * 1024;
+/// A report: a few texts and some hundred figures.
+const REPORT_LIMIT_BYTES: usize = 256 * 1024;
+/// Progress or the result of a job.
+const JOB_LIMIT_BYTES: usize = 1024 * 1024;
 
 /// Calls on one connection. Cheap to clone.
 #[derive(Clone)]
@@ -80,11 +84,11 @@ impl tower::Service<Request<Body>> for Channel {
 
 impl Channel {
     pub(crate) fn watch(&self) -> WatchClient<Self> {
-        WatchClient::with_origin(self.clone(), origin())
+        WatchClient::with_origin(self.clone(), origin()).max_decoding_message_size(REPORT_LIMIT_BYTES)
     }
 
     pub(crate) fn jobs(&self) -> JobsClient<Self> {
-        JobsClient::with_origin(self.clone(), origin())
+        JobsClient::with_origin(self.clone(), origin()).max_decoding_message_size(JOB_LIMIT_BYTES)
     }
 
     pub(crate) fn assignment(&self) -> AssignmentClient<Self> {

@@ -14,7 +14,7 @@ use trove_proto::v1::run_request::Kind as Ask;
 
 use crate::agents::channel::Channel;
 use crate::agents::hub::{Hub, Link};
-use crate::agents::{AgentError, AgentState, Agents, OnProgress};
+use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
 use crate::ids::InstanceId;
 
 const QUESTION_LIMIT: Duration = Duration::from_secs(5);
@@ -30,7 +30,12 @@ impl Agents for Hub {
         self.watch_state(instance)
     }
 
-    async fn run(&self, instance: InstanceId, start: v1::Start, progress: OnProgress<'_>) -> Result<(), AgentError> {
+    async fn run(
+        &self,
+        instance: InstanceId,
+        start: v1::Start,
+        progress: OnProgress<'_>,
+    ) -> Result<JobOutcome, AgentError> {
         let limit_s = u64::from(start.deadline_s);
         let deadline = Instant::now() + Duration::from_secs(limit_s) + VERDICT_GRACE;
         let mut attached = false;
@@ -164,7 +169,7 @@ impl Hub {
 /// How one call of a job ended.
 enum Ended {
     /// With the job's own result, or a refusal that another call would meet again.
-    Result(Result<(), AgentError>),
+    Result(Result<JobOutcome, AgentError>),
     /// Without one: the job may go on, and is to be attached to again under the same key.
     Broken(String),
 }
@@ -187,7 +192,7 @@ async fn attach(channel: &Channel, start: &v1::Start, progress: OnProgress<'_>, 
             }
             Ok(Some(v1::RunReply { kind: Some(Reply::Result(result)) })) => {
                 return match result.error {
-                    None => Ended::Result(Ok(())),
+                    None => Ended::Result(Ok(result.outcome)),
                     Some(error) if error.kind() == v1::ErrorKind::Interrupted => Ended::Broken(error.message),
                     Some(error) => Ended::Result(Err(refused(error))),
                 };

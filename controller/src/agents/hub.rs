@@ -367,6 +367,7 @@ impl Conversation<'_> {
     async fn hear(&mut self, report: v1::Report) -> Down {
         let sequence = report.sequence;
         let reported = service(report.service());
+        let role = report.role();
         let metrics = report.metrics.into_iter().take(METRICS).map(|metric| (metric.name, metric.value)).collect();
         let figures = Figures { heard: Instant::now(), memory_used_bytes: report.memory_used_bytes, metrics };
         *self.agent.figures.lock().unwrap_or_else(PoisonError::into_inner) = Some(figures);
@@ -380,7 +381,8 @@ impl Conversation<'_> {
         // Of the rest, such as the use of the volume, which changes all the time, no reconciler has to know.
         let mut is_news = false;
         self.agent.state.send_if_modified(|state| {
-            is_news = (state.service, state.assignment_generation) != (row.service, row.assignment_generation);
+            is_news = (state.service, state.assignment_generation, state.role)
+                != (row.service, row.assignment_generation, role);
             let heard = AgentState {
                 connected: state.connected,
                 service: row.service,
@@ -388,6 +390,9 @@ impl Conversation<'_> {
                 assignment_generation: row.assignment_generation,
                 volume_used_bytes: row.volume_used_bytes,
                 engine_version: row.engine_version.clone(),
+                role,
+                position: report.position,
+                lag_s: report.lag_s,
             };
             let changed = *state != heard;
             *state = heard;

@@ -30,6 +30,8 @@ const BACKLOG: u32 = 4096;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// An enrolment is one call.
 const ENROLMENT_LIMIT: Duration = Duration::from_secs(30);
+/// A token and a certificate request, of somebody who is not known yet.
+const ENROLMENT_LIMIT_BYTES: usize = 64 * 1024;
 /// For the links to be written as lost at shutdown; what is left then is done at the next start.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 
@@ -124,7 +126,8 @@ async fn open(configs: &Configs, stream: TcpStream) -> io::Result<Opened> {
 }
 
 async fn enrol(hub: Arc<Hub>, stream: TlsStream<TcpStream>, bearer: Option<AgentName>, peer: SocketAddr) {
-    let service = EnrolmentServer::new(Enrolment::new(hub, bearer, peer));
+    let enrolment = Enrolment::new(hub, bearer, peer);
+    let service = EnrolmentServer::new(enrolment).max_decoding_message_size(ENROLMENT_LIMIT_BYTES);
     let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(Routes::new(service).prepare()))

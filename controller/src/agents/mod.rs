@@ -31,6 +31,12 @@ pub struct AgentState {
     pub volume_used_bytes: u64,
     /// The version that the engine reports; empty until it answered once.
     pub engine_version: String,
+    /// What the engine is in a set; unspecified until it answered once.
+    pub role: v1::Role,
+    /// How far the engine's log has come, in the engine's own words; empty where it does not say.
+    pub position: String,
+    /// How far a replica is behind, seconds; `None` where the engine does not say.
+    pub lag_s: Option<f64>,
 }
 
 impl AgentState {
@@ -43,6 +49,9 @@ impl AgentState {
             assignment_generation: 0,
             volume_used_bytes: 0,
             engine_version: String::new(),
+            role: v1::Role::Unspecified,
+            position: String::new(),
+            lag_s: None,
         }
     }
 }
@@ -66,6 +75,9 @@ pub enum AgentError {
     },
 }
 
+/// What a job that succeeded came to, by the kind of its work; `None` from an agent that does not say.
+pub type JobOutcome = Option<v1::result::Outcome>;
+
 /// Progress of a job, as the operation shows it.
 pub type OnProgress<'a> = &'a (dyn Fn(v1::Progress) + Send + Sync);
 
@@ -77,7 +89,12 @@ pub trait Agents: Send + Sync {
     fn state(&self, instance: InstanceId) -> watch::Receiver<AgentState>;
     /// Runs a job to its end, attaching to it again whenever the connection breaks, until `start.deadline_s` is over.
     /// A connection that is not there is waited for.
-    async fn run(&self, instance: InstanceId, start: v1::Start, progress: OnProgress<'_>) -> Result<(), AgentError>;
+    async fn run(
+        &self,
+        instance: InstanceId,
+        start: v1::Start,
+        progress: OnProgress<'_>,
+    ) -> Result<JobOutcome, AgentError>;
     /// Gives the agent an assignment.
     async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<u64, AgentError>;
     /// Databases, by name. Limit 5 s, as for every question below.

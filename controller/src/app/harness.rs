@@ -10,7 +10,7 @@ use trove_proto::v1;
 use super::App;
 use super::accounts::{NewDatabase, NewUser};
 use super::instances::NewInstance;
-use crate::agents::{AgentError, AgentState, Agents, OnProgress};
+use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
 use crate::compute::{Compute, ComputeError, HostSpec};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -226,7 +226,7 @@ impl Agents for FakeAgent {
     fn state(&self, _: InstanceId) -> watch::Receiver<AgentState> {
         unreachable!("use cases read what the agent said from the store")
     }
-    async fn run(&self, _: InstanceId, _: v1::Start, _: OnProgress<'_>) -> std::result::Result<(), AgentError> {
+    async fn run(&self, _: InstanceId, _: v1::Start, _: OnProgress<'_>) -> std::result::Result<JobOutcome, AgentError> {
         unreachable!("use cases start no jobs")
     }
     async fn assign(&self, _: InstanceId, _: v1::AssignRequest) -> std::result::Result<u64, AgentError> {

@@ -17,7 +17,7 @@ use super::points::{Hold, Hook, Points};
 use super::steps::Registered;
 use super::timing::Timing;
 use super::{NewOperation, Origin, Runner, RunnerContext};
-use crate::agents::{AgentError, AgentState, Agents, OnProgress};
+use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
 use crate::app::instances::Instance;
 use crate::authority::Authorities;
 use crate::compute::{Compute, ComputeError, HostSpec};
@@ -166,13 +166,31 @@ fn name(work: &v1::start::Work) -> &'static str {
     }
 }
 
+fn outcome(work: &v1::start::Work) -> v1::result::Outcome {
+    use v1::result::Outcome;
+    let engine_version = || "15".to_owned();
+    match work {
+        v1::start::Work::Prepare(_) => Outcome::Prepared(v1::Prepared { engine_version: engine_version() }),
+        v1::start::Work::Restart(_) => Outcome::Restarted(v1::Restarted { engine_version: engine_version() }),
+        v1::start::Work::Stop(_) => Outcome::Stopped(v1::Stopped {}),
+        v1::start::Work::ChangeAccounts(changes) => {
+            Outcome::AccountsChanged(v1::AccountsChanged { changes: u32::try_from(changes.changes.len()).unwrap() })
+        }
+    }
+}
+
 #[async_trait]
 impl Agents for FakeAgents {
     fn state(&self, instance: InstanceId) -> watch::Receiver<AgentState> {
         self.agents.lock().unwrap().entry(instance).or_default().state.subscribe()
     }
 
-    async fn run(&self, instance: InstanceId, start: v1::Start, progress: OnProgress<'_>) -> Result<(), AgentError> {
+    async fn run(
+        &self,
+        instance: InstanceId,
+        start: v1::Start,
+        progress: OnProgress<'_>,
+    ) -> Result<JobOutcome, AgentError> {
         self.starts.lock().unwrap().push(start.clone());
         let mut state = self.state(instance);
         let limit = Duration::from_secs(start.deadline_s.into());
@@ -182,7 +200,7 @@ impl Agents for FakeAgents {
         for stage in ["one", "two"] {
             progress(v1::Progress { stage: stage.to_owned(), ..v1::Progress::default() });
         }
-        self.do_work(instance, &start)
+        self.do_work(instance, &start).map(|()| start.work.as_ref().map(outcome))
     }
 
     async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<u64, AgentError> {

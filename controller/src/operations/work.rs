@@ -183,7 +183,8 @@ impl Work {
         let progress = |progress| {
             self.progress.send_replace(Some(progress));
         };
-        Ok(self.context.agents.run(self.instance, start, &progress).await?)
+        self.context.agents.run(self.instance, start, &progress).await?;
+        Ok(())
     }
 
     /// See [`RunnerContext::ensure_host`].

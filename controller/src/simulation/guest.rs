@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use trove_agent::durable::Durable;
-use trove_agent::jobs::{Job, Jobs, Worker};
+use trove_agent::jobs::{Job, Jobs, Outcome, Worker};
 use trove_agent::journal::Journal;
 use trove_agent::settings::Keeper;
 use trove_proto::v1;
@@ -243,24 +243,34 @@ impl SimulatedWork {
 
 #[async_trait]
 impl Worker for SimulatedWork {
-    async fn work(&self, job: &Job, work: Work) -> Result<(), v1::Error> {
+    async fn work(&self, job: &Job, work: Work) -> Result<Outcome, v1::Error> {
         let (guest, fate) = (&self.guest, &self.fate);
         let key = format!("{} {} {}", job.key.operation, job.key.step, job.key.attempt);
         self.pause(5, 300).await;
-        match work {
-            Work::Prepare(prepare) => self.prepare(prepare).await?,
+        let engine_version = || "15".to_owned();
+        let outcome = match work {
+            Work::Prepare(prepare) => {
+                self.prepare(prepare).await?;
+                Outcome::Prepared(v1::Prepared { engine_version: engine_version() })
+            }
             Work::Restart(_) => {
                 guest.engine.lock().unwrap().wanted = true;
                 self.run(false);
                 self.pause(100, self.longest(2000)).await;
                 self.run(true);
+                Outcome::Restarted(v1::Restarted { engine_version: engine_version() })
             }
             Work::Stop(_) => {
                 guest.engine.lock().unwrap().wanted = false;
                 self.run(false);
+                Outcome::Stopped(v1::Stopped {})
             }
-            Work::ChangeAccounts(changes) => self.change(changes).await?,
-        }
+            Work::ChangeAccounts(changes) => {
+                let made = u32::try_from(changes.changes.len()).unwrap();
+                self.change(changes).await?;
+                Outcome::AccountsChanged(v1::AccountsChanged { changes: made })
+            }
+        };
         if fate.fails(15) {
             fate.chance
                 .fault("agents that died between an effect and its record", format!("{key} is not written down"));
@@ -270,6 +280,6 @@ impl Worker for SimulatedWork {
         // From here to the journal nothing is awaited: what is counted is written down.
         *guest.engine.lock().unwrap().effects.entry(key.clone()).or_default() += 1;
         fate.chance.note(format!("{} has done {key}", guest.instance));
-        Ok(())
+        Ok(outcome)
     }
 }

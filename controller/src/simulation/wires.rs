@@ -8,12 +8,13 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use trove_agent::jobs::Attached;
+use trove_agent::lanes::Lane;
 use trove_proto::v1;
 
 use super::engine::Fact;
 use super::guest::Guest;
 use super::world::{Cut, Machine, World};
-use crate::agents::{AgentError, AgentState, Agents, OnProgress};
+use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
 use crate::ids::InstanceId;
 
 /// For how long a question waits for an answer, and for an agent that is away.
@@ -108,7 +109,8 @@ impl Wires {
             engine.fence
         };
         let ended = attached.state.borrow().ended.clone();
-        let refused = matches!(ended, Some(Some(error)) if error.kind() == v1::ErrorKind::Fenced);
+        let error = ended.and_then(|ended| ended.error);
+        let refused = error.is_some_and(|error| error.kind() == v1::ErrorKind::Fenced);
         if refused != (start.fence < newest) {
             let (instance, fence) = (guest.instance, start.fence);
             self.world.violated(format!("{instance} has seen {newest} and takes {fence}: refused {refused}"));
@@ -129,7 +131,7 @@ impl Wires {
     }
 
     /// Asks once for a job and hears of its end, unless something gets lost.
-    async fn ask(&self, instance: InstanceId, start: &v1::Start) -> Option<Result<(), v1::Error>> {
+    async fn ask(&self, instance: InstanceId, start: &v1::Start) -> Option<Result<JobOutcome, v1::Error>> {
         let guest = self.reach(instance).await?;
         let life = guest.life()?;
         let mut attached = self.deliver(&guest, start)?;
@@ -152,7 +154,7 @@ impl Wires {
             ended = attached.state.wait_for(|state| state.ended.is_some()) => ended.ok()?.ended.clone()?,
         };
         self.world.changed();
-        self.answer(instance, ended.map_or(Ok(()), Err)).await
+        self.answer(instance, ended.error.map_or(Ok(ended.outcome), Err)).await
     }
 
     /// One question, asked again on the next connection when the one it was asked on broke.
@@ -180,7 +182,12 @@ impl Agents for Wires {
         receiver
     }
 
-    async fn run(&self, instance: InstanceId, start: v1::Start, progress: OnProgress<'_>) -> Result<(), AgentError> {
+    async fn run(
+        &self,
+        instance: InstanceId,
+        start: v1::Start,
+        progress: OnProgress<'_>,
+    ) -> Result<JobOutcome, AgentError> {
         let deadline = Instant::now() + Duration::from_secs(start.deadline_s.into()) + VERDICT;
         progress(v1::Progress { stage: "sent".to_owned(), ..v1::Progress::default() });
         let mut state = self.state(instance);
@@ -212,7 +219,7 @@ impl Agents for Wires {
         };
         match timeout_at(deadline, ended).await {
             Err(_) => Err(AgentError::Unreachable(instance)),
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(error)) => Err(AgentError::Refused { kind: error.kind(), message: error.message }),
         }
     }
@@ -222,7 +229,7 @@ impl Agents for Wires {
         let guest = self.reach(instance).await.ok_or_else(gone)?;
         let life = guest.life().ok_or_else(gone)?;
         let refused = |kind, message: String| AgentError::Refused { kind, message };
-        let admitted = life.keeper.admit(request.fence);
+        let admitted = life.keeper.admit(Lane::LifeCycle, request.fence);
         if !admitted.map_err(|error| refused(v1::ErrorKind::Transient, error.to_string()))? {
             return Err(refused(v1::ErrorKind::Fenced, "fenced".to_owned()));
         }

@@ -9,7 +9,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
@@ -21,6 +21,8 @@ use rustix::fs::{
     openat2, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
+
+use crate::host::Piece;
 
 mod measure;
 #[cfg(test)]
@@ -178,11 +180,8 @@ impl Dir {
         open_beneath(self, below, OFlags::PATH | OFlags::NOFOLLOW)
     }
 
-    /// The bytes of a file, or `None` when it is not there.
-    ///
-    /// # Errors
-    /// It is larger than `limit`, no regular file, has a second name, or is somebody else's.
-    pub fn read(&self, below: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    /// Opens a file to be read, or answers `None` when it is not there.
+    fn file(&self, below: &Path) -> io::Result<Option<(File, u64)>> {
         plain(below)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         let handle = match open_beneath(self, below, flags) {
@@ -199,12 +198,33 @@ impl Dir {
         if !self.owners.contains(&facts.st_uid) {
             return Err(refused(format!("it belongs to uid {}", facts.st_uid)));
         }
+        Ok(Some((handle.into(), facts.st_size.unsigned_abs())))
+    }
+
+    /// The bytes of a file, or `None` when it is not there.
+    ///
+    /// # Errors
+    /// It is larger than `limit`, no regular file, has a second name, or is somebody else's.
+    pub fn read(&self, below: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        let Some((file, _)) = self.file(below)? else { return Ok(None) };
         let mut bytes = Vec::new();
-        File::from(handle).take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
         }
         Ok(Some(bytes))
+    }
+
+    /// At most `limit` bytes of a file from `offset` on, or `None` when it is not there.
+    ///
+    /// # Errors
+    /// It is no regular file, has a second name, or is somebody else's.
+    pub fn read_at(&self, below: &Path, offset: u64, limit: usize) -> io::Result<Option<Piece>> {
+        let Some((mut file, size)) = self.file(below)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(offset))?;
+        file.take(limit as u64).read_to_end(&mut bytes)?;
+        Ok(Some(Piece { bytes, size }))
     }
 
     /// Replaces a file as one step: written beside, flushed, renamed, the directory flushed.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::net::UnixStream;
 
+use crate::stream::{InputStream, OutputStream};
+
 /// The directories of a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Directory {
@@ -134,10 +136,19 @@ impl Command {
 /// What a command that ended with status 0 said.
 #[derive(Clone, Debug, Default)]
 pub struct Output {
-    /// Standard output, at most 1 MiB of it.
+    /// Standard output, at most 1 MiB: more is an error.
     pub stdout: String,
     /// Standard error, at most 64 KiB of its end.
     pub stderr: String,
+}
+
+/// A part of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its bytes. Fewer than were asked for only where the file ends.
+    pub bytes: Vec<u8>,
+    /// The size of the whole file when it was read.
+    pub size: u64,
 }
 
 /// A file to be written whole.
@@ -161,7 +172,7 @@ impl File {
 }
 
 /// What the hands could not do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum HostError {
     /// The program could not be started at all.
     #[error("start {program}: {reason}")]
@@ -188,6 +199,14 @@ pub enum HostError {
         program: String,
         /// The deadline.
         seconds: u64,
+    },
+    /// The program said more than is kept of its output.
+    #[error("{program} said more than {limit} bytes")]
+    TooMuch {
+        /// The program.
+        program: String,
+        /// Bytes that are kept.
+        limit: usize,
     },
     /// A file or directory could not be read or written.
     #[error("{attempt} {at}: {reason}")]
@@ -227,8 +246,12 @@ impl HostError {
 /// touched. A tenant can put anything anywhere in the engine's own directories.
 #[async_trait]
 pub trait Host: Send + Sync {
-    /// Runs a command to its end.
+    /// Runs a command to its end. Given up before, it is killed with its children.
     async fn run(&self, command: Command) -> Result<Output, HostError>;
+    /// Starts a command whose output is read while it runs. The deadline counts from here.
+    async fn read_from(&self, command: Command) -> Result<OutputStream, HostError>;
+    /// Starts a command whose input is written while it runs; it has no other. The deadline counts from here.
+    async fn write_to(&self, command: Command) -> Result<InputStream, HostError>;
     /// Whether there is a program at this path, which is one of the system's.
     async fn has_program(&self, path: &Path) -> Result<bool, HostError>;
     /// Makes a directory with its mode and owner, or gives them to the one that is there. What is above it is there.
@@ -237,13 +260,15 @@ pub trait Host: Send + Sync {
     async fn write(&self, file: File) -> Result<(), HostError>;
     /// The bytes of a file, or `None` when it is not there. One with more than `limit` bytes is an error.
     async fn read(&self, at: &Location, limit: u64) -> Result<Option<Vec<u8>>, HostError>;
+    /// At most `limit` bytes of a file from `offset` on, or `None` when it is not there. Beyond the file's end there are none.
+    async fn read_at(&self, at: &Location, offset: u64, limit: usize) -> Result<Option<Piece>, HostError>;
     /// Whether something is there.
     async fn exists(&self, at: &Location) -> Result<bool, HostError>;
     /// Renames within one of the directories and flushes it.
     async fn rename(&self, from: &Location, to: &Location) -> Result<(), HostError>;
     /// Removes a file or a whole directory; what is not there counts as removed.
     async fn remove(&self, at: &Location) -> Result<(), HostError>;
-    /// Connects to a socket. The process that listens is the engine of this site, or one that [`Host::run`] runs at this
+    /// Connects to a socket. The process that listens is the engine of this site, or a command that runs at this
     /// moment: this is verified before anything can be said to it.
     async fn connect(&self, at: &Location) -> Result<UnixStream, HostError>;
     /// Signals the engine's process, the one that the agent started. To stop it is the agent's work.

@@ -2,7 +2,7 @@
 //!
 //! A datastore is one crate with one value that implements [`Datastore`]. It says *what* to run and how to ask the
 //! engine; the agent *does*: processes, users, files, retries and time limits live in the agent, behind [`Host`].
-//! Read the modules in this order: [`datastore`], [`site`], [`engine`], [`capability`], [`manifest`], [`host`].
+//! Read the modules in this order: [`datastore`], [`site`], [`engine`], [`capability`], [`manifest`], [`host`], [`stream`].
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant files and look at them"))]
 
@@ -18,14 +18,16 @@ pub mod password;
 pub mod real_host;
 pub mod recording;
 pub mod site;
+pub mod stream;
 
 pub use capability::{Database, Databases, Grantee, NewUser, Parameters, Root, User, UserChange, Users};
 pub use datastore::{Client, Datastore, Identity, NameRules, UserTraits};
 pub use engine::{Engine, FirstStart, Health, Metric, Role, Settings, StartMode, StartSpec, StopSignal, TlsMode};
 pub use error::{EngineError, Kind};
-pub use host::{Command, Directory, File, Host, HostError, Location, Output, Owner, Signal};
+pub use host::{Command, Directory, File, Host, HostError, Location, Output, Owner, Piece, Signal};
 pub use manifest::{CharacterSet, Described, Manifest, Parameter, ParameterType, character_set};
 pub use password::PasswordRules;
 pub use real_host::{Account, Places, RealHost, Trusted};
 pub use secrecy::{ExposeSecret, SecretString};
 pub use site::{Installation, Site, Size, TlsFiles};
+pub use stream::{InputStream, OutputStream};

@@ -4,22 +4,18 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use nix::sys::signal::{Signal as SystemSignal, killpg};
-use nix::unistd::{Gid, Pid, Uid, User};
+use nix::unistd::{Gid, Uid, User};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
-use secrecy::ExposeSecret;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::beneath::{Dir, Ids};
-use crate::host::{Command, Directory, File, Host, HostError, Location, Output, Owner, Signal};
+use crate::host::{Command, Directory, File, Host, HostError, Location, Output, Owner, Piece, Signal};
+use crate::stream::{InputStream, OutputStream};
 
-const STDOUT_BYTES: usize = 1 << 20;
-const STDERR_BYTES: usize = 64 << 10;
+mod commands;
 
 /// An account of the operating system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -262,63 +258,18 @@ impl RealHost {
     }
 }
 
-/// What a stream said, at most `limit` bytes: its beginning, or its end when `keep_end`.
-async fn collect(stream: Option<impl AsyncReadExt + Unpin>, limit: usize, keep_end: bool) -> String {
-    let Some(mut stream) = stream else { return String::new() };
-    let (mut all, mut chunk) = (Vec::new(), vec![0; 8192]);
-    // A stream that breaks has said what it said; the exit status decides.
-    while let Ok(n @ 1..) = stream.read(&mut chunk).await {
-        all.extend_from_slice(&chunk[..n]);
-        if all.len() > limit {
-            if keep_end {
-                all.drain(..all.len() - limit);
-            } else {
-                all.truncate(limit);
-            }
-        }
-    }
-    String::from_utf8_lossy(&all).trim_end().to_owned()
-}
-
 #[async_trait]
 impl Host for RealHost {
     async fn run(&self, command: Command) -> Result<Output, HostError> {
-        let program = command.program.display().to_string();
-        let mut base = std::process::Command::new(&command.program);
-        base.args(&command.args).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LANG", "C.UTF-8");
-        base.envs(command.env.iter().map(|(name, value)| (name, value))).current_dir("/");
-        self.become_owner(&mut base, command.user);
-        let mut base = tokio::process::Command::from(base);
-        let stdin = if command.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
-        base.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
-        let mut child =
-            base.spawn().map_err(|error| HostError::Start { program: program.clone(), reason: error.to_string() })?;
-        let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-        let _trusted = group.map(|pid| self.trusted(pid.as_raw(), None));
-        let (input, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let feed = async {
-            if let (Some(mut input), Some(text)) = (input, command.stdin) {
-                // A program that does not read its input says so by its exit status.
-                let _ = input.write_all(text.expose_secret().as_bytes()).await;
-            }
-        };
-        let all = async {
-            tokio::join!(collect(stdout, STDOUT_BYTES, false), collect(stderr, STDERR_BYTES, true), child.wait(), feed)
-        };
-        let Ok((stdout, stderr, status, ())) = tokio::time::timeout(command.deadline, all).await else {
-            if let Some(group) = group {
-                // Its children may hold the pipes; the whole group goes.
-                let _ = killpg(group, SystemSignal::SIGKILL);
-            }
-            return Err(HostError::Late { program, seconds: command.deadline.as_secs() });
-        };
-        let status =
-            status.map_err(|error| HostError::Start { program: program.clone(), reason: error.to_string() })?;
-        if status.success() {
-            return Ok(Output { stdout, stderr });
-        }
-        let said = if stderr.is_empty() { stdout } else { stderr };
-        Err(HostError::Failed { program, status: status.to_string(), stderr: said })
+        self.run_command(command).await
+    }
+
+    async fn read_from(&self, command: Command) -> Result<OutputStream, HostError> {
+        self.output_stream(command)
+    }
+
+    async fn write_to(&self, command: Command) -> Result<InputStream, HostError> {
+        self.input_stream(command)
     }
 
     #[allow(clippy::disallowed_methods, reason = "a program of the system")]
@@ -342,6 +293,10 @@ impl Host for RealHost {
 
     async fn read(&self, at: &Location, limit: u64) -> Result<Option<Vec<u8>>, HostError> {
         self.files("read", at, move |dir, path| dir.read(path, limit)).await
+    }
+
+    async fn read_at(&self, at: &Location, offset: u64, limit: usize) -> Result<Option<Piece>, HostError> {
+        self.files("read", at, move |dir, path| dir.read_at(path, offset, limit)).await
     }
 
     async fn exists(&self, at: &Location) -> Result<bool, HostError> {

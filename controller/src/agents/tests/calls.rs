@@ -50,7 +50,8 @@ async fn a_job_that_ends_well_is_a_success() {
     let brain = Brain::default();
     *brain.script.lock().unwrap() = vec![Script::Answer(None)];
     let _agent = connect(&controller, instance, &brain).await;
-    controller.hub.run(instance, start(30), &|_| {}).await.unwrap();
+    let outcome = controller.hub.run(instance, start(30), &|_| {}).await.unwrap();
+    assert_eq!(outcome, Some(v1::result::Outcome::Restarted(v1::Restarted::default())));
     controller.stop().await;
 }
 

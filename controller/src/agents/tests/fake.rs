@@ -216,7 +216,10 @@ impl v1::jobs_server::Jobs for Brain {
                 std::future::pending().await
             })),
             Script::Answer(error) => {
-                let result = v1::run_reply::Kind::Result(v1::Result { error });
+                let result = v1::run_reply::Kind::Result(v1::Result {
+                    outcome: error.is_none().then(|| v1::result::Outcome::Restarted(v1::Restarted::default())),
+                    error,
+                });
                 Box::pin(stream::iter([Ok(v1::RunReply { kind: Some(result) })]))
             }
         };

@@ -59,6 +59,33 @@ async fn a_report_is_kept_and_acknowledged_and_a_loss_is_written() {
 }
 
 #[tokio::test]
+async fn a_report_says_role_position_and_lag() {
+    let controller = Controller::start().await;
+    let instance = controller.instance(1).await;
+    let mut agent = connect(&controller, instance, &Brain::default()).await;
+    let state = controller.hub.state(instance);
+    assert_eq!(state.borrow().role, v1::Role::Unspecified);
+    let replica = v1::Report {
+        sequence: 1,
+        service: v1::ServiceState::Healthy.into(),
+        role: v1::Role::Replica.into(),
+        position: "0/3000060".to_owned(),
+        lag_s: Some(1.5),
+        ..v1::Report::default()
+    };
+    agent.say(v1::watch_up::Kind::Report(replica.clone()));
+    acknowledgement(&mut agent).await;
+    let heard = state.borrow().clone();
+    assert_eq!((heard.role, heard.position.as_str(), heard.lag_s), (v1::Role::Replica, "0/3000060", Some(1.5)));
+    let primary = v1::Report { sequence: 2, role: v1::Role::Primary.into(), lag_s: None, ..replica };
+    agent.say(v1::watch_up::Kind::Report(primary));
+    acknowledgement(&mut agent).await;
+    let heard = state.borrow().clone();
+    assert_eq!((heard.role, heard.lag_s), (v1::Role::Primary, None));
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn a_newer_connection_takes_the_place_of_the_older() {
     let controller = Controller::start().await;
     let instance = controller.instance(1).await;

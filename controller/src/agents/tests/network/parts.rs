@@ -18,7 +18,7 @@ use trove_agent::driver::{self, Parts};
 use trove_agent::durable::Durable;
 use trove_agent::engine_log::EngineLog;
 use trove_agent::identity::Identity;
-use trove_agent::jobs::{Job, Jobs, Worker};
+use trove_agent::jobs::{Job, Jobs, Outcome, Worker};
 use trove_agent::journal::Journal;
 use trove_agent::service::Services;
 use trove_agent::settings::Keeper;
@@ -235,7 +235,7 @@ async fn carry_out_one(world: Arc<World>, hub: Arc<Hub>, number: usize, order: O
                 let target = instance.to_string();
                 let key = v1::JobKey { operation: number.to_string(), step: "s".to_owned(), target, attempt: 1 };
                 let work = Some(v1::start::Work::Restart(v1::Restart {}));
-                hub.run(instance, v1::Start { key: Some(key), fence, deadline_s: 600, work }, &|_| {}).await
+                hub.run(instance, v1::Start { key: Some(key), fence, deadline_s: 600, work }, &|_| {}).await.map(drop)
             }
             Order::Assign => {
                 let controllers = CONTROLLERS.map(|name| format!("{name}:{PORT}")).to_vec();
@@ -338,7 +338,7 @@ struct SlowWork(Arc<World>);
 
 #[async_trait]
 impl Worker for SlowWork {
-    async fn work(&self, job: &Job, _work: v1::start::Work) -> Result<(), v1::Error> {
+    async fn work(&self, job: &Job, _work: v1::start::Work) -> Result<Outcome, v1::Error> {
         let seconds = self.0.job_takes.lock().unwrap().as_secs();
         for second in 0..seconds {
             let work = async {
@@ -350,7 +350,7 @@ impl Worker for SlowWork {
         // From here to the journal nothing is awaited: what is counted is written down.
         *self.0.effects.lock().unwrap().entry(job.key.operation.clone()).or_default() += 1;
         self.0.note(format!("job {} is done", job.key.operation));
-        Ok(())
+        Ok(Outcome::Stopped(v1::Stopped {}))
     }
 }
 
