@@ -111,11 +111,10 @@ impl<'a> Bench<'a> {
     pub fn spawn(&self, mode: StartMode) -> Result<Running> {
         let spec = self.datastore.engine().start_spec(&self.site, mode);
         let log = std::fs::File::options().create(true).append(true).open(self.scratch.path().join("log"))?;
-        let mut command = Command::new(&spec.program);
+        let mut command = self.host.command(&spec.program, Owner::Engine);
         command.args(&spec.args).env_clear().env("PATH", "/usr/bin:/bin").env("LANG", "C.UTF-8");
         command.envs(spec.env.iter().map(|(name, value)| (name, value))).current_dir("/");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.host.become_owner(&mut command, Owner::Engine);
         let child = command.spawn().with_context(|| format!("start {}", spec.program.display()))?;
         let trusted = self.host.trust(i32::try_from(child.id())?);
         Ok(Running { child, _trusted: trusted })

@@ -27,7 +27,7 @@ pub use error::{EngineError, Kind};
 pub use host::{Command, Directory, File, Host, HostError, Location, Output, Owner, Piece, Signal};
 pub use manifest::{CharacterSet, Described, Manifest, Parameter, ParameterType, character_set};
 pub use password::PasswordRules;
-pub use real_host::{Account, Places, RealHost, Trusted};
+pub use real_host::{Account, Confinement, Places, RealHost, Trusted};
 pub use secrecy::{ExposeSecret, SecretString};
 pub use site::{Installation, Site, Size, TlsFiles};
 pub use stream::{InputStream, OutputStream};

@@ -1,7 +1,9 @@
 //! The control groups of hosts: version 2, version 1, or both side by side (memory, pids and cpu in version 1, the kill
 //! switch in version 2).
 //!
-//! A host has one directory in each hierarchy, `trove-rs/<key>/<id>`, where the key tells state directories apart.
+//! A host has two directories in each hierarchy: `trove-rs/<key>/<id>` for the engine and everything else of its account,
+//! `trove-rs/<key>/<id>.agent` for the agent, which goes on when the tenant has used up his part. They are side by side, since
+//! in version 2 a group that passes limits on has no processes of its own. The key tells state directories apart.
 
 #![allow(clippy::disallowed_methods, reason = "control groups")]
 
@@ -12,8 +14,10 @@ use std::path::{Path, PathBuf};
 
 use super::system::{ProcessId, if_there};
 
-/// For the agent and its short-lived children, beside what was ordered for the engine.
-const AGENT_ALLOWANCE_MIB: u64 = 256;
+/// For the agent, beside what was ordered for the engine.
+const AGENT_MIB: u64 = 256;
+/// Processes and threads of the agent, far more than it has.
+const AGENT_PROCESSES: u64 = 512;
 /// Processes and threads of the smallest host; PostgreSQL takes 50 connections there and some 20 processes of its own.
 const LEAST_PROCESSES: u64 = 128;
 /// Enough for the 500 connections of the largest PostgreSQL, too few for a runaway to harm the machine.
@@ -43,7 +47,57 @@ enum Kind {
     Cpu,
 }
 
-/// What a host may take of the machine.
+/// Whose a group of a host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The engine's, with everything else that runs as its account: the tenant's, that is.
+    Engine,
+    /// The agent's.
+    Agent,
+}
+
+impl Part {
+    const ALL: [Self; 2] = [Self::Engine, Self::Agent];
+
+    fn name(self, host: &str) -> String {
+        match self {
+            // Also the agent's, in versions before this.
+            Self::Engine => host.to_owned(),
+            Self::Agent => format!("{host}.agent"),
+        }
+    }
+
+    /// The host that has a group of this name.
+    fn host(name: &str) -> String {
+        name.strip_suffix(".agent").unwrap_or(name).to_owned()
+    }
+}
+
+/// Limits by the files that they are written to; each controller has its own name for them in each version.
+type Settings = Vec<(&'static str, String)>;
+
+/// Writes those that the group's controllers know.
+fn set(group: &Path, settings: &Settings) -> io::Result<()> {
+    for (file, value) in settings {
+        let file = group.join(file);
+        if file.exists() {
+            fs::write(&file, value)
+                .map_err(|error| io::Error::new(error.kind(), format!("set {}: {error}", file.display())))?;
+        }
+    }
+    Ok(())
+}
+
+fn sizes(memory_mib: u64, processes: u64) -> Settings {
+    let memory = memory_mib.saturating_mul(1024 * 1024).to_string();
+    vec![("memory.max", memory.clone()), ("memory.limit_in_bytes", memory), ("pids.max", processes.to_string())]
+}
+
+fn agents() -> Settings {
+    sizes(AGENT_MIB, AGENT_PROCESSES)
+}
+
+/// What a tenant may take of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Memory of the flavor.
@@ -58,32 +112,21 @@ impl Limits {
         (LEAST_PROCESSES + self.memory_mib / 2).min(MOST_PROCESSES)
     }
 
-    /// Writes those that the group's controllers know, each under its name in either version.
     fn set(self, group: &Path) -> io::Result<()> {
-        let memory = (self.memory_mib + AGENT_ALLOWANCE_MIB).saturating_mul(1024 * 1024).to_string();
         let vcpus = u64::from(self.vcpus.max(1));
         let quota = vcpus * PERIOD;
-        let all = [
-            ("memory.max", memory.clone()),
-            ("memory.limit_in_bytes", memory),
+        let mut all = sizes(self.memory_mib, self.processes());
+        all.extend([
             // Where one process more than the memory has room for is killed, the rest goes too: the engine starts anew instead
             // of fighting for ever.
             ("memory.oom.group", "1".to_owned()),
-            ("pids.max", self.processes().to_string()),
             ("cpu.weight", (100 * vcpus).min(10_000).to_string()),
             ("cpu.max", format!("{quota} {PERIOD}")),
             ("cpu.shares", (1024 * vcpus).min(262_144).to_string()),
             ("cpu.cfs_period_us", PERIOD.to_string()),
             ("cpu.cfs_quota_us", quota.to_string()),
-        ];
-        for (file, value) in all {
-            let file = group.join(file);
-            if file.exists() {
-                fs::write(&file, value)
-                    .map_err(|error| io::Error::new(error.kind(), format!("set {}: {error}", file.display())))?;
-            }
-        }
-        Ok(())
+        ]);
+        set(group, &all)
     }
 }
 
@@ -112,30 +155,41 @@ impl Cgroups {
         Ok(found)
     }
 
-    /// The directories of a host's groups, there or not.
-    pub(crate) fn of(&self, host: &str) -> Vec<PathBuf> {
-        self.hierarchies.iter().map(|hierarchy| self.parent(hierarchy).join(host)).collect()
+    /// The directories of one of a host's groups, there or not.
+    pub(crate) fn of(&self, host: &str, part: Part) -> Vec<PathBuf> {
+        self.hierarchies.iter().map(|hierarchy| self.parent(hierarchy).join(part.name(host))).collect()
+    }
+
+    /// The directories of all of them.
+    pub(crate) fn all(&self, host: &str) -> Vec<PathBuf> {
+        Part::ALL.into_iter().flat_map(|part| self.of(host, part)).collect()
     }
 
     /// The path of a host's group, the same in each hierarchy, below where that is mounted.
-    pub(crate) fn path(&self, host: &str) -> PathBuf {
-        Path::new(TOP).join(&self.key).join(host)
+    pub(crate) fn path(&self, host: &str, part: Part) -> PathBuf {
+        Path::new(TOP).join(&self.key).join(part.name(host))
     }
 
-    /// Puts a process into the groups of a host.
-    pub(crate) fn join(&self, host: &str, process: ProcessId) -> io::Result<()> {
-        self.of(host).iter().try_for_each(|group| fs::write(group.join("cgroup.procs"), process.pid.to_string()))
+    /// Puts an agent into the groups of its host.
+    pub(crate) fn join(&self, host: &str, agent: ProcessId) -> io::Result<()> {
+        let groups = self.of(host, Part::Agent);
+        groups.iter().try_for_each(|group| fs::write(group.join("cgroup.procs"), agent.pid.to_string()))
     }
 
     /// Makes the groups of a host, or finds them made, and sets their limits.
     pub(crate) fn ensure(&self, host: &str, limits: Limits) -> io::Result<()> {
         for hierarchy in &self.hierarchies {
             let parent = self.parent(hierarchy);
-            let group = parent.join(host);
-            // Another controller that tidies up may remove an empty directory in between.
-            let made = || hierarchy.prepare(&parent).and_then(|()| make(&group));
-            made().or_else(|error| if error.kind() == ErrorKind::NotFound { made() } else { Err(error) })?;
-            limits.set(&group)?;
+            for part in Part::ALL {
+                let group = parent.join(part.name(host));
+                // Another controller that tidies up may remove an empty directory in between.
+                let made = || hierarchy.prepare(&parent).and_then(|()| make(&group));
+                made().or_else(|error| if error.kind() == ErrorKind::NotFound { made() } else { Err(error) })?;
+                match part {
+                    Part::Engine => limits.set(&group)?,
+                    Part::Agent => set(&group, &agents())?,
+                }
+            }
         }
         Ok(())
     }
@@ -147,7 +201,7 @@ impl Cgroups {
             hosts.extend(
                 children(&self.parent(hierarchy))?
                     .into_iter()
-                    .filter_map(|path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned)),
+                    .filter_map(|path| path.file_name().and_then(|name| name.to_str()).map(Part::host)),
             );
         }
         Ok(hosts)
@@ -157,7 +211,7 @@ impl Cgroups {
     pub(crate) fn remove(&self, host: &str) -> io::Result<()> {
         for hierarchy in &self.hierarchies {
             let parent = self.parent(hierarchy);
-            remove(&parent.join(host))?;
+            Part::ALL.iter().try_for_each(|part| remove(&parent.join(part.name(host))))?;
             hierarchy.tidy(&parent);
         }
         Ok(())
@@ -344,7 +398,7 @@ mod tests {
         files.iter().for_each(|file| fs::write(directory.path().join(file), "").unwrap());
         Limits { memory_mib: 512, vcpus: 2 }.set(directory.path()).unwrap();
         let set = files.map(read);
-        let memory = ((512 + AGENT_ALLOWANCE_MIB) << 20).to_string();
+        let memory = (512_u64 << 20).to_string();
         assert_eq!(set, [memory.as_str(), "384", "200", "200000 100000", "2048", "200000"]);
         assert!(!directory.path().join("memory.oom.group").exists(), "a controller that is not there is not asked");
         // PostgreSQL takes a tenth of the memory's MiB as connections, 50 to 500, and starts some processes of its own.

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use trove_strategy::beneath::Dir;
 
 use super::accounts::Accounts;
-use super::cgroup::{Cgroups, Limits};
+use super::cgroup::{Cgroups, Limits, Part};
 use super::filter::Filter;
 use super::migrate;
 use super::namespace::{self, View};
@@ -81,6 +81,7 @@ struct AgentConfig<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     engine_uid: Option<u32>,
     cgroups: Vec<PathBuf>,
+    engine_cgroups: Vec<PathBuf>,
 }
 
 /// Tells state directories apart where names of theirs would meet.
@@ -105,7 +106,7 @@ pub(super) fn program_beside() -> PathBuf {
     std::env::current_exe().map(|own| own.with_file_name("trove-agent")).unwrap_or_else(|_| "trove-agent".into())
 }
 
-fn failed(attempt: &str, path: &Path) -> impl FnOnce(std::io::Error) -> ComputeError {
+pub(super) fn failed(attempt: &str, path: &Path) -> impl FnOnce(std::io::Error) -> ComputeError {
     let text = format!("{attempt} {}", path.display());
     move |error| match error.kind() {
         // A person has to make room; meanwhile nothing is lost by trying again.
@@ -130,7 +131,7 @@ pub(super) enum Started {
 
 /// What the driver itself reads of the agent's configuration.
 #[derive(Deserialize)]
-struct Written {
+pub(super) struct Written {
     memory_mib: u64,
     vcpus: Option<u32>,
     engine_uid: Option<u32>,
@@ -138,7 +139,7 @@ struct Written {
 }
 
 impl Written {
-    fn limits(&self) -> Limits {
+    pub(super) fn limits(&self) -> Limits {
         // One that was written by hand may say less.
         Limits { memory_mib: self.memory_mib, vcpus: self.vcpus.unwrap_or(1) }
     }
@@ -172,7 +173,7 @@ fn remove(path: &Path) -> Result<(), ComputeError> {
 }
 
 /// Replaces a file as one step, 0600.
-fn write(path: &Path, contents: &[u8]) -> Result<(), ComputeError> {
+pub(super) fn write(path: &Path, contents: &[u8]) -> Result<(), ComputeError> {
     let beside = path.with_extension("new");
     let all = || -> std::io::Result<()> {
         let mut options = File::options();
@@ -195,12 +196,7 @@ impl Place {
         self.runtime.join(instance.to_string())
     }
 
-    /// Its control groups, there or not.
-    pub(super) fn groups(&self, instance: InstanceId) -> Vec<PathBuf> {
-        self.cgroups.as_ref().map(|cgroups| cgroups.of(&instance.to_string())).unwrap_or_default()
-    }
-
-    fn config_file(&self, instance: InstanceId) -> PathBuf {
+    pub(super) fn config_file(&self, instance: InstanceId) -> PathBuf {
         self.directory(instance).join(WHOLE)
     }
 
@@ -346,7 +342,8 @@ impl Place {
             vcpus: spec.size.vcpus,
             volume_gib: spec.size.volume_gib,
             engine_uid: spec.engine_uid,
-            cgroups: self.groups(spec.instance),
+            cgroups: self.groups_of(spec.instance, Part::Agent),
+            engine_cgroups: self.groups_of(spec.instance, Part::Engine),
         };
         let text = toml::to_string(&config)
             .map_err(|error| ComputeError::Fatal(format!("write the agent's configuration: {error}")))?;
@@ -368,9 +365,12 @@ impl Place {
         let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return self.look_for_agent(instance) };
         let Some(process) = Process::of(record.process.pid)? else { return Ok(None) };
         let is_it = process.id == record.process && is_own(&process) && boot()? == record.boot;
-        let group = self.cgroups.as_ref().map(|cgroups| cgroups.path(&instance.to_string()));
-        let is_member = match group {
-            Some(group) => system::is_in_group(process.id.pid, &group)?,
+        let is_member = match &self.cgroups {
+            // One of a version before this is where its engine is.
+            Some(cgroups) => [Part::Agent, Part::Engine].into_iter().try_fold(false, |is_member, part| {
+                let group = cgroups.path(&instance.to_string(), part);
+                Ok::<_, std::io::Error>(is_member || system::is_in_group(process.id.pid, &group)?)
+            })?,
             None => true,
         };
         Ok((is_it && is_member).then_some(process.id))
@@ -401,7 +401,7 @@ impl Place {
         }
     }
 
-    fn written(&self, instance: InstanceId) -> Result<Written, ComputeError> {
+    pub(super) fn written(&self, instance: InstanceId) -> Result<Written, ComputeError> {
         let file = self.config_file(instance);
         let parse = |text: String| toml::from_str(&text).map_err(std::io::Error::other);
         fs::read_to_string(&file).and_then(parse).map_err(failed("read", &file))
@@ -469,6 +469,7 @@ impl Place {
             (self.directory(instance), self.run_directory(instance), self.program(instance));
         let written = self.written(instance)?;
         self.make_volatile(instance, &written)?;
+        self.renew_groups(instance)?;
         let log = directory.join("log/agent.log");
         let output = File::options().create(true).append(true).mode(0o600).open(&log).map_err(failed("open", &log))?;
         let again = output.try_clone().map_err(failed("open", &log))?;
@@ -553,18 +554,6 @@ impl Place {
         let Some(cgroups) = &self.cgroups else { return Ok(()) };
         let limited = cgroups.ensure(&instance.to_string(), written.limits());
         limited.map_err(|error| ComputeError::Transient(format!("limit the host {instance}: {error}")))
-    }
-
-    /// Sets the limits of a host that runs: an earlier version may have set others.
-    fn renew_limits(&self, instance: InstanceId) {
-        let Some(cgroups) = &self.cgroups else { return };
-        let renewed = self.written(instance).map(|written| cgroups.ensure(&instance.to_string(), written.limits()));
-        match renewed {
-            // It takes more memory than it may, say. The next start sets them.
-            Ok(Err(error)) => tracing::warn!(%instance, "the limits of a host are not renewed: {error}"),
-            Err(error) => tracing::warn!(%instance, "the limits of a host are not renewed: {error}"),
-            Ok(Ok(())) => {}
-        }
     }
 
     /// Takes the directory of sockets and the control group away; no process of the host may be left.

@@ -8,6 +8,7 @@ mod accounts;
 mod address;
 mod cgroup;
 mod filter;
+mod groups;
 mod host;
 mod kill;
 mod migrate;

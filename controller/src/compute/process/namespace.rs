@@ -24,6 +24,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::statfs::{FsType, fstatfs};
 
+use crate::ids::InstanceId;
+
 /// The kernel's file system of namespaces (NSFS_MAGIC).
 const NAMESPACES: FsType = FsType(0x6e73_6673);
 /// Places in which every account of a machine may leave files: a host has its own.
@@ -108,18 +110,18 @@ impl View {
         File::open("/proc/thread-self/ns/mnt")
     }
 
-    /// Lets go of what is mounted for other hosts below what is hidden: it would be out of reach, but its name would stand in the
-    /// list of mounts.
+    /// Lets go of what is mounted for other hosts: below what is hidden it would be out of reach, but its name would stand in the
+    /// list of mounts. Those of other services on this machine lie elsewhere, and are known by what they are.
     fn detach_others(&self) -> io::Result<()> {
         let real = |path: &PathBuf| fs::canonicalize(path);
         let hidden = self.hidden.iter().filter(|path| path.exists()).map(real).collect::<io::Result<Vec<_>>>()?;
         let own = [real(&self.host)?, real(&self.run)?];
         let mounts = fs::read("/proc/thread-self/mountinfo")?;
         // What was mounted last first.
-        for place in mount_points(&mounts).iter().rev() {
+        for Mounted { place, holds_host } in mounted(&mounts).iter().rev() {
             let is_hidden = hidden.iter().any(|hidden| place.starts_with(hidden) && place != hidden);
             let is_own = own.iter().any(|own| own.starts_with(place) || place.starts_with(own));
-            if !is_hidden || is_own {
+            if is_own || !(is_hidden || *holds_host) {
                 continue;
             }
             match umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
@@ -206,10 +208,24 @@ fn held(run: &Path) -> io::Result<Option<File>> {
     Ok(is_namespace.then_some(file))
 }
 
+/// A mount of the machine.
+#[derive(Debug, PartialEq, Eq)]
+struct Mounted {
+    place: PathBuf,
+    /// Whether it is the runtime directory of a host, mounted on itself ([`View::hold`]).
+    holds_host: bool,
+}
+
 /// proc(5): `id parent major:minor root mount-point ...`, in which spaces and the like are octal numbers behind a backslash.
-fn mount_points(mounts: &[u8]) -> Vec<PathBuf> {
-    let points = mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    points.map(|point| PathBuf::from(OsString::from_vec(plain(point)))).collect()
+fn mounted(mounts: &[u8]) -> Vec<Mounted> {
+    let parse = |line: &[u8]| {
+        let mut fields = line.split(|byte| *byte == b' ').map(|field| PathBuf::from(OsString::from_vec(plain(field))));
+        let (root, place) = (fields.nth(3)?, fields.next()?);
+        let name = place.file_name()?.to_str()?;
+        let holds_host = name.parse::<InstanceId>().is_ok() && root.ends_with(name);
+        Some(Mounted { place, holds_host })
+    };
+    mounts.split(|byte| *byte == b'\n').filter_map(parse).collect()
 }
 
 fn plain(escaped: &[u8]) -> Vec<u8> {
@@ -285,8 +301,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mount_points_are_read_as_they_are() {
-        let mounts = b"30 25 0:26 / /run/a\\040b\\134c rw shared:9 - tmpfs tmpfs rw\n31 30 0:4 mnt:[1] /run/x/ns rw - nsfs nsfs rw\n";
-        assert_eq!(mount_points(mounts), [Path::new("/run/a b\\c"), Path::new("/run/x/ns")]);
+    fn mounts_are_read_as_they_are() {
+        let id = "80401800-1904-4c4b-85fc-d332cf8a08b8";
+        let mounts = format!(
+            "30 25 0:26 / /run/a\\040b\\134c rw shared:9 - tmpfs tmpfs rw\n\
+             31 30 0:4 /x/{id} /run/x/{id} rw - tmpfs tmpfs rw\n\
+             32 30 0:4 / /media/{id} rw - ext4 /dev/sdb rw\n"
+        );
+        let found: Vec<_> = mounted(mounts.as_bytes()).into_iter().map(|it| (it.place, it.holds_host)).collect();
+        let (run, media) = (PathBuf::from("/run/x").join(id), PathBuf::from("/media").join(id));
+        assert_eq!(found, [("/run/a b\\c".into(), false), (run, true), (media, false)]);
     }
 }

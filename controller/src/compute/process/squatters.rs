@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
 use rustix::process::Signal;
 
+use super::cgroup::Part;
 use super::host::Place;
 use super::kill::strike;
 use super::system::{self, ProcessId, if_there};
@@ -66,7 +67,7 @@ pub(super) async fn end(place: &Place, tenants: &[Tenant]) -> io::Result<Vec<Squ
                     instance_id = %tenant.instance,
                     "this instance does not leave another's address: all that runs as its account is ended"
                 );
-                strike(tenant.uid, &place.groups(tenant.instance)).await?;
+                strike(tenant.uid, &place.groups_of(tenant.instance, Part::Engine)).await?;
                 ended.entry(tenant.instance).or_insert_with(|| "not to be named".to_owned());
             }
         }

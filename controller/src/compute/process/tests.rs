@@ -1,5 +1,7 @@
 //! Hosts whose agent is a script: it joins its groups, leaves grandchildren in sessions of their own, and stays.
 
+mod groups;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
@@ -165,7 +167,7 @@ async fn live_and_die(mut world: World) {
     let children = world.listed(instance, "children");
     assert!(children.iter().all(|pid| is_there(*pid)), "children outlive their agents");
     let groups: Vec<PathBuf> =
-        world.driver.place.cgroups.iter().flat_map(|cgroups| cgroups.of(&instance.to_string())).collect();
+        world.driver.place.cgroups.iter().flat_map(|cgroups| cgroups.all(&instance.to_string())).collect();
     assert!(groups.iter().all(|group| group.exists()));
     world.driver.delete_host(instance).await.unwrap();
     let alive: Vec<i32> = children.into_iter().filter(|pid| ProcessId::of(*pid).unwrap().is_some()).collect();
@@ -392,79 +394,6 @@ async fn a_host_of_an_engine_that_shared_its_account_is_taken_over() {
     std::fs::rename(directory.join("kept"), directory.join("agent.toml")).unwrap();
     assert!(!world.driver.place.had_another_account(&spec).unwrap());
     world.driver.delete_host(instance).await.unwrap();
-}
-
-#[tokio::test]
-async fn limits_are_those_of_the_flavor_and_follow_it() {
-    let mut world = World::new(true);
-    let Some(cgroups) = world.driver.place.cgroups.clone() else {
-        println!("skipped: this account or machine has no control groups");
-        return;
-    };
-    let instance = InstanceId::random();
-    let mut spec = world.spec(instance).await;
-    world.driver.ensure_host(&spec).await.unwrap();
-    world.agent(instance, 1).await;
-    let groups = cgroups.of(&instance.to_string());
-    let read = |name: &str| {
-        let all = groups.iter().map(|group| group.join(name));
-        all.filter_map(|file| std::fs::read_to_string(file).ok()).map(|text| text.trim().to_owned()).collect::<Vec<_>>()
-    };
-    let assert_limits = |processes: &str, vcpus: u64| {
-        assert!(read("pids.max").iter().all(|limit| limit == processes), "{:?}", read("pids.max"));
-        let quota = (vcpus * 100_000).to_string();
-        assert!(read("cpu.cfs_quota_us").iter().all(|limit| *limit == quota), "{:?}", read("cpu.cfs_quota_us"));
-        assert!(read("cpu.max").iter().all(|limit| *limit == format!("{quota} 100000")), "{:?}", read("cpu.max"));
-    };
-    assert!(!read("pids.max").is_empty());
-    assert_limits("384", 1);
-
-    // A new controller sets what an earlier one set otherwise.
-    let file = groups.iter().map(|group| group.join("pids.max")).find(|file| file.exists()).unwrap();
-    std::fs::write(&file, "8192").unwrap();
-    world.restart().await;
-    until("limits are renewed", || read("pids.max").iter().all(|limit| limit == "384")).await;
-
-    world.driver.stop_host(instance).await.unwrap();
-    spec.size = Size { memory_mib: 1024, vcpus: 2, volume_gib: 1 };
-    world.driver.ensure_host(&spec).await.unwrap();
-    world.agent(instance, 2).await;
-    assert_limits("640", 2);
-    world.driver.delete_host(instance).await.unwrap();
-}
-
-/// A tenant's program that stops whatever else runs as its account, and multiplies as far as it may.
-#[tokio::test]
-async fn who_stops_and_multiplies_is_ended() {
-    let world = World::new(true);
-    let Some(cgroups) = world.driver.place.cgroups.as_ref().filter(|_| world.driver.place.apart.is_some()) else {
-        println!("skipped: this account or machine has no control groups");
-        return;
-    };
-    let instance = InstanceId::random();
-    let spec = world.spec(instance).await;
-    world.driver.ensure_host(&spec).await.unwrap();
-    world.agent(instance, 1).await;
-    let groups = cgroups.of(&instance.to_string());
-    // So that the machine has no trouble with it.
-    let limit = groups.iter().map(|group| group.join("pids.max")).find(|file| file.exists()).unwrap();
-    std::fs::write(&limit, "64").unwrap();
-    let uid = spec.engine_uid.unwrap();
-    let program = "if (fork) { sleep 2; while (1) { kill 'STOP', -1 } } else { while (1) { fork } }";
-    let storm = "for group; do echo $$ > $group/cgroup.procs; done; exec setpriv --reuid=$0 --regid=$0 --clear-groups perl -e \"$STORM\"";
-    let mut storm =
-        Command::new("sh").args(["-c", storm, &uid.to_string()]).args(&groups).env("STORM", program).spawn().unwrap();
-    until("the storm fills its group", || system::processes_of(uid).unwrap().len() > 40).await;
-    let stopped = |process: &ProcessId| {
-        std::fs::read_to_string(format!("/proc/{}/stat", process.pid)).is_ok_and(|stat| stat.contains(") T "))
-    };
-    until("they are stopped", || system::processes_of(uid).unwrap().iter().any(stopped)).await;
-    let deleted = tokio::time::timeout(SOON, world.driver.delete_host(instance)).await;
-    // After a failure nothing is to be left.
-    drop(cgroup::Held::new(&groups));
-    storm.wait().unwrap();
-    deleted.expect("it takes its time").unwrap();
-    assert_eq!(system::processes_of(uid).unwrap(), []);
 }
 
 /// Makes a segment by `ipcmk`, and tells it with its maker, which has ended.
