@@ -202,7 +202,7 @@ impl Stream {
             Event::Deleted(id) => ("deleted", json!({"instance_id": id})),
             Event::Operation(changed) => {
                 let operation = OperationView::of(&changed.operation, self.admin);
-                ("operation", json!({"instance_id": changed.instance, "operation": operation}))
+                ("operation", json!({"instance_id": changed.operation.targets().next(), "operation": operation}))
             }
         }
     }

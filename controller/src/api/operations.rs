@@ -41,6 +41,8 @@ struct Progress {
 #[derive(Serialize, ToSchema)]
 struct StepView {
     name: String,
+    /// On which instance.
+    instance_id: Uuid,
     /// `pending`, `running`, `done`, `failed` or `undone`.
     status: String,
     started: Option<Time>,
@@ -55,6 +57,7 @@ impl StepView {
         let progress = step.progress.clone();
         Self {
             name: step.name.clone(),
+            instance_id: step.target.0,
             status: step.status.clone(),
             started: step.started.map(Time::from),
             finished: step.finished.map(Time::from),

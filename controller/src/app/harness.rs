@@ -160,10 +160,11 @@ impl World {
 
     /// Ends an operation, as the runner does.
     pub(crate) async fn end(&self, operation: OperationId, status: &'static str, error: Option<&'static str>) {
-        let update = query("update operation set status = $2, error = $3 where id = $1");
+        let update = query("update operation set status = $2, error = $3, active = false where id = $1");
         let update = update.bind(operation.to_string()).bind(status).bind(error);
         update.execute(&self.app.store.write).await.unwrap();
-        self.run("update operation_target set active = false where operation_id = $1", operation).await;
+        self.run("update operation_target set active = false, exclusive = false where operation_id = $1", operation)
+            .await;
         self.app.changes.bump();
     }
 
@@ -274,10 +275,10 @@ impl Compute for FakeHost {
     async fn ensure_host(&self, _: &HostSpec) -> std::result::Result<(), ComputeError> {
         unreachable!("a step's work")
     }
-    async fn stop_host(&self, _: InstanceId) -> std::result::Result<(), ComputeError> {
+    async fn stop_host(&self, _: InstanceId, _: u64) -> std::result::Result<(), ComputeError> {
         unreachable!("a step's work")
     }
-    async fn delete_host(&self, _: InstanceId) -> std::result::Result<(), ComputeError> {
+    async fn delete_host(&self, _: InstanceId, _: u64) -> std::result::Result<(), ComputeError> {
         unreachable!("a step's work")
     }
     async fn describe(&self, _: InstanceId) -> std::result::Result<HostState, ComputeError> {

@@ -51,7 +51,12 @@ mod tests {
 
     fn operation(id: InstanceId) -> NewOperation {
         let project = crate::ids::ProjectId("p".to_owned());
-        delete_instance::new(Origin { instance: id, project, request_id: "req".to_owned(), user_id: "u".to_owned() })
+        delete_instance::new(Origin {
+            targets: vec![id],
+            project,
+            request_id: "req".to_owned(),
+            user_id: "u".to_owned(),
+        })
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ pub struct Accepted {
 
 /// Who asks for an operation, and on what.
 pub(super) fn origin(caller: &Caller, request_id: &str, instance: InstanceId, project: ProjectId) -> Origin {
-    Origin { instance, project, request_id: request_id.to_owned(), user_id: caller.user_id.clone() }
+    Origin { targets: vec![instance], project, request_id: request_id.to_owned(), user_id: caller.user_id.clone() }
 }
 
 impl App {

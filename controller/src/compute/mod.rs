@@ -18,6 +18,8 @@ pub mod process;
 pub struct HostSpec {
     /// Whose.
     pub instance: InstanceId,
+    /// That of the lease under which the host is asked for; see [`Compute`].
+    pub fence: u64,
     /// Grows when the host is made anew; certificates of an older one are refused.
     pub generation: u64,
     /// The datastore's name.
@@ -60,9 +62,19 @@ pub enum ComputeError {
     /// It cannot be done as it was asked; a person or another request is needed.
     #[error("{0}")]
     Fatal(String),
+    /// The host was changed under a greater fence since: whoever asks has lost its lease. Nothing was changed.
+    #[error("fence {fence} is older than {seen}, under which the host was changed")]
+    Fenced {
+        /// What was asked under.
+        fence: u64,
+        /// The greatest one so far.
+        seen: u64,
+    },
 }
 
-/// A driver.
+/// A driver. Whatever changes a host is asked for under a fence, a number that is drawn anew whenever somebody begins to
+/// decide about the host. The driver keeps the greatest one with the host, from before it changes anything until the host
+/// is deleted, and refuses a smaller one: so a controller that has stalled changes nothing any more.
 #[async_trait]
 pub trait Compute: Send + Sync {
     /// An address on which `port` is free now. It is stored under a unique row before it is used; a driver for which the
@@ -91,11 +103,11 @@ pub trait Compute: Send + Sync {
     async fn ensure_host(&self, spec: &HostSpec) -> Result<(), ComputeError>;
     /// Ends every process of the host, in an orderly way where that works, and keeps its volume. It stays stopped until
     /// [`Compute::ensure_host`]; a host that is not there counts as stopped.
-    async fn stop_host(&self, instance: InstanceId) -> Result<(), ComputeError>;
+    async fn stop_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError>;
     /// Ends every process of the host and removes it with its volume, sockets, shared memory and cgroup, and gives its
     /// account back last; a host that is
     /// not there counts as deleted.
-    async fn delete_host(&self, instance: InstanceId) -> Result<(), ComputeError>;
+    async fn delete_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError>;
     /// What there is.
     async fn describe(&self, instance: InstanceId) -> Result<HostState, ComputeError>;
     /// Every host that the driver knows of, so that leftovers can be found.

@@ -1,16 +1,20 @@
 //! Operations, as they are asked for and as they are shown.
 
+use std::collections::BTreeSet;
+
 use time::OffsetDateTime;
 
 use crate::ids::{InstanceId, OperationId, ProjectId};
 
-/// Which operations of an instance exclude each other. All of them are done in the order of asking.
+/// Which operations on one target exclude each other. Those that do are done in the order of asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// One at a time; a second one is refused.
+    /// The life cycle: runs alone. Refused while another of its lane, or a backup, is active.
     Lifecycle,
-    /// Queued, never refused as busy.
+    /// Databases and accounts: in order, beside a backup; never refused as busy.
     Accounts,
+    /// A backup: one at a time, beside changes of accounts. Refused while another one, or the life cycle, is active.
+    Backup,
 }
 
 impl Lane {
@@ -19,6 +23,15 @@ impl Lane {
         match self {
             Self::Lifecycle => "lifecycle",
             Self::Accounts => "accounts",
+            Self::Backup => "backup",
+        }
+    }
+
+    /// Whether it is refused while another operation of such a lane is active on a target.
+    pub fn is_exclusive(self) -> bool {
+        match self {
+            Self::Lifecycle | Self::Backup => true,
+            Self::Accounts => false,
         }
     }
 }
@@ -26,14 +39,23 @@ impl Lane {
 /// Who asks for an operation, and on what.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// The instance.
-    pub instance: InstanceId,
-    /// Its project.
+    /// The instances that it holds and works on; one at least, all of one project.
+    pub targets: Vec<InstanceId>,
+    /// Their project.
     pub project: ProjectId,
     /// The request, as in the logs and in `x-openstack-request-id`.
     pub request_id: String,
     /// The user.
     pub user_id: String,
+}
+
+/// A step and the targets that it is for; it is done on all of them at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// The step's name.
+    pub step: String,
+    /// One at least.
+    pub targets: Vec<InstanceId>,
 }
 
 /// An operation that is about to be written. Made by the `new` of its file.
@@ -47,10 +69,10 @@ pub struct NewOperation {
     pub origin: Origin,
     /// What it excludes.
     pub lane: Lane,
-    /// Its state before the first step; secrets in it are sealed.
+    /// The state that its targets share, before the first step; secrets in it are sealed.
     pub state: serde_json::Value,
-    /// The names of its steps.
-    pub steps: Vec<String>,
+    /// Its stages, in order.
+    pub plan: Vec<Stage>,
 }
 
 /// An operation with its steps.
@@ -72,15 +94,20 @@ pub struct Operation {
     pub error: Option<String>,
     /// The step it is in.
     pub step: Option<String>,
-    /// All of its steps, in order.
+    /// The steps of all targets, stage by stage.
     pub steps: Vec<Step>,
+}
+
+impl Operation {
+    /// The instances that it works on, in the order of their ids.
+    pub fn targets(&self) -> impl Iterator<Item = InstanceId> {
+        self.steps.iter().map(|step| step.target).collect::<BTreeSet<_>>().into_iter()
+    }
 }
 
 /// An operation that has changed.
 #[derive(Clone, Debug)]
 pub struct ChangedOperation {
-    /// Whose.
-    pub instance: InstanceId,
     /// The number of its last change: of two changes the later one has the greater number.
     pub changed: i64,
     /// The operation as it is now.
@@ -92,6 +119,8 @@ pub struct ChangedOperation {
 pub struct Step {
     /// Its name: `install_engine`.
     pub name: String,
+    /// On which instance.
+    pub target: InstanceId,
     /// `pending`, `running`, `done`, `failed` or `undone`.
     pub status: String,
     /// When it began.

@@ -13,9 +13,10 @@ use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use trove_proto::v1;
 
-use super::steps::{Operation, StepResult, Steps};
-use super::{Lane, NewOperation, Origin, Sealed, Work};
+use super::steps::{Member, Operation, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Sealed, Target, Work};
 use crate::error::{Error, Result};
+use crate::ids::InstanceId;
 use crate::seal::Seal;
 use crate::store::sql::Connection;
 
@@ -105,6 +106,13 @@ pub struct State {
     changes: Vec<AccountChange>,
 }
 
+/// What the agent said in the end.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// How many changes are made.
+    changes: u32,
+}
+
 /// The operation that makes these changes, at least one.
 ///
 /// # Errors
@@ -120,34 +128,41 @@ impl Operation for ChangeAccounts {
     const VERSION: u16 = 1;
     const LANE: Lane = Lane::Accounts;
     type State = State;
+    type TargetState = Applied;
 
-    fn steps() -> Steps<State> {
+    fn steps() -> Steps<State, Applied> {
         Steps::default().step("apply", Duration::from_secs(900), apply)
     }
 
-    async fn finished(work: &Work, conn: &mut Connection, state: &State) -> Result<()> {
+    async fn finished(work: &Work, conn: &mut Connection, state: &State, targets: &[Member<Applied>]) -> Result<()> {
         for change in &state.changes {
             let user = match change {
                 AccountChange::EnableRoot { .. } => Some(work.user_id.as_str()),
                 AccountChange::DisableRoot => None,
                 _ => continue,
             };
-            work.context.store.set_root(conn, work.instance, user).await?;
+            for target in targets {
+                work.context.store.set_root(conn, target.instance, user).await?;
+            }
         }
         Ok(())
     }
 
-    async fn failed(_work: &Work, _conn: &mut Connection, _error: &str) -> Result<()> {
+    async fn failed(_: &Work, _: &mut Connection, _: &[InstanceId], _: &str) -> Result<()> {
         // The operation shows it; the instance is as it was.
         Ok(())
     }
 }
 
-async fn apply(work: &Work, state: &mut State) -> StepResult {
-    work.facts().await?;
+async fn apply(work: &Work, target: &Target, state: &State, applied: &mut Applied) -> StepResult {
+    target.facts(work).await?;
     let seal = &work.context.store.seal;
     let changes = state.changes.iter().map(|change| change.to_proto(seal)).collect::<Result<Vec<_>>>()?;
-    work.run_job(v1::start::Work::ChangeAccounts(v1::ChangeAccounts { changes })).await
+    let job = v1::start::Work::ChangeAccounts(v1::ChangeAccounts { changes });
+    if let Some(v1::result::Outcome::AccountsChanged(changed)) = target.run_job(work, job).await? {
+        applied.changes = changed.changes;
+    }
+    Ok(())
 }
 
 impl AccountChange {

@@ -19,9 +19,11 @@ use serde::{Deserialize, Serialize};
 use trove_proto::v1;
 
 use super::change_accounts::{Database, NewUser, open};
-use super::steps::{Operation, StepError, StepResult, Steps};
-use super::{Lane, NewOperation, Origin, Sealed, Work};
+use super::shared::{Engine, await_agent, await_healthy, boot_host};
+use super::steps::{Member, Operation, StepError, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Sealed, Target, Work};
 use crate::error::{Error, Result};
+use crate::ids::InstanceId;
 use crate::state::{HostState, Task};
 use crate::store::assignments::Specification;
 use crate::store::controllers::GRACE;
@@ -59,8 +61,9 @@ impl Operation for CreateInstance {
     const VERSION: u16 = 1;
     const LANE: Lane = Lane::Lifecycle;
     type State = Params;
+    type TargetState = Engine;
 
-    fn steps() -> Steps<Params> {
+    fn steps() -> Steps<Params, Engine> {
         Steps::default()
             .step("choose_address", Duration::from_secs(60), choose_address)
             .undo(free_address)
@@ -73,101 +76,99 @@ impl Operation for CreateInstance {
             .step("await_healthy", Duration::from_secs(60), await_healthy)
     }
 
-    async fn finished(work: &Work, conn: &mut Connection, state: &Params) -> Result<()> {
+    async fn finished(work: &Work, conn: &mut Connection, state: &Params, targets: &[Member<Engine>]) -> Result<()> {
         let store = &work.context.store;
-        if state.root.is_some() {
-            store.set_root(conn, work.instance, Some(&work.user_id)).await?;
+        for Member { instance, state: engine } in targets {
+            tracing::info!(instance_id = %instance, engine_version = engine.version, "created");
+            if state.root.is_some() {
+                store.set_root(conn, *instance, Some(&work.user_id)).await?;
+            }
+            store.set_host(conn, *instance, HostState::Active).await?;
+            store.set_task(conn, *instance, Task::None).await?;
         }
-        store.set_host(conn, work.instance, HostState::Active).await?;
-        store.set_task(conn, work.instance, Task::None).await
+        Ok(())
     }
 
-    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> Result<()> {
+    async fn failed(work: &Work, conn: &mut Connection, targets: &[InstanceId], error: &str) -> Result<()> {
         let store = &work.context.store;
         let message = format!("Creating the instance failed at {error}");
-        store.set_fault(conn, work.instance, Some((&message, ""))).await?;
-        store.set_task(conn, work.instance, Task::BuildingError).await
+        for instance in targets {
+            store.set_fault(conn, *instance, Some((&message, ""))).await?;
+            store.set_task(conn, *instance, Task::BuildingError).await?;
+        }
+        Ok(())
     }
 }
 
-async fn choose_address(work: &Work, _state: &mut Params) -> StepResult {
-    let facts = work.facts().await?;
+async fn choose_address(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
+    let facts = target.facts(work).await?;
     if facts.address.is_some() {
         return Ok(());
     }
     for _ in 0..ADDRESSES {
-        let address = work.context.compute.choose_address(work.instance, facts.port).await?;
+        let address = work.context.compute.choose_address(target.instance, facts.port).await?;
         let mut tx = work.begin().await?;
-        if work.context.store.set_address(&mut tx, work.instance, address).await? {
+        if work.context.store.set_address(&mut tx, target.instance, address).await? {
             return work.commit(tx).await;
         }
     }
     Err(StepError::Unknown(format!("{ADDRESSES} addresses were taken by others meanwhile")))
 }
 
-async fn issue_certificate(work: &Work, _state: &mut Params) -> StepResult {
-    let facts = work.facts().await?;
+async fn issue_certificate(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
+    let facts = target.facts(work).await?;
     let address = facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?;
     let context = &work.context;
-    let certificate = context.authorities.issue_engine(work.instance, &[address])?;
+    let certificate = context.authorities.issue_engine(target.instance, &[address])?;
     let specification = Specification {
         volume_gib: facts.size.volume_gib,
         ..Specification::of(&context.config, context.store.agents_addresses(GRACE).await?)
     };
     let mut tx = work.begin().await?;
-    context.store.insert_assignment(&mut tx, work.instance, &specification, &certificate).await?;
+    context.store.insert_assignment(&mut tx, target.instance, &specification, &certificate).await?;
     work.commit(tx).await
 }
 
-async fn boot_host(work: &Work, _state: &mut Params) -> StepResult {
-    work.boot_host().await
-}
-
-async fn await_agent(work: &Work, _state: &mut Params) -> StepResult {
-    work.await_connected().await
-}
-
-async fn install_engine(work: &Work, state: &mut Params) -> StepResult {
+async fn install_engine(work: &Work, target: &Target, state: &Params, engine: &mut Engine) -> StepResult {
     let store = &work.context.store;
-    let assignment = store.get_assignment(work.instance).await?;
+    let assignment = store.get_assignment(target.instance).await?;
     let assignment = assignment.ok_or_else(|| StepError::Fatal("the instance has no assignment".to_owned()))?;
     let users = state.users.iter().map(|user| user.to_proto(&store.seal)).collect::<Result<Vec<_>>>()?;
-    work.run_job(v1::start::Work::Prepare(v1::Prepare {
+    let job = v1::start::Work::Prepare(v1::Prepare {
         generation: assignment.generation,
         specification: Some(assignment.to_proto()),
         databases: state.databases.iter().map(Database::to_proto).collect(),
         users,
         root_password: state.root.as_ref().map(|password| open(password, &store.seal)).transpose()?,
-    }))
-    .await
+    });
+    if let Some(v1::result::Outcome::Prepared(prepared)) = target.run_job(work, job).await? {
+        engine.version = prepared.engine_version;
+    }
+    Ok(())
 }
 
-async fn await_healthy(work: &Work, _state: &mut Params) -> StepResult {
-    work.await_engine().await
-}
-
-async fn delete_host(work: &Work, _state: &mut Params) -> StepResult {
+async fn delete_host(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
     let context = &work.context;
-    context.compute.delete_host(work.instance).await?;
-    context.agents.forget(work.instance);
+    context.compute.delete_host(target.instance, work.fence()).await?;
+    context.agents.forget(target.instance);
     let mut tx = work.begin().await?;
-    context.store.delete_agent(&mut tx, work.instance).await?;
-    context.store.clear_engine_uid(&mut tx, work.instance).await?;
-    context.store.set_host(&mut tx, work.instance, HostState::Absent).await?;
+    context.store.delete_agent(&mut tx, target.instance).await?;
+    context.store.clear_engine_uid(&mut tx, target.instance).await?;
+    context.store.set_host(&mut tx, target.instance, HostState::Absent).await?;
     work.commit(tx).await
 }
 
-async fn remove_certificate(work: &Work, _state: &mut Params) -> StepResult {
+async fn remove_certificate(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
     let mut tx = work.begin().await?;
-    work.context.store.delete_assignment(&mut tx, work.instance).await?;
+    work.context.store.delete_assignment(&mut tx, target.instance).await?;
     work.commit(tx).await
 }
 
-async fn free_address(work: &Work, _state: &mut Params) -> StepResult {
+async fn free_address(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
     let mut tx = work.begin().await?;
-    work.context.store.clear_address(&mut tx, work.instance).await?;
+    work.context.store.clear_address(&mut tx, target.instance).await?;
     // Also when no host was ever made.
-    work.context.store.set_host(&mut tx, work.instance, HostState::Absent).await?;
+    work.context.store.set_host(&mut tx, target.instance, HostState::Absent).await?;
     work.commit(tx).await
 }
 

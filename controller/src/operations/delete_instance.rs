@@ -12,12 +12,12 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 use trove_proto::v1;
 
-use super::steps::{Operation, StepError, StepResult, Steps};
-use super::{Lane, NewOperation, Origin, Work};
+use super::steps::{Member, Operation, StepError, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::Result;
+use crate::ids::InstanceId;
 use crate::state::Task;
 use crate::store::sql::Connection;
 
@@ -29,14 +29,10 @@ const STOP_VERDICT_LIMIT: Duration = Duration::from_secs(12);
 /// The operation.
 pub struct DeleteInstance;
 
-/// Nothing is stored between the steps.
-#[derive(Serialize, Deserialize)]
-pub struct State {}
-
 /// The operation that deletes the instance. In the same transaction the caller sets the task to deleting and cancels
 /// what is queued on it (`Store::cancel_active`).
 pub fn new(origin: Origin) -> NewOperation {
-    NewOperation::of::<DeleteInstance>(origin, serde_json::json!({}))
+    NewOperation::of::<DeleteInstance>(origin, serde_json::Value::Null)
 }
 
 #[async_trait]
@@ -44,51 +40,58 @@ impl Operation for DeleteInstance {
     const KIND: &'static str = "delete_instance";
     const VERSION: u16 = 1;
     const LANE: Lane = Lane::Lifecycle;
-    type State = State;
+    type State = ();
+    type TargetState = ();
 
-    fn steps() -> Steps<State> {
+    fn steps() -> Steps<(), ()> {
         Steps::default()
             .step("stop_engine", Duration::from_secs(30), stop_engine)
             .step_without_deadline("delete_host", delete_host)
             .step("forget", Duration::from_secs(30), forget)
     }
 
-    async fn finished(work: &Work, conn: &mut Connection, _state: &State) -> Result<()> {
+    async fn finished(work: &Work, conn: &mut Connection, _: &(), targets: &[Member<()>]) -> Result<()> {
         let store = &work.context.store;
-        store.delete_agent(conn, work.instance).await?;
-        store.delete_assignment(conn, work.instance).await?;
-        store.mark_deleted(conn, work.instance).await
+        for Member { instance, .. } in targets {
+            store.delete_agent(conn, *instance).await?;
+            store.delete_assignment(conn, *instance).await?;
+            store.mark_deleted(conn, *instance).await?;
+        }
+        Ok(())
     }
 
-    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> Result<()> {
+    async fn failed(work: &Work, conn: &mut Connection, targets: &[InstanceId], error: &str) -> Result<()> {
         let store = &work.context.store;
         let message = format!("Deleting the instance failed at {error}");
-        store.set_fault(conn, work.instance, Some((&message, ""))).await?;
-        store.set_task(conn, work.instance, Task::Error).await
+        for instance in targets {
+            store.set_fault(conn, *instance, Some((&message, ""))).await?;
+            store.set_task(conn, *instance, Task::Error).await?;
+        }
+        Ok(())
     }
 }
 
-async fn stop_engine(work: &Work, _state: &mut State) -> StepResult {
-    if !work.context.agents.state(work.instance).borrow().connected {
+async fn stop_engine(work: &Work, target: &Target, _: &(), _: &mut ()) -> StepResult {
+    if !work.context.agents.state(target.instance).borrow().connected {
         return Ok(());
     }
-    let stop = work.run_job_within(STOP_LIMIT, v1::start::Work::Stop(v1::Stop {}));
+    let stop = target.run_job_within(work, STOP_LIMIT, v1::start::Work::Stop(v1::Stop {}));
     match tokio::time::timeout(STOP_VERDICT_LIMIT, stop).await {
         Ok(Err(StepError::Fenced)) => Err(StepError::Fenced),
         Ok(Err(error)) => {
             tracing::info!("the engine was not stopped before its host goes: {error}");
             Ok(())
         }
-        Ok(Ok(())) | Err(_) => Ok(()),
+        Ok(Ok(_)) | Err(_) => Ok(()),
     }
 }
 
-async fn delete_host(work: &Work, _state: &mut State) -> StepResult {
-    Ok(work.context.compute.delete_host(work.instance).await?)
+async fn delete_host(work: &Work, target: &Target, _: &(), _: &mut ()) -> StepResult {
+    Ok(work.context.compute.delete_host(target.instance, work.fence()).await?)
 }
 
-async fn forget(work: &Work, _state: &mut State) -> StepResult {
-    work.context.agents.forget(work.instance);
+async fn forget(work: &Work, target: &Target, _: &(), _: &mut ()) -> StepResult {
+    work.context.agents.forget(target.instance);
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use trove_proto::v1;
 use super::points::{Hold, Hook, Points};
 use super::steps::Registered;
 use super::timing::Timing;
-use super::{NewOperation, Origin, Runner, RunnerContext};
+use super::{NewOperation, Origin, Runner, RunnerContext, Stage as PlannedStage};
 use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
 use crate::app::instances::Instance;
 use crate::authority::Authorities;
@@ -254,6 +254,11 @@ pub(crate) struct FakeCompute {
     pub(crate) specs: Mutex<Vec<HostSpec>>,
     pub(crate) address: Mutex<u8>,
     pub(crate) dead: AtomicBool,
+    /// The greatest fence of each host.
+    fences: Mutex<HashMap<InstanceId, u64>>,
+    /// Holds the next request for a host back, as a network or a controller's stall does, until the second is notified; the
+    /// first says that there is one.
+    pub(crate) late: Mutex<Option<(Arc<Notify>, Arc<Notify>)>>,
 }
 
 impl FakeCompute {
@@ -263,6 +268,16 @@ impl FakeCompute {
 
     fn scripted(&self, verb: &str) -> Result<(), ComputeError> {
         self.failures.lock().unwrap().get_mut(verb).and_then(VecDeque::pop_front).map_or(Ok(()), Err)
+    }
+
+    fn admit(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
+        let mut fences = self.fences.lock().unwrap();
+        let seen = fences.entry(instance).or_default();
+        if fence < *seen {
+            return Err(ComputeError::Fenced { fence, seen: *seen });
+        }
+        *seen = fence;
+        Ok(())
     }
 }
 
@@ -280,7 +295,13 @@ impl Compute for FakeCompute {
     }
 
     async fn ensure_host(&self, spec: &HostSpec) -> Result<(), ComputeError> {
+        let late = self.late.lock().unwrap().take();
+        if let Some((there, go_on)) = late {
+            there.notify_one();
+            go_on.notified().await;
+        }
         self.scripted("ensure_host")?;
+        self.admit(spec.instance, spec.fence)?;
         self.specs.lock().unwrap().push(spec.clone());
         if self.hosts.lock().unwrap().insert(spec.instance) {
             *self.made.lock().unwrap() += 1;
@@ -291,8 +312,9 @@ impl Compute for FakeCompute {
         Ok(())
     }
 
-    async fn stop_host(&self, instance: InstanceId) -> Result<(), ComputeError> {
+    async fn stop_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
         self.scripted("stop_host")?;
+        self.admit(instance, fence)?;
         if self.hosts.lock().unwrap().contains(&instance) && self.halted.lock().unwrap().insert(instance) {
             *self.stopped.lock().unwrap() += 1;
             self.agents.change(instance, |state| state.connected = false);
@@ -300,8 +322,10 @@ impl Compute for FakeCompute {
         Ok(())
     }
 
-    async fn delete_host(&self, instance: InstanceId) -> Result<(), ComputeError> {
+    async fn delete_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
         self.scripted("delete_host")?;
+        self.admit(instance, fence)?;
+        self.fences.lock().unwrap().remove(&instance);
         if self.hosts.lock().unwrap().remove(&instance) {
             *self.removed.lock().unwrap() += 1;
             self.agents.change(instance, |state| state.connected = false);
@@ -379,6 +403,8 @@ impl Stage {
             specs: Mutex::default(),
             address: Mutex::default(),
             dead: AtomicBool::default(),
+            fences: Mutex::default(),
+            late: Mutex::default(),
         });
         let context = RunnerContext {
             store: fixture.store.clone(),
@@ -405,7 +431,7 @@ impl Stage {
 
     pub(crate) fn origin(&self) -> Origin {
         Origin {
-            instance: self.instance,
+            targets: vec![self.instance],
             project: ProjectId("p".to_owned()),
             request_id: "req-1".to_owned(),
             user_id: "user".to_owned(),
@@ -474,6 +500,14 @@ impl Stage {
         end
     }
 
+    /// Stops the host behind the store's back.
+    pub(crate) async fn stop_host(&self) {
+        let mut tx = self.context.store.begin().await.unwrap();
+        let fence = self.context.store.draw_fence(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        self.compute.stop_host(self.instance, fence.unsigned_abs()).await.unwrap();
+    }
+
     pub(crate) async fn row(&self) -> Instance {
         self.context.store.get_instance(self.instance).await.unwrap().unwrap()
     }
@@ -501,7 +535,7 @@ impl Stage {
             .store
             .number(
                 "select (select count(*) from operation where finished is null or state <> '{}') \
-             + (select count(*) from operation_target where active)",
+             + (select count(*) from operation_target where active or exclusive or state <> 'null')",
             )
             .await;
         assert_eq!(count, 0, "{:#?}", self.operations().await);
@@ -513,7 +547,7 @@ pub(super) fn hold_at(point: String, hold: Hold) -> (Hook, Arc<Notify>) {
     let there = Arc::new(Notify::new());
     let notify = there.clone();
     let used = AtomicBool::new(false);
-    let hook = move |name: &str| {
+    let hook = move |name: &str, _: InstanceId| {
         if name != point || used.swap(true, Ordering::SeqCst) {
             return Hold::Pass;
         }
@@ -532,7 +566,7 @@ pub(super) async fn reached(there: &Notify, point: &str) {
 /// ends as if nothing had happened.
 pub(super) async fn killed_anywhere(make: impl AsyncFn() -> (Stage, NewOperation), check: impl AsyncFn(&Stage, &str)) {
     let (_, operation) = make().await;
-    for step in operation.steps {
+    for PlannedStage { step, .. } in operation.plan {
         for place in ["before", "after"] {
             let (stage, operation) = make().await;
             let point = format!("operation.{}.{step}.{place}", operation.kind);
@@ -552,7 +586,8 @@ pub(super) async fn killed_anywhere(make: impl AsyncFn() -> (Stage, NewOperation
 /// Fails every step before and after its effect; and again with a kill before and after each undo that follows.
 pub(super) async fn failed_anywhere(make: impl AsyncFn() -> (Stage, NewOperation), check: impl AsyncFn(&Stage, &str)) {
     let (_, operation) = make().await;
-    let (kind, steps) = (operation.kind, operation.steps);
+    let kind = operation.kind;
+    let steps: Vec<String> = operation.plan.into_iter().map(|stage| stage.step).collect();
     for (n, step) in steps.iter().enumerate() {
         for place in ["before", "after"] {
             let point = format!("operation.{kind}.{step}.{place}");
@@ -577,7 +612,7 @@ async fn fail_at(
     let fail = point.to_owned();
     let there = Arc::new(Notify::new());
     let (notify, killed_at) = (there.clone(), kill.clone());
-    let hook: Hook = Arc::new(move |name: &str| {
+    let hook: Hook = Arc::new(move |name: &str, _: InstanceId| {
         if name == fail {
             return Hold::Fail;
         }

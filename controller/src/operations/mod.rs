@@ -25,14 +25,17 @@ pub mod resize_flavor;
 pub mod resize_volume;
 pub mod restart_instance;
 mod runner;
+mod shared;
 pub mod steps;
 pub mod stop_instance;
+mod target;
 mod timing;
 mod work;
 
-pub use crate::model::operations::{Lane, NewOperation, Origin};
+pub use crate::model::operations::{Lane, NewOperation, Origin, Stage};
 pub use crate::signals::{Changes, Nudge};
 pub use runner::Runner;
+pub use target::Target;
 pub use work::{RunnerContext, Work};
 
 /// The operations that this program knows, and which versions of them. A failure at the point `operation.<kind>.known`

@@ -34,6 +34,7 @@ impl From<ComputeError> for StepError {
         match error {
             ComputeError::Transient(message) => Self::Unknown(message),
             ComputeError::Fatal(message) => Self::Fatal(message),
+            ComputeError::Fenced { .. } => Self::Fenced,
         }
     }
 }
@@ -54,4 +55,4 @@ impl From<AgentError> for StepError {
 }
 
 /// What a step returns.
-pub type StepResult = std::result::Result<(), StepError>;
+pub type StepResult<T = ()> = std::result::Result<T, StepError>;

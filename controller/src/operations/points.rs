@@ -1,6 +1,7 @@
 //! Named points around every step, at which a test kills the process, fails the step, or holds it.
 
 use super::outcome::StepResult;
+use crate::ids::InstanceId;
 
 /// Passes points. In tests of this crate it also asks the test.
 #[derive(Clone, Default)]
@@ -11,7 +12,7 @@ pub(super) struct Points {
 
 /// How a test is asked.
 #[cfg(test)]
-pub(super) type Hook = std::sync::Arc<dyn Fn(&str) -> Hold + Send + Sync>;
+pub(super) type Hook = std::sync::Arc<dyn Fn(&str, InstanceId) -> Hold + Send + Sync>;
 
 /// What a test wants at a point.
 #[cfg(test)]
@@ -28,13 +29,14 @@ pub(super) enum Hold {
 }
 
 impl Points {
-    /// Passes the point `name`.
-    pub(super) async fn pass(&self, name: &str) -> StepResult {
+    /// Passes the point `name`, on this target.
+    #[cfg_attr(not(test), expect(unused_variables, reason = "only tests tell targets apart"))]
+    pub(super) async fn pass(&self, name: &str, target: InstanceId) -> StepResult {
         trove_strategy::failpoint::pass(name)
             .map_err(|injected| super::outcome::StepError::Fatal(injected.to_string()))?;
         #[cfg(test)]
         if let Some(hook) = &self.hook {
-            match hook(name) {
+            match hook(name, target) {
                 Hold::Pass => {}
                 Hold::Fail => return Err(super::outcome::StepError::Fatal(format!("failed at {name}"))),
                 Hold::Forever => std::future::pending().await,

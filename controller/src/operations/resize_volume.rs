@@ -14,9 +14,11 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use trove_proto::v1;
 
-use super::steps::{Operation, StepError, StepResult, Steps};
-use super::{Lane, NewOperation, Origin, Work};
+use super::shared::boot_host;
+use super::steps::{Member, Operation, StepError, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::Result;
+use crate::ids::InstanceId;
 use crate::state::Task;
 use crate::store::assignments::Specification;
 use crate::store::sql::Connection;
@@ -41,36 +43,39 @@ impl Operation for ResizeVolume {
     const VERSION: u16 = 1;
     const LANE: Lane = Lane::Lifecycle;
     type State = State;
+    type TargetState = ();
 
-    fn steps() -> Steps<State> {
-        Steps::default().step("grow_volume", Duration::from_secs(600), grow_volume).undo(keep_size).step(
+    fn steps() -> Steps<State, ()> {
+        Steps::default().step("grow_volume", Duration::from_secs(600), boot_host).undo(keep_size).step(
             "assign_size",
             Duration::from_secs(60),
             assign_size,
         )
     }
 
-    async fn finished(work: &Work, conn: &mut Connection, _state: &State) -> Result<()> {
+    async fn finished(work: &Work, conn: &mut Connection, _: &State, targets: &[Member<()>]) -> Result<()> {
         let store = &work.context.store;
-        store.set_fault(conn, work.instance, None).await?;
-        store.set_task(conn, work.instance, Task::None).await
+        for Member { instance, .. } in targets {
+            store.set_fault(conn, *instance, None).await?;
+            store.set_task(conn, *instance, Task::None).await?;
+        }
+        Ok(())
     }
 
-    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> Result<()> {
+    async fn failed(work: &Work, conn: &mut Connection, targets: &[InstanceId], error: &str) -> Result<()> {
         let store = &work.context.store;
         let message = format!("Resizing the volume failed, it keeps its size: {error}");
-        store.set_fault(conn, work.instance, Some((&message, ""))).await?;
-        store.set_task(conn, work.instance, Task::None).await
+        for instance in targets {
+            store.set_fault(conn, *instance, Some((&message, ""))).await?;
+            store.set_task(conn, *instance, Task::None).await?;
+        }
+        Ok(())
     }
 }
 
-async fn grow_volume(work: &Work, _state: &mut State) -> StepResult {
-    work.boot_host().await
-}
-
-async fn assign_size(work: &Work, _state: &mut State) -> StepResult {
-    let (store, instance) = (&work.context.store, work.instance);
-    let volume_gib = work.facts().await?.size.volume_gib;
+async fn assign_size(work: &Work, target: &Target, _: &State, _: &mut ()) -> StepResult {
+    let (store, instance) = (&work.context.store, target.instance);
+    let volume_gib = target.facts(work).await?.size.volume_gib;
     let read = || async {
         let assignment = store.get_assignment(instance).await?;
         assignment.ok_or_else(|| StepError::Fatal("the instance has no assignment".to_owned()))
@@ -88,7 +93,7 @@ async fn assign_size(work: &Work, _state: &mut State) -> StepResult {
         }
     }
     let request = v1::AssignRequest {
-        fence: work.lease.fence.unsigned_abs(),
+        fence: work.fence(),
         generation: assignment.generation,
         specification: Some(assignment.to_proto()),
     };
@@ -96,10 +101,10 @@ async fn assign_size(work: &Work, _state: &mut State) -> StepResult {
     Ok(())
 }
 
-async fn keep_size(work: &Work, state: &mut State) -> StepResult {
+async fn keep_size(work: &Work, target: &Target, state: &State, _: &mut ()) -> StepResult {
     let store = &work.context.store;
     let mut tx = work.begin().await?;
-    if let Some((project, amounts)) = store.set_volume(&mut tx, work.instance, state.from_gib).await? {
+    if let Some((project, amounts)) = store.set_volume(&mut tx, target.instance, state.from_gib).await? {
         store.count_use(&mut tx, &project, amounts).await?;
     }
     work.commit(tx).await

@@ -12,25 +12,22 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 use trove_proto::v1;
 
-use super::steps::{Operation, StepResult, Steps};
-use super::{Lane, NewOperation, Origin, Work};
+use super::shared::{Engine, await_healthy, settle};
+use super::steps::{Member, Operation, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::Result;
+use crate::ids::InstanceId;
 use crate::state::{Service, Task};
 use crate::store::sql::Connection;
 
 /// The operation.
 pub struct RestartInstance;
 
-/// Nothing is stored between the steps.
-#[derive(Serialize, Deserialize)]
-pub struct State {}
-
 /// The operation that restarts the engine. The caller sets the task to restarting in the same transaction.
 pub fn new(origin: Origin) -> NewOperation {
-    NewOperation::of::<RestartInstance>(origin, serde_json::json!({}))
+    NewOperation::of::<RestartInstance>(origin, serde_json::Value::Null)
 }
 
 #[async_trait]
@@ -38,9 +35,10 @@ impl Operation for RestartInstance {
     const KIND: &'static str = "restart_instance";
     const VERSION: u16 = 1;
     const LANE: Lane = Lane::Lifecycle;
-    type State = State;
+    type State = ();
+    type TargetState = Engine;
 
-    fn steps() -> Steps<State> {
+    fn steps() -> Steps<(), Engine> {
         Steps::default().step("restart_engine", Duration::from_secs(900), restart_engine).step(
             "await_healthy",
             Duration::from_secs(60),
@@ -48,35 +46,44 @@ impl Operation for RestartInstance {
         )
     }
 
-    async fn finished(work: &Work, conn: &mut Connection, _state: &State) -> Result<()> {
-        let store = &work.context.store;
-        store.set_fault(conn, work.instance, None).await?;
-        store.set_task(conn, work.instance, Task::None).await
-    }
-
-    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> Result<()> {
-        let store = &work.context.store;
-        let service = {
-            let state = work.context.agents.state(work.instance);
-            let state = state.borrow();
-            state.connected.then_some(state.service)
-        };
-        if service == Some(Service::Healthy) {
-            return store.set_task(conn, work.instance, Task::None).await;
+    async fn finished(work: &Work, conn: &mut Connection, _state: &(), targets: &[Member<Engine>]) -> Result<()> {
+        for target in targets {
+            tracing::info!(instance_id = %target.instance, engine_version = target.state.version, "restarted");
+            settle(work, conn, target.instance).await?;
         }
-        let message = format!("Restarting the instance failed at {error}");
-        store.set_fault(conn, work.instance, Some((&message, ""))).await?;
-        let task = if service == Some(Service::Shutdown) { Task::None } else { Task::Error };
-        store.set_task(conn, work.instance, task).await
+        Ok(())
+    }
+
+    async fn failed(work: &Work, conn: &mut Connection, targets: &[InstanceId], error: &str) -> Result<()> {
+        for instance in targets {
+            explain(work, conn, *instance, error).await?;
+        }
+        Ok(())
     }
 }
 
-async fn restart_engine(work: &Work, _state: &mut State) -> StepResult {
-    work.run_job(v1::start::Work::Restart(v1::Restart {})).await
+async fn explain(work: &Work, conn: &mut Connection, instance: InstanceId, error: &str) -> Result<()> {
+    let store = &work.context.store;
+    let service = {
+        let state = work.context.agents.state(instance);
+        let state = state.borrow();
+        state.connected.then_some(state.service)
+    };
+    if service == Some(Service::Healthy) {
+        return store.set_task(conn, instance, Task::None).await;
+    }
+    let message = format!("Restarting the instance failed at {error}");
+    store.set_fault(conn, instance, Some((&message, ""))).await?;
+    let task = if service == Some(Service::Shutdown) { Task::None } else { Task::Error };
+    store.set_task(conn, instance, task).await
 }
 
-async fn await_healthy(work: &Work, _state: &mut State) -> StepResult {
-    work.await_engine().await
+async fn restart_engine(work: &Work, target: &Target, _: &(), engine: &mut Engine) -> StepResult {
+    let outcome = target.run_job(work, v1::start::Work::Restart(v1::Restart {})).await?;
+    if let Some(v1::result::Outcome::Restarted(restarted)) = outcome {
+        engine.version = restarted.engine_version;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

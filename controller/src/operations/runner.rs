@@ -1,4 +1,4 @@
-//! Takes operations from the store and runs them: several at once, those of one instance in the order of asking.
+//! Takes operations from the store and runs them: several at once, those that exclude each other in the order of asking.
 //!
 //! It is woken by a nudge, by the end of an operation, and by one timer for what becomes due by time alone (a lease
 //! that another controller let run out, the delay of a retry). A controller that starts again takes what its earlier
@@ -149,11 +149,12 @@ impl Runner {
         ending: Ending,
     ) -> impl Future<Output = OperationId> + Send + 'static {
         let id = claimed.lease.id;
+        let targets: Vec<String> = claimed.targets.keys().map(ToString::to_string).collect();
         let span = tracing::info_span!(
             "operation",
             operation_id = %id,
             kind = claimed.kind,
-            instance_id = %claimed.instance,
+            instance_id = targets.join(","),
             request_id = claimed.request_id,
         );
         let execution = Execution::new(self.context.clone(), entry, claimed, self.timing, self.points.clone());
@@ -165,5 +166,7 @@ impl Runner {
     }
 }
 
+#[cfg(test)]
+mod several;
 #[cfg(test)]
 mod tests;

@@ -9,24 +9,20 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 use trove_proto::v1;
 
-use super::steps::{Operation, StepResult, Steps};
-use super::{Lane, NewOperation, Origin, Work};
+use super::steps::{Member, Operation, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::Result;
+use crate::ids::InstanceId;
 use crate::store::sql::Connection;
 
 /// The operation.
 pub struct StopInstance;
 
-/// Nothing is stored between the steps.
-#[derive(Serialize, Deserialize)]
-pub struct State {}
-
 /// The operation that stops the engine.
 pub fn new(origin: Origin) -> NewOperation {
-    NewOperation::of::<StopInstance>(origin, serde_json::json!({}))
+    NewOperation::of::<StopInstance>(origin, serde_json::Value::Null)
 }
 
 #[async_trait]
@@ -34,24 +30,28 @@ impl Operation for StopInstance {
     const KIND: &'static str = "stop_instance";
     const VERSION: u16 = 1;
     const LANE: Lane = Lane::Lifecycle;
-    type State = State;
+    type State = ();
+    type TargetState = ();
 
-    fn steps() -> Steps<State> {
+    fn steps() -> Steps<(), ()> {
         Steps::default().step("stop_engine", Duration::from_secs(180), stop_engine)
     }
 
-    async fn finished(_work: &Work, _conn: &mut Connection, _state: &State) -> Result<()> {
+    async fn finished(_: &Work, _: &mut Connection, _: &(), _: &[Member<()>]) -> Result<()> {
         Ok(())
     }
 
-    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> Result<()> {
+    async fn failed(work: &Work, conn: &mut Connection, targets: &[InstanceId], error: &str) -> Result<()> {
         let message = format!("Stopping the database failed at {error}");
-        work.context.store.set_fault(conn, work.instance, Some((&message, ""))).await
+        for instance in targets {
+            work.context.store.set_fault(conn, *instance, Some((&message, ""))).await?;
+        }
+        Ok(())
     }
 }
 
-async fn stop_engine(work: &Work, _state: &mut State) -> StepResult {
-    work.run_job(v1::start::Work::Stop(v1::Stop {})).await
+async fn stop_engine(work: &Work, target: &Target, _: &(), _: &mut ()) -> StepResult {
+    target.run_job(work, v1::start::Work::Stop(v1::Stop {})).await.map(drop)
 }
 
 #[cfg(test)]

@@ -78,19 +78,10 @@ async fn replace(
 
 async fn assign(context: &RunnerContext, status: &AssignmentStatus) -> Result<()> {
     let instance = status.instance;
-    let mut tx = context.store.begin().await?;
-    if context.store.is_busy(&mut tx, instance).await? {
-        return Ok(());
-    }
-    // In one transaction with the look: an operation that begins afterwards has a greater fence, and is not hindered.
-    let fence = context.store.draw_fence(&mut tx).await?;
-    tx.commit().await.map_err(|error| Error::internal("draw a fence", error))?;
+    let Some(fence) = super::draw_fence(context, instance).await? else { return Ok(()) };
     let Some(assignment) = context.store.get_assignment(instance).await? else { return Ok(()) };
-    let request = v1::AssignRequest {
-        fence: fence.unsigned_abs(),
-        generation: assignment.generation,
-        specification: Some(assignment.to_proto()),
-    };
+    let request =
+        v1::AssignRequest { fence, generation: assignment.generation, specification: Some(assignment.to_proto()) };
     let in_force = context
         .agents
         .assign(instance, request)

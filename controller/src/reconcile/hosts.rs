@@ -23,7 +23,7 @@ pub async fn reconcile(context: &RunnerContext) -> Result<()> {
     let rows = context.store.list_hosts(&there).await?;
     let by_id: HashMap<InstanceId, HostRow> = rows.iter().map(|row| (row.instance, *row)).collect();
     for instance in there {
-        remove_leftover(context, instance, by_id.get(&instance)).await;
+        remove_leftover(context, instance, by_id.get(&instance)).await?;
     }
     // A leftover that could not be deleted now is deleted next time: recorded as there, it would be one no more.
     let settled = rows.iter().filter(|row| !is_leftover(row) && !row.busy);
@@ -49,21 +49,23 @@ pub async fn reconcile(context: &RunnerContext) -> Result<()> {
     Ok(())
 }
 
-async fn remove_leftover(context: &RunnerContext, instance: InstanceId, row: Option<&HostRow>) {
+async fn remove_leftover(context: &RunnerContext, instance: InstanceId, row: Option<&HostRow>) -> Result<()> {
     let Some(row) = row else {
         // Rows are never removed: this host is another store's, or this store was restored from an old copy. Its data
         // may be all that is left, so a person decides.
         tracing::warn!(instance_id = %instance, "host {instance} belongs to no instance of this store; it is left alone");
-        return;
+        return Ok(());
     };
     if !is_leftover(row) || row.busy {
-        return;
+        return Ok(());
     }
+    let Some(fence) = super::draw_fence(context, instance).await? else { return Ok(()) };
     tracing::warn!(instance_id = %instance, "host {instance} was left over; it is deleted");
-    if let Err(error) = context.compute.delete_host(instance).await {
+    if let Err(error) = context.compute.delete_host(instance, fence).await {
         tracing::warn!(instance_id = %instance, "host {instance} could not be deleted: {error}");
     }
     context.agents.forget(instance);
+    Ok(())
 }
 
 /// Whether no host may be there. A failed create has undone its own; that of any other instance is never touched here,
@@ -80,13 +82,9 @@ fn is_stopped(row: &HostRow, seen: HostState) -> bool {
 /// Starts a host that was left stopped: by an operation that was ended half-way, or by a controller that had stalled and came
 /// back to it when another had finished. Whether it was tried.
 async fn start(context: &RunnerContext, instance: InstanceId) -> Result<bool> {
-    let mut tx = context.store.begin().await?;
-    if context.store.is_busy(&mut tx, instance).await? {
-        return Ok(false);
-    }
-    drop(tx);
+    let Some(fence) = super::draw_fence(context, instance).await? else { return Ok(false) };
     tracing::warn!(instance_id = %instance, "host {instance} was left stopped; it is started");
-    if let Err(error) = context.ensure_host(instance).await {
+    if let Err(error) = context.ensure_host(instance, fence).await {
         tracing::warn!(instance_id = %instance, "host {instance} could not be started: {error}");
     }
     Ok(true)

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::chain;
+use crate::error::{Error, Result, chain};
+use crate::ids::InstanceId;
 use crate::operations::RunnerContext;
 
 pub mod assignments;
@@ -18,6 +19,22 @@ pub mod squatters;
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Between two looks at the least: nudges come by the hundred when many order or connect at once.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// A fence under which a reconciler may act on an instance, as agents and drivers take it; `None` where an operation is active on
+/// it, which then decides.
+///
+/// # Errors
+/// Internal.
+async fn draw_fence(context: &RunnerContext, instance: InstanceId) -> Result<Option<u64>> {
+    let mut tx = context.store.begin().await?;
+    if context.store.is_busy(&mut tx, instance).await? {
+        return Ok(None);
+    }
+    // In one transaction with the look: an operation that begins afterwards has a greater fence, and is not hindered.
+    let fence = context.store.draw_fence(&mut tx).await?;
+    tx.commit().await.map_err(|error| Error::internal(format!("draw a fence for instance {instance}"), error))?;
+    Ok(Some(fence.unsigned_abs()))
+}
 
 /// Runs the reconcilers until `shutdown`.
 pub async fn run(context: RunnerContext, shutdown: CancellationToken) {

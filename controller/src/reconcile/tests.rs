@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::ids::InstanceId;
 use crate::model::EngineCertificate;
 use crate::operations::harness::Stage;
-use crate::operations::{delete_instance, restart_instance};
+use crate::operations::{delete_instance, reboot_instance, restart_instance};
 use crate::state::{HostState, Service, Task};
 use crate::store::agents::{AgentRow, Word};
 use crate::store::assignments::Specification;
@@ -63,7 +63,7 @@ async fn a_host_that_a_failed_create_left_is_removed_though_the_first_try_fails(
 #[tokio::test]
 async fn a_host_that_was_left_stopped_is_started_unless_its_operation_failed() {
     let stage = Stage::created().await;
-    stage.compute.stop_host(stage.instance).await.unwrap();
+    stage.stop_host().await;
     hosts::reconcile(&stage.context).await.unwrap();
     assert_eq!(stage.compute.describe(stage.instance).await.unwrap(), HostState::Active);
     assert_eq!(stage.row().await.host, HostState::Active);
@@ -71,10 +71,30 @@ async fn a_host_that_was_left_stopped_is_started_unless_its_operation_failed() {
     let mut tx = stage.context.store.begin().await.unwrap();
     stage.context.store.set_task(&mut tx, stage.instance, Task::Error).await.unwrap();
     tx.commit().await.unwrap();
-    stage.compute.stop_host(stage.instance).await.unwrap();
+    stage.stop_host().await;
     hosts::reconcile(&stage.context).await.unwrap();
     assert_eq!(stage.compute.describe(stage.instance).await.unwrap(), HostState::Dead);
     assert_eq!(stage.row().await.host, HostState::Dead);
+}
+
+#[tokio::test]
+async fn what_a_reconciler_asks_of_a_driver_is_older_than_an_operation_that_begins_later() {
+    let stage = Stage::created().await;
+    stage.stop_host().await;
+    let (there, go_on) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    *stage.compute.late.lock().unwrap() = Some((there.clone(), go_on.clone()));
+    let context = stage.context.clone();
+    let reconciler = tokio::spawn(async move { hosts::reconcile(&context).await });
+    there.notified().await;
+    stage.complete(reboot_instance::new(stage.origin(), false)).await.unwrap();
+    let specs = stage.compute.specs.lock().unwrap().len();
+    go_on.notify_one();
+    reconciler.await.unwrap().unwrap();
+    assert_eq!(stage.compute.specs.lock().unwrap().len(), specs, "it came late");
+    // The next look may start it.
+    stage.stop_host().await;
+    hosts::reconcile(&stage.context).await.unwrap();
+    assert_eq!(stage.compute.specs.lock().unwrap().len(), specs + 1);
 }
 
 #[tokio::test]

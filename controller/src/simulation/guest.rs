@@ -1,6 +1,7 @@
 //! A host with its agent: the agent's own journal, fence and jobs, over an engine that is a set of facts.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -31,7 +32,7 @@ pub(super) struct Life {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sizes {
     /// What the next start will have, MiB.
-    ram_mib: u64,
+    pub(super) ram_mib: u64,
     /// What it has since the last start, MiB.
     pub(super) ram_mib_in_force: u64,
     /// GiB.
@@ -46,6 +47,8 @@ pub(super) struct Guest {
     fate: Arc<Fate>,
     pub(super) engine: Arc<Mutex<Engine>>,
     pub(super) sizes: Arc<Mutex<Sizes>>,
+    /// The greatest fence under which the driver has changed it.
+    pub(super) fence: Arc<AtomicU64>,
     /// Whether its agent never comes to anything.
     dud: bool,
     /// Whether the driver keeps its agent running.
@@ -66,7 +69,7 @@ impl Guest {
         if dud {
             fate.chance.fault("agents that never come", format!("the agent of {instance} will never come"));
         }
-        Self { instance, directory, fate, engine, sizes, dud, kept, life }
+        Self { instance, directory, fate, engine, sizes, fence: Arc::default(), dud, kept, life }
     }
 
     /// What the driver is told that it is to be.

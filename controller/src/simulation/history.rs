@@ -221,9 +221,9 @@ impl History {
 
     /// Everything can still be asked of what was made, and is done by whoever takes it first.
     async fn ask_once_more(&self) -> Result<(), String> {
-        let made = "deleted is null and task <> 'building_error' and exists (select 1 from operation o \
-                    where o.instance_id = instance.id and o.kind = 'create_instance' and o.status = 'done') \
-                    and not exists (select 1 from operation o where o.instance_id = instance.id and o.kind = 'delete_instance') \
+        let made = "deleted is null and task <> 'building_error' and exists (select 1 from operation o join operation_target t on t.operation_id = o.id \
+                    where t.resource = instance.id and o.kind = 'create_instance' and o.status = 'done') \
+                    and not exists (select 1 from operation o join operation_target t on t.operation_id = o.id where t.resource = instance.id and o.kind = 'delete_instance') \
                     and host in ('active', 'dead')";
         let ask = |id| {
             // A reboot helps whatever went before.

@@ -35,6 +35,18 @@ impl Hosts {
         }
         Ok(())
     }
+
+    /// Whether a driver that keeps the greatest fence with the host does this.
+    fn admit(&self, guest: &Guest, fence: u64) -> Result<(), ComputeError> {
+        let seen = guest.fence.fetch_max(fence, Ordering::SeqCst);
+        if fence < seen {
+            let (instance, name) = (guest.instance, self.machine.name);
+            let late = format!("{name} asks the driver about {instance} under {fence}, after {seen}");
+            self.world.chance.fault("requests to drivers that came after those of another", late);
+            return Err(ComputeError::Fenced { fence, seen });
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -64,6 +76,7 @@ impl Compute for Hosts {
             world.guests.lock().unwrap().insert(spec.instance, guest.clone());
             guest
         });
+        self.admit(&guest, spec.fence)?;
         guest.resize(spec.size);
         if known.is_none() {
             let world = world.clone();
@@ -81,19 +94,21 @@ impl Compute for Hosts {
         self.call("make a host").await
     }
 
-    async fn stop_host(&self, instance: InstanceId) -> Result<(), ComputeError> {
+    async fn stop_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
         self.call("stop a host").await?;
         if let Some(guest) = self.world.guest(instance) {
+            self.admit(&guest, fence)?;
             self.world.chance.note(format!("host {instance} is stopped by {}", self.machine.name));
             guest.stop();
         }
         self.call("stop a host").await
     }
 
-    async fn delete_host(&self, instance: InstanceId) -> Result<(), ComputeError> {
+    async fn delete_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
         self.call("delete a host").await?;
-        let guest = self.world.guests.lock().unwrap().remove(&instance);
-        if let Some(guest) = guest {
+        if let Some(guest) = self.world.guest(instance) {
+            self.admit(&guest, fence)?;
+            self.world.guests.lock().unwrap().remove(&instance);
             self.world.chance.note(format!("host {instance} is deleted by {}", self.machine.name));
             guest.stop();
         }

@@ -127,7 +127,10 @@ impl Truths {
              or exists (select 1 from operation_step s where s.operation_id = o.id and (s.status = 'running' \
              or o.status = 'done' and s.status <> 'done' or o.status = 'failed' and s.status = 'done'))",
         )?;
-        self.nothing("targets that are held for nothing", "select resource from operation_target where active")?;
+        self.nothing(
+            "targets that are held for nothing",
+            "select resource from operation_target where active or exclusive or state <> 'null'",
+        )?;
         self.nothing(
             "tasks that nobody does",
             "select id || ' ' || task from instance where deleted is null and task not in \
@@ -148,7 +151,8 @@ impl Truths {
             self.nothing(
                 "done long after the status was reset",
                 &format!(
-                    "select kind || ' ' || id from operation where instance_id = '{instance}' and lane = 'lifecycle' \
+                    "select kind || ' ' || id from operation o where exists (select 1 from operation_target t \
+                     where t.operation_id = o.id and t.resource = '{instance}' and t.lane = 'lifecycle') \
                      and seq <= {last} and finished > {answered} + 60000000 and status = 'done'"
                 ),
             )?;
@@ -190,7 +194,10 @@ impl Truths {
     fn replay(&self) -> Result<BTreeMap<InstanceId, Expected>, String> {
         let asked = self.ledger.asked.lock().unwrap();
         let mut all: BTreeMap<InstanceId, Expected> = BTreeMap::new();
-        for row in self.server.ask("select instance_id, request_id, status, kind from operation order by seq") {
+        for row in self.server.ask(
+            "select t.resource, o.request_id, o.status, o.kind from operation o \
+             join operation_target t on t.operation_id = o.id order by o.seq",
+        ) {
             let (id, request): (String, String) = (row.get(0), row.get(1));
             let (status, kind): (String, String) = (row.get(2), row.get(3));
             let wish = &asked.get(&request).ok_or_else(|| format!("nobody asked {request} for {kind}"))?.wish;
@@ -269,8 +276,8 @@ impl Truths {
 fn check_host(row: &Present, what: &Expected, guest: &Guest) -> Found {
     let sizes = *guest.sizes.lock().unwrap();
     // A volume does not shrink: where a resize failed after its effect, the host has more than the row counts.
-    let as_row =
-        sizes.ram_mib_in_force == row.ram_mib.unsigned_abs() && sizes.volume_gib >= row.volume_gib.unsigned_abs();
+    let as_row = [sizes.ram_mib, sizes.ram_mib_in_force].iter().all(|ram| *ram == row.ram_mib.unsigned_abs())
+        && sizes.volume_gib >= row.volume_gib.unsigned_abs();
     unless(what.sized && !as_row, || format!("the host is of {sizes:?}"))?;
     if guest.life().is_none() {
         return Ok(());

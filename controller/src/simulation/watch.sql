@@ -17,14 +17,15 @@ create trigger claim after update on operation when new.fence <> old.fence and n
 begin
     insert into held values (new.id, (select said.writer from said), 1, null)
         on conflict (operation_id) do update set writer = (select said.writer from said), claims = claims + 1;
-    insert into violation select 'operation ' || new.id || ' begins before the end of ' || id from operation
-        where instance_id = new.instance_id and seq < new.seq and finished is null;
+    insert into violation select 'operation ' || new.id || ' begins before the end of ' || earlier.operation_id
+        from operation_target t join operation_target earlier on earlier.resource = t.resource and earlier.seq < t.seq
+        join operation o on o.id = earlier.operation_id and o.finished is null where t.operation_id = new.id;
 end;
 
 create trigger operation_by_another after update on operation
     when old.status in ('running', 'undoing', 'stuck') and (new.fence = old.fence or new.lease_until = old.lease_until)
-    and ((new.status, new.position, new.attempt, new.state, new.fence, new.not_before, new.error)
-        is not (old.status, old.position, old.attempt, old.state, old.fence, old.not_before, old.error)
+    and ((new.status, new.position, new.state, new.fence, new.not_before, new.error)
+        is not (old.status, old.position, old.state, old.fence, old.not_before, old.error)
         or new.lease_until > old.lease_until)
 begin
     insert into violation select 'operation ' || new.id || ' is written by ' || (select said.writer from said) || ', and ' || writer || ' has claimed it'

@@ -202,8 +202,7 @@ impl Store {
             "select s.instance_id, s.generation, s.specification, s.not_after, a.assignment_generation, i.volume_gib \
              from assignment s join agent a on a.instance_id = s.instance_id \
              join instance i on i.id = s.instance_id and i.deleted is null \
-             where not exists (select 1 from operation o \
-             where o.instance_id = s.instance_id and o.status in ('queued', 'running', 'undoing', 'stuck'))",
+             where not exists (select 1 from operation_target t where t.resource = s.instance_id and t.active)",
         )
         .fetch_all(&self.read)
         .await

@@ -31,8 +31,8 @@ impl Store {
     pub async fn list_hosts(&self, others: &[InstanceId]) -> Result<Vec<HostRow>> {
         let others: Vec<String> = others.iter().map(|id| format!("'{}'", id.0)).collect();
         let sql = AssertSqlSafe(format!(
-            "select i.id, i.host, i.task, i.deleted is not null as deleted, exists (select 1 from operation o \
-             where o.instance_id = i.id and o.status in ('queued', 'running', 'undoing', 'stuck')) as busy \
+            "select i.id, i.host, i.task, i.deleted is not null as deleted, exists (select 1 from operation_target t \
+             where t.resource = i.id and t.active) as busy \
              from instance i where i.deleted is null or i.id in ({})",
             if others.is_empty() { "null".to_owned() } else { others.join(", ") }
         ));
@@ -45,15 +45,12 @@ impl Store {
     /// # Errors
     /// Internal.
     pub async fn is_busy(&self, conn: &mut Connection, instance: InstanceId) -> Result<bool> {
-        query(
-            "select exists (select 1 from operation where instance_id = $1 \
-             and status in ('queued', 'running', 'undoing', 'stuck'))",
-        )
-        .bind(instance.to_string())
-        .fetch_one(conn)
-        .await
-        .and_then(|row| row.try_get(0))
-        .map_err(|error| Error::internal(format!("look for operations on instance {instance}"), error))
+        query("select exists (select 1 from operation_target where resource = $1 and active)")
+            .bind(instance.to_string())
+            .fetch_one(conn)
+            .await
+            .and_then(|row| row.try_get(0))
+            .map_err(|error| Error::internal(format!("look for operations on instance {instance}"), error))
     }
 }
 

@@ -85,6 +85,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (11, "unregistered", include_str!("migrations/0011_unregistered.sql")),
     (12, "newest_first", include_str!("migrations/0012_newest_first.sql")),
     (13, "engine_uids", include_str!("migrations/0013_engine_uids.sql")),
+    (14, "targets", include_str!("migrations/0014_targets.sql")),
 ];
 
 fn migrator() -> Migrator {

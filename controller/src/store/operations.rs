@@ -8,10 +8,11 @@ use sqlx::AssertSqlSafe;
 use super::{Store, from_micros};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, OperationId, ProjectId};
-use crate::model::operations::{ChangedOperation, Lane, NewOperation, Operation, Step};
+use crate::model::operations::{ChangedOperation, Lane, NewOperation, Operation, Stage, Step};
 use crate::store::sql::{Connection, News, Row, query};
 
 pub mod lease;
+pub mod writes;
 
 /// The counter from which fences are drawn.
 const FENCE: &str = "fence";
@@ -74,55 +75,44 @@ impl Store {
     /// the transaction must be rolled back.
     ///
     /// # Errors
-    /// 422 when it is of the life-cycle lane and another such operation is active on the instance.
+    /// 422 when it is of an exclusive lane, and another such operation is active on one of its targets.
     pub async fn enqueue(&self, conn: &mut Connection, new: NewOperation) -> Result<OperationId> {
-        let instance = new.origin.instance.to_string();
         conn.announce(News::Work);
         let id = OperationId::random();
-        let failed = |error| Error::internal(format!("write operation {} of instance {instance}", new.kind), error);
-        let json = |error| Error::internal(format!("write operation {} of instance {instance}", new.kind), error);
+        let failed = |error| Error::internal(format!("write operation {} ({id})", new.kind), error);
         let [seq, changed] = draw(conn, [SEQUENCE, CHANGE]).await?;
         query(
-            "insert into operation (id, seq, kind, version, project_id, instance_id, lane, request_id, user_id, \
-             status, state, steps, position, attempt, lease_until, fence, not_before, cancel, created, changed) \
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'queued', $10, $11, 0, 1, 0, 0, 0, false, $12, $13)",
+            "insert into operation (id, seq, kind, version, project_id, request_id, user_id, active, status, state, \
+             position, lease_until, fence, not_before, cancel, created, changed) \
+             values ($1, $2, $3, $4, $5, $6, $7, true, 'queued', $8, 0, 0, 0, 0, false, $9, $10)",
         )
         .bind(id.to_string())
         .bind(seq)
         .bind(new.kind)
         .bind(i64::from(new.version))
         .bind(&new.origin.project.0)
-        .bind(&instance)
-        .bind(new.lane.tag())
         .bind(&new.origin.request_id)
         .bind(&new.origin.user_id)
         .bind(new.state.to_string())
-        .bind(serde_json::to_string(&new.steps).map_err(json)?)
         .bind(self.now_micros())
         .bind(changed)
         .execute(&mut *conn)
         .await
         .map_err(failed)?;
-        insert_steps(conn, id, &new.steps).await.map_err(failed)?;
-        // One life-cycle operation at a time is the index's rule.
-        let held = query(
-            "insert into operation_target (operation_id, resource, lane, active) values ($1, $2, $3, true) \
-             on conflict do nothing",
-        )
-        .bind(id.to_string())
-        .bind(&instance)
-        .bind(new.lane.tag())
-        .execute(&mut *conn)
-        .await
-        .map_err(failed)?;
-        if held.rows_affected() == 1 {
+        insert_steps(conn, id, &new.plan).await.map_err(failed)?;
+        let held = insert_targets(conn, id, seq, new.lane, &new.origin.targets).await.map_err(failed)?;
+        if held == new.origin.targets.len() {
             return Ok(id);
         }
-        let kind = active_lifecycle(conn, &instance).await?.unwrap_or_default();
-        Err(Error::Unprocessable(format!(
-            "Instance {instance} is not currently available for an action to be performed \
-             (operation {kind} is in progress)."
-        )))
+        for target in &new.origin.targets {
+            if let Some(kind) = exclusive_operation(conn, *target, id).await? {
+                return Err(Error::Unprocessable(format!(
+                    "Instance {target} is not currently available for an action to be performed \
+                     (operation {kind} is in progress)."
+                )));
+            }
+        }
+        Err(Error::Internal { attempt: format!("hold the targets of operation {} ({id})", new.kind), source: None })
     }
 
     /// Ends the operations of these lanes on an instance: those that wait at once, the one that runs at its next safe
@@ -140,8 +130,10 @@ impl Store {
                  cancel = true, changed = $3, \
                  finished = case status when 'queued' then $4 else finished end, \
                  state = case status when 'queued' then '{}' else state end, \
+                 active = status <> 'queued', \
                  status = case status when 'queued' then 'cancelled' else status end \
-                 where instance_id = $1 and lane = $2 and status in ('queued', 'running', 'undoing', 'stuck')",
+                 where active and id in \
+                 (select operation_id from operation_target where resource = $1 and lane = $2 and active)",
             )
             .bind(instance.to_string())
             .bind(lane.tag())
@@ -150,12 +142,19 @@ impl Store {
             .execute(&mut *conn)
             .await
             .map_err(failed)?;
-            query("update operation_target set active = false where resource = $1 and lane = $2 and active")
-                .bind(instance.to_string())
-                .bind(lane.tag())
-                .execute(&mut *conn)
-                .await
-                .map_err(failed)?;
+            // What still runs goes on excluding its successor from being claimed, and no longer from being asked for.
+            query(
+                "update operation_target set exclusive = false, \
+                 active = (select o.active from operation o where o.id = operation_target.operation_id), \
+                 state = case when (select o.active from operation o where o.id = operation_target.operation_id) \
+                 then state else 'null' end where active and operation_id in \
+                 (select operation_id from operation_target where resource = $1 and lane = $2 and active)",
+            )
+            .bind(instance.to_string())
+            .bind(lane.tag())
+            .execute(&mut *conn)
+            .await
+            .map_err(failed)?;
         }
         Ok(())
     }
@@ -166,7 +165,7 @@ impl Store {
     /// Internal.
     pub async fn count_operations(&self) -> Result<Vec<(String, String, u64)>> {
         let failed = |error| Error::internal("count the operations", error);
-        let sql = "select kind, status, count(*) from operation where finished is null group by kind, status";
+        let sql = "select kind, status, count(*) from operation where active group by kind, status";
         let rows = query(sql).fetch_all(&self.read).await.map_err(failed)?;
         let read = |row: &Row| -> sqlx::Result<_> {
             Ok((row.try_get(0)?, row.try_get(1)?, row.try_get::<i64, _>(2)?.unsigned_abs()))
@@ -181,8 +180,8 @@ impl Store {
     pub async fn list_operations(&self, instance: InstanceId) -> Result<(Vec<Operation>, i64)> {
         let failed = |error| Error::internal(format!("list the operations of instance {instance}"), error);
         let sql = AssertSqlSafe(format!(
-            "{SELECT} from (select {COLUMNS} from operation where instance_id = $1 order by seq desc limit $2) o \
-             {STEPS} order by o.seq desc, s.n"
+            "{SELECT} from (select {COLUMNS} from operation where id in (select operation_id from operation_target \
+             where resource = $1 order by seq desc limit $2)) o {STEPS} order by o.seq desc, s.n, s.target"
         ));
         let rows = query(sql).bind(instance.to_string()).bind(SHOWN).fetch_all(&self.read).await.map_err(failed)?;
         let changed = operations(&rows)?;
@@ -213,7 +212,7 @@ impl Store {
     ) -> Result<Vec<ChangedOperation>> {
         let sql = AssertSqlSafe(format!(
             "{SELECT} from (select {COLUMNS} from operation where ($1 is null or project_id = $1) and changed > $2 \
-             order by changed limit $3) o {STEPS} order by o.changed, o.seq, s.n"
+             order by changed limit $3) o {STEPS} order by o.changed, o.seq, s.n, s.target"
         ));
         let query = query(sql).bind(project.map(|project| project.0.as_str())).bind(since).bind(i64::from(limit));
         let rows = query.fetch_all(&self.read).await;
@@ -226,8 +225,8 @@ impl Store {
     /// Internal.
     pub async fn active_operations(&self, project: Option<&ProjectId>) -> Result<Vec<ChangedOperation>> {
         let sql = AssertSqlSafe(format!(
-            "{SELECT} from (select {COLUMNS} from operation where ($1 is null or project_id = $1) \
-             and status in ('queued', 'running', 'undoing', 'stuck')) o {STEPS} order by o.seq, s.n"
+            "{SELECT} from (select {COLUMNS} from operation where ($1 is null or project_id = $1) and active) o \
+             {STEPS} order by o.seq, s.n, s.target"
         ));
         let rows = query(sql).bind(project.map(|project| project.0.as_str())).fetch_all(&self.read).await;
         operations(&rows.map_err(|error| Error::internal("list what is under way", error))?)
@@ -242,35 +241,30 @@ impl Store {
     }
 }
 
-const COLUMNS: &str = "id, seq, instance_id, kind, status, created, started, finished, error, position, changed";
-const SELECT: &str = "select o.id, o.instance_id, o.kind, o.status, o.created, o.started, o.finished, o.error, o.position, \
-     o.changed, s.name as step_name, s.status as step_status, s.started as step_started, s.finished as step_finished, \
+const COLUMNS: &str = "id, seq, kind, status, created, started, finished, error, position, changed";
+const SELECT: &str = "select o.id, o.kind, o.status, o.created, o.started, o.finished, o.error, o.position, o.changed, s.n, s.target, \
+     s.name as step_name, s.status as step_status, s.started as step_started, s.finished as step_finished, \
      s.progress as step_progress, s.error as step_error";
 const STEPS: &str = "join operation_step s on s.operation_id = o.id";
 
-/// Groups the rows, which come operation by operation, each in the order of its steps.
+/// Groups the rows, which come operation by operation, each in the order of its stages.
 fn operations(rows: &[Row]) -> Result<Vec<ChangedOperation>> {
     let failed = |error| Error::internal("read operations", error);
     let no_id = |error| Error::internal("read an operation's id", error);
     let mut all: Vec<ChangedOperation> = Vec::new();
-    let mut positions: Vec<i64> = Vec::new();
     for row in rows {
         let id: OperationId = row.try_get::<String, _>("id").map_err(failed)?.parse().map_err(no_id)?;
         if all.last().is_none_or(|last| last.operation.id != id) {
-            let instance: String = row.try_get("instance_id").map_err(failed)?;
-            all.push(ChangedOperation {
-                instance: instance.parse().map_err(no_id)?,
-                changed: row.try_get("changed").map_err(failed)?,
-                operation: operation(row, id).map_err(failed)?,
-            });
-            positions.push(row.try_get("position").map_err(failed)?);
+            let changed = row.try_get("changed").map_err(failed)?;
+            all.push(ChangedOperation { changed, operation: operation(row, id).map_err(failed)? });
         }
-        if let Some(last) = all.last_mut() {
-            last.operation.steps.push(step(row).map_err(failed)?);
+        let Some(ChangedOperation { operation, .. }) = all.last_mut() else { continue };
+        let target: String = row.try_get("target").map_err(failed)?;
+        let step = step(row, target.parse().map_err(no_id)?).map_err(failed)?;
+        if is_current(operation, &step, row.try_get("n").map_err(failed)?, row.try_get("position").map_err(failed)?) {
+            operation.step = Some(step.name.clone());
         }
-    }
-    for (changed, position) in all.iter_mut().zip(positions) {
-        changed.operation.step = current_step(&changed.operation, position);
+        operation.steps.push(step);
     }
     Ok(all)
 }
@@ -290,11 +284,12 @@ fn operation(row: &Row, id: OperationId) -> sqlx::Result<Operation> {
     })
 }
 
-fn step(row: &Row) -> sqlx::Result<Step> {
+fn step(row: &Row, target: InstanceId) -> sqlx::Result<Step> {
     let time = |column| row.try_get::<Option<i64>, _>(column).map(|time| time.map(from_micros));
     let progress: Option<String> = row.try_get("step_progress")?;
     Ok(Step {
         name: row.try_get("step_name")?,
+        target,
         status: row.try_get("step_status")?,
         started: time("step_started")?,
         finished: time("step_finished")?,
@@ -303,34 +298,63 @@ fn step(row: &Row) -> sqlx::Result<Step> {
     })
 }
 
-/// The step that an operation is in: the next one, the one that is being undone, or the one that failed.
-fn current_step(operation: &Operation, position: i64) -> Option<String> {
-    let next = usize::try_from(position).ok()?;
-    let step = match Status::from_tag(&operation.status)? {
-        Status::Queued | Status::Done => None,
-        Status::Running | Status::Cancelled => operation.steps.get(next),
-        Status::Undoing | Status::Stuck => next.checked_sub(1).and_then(|n| operation.steps.get(n)),
-        Status::Failed => operation.steps.iter().find(|step| step.status == "failed"),
-    };
-    step.map(|step| step.name.clone())
+/// Whether an operation is in a step of stage `n`: the next one, the one that is being undone, or the one that failed.
+fn is_current(operation: &Operation, step: &Step, n: i64, position: i64) -> bool {
+    match Status::from_tag(&operation.status) {
+        None | Some(Status::Queued | Status::Done) => false,
+        Some(Status::Running | Status::Cancelled) => n == position,
+        Some(Status::Undoing | Status::Stuck) => n + 1 == position,
+        Some(Status::Failed) => step.status == "failed",
+    }
 }
 
 /// Writes the steps of a new operation, of which there is one at least.
-async fn insert_steps(conn: &mut Connection, id: OperationId, steps: &[String]) -> sqlx::Result<()> {
-    let rows: Vec<String> = (0..steps.len()).map(|n| format!("($1, {n}, ${}, 'pending')", n + 2)).collect();
-    let sql = format!("insert into operation_step (operation_id, n, name, status) values {}", rows.join(", "));
+async fn insert_steps(conn: &mut Connection, id: OperationId, plan: &[Stage]) -> sqlx::Result<()> {
+    let (mut rows, mut values) = (Vec::new(), Vec::new());
+    for (n, stage) in plan.iter().enumerate() {
+        for target in &stage.targets {
+            rows.push(format!("($1, {n}, ${}, ${}, 'pending', 1)", values.len() + 2, values.len() + 3));
+            values.extend([target.to_string(), stage.step.clone()]);
+        }
+    }
+    let sql = format!(
+        "insert into operation_step (operation_id, n, target, name, status, attempt) values {}",
+        rows.join(", ")
+    );
     let insert = query(AssertSqlSafe(sql)).bind(id.to_string());
-    steps.iter().fold(insert, |insert, name| insert.bind(name)).execute(conn).await?;
+    values.into_iter().fold(insert, |insert, value| insert.bind(value)).execute(conn).await?;
     Ok(())
 }
 
-/// The kind of the life-cycle operation that holds an instance.
-async fn active_lifecycle(conn: &mut Connection, instance: &str) -> Result<Option<String>> {
+/// Writes what a new operation holds. How many rows it could write: one operation of an exclusive lane at a time is the
+/// index's rule.
+async fn insert_targets(
+    conn: &mut Connection,
+    id: OperationId,
+    seq: i64,
+    lane: Lane,
+    targets: &[InstanceId],
+) -> sqlx::Result<usize> {
+    let rows: Vec<String> = (5..targets.len() + 5).map(|n| format!("($1, ${n}, $2, $3, true, $4, 'null')")).collect();
+    let sql = format!(
+        "insert into operation_target (operation_id, resource, seq, lane, active, exclusive, state) values {} \
+         on conflict do nothing",
+        rows.join(", ")
+    );
+    let insert = query(AssertSqlSafe(sql)).bind(id.to_string()).bind(seq).bind(lane.tag()).bind(lane.is_exclusive());
+    let insert = targets.iter().fold(insert, |insert, target| insert.bind(target.to_string()));
+    let done = insert.execute(conn).await?;
+    Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
+}
+
+/// The kind of the operation, another than `id`, that holds an instance exclusively.
+async fn exclusive_operation(conn: &mut Connection, instance: InstanceId, id: OperationId) -> Result<Option<String>> {
     query(
         "select o.kind from operation_target t join operation o on o.id = t.operation_id \
-         where t.resource = $1 and t.lane = 'lifecycle' and t.active",
+         where t.resource = $1 and t.exclusive and o.id <> $2",
     )
-    .bind(instance)
+    .bind(instance.to_string())
+    .bind(id.to_string())
     .fetch_optional(conn)
     .await
     .and_then(|row| row.map(|row: Row| row.try_get(0)).transpose())

@@ -12,8 +12,7 @@ impl Store {
     /// Internal.
     pub async fn last_active(&self, instance: InstanceId) -> Result<Option<OperationId>> {
         self.one_active(
-            "select id from operation where instance_id = $1 \
-             and status in ('queued', 'running', 'undoing', 'stuck') order by seq desc limit 1",
+            "select operation_id from operation_target where resource = $1 and active order by seq desc limit 1",
             instance,
         )
         .await
@@ -25,7 +24,7 @@ impl Store {
     /// Internal.
     pub async fn active_lifecycle(&self, instance: InstanceId) -> Result<Option<OperationId>> {
         self.one_active(
-            "select operation_id from operation_target where resource = $1 and lane = 'lifecycle' and active",
+            "select operation_id from operation_target where resource = $1 and lane = 'lifecycle' and exclusive",
             instance,
         )
         .await

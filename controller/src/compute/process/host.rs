@@ -213,8 +213,9 @@ impl Place {
     }
 
     /// From now on no agent is started for the host until it is written anew, whenever this process is killed.
-    pub(super) async fn withdraw(&self, instance: InstanceId) -> Result<(), ComputeError> {
+    pub(super) async fn withdraw(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
         let _alone = self.alone().await?;
+        self.raise_fence(instance, fence)?;
         let file = self.config_file(instance);
         match fs::rename(&file, self.directory(instance).join(WITHDRAWN)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("set aside", &file)(error)),
@@ -307,11 +308,13 @@ impl Place {
             .map_err(|error| ComputeError::Fatal(error.to_string()))
     }
 
-    /// Makes the host's directories, its control group, and its agent's configuration.
-    pub(super) fn write(&self, spec: &HostSpec) -> Result<(), ComputeError> {
+    /// Makes the host's directories and its agent's configuration.
+    pub(super) async fn write(&self, spec: &HostSpec) -> Result<(), ComputeError> {
+        let _alone = self.alone().await?;
         let directory = self.directory(spec.instance);
         let run = self.run_directory(spec.instance);
         make(&directory, 0o711)?;
+        self.raise_fence(spec.instance, spec.fence)?;
         make(&directory.join("log"), 0o700)?;
         if let (Some(apart), Some(uid)) = (&self.apart, spec.engine_uid) {
             apart.accounts.keep(uid, &directory)?;

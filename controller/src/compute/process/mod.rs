@@ -7,6 +7,7 @@
 mod accounts;
 mod address;
 mod cgroup;
+mod fence;
 mod filter;
 mod groups;
 mod host;
@@ -142,14 +143,17 @@ impl ProcessDriver {
     }
 
     /// Ends every process of a host, in an orderly way where that works.
-    async fn end(&self, instance: InstanceId) -> std::result::Result<(), ComputeError> {
+    async fn end(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError> {
+        self.place.withdraw(instance, fence).await?;
         self.unwatch(instance).await;
-        self.place.withdraw(instance).await?;
         let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
         if let Some(agent) = self.place.find_agent(instance).map_err(transient)? {
             kill::interrupt(agent, ORDERLY).await.map_err(transient)?;
         }
+        // Each takes long, and another controller may have started the host again if this one stalled meanwhile.
+        self.place.check_fence(instance, fence)?;
         self.place.kill_all(instance).await.map_err(transient)?;
+        self.place.check_fence(instance, fence)?;
         self.place.remove_volatile(instance)
     }
 
@@ -316,10 +320,10 @@ impl Compute for ProcessDriver {
         self.place.check(spec)?;
         if self.place.had_another_account(spec)? {
             tracing::info!(instance = %spec.instance, "the host gets an account of its own and is started again");
-            self.end(spec.instance).await?;
+            self.end(spec.instance, spec.fence).await?;
             self.place.give(spec).await?;
         }
-        self.place.write(spec)?;
+        self.place.write(spec).await?;
         // One starts at a time: the watcher may be about to.
         self.unwatch(spec.instance).await;
         let child = match self.place.ensure_agent(spec.instance).await? {
@@ -333,20 +337,20 @@ impl Compute for ProcessDriver {
         Ok(())
     }
 
-    async fn stop_host(&self, instance: InstanceId) -> std::result::Result<(), ComputeError> {
+    async fn stop_host(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError> {
         let turn = self.turn(instance);
         let _turn = turn.lock().await;
         if !self.place.is_there(instance)? {
             return Ok(());
         }
-        self.end(instance).await
+        self.end(instance, fence).await
     }
 
-    async fn delete_host(&self, instance: InstanceId) -> std::result::Result<(), ComputeError> {
+    async fn delete_host(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError> {
         let turn = self.turn(instance);
         let turned = turn.lock().await;
+        self.place.withdraw(instance, fence).await?;
         self.unwatch(instance).await;
-        self.place.withdraw(instance).await?;
         let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
         self.place.kill_all(instance).await.map_err(transient)?;
         self.place.remove(instance).await?;

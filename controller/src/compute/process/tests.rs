@@ -74,6 +74,7 @@ impl World {
         HostSpec {
             engine_uid,
             instance,
+            fence: 1,
             generation: 1,
             datastore: "engine".to_owned(),
             agent_program: None,
@@ -169,7 +170,7 @@ async fn live_and_die(mut world: World) {
     let groups: Vec<PathBuf> =
         world.driver.place.cgroups.iter().flat_map(|cgroups| cgroups.all(&instance.to_string())).collect();
     assert!(groups.iter().all(|group| group.exists()));
-    world.driver.delete_host(instance).await.unwrap();
+    world.driver.delete_host(instance, 1).await.unwrap();
     let alive: Vec<i32> = children.into_iter().filter(|pid| ProcessId::of(*pid).unwrap().is_some()).collect();
     assert_eq!(alive, Vec::<i32>::new(), "all of them are ended");
     assert_eq!(stranger.try_wait().unwrap(), None, "and no others");
@@ -181,7 +182,7 @@ async fn live_and_die(mut world: World) {
         assert!(!group.exists(), "{}", group.display());
         assert!(!group.parent().unwrap().exists(), "the last host takes the directory above along");
     }
-    world.driver.delete_host(instance).await.expect("what is not there counts as deleted");
+    world.driver.delete_host(instance, 1).await.expect("what is not there counts as deleted");
     assert_eq!(world.driver.list().await.unwrap(), []);
     assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Absent);
 }
@@ -233,14 +234,14 @@ async fn a_half_removed_host_is_listed_gets_no_agent_and_can_be_removed() {
     world.driver.ensure_host(&world.spec(instance).await).await.unwrap();
     let agent = world.agent(instance, 1).await;
     // The controller is killed when the removal has begun.
-    world.driver.place.withdraw(instance).await.unwrap();
+    world.driver.place.withdraw(instance, 1).await.unwrap();
     kill(agent);
     world.restart().await;
     assert_eq!(world.driver.list().await.unwrap(), [instance]);
     assert!(!world.driver.is_watched(instance));
     assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Dead);
     let children = world.listed(instance, "children");
-    world.driver.delete_host(instance).await.unwrap();
+    world.driver.delete_host(instance, 1).await.unwrap();
     assert!(children.into_iter().all(|pid| ProcessId::of(pid).unwrap().is_none()));
     assert_eq!(world.driver.list().await.unwrap(), []);
 }
@@ -278,7 +279,7 @@ async fn the_shared_memory_of_a_crashed_engine_goes_too() {
     let state = world.driver.place.directory(instance).join("agent");
     std::fs::create_dir_all(&state).unwrap();
     std::fs::write(state.join("engine.json"), format!("{{\"pid\":{maker}}}")).unwrap();
-    world.driver.delete_host(instance).await.unwrap();
+    world.driver.delete_host(instance, 1).await.unwrap();
     assert_eq!(find_segment(segment), None);
     assert!(find_segment(strangers).is_some(), "another's stays");
     assert!(Command::new("ipcrm").args(["-m", &strangers.to_string()]).status().unwrap().success());
@@ -299,7 +300,7 @@ async fn a_process_that_looks_like_the_agent_is_not_taken_for_it() {
     assert_ne!(second.pid, i32::try_from(liar.id()).unwrap());
     liar.kill().unwrap();
     liar.wait().unwrap();
-    world.driver.delete_host(instance).await.unwrap();
+    world.driver.delete_host(instance, 1).await.unwrap();
 }
 
 /// Its controller was killed before it wrote down which process is the agent.
@@ -317,7 +318,7 @@ async fn an_agent_that_was_not_written_down_is_found_by_what_it_is() {
     assert_eq!(place.find_agent(instance).unwrap(), Some(agent));
     kill(agent);
     world.agent(instance, 2).await;
-    world.driver.delete_host(instance).await.unwrap();
+    world.driver.delete_host(instance, 1).await.unwrap();
 }
 
 #[tokio::test]
@@ -360,7 +361,7 @@ async fn each_host_has_an_account_and_a_namespace_that_go_with_it() {
     let next = world.agent(one, 2).await;
     assert_eq!(namespace(next.pid), of_one);
     for instance in [one, two] {
-        world.driver.delete_host(instance).await.unwrap();
+        world.driver.delete_host(instance, 1).await.unwrap();
         assert_eq!(world.driver.place.account(instance).unwrap(), None);
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -393,7 +394,7 @@ async fn a_host_of_an_engine_that_shared_its_account_is_taken_over() {
     std::fs::remove_dir(directory.join("agent.toml")).unwrap();
     std::fs::rename(directory.join("kept"), directory.join("agent.toml")).unwrap();
     assert!(!world.driver.place.had_another_account(&spec).unwrap());
-    world.driver.delete_host(instance).await.unwrap();
+    world.driver.delete_host(instance, 1).await.unwrap();
 }
 
 /// Makes a segment by `ipcmk`, and tells it with its maker, which has ended.
@@ -406,4 +407,49 @@ fn make_segment(command: &mut Command) -> (u64, i32) {
 
 fn find_segment(id: u64) -> Option<system::Object> {
     system::objects(system::Kind::Segment).unwrap().into_iter().find(|segment| segment.id == id)
+}
+
+#[tokio::test]
+async fn what_a_stalled_controller_asks_for_late_changes_nothing() {
+    let mut world = World::new(false);
+    let instance = InstanceId::random();
+    let at = |spec: &HostSpec, fence: u64, memory_mib: u64| HostSpec {
+        fence,
+        size: Size { memory_mib, ..spec.size },
+        ..spec.clone()
+    };
+    let spec = world.spec(instance).await;
+    world.driver.ensure_host(&at(&spec, 7, 512)).await.unwrap();
+    world.agent(instance, 1).await;
+    world.driver.stop_host(instance, 9).await.unwrap();
+    world.driver.ensure_host(&at(&spec, 9, 2048)).await.unwrap();
+    let agent = world.agent(instance, 2).await;
+    let config = world.driver.place.directory(instance).join("agent.toml");
+    let written = std::fs::read_to_string(&config).unwrap();
+    assert!(written.contains("memory_mib = 2048"), "{written}");
+
+    // Whichever controller the late one speaks to, and after that one's restart.
+    for _ in 0..2 {
+        let late = [
+            world.driver.ensure_host(&at(&spec, 8, 512)).await,
+            world.driver.stop_host(instance, 8).await,
+            world.driver.delete_host(instance, 8).await,
+        ];
+        for late in late {
+            assert!(matches!(late, Err(ComputeError::Fenced { fence: 8, seen: 9 })), "{late:?}");
+        }
+        assert_eq!(std::fs::read_to_string(&config).unwrap(), written);
+        assert_eq!(world.driver.place.find_agent(instance).unwrap(), Some(agent), "it runs on");
+        assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Active);
+        world.restart().await;
+    }
+    let facts = std::fs::metadata(config.with_file_name("fence")).unwrap();
+    assert_eq!((facts.permissions().mode() & 0o777, facts.uid()), (0o600, nix::unistd::geteuid().as_raw()));
+
+    // A damaged record holds nobody up.
+    std::fs::write(config.with_file_name("fence"), [0xff]).unwrap();
+    world.driver.ensure_host(&at(&spec, 9, 2048)).await.unwrap();
+    assert_eq!(std::fs::read_to_string(config.with_file_name("fence")).unwrap(), "9");
+    world.driver.delete_host(instance, 9).await.unwrap();
+    assert_eq!(world.driver.list().await.unwrap(), []);
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::compute::ComputeError;
 use crate::operations::harness::{Stage, failed_anywhere, killed_anywhere};
+use crate::state::{HostState, Service};
 
 async fn make() -> (Stage, NewOperation) {
     let stage = Stage::created().await;
@@ -41,4 +42,15 @@ async fn what_the_driver_cannot_do_now_is_tried_again() {
     stage.compute.fail_next("ensure_host", ComputeError::Transient("no space".to_owned()));
     stage.complete(operation).await.unwrap();
     assert_eq!(*stage.compute.stopped.lock().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn an_engine_that_was_stopped_stays_so_and_no_step_claims_to_have_waited_for_it() {
+    let stage = Stage::created().await;
+    *stage.agents.service.lock().unwrap() = Some(Service::Shutdown);
+    stage.complete(new(stage.origin(), true)).await.unwrap();
+    assert_eq!(stage.row().await.task, Task::None);
+    let shown = stage.operations().await.swap_remove(0);
+    let steps: Vec<_> = shown.steps.iter().map(|step| (step.name.as_str(), step.status.as_str())).collect();
+    assert_eq!(steps, [("stop_host", "done"), ("boot_host", "done"), ("await_agent", "done")]);
 }

@@ -1,6 +1,12 @@
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
 use super::*;
-use crate::compute::ComputeError;
-use crate::operations::harness::{Stage, failed_anywhere, killed_anywhere};
+use crate::compute::{Compute as _, ComputeError};
+use crate::operations::harness::{QUICK, Stage, failed_anywhere, killed_anywhere};
+use crate::operations::timing::Timing;
+use crate::operations::{RunnerContext, registry};
 use crate::state::Service;
 
 /// As the use case does: the row has the new flavor already.
@@ -78,11 +84,52 @@ async fn nobody_takes_the_engine_of_a_host_that_was_stopped_for_healthy() {
     assert_eq!((row.host, row.service), (HostState::Active, Service::Shutdown));
 }
 
-#[tokio::test]
-async fn an_engine_that_was_stopped_stays_so() {
-    let (stage, mut operation) = make().await;
-    operation.state["stopped"] = true.into();
+/// Does it, with the engine stopped, and says which steps are shown.
+async fn steps_of_a_stopped_one(stage: &Stage, operation: NewOperation) -> Vec<String> {
     *stage.agents.service.lock().unwrap() = Some(Service::Shutdown);
     stage.complete(operation).await.unwrap();
     assert_eq!(stage.row().await.task, Task::None);
+    let shown = stage.operations().await.swap_remove(0);
+    assert!(shown.steps.iter().all(|step| step.status == "done"), "{shown:?}");
+    shown.steps.into_iter().map(|step| step.name).collect()
+}
+
+#[tokio::test]
+async fn an_engine_that_was_stopped_stays_so_and_no_step_claims_to_have_waited_for_it() {
+    let (stage, operation) = make().await;
+    let mut params: Params = serde_json::from_value(operation.state).unwrap();
+    params.stopped = true;
+    let operation = new(stage.origin(), params).unwrap();
+    assert_eq!(steps_of_a_stopped_one(&stage, operation).await, ["stop_host", "boot_host", "await_agent"]);
+}
+
+#[tokio::test]
+async fn a_late_request_of_a_controller_that_stalled_changes_nothing() {
+    let (stage, operation) = make().await;
+    let (there, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    *stage.compute.late.lock().unwrap() = Some((there.clone(), go_on.clone()));
+    let stalled = Timing { lease: Duration::from_millis(100), renew: Duration::from_secs(60), ..QUICK };
+    let one = stage.start_as(stage.context.clone(), registry(), stalled, None);
+    let id = stage.submit(operation).await.unwrap();
+    there.notified().await;
+
+    let other = RunnerContext { controller_id: "two".to_owned(), ..stage.context.clone() };
+    let two = stage.start_as(other, registry(), QUICK, None);
+    stage.end(id).await.unwrap();
+    let last = stage.compute.specs.lock().unwrap().last().unwrap().clone();
+    let (_, version) = stage.context.store.list_operations(stage.instance).await.unwrap();
+    let specs = stage.compute.specs.lock().unwrap().len();
+    go_on.notify_one();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(stage.compute.specs.lock().unwrap().len(), specs, "the host is as the other has made it");
+    let (_, later) = stage.context.store.list_operations(stage.instance).await.unwrap();
+    assert_eq!((later, stage.row().await.fault), (version, None), "it is no failure of the instance");
+    one.stop().await;
+    two.stop().await;
+
+    // And so is what the second one asked for, once there is a third.
+    let from = stage.row().await.flavor;
+    stage.complete(new(stage.origin(), Params { from, stopped: false }).unwrap()).await.unwrap();
+    let late = stage.compute.ensure_host(&last).await;
+    assert!(matches!(late, Err(ComputeError::Fenced { .. })), "{late:?}");
 }

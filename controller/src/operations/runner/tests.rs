@@ -3,10 +3,11 @@ use serde::{Deserialize as De, Serialize as Se};
 use tokio::sync::Notify;
 
 use super::*;
+use crate::ids::InstanceId;
 use crate::operations::harness::{QUICK, Stage, hold_at, reached};
 use crate::operations::points::Hold;
-use crate::operations::steps::{Entry, Operation, StepError, StepResult, Steps};
-use crate::operations::{Lane, NewOperation, Work, delete_instance};
+use crate::operations::steps::{Entry, Member, Operation, StepError, StepResult, Steps};
+use crate::operations::{Lane, NewOperation, Origin, Target, Work, delete_instance};
 use crate::store::operations::Status;
 use crate::store::sql::Connection;
 
@@ -23,9 +24,10 @@ impl Operation for Demo {
     const KIND: &'static str = "demo";
     const VERSION: u16 = 1;
     const LANE: Lane = Lane::Lifecycle;
-    type State = State;
+    type State = ();
+    type TargetState = State;
 
-    fn steps() -> Steps<State> {
+    fn steps() -> Steps<(), State> {
         Steps::default().step("first", Duration::from_secs(60), count).undo(uncount).step(
             "second",
             Duration::from_millis(400),
@@ -33,36 +35,55 @@ impl Operation for Demo {
         )
     }
 
-    async fn finished(work: &Work, conn: &mut Connection, state: &State) -> crate::error::Result<()> {
-        // Shown nowhere else once the operation's own state is gone.
-        let runs = format!("{}", state.runs);
-        work.context.store.set_fault(conn, work.instance, Some((&runs, ""))).await
+    async fn finished(
+        work: &Work,
+        conn: &mut Connection,
+        _: &(),
+        targets: &[Member<State>],
+    ) -> crate::error::Result<()> {
+        for Member { instance, state } in targets {
+            // Shown nowhere else once the operation's own state is gone.
+            work.context.store.set_fault(conn, *instance, Some((&state.runs.to_string(), ""))).await?;
+        }
+        Ok(())
     }
 
-    async fn failed(work: &Work, conn: &mut Connection, error: &str) -> crate::error::Result<()> {
-        work.context.store.set_fault(conn, work.instance, Some((error, ""))).await
+    async fn failed(
+        work: &Work,
+        conn: &mut Connection,
+        targets: &[InstanceId],
+        error: &str,
+    ) -> crate::error::Result<()> {
+        for instance in targets {
+            work.context.store.set_fault(conn, *instance, Some((error, ""))).await?;
+        }
+        Ok(())
     }
 }
 
-async fn count(_work: &Work, state: &mut State) -> StepResult {
+async fn count(_: &Work, _: &Target, _: &(), state: &mut State) -> StepResult {
     state.runs += 1;
     Ok(())
 }
 
-async fn uncount(_work: &Work, state: &mut State) -> StepResult {
+async fn uncount(_: &Work, _: &Target, _: &(), state: &mut State) -> StepResult {
     assert_eq!(state.runs, 1, "an undo sees what its step stored");
     Ok(())
 }
 
-async fn wait(work: &Work, _state: &mut State) -> StepResult {
-    if work.context.agents.state(work.instance).borrow().connected {
+async fn wait(work: &Work, target: &Target, _: &(), _: &mut State) -> StepResult {
+    if work.context.agents.state(target.instance).borrow().connected {
         return Ok(());
     }
     Err(StepError::Unknown("not yet".to_owned()))
 }
 
 fn demo(stage: &Stage) -> NewOperation {
-    NewOperation::of::<Demo>(stage.origin(), serde_json::json!(State::default()))
+    demo_on(stage, stage.instance)
+}
+
+fn demo_on(stage: &Stage, instance: InstanceId) -> NewOperation {
+    NewOperation::of::<Demo>(Origin { targets: vec![instance], ..stage.origin() }, serde_json::Value::Null)
 }
 
 fn registry() -> Vec<Arc<dyn Registered>> {
@@ -92,8 +113,7 @@ async fn a_kind_or_version_that_is_not_known_is_left_alone() {
     newer.version = 2;
     let newer = stage.submit(newer).await.unwrap();
     let other = stage.fixture.insert("p").await;
-    let mut known = demo(&stage);
-    known.origin.instance = other;
+    let known = demo_on(&stage, other);
     stage.agents.connect(other, true);
     let running = stage.start_as(stage.context.clone(), registry(), QUICK, None);
     let known = stage.submit(known).await.unwrap();
@@ -162,7 +182,7 @@ async fn a_lease_is_kept_for_as_long_as_the_step_takes() {
         other,
         registry(),
         quick,
-        Some(Arc::new(move |_: &str| {
+        Some(Arc::new(move |_: &str, _: InstanceId| {
             notify.notify_one();
             Hold::Pass
         })),

@@ -1,0 +1,54 @@
+//! The fence of a host: the greatest one that it was changed under, in a file that only this account can write. It lies in
+//! the host's directory and goes with it.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the directory of a host is this account's; no engine's account can write it"
+)]
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use super::host::{Place, failed, write};
+use super::system::if_there;
+use crate::compute::ComputeError;
+use crate::ids::InstanceId;
+
+impl Place {
+    fn fence_file(&self, instance: InstanceId) -> PathBuf {
+        self.directory(instance).join("fence")
+    }
+
+    /// The greatest fence so far; 0 where there is none.
+    fn fence(&self, instance: InstanceId) -> Result<u64, ComputeError> {
+        let file = self.fence_file(instance);
+        let Some(bytes) = if_there(fs::read(&file)).map_err(failed("read", &file))? else { return Ok(0) };
+        let fence = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+        Ok(fence.unwrap_or_else(|| {
+            // Refusing everything for a damaged disk would keep the host from being repaired or deleted.
+            tracing::error!(%instance, "{} is damaged; whoever changes the host next writes it anew", file.display());
+            0
+        }))
+    }
+
+    /// Refuses a fence that is older than that of a change of the host.
+    pub(super) fn check_fence(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
+        let seen = self.fence(instance)?;
+        if fence < seen { Err(ComputeError::Fenced { fence, seen }) } else { Ok(()) }
+    }
+
+    /// The same, and writes the fence down, for good, before anything is changed. The caller holds the lock of the hosts until
+    /// what decides about the host is changed too: a controller that stalls in between lets no other through. A host
+    /// without directory has no fence.
+    pub(super) fn raise_fence(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
+        self.check_fence(instance, fence)?;
+        if !self.is_there(instance)? || self.fence(instance)? == fence {
+            return Ok(());
+        }
+        let file = self.fence_file(instance);
+        write(&file, fence.to_string().as_bytes())?;
+        let directory = self.directory(instance);
+        // The name, too, outlives a loss of power.
+        File::open(&directory).and_then(|directory| directory.sync_all()).map_err(failed("flush", &directory))
+    }
+}

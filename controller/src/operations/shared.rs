@@ -1,0 +1,46 @@
+//! Steps that several operations have, and the end that most of them come to.
+
+use serde::{Deserialize, Serialize};
+
+use super::outcome::StepResult;
+use super::target::Target;
+use super::work::Work;
+use crate::error::Result;
+use crate::ids::InstanceId;
+use crate::state::{HostState, Task};
+use crate::store::sql::Connection;
+
+/// What the agent said of the engine that it started.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Engine {
+    /// The version that the engine reports.
+    pub(super) version: String,
+}
+
+/// The driver ends agent and engine in an orderly way, or kills them.
+pub(super) async fn stop_host<S: Sync, T: Send>(work: &Work, target: &Target, _: &S, _: &mut T) -> StepResult {
+    target.stop_host(work).await
+}
+
+/// The driver makes or starts the host as the instance's row says.
+pub(super) async fn boot_host<S: Sync, T: Send>(work: &Work, target: &Target, _: &S, _: &mut T) -> StepResult {
+    work.context.ensure_host(target.instance, work.fence()).await
+}
+
+/// Waits for the agent's connection.
+pub(super) async fn await_agent<S: Sync, T: Send>(work: &Work, target: &Target, _: &S, _: &mut T) -> StepResult {
+    target.await_connected(work).await
+}
+
+/// Waits until the engine answers the agent's probe.
+pub(super) async fn await_healthy<S: Sync, T: Send>(work: &Work, target: &Target, _: &S, _: &mut T) -> StepResult {
+    target.await_engine(work).await
+}
+
+/// The instance is up: an earlier fault is cleared, and nothing is being done with it.
+pub(super) async fn settle(work: &Work, conn: &mut Connection, instance: InstanceId) -> Result<()> {
+    let store = &work.context.store;
+    store.set_fault(conn, instance, None).await?;
+    store.set_host(conn, instance, HostState::Active).await?;
+    store.set_task(conn, instance, Task::None).await
+}

@@ -1,0 +1,152 @@
+//! One step on one target: the instance, the key of its jobs, its deadline, its progress.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use trove_proto::v1;
+
+use super::outcome::{StepError, StepResult};
+use super::work::Work;
+use crate::agents::JobOutcome;
+use crate::ids::InstanceId;
+use crate::state::{HostState, Service};
+use crate::store::instances::HostFacts;
+
+/// How much earlier than its step a job must end, so that the agent's verdict is heard.
+const VERDICT: Duration = Duration::from_secs(4);
+/// How much earlier than its step a wait ends, so that it can say what it saw.
+const WORD: Duration = Duration::from_millis(200);
+/// A host whose agent is silent is looked at so often.
+const HOST_CHECK: Duration = Duration::from_secs(5);
+/// A host that was found dead so many times in a row will not connect.
+const DEAD_CHECKS: u32 = 3;
+/// Within this the end of an agent is noticed by its connection.
+const SILENCE: Duration = Duration::from_secs(20);
+/// The least time that a job is given: an agent that was just reached again answers from its journal within this.
+const LEAST_JOB_TIME: Duration = Duration::from_secs(5);
+/// The most time that a job of a step without deadline is given.
+const MOST_JOB_TIME: Duration = Duration::from_secs(3600);
+
+/// A step, or its undo, on one of the operation's targets.
+pub struct Target {
+    /// The target.
+    pub instance: InstanceId,
+    /// The step's name.
+    pub step: String,
+    /// Whether the step is being undone.
+    pub(super) undo: bool,
+    /// Part of the key of its jobs.
+    pub(super) attempt: u32,
+    /// When it must be done.
+    pub(super) deadline: Option<Instant>,
+    pub(super) progress: watch::Sender<Option<v1::Progress>>,
+}
+
+impl Target {
+    /// What is known of the host.
+    ///
+    /// # Errors
+    /// Fatal: the instance is gone.
+    pub async fn facts(&self, work: &Work) -> StepResult<HostFacts> {
+        work.context.facts(self.instance).await
+    }
+
+    /// Has the agent do a job under the key of this step, which takes until the step's deadline at most. Reports the
+    /// job's progress as that of the step, and returns what the job came to.
+    ///
+    /// # Errors
+    /// As the agent answered.
+    pub async fn run_job(&self, work: &Work, job: v1::start::Work) -> StepResult<JobOutcome> {
+        self.run_job_within(work, self.time_left().saturating_sub(VERDICT), job).await
+    }
+
+    /// The same with a time of its own.
+    ///
+    /// # Errors
+    /// As the agent answered.
+    pub async fn run_job_within(&self, work: &Work, limit: Duration, job: v1::start::Work) -> StepResult<JobOutcome> {
+        let start = v1::Start {
+            key: Some(v1::JobKey {
+                operation: work.lease.id.to_string(),
+                step: if self.undo { format!("{}.undo", self.step) } else { self.step.clone() },
+                target: self.instance.to_string(),
+                attempt: self.attempt,
+            }),
+            fence: work.fence(),
+            deadline_s: u32::try_from(limit.max(LEAST_JOB_TIME).as_secs()).unwrap_or(u32::MAX),
+            work: Some(job),
+        };
+        let progress = |progress| {
+            self.progress.send_replace(Some(progress));
+        };
+        Ok(work.context.agents.run(self.instance, start, &progress).await?)
+    }
+
+    fn time_left(&self) -> Duration {
+        self.deadline.map_or(MOST_JOB_TIME, |deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Has the driver stop the host, and waits until its agent is heard no more: what it said is of its earlier life, and
+    /// the engine is stopped until it says otherwise.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn stop_host(&self, work: &Work) -> StepResult {
+        let context = &work.context;
+        context.compute.stop_host(self.instance, work.fence()).await?;
+        let mut state = context.agents.state(self.instance);
+        match timeout(SILENCE, state.wait_for(|state| !state.connected)).await {
+            Ok(Ok(_)) => {}
+            _ => return Err(StepError::Unknown("the host was stopped, and its agent is still heard".to_owned())),
+        }
+        let mut tx = work.begin().await?;
+        context.store.reset_service(&mut tx, self.instance, Service::Shutdown).await?;
+        work.commit(tx).await
+    }
+
+    /// Waits until the agent has connected.
+    ///
+    /// # Errors
+    /// Fatal: the host has ended, or cannot be described.
+    pub async fn await_connected(&self, work: &Work) -> StepResult {
+        let mut state = work.context.agents.state(self.instance);
+        let mut dead = 0;
+        loop {
+            if let Ok(connected) = timeout(HOST_CHECK, state.wait_for(|state| state.connected)).await {
+                return connected.map(|_| ()).map_err(|_| StepError::Unknown("the agent was forgotten".to_owned()));
+            }
+            // Silence: is there anything that could still connect? The driver starts a dead agent again, which one look
+            // may fall between.
+            dead = match work.context.compute.describe(self.instance).await? {
+                HostState::Absent => return Err(StepError::Fatal("the host is gone".to_owned())),
+                HostState::Dead => dead + 1,
+                HostState::Active | HostState::Building => 0,
+            };
+            if dead >= DEAD_CHECKS {
+                return Err(StepError::Fatal("the agent ends as soon as it is started".to_owned()));
+            }
+        }
+    }
+
+    /// Waits until the engine answers.
+    ///
+    /// # Errors
+    /// Fatal: the agent has given it up, or the step's time is over; what the agent last said is in it.
+    pub async fn await_engine(&self, work: &Work) -> StepResult {
+        let mut state = work.context.agents.state(self.instance);
+        let decided =
+            state.wait_for(|state| state.connected && matches!(state.service, Service::Healthy | Service::Failed));
+        let decided = match timeout(self.time_left().saturating_sub(WORD), decided).await {
+            Ok(Ok(state)) => state.clone(),
+            Ok(Err(_)) => return Err(StepError::Unknown("the agent was forgotten".to_owned())),
+            Err(_) => work.context.agents.state(self.instance).borrow().clone(),
+        };
+        let detail = if decided.detail.is_empty() { String::new() } else { format!(": {}", decided.detail) };
+        match decided.service {
+            _ if !decided.connected => Err(StepError::Fatal("the agent cannot be reached".to_owned())),
+            Service::Healthy => Ok(()),
+            service => Err(StepError::Fatal(format!("the engine does not answer, it is {}{detail}", service.tag()))),
+        }
+    }
+}
