@@ -93,6 +93,7 @@ fn dispatch(agent: Agent, verb: Verb) -> Result<()> {
             let own = Account::own().context("look up the account of this process")?;
             let engine = account.map_or_else(|| Ok(own.clone()), |name| Account::named(&name))?;
             let host = RealHost::new(engine, own);
+            guest::gain_nothing()?;
             let manifest = runtime()?.block_on(manifest::make(found.as_ref(), &host, bindir.as_deref()))?;
             print(&serde_json::to_string_pretty(&manifest)?)
         }

@@ -23,7 +23,15 @@ pub fn enter(config: &Config) -> Result<()> {
     // In the mount namespace of a host that was made before its agent had groups of its own these are not to be seen: the driver
     // has put this process into them.
     config.cgroups.iter().filter(|cgroup| cgroup.exists()).try_for_each(|cgroup| join(cgroup))?;
-    // For the engine and its tenants too: no program of the machine makes anybody more than he is.
+    gain_nothing()
+}
+
+/// From now on no program of the machine makes this process, or any that it starts, more than it is: the engine and its tenants
+/// neither. Must be called while this process has one thread.
+///
+/// # Errors
+/// The system refused.
+pub fn gain_nothing() -> Result<()> {
     nix::sys::prctl::set_no_new_privs().context("give up setuid programs")
 }
 

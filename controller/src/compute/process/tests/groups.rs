@@ -34,12 +34,12 @@ async fn limits_are_those_of_the_flavor_and_follow_it() {
     world.restart().await;
     until("limits are renewed", || read("pids.max").iter().all(|limit| limit == "384")).await;
 
-    world.driver.stop_host(instance).await.unwrap();
+    world.driver.stop_host(instance, 1).await.unwrap();
     spec.size = Size { memory_mib: 1024, vcpus: 2, volume_gib: 1 };
     world.driver.ensure_host(&spec).await.unwrap();
     world.agent(instance, 2).await;
     assert_limits("640", 2);
-    world.driver.delete_host(instance).await.unwrap();
+    world.driver.delete_host(instance, 1).await.unwrap();
 }
 
 /// As a version before this made it: the agent was in its engine's groups.
@@ -75,7 +75,7 @@ async fn an_agent_among_its_tenants_processes_gets_groups_of_its_own() {
         config[name].as_array().unwrap().iter().map(|it| it.as_str().unwrap().into()).collect::<Vec<PathBuf>>()
     };
     assert_eq!((named("cgroups"), named("engine_cgroups")), (of_agent, of_engine));
-    world.driver.delete_host(instance).await.unwrap();
+    world.driver.delete_host(instance, 1).await.unwrap();
 }
 
 /// A tenant's program that stops whatever else runs as its account, and multiplies as far as it may.
@@ -104,7 +104,7 @@ async fn who_stops_and_multiplies_is_ended() {
         std::fs::read_to_string(format!("/proc/{}/stat", process.pid)).is_ok_and(|stat| stat.contains(") T "))
     };
     until("they are stopped", || system::processes_of(uid).unwrap().iter().any(stopped)).await;
-    let deleted = tokio::time::timeout(SOON, world.driver.delete_host(instance)).await;
+    let deleted = tokio::time::timeout(SOON, world.driver.delete_host(instance, 1)).await;
     // After a failure nothing is to be left.
     drop(Held::new(&groups));
     storm.wait().unwrap();
