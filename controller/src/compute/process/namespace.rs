@@ -10,6 +10,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "the runtime directory is root's, and what is mounted is opened before")]
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
@@ -95,7 +96,8 @@ impl View {
             empty(hidden, "mode=0711,size=1m", MsFlags::MS_NOEXEC)?;
         }
         // All controllers' groups are below one directory of each hierarchy.
-        for top in self.groups.iter().filter_map(|group| group.ancestors().nth(2)) {
+        let tops: BTreeSet<&Path> = self.groups.iter().filter_map(|group| group.ancestors().nth(2)).collect();
+        for top in tops {
             empty(top, "mode=0711,size=1m", MsFlags::MS_NOEXEC)?;
         }
         for (group, handle) in &groups {
