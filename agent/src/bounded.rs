@@ -2,15 +2,17 @@
 //!
 //! What is asked often is short; work ends with the job that it is for, and these limits are for what no job bounds.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::Value;
 use trove_strategy::{
-    CharacterSet, Database, Databases, Datastore, Engine, EngineError, FirstStart, Grantee, Health, Host, Identity,
-    Installation, Kind, Metric, NewUser, Parameter, Parameters, Root, SecretString, Settings, Site, Size, StartMode,
-    StartSpec, User, UserChange, Users,
+    Applied, CharacterSet, Database, Databases, Datastore, Engine, EngineError, FirstStart, Grantee, Health, Host,
+    Identity, Installation, Kind, Metric, NewUser, Parameter, Parameters, Root, SecretString, Settings, Site, Size,
+    StartMode, StartSpec, User, UserChange, Users,
 };
 
 /// Whether it lives.
@@ -86,8 +88,8 @@ impl Engine for Bounded {
         within(CONFIGURATION, "configure", self.0.engine().configure(site, settings)).await
     }
 
-    fn start_spec(&self, site: &Site, mode: StartMode) -> StartSpec {
-        self.0.engine().start_spec(site, mode)
+    fn start_spec(&self, site: &Site, settings: &Settings, mode: StartMode) -> StartSpec {
+        self.0.engine().start_spec(site, settings, mode)
     }
 
     async fn forget_earlier_life(&self, site: &Site) -> Result<(), EngineError> {
@@ -114,8 +116,8 @@ impl Engine for Bounded {
         within(PROBE, "read metrics", self.0.engine().metrics(site)).await
     }
 
-    async fn reload(&self, site: &Site) -> Result<(), EngineError> {
-        within(CONFIGURATION, "reload the configuration", self.0.engine().reload(site)).await
+    async fn reload(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
+        within(CONFIGURATION, "reload the configuration", self.0.engine().reload(site, settings)).await
     }
 
     async fn fits(&self, site: &Site, size: Size) -> Result<(), EngineError> {
@@ -212,6 +214,16 @@ impl Parameters for Bounded {
     async fn values(&self, site: &Site) -> Result<Vec<(String, String)>, EngineError> {
         let parameters = self.0.parameters().ok_or_else(|| missing("parameters"))?;
         within(QUESTION, "read parameters", parameters.values(site)).await
+    }
+
+    async fn check(&self, site: &Site, values: &BTreeMap<String, Value>) -> Result<(), EngineError> {
+        let parameters = self.0.parameters().ok_or_else(|| missing("parameters"))?;
+        within(CONFIGURATION, "check the parameters", parameters.check(site, values)).await
+    }
+
+    async fn apply(&self, site: &Site, settings: &Settings) -> Result<BTreeMap<String, Applied>, EngineError> {
+        let parameters = self.0.parameters().ok_or_else(|| missing("parameters"))?;
+        within(CONFIGURATION, "apply the parameters", parameters.apply(site, settings)).await
     }
 }
 

@@ -16,6 +16,7 @@ mod starting;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 use trove_proto::v1::ServiceState;
-use trove_strategy::{Datastore, EngineError, FirstStart, Health, Kind, RealHost, Site, StartMode, failpoint};
+use trove_strategy::{
+    Applied, Datastore, EngineError, FirstStart, Health, Kind, RealHost, Settings, Site, StartMode, StartSpec,
+    failpoint,
+};
 
 use crate::durable::Durable;
 use crate::engine_log::EngineLog;
@@ -54,7 +58,7 @@ pub struct EngineStatus {
     pub health: Option<Health>,
 }
 
-type Reply = oneshot::Sender<Result<(), EngineError>>;
+type Reply<T = ()> = oneshot::Sender<Result<T, EngineError>>;
 
 enum Request {
     Initialise(Reply),
@@ -62,7 +66,7 @@ enum Request {
     Start(Reply),
     Stop(Reply),
     StopForAWhile(Reply),
-    Apply(Reply),
+    Apply(Reply<BTreeMap<String, Applied>>),
 }
 
 /// The way to the task. Cheap to clone.
@@ -78,7 +82,7 @@ impl Driver {
         self.status.clone()
     }
 
-    async fn ask(&self, request: impl FnOnce(Reply) -> Request) -> Result<(), EngineError> {
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, EngineError> {
         let gone = || EngineError::new(Kind::Transient, "the agent is about to end");
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| gone())?;
@@ -125,11 +129,11 @@ impl Driver {
         self.ask(Request::StopForAWhile).await
     }
 
-    /// Takes up a changed assignment on the running engine.
+    /// Takes up a changed assignment on the running engine. Answers what became of each parameter.
     ///
     /// # Errors
     /// The strategy's.
-    pub async fn apply(&self) -> Result<(), EngineError> {
+    pub async fn apply(&self) -> Result<BTreeMap<String, Applied>, EngineError> {
         self.ask(Request::Apply).await
     }
 }
@@ -150,6 +154,12 @@ pub struct Parts {
     pub log: Arc<EngineLog>,
     /// Bytes in use on the volume, as they are measured.
     pub used: watch::Receiver<Option<u64>>,
+}
+
+impl Parts {
+    fn start_spec(&self, settings: &Settings, mode: StartMode) -> StartSpec {
+        self.datastore.engine().start_spec(&self.site, settings, mode)
+    }
 }
 
 struct Owner {
@@ -183,7 +193,7 @@ pub async fn spawn(parts: Parts) -> Result<Driver> {
     let wanted = desired.unwrap_or(false);
     let service = if desired.is_some() { ServiceState::Shutdown } else { ServiceState::New };
     let (status, watched) = watch::channel(EngineStatus { service, detail: String::new(), health: None });
-    let spec = parts.datastore.engine().start_spec(&parts.site, StartMode::Normal);
+    let spec = parts.start_spec(&Settings::default(), StartMode::Normal);
     let signs = Signs::new(&parts.host, &parts.site.data, &parts.log.path());
     let mark = match parts.files.read_json::<Mark>(MARK)? {
         Some(mark) if signs.fit(mark)? => Some(mark),
@@ -307,24 +317,48 @@ impl Owner {
         Ok(())
     }
 
+    /// What the assignment in force says; `None` when it was lost.
+    fn settings(&self) -> Result<Option<Settings>, EngineError> {
+        let assigned = self.parts.keeper.assigned();
+        let Assigned { generation, specification } = &*assigned.borrow();
+        if *generation == 0 {
+            return Ok(None);
+        }
+        engine_settings(specification, self.room != Room::Enough).map(Some)
+    }
+
+    /// What is run. Without an assignment, what follows from the size alone.
+    fn start_spec(&self, mode: StartMode) -> Result<StartSpec, EngineError> {
+        Ok(self.parts.start_spec(&self.settings()?.unwrap_or_default(), mode))
+    }
+
     async fn configure(&mut self) -> Result<(), EngineError> {
-        let Assigned { generation, specification } = self.parts.keeper.assigned().borrow().clone();
-        if generation == 0 {
+        let Some(settings) = self.settings()? else {
             // It was lost. What was written by it last is nearer to it than what nobody has chosen.
             warn!("the engine keeps its configuration until the controller has sent the assignment again");
             return Ok(());
+        };
+        let (datastore, site) = (&self.parts.datastore, &self.parts.site);
+        if let Some(parameters) = datastore.parameters().filter(|_| !settings.parameters.is_empty()) {
+            parameters.check(site, &settings.parameters).await?;
         }
-        let settings = engine_settings(&specification, self.room != Room::Enough)?;
-        crate::certificate::write_certificate(&self.parts.site, specification.certificate.as_ref()).await?;
-        self.parts.datastore.engine().configure(&self.parts.site, &settings).await
+        let certificate = self.parts.keeper.assigned().borrow().specification.certificate.clone();
+        crate::certificate::write_certificate(site, certificate.as_ref()).await?;
+        datastore.engine().configure(site, &settings).await
     }
 
-    async fn apply(&mut self) -> Result<(), EngineError> {
+    async fn apply(&mut self) -> Result<BTreeMap<String, Applied>, EngineError> {
         if self.process.is_none() {
-            return Ok(());
+            return Ok(BTreeMap::new());
         }
         self.configure().await?;
-        self.parts.datastore.engine().reload(&self.parts.site).await
+        let Some(settings) = self.settings()? else { return Ok(BTreeMap::new()) };
+        let (datastore, site) = (&self.parts.datastore, &self.parts.site);
+        datastore.engine().reload(site, &settings).await?;
+        match datastore.parameters() {
+            Some(parameters) => parameters.apply(site, &settings).await,
+            None => Ok(BTreeMap::new()),
+        }
     }
 
     fn want(&mut self, running: bool) -> Result<(), EngineError> {
@@ -344,7 +378,8 @@ impl Owner {
     async fn stop(&mut self) {
         let begun = Instant::now();
         self.give_up_start("the engine was stopped meanwhile");
-        let spec = self.parts.datastore.engine().start_spec(&self.parts.site, StartMode::Normal);
+        // How it is stopped follows from no parameter.
+        let spec = self.parts.start_spec(&Settings::default(), StartMode::Normal);
         if let Some(mut process) = self.process.take() {
             process.stop(spec.stop, spec.stop_deadline).await;
             info!(elapsed_ms = millis(begun), "the engine was stopped");
@@ -431,7 +466,7 @@ impl Owner {
                 self.halt().await;
                 Ok(())
             }
-            Room::Enough | Room::Full if self.process.is_some() => self.apply().await,
+            Room::Enough | Room::Full if self.process.is_some() => self.apply().await.map(drop),
             Room::Enough | Room::Full => {
                 if self.wanted && self.restart_at.is_none() {
                     self.restart_at = Some(Instant::now());

@@ -1,11 +1,12 @@
-//! The guest agent with the datastores that ship with it. A program of one's own lists others beside them.
+//! The guest agent with the datastores that its features name. A program of one's own lists others beside them.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    trove_agent::Agent::new()
-        .with(trove_postgresql::Postgresql)
-        .with(trove_redis::Redis::for_redis())
-        .with(trove_redis::Redis::for_valkey())
-        .main()
+    let agent = trove_agent::Agent::new();
+    #[cfg(feature = "postgresql")]
+    let agent = agent.with(trove_postgresql::Postgresql);
+    #[cfg(feature = "redis")]
+    let agent = agent.with(trove_redis::Redis::for_redis()).with(trove_redis::Redis::for_valkey());
+    agent.main()
 }

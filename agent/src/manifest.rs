@@ -3,14 +3,13 @@
 #![allow(clippy::disallowed_methods, reason = "a scratch directory of its own, before anything is in it")]
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 use trove_strategy::{
     Datastore, Described, EngineError, FirstStart, Installation, Manifest, Places, RealHost, Settings, Site, Size,
-    StartMode, TlsFiles,
+    StartMode,
 };
 
 use crate::Agent;
@@ -59,7 +58,7 @@ pub async fn make(datastore: &dyn Datastore, host: &RealHost, bindir: Option<&Pa
             }
             Err(error) => return Err(error),
         };
-        let spec = datastore.engine().start_spec(&site, StartMode::Private);
+        let spec = datastore.engine().start_spec(&site, &Settings::default(), StartMode::Private);
         process.stop(spec.stop, spec.stop_deadline).await;
         described = asked?;
     }
@@ -83,21 +82,9 @@ fn scratch_site(
     let data = at("v").join(&installation.major);
     let places = Places { data, config: at("etc"), run: at("run"), log: at("log"), secrets: at("s") };
     let host = RealHost::for_site(host.engine.clone(), host.agent.clone(), &places)?;
-    let site = Site {
-        installation,
-        data: places.data.join("data"),
-        config: places.config,
-        run: places.run,
-        log: places.log,
-        secrets: places.secrets,
-        address: std::net::IpAddr::from([127, 0, 0, 1]),
-        port: datastore.identity().port,
-        size: Size { memory_mib: 512, vcpus: 1, volume_gib: 1 },
-        tls: TlsFiles::default(),
-        engine_account: host.engine.name.clone(),
-        agent_account: host.agent.name.clone(),
-        host: Arc::new(host.clone()),
-    };
+    let (address, port) = ([127, 0, 0, 1].into(), datastore.identity().port);
+    let size = Size { memory_mib: 512, vcpus: 1, volume_gib: 1 };
+    let site = Site::new(installation, places, address, port, size, &host);
     Ok((site, host))
 }
 
@@ -106,7 +93,7 @@ async fn started(datastore: &dyn Datastore, site: &Site, host: &RealHost) -> Res
     let first = engine.initialise(site).await.map_err(plain)?;
     crate::certificate::write_certificate(site, Some(&scratch_certificate()?)).await.map_err(plain)?;
     engine.configure(site, &Settings::default()).await.map_err(plain)?;
-    let spec = engine.start_spec(site, StartMode::Private);
+    let spec = engine.start_spec(site, &Settings::default(), StartMode::Private);
     let mut process = Process::start(&spec, host, &site.log.join("engine.log"))?;
     if first == FirstStart::Private {
         answer(datastore, site, &mut process, true).await?;

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use trove_strategy::{Owner, RealHost, StartSpec, StopSignal, Trusted};
+use trove_strategy::{Owner, RealHost, Signal as Stop, StartSpec, Trusted};
 
 /// How soon it is looked again for what could not be seen.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -183,10 +183,14 @@ impl Process {
     }
 
     /// Asks it to stop and waits; kills it after the deadline.
-    pub async fn stop(&mut self, signal: StopSignal, deadline: Duration) {
+    pub async fn stop(&mut self, signal: Stop, deadline: Duration) {
         let signal = match signal {
-            StopSignal::Interrupt => Signal::SIGINT,
-            StopSignal::Terminate => Signal::SIGTERM,
+            Stop::Hangup => Signal::SIGHUP,
+            Stop::Interrupt => Signal::SIGINT,
+            Stop::Quit => Signal::SIGQUIT,
+            Stop::User1 => Signal::SIGUSR1,
+            Stop::User2 => Signal::SIGUSR2,
+            _ => Signal::SIGTERM,
         };
         self.send(signal);
         // One that was stopped by a signal would not hear it.

@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Uid};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use trove_proto::ALPN_AGENT;
-use trove_strategy::{Account, Datastore, Installation, Places, RealHost, Site, Size, TlsFiles};
+use trove_strategy::{Account, Datastore, Installation, Places, RealHost, Site, Size};
 
 use crate::Agent;
 use crate::bounded::Bounded;
@@ -163,19 +163,6 @@ fn places(config: &Config, installation: &Installation) -> Places {
 }
 
 fn site(config: &Config, installation: Installation, places: Places, host: &RealHost) -> Site {
-    Site {
-        installation,
-        data: places.data.join("data"),
-        config: places.config,
-        run: places.run,
-        log: places.log,
-        secrets: places.secrets,
-        address: config.address,
-        port: config.port,
-        size: Size { memory_mib: config.memory_mib, vcpus: config.vcpus, volume_gib: config.volume_gib },
-        tls: TlsFiles::default(),
-        engine_account: host.engine.name.clone(),
-        agent_account: host.agent.name.clone(),
-        host: Arc::new(host.clone()),
-    }
+    let size = Size { memory_mib: config.memory_mib, vcpus: config.vcpus, volume_gib: config.volume_gib };
+    Site::new(installation, places, config.address, config.port, size, host)
 }

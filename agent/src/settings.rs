@@ -154,7 +154,11 @@ pub fn engine_settings(specification: &v1::Specification, read_only: bool) -> Re
         let value = serde_json::from_str(value).map_err(wrong)?;
         parameters.insert(name.clone(), value);
     }
-    Ok(Settings { tls, parameters, read_only })
+    let mut settings = Settings::default();
+    settings.tls = tls;
+    settings.parameters = parameters;
+    settings.read_only = read_only;
+    Ok(settings)
 }
 
 #[cfg(test)]

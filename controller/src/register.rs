@@ -210,7 +210,8 @@ impl<'a> Agent<'a> {
         if nix::unistd::geteuid().is_root() {
             args.extend(["--account", &self.config.process.engine_account]);
         }
-        parse(&self.ask(&args).await?)
+        let printed = self.ask(&args).await?;
+        Manifest::from_json(&printed).map_err(|error| Error::internal(format!("read the manifest of {name}"), error))
     }
 
     async fn ask(&self, args: &[&str]) -> Result<String> {

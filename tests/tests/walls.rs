@@ -44,6 +44,7 @@ fn crates_depend_downwards_only() -> Result<()> {
         ("strategies/conformance/Cargo.toml", vec!["trove-strategy"]),
         ("strategies/postgresql/Cargo.toml", vec!["trove-strategy"]),
         ("strategies/redis/Cargo.toml", vec!["trove-strategy"]),
+        ("strategies/examples/memcached/Cargo.toml", vec!["trove-strategy"]),
         ("agent/Cargo.toml", vec!["trove-postgresql", "trove-proto", "trove-redis", "trove-strategy"]),
         ("controller/Cargo.toml", vec!["trove-proto", "trove-strategy"]),
         ("controller/cli/Cargo.toml", vec![]),

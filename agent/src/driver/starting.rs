@@ -133,7 +133,7 @@ impl Owner {
         }
         self.refuse_without_room().await?;
         self.say(ServiceState::Starting, "");
-        let spec = self.parts.datastore.engine().start_spec(&self.parts.site, mode);
+        let spec = self.start_spec(mode)?;
         if self.process.is_none() {
             self.start_process(mode).await?;
         }
@@ -142,7 +142,7 @@ impl Owner {
     }
 
     async fn start_process(&mut self, mode: StartMode) -> Result<(), EngineError> {
-        let spec = self.parts.datastore.engine().start_spec(&self.parts.site, mode);
+        let spec = self.start_spec(mode)?;
         // Children of one that was killed live on for a moment and hold its shared memory; what a tenant has started in
         // it might answer in its place.
         self.signs.await_none(&spec, ORPHANS).await;

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Account, CharacterSet, Client, Database, Databases, Engine, Grantee, Host, Identity, Installation, Metric,
-    NameRules, Places, Role, Settings, Size, StartSpec, StopSignal, TlsFiles, UserTraits,
+    Account, CharacterSet, Database, Databases, Engine, Grantee, Host, Identity, Installation, Metric, Places, Size,
 };
 
 use super::*;
@@ -51,16 +50,7 @@ impl Sleeper {
 #[async_trait]
 impl Datastore for Sleeper {
     fn identity(&self) -> Identity {
-        Identity {
-            name: "sleeper".to_owned(),
-            flavour: "sleeper".to_owned(),
-            port: 1,
-            tls_port: None,
-            root_user: "root".to_owned(),
-            databases: NameRules::default(),
-            users: UserTraits::default(),
-            client: Client::default(),
-        }
+        Identity::new("sleeper", 1)
     }
 
     async fn installations(
@@ -118,15 +108,11 @@ impl Engine for Sleeper {
         Ok(())
     }
 
-    fn start_spec(&self, _site: &Site, _mode: StartMode) -> StartSpec {
-        StartSpec {
-            program: "/bin/sh".into(),
-            args: vec!["-c".to_owned(), self.script.to_owned()],
-            env: Vec::new(),
-            stop: StopSignal::Terminate,
-            stop_deadline: Duration::from_secs(2),
-            start_deadline: Duration::from_secs(20),
-        }
+    fn start_spec(&self, _site: &Site, _settings: &Settings, _mode: StartMode) -> StartSpec {
+        let mut spec = StartSpec::new("/bin/sh", vec!["-c".to_owned(), self.script.to_owned()]);
+        spec.stop_deadline = Duration::from_secs(2);
+        spec.start_deadline = Duration::from_secs(20);
+        spec
     }
 
     async fn secure(&self, _site: &Site) -> Result<(), EngineError> {
@@ -140,7 +126,7 @@ impl Engine for Sleeper {
     async fn probe(&self, _site: &Site) -> Result<Health, EngineError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         self.answer().await?;
-        Ok(Health { role: Role::Primary, version: "1".to_owned(), position: None, lag_s: None })
+        Ok(Health::new("1"))
     }
 
     async fn metrics(&self, _site: &Site) -> Result<Vec<Metric>, EngineError> {
@@ -148,7 +134,7 @@ impl Engine for Sleeper {
         Ok(Vec::new())
     }
 
-    async fn reload(&self, _site: &Site) -> Result<(), EngineError> {
+    async fn reload(&self, _site: &Site, _settings: &Settings) -> Result<(), EngineError> {
         self.answer().await
     }
 }
@@ -177,23 +163,11 @@ async fn stage_in(scratch: tempfile::TempDir, script: &'static str, mood: Mood) 
         Arc::new(Sleeper { mood: Mutex::new(mood), asked: AtomicU32::new(0), read_only: Mutex::default(), script });
     let own = Account::own().unwrap();
     let places = Places { data: at("v/1"), config: at("etc"), run: at("run"), log: at("log"), secrets: at("secrets") };
-    let host = RealHost::for_site(own.clone(), own.clone(), &places).unwrap();
+    let host = RealHost::for_site(own.clone(), own, &places).unwrap();
     std::fs::create_dir_all(at("v/1/data")).unwrap();
-    let site = Site {
-        installation: Installation { version: "1".to_owned(), major: "1".to_owned(), bindir: "/bin".into() },
-        data: places.data.join("data"),
-        config: places.config,
-        run: places.run,
-        log: places.log,
-        secrets: places.secrets,
-        address: [127, 0, 0, 1].into(),
-        port: 1,
-        size: Size { memory_mib: 1, vcpus: 1, volume_gib: 1 },
-        tls: TlsFiles::default(),
-        engine_account: own.name.clone(),
-        agent_account: own.name,
-        host: Arc::new(host.clone()),
-    };
+    let installation = Installation::new("1", "1", "/bin");
+    let size = Size { memory_mib: 1, vcpus: 1, volume_gib: 1 };
+    let site = Site::new(installation, places, [127, 0, 0, 1].into(), 1, size, &host);
     let files = Durable::open(&at("state")).unwrap();
     let keeper = Arc::new(Keeper::open(files.clone()).unwrap());
     let specification = trove_proto::v1::Specification { probe_interval_s: 1, ..Default::default() };

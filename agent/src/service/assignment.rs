@@ -3,6 +3,7 @@
 use tonic::{Request, Response, Status};
 use trove_proto::v1;
 use trove_proto::v1::assignment_server::Assignment;
+use trove_strategy::Applied;
 
 use super::Connection;
 use crate::lanes::Lane;
@@ -15,21 +16,32 @@ impl Assignment for Connection {
         let request = request.into_inner();
         let keeper = &self.services.keeper;
         let broken = |error: anyhow::Error| Status::unavailable(format!("{error:#}"));
-        let reply = |error| {
+        let reply = |error, parameters| {
             let generation = keeper.assigned().borrow().generation;
-            Ok(Response::new(v1::AssignReply { generation, error }))
+            Ok(Response::new(v1::AssignReply { generation, error, parameters }))
         };
         if !keeper.admit(Lane::LifeCycle, request.fence).map_err(broken)? {
             let message = format!("fence {} is older than {}", request.fence, keeper.fence());
-            return reply(Some(v1::Error { kind: v1::ErrorKind::Fenced.into(), message }));
+            return reply(Some(v1::Error { kind: v1::ErrorKind::Fenced.into(), message }), Vec::new());
         }
         let Some(specification) = request.specification else {
             return Err(Status::invalid_argument("assign: the specification is missing"));
         };
         if keeper.assign(request.generation, specification).map_err(broken)? {
-            let applied = self.services.driver.apply().await;
-            return reply(applied.err().as_ref().map(wire_error));
+            return match self.services.driver.apply().await {
+                Ok(applied) => reply(None, applied.into_iter().map(wire_applied).collect()),
+                Err(error) => reply(Some(wire_error(&error)), Vec::new()),
+            };
         }
-        reply(None)
+        reply(None, Vec::new())
     }
+}
+
+fn wire_applied((name, applied): (String, Applied)) -> v1::AppliedParameter {
+    let (state, reason) = match applied {
+        Applied::Live => (v1::AppliedState::Live, String::new()),
+        Applied::Refused(reason) => (v1::AppliedState::Refused, reason),
+        _ => (v1::AppliedState::NeedsRestart, String::new()),
+    };
+    v1::AppliedParameter { name, state: state.into(), reason }
 }

@@ -41,9 +41,10 @@ fn hello(services: &Services) -> v1::Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: services.boot_id.clone(),
         datastore: manifest.identity.name,
-        capabilities: manifest.capabilities,
+        capabilities: manifest.capabilities.iter().map(ToString::to_string).collect(),
         assignment_generation: services.keeper.assigned().borrow().generation,
         fence: services.keeper.fence(),
+        interface: manifest.interface,
     }
 }
 

@@ -337,6 +337,9 @@ impl Conversation<'_> {
     /// Makes this the link of its agent.
     async fn register(&self, hello: &v1::Hello) -> std::result::Result<(), String> {
         let instance = self.name.instance;
+        if let Err(error) = trove_strategy::check_interface(hello.interface) {
+            return Err(format!("its agent, version {}, is newer than this controller: {error}", hello.agent_version));
+        }
         let _row = self.agent.row.lock().await;
         // A Hello that was long on its way, of an earlier life of the agent or of its earlier host.
         if self.agent.link.borrow().as_ref().is_some_and(|present| present.number > self.link.number) {

@@ -48,7 +48,8 @@ struct Connection {
     tls_port: Option<u16>,
     /// The authority that signed the engine's certificate.
     ca_pem: String,
-    client: ClientView,
+    /// For engines that have one.
+    client: Option<ClientView>,
     database: Option<String>,
 }
 
@@ -69,7 +70,7 @@ pub(super) async fn show(
         port: instance.port,
         tls_port: manifest.identity.tls_port,
         ca_pem: state.engines_authority_pem.to_string(),
-        client: manifest.identity.client.clone().into(),
+        client: manifest.identity.client.clone().map(Into::into),
         database: None,
     };
     Ok(Json(ConnectionBody { connection }))

@@ -354,16 +354,11 @@ async fn a_project_that_asks_too_often_is_told_when_to_ask_again() {
 async fn parameters_are_those_of_the_manifest() {
     let bench = bench().await;
     let mut manifest = harness::manifest();
-    manifest.parameters = vec![Parameter {
-        name: "max_connections".to_owned(),
-        kind: ParameterType::Integer,
-        unit: None,
-        min: Some(1.into()),
-        max: Some(i64::MAX.into()),
-        allowed: Vec::new(),
-        default: Some("100".to_owned()),
-        restart_required: true,
-    }];
+    let mut parameter = Parameter::new("max_connections", ParameterType::Integer);
+    (parameter.min, parameter.max) = (Some(1.into()), Some(i64::MAX.into()));
+    parameter.default = Some("100".to_owned());
+    parameter.restart_required = true;
+    manifest.parameters = vec![parameter];
     harness::register(&bench.world.app.store, &manifest).await;
     let datastore = bench.get("/v1.0/p/datastores/enginedb").await.body["datastore"].clone();
     let version = datastore["versions"][0]["id"].as_str().unwrap();

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use secrecy::SecretString;
-use trove_strategy::{Identity, Manifest, UserTraits};
+use trove_strategy::{Capability, Identity, Manifest, UserTraits};
 
 use super::locales;
 use super::names::{self, shown};
@@ -115,7 +115,7 @@ impl From<User> for change_accounts::Account {
 }
 
 /// What a datastore without this capability answers.
-pub(super) fn unsupported(datastore: &str, capability: &str) -> Error {
+pub(super) fn unsupported(datastore: &str, capability: Capability) -> Error {
     Error::Unprocessable(format!("Operation not supported for datastore {datastore}: it has no {capability}."))
 }
 
@@ -138,13 +138,14 @@ pub(super) fn check_databases(manifest: &Manifest, databases: &mut [NewDatabase]
 /// 400.
 pub(super) fn check_users(manifest: &Manifest, users: &[NewUser]) -> Result<()> {
     let identity = &manifest.identity;
-    let has_databases = manifest.capabilities.iter().any(|name| name == "databases");
+    let has_databases = manifest.has(Capability::Databases);
+    check_number(identity, users.len())?;
     let mut seen = HashSet::new();
     for user in users {
         check_account(identity, &user.name, &user.host)?;
         refuse_root(identity, &user.name)?;
         let whose = shown(&user.name);
-        names::check_password(identity.users.passwords, &format!("user {whose}"), &user.password, 1)?;
+        names::check_password(&identity.users.passwords, &format!("user {whose}"), &user.password, 1)?;
         if !has_databases && !user.databases.is_empty() {
             let datastore = &identity.name;
             return Err(Error::BadRequest(format!(
@@ -159,6 +160,20 @@ pub(super) fn check_users(manifest: &Manifest, users: &[NewUser]) -> Result<()> 
         }
     }
     Ok(())
+}
+
+/// Refuses more accounts than the engine can have.
+///
+/// # Errors
+/// 400.
+pub(super) fn check_number(identity: &Identity, number: usize) -> Result<()> {
+    match identity.users.max_accounts {
+        Some(max) if number > max => {
+            let datastore = &identity.name;
+            Err(Error::BadRequest(format!("users: an instance of {datastore} can have {max} accounts at most.")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses to make, rename or remove the all-powerful account as a user: under another name it would outlive its being
@@ -293,6 +308,16 @@ mod tests {
         let password = SecretString::from("secret");
         let chief = NewUser { name: "chief".to_owned(), host: "%".to_owned(), password, databases: Vec::new() };
         assert!(check_users(&manifest, &[chief]).is_err());
+    }
+
+    #[test]
+    fn more_accounts_than_the_engine_can_have_are_refused() {
+        let mut identity = manifest().identity;
+        assert!(check_number(&identity, 1000).is_ok());
+        identity.users.max_accounts = Some(7);
+        assert!(check_number(&identity, 7).is_ok());
+        let refused = check_number(&identity, 8).unwrap_err().to_string();
+        assert_eq!(refused, "users: an instance of enginedb can have 7 accounts at most.");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use secrecy::SecretString;
-use trove_strategy::Manifest;
+use trove_strategy::{Capability, Manifest};
 
 use super::accounts::{check_databases, check_users, unsupported};
 use super::datastores::Wanted;
@@ -81,15 +81,28 @@ impl App {
         let manifest = self.manifest(&version).await?;
         let volume_gib = self.check_volume(order.volume_gib, &manifest)?;
         check_accounts(order, &datastore, &manifest)?;
+        self.check_open(&manifest)?;
         Ok(Checked { flavor, volume_gib, datastore, version, manifest })
+    }
+
+    /// A datastore without accounts lets in whoever reaches its port: the operator says by name where that may be.
+    fn check_open(&self, manifest: &Manifest) -> Result<()> {
+        let datastore = &manifest.identity.name;
+        if !manifest.is_open() || self.config.datastores.allow_open.contains(datastore) {
+            return Ok(());
+        }
+        Err(Error::Forbidden(format!(
+            "Datastore {datastore} has no accounts: whoever reaches its port is in, and datastores.allow_open does not \
+             name it."
+        )))
     }
 
     /// The size to be stored; 0 without a volume.
     fn check_volume(&self, volume_gib: Option<u64>, manifest: &Manifest) -> Result<u64> {
         match volume_gib {
-            None if !manifest.volume => Ok(0),
+            None if !manifest.identity.volume => Ok(0),
             None => Err(Error::BadRequest("Volume size was not specified.".to_owned())),
-            Some(_) if !manifest.volume => {
+            Some(_) if !manifest.identity.volume => {
                 let datastore = &manifest.identity.name;
                 Err(Error::NotImplemented(format!("Datastore {datastore} does not support volumes.")))
             }
@@ -110,7 +123,7 @@ impl App {
 
     /// The password with which root is enabled from the start, where the configuration says so.
     fn root_at_once(&self, manifest: &Manifest) -> Result<Option<SecretString>> {
-        if !self.config.root_on_create || !manifest.capabilities.iter().any(|name| name == "root") {
+        if !self.config.root_on_create || !manifest.has(Capability::Root) {
             return Ok(None);
         }
         self.check_root_allowed()?;
@@ -195,8 +208,10 @@ fn is_cidr(text: &str) -> bool {
 
 /// First databases and accounts, checked as far as no engine is needed.
 fn check_accounts(order: &mut NewInstance, datastore: &Datastore, manifest: &Manifest) -> Result<()> {
-    for (capability, given) in [("databases", !order.databases.is_empty()), ("users", !order.users.is_empty())] {
-        if given && !manifest.capabilities.iter().any(|name| name == capability) {
+    for (capability, given) in
+        [(Capability::Databases, !order.databases.is_empty()), (Capability::Users, !order.users.is_empty())]
+    {
+        if given && !manifest.has(capability) {
             return Err(unsupported(&datastore.name, capability));
         }
     }

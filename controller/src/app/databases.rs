@@ -1,5 +1,7 @@
 //! Databases of an instance. Questions go to the agent; changes are queued in order.
 
+use trove_strategy::Capability;
+
 use super::accounts::{NewDatabase, check_databases};
 use super::instances::Accepted;
 use super::names::{self, shown};
@@ -10,7 +12,7 @@ use crate::identity::Caller;
 use crate::ids::InstanceId;
 use crate::operations::change_accounts::AccountChange;
 
-pub(super) const CAPABILITY: &str = "databases";
+pub(super) const CAPABILITY: Capability = Capability::Databases;
 
 impl App {
     /// Databases by name, without the reserved ones.
@@ -79,7 +81,7 @@ impl App {
         let databases = answer(id, self.agents.list_databases(id).await)?;
         let rules = &subject.manifest.identity.databases;
         let names = databases.into_iter().map(|database| database.name);
-        Ok(names.filter(|name| !names::is_reserved(rules, name)).collect())
+        Ok(names.filter(|name| !rules.is_reserved(name)).collect())
     }
 
     /// # Errors

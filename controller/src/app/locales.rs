@@ -69,8 +69,9 @@ mod tests {
     use super::*;
 
     fn set(name: &str, collations: &[&str]) -> CharacterSet {
-        let collations: Vec<String> = collations.iter().map(|name| (*name).to_owned()).collect();
-        CharacterSet { name: name.to_owned(), default_collation: collations[0].clone(), collations }
+        let mut set = CharacterSet::new(name, collations[0]);
+        set.collations = collations.iter().map(|name| (*name).to_owned()).collect();
+        set
     }
 
     fn fitted(character_set: Option<&str>, collation: Option<&str>) -> std::result::Result<String, String> {

@@ -16,28 +16,14 @@ const MAX_TEXT: usize = 255;
 /// # Errors
 /// 400.
 pub fn check(rules: &NameRules, field: &str, name: &str) -> Result<()> {
-    let reason = if name.is_empty() {
-        "is empty".to_owned()
-    } else if name.len() > rules.max_bytes {
-        format!("is longer than {} bytes", rules.max_bytes)
-    } else if let Some(bad) = name.chars().find(|c| *c == '\0' || rules.forbidden_characters.contains(*c)) {
-        format!("contains the character {bad:?}")
-    } else if name == "." || name == ".." {
+    let reason = match rules.refusal(name) {
+        Some(reason) => reason,
         // Clients take such a part of a path for a step, however it is quoted: to delete the user `..` would delete the
         // instance.
-        "cannot stand in the path of a URL".to_owned()
-    } else if is_reserved(rules, name) {
-        "is reserved".to_owned()
-    } else {
-        return Ok(());
+        None if name == "." || name == ".." => "cannot stand in the path of a URL".to_owned(),
+        None => return Ok(()),
     };
     Err(Error::BadRequest(format!("{field} {} {reason}.", shown(name))))
-}
-
-/// Whether the name belongs to the engine or to the agent.
-pub fn is_reserved(rules: &NameRules, name: &str) -> bool {
-    rules.reserved.iter().any(|reserved| reserved == name)
-        || rules.reserved_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()))
 }
 
 /// A caller's text inside a sentence: quoted, escaped, at most 64 characters of it.
@@ -52,23 +38,17 @@ pub fn shown(text: &str) -> String {
 ///
 /// # Errors
 /// 400.
-pub fn check_password(rules: PasswordRules, whose: &str, password: &SecretString, min: usize) -> Result<()> {
+pub fn check_password(rules: &PasswordRules, whose: &str, password: &SecretString, min: usize) -> Result<()> {
     let password = password.expose_secret();
     let length = password.chars().count();
     let reason = if length < min {
-        format!("is shorter than {min} characters")
+        Some(format!("is shorter than {min} characters"))
     } else if length > MAX_PASSWORD {
-        format!("is longer than {MAX_PASSWORD} characters")
-    } else if password.contains('\0') {
-        "contains the character '\\0'".to_owned()
-    } else if !rules.allow(password) {
-        "contains what clients prepare differently (SASLprep, RFC 4013): characters newer than Unicode 3.2, control characters, or \
-         writing from right to left among other characters"
-            .to_owned()
+        Some(format!("is longer than {MAX_PASSWORD} characters"))
     } else {
-        return Ok(());
+        rules.refusal(password)
     };
-    Err(Error::BadRequest(format!("The password of {whose} {reason}.")))
+    reason.map_or(Ok(()), |reason| Err(Error::BadRequest(format!("The password of {whose} {reason}."))))
 }
 
 /// Refuses a text that is stored as it is: empty, too long, or with control characters.
@@ -107,11 +87,15 @@ mod tests {
     use super::*;
     use crate::store::harness::manifest;
 
-    const SASLPREP: PasswordRules = PasswordRules { saslprep: true };
+    fn saslprep() -> PasswordRules {
+        manifest().identity.users.passwords
+    }
 
     #[test]
     fn names_that_the_engine_refuses_are_named_in_the_sentence() {
-        let rules = NameRules { max_bytes: 8, forbidden_characters: "/\"".to_owned(), ..manifest().identity.databases };
+        let mut rules = manifest().identity.databases;
+        rules.max_bytes = 8;
+        rules.forbidden_characters = "/\"".to_owned();
         let refused = |name: &str| check(&rules, "Database", name).unwrap_err().to_string();
         assert_eq!(refused(""), "Database \"\" is empty.");
         assert_eq!(refused("ninebytes"), "Database \"ninebytes\" is longer than 8 bytes.");
@@ -129,12 +113,14 @@ mod tests {
 
     #[test]
     fn a_refused_password_is_not_shown() {
-        let error = check_password(SASLPREP, "user \"a\"", &SecretString::from("ses\0ame"), 1).unwrap_err().to_string();
+        let error =
+            check_password(&saslprep(), "user \"a\"", &SecretString::from("ses\0ame"), 1).unwrap_err().to_string();
         assert!(!error.contains("ame"), "{error}");
-        assert!(check_password(SASLPREP, "root", &SecretString::from("seven77"), 8).is_err());
-        assert!(check_password(SASLPREP, "root", &SecretString::from("x".repeat(256)), 8).is_err());
-        assert!(check_password(SASLPREP, "root", &SecretString::from("é".repeat(255)), 8).is_ok());
-        let error = check_password(SASLPREP, "root", &SecretString::from("⅐ cup of sugar"), 8).unwrap_err().to_string();
+        assert!(check_password(&saslprep(), "root", &SecretString::from("seven77"), 8).is_err());
+        assert!(check_password(&saslprep(), "root", &SecretString::from("x".repeat(256)), 8).is_err());
+        assert!(check_password(&saslprep(), "root", &SecretString::from("é".repeat(255)), 8).is_ok());
+        let error =
+            check_password(&saslprep(), "root", &SecretString::from("⅐ cup of sugar"), 8).unwrap_err().to_string();
         assert!(error.contains("SASLprep") && !error.contains("sugar"), "{error}");
     }
 
@@ -145,7 +131,7 @@ mod tests {
             for result in [
                 check(&rules, "User", &name),
                 check_text("name", &name),
-                check_password(SASLPREP, "root", &SecretString::from(name.clone()), 8),
+                check_password(&saslprep(), "root", &SecretString::from(name.clone()), 8),
             ] {
                 prop_assert!(matches!(result, Ok(()) | Err(Error::BadRequest(_))));
             }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trove_proto::v1::ErrorKind;
-use trove_strategy::Manifest;
+use trove_strategy::{Capability, Manifest};
 
 use super::App;
 use super::accounts::unsupported;
@@ -38,11 +38,11 @@ impl App {
     ///
     /// # Errors
     /// 404; 422 not supported.
-    pub(super) async fn open(&self, caller: &Caller, id: InstanceId, capability: &str) -> Result<Subject> {
+    pub(super) async fn open(&self, caller: &Caller, id: InstanceId, capability: Capability) -> Result<Subject> {
         let found = self.store.get_instance_with_manifest(id).await?;
         let (instance, manifest) =
             found.filter(|(instance, _)| may_see(caller, instance)).ok_or_else(|| not_found(id))?;
-        if !manifest.capabilities.iter().any(|name| name == capability) {
+        if !manifest.has(capability) {
             return Err(unsupported(&instance.datastore, capability));
         }
         Ok(Subject { instance: self.with_expiry(instance), manifest })

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use secrecy::SecretString;
+use trove_strategy::Capability;
 
 use super::accounts::RootAccount;
 use super::instances::Accepted;
@@ -13,7 +14,7 @@ use crate::ids::InstanceId;
 use crate::operations::Sealed;
 use crate::operations::change_accounts::AccountChange;
 
-const CAPABILITY: &str = "root";
+const CAPABILITY: Capability = Capability::Root;
 
 /// Shortest password of root, characters.
 const MIN_PASSWORD: usize = 8;
@@ -50,7 +51,7 @@ impl App {
         self.check_root_allowed()?;
         let password = match password {
             Some(password) => {
-                names::check_password(subject.manifest.identity.users.passwords, "root", &password, MIN_PASSWORD)?;
+                names::check_password(&subject.manifest.identity.users.passwords, "root", &password, MIN_PASSWORD)?;
                 password
             }
             None => passwords::generate()?,

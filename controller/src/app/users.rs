@@ -4,10 +4,11 @@ use std::cmp::Ordering;
 
 use secrecy::SecretString;
 use trove_proto::v1;
+use trove_strategy::Capability;
 
 use super::accounts::{
-    ANY_HOST, MAX_HOST_BYTES, NewUser, User, UserChange, UserRef, account, check_account, check_host, check_users,
-    refuse_root, split,
+    ANY_HOST, MAX_HOST_BYTES, NewUser, User, UserChange, UserRef, account, check_account, check_host, check_number,
+    check_users, refuse_root, split,
 };
 use super::databases;
 use super::instances::Accepted;
@@ -20,7 +21,7 @@ use crate::ids::InstanceId;
 use crate::operations::Sealed;
 use crate::operations::change_accounts::AccountChange;
 
-const CAPABILITY: &str = "users";
+const CAPABILITY: Capability = Capability::Users;
 
 impl App {
     /// Accounts by name and host, without the reserved ones. A marker by hand is a name, or `name@host` where accounts have
@@ -85,6 +86,7 @@ impl App {
         if let Some(twice) = users.iter().find(taken) {
             return Err(exists(&twice.name, &twice.host));
         }
+        check_number(&subject.manifest.identity, present.len() + users.len())?;
         let databases: Vec<&str> = users.iter().flat_map(|user| &user.databases).map(String::as_str).collect();
         if !databases.is_empty() {
             // Here an unknown database is a wrong value of the order, not the thing that was asked for.
@@ -116,7 +118,7 @@ impl App {
         for (user, password) in &users {
             names::check(&identity.users.names, "User", &user.name)?;
             check_host(identity, &user.name, &user.host)?;
-            names::check_password(identity.users.passwords, &format!("user {}", shown(&user.name)), password, 1)?;
+            names::check_password(&identity.users.passwords, &format!("user {}", shown(&user.name)), password, 1)?;
         }
         self.await_ready(&subject).await?;
         let present = self.users(&subject).await?;
@@ -242,7 +244,7 @@ impl App {
         let users = answer(id, self.agents.list_users(id).await)?;
         let rules = &subject.manifest.identity.users.names;
         let users = users.into_iter().filter_map(from_wire);
-        Ok(users.filter(|user| !names::is_reserved(rules, &user.name)).collect())
+        Ok(users.filter(|user| !rules.is_reserved(&user.name)).collect())
     }
 
     async fn user(&self, subject: &Subject, user: &UserRef) -> Result<User> {
@@ -280,7 +282,7 @@ fn check_change(subject: &Subject, user: &UserRef, change: &UserChange) -> Resul
         check_account(identity, &target.name, &target.host)?;
     }
     if let Some(password) = &change.password {
-        names::check_password(identity.users.passwords, &format!("user {whose}"), password, 1)?;
+        names::check_password(&identity.users.passwords, &format!("user {whose}"), password, 1)?;
     }
     Ok(target)
 }

@@ -11,6 +11,11 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("", "default_datastore", "The datastore that is meant when an order names none. Unset: the only one there is."),
     ("", "root_on_create", "Whether root is enabled by every create, and its password returned by it."),
     ("", "max_accepted_volume_size", "Greatest volume that can be ordered, GiB."),
+    (
+        "datastores",
+        "allow_open",
+        "Datastores without accounts, by name, that can be ordered all the same: whoever reaches the port of one is in.",
+    ),
     ("api", "listen", "Where the API and the identity listen. Another than a loopback address needs TLS."),
     ("api", "public_url", "How clients reach it; links and the catalog are made from it. Unset: http(s)://<listen>."),
     ("api", "tls_by_proxy", "Says that a proxy in front speaks TLS, which allows to listen anywhere in clear."),

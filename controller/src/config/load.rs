@@ -51,6 +51,7 @@ impl Config {
         "default_datastore",
         "root_on_create",
         "max_accepted_volume_size",
+        "datastores",
         "api",
         "agents",
         "identity",

@@ -24,6 +24,8 @@ pub struct Config {
     pub root_on_create: bool,
     /// Greatest volume that can be ordered, GiB.
     pub max_accepted_volume_size: u64,
+    /// What is allowed of datastores.
+    pub datastores: Datastores,
     /// The public API.
     pub api: Api,
     /// The agents' side.
@@ -230,6 +232,14 @@ pub struct RateLimits {
     pub mgmt_post: u32,
 }
 
+/// What is allowed of datastores.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Datastores {
+    /// Those without accounts, by name, of which instances can be ordered all the same: whoever reaches the port of one is in.
+    pub allow_open: Vec<String>,
+}
+
 /// Figures for Prometheus.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -277,6 +287,7 @@ impl Default for Config {
             default_datastore: None,
             root_on_create: false,
             max_accepted_volume_size: 10,
+            datastores: Datastores::default(),
             api: Api::default(),
             agents: AgentsSection::default(),
             identity: Identity::default(),

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use time::OffsetDateTime;
-use trove_strategy::{Client, Identity, Installation, Manifest, NameRules, PasswordRules, UserTraits};
+use trove_strategy::{Capability, Client, INTERFACE, Identity, Installation, Manifest, NameRules};
 
 use super::controllers::Controller;
 use super::datastores::Registration;
@@ -94,36 +94,22 @@ pub(crate) async fn register(store: &Store, manifest: &Manifest) -> VersionId {
 
 /// An engine that has databases, users and root, and no peculiarity.
 pub(crate) fn manifest() -> Manifest {
-    let rules = |reserved: &[&str]| NameRules {
-        max_bytes: 63,
-        reserved: reserved.iter().map(|name| (*name).to_owned()).collect(),
-        reserved_prefixes: vec!["sys_".to_owned()],
-        forbidden_characters: String::new(),
+    let rules = |reserved: &[&str]| {
+        let mut rules = NameRules::new(63, reserved);
+        rules.reserved_prefixes = vec!["sys_".to_owned()];
+        rules
     };
+    let mut identity = Identity::new("enginedb", 5432);
+    identity.databases = rules(&["os_admin", "system"]);
+    identity.users.names = rules(&["os_admin", "root"]);
+    identity.users.rename = true;
+    identity.users.passwords.saslprep = true;
+    identity.client = Some(Client::new("engine", &[], &[]));
     Manifest {
-        identity: Identity {
-            name: "enginedb".to_owned(),
-            flavour: "enginedb".to_owned(),
-            port: 5432,
-            tls_port: None,
-            root_user: "root".to_owned(),
-            databases: rules(&["os_admin", "system"]),
-            users: UserTraits {
-                names: rules(&["os_admin", "root"]),
-                hosts: false,
-                rename: true,
-                qualified: false,
-                passwords: PasswordRules { saslprep: true },
-            },
-            client: Client { program: "engine".to_owned(), args: Vec::new(), env: Vec::new(), unset: Vec::new() },
-        },
-        installation: Installation {
-            version: "15.18".to_owned(),
-            major: "15".to_owned(),
-            bindir: PathBuf::from("/opt/engine/15/bin"),
-        },
-        capabilities: ["databases", "users", "root"].map(str::to_owned).to_vec(),
-        volume: true,
+        identity,
+        installation: Installation::new("15.18", "15", "/opt/engine/15/bin"),
+        interface: INTERFACE,
+        capabilities: vec![Capability::Databases, Capability::Users, Capability::Root],
         parameters: Vec::new(),
         character_sets: Vec::new(),
     }

@@ -1,18 +1,18 @@
 //! A site in a scratch directory, and an engine on it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use trove_strategy::{
-    Account, Datastore, File, FirstStart, Host, Owner, Places, RealHost, Settings, Site, Size, StartMode, StopSignal,
-    TlsFiles, Trusted,
+    Account, Applied, Datastore, EngineError, File, FirstStart, Host, Owner, Places, RealHost, Settings, Site, Size,
+    StartMode, Trusted,
 };
 
 /// A datastore with a site of its own.
@@ -60,28 +60,19 @@ impl<'a> Bench<'a> {
         let host = RealHost::for_site(engine, agent, &places)?;
         // Drawn from so many that two suites do not meet.
         let address = Ipv4Addr::new(127, rand::random_range(32..=63), rand::random(), rand::random_range(1..=254));
-        let site = Site {
-            installation,
-            data: places.data.join("data"),
-            config: places.config,
-            run: places.run,
-            log: places.log,
-            secrets: places.secrets,
-            address: IpAddr::V4(address),
-            port: datastore.identity().port,
-            size: Size { memory_mib: 512, vcpus: 1, volume_gib: 1 },
-            tls: TlsFiles::default(),
-            engine_account: host.engine.name.clone(),
-            agent_account: host.agent.name.clone(),
-            host: Arc::new(host.clone()),
-        };
+        let size = Size { memory_mib: 512, vcpus: 1, volume_gib: 1 };
+        let site = Site::new(installation, places, IpAddr::V4(address), datastore.identity().port, size, &host);
         let bench = Self { datastore, site, host, scratch };
-        bench.write_certificate(address).await?;
+        bench.renew_certificate().await?;
         Ok(bench)
     }
 
-    async fn write_certificate(&self, address: Ipv4Addr) -> Result<()> {
-        let made = rcgen::generate_simple_self_signed(vec![address.to_string()])?;
+    /// Puts another certificate in the place of the engine's, of another authority. The engine is told by a reload.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub async fn renew_certificate(&self) -> Result<()> {
+        let made = rcgen::generate_simple_self_signed(vec![self.site.address.to_string()])?;
         let tls = &self.site.tls;
         for (at, pem) in [
             (&tls.certificate, made.cert.pem()),
@@ -90,6 +81,53 @@ impl<'a> Bench<'a> {
         ] {
             let file = File { at: at.clone(), contents: pem.into_bytes(), mode: 0o640, owner: Owner::Agent };
             self.host.write(file).await?;
+        }
+        Ok(())
+    }
+
+    /// Copies the authority that tenants trust now to a file of this name in the scratch directory.
+    pub(crate) fn keep_authority(&self, name: &str) -> Result<()> {
+        std::fs::copy(self.site.path(&self.site.tls.authority), self.scratch.path().join(name))?;
+        Ok(())
+    }
+
+    /// Processes that work below the engine's volume.
+    fn processes(&self) -> Result<Vec<i32>> {
+        let volume = self.site.data.parent().unwrap_or(&self.site.data);
+        let pid = |entry: std::fs::DirEntry| {
+            let cwd = std::fs::read_link(entry.path().join("cwd")).ok()?;
+            cwd.starts_with(volume).then(|| entry.file_name().to_string_lossy().parse().ok())?
+        };
+        Ok(std::fs::read_dir("/proc")?.flatten().filter_map(pid).collect())
+    }
+
+    /// Kills what works below the engine's volume, as a crash of the machine does.
+    pub(crate) async fn kill_all(&self) -> Result<()> {
+        for pid in self.processes()? {
+            // It may have ended.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        self.await_none().await
+    }
+
+    /// Children of a killed server live on for a moment; a start before their end can fail.
+    pub(crate) async fn await_none(&self) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !self.processes()?.is_empty() {
+            ensure!(Instant::now() < end, "processes of a killed engine do not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Makes the agent's account on the privately started engine.
+    pub(crate) async fn secure(&self) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(60);
+        while let Err(error) = self.datastore.engine().secure(&self.site).await {
+            if Instant::now() > end {
+                bail!("cannot be secured: {}\n{}", error.chain(), self.log());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
     }
@@ -109,7 +147,15 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// The program cannot be started.
     pub fn spawn(&self, mode: StartMode) -> Result<Running> {
-        let spec = self.datastore.engine().start_spec(&self.site, mode);
+        self.spawn_with(mode, &Settings::default())
+    }
+
+    /// The same, with settings that were configured before.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn spawn_with(&self, mode: StartMode, settings: &Settings) -> Result<Running> {
+        let spec = self.datastore.engine().start_spec(&self.site, settings, mode);
         let log = std::fs::File::options().create(true).append(true).open(self.scratch.path().join("log"))?;
         let mut command = self.host.command(&spec.program, Owner::Engine);
         command.args(&spec.args).env_clear().env("PATH", "/usr/bin:/bin").env("LANG", "C.UTF-8");
@@ -139,6 +185,24 @@ impl<'a> Bench<'a> {
         }
     }
 
+    /// Has the running engine take up settings as the agent does: checked, written, reloaded, applied. Answers what became
+    /// of each parameter.
+    ///
+    /// # Errors
+    /// The strategy's.
+    pub async fn take_up(&self, settings: &Settings) -> Result<BTreeMap<String, Applied>, EngineError> {
+        let (engine, parameters) = (self.datastore.engine(), self.datastore.parameters());
+        if let Some(parameters) = parameters {
+            parameters.check(&self.site, &settings.parameters).await?;
+        }
+        engine.configure(&self.site, settings).await?;
+        engine.reload(&self.site, settings).await?;
+        match parameters {
+            Some(parameters) => parameters.apply(&self.site, settings).await,
+            None => Ok(BTreeMap::new()),
+        }
+    }
+
     /// Does all of a first start, and starts the engine for tenants.
     ///
     /// # Errors
@@ -149,13 +213,7 @@ impl<'a> Bench<'a> {
         engine.configure(&self.site, &Settings::default()).await.map_err(plain)?;
         if first == FirstStart::Private {
             let mut private = self.spawn(StartMode::Private)?;
-            let end = Instant::now() + Duration::from_secs(60);
-            while let Err(error) = engine.secure(&self.site).await {
-                if Instant::now() > end {
-                    bail!("cannot be secured: {}\n{}", error.chain(), self.log());
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            self.secure().await?;
             private.end(self).await?;
         }
         let mut running = self.spawn(StartMode::Normal)?;
@@ -165,6 +223,21 @@ impl<'a> Bench<'a> {
 }
 
 impl Running {
+    /// The id of the server's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Stops the server's process so that it answers nobody.
+    pub(crate) fn pause(&self) -> Result<()> {
+        self.send(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) -> Result<()> {
+        self.send(Signal::SIGCONT)
+    }
+
     fn send(&self, signal: Signal) -> Result<()> {
         Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
     }
@@ -178,10 +251,11 @@ impl Running {
     }
 
     async fn end(&mut self, bench: &Bench<'_>) -> Result<()> {
-        let spec = bench.datastore.engine().start_spec(&bench.site, StartMode::Normal);
+        let spec = bench.datastore.engine().start_spec(&bench.site, &Settings::default(), StartMode::Normal);
         self.send(match spec.stop {
-            StopSignal::Interrupt => Signal::SIGINT,
-            StopSignal::Terminate => Signal::SIGTERM,
+            trove_strategy::Signal::Interrupt => Signal::SIGINT,
+            trove_strategy::Signal::Quit => Signal::SIGQUIT,
+            _ => Signal::SIGTERM,
         })?;
         let end = Instant::now() + spec.stop_deadline;
         loop {
@@ -209,6 +283,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         // After a failure; one that has ended and was collected is not signalled.
         if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.send(Signal::SIGCONT);
             let _ = self.send(Signal::SIGINT);
             let _ = self.child.wait();
         }

@@ -14,6 +14,7 @@ use crate::site::Installation;
 
 /// Rules for a name, so that the API can refuse a wrong one before any agent exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct NameRules {
     /// Longest name, bytes of UTF-8.
     pub max_bytes: usize,
@@ -25,8 +26,36 @@ pub struct NameRules {
     pub forbidden_characters: String,
 }
 
+impl NameRules {
+    /// Rules that bound the length alone, and reserve these names.
+    pub fn new(max_bytes: usize, reserved: &[&str]) -> Self {
+        let reserved = reserved.iter().map(|name| (*name).to_owned()).collect();
+        Self { max_bytes, reserved, ..Self::default() }
+    }
+
+    /// Whether the name belongs to the engine or to the agent.
+    pub fn is_reserved(&self, name: &str) -> bool {
+        self.reserved.iter().any(|reserved| reserved == name)
+            || self.reserved_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()))
+    }
+
+    /// What is wrong with a name, to follow it in a sentence, such as `is reserved`. No engine takes an empty name or NUL.
+    pub fn refusal(&self, name: &str) -> Option<String> {
+        if name.is_empty() {
+            Some("is empty".to_owned())
+        } else if name.len() > self.max_bytes {
+            Some(format!("is longer than {} bytes", self.max_bytes))
+        } else if let Some(bad) = name.chars().find(|c| *c == '\0' || self.forbidden_characters.contains(*c)) {
+            Some(format!("contains the character {bad:?}"))
+        } else {
+            self.is_reserved(name).then(|| "is reserved".to_owned())
+        }
+    }
+}
+
 /// What an account of this engine is like.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct UserTraits {
     /// Rules for its name.
     pub names: NameRules,
@@ -39,12 +68,16 @@ pub struct UserTraits {
     /// Rules for its password, and for that of the all-powerful account.
     #[serde(default)]
     pub passwords: PasswordRules,
+    /// The greatest number of accounts that tenants can have, for engines that bound it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_accounts: Option<usize>,
 }
 
 /// How the engine's own client program is opened. `{address}`, `{port}`, `{tls_port}`, `{user}`, `{database}`,
 /// `{password}` and `{ca_file}` are replaced in one pass; the password never stands in `args`. A name may be any text: it
 /// stands only where the program takes it as it is, never where it would read a connection string, a URL or an option.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Client {
     /// The program's name, looked up in `PATH`.
     pub program: String,
@@ -58,8 +91,21 @@ pub struct Client {
     pub unset: Vec<String>,
 }
 
+impl Client {
+    /// A program with its arguments and its environment.
+    pub fn new(program: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self {
+            program: program.to_owned(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            unset: Vec::new(),
+        }
+    }
+}
+
 /// Who the datastore is: what is true of every version of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Identity {
     /// The datastore's name in the API, such as `postgresql`.
     pub name: String,
@@ -76,11 +122,43 @@ pub struct Identity {
     pub databases: NameRules,
     /// What accounts are like.
     pub users: UserTraits,
-    /// The client program.
-    pub client: Client,
+    /// The client program, for engines that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<Client>,
+    /// Whether the engine speaks TLS. One that does not is for networks that are trusted, and knows no mode.
+    #[serde(default = "yes")]
+    pub tls: bool,
+    /// Whether what is written is gone when the engine ends: nobody demands durability.
+    #[serde(default)]
+    pub volatile: bool,
+    /// Whether the data lies on a volume, which an order then gives a size.
+    pub volume: bool,
 }
 
-/// A datastore. Stateless; the agent's `main` lists them.
+fn yes() -> bool {
+    true
+}
+
+impl Identity {
+    /// A datastore with a volume, TLS and whatever else is usual: one port, no client program, rules that forbid nothing.
+    pub fn new(name: &str, port: u16) -> Self {
+        Self {
+            name: name.to_owned(),
+            flavour: name.to_owned(),
+            port,
+            tls_port: None,
+            root_user: "root".to_owned(),
+            databases: NameRules::default(),
+            users: UserTraits::default(),
+            client: None,
+            tls: true,
+            volatile: false,
+            volume: true,
+        }
+    }
+}
+
+/// A datastore. One that has neither accounts nor root is open: whoever reaches its port is in. Stateless; the agent's `main` lists them.
 #[async_trait]
 pub trait Datastore: Send + Sync {
     /// Who it is. Pure.

@@ -7,10 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::error::EngineError;
+use crate::host::Signal;
 use crate::site::{Site, Size};
 
-/// Why the engine is started, which decides where it listens and what it does first.
+/// Why the engine is started, which decides where it listens and what it does first. There will be more: whatever is not
+/// [`StartMode::Normal`] is for the agent alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StartMode {
     /// For tenants: listens on the site's address.
     Normal,
@@ -18,17 +21,9 @@ pub enum StartMode {
     Private,
 }
 
-/// How the engine is asked to end in an orderly and quick way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopSignal {
-    /// SIGINT.
-    Interrupt,
-    /// SIGTERM.
-    Terminate,
-}
-
 /// What the agent runs. The program stays in the foreground; its output goes to a file of the agent's.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StartSpec {
     /// The server program's whole path.
     pub program: PathBuf,
@@ -36,12 +31,26 @@ pub struct StartSpec {
     pub args: Vec<String>,
     /// The environment, whole; no secret in it.
     pub env: Vec<(String, String)>,
-    /// The signal that stops it.
-    pub stop: StopSignal,
+    /// The signal that asks it to end in an orderly and quick way.
+    pub stop: Signal,
     /// After this long the agent kills what is left of it.
     pub stop_deadline: Duration,
     /// How long a start may take, crash recovery included, before it counts as failed.
     pub start_deadline: Duration,
+}
+
+impl StartSpec {
+    /// A program that SIGTERM stops within a minute, and that answers within ten.
+    pub fn new(program: impl Into<PathBuf>, args: Vec<String>) -> Self {
+        Self {
+            program: program.into(),
+            args,
+            env: Vec::new(),
+            stop: Signal::Terminate,
+            stop_deadline: Duration::from_secs(60),
+            start_deadline: Duration::from_secs(600),
+        }
+    }
 }
 
 /// What the first start needs.
@@ -65,6 +74,7 @@ pub enum TlsMode {
 
 /// What the configuration is made of besides the site.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Settings {
     /// How connections are encrypted.
     pub tls: TlsMode,
@@ -85,6 +95,7 @@ pub enum Role {
 
 /// The answer of an engine that answers.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Health {
     /// What it is in a set.
     pub role: Role,
@@ -96,13 +107,28 @@ pub struct Health {
     pub lag_s: Option<f64>,
 }
 
+impl Health {
+    /// Of a server that follows no other.
+    pub fn new(version: impl Into<String>) -> Self {
+        Self { role: Role::Primary, version: version.into(), position: None, lag_s: None }
+    }
+}
+
 /// One number that the engine knows about itself.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Metric {
     /// Snake case with the unit as its last word, in the manner of Prometheus: `connections`, `commits_total`.
     pub name: &'static str,
     /// The value.
     pub value: f64,
+}
+
+impl Metric {
+    /// A number and its name.
+    pub fn new(name: &'static str, value: f64) -> Self {
+        Self { name, value }
+    }
 }
 
 /// An engine family's required verbs. Every call may be repeated after a crash at any point of an earlier one.
@@ -115,8 +141,9 @@ pub trait Engine: Send + Sync {
     /// Writes the configuration files from the site and the settings; called before every start and at each change.
     async fn configure(&self, site: &Site, settings: &Settings) -> Result<(), EngineError>;
 
-    /// What to run. Pure.
-    fn start_spec(&self, site: &Site, mode: StartMode) -> StartSpec;
+    /// What to run. Pure. What the engine takes from its command line follows from the settings; [`Engine::configure`] has
+    /// seen them before and refused what it cannot take.
+    fn start_spec(&self, site: &Site, settings: &Settings, mode: StartMode) -> StartSpec;
 
     /// Removes what an earlier life of the engine left and what would hinder a start, such as a file with a process id that
     /// may be another's by now. Called before every start, when no process works in the data directory.
@@ -148,8 +175,10 @@ pub trait Engine: Send + Sync {
     /// Asks the running server for its numbers; under 2 s.
     async fn metrics(&self, site: &Site) -> Result<Vec<Metric>, EngineError>;
 
-    /// Makes the running server take up changed configuration and certificate files, and verifies that it did.
-    async fn reload(&self, site: &Site) -> Result<(), EngineError>;
+    /// Makes the running server take up certificate files, the TLS mode and [`Settings::read_only`] after
+    /// [`Engine::configure`] wrote them, and verifies that it did. Parameters are taken up by
+    /// [`crate::Parameters::apply`].
+    async fn reload(&self, site: &Site, settings: &Settings) -> Result<(), EngineError>;
 
     /// Whether what the running server holds now has room in another size, which is asked before it is changed.
     /// [`crate::Kind::Invalid`] with the figures when it has not. An engine whose memory is no bound of its data keeps

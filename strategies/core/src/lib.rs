@@ -20,12 +20,15 @@ pub mod recording;
 pub mod site;
 pub mod stream;
 
-pub use capability::{Database, Databases, Grantee, NewUser, Parameters, Root, User, UserChange, Users};
+pub use capability::{Applied, Database, Databases, Grantee, NewUser, Parameters, Root, User, UserChange, Users};
 pub use datastore::{Client, Datastore, Identity, NameRules, UserTraits};
-pub use engine::{Engine, FirstStart, Health, Metric, Role, Settings, StartMode, StartSpec, StopSignal, TlsMode};
+pub use engine::{Engine, FirstStart, Health, Metric, Role, Settings, StartMode, StartSpec, TlsMode};
 pub use error::{EngineError, Kind};
 pub use host::{Command, Directory, File, Host, HostError, Location, Output, Owner, Piece, Signal};
-pub use manifest::{CharacterSet, Described, Manifest, Parameter, ParameterType, character_set};
+pub use manifest::{
+    Capability, CharacterSet, Described, INTERFACE, Manifest, ManifestError, Parameter, ParameterType, character_set,
+    check_interface,
+};
 pub use password::PasswordRules;
 pub use real_host::{Account, Confinement, Places, RealHost, Trusted};
 pub use secrecy::{ExposeSecret, SecretString};

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::host::{Directory, Host, Location};
+use crate::real_host::{Places, RealHost};
 
 /// An engine as it is installed on the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Installation {
     /// The whole version that the engine's own program reports, such as `15.18`.
     pub version: String,
@@ -17,6 +19,13 @@ pub struct Installation {
     pub major: String,
     /// The directory of the engine's server programs.
     pub bindir: PathBuf,
+}
+
+impl Installation {
+    /// A version, the part of it within which data is compatible, and where its programs are.
+    pub fn new(version: impl Into<String>, major: impl Into<String>, bindir: impl Into<PathBuf>) -> Self {
+        Self { version: version.into(), major: major.into(), bindir: bindir.into() }
+    }
 }
 
 /// The size that was ordered.
@@ -51,6 +60,7 @@ impl Default for TlsFiles {
 
 /// Everything a strategy needs to know about the place it works in. The agent makes the directories before it calls.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Site {
     /// The engine that is installed here.
     pub installation: Installation,
@@ -83,6 +93,32 @@ pub struct Site {
 }
 
 impl Site {
+    /// A site in these places on this machine, with its certificate where every site has it.
+    pub fn new(
+        installation: Installation,
+        places: Places,
+        address: IpAddr,
+        port: u16,
+        size: Size,
+        host: &RealHost,
+    ) -> Self {
+        Self {
+            installation,
+            data: places.data.join("data"),
+            config: places.config,
+            run: places.run,
+            log: places.log,
+            secrets: places.secrets,
+            address,
+            port,
+            size,
+            tls: TlsFiles::default(),
+            engine_account: host.engine.name.clone(),
+            agent_account: host.agent.name.clone(),
+            host: Arc::new(host.clone()),
+        }
+    }
+
     /// The path of a place, for what the engine itself reads: its arguments and its configuration. The agent works on
     /// files through [`Site::host`] alone.
     pub fn path(&self, at: &Location) -> PathBuf {

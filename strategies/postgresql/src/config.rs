@@ -109,19 +109,31 @@ fn sized(site: &Site) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// A parameter's value as the file has it.
-fn value(name: &str, value: &Value) -> Result<String, EngineError> {
-    let known = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+/// Refuses what a tenant may not set, and what would leave its line of the file.
+pub(crate) fn check(name: &str, value: &Value) -> Result<(), EngineError> {
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let reason = match value {
+        _ if !is_name => "this is no name",
+        _ if parameters::is_owned(name) => "it is not the tenant's to set",
+        Value::Bool(_) | Value::Number(_) => return Ok(()),
+        Value::String(text) if !text.contains(['\n', '\r', '\0']) => return Ok(()),
+        _ => "its value is no single word or number",
+    };
+    Err(EngineError::new(Kind::Invalid, format!("the parameter {name:?}: {reason}")))
+}
+
+/// A parameter's value as an argument has it.
+pub(crate) fn plain(value: &Value) -> String {
     match value {
-        _ if !known => Err(EngineError::new(Kind::Invalid, format!("the parameter {name:?}: this is no name"))),
-        Value::Bool(on) => Ok(if *on { "on" } else { "off" }.to_owned()),
-        Value::Number(number) => Ok(number.to_string()),
-        Value::String(text) if !text.contains(['\n', '\r', '\0']) => Ok(quoted(text)),
-        _ => Err(EngineError::new(
-            Kind::Invalid,
-            format!("the parameter {name:?}: its value is no single word or number"),
-        )),
+        Value::Bool(on) => if *on { "on" } else { "off" }.to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     }
+}
+
+/// A parameter's value as the file has it.
+fn value(value: &Value) -> String {
+    if value.is_string() { quoted(&plain(value)) } else { plain(value) }
 }
 
 /// postgresql.conf.
@@ -145,11 +157,8 @@ pub(crate) fn main(site: &Site, settings: &Settings) -> Result<String, EngineErr
         line(name, value);
     }
     for (name, chosen) in &settings.parameters {
-        if parameters::is_owned(name) {
-            let reason = format!("the parameter {name:?}: it is not the tenant's to set");
-            return Err(EngineError::new(Kind::Invalid, reason));
-        }
-        line(name, &value(name, chosen)?);
+        check(name, chosen)?;
+        line(name, &value(chosen));
     }
     if settings.read_only {
         // A session may take it back for itself, and so can delete.
@@ -190,16 +199,20 @@ mod tests {
 
     #[test]
     fn values_cannot_leave_their_line() {
-        assert_eq!(value("a", &Value::from("it's \\ here")).unwrap(), "'it''s \\\\ here'");
-        assert_eq!(value("a", &Value::from(true)).unwrap(), "on");
-        assert!(value("a", &Value::from("x\nssl = off")).is_err());
-        assert!(value("a = 1\nssl", &Value::from(1)).is_err());
-        assert!(value("a", &Value::Null).is_err());
+        assert_eq!(value(&Value::from("it's \\ here")), "'it''s \\\\ here'");
+        assert_eq!(value(&Value::from(true)), "on");
+        assert!(check("a", &Value::from("it's \\ here")).is_ok());
+        assert!(check("a", &Value::from("x\nssl = off")).is_err());
+        assert!(check("a = 1\nssl", &Value::from(1)).is_err());
+        assert!(check("a", &Value::Null).is_err());
+        assert!(check("SSL", &Value::from("off")).is_err());
     }
 
     #[test]
     fn plain_tcp_is_refused_only_when_tls_is_enforced() {
-        let enforced = access(&Settings { tls: TlsMode::Enforced, ..Settings::default() });
+        let mut enforced = Settings::default();
+        enforced.tls = TlsMode::Enforced;
+        let enforced = access(&enforced);
         assert!(enforced.contains("\nhostssl all         all") && !enforced.contains("\nhost    all         all "));
         assert!(access(&Settings::default()).contains("\nhost    all         all       all       scram-sha-256"));
     }

@@ -1,11 +1,12 @@
 //! The server: initialise, configure, start, ask.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Command, Directory, Engine, EngineError, File, FirstStart, Health, Kind, Metric, Owner, Role, Settings, Site,
-    StartMode, StartSpec, StopSignal,
+    Command, Directory, Engine, EngineError, File, FirstStart, Health, Kind, Metric, Owner, Role, Settings, Signal,
+    Site, StartMode, StartSpec,
 };
 
 use crate::Postgresql;
@@ -14,11 +15,16 @@ use crate::config::{self, Files};
 use crate::repair;
 
 const INITDB: Duration = Duration::from_secs(120);
-const STOP: Duration = Duration::from_secs(60);
-const START: Duration = Duration::from_secs(600);
+const RELOAD: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Where the data directory is made before it gets its name.
 const UNFINISHED: &str = "data.new";
+
+/// The server program.
+pub(crate) fn program(site: &Site) -> PathBuf {
+    site.installation.bindir.join("postgres")
+}
 
 #[async_trait]
 impl Engine for Postgresql {
@@ -60,20 +66,16 @@ impl Engine for Postgresql {
         Ok(())
     }
 
-    fn start_spec(&self, site: &Site, mode: StartMode) -> StartSpec {
+    fn start_spec(&self, site: &Site, _settings: &Settings, mode: StartMode) -> StartSpec {
         let mut args = vec!["-D".to_owned(), site.data.to_string_lossy().into_owned()];
         args.extend(config::owned(site));
-        if mode == StartMode::Private {
+        if mode != StartMode::Normal {
             args.extend(["-c".to_owned(), "listen_addresses=".to_owned()]);
         }
-        StartSpec {
-            program: site.installation.bindir.join("postgres"),
-            args,
-            env: Vec::new(),
-            stop: StopSignal::Interrupt,
-            stop_deadline: STOP,
-            start_deadline: START,
-        }
+        let mut spec = StartSpec::new(program(site), args);
+        // The fast shutdown: it cuts sessions.
+        spec.stop = Signal::Interrupt;
+        spec
     }
 
     async fn forget_earlier_life(&self, site: &Site) -> Result<(), EngineError> {
@@ -110,12 +112,11 @@ impl Engine for Postgresql {
             let reason = format!("probe: the account {ADMIN:?} is not the superuser that it was made as");
             return Err(EngineError::new(Kind::LockedOut, reason));
         }
-        Ok(Health {
-            role: if replica == "t" { Role::Replica } else { Role::Primary },
-            version: version.split_whitespace().next().unwrap_or_default().to_owned(),
-            position: Some(position).filter(|position| !position.is_empty()),
-            lag_s: lag.parse().ok(),
-        })
+        let mut health = Health::new(version.split_whitespace().next().unwrap_or_default());
+        health.role = if replica == "t" { Role::Replica } else { Role::Primary };
+        health.position = Some(position).filter(|position| !position.is_empty());
+        health.lag_s = lag.parse().ok();
+        Ok(health)
     }
 
     async fn metrics(&self, site: &Site) -> Result<Vec<Metric>, EngineError> {
@@ -137,11 +138,11 @@ impl Engine for Postgresql {
         let ask = async { Session::open(site, HOME).await?.rows("read metrics", sql).await };
         let late = || EngineError::new(Kind::Transient, "read metrics: no answer within 2 s");
         let row = tokio::time::timeout(Duration::from_secs(2), ask).await.map_err(|_| late())??.concat();
-        let metric = |(name, text): (&'static str, String)| Some(Metric { name, value: text.parse().ok()? });
+        let metric = |(name, text): (&'static str, String)| Some(Metric::new(name, text.parse().ok()?));
         Ok(NAMES.into_iter().zip(row).filter_map(metric).collect())
     }
 
-    async fn reload(&self, site: &Site) -> Result<(), EngineError> {
+    async fn reload(&self, site: &Site, _settings: &Settings) -> Result<(), EngineError> {
         let home = Session::open(site, HOME).await?;
         // An unknown name makes the server ignore the whole file, and a bad value its line, and both are only logged.
         let sql = "select f.name, f.error from pg_file_settings f left join pg_settings s on lower(s.name) = \
@@ -149,7 +150,22 @@ impl Engine for Postgresql {
         if let Some(row) = home.rows("check the configuration", sql).await?.into_iter().next() {
             return Err(EngineError::new(Kind::Invalid, format!("reload the configuration: {}", row.join(": "))));
         }
-        home.rows("reload the configuration", "select pg_reload_conf()").await?;
-        Ok(())
+        take_up(&home).await
     }
+}
+
+/// Makes the server read its files again and waits until it has: a session hears of it after the server itself.
+pub(crate) async fn take_up(home: &Session) -> Result<(), EngineError> {
+    let attempt = "reload the configuration";
+    let loaded = "select pg_conf_load_time()";
+    let before = home.rows(attempt, loaded).await?;
+    home.rows(attempt, "select pg_reload_conf()").await?;
+    let taken_up = async {
+        while home.rows(attempt, loaded).await? == before {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        Ok(())
+    };
+    let late = |_| EngineError::new(Kind::Transient, format!("{attempt}: the server does not take it up"));
+    tokio::time::timeout(RELOAD, taken_up).await.map_err(late)?
 }

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use trove_strategy::{
     Client, Command, Databases, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules, Parameters,
-    PasswordRules, Root, UserTraits, Users,
+    Root, Users,
 };
 
 pub use client::{scram_verifier, sql_identifier, sql_literal};
@@ -44,46 +44,24 @@ const RESERVED_DATABASES: &[&str] = &["os_admin", "postgres", "template0", "temp
 #[async_trait]
 impl Datastore for Postgresql {
     fn identity(&self) -> Identity {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Identity {
-            name: "postgresql".to_owned(),
-            flavour: "postgresql".to_owned(),
-            port: 5432,
-            tls_port: None,
-            root_user: names::ROOT.to_owned(),
-            databases: NameRules {
-                max_bytes: NAME_BYTES,
-                reserved: names(RESERVED_DATABASES),
-                reserved_prefixes: Vec::new(),
-                forbidden_characters: String::new(),
-            },
-            users: UserTraits {
-                names: NameRules {
-                    max_bytes: NAME_BYTES,
-                    reserved: names(RESERVED_ROLES),
-                    reserved_prefixes: names(&["pg_", GROUP_PREFIX]),
-                    forbidden_characters: String::new(),
-                },
-                hosts: false,
-                rename: true,
-                qualified: false,
-                passwords: PasswordRules { saslprep: true },
-            },
-            client: Client {
-                program: "psql".to_owned(),
-                args: names(&["--host={address}", "--port={port}", "--username={user}"]),
-                // psql reads a connection string where it is given a database, and libpq none in its environment.
-                env: [
-                    ("PGDATABASE", "{database}"),
-                    ("PGPASSWORD", "{password}"),
-                    ("PGSSLMODE", "verify-ca"),
-                    ("PGSSLROOTCERT", "{ca_file}"),
-                ]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .to_vec(),
-                unset: names(&["PG"]),
-            },
-        }
+        let mut identity = Identity::new("postgresql", 5432);
+        identity.root_user = names::ROOT.to_owned();
+        identity.databases = NameRules::new(NAME_BYTES, RESERVED_DATABASES);
+        identity.users.names = NameRules::new(NAME_BYTES, RESERVED_ROLES);
+        identity.users.names.reserved_prefixes = vec!["pg_".to_owned(), GROUP_PREFIX.to_owned()];
+        identity.users.rename = true;
+        identity.users.passwords.saslprep = true;
+        // psql reads a connection string where it is given a database, and libpq none in its environment.
+        let env = [
+            ("PGDATABASE", "{database}"),
+            ("PGPASSWORD", "{password}"),
+            ("PGSSLMODE", "verify-ca"),
+            ("PGSSLROOTCERT", "{ca_file}"),
+        ];
+        let mut client = Client::new("psql", &["--host={address}", "--port={port}", "--username={user}"], &env);
+        client.unset.push("PG".to_owned());
+        identity.client = Some(client);
+        identity
     }
 
     async fn installations(&self, host: &dyn Host, bindir: Option<&Path>) -> Result<Vec<Installation>, EngineError> {
@@ -135,7 +113,7 @@ fn packaged_bindirs() -> Vec<PathBuf> {
 fn installation(said: &str, bindir: PathBuf) -> Option<Installation> {
     let version = said.split_whitespace().nth(2)?.to_owned();
     let major = version.split(|c: char| !c.is_ascii_digit()).next()?.to_owned();
-    Some(Installation { version, major, bindir })
+    Some(Installation::new(version, major, bindir))
 }
 
 fn numbers(version: &str) -> Vec<u32> {

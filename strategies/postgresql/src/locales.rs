@@ -28,7 +28,7 @@ pub(crate) async fn character_sets(home: &Session) -> Result<Vec<CharacterSet>, 
         let [name, collation] = <[String; 2]>::try_from(row).unwrap_or_default();
         match sets.last_mut() {
             Some(last) if last.name == name => last.collations.push(collation),
-            _ => sets.push(CharacterSet { name, default_collation: collation.clone(), collations: vec![collation] }),
+            _ => sets.push(CharacterSet::new(name, collation)),
         }
     }
     Ok(sets)

@@ -1,10 +1,16 @@
 //! What can be set, asked of `pg_settings` (manual, 54.24).
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
-use trove_strategy::{EngineError, Parameter, ParameterType, Parameters, Site};
+use serde_json::Value;
+use trove_strategy::{
+    Applied, Command, EngineError, HostError, Kind, Parameter, ParameterType, Parameters, Settings, Site,
+};
 
 use crate::Postgresql;
 use crate::client::{HOME, Session};
+use crate::{config, engine};
 
 /// What the agent owns, or what would hand out a shell or the files of the server's account.
 const OWNED: &[&str] = &[
@@ -83,16 +89,14 @@ fn parameter(row: Vec<String>) -> Option<Parameter> {
         "real" => ParameterType::Float,
         _ => ParameterType::String,
     };
-    Some(Parameter {
-        name,
-        kind,
-        unit: Some(unit).filter(|unit| !unit.is_empty()),
-        min: min.parse().ok(),
-        max: max.parse().ok(),
-        allowed: allowed.split(',').filter(|value| !value.is_empty()).map(str::to_owned).collect(),
-        default: Some(default).filter(|default| !default.is_empty()),
-        restart_required: context == "postmaster",
-    })
+    let mut parameter = Parameter::new(name, kind);
+    parameter.unit = Some(unit).filter(|unit| !unit.is_empty());
+    parameter.min = min.parse().ok();
+    parameter.max = max.parse().ok();
+    parameter.allowed = allowed.split(',').filter(|value| !value.is_empty()).map(str::to_owned).collect();
+    parameter.default = Some(default).filter(|default| !default.is_empty());
+    parameter.restart_required = context == "postmaster";
+    Some(parameter)
 }
 
 #[async_trait]
@@ -107,5 +111,47 @@ impl Parameters for Postgresql {
             Some((row.into_iter().next()?, value))
         };
         Ok(listed(site).await?.into_iter().filter_map(value).collect())
+    }
+
+    /// The server program itself says what it thinks of a value, and prints another one instead of starting (manual,
+    /// `postgres -C`).
+    async fn check(&self, site: &Site, values: &BTreeMap<String, Value>) -> Result<(), EngineError> {
+        for (name, chosen) in values {
+            config::check(name, chosen)?;
+        }
+        let mut command = Command::engine(engine::program(site)).arg("-D").arg(site.data.to_string_lossy());
+        for (name, chosen) in values {
+            command = command.arg("-c").arg(format!("{name}={}", config::plain(chosen)));
+        }
+        match site.host.run(command.arg("-C").arg("port")).await {
+            Err(HostError::Failed { stderr, .. }) => {
+                let said = stderr.lines().find_map(|line| line.split_once("FATAL:")).map(|(_, said)| said.trim());
+                let said = said.or(stderr.lines().next()).unwrap_or_default();
+                Err(EngineError::new(Kind::Invalid, format!("check the parameters: {said}")))
+            }
+            done => Ok(done.map(|_| ())?),
+        }
+    }
+
+    async fn apply(&self, site: &Site, settings: &Settings) -> Result<BTreeMap<String, Applied>, EngineError> {
+        let home = Session::open(site, HOME).await?;
+        // Of a name that stands in the file twice the last line counts.
+        let sql = "select lower(f.name), f.applied, coalesce(f.error, ''), coalesce(s.context, '') \
+                   from pg_file_settings f left join pg_settings s on lower(s.name) = lower(f.name) order by f.seqno";
+        let mut applied = BTreeMap::new();
+        for row in home.rows("check the configuration", sql).await? {
+            let [name, taken, error, context] = <[String; 4]>::try_from(row)
+                .map_err(|_| EngineError::new(Kind::Fatal, "check the configuration: a row has other columns"))?;
+            let became = match (taken.as_str(), context.as_str()) {
+                ("t", _) => Applied::Live,
+                (_, "postmaster") => Applied::NeedsRestart,
+                _ => Applied::Refused(error),
+            };
+            applied.insert(name, became);
+        }
+        engine::take_up(&home).await?;
+        let unread = || Applied::Refused("the server has not read it".to_owned());
+        let of = |name: &String| (name.clone(), applied.remove(&name.to_ascii_lowercase()).unwrap_or_else(unread));
+        Ok(settings.parameters.keys().map(of).collect())
     }
 }

@@ -27,7 +27,7 @@ async fn listed(site: &Site) -> Result<Vec<User>, EngineError> {
     };
     let accounts = catalog::accounts(&home).await?;
     let accounts = accounts.iter().filter(|account| account.logs_in && !is_reserved_role(&account.name));
-    Ok(accounts.map(|account| User { id: any_host(&account.name), databases: entered(account) }).collect())
+    Ok(accounts.map(|account| User::new(any_host(&account.name), entered(account))).collect())
 }
 
 fn any_host(name: &str) -> Grantee {

@@ -72,15 +72,22 @@ fn value(name: &str, value: &Value) -> Result<String, EngineError> {
 }
 
 /// What was chosen, by the engine's names.
-pub(crate) fn chosen(settings: &Settings) -> Result<BTreeMap<String, String>, EngineError> {
+pub(crate) fn chosen(parameters: &BTreeMap<String, Value>) -> Result<BTreeMap<String, String>, EngineError> {
     let mut all = BTreeMap::new();
-    for (name, given) in &settings.parameters {
+    for (name, given) in parameters {
         if is_owned(name) {
             let reason = format!("the parameter {name:?}: it is not the tenant's to set");
             return Err(EngineError::new(Kind::Invalid, reason));
         }
         all.insert(name.to_ascii_lowercase(), value(name, given)?);
     }
+    Ok(all)
+}
+
+/// What user.conf says, from what the size suggests and what was chosen instead.
+pub(crate) fn user(site: &Site, settings: &Settings) -> Result<BTreeMap<String, String>, EngineError> {
+    let mut all = sized(site);
+    all.extend(chosen(&settings.parameters)?);
     if settings.read_only {
         // Commands that need memory are refused, those that free some are not, and nothing is evicted.
         all.insert("maxmemory".to_owned(), "1".to_owned());
@@ -89,11 +96,13 @@ pub(crate) fn chosen(settings: &Settings) -> Result<BTreeMap<String, String>, En
     Ok(all)
 }
 
-/// user.conf, from what the size suggests and what was chosen instead.
-pub(crate) fn user(site: &Site, chosen: &BTreeMap<String, String>) -> String {
-    let mut all = sized(site);
-    all.extend(chosen.iter().map(|(name, value)| (name.clone(), value.clone())));
-    lines(&all)
+/// What of it decides whether there is room for writes.
+pub(crate) fn room(site: &Site, settings: &Settings) -> Result<BTreeMap<String, String>, EngineError> {
+    let mut all = user(site, settings)?;
+    all.retain(|name, _| name == "maxmemory" || name == "maxmemory-policy");
+    // The engine's default, to which it goes back when the volume has room again.
+    all.entry("maxmemory-policy".to_owned()).or_insert_with(|| "noeviction".to_owned());
+    Ok(all)
 }
 
 /// One line a parameter. A value of several words is written as such.
@@ -146,11 +155,6 @@ pub(crate) fn network(site: &Site, tls: TlsMode) -> [(&'static str, String); 5] 
         ("port", port.to_string()),
         ("tls-port", TLS_PORT.to_string()),
     ]
-}
-
-/// The mode in which [`main`] was written.
-pub(crate) fn tls_mode(main: &str) -> TlsMode {
-    if main.lines().any(|line| line == "port \"0\"") { TlsMode::Enforced } else { TlsMode::Basic }
 }
 
 /// engine.conf. `restored`: the data is in a snapshot that was put there, and there is no log of writes yet. With a log
@@ -242,7 +246,7 @@ mod tests {
             "enable-debug-command",
         ] {
             let parameters = [(name.to_owned(), Value::from("1"))].into();
-            assert!(chosen(&Settings { parameters, ..Settings::default() }).is_err(), "{name}");
+            assert!(chosen(&parameters).is_err(), "{name}");
         }
     }
 }

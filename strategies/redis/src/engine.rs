@@ -5,18 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Directory, Engine, EngineError, File, FirstStart, Health, Kind, Location, Metric, Owner, Role, Settings, Site,
-    Size, StartMode, StartSpec, StopSignal,
+    Applied, Directory, Engine, EngineError, File, FirstStart, Health, Kind, Location, Metric, Owner, Role, Settings,
+    Site, Size, StartMode, StartSpec,
 };
 
 use crate::client::Session;
 use crate::config::{self, Files};
 use crate::connections::make_room;
-use crate::owned::is_owned;
-use crate::throwaway::Throwaway;
 use crate::{Redis, acl};
 
-const STOP: Duration = Duration::from_secs(60);
 /// A gibibyte of data is read in about ten seconds.
 const START: Duration = Duration::from_secs(1800);
 const ANSWER: Duration = Duration::from_secs(2);
@@ -31,7 +28,7 @@ async fn is_restored(site: &Site) -> Result<bool, EngineError> {
 /// The longest configuration file that is read, bytes.
 const CONFIG_BYTES: u64 = 1 << 20;
 
-async fn text_of(site: &Site, at: &Location) -> Result<String, EngineError> {
+pub(crate) async fn text_of(site: &Site, at: &Location) -> Result<String, EngineError> {
     let bytes = site.host.read(at, CONFIG_BYTES).await?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -49,22 +46,38 @@ async fn within<T>(attempt: &str, ask: impl Future<Output = Result<T, EngineErro
 }
 
 /// Sets what can be set while the server runs, all of it or nothing; the rest waits for the next start.
-async fn set(session: &mut Session, mut wanted: BTreeMap<String, String>) -> Result<(), EngineError> {
-    let attempt = "reload the configuration";
+async fn set(session: &mut Session, wanted: BTreeMap<String, String>) -> Result<(), EngineError> {
+    let refused = set_each(session, wanted).await?.into_iter().find_map(|(name, became)| match became {
+        Applied::Refused(said) => Some(EngineError::new(Kind::Invalid, format!("the parameter {name:?}: {said}"))),
+        _ => None,
+    });
+    refused.map_or(Ok(()), Err)
+}
+
+/// Sets what the server takes while it runs, and answers what it does not take.
+pub(crate) async fn set_each(
+    session: &mut Session,
+    mut wanted: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, Applied>, EngineError> {
+    let mut left = BTreeMap::new();
     while !wanted.is_empty() {
         let mut command = redis::cmd("CONFIG");
         command.arg("SET");
         for (name, value) in &wanted {
             command.arg(name).arg(value);
         }
-        let Err(error) = session.ask::<()>(attempt, &command).await else { return Ok(()) };
+        let Err(error) = session.ask::<()>("reload the configuration", &command).await else { break };
         let said = error.chain();
         let name = said.split('\'').nth(1).unwrap_or_default();
-        if !said.contains("immutable") || wanted.remove(name).is_none() {
-            return Err(error);
-        }
+        let immutable = said.contains("immutable");
+        match wanted.remove_entry(name) {
+            None => return Err(error),
+            Some((name, _)) => {
+                left.insert(name, if immutable { Applied::NeedsRestart } else { Applied::Refused(said) })
+            }
+        };
     }
-    Ok(())
+    Ok(left)
 }
 
 #[async_trait]
@@ -77,33 +90,23 @@ impl Engine for Redis {
 
     async fn configure(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
         let files = Files::new();
-        let chosen = config::chosen(settings)?;
-        let user = config::user(site, &chosen);
-        // With a wrong line in its file the server would not start again: a throwaway one tries what is new.
-        if !chosen.is_empty() && text_of(site, &files.user).await? != user {
-            Throwaway::start(self, site, &chosen).await?.end().await;
-        }
+        let user = config::user(site, settings)?;
         acl::ensure(site, &self.held.saving).await?;
         let main = config::main(site, settings, is_restored(site).await?);
-        for (at, text) in [(files.user, user), (files.main, main)] {
+        for (at, text) in [(files.user, config::lines(&user)), (files.main, main)] {
             site.host.write(File { at, contents: text.into_bytes(), mode: 0o640, owner: Owner::Agent }).await?;
         }
         Ok(())
     }
 
-    fn start_spec(&self, site: &Site, mode: StartMode) -> StartSpec {
+    fn start_spec(&self, site: &Site, _settings: &Settings, mode: StartMode) -> StartSpec {
         let mut args = vec![site.path(&Files::new().main).to_string_lossy().into_owned()];
-        if mode == StartMode::Private {
+        if mode != StartMode::Normal {
             args.extend(["--port", "0", "--tls-port", "0"].map(str::to_owned));
         }
-        StartSpec {
-            program: self.program(site),
-            args,
-            env: Vec::new(),
-            stop: StopSignal::Terminate,
-            stop_deadline: STOP,
-            start_deadline: START,
-        }
+        let mut spec = StartSpec::new(self.program(site), args);
+        spec.start_deadline = START;
+        spec
     }
 
     async fn secure(&self, _site: &Site) -> Result<(), EngineError> {
@@ -140,12 +143,9 @@ impl Engine for Redis {
             }
             make_room(&mut session, &info).await?;
             let version = info.get("valkey_version").or_else(|| info.get("redis_version"));
-            Ok(Health {
-                role: if field("role") == "slave" { Role::Replica } else { Role::Primary },
-                version: version.cloned().unwrap_or_default(),
-                position: None,
-                lag_s: None,
-            })
+            let mut health = Health::new(version.cloned().unwrap_or_default());
+            health.role = if field("role") == "slave" { Role::Replica } else { Role::Primary };
+            Ok(health)
         })
         .await
     }
@@ -165,12 +165,12 @@ impl Engine for Redis {
         ];
         let ask = async { info(&mut self.held.session(site).await?, "read metrics").await };
         let info = within("read metrics", ask).await?;
-        let metric = |(name, field): (&'static str, &str)| Some(Metric { name, value: info.get(field)?.parse().ok()? });
+        let metric = |(name, field): (&'static str, &str)| Some(Metric::new(name, info.get(field)?.parse().ok()?));
         // `db0:keys=5,expires=0,avg_ttl=0`
         let numbered = |name: &str| name.strip_prefix("db").is_some_and(|number| number.parse::<u32>().is_ok());
         let count = |value: &String| value.strip_prefix("keys=")?.split(',').next()?.parse::<f64>().ok();
         let keys = info.iter().filter(|(name, _)| numbered(name)).filter_map(|(_, value)| count(value)).sum();
-        Ok(FIELDS.into_iter().filter_map(metric).chain([Metric { name: "keys", value: keys }]).collect())
+        Ok(FIELDS.into_iter().filter_map(metric).chain([Metric::new("keys", keys)]).collect())
     }
 
     async fn fits(&self, site: &Site, size: Size) -> Result<(), EngineError> {
@@ -189,23 +189,12 @@ impl Engine for Redis {
         Err(EngineError::new(Kind::Invalid, reason))
     }
 
-    async fn reload(&self, site: &Site) -> Result<(), EngineError> {
-        let files = Files::new();
-        let mut wanted = config::read(&text_of(site, &files.user).await?);
-        // What nobody chooses any more goes back to the engine's own value, which the running server does not tell.
-        let mut fresh = Throwaway::start(self, site, &BTreeMap::new()).await?;
-        let defaults = fresh.session.parameters("reload the configuration").await;
-        fresh.end().await;
+    async fn reload(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
         let mut session = self.held.session(site).await?;
         let current = session.parameters("reload the configuration").await?;
-        for (name, default) in defaults? {
-            let differs = current.get(&name).is_some_and(|now| *now != default);
-            if differs && !is_owned(&name) {
-                wanted.entry(name).or_insert(default);
-            }
-        }
-        let main = text_of(site, &files.main).await?;
-        for (name, value) in config::network(site, config::tls_mode(&main)) {
+        let mut wanted = config::room(site, settings)?;
+        wanted.retain(|name, value| current.get(name) != Some(value));
+        for (name, value) in config::network(site, settings.tls) {
             // A certificate is read again when its file has the same name; a listener that is there stays.
             if name.ends_with("-file") || current.get(name) != Some(&value) {
                 wanted.insert(name.to_owned(), value);

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Client, Command, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules, Parameters,
-    PasswordRules, Root, Site, UserTraits, Users,
+    Client, Command, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules, Parameters, Root, Site,
+    Users,
 };
 
 use crate::client::Held;
@@ -71,37 +71,16 @@ impl Redis {
 #[async_trait]
 impl Datastore for Redis {
     fn identity(&self) -> Identity {
-        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-        Identity {
-            name: self.name.to_owned(),
-            flavour: self.name.to_owned(),
-            port: 6379,
-            tls_port: Some(TLS_PORT),
-            root_user: acl::ROOT.to_owned(),
-            // Databases are numbered and cannot be granted: there are none by name.
-            databases: NameRules::default(),
-            users: UserTraits {
-                names: NameRules {
-                    max_bytes: NAME_BYTES,
-                    reserved: texts(&[acl::ADMIN, acl::ROOT]),
-                    reserved_prefixes: Vec::new(),
-                    forbidden_characters: SPACES.to_owned(),
-                },
-                hosts: false,
-                rename: true,
-                qualified: false,
-                passwords: PasswordRules::default(),
-            },
-            client: Client {
-                program: self.client.to_owned(),
-                args: texts(&["-h", "{address}", "-p", "{tls_port}", "--tls", "--cacert", "{ca_file}"])
-                    .into_iter()
-                    .chain(["--user".to_owned(), "{user}".to_owned()])
-                    .collect::<Vec<String>>(),
-                env: vec![(self.client_password.to_owned(), "{password}".to_owned())],
-                unset: Vec::new(),
-            },
-        }
+        let mut identity = Identity::new(self.name, 6379);
+        identity.tls_port = Some(TLS_PORT);
+        acl::ROOT.clone_into(&mut identity.root_user);
+        // Databases are numbered and cannot be granted: there are no rules for their names.
+        identity.users.names = NameRules::new(NAME_BYTES, &[acl::ADMIN, acl::ROOT]);
+        SPACES.clone_into(&mut identity.users.names.forbidden_characters);
+        identity.users.rename = true;
+        let args = ["-h", "{address}", "-p", "{tls_port}", "--tls", "--cacert", "{ca_file}", "--user", "{user}"];
+        identity.client = Some(Client::new(self.client, &args, &[(self.client_password, "{password}")]));
+        identity
     }
 
     async fn installations(&self, host: &dyn Host, bindir: Option<&Path>) -> Result<Vec<Installation>, EngineError> {
@@ -142,7 +121,7 @@ impl Datastore for Redis {
 fn installation(said: &str, bindir: PathBuf) -> Option<Installation> {
     let version = said.split_whitespace().find_map(|word| word.strip_prefix("v="))?.to_owned();
     let major = version.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
-    Some(Installation { version, major, bindir })
+    Some(Installation::new(version, major, bindir))
 }
 
 fn numbers(version: &str) -> Vec<u32> {

@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use serde_json::Number;
-use trove_strategy::{EngineError, Parameter, ParameterType, Parameters, Site};
+use serde_json::{Number, Value};
+use trove_strategy::{Applied, EngineError, Parameter, ParameterType, Parameters, Settings, Site};
 
 use crate::Redis;
 use crate::client::Session;
+use crate::config::{self, Files};
+use crate::engine::{set_each, text_of};
 use crate::owned::is_owned;
 use crate::throwaway::Throwaway;
 
@@ -29,16 +31,9 @@ fn range(said: &str) -> (Option<Number>, Option<Number>) {
 /// The rules of one parameter, by what the server refuses.
 async fn parameter(session: &mut Session, name: String, default: String) -> Parameter {
     let said = refusal(session, &name, "~junk~").await.unwrap_or_default();
-    let mut rules = Parameter {
-        name,
-        kind: ParameterType::String,
-        unit: None,
-        min: None,
-        max: None,
-        allowed: Vec::new(),
-        default: Some(default).filter(|default| !default.is_empty()),
-        restart_required: said.contains("immutable"),
-    };
+    let mut rules = Parameter::new(name, ParameterType::String);
+    rules.default = Some(default).filter(|default| !default.is_empty());
+    rules.restart_required = said.contains("immutable");
     let default = rules.default.as_deref().unwrap_or_default();
     if rules.restart_required {
         // It refuses every value alike: the default tells the type, and the configuration is tried before it is kept.
@@ -83,6 +78,35 @@ impl Parameters for Redis {
     async fn values(&self, site: &Site) -> Result<Vec<(String, String)>, EngineError> {
         let all = self.held.session(site).await?.parameters("list parameters").await?;
         Ok(all.into_iter().filter(|(name, _)| !is_owned(name)).collect())
+    }
+
+    /// With a wrong line in its file the server would not start again: a throwaway one tries what is not written yet.
+    async fn check(&self, site: &Site, values: &BTreeMap<String, Value>) -> Result<(), EngineError> {
+        let chosen = config::chosen(values)?;
+        let written = config::read(&text_of(site, &Files::new().user).await?);
+        if chosen.iter().any(|(name, value)| written.get(name) != Some(value)) {
+            Throwaway::start(self, site, &chosen).await?.end().await;
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, site: &Site, settings: &Settings) -> Result<BTreeMap<String, Applied>, EngineError> {
+        let attempt = "apply the parameters";
+        let mut wanted = config::user(site, settings)?;
+        // What nobody chooses any more goes back to the engine's own value, which the running server does not tell.
+        let mut fresh = Throwaway::start(self, site, &BTreeMap::new()).await?;
+        let defaults = fresh.session.parameters(attempt).await;
+        fresh.end().await;
+        for (name, default) in defaults?.into_iter().filter(|(name, _)| !is_owned(name)) {
+            wanted.entry(name).or_insert(default);
+        }
+        let mut session = self.held.session(site).await?;
+        let current = session.parameters(attempt).await?;
+        wanted.retain(|name, value| current.get(name) != Some(value));
+        let mut left = set_each(&mut session, wanted).await?;
+        let mut became =
+            |name: &String| (name.clone(), left.remove(&name.to_ascii_lowercase()).unwrap_or(Applied::Live));
+        Ok(settings.parameters.keys().map(&mut became).collect())
     }
 }
 

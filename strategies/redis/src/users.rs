@@ -46,7 +46,7 @@ impl Users for Redis {
     async fn list(&self, site: &Site) -> Result<Vec<User>, EngineError> {
         let mut names = names(&mut self.held.session(site).await?).await?;
         names.sort();
-        let user = |name: String| User { id: Grantee { name, host: ANY_HOST.to_owned() }, databases: Vec::new() };
+        let user = |name: String| User::new(Grantee::named(&name), Vec::new());
         Ok(names.into_iter().filter(|name| !is_reserved(name)).map(user).collect())
     }
 

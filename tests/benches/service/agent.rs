@@ -152,6 +152,10 @@ struct Assigned;
 #[async_trait]
 impl v1::assignment_server::Assignment for Assigned {
     async fn assign(&self, request: Request<v1::AssignRequest>) -> Result<Response<v1::AssignReply>, Status> {
-        Ok(Response::new(v1::AssignReply { generation: request.into_inner().generation, error: None }))
+        Ok(Response::new(v1::AssignReply {
+            generation: request.into_inner().generation,
+            error: None,
+            parameters: Vec::new(),
+        }))
     }
 }

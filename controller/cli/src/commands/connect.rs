@@ -45,12 +45,18 @@ pub(crate) async fn run(session: &mut Session, arguments: &Arguments) -> Result<
     let body = session.api.get(&what, &format!("/instances/{id}/connection")).await?;
     let connection = &body["connection"];
     let client = &connection["client"];
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let [address, port, tls_port] = ["address", "port", "tls_port"].map(|name| plain(&connection[name]));
+    if client.is_null() {
+        return Err(Failure::failed(format!(
+            "The datastore of {} has no client program. Use one of yours: address {address}, port {port}.",
+            arguments.instance
+        )));
+    }
     let by_name = client.to_string().contains("{database}");
     let (user, database) = identity(session, arguments, &id, by_name).await?;
     let password = arguments.password.existing(&user)?;
     let ca_file = authority_file(&id, connection["ca_pem"].as_str().unwrap_or_default())?;
-    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let [address, port, tls_port] = ["address", "port", "tls_port"].map(|name| plain(&connection[name]));
     let authority = ca_file.to_string_lossy();
     let mut values = vec![
         ("{address}", address.as_str()),

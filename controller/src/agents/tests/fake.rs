@@ -264,6 +264,6 @@ impl v1::assignment_server::Assignment for Brain {
         let request = request.into_inner();
         let fenced = v1::Error { kind: v1::ErrorKind::Fenced.into(), message: "an older fence".to_owned() };
         let error = (request.fence < 10).then_some(fenced);
-        Ok(Response::new(v1::AssignReply { generation: request.generation, error }))
+        Ok(Response::new(v1::AssignReply { generation: request.generation, error, parameters: Vec::new() }))
     }
 }

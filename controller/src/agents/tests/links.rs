@@ -123,6 +123,19 @@ async fn a_hello_that_was_long_on_its_way_does_not_take_the_place_of_a_newer_con
 }
 
 #[tokio::test]
+async fn an_agent_of_an_interface_that_is_not_known_gets_no_link() {
+    let controller = Controller::start().await;
+    let instance = controller.instance(1).await;
+    let agent = connect_silently(&controller, instance, &Brain::default()).await;
+    let interface = trove_strategy::INTERFACE + 1;
+    agent.say(v1::watch_up::Kind::Hello(v1::Hello { interface, ..v1::Hello::default() }));
+    tokio::time::timeout(SOON, agent.connection).await.expect("it is refused").unwrap();
+    assert!(!controller.hub.state(instance).borrow().connected);
+    assert_eq!(controller.count("agent_link").await, 0);
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn of_two_words_of_one_start_the_newer_stays_whoever_writes_last() {
     let controller = Controller::start().await;
     let instance = controller.instance(1).await;

@@ -124,10 +124,10 @@ async fn a_refused_order_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn a_datastore_without_volumes_or_accounts_refuses_them() {
-    let world = world().await;
+    let world = world_with(|config| config.datastores.allow_open = vec!["plain".to_owned()]).await;
     let mut plain = manifest();
     plain.identity.name = "plain".to_owned();
-    plain.volume = false;
+    plain.identity.volume = false;
     plain.capabilities.clear();
     register(&world.app.store, &plain).await;
     let with = |change: fn(&mut NewInstance)| {
@@ -140,12 +140,27 @@ async fn a_datastore_without_volumes_or_accounts_refuses_them() {
     assert_eq!(databases.unwrap_err().to_string(), "Operation not supported for datastore plain: it has no databases.");
     assert_eq!(code(&create(&world, with(|order| order.users = vec![user("u", &[])])).await), 422);
     assert_eq!(create(&world, with(|_| ())).await.unwrap().0.volume_gib, 0);
-    plain.capabilities = vec!["users".to_owned()];
+    plain.capabilities = vec![Capability::Users];
     register(&world.app.store, &plain).await;
     let entered = create(&world, with(|order| order.users = vec![user("u", &["d"])])).await;
     let message = "Datastore plain has no databases by name: user \"u\" cannot be given any.";
     assert_eq!(entered.unwrap_err().to_string(), message);
     assert!(create(&world, with(|order| order.users = vec![user("u", &[])])).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_datastore_without_accounts_is_made_only_where_the_operator_allows_it_by_name() {
+    for (allowed, status) in [("", 403), ("another", 403), ("open", 200)] {
+        let world = world_with(|config| config.datastores.allow_open = vec![allowed.to_owned()]).await;
+        let mut open = manifest();
+        open.identity.name = "open".to_owned();
+        open.capabilities = vec![Capability::Parameters];
+        register(&world.app.store, &open).await;
+        let before = world.rows().await;
+        let created = create(&world, NewInstance { datastore: Some("open".to_owned()), ..order() }).await;
+        assert_eq!(code(&created), status, "{allowed}");
+        assert_eq!(world.rows().await == before, status == 403);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -78,7 +78,7 @@ impl World {
             generation: 1,
             datastore: "engine".to_owned(),
             agent_program: None,
-            installation: Installation { version: "1.2".to_owned(), major: "1".to_owned(), bindir: "/usr/bin".into() },
+            installation: Installation::new("1.2", "1", "/usr/bin"),
             size: Size { memory_mib: 512, vcpus: 1, volume_gib: 1 },
             address: "127.0.0.1".parse().unwrap(),
             port: 5432,

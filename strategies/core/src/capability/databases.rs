@@ -18,6 +18,13 @@ pub struct Database {
     pub collation: Option<String>,
 }
 
+impl Database {
+    /// With the engine's default character set and collation.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), character_set: None, collation: None }
+    }
+}
+
 /// Databases by name. An engine that has them has accounts too.
 #[async_trait]
 pub trait Databases: Send + Sync {

@@ -9,6 +9,6 @@ pub mod root;
 pub mod users;
 
 pub use databases::{Database, Databases};
-pub use parameters::Parameters;
+pub use parameters::{Applied, Parameters};
 pub use root::Root;
 pub use users::{Grantee, NewUser, User, UserChange, Users};

@@ -15,13 +15,28 @@ pub struct Grantee {
     pub host: String,
 }
 
+impl Grantee {
+    /// That may come from anywhere.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), host: "%".to_owned() }
+    }
+}
+
 /// An account as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct User {
     /// Which.
     pub id: Grantee,
     /// The databases it may enter, by name ascending; none where there are no databases by name.
     pub databases: Vec<String>,
+}
+
+impl User {
+    /// One that may enter these databases.
+    pub fn new(id: Grantee, databases: Vec<String>) -> Self {
+        Self { id, databases }
+    }
 }
 
 /// An account to be made.

@@ -17,7 +17,7 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use trove_conformance::Bench;
 use trove_postgresql::Postgresql;
 use trove_strategy::{
-    Database, Databases, Datastore, EngineError, Grantee, Kind, NewUser, Settings, Site, UserChange, Users,
+    Applied, Database, Databases, Datastore, EngineError, Grantee, Kind, NewUser, Settings, Site, UserChange, Users,
 };
 
 fn plain(error: EngineError) -> anyhow::Error {
@@ -78,10 +78,7 @@ async fn make_user(site: &Site, name: &str, databases: &[&str]) -> Result<Secret
 async fn a_parameter_does_not_change_how_the_agents_texts_are_read() -> Result<()> {
     let bench = Bench::new(&Postgresql).await?;
     let running = bench.start().await?;
-    let parameters = BTreeMap::from([("standard_conforming_strings".to_owned(), false.into())]);
-    let engine = Postgresql.engine();
-    engine.configure(&bench.site, &Settings { parameters, ..Settings::default() }).await.map_err(plain)?;
-    engine.reload(&bench.site).await.map_err(plain)?;
+    bench.take_up(&with("standard_conforming_strings", false.into())).await.map_err(plain)?;
     let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
     let password = make_user(&bench.site, "u", &[]).await?;
     loop {
@@ -168,20 +165,40 @@ async fn root_is_neither_renamed_nor_removed_as_a_user() -> Result<()> {
     running.stop(&bench).await
 }
 
+fn with(name: &str, value: serde_json::Value) -> Settings {
+    let mut settings = Settings::default();
+    settings.parameters = BTreeMap::from([(name.to_owned(), value)]);
+    settings
+}
+
+#[tokio::test]
+async fn a_parameter_answers_what_becomes_of_it() -> Result<()> {
+    let bench = Bench::new(&Postgresql).await?;
+    let running = bench.start().await?;
+    let parameters = Postgresql.parameters().expect("announced");
+    for (name, wrong) in [("work_mem", "abc"), ("max_connections", "0"), ("wal_sync_method", "often"), ("nope", "1")] {
+        let refused = parameters.check(&bench.site, &with(name, wrong.into()).parameters).await;
+        let said = refused.as_ref().err().map(EngineError::chain).unwrap_or_default();
+        ensure!(said.contains(name) && refused.is_err_and(|error| error.kind() == Kind::Invalid), "{name}: {said}");
+    }
+    let mut settings = with("max_connections", 60.into());
+    settings.parameters.insert("WORK_mem".to_owned(), "8MB".into());
+    let applied = bench.take_up(&settings).await.map_err(plain)?;
+    let expected = [("WORK_mem", Applied::Live), ("max_connections", Applied::NeedsRestart)];
+    ensure!(applied == BTreeMap::from(expected.map(|(name, applied)| (name.to_owned(), applied))), "{applied:?}");
+    running.stop(&bench).await
+}
+
 #[tokio::test]
 async fn parameters_that_the_agent_owns_are_refused() -> Result<()> {
     let bench = Bench::new(&Postgresql).await?;
     for name in ["include", "include_dir", "archive_command", "session_preload_libraries", "ssl_passphrase_command"] {
-        let parameters = BTreeMap::from([(name.to_owned(), "/bin/false".into())]);
-        let settings = Settings { parameters, ..Settings::default() };
-        let refused = Postgresql.engine().configure(&bench.site, &settings).await;
+        let refused = Postgresql.engine().configure(&bench.site, &with(name, "/bin/false".into())).await;
         ensure!(refused.is_err_and(|error| error.kind() == Kind::Invalid), "{name} was accepted");
     }
-    let spec = Postgresql.engine().start_spec(&bench.site, trove_strategy::StartMode::Normal);
+    let spec = Postgresql.engine().start_spec(&bench.site, &Settings::default(), trove_strategy::StartMode::Normal);
     for (name, value) in spec.args.iter().filter_map(|argument| argument.split_once('=')) {
-        let parameters = BTreeMap::from([(name.to_owned(), value.into())]);
-        let settings = Settings { parameters, ..Settings::default() };
-        let refused = Postgresql.engine().configure(&bench.site, &settings).await;
+        let refused = Postgresql.engine().configure(&bench.site, &with(name, value.into())).await;
         ensure!(refused.is_err_and(|error| error.kind() == Kind::Invalid), "{name} would do nothing");
     }
     Ok(())

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use tokio_postgres::Client;
 use trove_conformance::{Bench, Running};
 use trove_postgresql::Postgresql;
-use trove_strategy::{Datastore, Kind, StartMode};
+use trove_strategy::{Datastore, Kind, Settings, StartMode};
 
 use super::{as_root, connect, id, make_database, make_user, plain, text, users};
 
@@ -64,7 +64,7 @@ async fn what_the_agent_decides_is_not_altered_by_the_tenants_superuser() -> Res
     for setting in settings {
         root.batch_execute(&format!("alter system set {setting}")).await.context(setting)?;
     }
-    Postgresql.engine().reload(&bench.site).await.map_err(plain)?;
+    Postgresql.engine().reload(&bench.site, &Settings::default()).await.map_err(plain)?;
     running.stop(&bench).await?;
     let running = again(&bench).await?;
     let root = as_root(&bench.site, "postgres").await?;

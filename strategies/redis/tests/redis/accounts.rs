@@ -21,7 +21,7 @@ async fn nobody_comes_in_without_a_password_from_the_first_instant() -> Result<(
     let mode =
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(bench.site.secrets.join("os_admin"))?.permissions());
     ensure!(mode & 0o777 == 0o600, "{mode:o}");
-    let spec = engine.start_spec(&bench.site, StartMode::Normal);
+    let spec = engine.start_spec(&bench.site, &Settings::default(), StartMode::Normal);
     ensure!(!format!("{spec:?}").contains(&password), "{spec:?}");
 
     // Without the file of accounts there is no start at all.

@@ -40,8 +40,7 @@ async fn idle_strangers_take_neither_the_agents_connection_nor_for_long_those_of
     let running = bench.start().await?;
     make_user(&bench, "app", "Secret-1").await?;
     let engine = REDIS.engine();
-    engine.configure(&bench.site, &settings(&[("maxclients", 60.into())])).await.map_err(plain)?;
-    engine.reload(&bench.site).await.map_err(plain)?;
+    bench.take_up(&settings(&[("maxclients", 60.into())])).await.map_err(plain)?;
     let app = || cli(&bench, Some(("app", "Secret-1"))).run(&["PING"]);
 
     // A tenant's connection that is idle too, in the words of the protocol.

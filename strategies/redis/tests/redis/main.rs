@@ -16,8 +16,8 @@ use redis::IntoConnectionInfo;
 use trove_conformance::{Bench, Running};
 use trove_redis::{Redis, TLS_PORT};
 use trove_strategy::{
-    Datastore, Directory, EngineError, File, Grantee, Kind, Location, NewUser, Owner, Parameter, ParameterType,
-    Settings, Size, StartMode, TlsMode, Users,
+    Applied, Datastore, Directory, EngineError, File, Grantee, Kind, Location, NewUser, Owner, Parameter,
+    ParameterType, Settings, Size, StartMode, TlsMode, Users,
 };
 
 static REDIS: Redis = Redis::for_redis();
@@ -32,7 +32,9 @@ fn users() -> &'static dyn Users {
 
 fn settings(parameters: &[(&str, serde_json::Value)]) -> Settings {
     let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    Settings { parameters, ..Settings::default() }
+    let mut settings = Settings::default();
+    settings.parameters = parameters;
+    settings
 }
 
 async fn make_user(bench: &Bench<'_>, name: &str, password: &str) -> Result<()> {
@@ -118,18 +120,21 @@ async fn tls_stands_beside_the_plain_port_and_can_be_enforced_and_renewed() -> R
     let first = served()?;
     let next = another_certificate(&bench)?;
     write(&files.certificate, next.0.clone()).await?;
-    ensure!(engine.reload(&bench.site).await.is_err(), "a certificate without its key was taken up");
+    ensure!(
+        engine.reload(&bench.site, &Settings::default()).await.is_err(),
+        "a certificate without its key was taken up"
+    );
     let certificate = |text: &str| text.split("-----").nth(2).map(str::to_owned);
     ensure!(certificate(&served()?) == certificate(&first), "the old certificate is not served any more");
     write(&files.key, next.1).await?;
     write(&files.authority, next.0).await?;
-    engine.reload(&bench.site).await.map_err(plain)?;
+    engine.reload(&bench.site, &Settings::default()).await.map_err(plain)?;
     ensure!(certificate(&served()?) != certificate(&first), "the new certificate is not served");
     assert_eq!(tls.run(&["PING"])?, "PONG");
 
-    let enforced = Settings { tls: TlsMode::Enforced, ..Settings::default() };
-    engine.configure(&bench.site, &enforced).await.map_err(plain)?;
-    engine.reload(&bench.site).await.map_err(plain)?;
+    let mut enforced = Settings::default();
+    enforced.tls = TlsMode::Enforced;
+    bench.take_up(&enforced).await.map_err(plain)?;
     ensure!(cli(&bench, login).run(&["PING"])?.contains("refused"), "plain TCP in mode enforced");
     assert_eq!(tls.run(&["PING"])?, "PONG");
     // So it is from the first instant of a start on.
@@ -138,8 +143,7 @@ async fn tls_stands_beside_the_plain_port_and_can_be_enforced_and_renewed() -> R
     bench.await_answer(&mut running).await?;
     ensure!(cli(&bench, login).run(&["PING"])?.contains("refused"), "plain TCP in mode enforced after a start");
     assert_eq!(tls.run(&["PING"])?, "PONG");
-    engine.configure(&bench.site, &Settings::default()).await.map_err(plain)?;
-    engine.reload(&bench.site).await.map_err(plain)?;
+    bench.take_up(&Settings::default()).await.map_err(plain)?;
     assert_eq!(cli(&bench, login).run(&["PING"])?, "PONG");
     running.stop(&bench).await
 }
@@ -287,8 +291,12 @@ async fn parameters_are_described_by_the_engine_and_tried_before_they_are_kept()
         ("notify-keyspace-events", "Ex".into()),
         ("rdbcompression", false.into()),
     ];
-    engine.configure(&bench.site, &settings(&several)).await.map_err(plain)?;
-    engine.reload(&bench.site).await.map_err(plain)?;
+    let applied = bench.take_up(&settings(&several)).await.map_err(plain)?;
+    for (name, became) in &applied {
+        let expected = if name == "databases" { Applied::NeedsRestart } else { Applied::Live };
+        ensure!(*became == expected, "{name}: {became:?}");
+    }
+    ensure!(applied.len() == several.len(), "{applied:?}");
     ensure!(value("hz").await? == "50" && value("save").await? == "900 1 300 10", "{}", value("save").await?);
     ensure!(value("databases").await? == "16", "it needs a restart");
     running.stop(&bench).await?;
@@ -298,14 +306,13 @@ async fn parameters_are_described_by_the_engine_and_tried_before_they_are_kept()
     ensure!(value("client-output-buffer-limit").await?.contains("pubsub 1024 512 30"));
 
     // What is not chosen any more is as if it never had been.
-    engine.configure(&bench.site, &Settings::default()).await.map_err(plain)?;
-    engine.reload(&bench.site).await.map_err(plain)?;
+    bench.take_up(&Settings::default()).await.map_err(plain)?;
     ensure!(value("hz").await? == "10" && value("save").await?.is_empty() && value("rdbcompression").await? == "yes");
     ensure!(value("notify-keyspace-events").await?.is_empty());
 
     let before = std::fs::read_to_string(bench.site.config.join("user.conf"))?;
     for (name, wrong) in [("hz", "abc"), ("databases", "0"), ("maxmemory-policy", "none"), ("no-such", "1")] {
-        let refused = engine.configure(&bench.site, &settings(&[(name, wrong.into())])).await;
+        let refused = bench.take_up(&settings(&[(name, wrong.into())])).await;
         let said = refused.as_ref().err().map(EngineError::chain).unwrap_or_default();
         ensure!(said.contains(name) && refused.is_err_and(|error| error.kind() == Kind::Invalid), "{name}: {said}");
     }

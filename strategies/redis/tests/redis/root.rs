@@ -172,8 +172,7 @@ async fn accounts_of_an_older_version_are_put_right_at_the_next_start_and_at_a_r
     let password = std::fs::read_to_string(bench.site.secrets.join("os_admin"))?;
     let admin = cli(&bench, Some(("os_admin", &password)));
     ensure!(admin.run(&["ACL", "SETUSER", "default", "+@all"])? == "OK");
-    engine.configure(&bench.site, &Settings::default()).await.map_err(plain)?;
-    engine.reload(&bench.site).await.map_err(plain)?;
+    bench.take_up(&Settings::default()).await.map_err(plain)?;
     ensure!(refused(&bench, "default").await?.contains("config|set"), "not at a reload");
     ensure!(root.is_enabled(&bench.site).await.map_err(plain)?, "root was switched off by a reload");
     running.stop(&bench).await

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ use trove_agent::settings::Keeper;
 use trove_agent::{dial, link};
 use trove_proto::v1;
 use trove_strategy::{
-    Account, Datastore, Engine, EngineError, FirstStart, Health, Host, Installation, Kind, Metric, RealHost, Settings,
-    Site, Size, StartMode, StartSpec, StopSignal, TlsFiles,
+    Account, Datastore, Engine, EngineError, FirstStart, Health, Host, Installation, Kind, Metric, Places, RealHost,
+    Settings, Site, Size, StartMode, StartSpec,
 };
 use turmoil::net::{TcpListener, TcpStream};
 
@@ -286,7 +286,7 @@ async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>
     let own = Account::own()?;
     let host = RealHost::new(own.clone(), own);
     let size = Size { memory_mib: 1, vcpus: 1, volume_gib: 1 };
-    let site = site(directory.join("engine"), &host, size);
+    let site = site(&directory.join("engine"), &host, size);
     let datastore: Arc<dyn Datastore> = Arc::new(NoEngine);
     let identity = Identity::open(files.clone(), &authority)?;
     let used = tokio::sync::watch::channel(Some(0)).1;
@@ -315,22 +315,10 @@ async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>
     }))
 }
 
-fn site(directory: PathBuf, host: &RealHost, size: Size) -> Site {
-    Site {
-        installation: NoEngine::installation(),
-        data: directory.join("data"),
-        config: directory.clone(),
-        run: directory.clone(),
-        log: directory.clone(),
-        secrets: directory,
-        address: Ipv4Addr::LOCALHOST.into(),
-        port: 1,
-        size,
-        tls: TlsFiles::default(),
-        engine_account: host.engine.name.clone(),
-        agent_account: host.agent.name.clone(),
-        host: Arc::new(host.clone()),
-    }
+fn site(directory: &Path, host: &RealHost, size: Size) -> Site {
+    let at = || directory.to_owned();
+    let places = Places { data: at(), config: at(), run: at(), log: at(), secrets: at() };
+    Site::new(NoEngine::installation(), places, Ipv4Addr::LOCALHOST.into(), 1, size, host)
 }
 
 /// Work that takes its time and is counted.
@@ -359,7 +347,7 @@ struct NoEngine;
 
 impl NoEngine {
     fn installation() -> Installation {
-        Installation { version: "1".to_owned(), major: "1".to_owned(), bindir: PathBuf::from("/nowhere") }
+        Installation::new("1", "1", "/nowhere")
     }
 }
 
@@ -392,15 +380,8 @@ impl Engine for NoEngine {
         Ok(())
     }
 
-    fn start_spec(&self, _site: &Site, _mode: StartMode) -> StartSpec {
-        StartSpec {
-            program: PathBuf::from("/nowhere/engine"),
-            args: Vec::new(),
-            env: Vec::new(),
-            stop: StopSignal::Terminate,
-            stop_deadline: Duration::from_secs(1),
-            start_deadline: Duration::from_secs(1),
-        }
+    fn start_spec(&self, _site: &Site, _settings: &Settings, _mode: StartMode) -> StartSpec {
+        StartSpec::new("/nowhere/engine", Vec::new())
     }
 
     async fn secure(&self, _site: &Site) -> Result<(), EngineError> {
@@ -415,7 +396,7 @@ impl Engine for NoEngine {
         Ok(Vec::new())
     }
 
-    async fn reload(&self, _site: &Site) -> Result<(), EngineError> {
+    async fn reload(&self, _site: &Site, _settings: &Settings) -> Result<(), EngineError> {
         Ok(())
     }
 }
