@@ -76,7 +76,8 @@ fn without_token(identity: &Identity, token_file: &std::path::Path, error: std::
     let attempt = format!("read the enrolment token {}", token_file.display());
     let failed = anyhow::Error::new(error).context(attempt);
     if identity.was_damaged() {
-        return failed.context("the agent's certificate was damaged and set aside: reboot the instance for a token");
+        return failed
+            .context("the agent's certificate was damaged and set aside; a token will come, with a reboot at once");
     }
     failed
 }

@@ -2,12 +2,15 @@
 
 #![allow(clippy::disallowed_methods, reason = "the state directory is the controller's alone")]
 
-use std::fs::{File, Permissions};
+use std::ffi::OsStr;
+use std::fs::{File, Metadata, Permissions};
 use std::io::{Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -15,36 +18,43 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::OperationId;
 use crate::seal::Seal;
-use crate::store::Store;
+use crate::store::{DATABASE, Store};
 
 /// The state directory of a controller.
 pub struct StateDirectory {
     path: PathBuf,
 }
 
-/// Holds the directory for this process, and notices that it was deleted or replaced meanwhile: what is written then is in
-/// files that have no name any more, and the next start would not find it.
+/// How long a look at the files that are open is good for: there are as many as there are connections.
+const GOOD: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(1) };
+
+/// Holds the directory for this process, and notices that it, or a file of the database in it, was deleted or replaced
+/// meanwhile: what is written then is in files that have no name any more, and the next start would not find it.
 pub struct Presence {
     path: PathBuf,
     directory: File,
     lock: Flock<File>,
     gone: AtomicBool,
+    database: Mutex<Option<(Instant, bool)>>,
 }
 
 impl Presence {
-    /// Whether the directory and the lock in it are still those that this process opened. Says in the log when that
-    /// changes.
+    /// Whether the directory, the lock in it and the files of the database are still those that this process opened. Says in
+    /// the log when that changes.
     ///
     /// # Errors
     /// 503: nothing may be written.
     pub fn check(&self) -> Result<()> {
-        let gone = is_another(&self.directory, &self.path) || is_another(&self.lock, &self.path.join("lock"));
+        let directory = is_another(self.directory.metadata(), &self.path)
+            || is_another(self.lock.metadata(), &self.path.join("lock"));
+        let gone = directory || self.has_lost_database();
         if gone != self.gone.swap(gone, Ordering::AcqRel) {
             let path = self.path.display();
             if gone {
+                let what = if directory { "" } else { "a file of the database in " };
                 tracing::error!(
-                    "the state directory {path} was deleted or replaced while this service runs: it refuses to change \
-                     anything until the directory is back, or the service is started again"
+                    "{what}the state directory {path} was deleted or replaced while this service runs: it refuses to \
+                     change anything until the directory is back, or the service is started again"
                 );
             } else {
                 tracing::warn!("the state directory {path} is back: changes are accepted again");
@@ -53,15 +63,54 @@ impl Presence {
         if !gone {
             return Ok(());
         }
-        let message = "The state directory of this service was deleted while it runs: nothing can be changed until its \
-                       operator has put it back or started the service again.";
+        let message = if directory {
+            "The state directory of this service was deleted while it runs: nothing can be changed until its operator has \
+             put it back or started the service again."
+        } else {
+            "A file of this service's database was deleted while it runs: nothing can be changed until its operator has \
+             started the service again."
+        };
         Err(Error::Unavailable { message: message.to_owned(), retry_after_s: 30 })
+    }
+
+    /// Whether a file of the database is open that has no name any more. SQLite itself makes the files beside the database
+    /// anew when all its connections were closed, so none of them can be known beforehand.
+    fn has_lost_database(&self) -> bool {
+        let mut last = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, lost)) = *last
+            && at.elapsed() < GOOD
+        {
+            return lost;
+        }
+        // That it cannot be looked at says nothing.
+        let lost = lost_files(&self.path.join(DATABASE)).unwrap_or_default();
+        *last = Some((Instant::now(), lost));
+        lost
     }
 }
 
+/// Whether this process has a file open that had this name, or one that begins with it, and has it no more.
+fn lost_files(database: &Path) -> std::io::Result<bool> {
+    let known = std::fs::canonicalize(database.parent().unwrap_or(database))?;
+    let known = known.join(database.file_name().unwrap_or_default());
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let opened = entry?.path();
+        // One that was closed meanwhile is nobody's.
+        let Ok(target) = std::fs::read_link(&opened) else { continue };
+        let Some(name) = target.as_os_str().as_bytes().strip_suffix(b" (deleted)") else { continue };
+        // Only looked at: to open one and close it would end the locks that SQLite has on it.
+        if name.starts_with(known.as_os_str().as_bytes())
+            && is_another(std::fs::metadata(opened), Path::new(OsStr::from_bytes(name)))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether a path leads to something else than what was opened. That it cannot be looked at says nothing.
-fn is_another(opened: &File, path: &Path) -> bool {
-    match (opened.metadata(), std::fs::metadata(path)) {
+fn is_another(opened: std::io::Result<Metadata>, path: &Path) -> bool {
+    match (opened, std::fs::metadata(path)) {
         (Ok(opened), Ok(there)) => (opened.dev(), opened.ino()) != (there.dev(), there.ino()),
         (_, Err(error)) => error.kind() == std::io::ErrorKind::NotFound,
         (Err(_), Ok(_)) => false,
@@ -127,7 +176,13 @@ impl StateDirectory {
     /// Internal.
     pub fn presence(&self, lock: Flock<File>) -> Result<Arc<Presence>> {
         let directory = File::open(&self.path).map_err(failed("open", &self.path))?;
-        Ok(Arc::new(Presence { path: self.path.clone(), directory, lock, gone: AtomicBool::new(false) }))
+        Ok(Arc::new(Presence {
+            path: self.path.clone(),
+            directory,
+            lock,
+            gone: AtomicBool::new(false),
+            database: Mutex::default(),
+        }))
     }
 
     /// The store that is configured, opened with the directory's key (or the one in the file that `TROVE_SECRET_KEY_FILE` names).
@@ -220,5 +275,24 @@ mod tests {
         presence.check().unwrap();
         std::fs::remove_file(path.join("lock")).unwrap();
         assert!(presence.check().is_err(), "another controller could lock it");
+    }
+
+    /// Closed and opened again by whoever owns them is no loss; deleted under whoever has them open is.
+    #[tokio::test]
+    async fn files_of_the_database_that_were_deleted_are_noticed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(&scratch.path().join("state")).unwrap();
+        let presence = state.presence(state.lock().unwrap()).unwrap();
+        let store = Store::open(state.path(), Seal::new(&state.key().unwrap())).await.unwrap();
+        for name in ["trove.sqlite-wal", "trove.sqlite-shm", "trove.sqlite"] {
+            store.check_health().await.unwrap();
+            presence.check().unwrap();
+            let (path, aside) = (state.path().join(name), scratch.path().join("aside"));
+            std::fs::hard_link(&path, &aside).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            let refused = presence.check().unwrap_err();
+            assert!(refused.to_string().contains("A file of this service's database"), "{name}: {refused}");
+            std::fs::rename(&aside, &path).unwrap();
+        }
     }
 }

@@ -3,8 +3,24 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
+
+/// A text that is the id of nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an id is a UUID in lower case, with hyphens")]
+pub struct NotAnId;
+
+/// Reads the one way in which ids are written. A thing that had several names would have several paths, which policies of a
+/// proxy, limits and logs would take for several things.
+///
+/// # Errors
+/// It is written otherwise.
+pub fn canonical(text: &str) -> Result<Uuid, NotAnId> {
+    let id = Uuid::try_parse(text).map_err(|_| NotAnId)?;
+    let is_canonical = id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text;
+    is_canonical.then_some(id).ok_or(NotAnId)
+}
 
 /// A new random one; in the simulator, the next of the history's seed.
 fn fresh() -> Uuid {
@@ -47,7 +63,7 @@ pub(crate) mod seeded {
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
         #[serde(transparent)]
         pub struct $name(pub Uuid);
 
@@ -65,9 +81,16 @@ macro_rules! id {
         }
 
         impl FromStr for $name {
-            type Err = uuid::Error;
-            fn from_str(text: &str) -> Result<Self, uuid::Error> {
-                text.parse().map(Self)
+            type Err = NotAnId;
+            fn from_str(text: &str) -> Result<Self, NotAnId> {
+                canonical(text).map(Self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
             }
         }
     };
@@ -98,5 +121,25 @@ pub struct ProjectId(pub String);
 impl fmt::Display for ProjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_written_in_one_way() {
+        let id = InstanceId::random();
+        let text = id.to_string();
+        assert_eq!(text.parse(), Ok(id));
+        assert_eq!(serde_json::from_value::<InstanceId>(serde_json::json!(id)).unwrap(), id);
+        let simple = id.0.simple().to_string();
+        for other in
+            [text.to_uppercase(), format!("{{{text}}}"), format!("urn:uuid:{text}"), simple, format!("{text} ")]
+        {
+            assert_eq!(other.parse::<InstanceId>(), Err(NotAnId), "{other}");
+            assert!(serde_json::from_value::<InstanceId>(serde_json::json!(other)).is_err(), "{other}");
+        }
     }
 }

@@ -110,19 +110,28 @@ impl Database {
     /// # Errors
     /// It does not run.
     pub fn kill(&self) -> Result<()> {
+        let all = self.signal(Signal::SIGKILL)?;
+        let is_there = |pid: &i32| Path::new(&format!("/proc/{pid}/exe")).exists();
+        while all.iter().any(is_there) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to it and all its processes, and says which they are.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) -> Result<Vec<i32>> {
         let first = self.pid()?;
         let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children"))?;
         let mut all = vec![first];
         all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
         for pid in &all {
             // One that has ended by itself meanwhile is as good.
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            let _ = kill(Pid::from_raw(*pid), signal);
         }
-        let is_there = |pid: &i32| Path::new(&format!("/proc/{pid}/exe")).exists();
-        while all.iter().any(is_there) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
+        Ok(all)
     }
 
     fn path(&self) -> &Path {

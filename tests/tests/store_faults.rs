@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -308,6 +308,34 @@ async fn a_killed_server_refuses_everything_until_it_is_back() -> Result<()> {
         database.start_again()?;
         story.await_health(200, BACK).await.with_context(|| story.stack.log_end())?;
     }
+    story.works_again().await
+}
+
+/// A server that is stopped, or behind a network that is gone, says nothing at all.
+#[tokio::test]
+async fn a_stopped_server_refuses_everything_in_bounded_time_until_it_goes_on() -> Result<()> {
+    const LONGEST: Duration = Duration::from_secs(17);
+    let database = Database::start_with(&["fsync=off"])?;
+    let mut story = on_postgresql(&database).await?;
+    story.member.order("midst").await?;
+    let refused = async {
+        // Connections that were used a moment ago are met by the stop, too.
+        ensure!(story.health().await?.status == 200, "it is well before");
+        database.signal(Signal::SIGSTOP)?;
+        for _ in 0..2 {
+            let begun = Instant::now();
+            let list = story.member.get("/instances").await?;
+            ensure!(list.status == 503 && begun.elapsed() < LONGEST, "{list:?} after {:?}", begun.elapsed());
+            let begun = Instant::now();
+            let order = story.member.post("/instances", &order_body("unheard")).await?;
+            ensure!(order.status == 503 && begun.elapsed() < LONGEST, "{order:?} after {:?}", begun.elapsed());
+            ensure!(story.health().await?.status == 503, "it is not well");
+        }
+        Ok(())
+    };
+    let refused: Result<()> = refused.await;
+    database.signal(Signal::SIGCONT)?;
+    refused.with_context(|| story.stack.log_end())?;
     story.works_again().await
 }
 

@@ -94,6 +94,10 @@ async fn speak(services: &Services, mut inbox: Streaming<v1::WatchDown>, sender:
         let sequence = services.reports.fetch_add(1, Ordering::SeqCst) + 1;
         let now = status.borrow_and_update().clone();
         let generation = assigned.borrow_and_update().generation;
+        // What is said of the volume follows from the newest measure, so that stands beside it.
+        if let Some(used) = *services.used.borrow() {
+            figures.volume_used_bytes = used;
+        }
         if !say(&sender, watch_up::Kind::Report(report(sequence, now, &figures, generation))).await {
             return;
         }

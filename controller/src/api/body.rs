@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::form;
+use super::unique::Unique;
 use crate::error::{Error, Result};
 
 /// Largest body of a request.
@@ -94,8 +95,11 @@ async fn value<S: Send + Sync>(request: Request, state: &S) -> Result<Option<Val
         "" => return Err(Error::BadRequest("The body has no Content-Type: application/json is needed.".to_owned())),
         other => return Err(Error::BadMediaType(format!("The content type {other} is not application/json."))),
     }
-    let parsed = serde_json::from_slice(&bytes);
-    parsed.map(Some).map_err(|error| Error::BadRequest(format!("The body is no JSON: {error}.")))
+    match serde_json::from_slice::<Unique>(&bytes) {
+        Ok(Unique(body)) => Ok(Some(body)),
+        Err(error) if error.is_data() => Err(Error::BadRequest(format!("The body is wrong: {error}."))),
+        Err(error) => Err(Error::BadRequest(format!("The body is no JSON: {error}."))),
+    }
 }
 
 /// Nothing has a NUL in its name, and one of the databases that the store runs on refuses such texts.

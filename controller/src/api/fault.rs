@@ -30,7 +30,12 @@ impl IntoResponse for Error {
         let id = Uuid::new_v4();
         tracing::error!(fault = %id, error = chain(&self), "a request failed");
         if self.is_of_unavailable_store() {
-            let message = format!("The service cannot use its store just now. Look for {id} in its log.");
+            let made = if self.is_of_unknown_outcome() {
+                " It is not known whether the change was made: look before you ask for it again."
+            } else {
+                ""
+            };
+            let message = format!("The service cannot use its store just now.{made} Look for {id} in its log.");
             return fault(status, &message, Some(STORE_BACK_S));
         }
         let message = format!(

@@ -12,6 +12,8 @@ use utoipa::openapi::{KnownFormat, RefOr, SchemaFormat};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
+use crate::ids::canonical;
+
 /// Why a value does not fit: "must be …".
 type Reason = &'static str;
 
@@ -129,7 +131,7 @@ impl TryFrom<Reference> for Image {
     type Error = Reason;
 
     fn try_from(reference: Reference) -> Result<Self, Reason> {
-        reference.0.parse().map(Self).map_err(|_| "must be an id")
+        canonical(&reference.0).map(Self).map_err(|_| "must be an id")
     }
 }
 
@@ -153,9 +155,22 @@ impl TryFrom<Value> for Reference {
             Value::Null => return Err("is required"),
             _ => return Err("must be an id, or a URL that ends in one"),
         };
-        let path = text.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
-        Ok(Self(path.rsplit('/').next().unwrap_or_default().to_owned()))
+        last_of_url(&text).map(|id| Self(id.to_owned())).ok_or("must be an id, or a URL that ends in one")
     }
+}
+
+/// The last part of a URL or of an absolute path; a text that is neither is the id itself. `None` where it is not plain
+/// which part is meant: another reader would take `/1/../2` or `/1%2f2` for something else.
+fn last_of_url(text: &str) -> Option<&str> {
+    let is_step = |part: &str| matches!(part, "." | "..");
+    if !text.contains('/') {
+        return (!is_step(text)).then_some(text);
+    }
+    let absolute = text.strip_prefix("https:/").or_else(|| text.strip_prefix("http:/")).unwrap_or(text);
+    let path = absolute.split(['?', '#']).next()?.strip_prefix('/')?;
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let is_plain = !path.contains(['%', '\\']) && !path.split('/').any(is_step);
+    path.rsplit('/').next().filter(|id| is_plain && !id.is_empty())
 }
 
 impl ToSchema for Reference {}
@@ -360,6 +375,20 @@ mod tests {
     fn references_are_ids_in_whatever_form() {
         for (value, id) in [
             (json!("http://h/v1.0/p/flavors/7?x=1"), Some("7")),
+            (json!("https://h:8779/v1.0/p/flavors/7/"), Some("7")),
+            (json!("/v1.0/p/flavors/7"), Some("7")),
+            (json!("my.flavor"), Some("my.flavor")),
+            (json!("1?2"), Some("1?2")),
+            (json!("1/../2"), None),
+            (json!("1/2"), None),
+            (json!("http://h/1/../2"), None),
+            (json!("http://h/1/./2"), None),
+            (json!("http://h/1/%2e%2e/2"), None),
+            (json!("http://h/1\\2"), None),
+            (json!("http://h/1//"), None),
+            (json!("/../2"), None),
+            (json!(".."), None),
+            (json!("file:/1"), None),
             (json!(3), Some("3")),
             (json!({"id": 6}), Some("6")),
             (json!({"id": "6"}), Some("6")),

@@ -30,6 +30,7 @@ mod router;
 mod tests;
 pub mod tls;
 mod unbuilt;
+mod unique;
 mod users;
 mod versions;
 

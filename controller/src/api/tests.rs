@@ -116,6 +116,27 @@ async fn only_the_bearer_of_a_token_comes_in_and_only_into_his_project() {
 }
 
 #[tokio::test]
+async fn what_readers_understand_differently_is_refused() {
+    let bench = bench().await;
+    let twice = r#"{"instance": {"name": "a", "name": "b", "flavorRef": "1", "volume": {"size": 1}}}"#;
+    let request = Request::post("/v1.0/p/instances").header("x-auth-token", &bench.member);
+    let answer = bench.raw(request.header(CONTENT_TYPE, "application/json").body(Body::from(twice)).unwrap()).await;
+    assert_eq!(answer.status, 400, "{:?}", answer.body);
+    assert!(answer.body.to_string().contains(r#"\"name\" stands twice"#), "{}", answer.body);
+    let order = json!({"instance": {"name": "n", "flavorRef": "1/../2", "volume": {"size": 1}}});
+    let answer = bench.ask(&bench.member, "POST", "/v1.0/p/instances", Some(order)).await;
+    assert_eq!(answer.status, 400, "{:?}", answer.body);
+
+    let order = json!({"instance": {"name": "n", "flavorRef": "1", "volume": {"size": 1}}});
+    let made = bench.ask(&bench.member, "POST", "/v1.0/p/instances", Some(order)).await.body;
+    let id = made["instance"]["id"].as_str().unwrap();
+    assert_eq!(bench.get(&format!("/v1.0/p/instances/{id}")).await.status, 200);
+    for other in [id.to_uppercase(), format!("%7B{id}%7D"), format!("urn:uuid:{id}"), id.replace('-', "")] {
+        assert_eq!(bench.get(&format!("/v1.0/p/instances/{other}")).await.status, 404, "{other}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_there_and_what_is_not_built_are_told_apart() {
     let bench = bench().await;
     for (method, path, status) in [

@@ -16,6 +16,9 @@ use crate::operations::{Lane, delete_instance, restart_instance};
 use crate::state::{HostState, Service, Task};
 use crate::store::instances::Filter;
 
+/// Per cent of a volume above which its agent stops the engine.
+const OVER: u64 = 110;
+
 /// An order, checked for its form by the API; the rest is checked here.
 #[derive(Clone, Debug)]
 pub struct NewInstance {
@@ -102,10 +105,11 @@ impl App {
     /// Restarts the engine.
     ///
     /// # Errors
-    /// 404; 422 when busy.
+    /// 404; 422 when busy, or when the volume is so full that an engine is not started.
     pub async fn restart_instance(&self, caller: &Caller, request_id: &str, id: InstanceId) -> Result<Accepted> {
         let instance = self.get_instance(caller, id).await?;
         instance.check_free()?;
+        instance.check_volume()?;
         let operation = restart_instance::new(origin(caller, request_id, id, instance.project));
         let mut tx = self.store.begin().await?;
         let free = [Task::None, Task::RestartRequired];
@@ -206,6 +210,24 @@ impl Instance {
         );
         let task = matches!(self.task, Task::None | Task::RestartRequired);
         if service && task && self.host == HostState::Active { Ok(()) } else { Err(self.busy()) }
+    }
+
+    /// Refuses to start the engine where its agent would: with more than [`OVER`] per cent of the volume in use.
+    ///
+    /// # Errors
+    /// 422: says how much is in use.
+    fn check_volume(&self) -> Result<()> {
+        let (used, size) = (self.volume_used_bytes.unwrap_or_default(), self.volume_gib << 30);
+        if size == 0 || u128::from(used) * 100 <= u128::from(size) * u128::from(OVER) {
+            return Ok(());
+        }
+        Err(Error::Unprocessable(format!(
+            "Instance {} cannot be restarted: {} MiB of its volume of {} GiB are in use, and with more than {OVER} % the \
+             engine is stopped. Resize the volume first.",
+            self.id,
+            used >> 20,
+            self.volume_gib
+        )))
     }
 
     /// Why an action cannot be performed now, in upstream's words.

@@ -1,6 +1,7 @@
 //! Who may connect: so many connections in all, and so many from one source. Where there is no place left, a silent one gives
 //! up its own: one of the source that has most, at once, for a source that has fewer; else the one that has been silent
-//! longest. So those who hold many and say nothing keep nobody out.
+//! longest. Where none is silent, the source that has most loses the request that has taken longest, again for a source
+//! that has fewer. So those who hold many keep nobody out.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,8 +74,10 @@ struct State {
 
 struct Open {
     source: Source,
-    /// `None` while a request is under way.
-    silent_since: Option<Instant>,
+    /// Whether a request is under way.
+    busy: bool,
+    /// Since when it is.
+    since: Instant,
     given_up: CancellationToken,
 }
 
@@ -103,8 +106,8 @@ impl Gate {
         let of_source = state.sources.get(&source).copied().unwrap_or_default();
         let too_many = of_source >= self.limits.source && !self.is_proxy(source);
         let has_room = match (too_many, state.open.len() >= self.limits.all) {
-            (true, _) => state.end_silent(Some(source), UNDISTURBED, now),
-            (false, true) => state.make_room(of_source, now),
+            (true, _) => state.end_one(false, Some(source), UNDISTURBED, now),
+            (false, true) => state.make_room(of_source, &self.proxies, now),
             (false, false) => true,
         };
         if !has_room {
@@ -123,26 +126,35 @@ impl Gate {
         state.next += 1;
         let id = state.next;
         let given_up = CancellationToken::new();
-        state.open.insert(id, Open { source, silent_since: Some(now), given_up: given_up.clone() });
+        state.open.insert(id, Open { source, busy: false, since: now, given_up: given_up.clone() });
         *state.sources.entry(source).or_default() += 1;
         Some(Place { gate: self.clone(), id, source, given_up })
     }
 }
 
 impl State {
-    /// Ends a connection of the source that has most, if that is more than what the one who comes has; else of any.
-    fn make_room(&mut self, of_source: usize, now: Instant) -> bool {
-        let most = self.sources.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > of_source + 1);
-        let most = most.map(|(source, _)| *source);
-        most.is_some_and(|source| self.end_silent(Some(source), Duration::ZERO, now))
-            || self.end_silent(None, UNDISTURBED, now)
+    /// Ends a connection of the source that has most, if that is more than what the one who comes will have; else a silent
+    /// one of any. Requests under way are ended last, and a proxy's never: one proxy has the requests of many.
+    fn make_room(&mut self, of_source: usize, proxies: &[Source], now: Instant) -> bool {
+        let most = self.greatest(of_source, &[]);
+        most.is_some_and(|source| self.end_one(false, Some(source), Duration::ZERO, now))
+            || self.end_one(false, None, UNDISTURBED, now)
+            || self
+                .greatest(of_source, proxies)
+                .is_some_and(|source| self.end_one(true, Some(source), Duration::ZERO, now))
     }
 
-    /// Ends the connection that has been silent longest and at least for this time, of this source where one is given.
-    fn end_silent(&mut self, source: Option<Source>, least: Duration, now: Instant) -> bool {
-        let silent = self.open.iter().filter(|(_, open)| source.is_none_or(|source| open.source == source));
-        let silent = silent.filter_map(|(id, open)| Some((open.silent_since?, *id)));
-        match silent.min().filter(|(since, _)| now.duration_since(*since) >= least) {
+    /// The source that has most of those that have at least two more than this.
+    fn greatest(&self, of_source: usize, spared: &[Source]) -> Option<Source> {
+        let others = self.sources.iter().filter(|(source, count)| **count > of_source + 1 && !spared.contains(source));
+        others.max_by_key(|(_, count)| **count).map(|(source, _)| *source)
+    }
+
+    /// Ends the connection that has been silent, or busy, longest and at least for this time, of this source where one is
+    /// given.
+    fn end_one(&mut self, busy: bool, source: Option<Source>, least: Duration, now: Instant) -> bool {
+        let all = self.open.iter().filter(|(_, open)| open.busy == busy && source.is_none_or(|s| open.source == s));
+        match all.map(|(id, open)| (open.since, *id)).min().filter(|(since, _)| now.duration_since(*since) >= least) {
             Some((_, id)) => {
                 self.remove(id);
                 true
@@ -189,7 +201,7 @@ impl Place {
     /// Says whether a request is under way.
     pub(super) fn set_busy(&self, busy: bool) {
         if let Some(open) = self.gate.state().open.get_mut(&self.id) {
-            open.silent_since = (!busy).then(Instant::now);
+            (open.busy, open.since) = (busy, Instant::now());
         }
     }
 }
@@ -211,7 +223,7 @@ mod tests {
     fn age(gate: &Gate) {
         let long_ago = Instant::now().checked_sub(UNDISTURBED).unwrap();
         for open in gate.state().open.values_mut() {
-            open.silent_since = open.silent_since.and(Some(long_ago));
+            open.since = long_ago;
         }
     }
 
@@ -248,6 +260,22 @@ mod tests {
         let _other = gate.admit(source(2)).unwrap();
         age(&gate);
         assert!(gate.admit(source(3)).is_some(), "the silent one of another source makes room");
+    }
+
+    #[test]
+    fn requests_under_way_end_for_who_has_fewer_and_for_nobody_else() {
+        let gate = Gate::new("the API", Limits { all: 5, source: 3 }, Vec::new());
+        let many: Vec<_> = (0..3).map(|_| gate.admit(source(1)).unwrap()).collect();
+        let two: Vec<_> = (0..2).map(|_| gate.admit(source(2)).unwrap()).collect();
+        let all = || many.iter().chain(&two);
+        all().for_each(|place| place.set_busy(true));
+        assert!(gate.admit(source(1)).is_none() && gate.admit(source(2)).is_none());
+        assert!(all().all(|place| !place.given_up().is_cancelled()));
+        let new = gate.admit(source(3)).unwrap();
+        assert!(many[0].given_up().is_cancelled(), "the request that has taken longest of who has most");
+        new.set_busy(true);
+        assert!(gate.admit(source(3)).is_none(), "all would have as many");
+        assert_eq!(all().filter(|place| place.given_up().is_cancelled()).count(), 1);
     }
 
     #[test]

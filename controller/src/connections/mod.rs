@@ -2,7 +2,8 @@
 //!
 //! A connection in which no request is under way for a while is closed. That is one rule for a head that never ends, for a
 //! client that says nothing, for a TLS handshake and for HTTP/2. Bodies have a time of their own (`api/body.rs`), and so
-//! has a client that does not read its answer (`written.rs`).
+//! has a client that does not read its answer (`written.rs`). A request is under way from the end of its body on: who
+//! sends a part of one holds a place no better than who says nothing.
 
 mod gate;
 mod source;
@@ -12,6 +13,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -108,16 +110,17 @@ impl One {
     async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
         let Self { router, place, idle, shutdown } = self;
         let (source, gate) = (place.source(), place.gate());
-        let (under_way, mut changes) = watch::channel(0_usize);
-        let under_way = Arc::new(under_way);
+        let (requests, mut changes) = watch::channel(Requests::default());
+        let requests = Arc::new(requests);
         let service = service_fn(move |request: Request<Incoming>| {
-            let held = Held::new(&under_way);
-            let mut request = request.map(Body::new);
+            let held = Arc::new(Held::new(&requests));
+            let mut request = request.map(|body| Body::new(Arriving::new(body, held.clone())));
             let source = if gate.is_proxy(source) { behind_proxy(request.headers(), source) } else { source };
             request.extensions_mut().insert(source);
             let answer = router.clone().oneshot(request);
             async move {
                 let response: Response<Body> = answer.await?;
+                held.arrived();
                 Ok::<_, Infallible>(response.map(|body| Answer { body, _held: held }))
             }
         });
@@ -126,17 +129,21 @@ impl One {
         builder.http2().timer(TokioTimer::new());
         let mut connection = pin!(builder.serve_connection(TokioIo::new(Written::new(stream, idle)), service));
         let given_up = place.given_up();
-        let (mut silence, mut ending) = (pin!(sleep(idle)), false);
+        let (mut silence, mut ending, mut was_busy) = (pin!(sleep(idle)), false, false);
         loop {
             tokio::select! {
                 // What the client did wrong is its own affair.
                 _ = connection.as_mut() => return,
                 _ = changes.changed() => {
-                    let busy = *changes.borrow_and_update() > 0;
-                    place.set_busy(busy);
+                    let busy = changes.borrow_and_update().under_way > 0;
+                    // A request whose body has not arrived leaves a silent connection as silent as it was.
+                    if busy || was_busy {
+                        place.set_busy(busy);
+                    }
+                    was_busy = busy;
                     silence.as_mut().reset(Instant::now() + if ending { FAREWELL } else { idle });
                 }
-                () = silence.as_mut(), if *changes.borrow() == 0 => return,
+                () = silence.as_mut(), if changes.borrow().are_none() => return,
                 () = given_up.cancelled() => return,
                 () = shutdown.cancelled(), if !ending => {
                     ending = true;
@@ -148,26 +155,96 @@ impl One {
     }
 }
 
-/// A request that is under way, until it is dropped.
-struct Held(Arc<watch::Sender<usize>>);
+/// The requests of a connection.
+#[derive(Clone, Copy, Default)]
+struct Requests {
+    /// Those of which a part of the body is missing.
+    arriving: usize,
+    /// Those that are worked on or answered.
+    under_way: usize,
+}
+
+impl Requests {
+    fn are_none(self) -> bool {
+        self.arriving + self.under_way == 0
+    }
+}
+
+/// One of a connection's requests, until it is dropped.
+struct Held {
+    requests: Arc<watch::Sender<Requests>>,
+    has_arrived: AtomicBool,
+}
 
 impl Held {
-    fn new(under_way: &Arc<watch::Sender<usize>>) -> Self {
-        under_way.send_modify(|count| *count += 1);
-        Self(under_way.clone())
+    fn new(requests: &Arc<watch::Sender<Requests>>) -> Self {
+        requests.send_modify(|requests| requests.arriving += 1);
+        Self { requests: requests.clone(), has_arrived: AtomicBool::new(false) }
+    }
+
+    fn arrived(&self) {
+        if !self.has_arrived.swap(true, Ordering::Relaxed) {
+            self.requests.send_modify(|requests| {
+                requests.arriving -= 1;
+                requests.under_way += 1;
+            });
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
+        let has_arrived = *self.has_arrived.get_mut();
+        self.requests.send_modify(|requests| match has_arrived {
+            true => requests.under_way -= 1,
+            false => requests.arriving -= 1,
+        });
+    }
+}
+
+/// A request's body, which tells when it has arrived.
+struct Arriving {
+    body: Incoming,
+    held: Arc<Held>,
+}
+
+impl Arriving {
+    fn new(body: Incoming, held: Arc<Held>) -> Self {
+        if body.is_end_stream() {
+            held.arrived();
+        }
+        Self { body, held }
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.held.arrived();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
 /// An answer's body: its request is under way until it is sent.
 struct Answer {
     body: Body,
-    _held: Held,
+    _held: Arc<Held>,
 }
 
 impl HttpBody for Answer {

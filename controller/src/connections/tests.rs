@@ -76,6 +76,48 @@ async fn a_full_port_refuses_at_once_who_has_most() {
     assert_eq!(rest(&mut refused).await, "");
 }
 
+/// Connections from this address, each with this said.
+async fn say(port: SocketAddr, from: [u8; 4], number: usize, text: &str) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..number {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let mut stream = socket.connect(port).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        streams.push(stream);
+    }
+    streams
+}
+
+const ASK: &str = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn neither_unfinished_bodies_nor_long_answers_of_a_few_keep_others_out() {
+    let (address, _shutdown, _served) = port(Limits { all: 8, source: 4 }).await;
+    let unfinished = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\na";
+    for text in [unfinished, "GET /slow HTTP/1.1\r\nhost: a\r\n\r\n"] {
+        let one = say(address, [127, 0, 7, 1], 4, text).await;
+        let two = say(address, [127, 0, 7, 2], 4, text).await;
+        sleep(IDLE / 5).await;
+        let mut asked = say(address, [127, 9, 9, 8], 1, ASK).await;
+        assert!(rest(&mut asked[0]).await.ends_with("here"), "{text}");
+        drop((one, two));
+        sleep(IDLE / 5).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_takes_longer_than_a_silence_may_is_read_to_its_end() {
+    let (address, _shutdown, _served) = port(Limits { all: 8, source: 4 }).await;
+    let begun = "POST /echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 4\r\n\r\n";
+    let mut stream = say(address, [127, 0, 0, 1], 1, begun).await.remove(0);
+    for _ in 0..4 {
+        sleep(IDLE / 2).await;
+        stream.write_all(b"a").await.unwrap();
+    }
+    assert!(rest(&mut stream).await.ends_with("aaaa"));
+}
+
 #[tokio::test]
 async fn an_end_waits_for_requests_and_not_for_silent_ones() {
     let (address, shutdown, served) = port(Limits { all: 100, source: 100 }).await;

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Store;
-use super::sql::{is_unavailable, query};
+use super::sql::{is_of_unknown_outcome, is_unavailable, query};
 use crate::error::{Error, Result};
 
 /// How long an answer is good for all who ask.
@@ -74,8 +74,17 @@ fn said(found: std::result::Result<(), String>) -> Result<()> {
 impl Error {
     /// Whether it failed because the store could not be reached or could not write, which passes.
     pub fn is_of_unavailable_store(&self) -> bool {
-        let Self::Internal { source: Some(source), .. } = self else { return false };
-        source.downcast_ref::<sqlx::Error>().is_some_and(is_unavailable)
+        self.of_store().is_some_and(is_unavailable)
+    }
+
+    /// Whether the store was lost at a commit, so that nobody knows whether the change was made.
+    pub fn is_of_unknown_outcome(&self) -> bool {
+        self.of_store().is_some_and(is_of_unknown_outcome)
+    }
+
+    fn of_store(&self) -> Option<&sqlx::Error> {
+        let Self::Internal { source: Some(source), .. } = self else { return None };
+        source.downcast_ref()
     }
 }
 

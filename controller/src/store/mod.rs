@@ -45,14 +45,19 @@ pub mod sql;
 
 /// Statements that stay prepared on a connection; the store has fewer.
 const STATEMENTS: usize = 200;
+/// The name of the SQLite database; those of the files beside it begin so.
+pub const DATABASE: &str = "trove.sqlite";
 /// Connections to PostgreSQL that read.
 const READERS: u32 = 8;
 /// Connections to PostgreSQL that write, one after the other.
 const WRITERS: u32 = 2;
 /// How long PostgreSQL lets a controller that has stopped keep others from writing.
 const IDLE_IN_TRANSACTION: &str = "5s";
-/// How long a statement, or its wait for others that write, may take on PostgreSQL.
-const STATEMENT: &str = "30s";
+/// How long a statement, or its wait for others that write, may take on PostgreSQL: a little less than controllers wait for
+/// its answer ([`sql::answered`]).
+const STATEMENT: &str = "9s";
+/// The same for a migration, which may rewrite whole tables, or wait for another controller that migrates.
+const MIGRATION: &str = "10min";
 
 /// The store. Cheap to clone.
 #[derive(Clone)]
@@ -123,7 +128,7 @@ impl Store {
     /// # Errors
     /// Internal: the file cannot be opened or a migration fails.
     pub async fn open(directory: &Path, seal: Seal) -> Result<Self> {
-        let path = directory.join("trove.sqlite");
+        let path = directory.join(DATABASE);
         keep_private(&path).map_err(|error| Error::internal(format!("make {}", path.display()), error))?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
@@ -161,7 +166,7 @@ impl Store {
             .statement_cache_capacity(STATEMENTS)
             .options([
                 ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
-                ("statement_timeout", STATEMENT),
+                ("statement_timeout", MIGRATION),
                 ("default_transaction_isolation", "read committed"),
                 // Statements are few and prepared once; to plan one anew costs more than to run it.
                 ("plan_cache_mode", "force_generic_plan"),
@@ -171,12 +176,14 @@ impl Store {
         }
         let place = format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(""));
         let failed = |error: sqlx::Error| Error::internal(format!("open the store on PostgreSQL at {place}"), error);
-        let mut first = PgConnection::connect_with(&options).await.map_err(failed)?;
+        let mut first = sql::answered(PgConnection::connect_with(&options)).await.map_err(failed)?;
         migrator()
             .run(&mut first)
             .await
             .map_err(|error| Error::internal(format!("migrate the store on PostgreSQL at {place}"), error))?;
         drop(first);
+        // The later one of two settings is in force.
+        let options = options.options([("statement_timeout", STATEMENT)]);
         let clock = Clock::new(micros(OffsetDateTime::now_utc()));
         // Writers wait for each other, and must not keep those who read from a connection.
         let read = Pool::postgres(options.clone(), READERS, clock.clone());

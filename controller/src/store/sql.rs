@@ -7,9 +7,9 @@ use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
 use sqlx::{ColumnIndex, Decode, Row as _, SqlStr, Type};
 
-pub(crate) use self::pool::sqlite_pools;
 pub use self::pool::{Connection, News, Pool, Transaction};
 use self::pool::{Database, Held, Inner};
+pub(crate) use self::pool::{answered, sqlite_pools};
 
 mod fault;
 mod pool;
@@ -18,7 +18,7 @@ pub(crate) mod simulated;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::fault::is_unavailable;
+pub(crate) use self::fault::{is_of_unknown_outcome, is_unavailable};
 
 /// A bound value.
 #[derive(Clone, Debug)]
@@ -103,7 +103,7 @@ macro_rules! on {
                 }
                 Database::Postgres(pool) => {
                     let mut held = Held::take(pool).await?;
-                    let answer = postgres(sql, values).$call(&mut *held).await;
+                    let answer = answered(postgres(sql, values).$call(&mut *held)).await;
                     $row(held.give_back_after(answer)?.into())
                 }
             },
@@ -115,7 +115,7 @@ macro_rules! on {
                     $row(session.heard(answer)?.into())
                 }
                 Inner::Postgres(session) => {
-                    let answer = postgres(sql, values).$call(session.connection()?).await;
+                    let answer = answered(postgres(sql, values).$call(session.connection()?)).await;
                     $row(session.heard(answer)?.into())
                 }
             },

@@ -12,15 +12,19 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::unistd::{Uid, User};
 
+use super::lock;
 use super::system::{self, if_there};
 use crate::compute::ComputeError;
 
 /// Where reservations of this machine are, whatever else is configured.
 pub(super) const RESERVATIONS: &str = "/run/trove-rs/uids";
+/// How long another service may have the reservations: it may wait for nft, for which there are ten seconds.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
 /// So many random numbers are not all taken one by one.
 const TRIES: u32 = 64;
 
@@ -153,7 +157,7 @@ impl Accounts {
             return Err(io::Error::other("it is no directory of root's"));
         }
         let lock = File::options().create(true).append(true).mode(0o600).open(self.reservations.join(".lock"))?;
-        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
+        lock::take(lock, LOCK_LIMIT)
     }
 
     fn failed(&self, attempt: &str, error: &io::Error) -> ComputeError {

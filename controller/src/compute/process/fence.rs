@@ -37,7 +37,7 @@ impl Place {
         if fence < seen { Err(ComputeError::Fenced { fence, seen }) } else { Ok(()) }
     }
 
-    /// The same, and writes the fence down, for good, before anything is changed. The caller holds the lock of the hosts until
+    /// The same, and writes the fence down, for good, before anything is changed. The caller holds the lock of the host until
     /// what decides about the host is changed too: a controller that stalls in between lets no other through. A host
     /// without directory has no fence.
     pub(super) fn raise_fence(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {

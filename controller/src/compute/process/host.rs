@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -22,6 +22,7 @@ use trove_strategy::beneath::Dir;
 use super::accounts::Accounts;
 use super::cgroup::{Cgroups, Limits, Part};
 use super::filter::Filter;
+use super::lock;
 use super::migrate;
 use super::namespace::{self, View};
 use super::system::{self, Process, ProcessId, if_there};
@@ -115,8 +116,12 @@ pub(super) fn failed(attempt: &str, path: &Path) -> impl FnOnce(std::io::Error) 
     }
 }
 
-/// How long another controller may be about to start or remove an agent.
-const LOCK_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long another controller may be about to start or remove a host's agent.
+const LOCK_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+/// The agent's key and certificate, in the host's directory.
+const IDENTITY: &str = "agent/identity.pem";
+/// The token with which it gets its first one.
+const TOKEN: &str = "token";
 
 /// What became of a start.
 #[derive(Debug)]
@@ -212,9 +217,24 @@ impl Place {
         file.try_exists().map_err(failed("look for", &file))
     }
 
+    /// Whether the agent has a certificate, or a token to get one with. It sets a certificate aside whose file is damaged.
+    pub(super) fn can_enter(&self, instance: InstanceId) -> Result<bool, ComputeError> {
+        for name in [IDENTITY, TOKEN] {
+            let file = self.directory(instance).join(name);
+            if file.try_exists().map_err(failed("look for", &file))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// From now on no agent is started for the host until it is written anew, whenever this process is killed.
     pub(super) async fn withdraw(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
-        let _alone = self.alone().await?;
+        self.off_the_runtime(move |place| place.withdraw_now(instance, fence)).await
+    }
+
+    fn withdraw_now(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
+        let Some(_alone) = self.alone(instance)? else { return Ok(()) };
         self.raise_fence(instance, fence)?;
         let file = self.config_file(instance);
         match fs::rename(&file, self.directory(instance).join(WITHDRAWN)) {
@@ -310,10 +330,15 @@ impl Place {
 
     /// Makes the host's directories and its agent's configuration.
     pub(super) async fn write(&self, spec: &HostSpec) -> Result<(), ComputeError> {
-        let _alone = self.alone().await?;
+        let spec = spec.clone();
+        self.off_the_runtime(move |place| place.write_now(&spec)).await
+    }
+
+    fn write_now(&self, spec: &HostSpec) -> Result<(), ComputeError> {
         let directory = self.directory(spec.instance);
         let run = self.run_directory(spec.instance);
         make(&directory, 0o711)?;
+        let _alone = self.alone(spec.instance)?;
         self.raise_fence(spec.instance, spec.fence)?;
         make(&directory.join("log"), 0o700)?;
         if let (Some(apart), Some(uid)) = (&self.apart, spec.engine_uid) {
@@ -321,9 +346,9 @@ impl Place {
         }
         write(&directory.join("authority.pem"), spec.authority_pem.as_bytes())?;
         // An agent that has its certificate needs no token, and would leave it lying there.
-        let enrolled = directory.join("agent/identity.pem").exists();
+        let enrolled = directory.join(IDENTITY).exists();
         if let Some(token) = spec.token.as_ref().filter(|_| !enrolled) {
-            write(&directory.join("token"), token.expose_secret().as_bytes())?;
+            write(&directory.join(TOKEN), token.expose_secret().as_bytes())?;
         }
         let config = AgentConfig {
             instance_id: spec.instance,
@@ -331,7 +356,7 @@ impl Place {
             datastore: &spec.datastore,
             controllers: &spec.controllers,
             authority_file: "authority.pem",
-            token_file: "token",
+            token_file: TOKEN,
             state_dir: "agent",
             volume_dir: "volume",
             config_dir: "etc",
@@ -434,25 +459,32 @@ impl Place {
         }
     }
 
-    /// Keeps the controllers that share these hosts from starting or removing agents at the same time.
-    async fn alone(&self) -> Result<Flock<File>, ComputeError> {
-        let path = self.hosts.join(".lock");
-        let shown = path.display().to_string();
-        let locked = tokio::task::spawn_blocking(move || {
-            let file = File::options().create(true).append(true).mode(0o600).open(&path)?;
-            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| std::io::Error::from(error))
-        });
-        match tokio::time::timeout(LOCK_WAIT, locked).await {
-            Ok(Ok(Ok(lock))) => Ok(lock),
-            Ok(Ok(Err(error))) => Err(ComputeError::Transient(format!("lock {shown}: {error}"))),
-            Ok(Err(error)) => Err(ComputeError::Transient(format!("lock {shown}: {error}"))),
-            Err(_) => Err(ComputeError::Transient(format!("lock {shown}: another controller has it for long"))),
-        }
+    /// Keeps the controllers that share this host from starting or removing its agent at the same time; `None` where there is
+    /// no host. Each host has a lock of its own, so that a controller that is stopped in the midst delays no other host.
+    fn alone(&self, instance: InstanceId) -> Result<Option<Flock<File>>, ComputeError> {
+        let directory = self.directory(instance);
+        let locked =
+            if_there(File::open(&directory)).and_then(|file| file.map(|file| lock::take(file, LOCK_LIMIT)).transpose());
+        locked.map_err(|error| ComputeError::Transient(format!("lock {}: {error}", directory.display())))
+    }
+
+    /// Does what may wait for a lock or for the disk, and keeps no thread that serves from its work meanwhile.
+    pub(super) async fn off_the_runtime<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, ComputeError> + Send + 'static,
+    ) -> Result<T, ComputeError> {
+        let place = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&place)).await;
+        done.map_err(|error| ComputeError::Transient(format!("work on a host: {error}")))?
     }
 
     /// Starts the host's agent unless it runs.
     pub(super) async fn ensure_agent(&self, instance: InstanceId) -> Result<Started, ComputeError> {
-        let _alone = self.alone().await?;
+        self.off_the_runtime(move |place| place.ensure_agent_now(instance)).await
+    }
+
+    fn ensure_agent_now(&self, instance: InstanceId) -> Result<Started, ComputeError> {
+        let Some(_alone) = self.alone(instance)? else { return Ok(Started::Gone) };
         let agent = self.find_agent(instance);
         let agent =
             agent.map_err(|error| ComputeError::Transient(format!("look for the agent of {instance}: {error}")))?;

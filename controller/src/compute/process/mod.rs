@@ -12,6 +12,7 @@ mod filter;
 mod groups;
 mod host;
 mod kill;
+mod lock;
 mod migrate;
 mod namespace;
 mod squatters;
@@ -370,7 +371,8 @@ impl Compute for ProcessDriver {
         let agent = self.place.find_agent(instance);
         let agent =
             agent.map_err(|error| ComputeError::Transient(format!("look for the agent of {instance}: {error}")))?;
-        let alive = self.is_watched(instance) && agent.is_some();
+        // One that cannot come in is as good as none: who finds a dead host makes it anew, with a token.
+        let alive = self.is_watched(instance) && agent.is_some() && self.place.can_enter(instance)?;
         Ok(if alive { HostState::Active } else { HostState::Dead })
     }
 

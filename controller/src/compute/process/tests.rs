@@ -410,6 +410,47 @@ fn find_segment(id: u64) -> Option<system::Object> {
 }
 
 #[tokio::test]
+async fn an_agent_that_cannot_come_in_is_dead_until_it_has_a_token() {
+    let world = World::new(false);
+    let instance = InstanceId::random();
+    let spec = world.spec(instance).await;
+    world.driver.ensure_host(&spec).await.unwrap();
+    let agent = world.agent(instance, 1).await;
+    let host = world.driver.place.directory(instance);
+    assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Active);
+    std::fs::create_dir_all(host.join("agent")).unwrap();
+    std::fs::rename(host.join("token"), host.join("agent/identity.pem")).unwrap();
+    assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Active, "it has enrolled");
+    // As the agent does with a file that is damaged.
+    std::fs::rename(host.join("agent/identity.pem"), host.join("agent/identity.pem.damaged")).unwrap();
+    assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Dead);
+    world.driver.ensure_host(&spec).await.unwrap();
+    assert!(host.join("token").exists() && is_there(agent.pid), "the same agent has a token");
+    assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Active);
+    world.driver.delete_host(instance, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_controller_that_is_stopped_in_the_midst_of_a_start_delays_no_other_host() {
+    let world = World::new(false);
+    let (one, two) = (InstanceId::random(), InstanceId::random());
+    let (first, second) = (world.spec(one).await, world.spec(two).await);
+    let directory = world.driver.place.directory(one);
+    std::fs::create_dir_all(&directory).unwrap();
+    let stopped = lock::take(std::fs::File::open(&directory).unwrap(), SOON).unwrap();
+    let refused = world.driver.ensure_host(&first).await.unwrap_err();
+    assert!(matches!(refused, ComputeError::Transient(_)), "{refused}");
+    assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
+    world.driver.ensure_host(&second).await.unwrap();
+    drop(stopped);
+    world.driver.ensure_host(&first).await.unwrap();
+    for instance in [one, two] {
+        world.agent(instance, 1).await;
+        world.driver.delete_host(instance, 1).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn what_a_stalled_controller_asks_for_late_changes_nothing() {
     let mut world = World::new(false);
     let instance = InstanceId::random();

@@ -1,6 +1,6 @@
 //! sqlx's pools, and what is added to them: a connection goes back to its pool only when it is known to be good. One whose
-//! transaction was not committed, whose statement failed for another reason than a constraint, or whose user went away in
-//! the midst of something, is closed, and the pool makes a new one when it is needed.
+//! transaction was not committed, whose statement failed for another reason than a constraint or was not answered in time,
+//! or whose user went away in the midst of something, is closed, and the pool makes a new one when it is needed.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,8 +11,10 @@ use sqlx::pool::{PoolConnection, PoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqlitePool};
 use sqlx::{AssertSqlSafe, Connection as _, Executor, Row as _, SqlSafeStr};
+use tokio::time::timeout;
 
 use super::count_statement;
+use super::fault::{commit_failed, unanswered};
 #[cfg(test)]
 use super::simulated;
 use crate::store::clock::Clock;
@@ -21,6 +23,9 @@ use crate::store::clock::Clock;
 const WAIT: Duration = Duration::from_secs(5);
 /// How long a connection to a server that lies idle is taken to be good.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long a server may take for a statement or a commit. It ends a long one a little earlier itself
+/// (`statement_timeout`); this is for a server that is stopped or out of reach and says nothing at all.
+const ANSWER: Duration = Duration::from_secs(10);
 /// Connections that read an SQLite file.
 const READERS: u32 = 8;
 /// The channel on which PostgreSQL tells every controller what has happened.
@@ -112,20 +117,36 @@ pub(super) struct Session<DB: sqlx::Database> {
     /// Every statement so far was answered, and with success: PostgreSQL takes the commit of a transaction that has failed,
     /// and rolls it back without an error.
     sound: bool,
+    /// How long an answer may take; `None` for SQLite, which is on this machine and has limits of its own.
+    limit: Option<Duration>,
+}
+
+/// What a server answers in time.
+///
+/// # Errors
+/// As sqlx's. A connection whose answer did not come must not be used again.
+pub(crate) async fn answered<T>(asked: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    within(Some(ANSWER), asked).await
+}
+
+async fn within<T>(limit: Option<Duration>, asked: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    let Some(limit) = limit else { return asked.await };
+    timeout(limit, asked).await.unwrap_or_else(|_| Err(unanswered(limit)))
 }
 
 impl<DB: sqlx::Database> Session<DB>
 where
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
 {
-    async fn begin(pool: &sqlx::Pool<DB>, begin: impl SqlSafeStr) -> sqlx::Result<Self> {
-        let mut session = Self { held: Held::take(pool).await?, sound: true };
+    async fn begin(pool: &sqlx::Pool<DB>, begin: impl SqlSafeStr, limit: Option<Duration>) -> sqlx::Result<Self> {
+        let mut session = Self { held: Held::take(pool).await?, sound: true, limit };
         session.say(begin).await?;
         Ok(session)
     }
 
     async fn commit(mut self, commit: impl SqlSafeStr) -> sqlx::Result<()> {
-        self.say(commit).await?;
+        self.check()?;
+        self.say(commit).await.map_err(commit_failed)?;
         self.held.give_back();
         Ok(())
     }
@@ -133,15 +154,22 @@ where
     async fn say(&mut self, sql: impl SqlSafeStr) -> sqlx::Result<()> {
         let sql = sql.into_sql_str();
         count_statement();
-        let answer = self.connection()?.execute(sql).await;
+        let limit = self.limit;
+        let answer = within(limit, self.connection()?.execute(sql)).await;
         self.heard(answer).map(drop)
+    }
+
+    fn check(&self) -> sqlx::Result<()> {
+        if self.sound {
+            return Ok(());
+        }
+        Err(sqlx::Error::Protocol("an earlier statement of the transaction has failed".to_owned()))
     }
 
     /// For one statement, whose answer is to be [heard](Session::heard).
     pub(super) fn connection(&mut self) -> sqlx::Result<&mut DB::Connection> {
-        if !std::mem::take(&mut self.sound) {
-            return Err(sqlx::Error::Protocol("an earlier statement of the transaction has failed".to_owned()));
-        }
+        self.check()?;
+        self.sound = false;
         Ok(&mut self.held)
     }
 
@@ -229,7 +257,7 @@ impl Pool {
                 let server = pool.connect_options().as_ref().clone();
                 let own = PgPoolOptions::new().max_connections(1).connect_lazy_with(server);
                 let mut listener = PgListener::connect_with(&own).await?;
-                listener.listen(CHANNEL).await?;
+                answered(listener.listen(CHANNEL)).await?;
                 told(News::Work);
                 loop {
                     // `None` is a connection that was lost and made anew: something may have been missed.
@@ -248,10 +276,10 @@ impl Pool {
         let inner = match &self.database {
             #[cfg(test)]
             Database::Simulated(link) => Inner::Simulated(link.begin().await?),
-            Database::Sqlite(pool) => Inner::Sqlite(Session::begin(pool, "begin immediate").await?),
+            Database::Sqlite(pool) => Inner::Sqlite(Session::begin(pool, "begin immediate", None).await?),
             Database::Postgres(pool) => {
                 let begin = AssertSqlSafe(format!("begin; select pg_advisory_xact_lock({WRITER})"));
-                Inner::Postgres(Session::begin(pool, begin).await?)
+                Inner::Postgres(Session::begin(pool, begin, Some(ANSWER)).await?)
             }
         };
         Ok(Transaction(Connection { inner, clock: self.clock.clone(), news: None }))
@@ -268,7 +296,7 @@ impl Pool {
             Database::Sqlite(_) => Ok(self.clock.now()),
             Database::Postgres(pool) => {
                 let mut held = Held::take(pool).await?;
-                let now = read_clock(&mut *held, &self.clock).await;
+                let now = answered(read_clock(&mut *held, &self.clock)).await;
                 held.give_back_after(now)
             }
         }
@@ -311,7 +339,7 @@ impl Connection {
             Inner::Simulated(session) => session.read_clock(&self.clock),
             Inner::Sqlite(_) => Ok(self.clock.now()),
             Inner::Postgres(session) => {
-                let now = read_clock(session.connection()?, &self.clock).await;
+                let now = answered(read_clock(session.connection()?, &self.clock)).await;
                 session.heard(now)
             }
         }
@@ -346,7 +374,8 @@ impl Transaction {
     /// Makes what was written true.
     ///
     /// # Errors
-    /// As sqlx's: nothing is written, or, when the connection broke at the commit, it is not known.
+    /// As sqlx's: nothing is written, or, when the connection broke at the commit or no answer came, it is not known
+    /// ([`is_of_unknown_outcome`](super::is_of_unknown_outcome)).
     pub async fn commit(self) -> sqlx::Result<()> {
         let Connection { inner, news, .. } = self.0;
         match inner {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::future::{Either, poll_fn, select};
 use tempfile::TempDir;
 
-use super::{Transaction, query};
+use super::fault::commit_failed;
+use super::{Transaction, is_of_unknown_outcome, is_unavailable, query};
 use crate::store::{Store, harness};
 
 /// A store with a table whose rows refer to others, which is looked at with the commit, and a mark on the connection that
@@ -145,4 +146,15 @@ async fn readers_that_fail_leave_no_connection_behind_and_none_is_missing() {
         assert!(query("select no_such_column from thing").fetch_one(&store.read).await.is_err());
     }
     assert_eq!(things(&store).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_answered_waits_no_longer_than_the_limit() {
+    let begun = tokio::time::Instant::now();
+    let error = super::answered(std::future::pending::<sqlx::Result<()>>()).await.unwrap_err();
+    assert_eq!(begun.elapsed(), Duration::from_secs(10));
+    assert!(is_unavailable(&error) && !is_of_unknown_outcome(&error), "{error}");
+    let error = commit_failed(error);
+    assert!(is_unavailable(&error) && is_of_unknown_outcome(&error), "{error}");
+    assert!(error.to_string().contains("not known") && error.to_string().contains("within 10 s"), "{error}");
 }
