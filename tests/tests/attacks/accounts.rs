@@ -26,8 +26,8 @@ pub(super) struct Neighbours {
     pub(super) other: String,
     shell: Client,
     /// The engines' first processes.
-    my_engine: i32,
-    other_engine: i32,
+    pub(super) my_engine: i32,
+    pub(super) other_engine: i32,
 }
 
 impl Neighbours {
