@@ -128,7 +128,7 @@ async fn end(
             return Ok(());
         }
         alive.iter().try_for_each(&mut note)?;
-        let failed = kill(&alive).err();
+        let failed = kill(&alive);
         for process in alive {
             let Some(handle) = process.open()? else { continue };
             if tokio::time::timeout_at(deadline, handle.ended()).await.is_err() {
@@ -144,10 +144,10 @@ async fn end(
     }
 }
 
-/// Sends to all of them; the last failure, when all others have been sent to.
-fn kill(processes: &[ProcessId]) -> io::Result<()> {
+/// Sends to all of them; tells the last failure.
+fn kill(processes: &[ProcessId]) -> Option<io::Error> {
     let kill = |process: &ProcessId| process.open()?.map_or(Ok(()), |handle| handle.send(Signal::KILL));
-    processes.iter().map(kill).fold(Ok(()), |before, now| now.and(before))
+    processes.iter().filter_map(|process| kill(process).err()).reduce(|_, last| last)
 }
 
 /// Removes what engines leave that share an account: it goes by who made or had it.
