@@ -1,5 +1,6 @@
 //! The command line of the agent.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +47,19 @@ enum Verb {
         #[arg(long)]
         account: Option<String>,
     },
+    /// Becomes a process of the engine's account, in its cgroups: how the agent starts each of them.
+    #[command(hide = true)]
+    Become {
+        /// The engine's account.
+        #[arg(long)]
+        uid: u32,
+        /// The directory of a cgroup; more than one may be given.
+        #[arg(long)]
+        cgroup: Vec<PathBuf>,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        program: Vec<OsString>,
+    },
     /// Lists the datastores that are linked into this program, with what is installed of each, as JSON.
     Datastores,
 }
@@ -79,9 +93,11 @@ fn dispatch(agent: Agent, verb: Verb) -> Result<()> {
             let own = Account::own().context("look up the account of this process")?;
             let engine = account.map_or_else(|| Ok(own.clone()), |name| Account::named(&name))?;
             let host = RealHost::new(engine, own);
+            guest::gain_nothing()?;
             let manifest = runtime()?.block_on(manifest::make(found.as_ref(), &host, bindir.as_deref()))?;
             print(&serde_json::to_string_pretty(&manifest)?)
         }
+        Verb::Become { uid, cgroup, program } => match guest::turn_into(&cgroup, uid, &program)? {},
         Verb::Datastores => {
             let own = Account::own().context("look up the account of this process")?;
             let host = RealHost::new(own.clone(), own);

@@ -57,6 +57,9 @@ pub struct Config {
     /// cgroup directories to join before anything is started.
     #[serde(default)]
     pub cgroups: Vec<PathBuf>,
+    /// cgroup directories of everything that runs as the engine's account; the agent's own when absent.
+    #[serde(default)]
+    pub engine_cgroups: Vec<PathBuf>,
 }
 
 impl Config {

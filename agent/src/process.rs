@@ -8,7 +8,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -116,12 +116,11 @@ impl Process {
         let output = std::fs::File::options().create(true).append(true).open(log);
         let output = output.with_context(|| format!("open {}", log.display()))?;
         // util-linux: as a child that leads no group, setsid replaces itself by the program under the same pid.
-        let mut command = Command::new("setsid");
+        let mut command = host.command(Path::new("setsid"), Owner::Engine);
         command.arg(&spec.program).args(&spec.args);
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LANG", "C.UTF-8");
         command.envs(spec.env.iter().map(|(name, value)| (name, value))).current_dir("/");
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        host.become_owner(&mut command, Owner::Engine);
         let mut child = command.spawn().with_context(|| format!("start {}", spec.program.display()))?;
         match Self::watch_new(&child) {
             Ok(process) => Ok(Self { child: Some(child), ..process }.trusted_by(host)),
@@ -228,13 +227,16 @@ pub struct Signs {
     data: PathBuf,
     /// What the engine's output goes to.
     log: PathBuf,
+    /// The control groups of the engine; none where it shares the agent's.
+    groups: Vec<PathBuf>,
 }
 
 impl Signs {
     /// Of the engine with this data and output.
     pub fn new(host: &RealHost, data: &Path, log: &Path) -> Self {
         let is_its_own = host.engine.uid != host.agent.uid;
-        Self { uid: host.engine.uid.as_raw(), is_its_own, data: data.to_owned(), log: log.to_owned() }
+        let groups = host.engine_groups().to_vec();
+        Self { uid: host.engine.uid.as_raw(), is_its_own, data: data.to_owned(), log: log.to_owned(), groups }
     }
 
     /// Whether a process that was written down is the engine's still: an id is used again, after a restart of the
@@ -243,7 +245,7 @@ impl Signs {
     /// # Errors
     /// It could not be looked.
     pub fn fit(&self, mark: Mark) -> io::Result<bool> {
-        Ok(mark.runs()? && self.has_account(mark.pid)? && cgroup(mark.pid)? == cgroup_of_own()?)
+        Ok(mark.runs()? && self.has_account(mark.pid)? && self.is_member(mark.pid)?)
     }
 
     /// Every process of the engine and of whoever has a shell in it, also those that outlived their parent; where other
@@ -266,7 +268,7 @@ impl Signs {
     }
 
     /// The engine that was started with this program, for when a crash came before it was written down: it leads a session,
-    /// writes to the instance's log, is in the agent's cgroup, and no process of the same program has started it. The first
+    /// writes to the instance's log, is in the engine's cgroups, and no process of the same program has started it. The first
     /// such, since tenants come after it.
     ///
     /// # Errors
@@ -283,7 +285,7 @@ impl Signs {
                 stat.session == pid
                     && !runs_program(stat.parent, &program)?
                     && file(Path::new(&format!("/proc/{pid}/fd/2")))? == Some(log)
-                    && cgroup(pid)? == cgroup_of_own()?,
+                    && self.is_member(pid)?,
             )
         };
         let mut found = Vec::new();
@@ -312,6 +314,7 @@ impl Signs {
                 }
             };
             if tokio::time::timeout_at(end, process.ended()).await.is_err() {
+                self.groups.iter().for_each(|group| kill_group(group));
                 self.all().into_iter().flatten().for_each(Mark::kill);
                 end = tokio::time::Instant::now() + deadline;
             }
@@ -340,6 +343,21 @@ impl Signs {
         }
     }
 
+    /// Whether it is where the engine is.
+    fn is_member(&self, pid: i32) -> io::Result<bool> {
+        if self.groups.is_empty() {
+            return Ok(cgroup(pid)? == cgroup_of_own()?);
+        }
+        // In one is enough, since nobody leaves what root has put him into: a controller of before had fewer hierarchies.
+        for group in &self.groups {
+            let members = if_there(std::fs::read_to_string(group.join("cgroup.procs")))?.unwrap_or_default();
+            if members.lines().any(|line| line.parse() == Ok(pid)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether it can act as the engine's account and as no other.
     fn has_account(&self, pid: i32) -> io::Result<bool> {
         let status = if_there(std::fs::read(format!("/proc/{pid}/status")))?.unwrap_or_default();
@@ -366,6 +384,11 @@ fn runs_program(pid: i32, program: &Path) -> io::Result<bool> {
 fn file(path: &Path) -> io::Result<Option<(u64, u64)>> {
     use std::os::unix::fs::MetadataExt;
     Ok(if_there(std::fs::metadata(path))?.map(|facts| (facts.dev(), facts.ino())))
+}
+
+/// Ends all processes of a group at once, also those that multiply, where the kernel can (version 2, Linux 5.14).
+fn kill_group(group: &Path) {
+    let _ = std::fs::write(group.join("cgroup.kill"), "1");
 }
 
 fn cgroup(pid: i32) -> io::Result<Option<String>> {

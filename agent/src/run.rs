@@ -20,6 +20,7 @@ use crate::driver::{self, Driver, Parts};
 use crate::durable::Durable;
 use crate::engine_log::EngineLog;
 use crate::enrol;
+use crate::guest;
 use crate::identity::Identity;
 use crate::jobs::Jobs;
 use crate::journal::Journal;
@@ -42,9 +43,14 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
     let datastore = agent.datastore(&config.datastore);
     let datastore = datastore.with_context(|| format!("this agent has no datastore {}", config.datastore))?;
     let (engine, agent) = accounts(&config)?;
-    let installation = installation(&config, datastore.as_ref(), &RealHost::new(engine.clone(), agent.clone())).await?;
+    let confined = |host: RealHost| match guest::confinement(&config) {
+        Some(confinement) => host.confined(confinement),
+        None => host,
+    };
+    let probing = confined(RealHost::new(engine.clone(), agent.clone()));
+    let installation = installation(&config, datastore.as_ref(), &probing).await?;
     let places = places(&config, &installation);
-    let host = RealHost::for_site(engine, agent, &places).context("make the guest's directories")?;
+    let host = confined(RealHost::for_site(engine, agent, &places).context("make the guest's directories")?);
     let site = site(&config, installation, places, &host);
     let datastore: Arc<dyn Datastore> = Arc::new(Bounded::new(datastore));
     let keeper = Arc::new(Keeper::open(files.clone())?);
@@ -78,7 +84,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
         jobs,
         identity: identity.clone(),
         used,
-        cgroups: config.cgroups.clone(),
+        cgroups: if config.engine_cgroups.is_empty() { &config.cgroups } else { &config.engine_cgroups }.clone(),
         first_controllers: config.controllers.clone(),
         boot_id: uuid::Uuid::new_v4().to_string(),
         size: Size { memory_mib: config.memory_mib, vcpus: config.vcpus, volume_gib: config.volume_gib },

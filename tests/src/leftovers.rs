@@ -65,7 +65,9 @@ pub fn directories(instance: &str) -> Vec<PathBuf> {
         let top = Path::new("/sys/fs/cgroup").join(controller).join("trove-rs");
         places.extend(std::fs::read_dir(&top).into_iter().flatten().flatten().map(|entry| entry.path()));
     }
-    places.into_iter().map(|place| place.join(instance)).filter(|path| path.exists()).collect()
+    let names = [instance.to_owned(), format!("{instance}.agent")];
+    let all = places.iter().flat_map(|place| names.iter().map(|name| place.join(name)));
+    all.filter(|path| path.exists()).collect()
 }
 
 /// Shared memory segments whose creator is one of the processes.

@@ -46,7 +46,7 @@ pub struct Services {
     pub identity: Identity,
     /// Bytes in use on the volume, as they are measured.
     pub used: signal::Receiver<Option<u64>>,
-    /// The guest's cgroups, which know its memory.
+    /// The engine's cgroups, which know the memory of everything that counts against the flavor.
     pub cgroups: Vec<PathBuf>,
     /// Controllers until an assignment names others.
     pub first_controllers: Vec<String>,

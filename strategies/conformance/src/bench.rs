@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -157,11 +157,10 @@ impl<'a> Bench<'a> {
     pub fn spawn_with(&self, mode: StartMode, settings: &Settings) -> Result<Running> {
         let spec = self.datastore.engine().start_spec(&self.site, settings, mode);
         let log = std::fs::File::options().create(true).append(true).open(self.scratch.path().join("log"))?;
-        let mut command = Command::new(&spec.program);
+        let mut command = self.host.command(&spec.program, Owner::Engine);
         command.args(&spec.args).env_clear().env("PATH", "/usr/bin:/bin").env("LANG", "C.UTF-8");
         command.envs(spec.env.iter().map(|(name, value)| (name, value))).current_dir("/");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.host.become_owner(&mut command, Owner::Engine);
         let child = command.spawn().with_context(|| format!("start {}", spec.program.display()))?;
         let trusted = self.host.trust(i32::try_from(child.id())?);
         Ok(Running { child, _trusted: trusted })

@@ -30,7 +30,7 @@ pub use manifest::{
     check_interface,
 };
 pub use password::PasswordRules;
-pub use real_host::{Account, Places, RealHost, Trusted};
+pub use real_host::{Account, Confinement, Places, RealHost, Trusted};
 pub use secrecy::{ExposeSecret, SecretString};
 pub use site::{Installation, Site, Size, TlsFiles};
 pub use stream::{InputStream, OutputStream};

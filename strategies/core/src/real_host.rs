@@ -106,12 +106,37 @@ pub struct RealHost {
     pub agent: Account,
     directories: Option<Arc<Directories>>,
     processes: Processes,
+    confinement: Option<Arc<Confinement>>,
+}
+
+/// Where processes of the engine's account are, apart from the agent.
+#[derive(Clone, Debug)]
+pub struct Confinement {
+    /// The directories of their control groups.
+    pub groups: Vec<PathBuf>,
+    /// A program that goes into these groups, becomes the engine's account, and then is what its last arguments say. So no
+    /// instant of such a process is counted on the agent.
+    pub program: PathBuf,
+    /// Its first arguments.
+    pub args: Vec<String>,
 }
 
 impl RealHost {
     /// For commands alone: it has no directories.
     pub fn new(engine: Account, agent: Account) -> Self {
-        Self { engine, agent, directories: None, processes: Processes::default() }
+        Self { engine, agent, directories: None, processes: Processes::default(), confinement: None }
+    }
+
+    /// With places of their own for processes of the engine's account, where that is not the agent's.
+    #[must_use]
+    pub fn confined(mut self, confinement: Confinement) -> Self {
+        self.confinement = (!self.is_one_account()).then(|| Arc::new(confinement));
+        self
+    }
+
+    /// The control groups in which everything of the engine's account is; none where it has none of its own.
+    pub fn engine_groups(&self) -> &[PathBuf] {
+        self.confinement.as_ref().map_or(&[], |confinement| &confinement.groups)
     }
 
     /// With the directories of a site, which are made where they are missing, and get their modes and owners.
@@ -171,13 +196,22 @@ impl RealHost {
         if self.is_one_account() { mode & 0o700 } else { mode }
     }
 
-    /// Makes a command of the standard library run as this owner: a switch only where it is needed.
-    pub fn become_owner(&self, command: &mut std::process::Command, owner: Owner) {
+    /// A command of the standard library that runs as this owner, among its own: a switch only where it is needed. What the
+    /// agent is denied to gain by a program (`no_new_privs`), its children are denied too.
+    pub fn command(&self, program: &Path, owner: Owner) -> std::process::Command {
         use std::os::unix::process::CommandExt;
         let account = self.account(owner);
-        if account.uid != self.agent.uid {
-            command.uid(account.uid.as_raw()).gid(account.gid.as_raw());
+        if account.uid == self.agent.uid {
+            return std::process::Command::new(program);
         }
+        if let Some(confinement) = &self.confinement {
+            let mut command = std::process::Command::new(&confinement.program);
+            command.args(&confinement.args).arg(program);
+            return command;
+        }
+        let mut command = std::process::Command::new(program);
+        command.uid(account.uid.as_raw()).gid(account.gid.as_raw());
+        command
     }
 
     /// Takes a process for this site's engine: it may be talked to and signalled.

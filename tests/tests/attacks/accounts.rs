@@ -19,19 +19,19 @@ use super::postgresql::{has_root, root};
 const WAIT: Duration = Duration::from_secs(90);
 
 /// Two tenants' instances, and a shell in the engine of the first.
-struct Neighbours {
-    stack: Stack,
-    api: Api,
-    mine: String,
-    other: String,
+pub(super) struct Neighbours {
+    pub(super) stack: Stack,
+    pub(super) api: Api,
+    pub(super) mine: String,
+    pub(super) other: String,
     shell: Client,
     /// The engines' first processes.
-    my_engine: i32,
-    other_engine: i32,
+    pub(super) my_engine: i32,
+    pub(super) other_engine: i32,
 }
 
 impl Neighbours {
-    async fn new() -> Result<Self> {
+    pub(super) async fn new() -> Result<Self> {
         // Where the guide puts it: hosts have a /tmp of their own in any case.
         let parent = Some(PathBuf::from("/var/lib"));
         let stack = Stack::start_with(StackOptions { parent, ..StackOptions::default() }).await?;
@@ -44,7 +44,7 @@ impl Neighbours {
     }
 
     /// Lets the tenant's shell run this, and returns all that it said.
-    async fn run(&self, script: &str) -> Result<String> {
+    pub(super) async fn run(&self, script: &str) -> Result<String> {
         let program = format!("({script}) 2>&1 | tr -cd '[:print:]\\n'").replace('\'', "''");
         rows(&self.shell, "truncate said").await?;
         let copy = format!("copy said from program '{program}' (format csv, delimiter e'\\x01', quote e'\\x02')");
@@ -53,7 +53,7 @@ impl Neighbours {
     }
 
     /// The other's engine is the same process still, and serves.
-    async fn assert_other_is_well(&self) -> Result<()> {
+    pub(super) async fn assert_other_is_well(&self) -> Result<()> {
         ensure!(leftovers::engines(&self.other) == [self.other_engine], "the other's engine was started again");
         let view = self.api.instance(&self.other).await?;
         rows(&connect(&view, APP.0, APP.1, "app").await?, "select 1").await?;
@@ -191,6 +191,11 @@ async fn a_shell_reaches_no_file_of_another_instance() -> Result<()> {
     let groups = "sed 's/^[^/]*//; s/[^/]*$//' /proc/self/cgroup | sort -u";
     let said = it.run(&format!("for at in $({groups}); do ls -A /sys/fs/cgroup/*$at; done")).await?;
     ensure!(!said.contains(&it.other), "{said}");
+    // The other was made last: it could have found the first among the machine's mounts.
+    for (pid, id) in [(it.my_engine, &it.other), (it.other_engine, &it.mine)] {
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
+        ensure!(!mounts.contains(id.as_str()), "{mounts}");
+    }
     // In a namespace of users he may mount, but what hides the others stays in its place.
     let hiding = format!("'{}' '{}' /run/trove-rs", it.stack.hosts().display(), it.stack.state().display());
     let undo = format!("umount -l {hiding}; ls -A {hiding}");

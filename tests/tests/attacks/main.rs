@@ -3,6 +3,7 @@
 mod accounts;
 mod files;
 mod postgresql;
+mod processes;
 mod redis;
 mod service;
 mod volume;

@@ -1,7 +1,9 @@
-//! The control groups of hosts: version 2, version 1, or both side by side (memory and pids in version 1, the kill
+//! The control groups of hosts: version 2, version 1, or both side by side (memory, pids and cpu in version 1, the kill
 //! switch in version 2).
 //!
-//! A host has one directory in each hierarchy, `trove-rs/<key>/<id>`, where the key tells state directories apart.
+//! A host has two directories in each hierarchy: `trove-rs/<key>/<id>` for the engine and everything else of its account,
+//! `trove-rs/<key>/<id>.agent` for the agent, which goes on when the tenant has used up his part. They are side by side, since
+//! in version 2 a group that passes limits on has no processes of its own. The key tells state directories apart.
 
 #![allow(clippy::disallowed_methods, reason = "control groups")]
 
@@ -12,10 +14,16 @@ use std::path::{Path, PathBuf};
 
 use super::system::{ProcessId, if_there};
 
-/// For the agent and its short-lived children, beside what was ordered for the engine.
-const AGENT_ALLOWANCE_MIB: u64 = 256;
-/// Enough for any engine's connections, too few for a runaway to harm the machine.
-const PROCESSES: u64 = 8192;
+/// For the agent, beside what was ordered for the engine.
+const AGENT_MIB: u64 = 256;
+/// Processes and threads of the agent, far more than it has.
+const AGENT_PROCESSES: u64 = 512;
+/// Processes and threads of the smallest host; PostgreSQL takes 50 connections there and some 20 processes of its own.
+const LEAST_PROCESSES: u64 = 128;
+/// Enough for the 500 connections of the largest PostgreSQL, too few for a runaway to harm the machine.
+const MOST_PROCESSES: u64 = 1024;
+/// The period of quotas, in microseconds: the kernel's default.
+const PERIOD: u64 = 100_000;
 const TOP: &str = "trove-rs";
 
 /// The hierarchies in which hosts get groups.
@@ -36,6 +44,90 @@ enum Kind {
     Unified,
     Memory,
     Pids,
+    Cpu,
+}
+
+/// Whose a group of a host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The engine's, with everything else that runs as its account: the tenant's, that is.
+    Engine,
+    /// The agent's.
+    Agent,
+}
+
+impl Part {
+    const ALL: [Self; 2] = [Self::Engine, Self::Agent];
+
+    fn name(self, host: &str) -> String {
+        match self {
+            // Also the agent's, in versions before this.
+            Self::Engine => host.to_owned(),
+            Self::Agent => format!("{host}.agent"),
+        }
+    }
+
+    /// The host that has a group of this name.
+    fn host(name: &str) -> String {
+        name.strip_suffix(".agent").unwrap_or(name).to_owned()
+    }
+}
+
+/// Limits by the files that they are written to; each controller has its own name for them in each version.
+type Settings = Vec<(&'static str, String)>;
+
+/// Writes those that the group's controllers know.
+fn set(group: &Path, settings: &Settings) -> io::Result<()> {
+    for (file, value) in settings {
+        let file = group.join(file);
+        if file.exists() {
+            fs::write(&file, value)
+                .map_err(|error| io::Error::new(error.kind(), format!("set {}: {error}", file.display())))?;
+        }
+    }
+    Ok(())
+}
+
+fn sizes(memory_mib: u64, processes: u64) -> Settings {
+    let memory = memory_mib.saturating_mul(1024 * 1024).to_string();
+    vec![("memory.max", memory.clone()), ("memory.limit_in_bytes", memory), ("pids.max", processes.to_string())]
+}
+
+fn agents() -> Settings {
+    sizes(AGENT_MIB, AGENT_PROCESSES)
+}
+
+/// What a tenant may take of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Memory of the flavor.
+    pub(crate) memory_mib: u64,
+    /// Processors of the flavor.
+    pub(crate) vcpus: u32,
+}
+
+impl Limits {
+    /// Processes and threads.
+    fn processes(self) -> u64 {
+        (LEAST_PROCESSES + self.memory_mib / 2).min(MOST_PROCESSES)
+    }
+
+    fn set(self, group: &Path) -> io::Result<()> {
+        let vcpus = u64::from(self.vcpus.max(1));
+        let quota = vcpus * PERIOD;
+        let mut all = sizes(self.memory_mib, self.processes());
+        all.extend([
+            // Where one process more than the memory has room for is killed, the rest goes too: the engine starts anew instead
+            // of fighting for ever.
+            ("memory.oom.group", "1".to_owned()),
+            ("cpu.weight", (100 * vcpus).min(10_000).to_string()),
+            ("cpu.max", format!("{quota} {PERIOD}")),
+            ("cpu.shares", (1024 * vcpus).min(262_144).to_string()),
+            ("cpu.cfs_period_us", PERIOD.to_string()),
+            ("cpu.cfs_quota_us", quota.to_string()),
+        ]);
+        set(group, &all)
+    }
 }
 
 impl Cgroups {
@@ -43,54 +135,60 @@ impl Cgroups {
     pub(crate) fn find(key: &str) -> Result<Self, String> {
         let mounts =
             fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("mounts are not known: {error}"))?;
-        let found = Self { hierarchies: hierarchies(&mounts), key: key.to_owned() };
+        let mut found = Self { hierarchies: hierarchies(&mounts), key: key.to_owned() };
         if !found.hierarchies.iter().any(Hierarchy::limits_memory) {
             return Err("no control group of this machine limits memory".to_owned());
         }
-        for hierarchy in &found.hierarchies {
-            let top = found.parent(hierarchy);
-            hierarchy
-                .prepare(&top)
-                .map_err(|error| format!("control groups cannot be made in {}: {error}", top.display()))?;
+        for hierarchy in std::mem::take(&mut found.hierarchies) {
+            let top = found.parent(&hierarchy);
+            match hierarchy.prepare(&top) {
+                Err(error) if hierarchy.kind == Kind::Cpu => {
+                    tracing::warn!("hosts have no limits of processors: {}: {error}", top.display());
+                    continue;
+                }
+                made => made.map_err(|error| format!("control groups cannot be made in {}: {error}", top.display()))?,
+            }
             // It was a try: a controller without hosts has no groups. What is in use stays.
             hierarchy.tidy(&top);
+            found.hierarchies.push(hierarchy);
         }
         Ok(found)
     }
 
-    /// The directories of a host's groups, there or not.
-    pub(crate) fn of(&self, host: &str) -> Vec<PathBuf> {
-        self.hierarchies.iter().map(|hierarchy| self.parent(hierarchy).join(host)).collect()
+    /// The directories of one of a host's groups, there or not.
+    pub(crate) fn of(&self, host: &str, part: Part) -> Vec<PathBuf> {
+        self.hierarchies.iter().map(|hierarchy| self.parent(hierarchy).join(part.name(host))).collect()
+    }
+
+    /// The directories of all of them.
+    pub(crate) fn all(&self, host: &str) -> Vec<PathBuf> {
+        Part::ALL.into_iter().flat_map(|part| self.of(host, part)).collect()
     }
 
     /// The path of a host's group, the same in each hierarchy, below where that is mounted.
-    pub(crate) fn path(&self, host: &str) -> PathBuf {
-        Path::new(TOP).join(&self.key).join(host)
+    pub(crate) fn path(&self, host: &str, part: Part) -> PathBuf {
+        Path::new(TOP).join(&self.key).join(part.name(host))
     }
 
-    /// Puts a process into the groups of a host.
-    pub(crate) fn join(&self, host: &str, process: ProcessId) -> io::Result<()> {
-        self.of(host).iter().try_for_each(|group| fs::write(group.join("cgroup.procs"), process.pid.to_string()))
+    /// Puts an agent into the groups of its host.
+    pub(crate) fn join(&self, host: &str, agent: ProcessId) -> io::Result<()> {
+        let groups = self.of(host, Part::Agent);
+        groups.iter().try_for_each(|group| fs::write(group.join("cgroup.procs"), agent.pid.to_string()))
     }
 
     /// Makes the groups of a host, or finds them made, and sets their limits.
-    pub(crate) fn ensure(&self, host: &str, memory_mib: u64) -> io::Result<()> {
-        let memory = (memory_mib + AGENT_ALLOWANCE_MIB).saturating_mul(1024 * 1024).to_string();
+    pub(crate) fn ensure(&self, host: &str, limits: Limits) -> io::Result<()> {
         for hierarchy in &self.hierarchies {
             let parent = self.parent(hierarchy);
-            let group = parent.join(host);
-            // Another controller that tidies up may remove an empty directory in between.
-            let made = || hierarchy.prepare(&parent).and_then(|()| make(&group));
-            made().or_else(|error| if error.kind() == ErrorKind::NotFound { made() } else { Err(error) })?;
-            for (file, value) in match hierarchy.kind {
-                Kind::Unified if hierarchy.limits_memory() => vec![("memory.max", &memory)],
-                Kind::Unified | Kind::Pids => vec![],
-                Kind::Memory => vec![("memory.limit_in_bytes", &memory)],
-            } {
-                fs::write(group.join(file), value)?;
-            }
-            if group.join("pids.max").exists() {
-                fs::write(group.join("pids.max"), PROCESSES.to_string())?;
+            for part in Part::ALL {
+                let group = parent.join(part.name(host));
+                // Another controller that tidies up may remove an empty directory in between.
+                let made = || hierarchy.prepare(&parent).and_then(|()| make(&group));
+                made().or_else(|error| if error.kind() == ErrorKind::NotFound { made() } else { Err(error) })?;
+                match part {
+                    Part::Engine => limits.set(&group)?,
+                    Part::Agent => set(&group, &agents())?,
+                }
             }
         }
         Ok(())
@@ -103,7 +201,7 @@ impl Cgroups {
             hosts.extend(
                 children(&self.parent(hierarchy))?
                     .into_iter()
-                    .filter_map(|path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned)),
+                    .filter_map(|path| path.file_name().and_then(|name| name.to_str()).map(Part::host)),
             );
         }
         Ok(hosts)
@@ -113,7 +211,7 @@ impl Cgroups {
     pub(crate) fn remove(&self, host: &str) -> io::Result<()> {
         for hierarchy in &self.hierarchies {
             let parent = self.parent(hierarchy);
-            remove(&parent.join(host))?;
+            Part::ALL.iter().try_for_each(|part| remove(&parent.join(part.name(host))))?;
             hierarchy.tidy(&parent);
         }
         Ok(())
@@ -137,16 +235,41 @@ pub(crate) fn members(group: &Path) -> io::Result<Vec<ProcessId>> {
     Ok(members)
 }
 
-/// Ends all processes of a group at once where the kernel can (version 2, Linux 5.14). Whether it could.
-pub(crate) fn kill(group: &Path) -> bool {
-    fs::write(group.join("cgroup.kill"), "1").is_ok()
+/// Groups in which no process can be made, while this lives. What is in them is killed at once where the kernel can do that
+/// (version 2, Linux 5.14).
+#[derive(Debug)]
+pub(crate) struct Held(Vec<(PathBuf, String)>);
+
+impl Held {
+    pub(crate) fn new(groups: &[PathBuf]) -> Self {
+        // A group that is gone, or a kernel without it, takes the signals one by one.
+        let hold = |group: &PathBuf| {
+            let file = group.join("pids.max");
+            let limit = fs::read_to_string(&file).ok()?;
+            fs::write(&file, "0").ok().map(|()| (file, limit))
+        };
+        let held = Self(groups.iter().filter_map(hold).collect());
+        for group in groups {
+            let _ = fs::write(group.join("cgroup.kill"), "1");
+        }
+        held
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for (file, limit) in &self.0 {
+            // What is gone needs none.
+            let _ = fs::write(file, limit.trim());
+        }
+    }
 }
 
 impl Hierarchy {
     fn limits_memory(&self) -> bool {
         match self.kind {
             Kind::Memory => true,
-            Kind::Pids => false,
+            Kind::Pids | Kind::Cpu => false,
             Kind::Unified => offered(&self.mount).contains("memory"),
         }
     }
@@ -165,8 +288,13 @@ impl Hierarchy {
                     .filter(|name| offered.contains(*name))
                     .map(|name| format!("+{name}"))
                     .collect();
+                let control = directory.join("cgroup.subtree_control");
                 if !wanted.is_empty() {
-                    fs::write(directory.join("cgroup.subtree_control"), wanted.join(" "))?;
+                    fs::write(&control, wanted.join(" "))?;
+                }
+                // A machine with real-time processes passes processors on to nobody.
+                if offered.contains("cpu") {
+                    let _ = fs::write(&control, "+cpu");
                 }
             }
         }
@@ -198,6 +326,7 @@ fn hierarchies(mounts: &str) -> Vec<Hierarchy> {
             "cgroup2" => Kind::Unified,
             "cgroup" if has("memory") => Kind::Memory,
             "cgroup" if has("pids") => Kind::Pids,
+            "cgroup" if has("cpu") => Kind::Cpu,
             _ => continue,
         };
         // A hierarchy may be mounted twice: one place is enough.
@@ -251,7 +380,32 @@ mod tests {
                       34 25 0:30 / /proc rw - proc proc rw";
         let found: Vec<_> = hierarchies(hybrid).into_iter().map(|found| (found.kind, found.mount)).collect();
         let at = |name: &str| PathBuf::from("/sys/fs/cgroup").join(name);
-        assert_eq!(found, [(Kind::Memory, at("memory")), (Kind::Pids, at("pids")), (Kind::Unified, at("unified"))]);
+        let all = [
+            (Kind::Memory, at("memory")),
+            (Kind::Pids, at("pids")),
+            (Kind::Cpu, at("cpu")),
+            (Kind::Unified, at("unified")),
+        ];
+        assert_eq!(found, all);
         assert_eq!(hierarchies("34 25 0:30 / /proc rw - proc proc rw"), []);
+    }
+
+    #[test]
+    fn limits_go_by_the_flavor() {
+        let directory = tempfile::tempdir().unwrap();
+        let read = |file: &str| fs::read_to_string(directory.path().join(file)).unwrap();
+        let files = ["memory.max", "pids.max", "cpu.weight", "cpu.max", "cpu.shares", "cpu.cfs_quota_us"];
+        files.iter().for_each(|file| fs::write(directory.path().join(file), "").unwrap());
+        Limits { memory_mib: 512, vcpus: 2 }.set(directory.path()).unwrap();
+        let set = files.map(read);
+        let memory = (512_u64 << 20).to_string();
+        assert_eq!(set, [memory.as_str(), "384", "200", "200000 100000", "2048", "200000"]);
+        assert!(!directory.path().join("memory.oom.group").exists(), "a controller that is not there is not asked");
+        // PostgreSQL takes a tenth of the memory's MiB as connections, 50 to 500, and starts some processes of its own.
+        for memory_mib in [64, 512, 1024, 5120, 65536] {
+            let limits = Limits { memory_mib, vcpus: 32 };
+            assert!(limits.processes() >= (memory_mib / 10).clamp(50, 500) + 32 + 20, "{memory_mib}");
+            assert!(limits.processes() <= 1024, "{memory_mib}");
+        }
     }
 }

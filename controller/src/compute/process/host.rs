@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use trove_strategy::beneath::Dir;
 
 use super::accounts::Accounts;
-use super::cgroup::Cgroups;
+use super::cgroup::{Cgroups, Limits, Part};
 use super::filter::Filter;
 use super::lock;
 use super::migrate;
@@ -82,6 +82,7 @@ struct AgentConfig<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     engine_uid: Option<u32>,
     cgroups: Vec<PathBuf>,
+    engine_cgroups: Vec<PathBuf>,
 }
 
 /// Tells state directories apart where names of theirs would meet.
@@ -135,10 +136,18 @@ pub(super) enum Started {
 
 /// What the driver itself reads of the agent's configuration.
 #[derive(Deserialize)]
-struct Written {
+pub(super) struct Written {
     memory_mib: u64,
+    vcpus: Option<u32>,
     engine_uid: Option<u32>,
     bindir: PathBuf,
+}
+
+impl Written {
+    pub(super) fn limits(&self) -> Limits {
+        // One that was written by hand may say less.
+        Limits { memory_mib: self.memory_mib, vcpus: self.vcpus.unwrap_or(1) }
+    }
 }
 
 /// An agent that was started, in a file that only this account can write. A process id is used again, and a start time is
@@ -192,7 +201,7 @@ impl Place {
         self.runtime.join(instance.to_string())
     }
 
-    fn config_file(&self, instance: InstanceId) -> PathBuf {
+    pub(super) fn config_file(&self, instance: InstanceId) -> PathBuf {
         self.directory(instance).join(WHOLE)
     }
 
@@ -335,7 +344,6 @@ impl Place {
         if let (Some(apart), Some(uid)) = (&self.apart, spec.engine_uid) {
             apart.accounts.keep(uid, &directory)?;
         }
-        let id = spec.instance.to_string();
         write(&directory.join("authority.pem"), spec.authority_pem.as_bytes())?;
         // An agent that has its certificate needs no token, and would leave it lying there.
         let enrolled = directory.join(IDENTITY).exists();
@@ -362,7 +370,8 @@ impl Place {
             vcpus: spec.size.vcpus,
             volume_gib: spec.size.volume_gib,
             engine_uid: spec.engine_uid,
-            cgroups: self.cgroups.as_ref().map(|cgroups| cgroups.of(&id)).unwrap_or_default(),
+            cgroups: self.groups_of(spec.instance, Part::Agent),
+            engine_cgroups: self.groups_of(spec.instance, Part::Engine),
         };
         let text = toml::to_string(&config)
             .map_err(|error| ComputeError::Fatal(format!("write the agent's configuration: {error}")))?;
@@ -384,9 +393,12 @@ impl Place {
         let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return self.look_for_agent(instance) };
         let Some(process) = Process::of(record.process.pid)? else { return Ok(None) };
         let is_it = process.id == record.process && is_own(&process) && boot()? == record.boot;
-        let group = self.cgroups.as_ref().map(|cgroups| cgroups.path(&instance.to_string()));
-        let is_member = match group {
-            Some(group) => system::is_in_group(process.id.pid, &group)?,
+        let is_member = match &self.cgroups {
+            // One of a version before this is where its engine is.
+            Some(cgroups) => [Part::Agent, Part::Engine].into_iter().try_fold(false, |is_member, part| {
+                let group = cgroups.path(&instance.to_string(), part);
+                Ok::<_, std::io::Error>(is_member || system::is_in_group(process.id.pid, &group)?)
+            })?,
             None => true,
         };
         Ok((is_it && is_member).then_some(process.id))
@@ -417,7 +429,7 @@ impl Place {
         }
     }
 
-    fn written(&self, instance: InstanceId) -> Result<Written, ComputeError> {
+    pub(super) fn written(&self, instance: InstanceId) -> Result<Written, ComputeError> {
         let file = self.config_file(instance);
         let parse = |text: String| toml::from_str(&text).map_err(std::io::Error::other);
         fs::read_to_string(&file).and_then(parse).map_err(failed("read", &file))
@@ -477,6 +489,7 @@ impl Place {
         let agent =
             agent.map_err(|error| ComputeError::Transient(format!("look for the agent of {instance}: {error}")))?;
         if agent.is_some() && self.is_whole(instance)? {
+            self.renew_limits(instance);
             return Ok(Started::Before);
         }
         if !self.can_start(instance)? {
@@ -491,6 +504,7 @@ impl Place {
             (self.directory(instance), self.run_directory(instance), self.program(instance));
         let written = self.written(instance)?;
         self.make_volatile(instance, &written)?;
+        self.renew_groups(instance)?;
         let log = directory.join("log/agent.log");
         let output = File::options().create(true).append(true).mode(0o600).open(&log).map_err(failed("open", &log))?;
         let again = output.try_clone().map_err(failed("open", &log))?;
@@ -534,7 +548,7 @@ impl Place {
             host: self.directory(instance),
             run: self.run_directory(instance),
             uid: written.engine_uid?,
-            groups: self.cgroups.as_ref().map(|cgroups| cgroups.of(&instance.to_string())).unwrap_or_default(),
+            groups: self.groups(instance),
             hidden: apart.hidden.clone(),
             programs: vec![program.to_owned(), written.bindir.clone()],
             memory_mib: written.memory_mib,
@@ -573,8 +587,8 @@ impl Place {
             namespace::prepare(&run).map_err(failed("prepare", &run))?;
         }
         let Some(cgroups) = &self.cgroups else { return Ok(()) };
-        let made = cgroups.ensure(&instance.to_string(), written.memory_mib);
-        made.map_err(|error| ComputeError::Transient(format!("limit the memory of the host {instance}: {error}")))
+        let limited = cgroups.ensure(&instance.to_string(), written.limits());
+        limited.map_err(|error| ComputeError::Transient(format!("limit the host {instance}: {error}")))
     }
 
     /// Takes the directory of sockets and the control group away; no process of the host may be left.

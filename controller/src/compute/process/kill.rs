@@ -4,19 +4,25 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use tokio::process::Command;
+use tokio::time::Instant;
 
-use super::cgroup;
+use super::cgroup::{self, Held};
 use super::host::Place;
 use super::system::{self, Kind, Object, Process, ProcessId, Shared, if_there};
 use crate::ids::InstanceId;
 
 /// A killed process that does not end is stuck in the kernel.
 const LONGEST_DYING: Duration = Duration::from_secs(20);
+/// Before it is tried again to kill what could not be killed.
+const NEXT_ROUND: Duration = Duration::from_millis(50);
+/// For one System V object.
+const LONGEST_REMOVAL: Duration = Duration::from_secs(5);
 
 /// Asks an agent to end together with its engine, and waits for at most `deadline`.
 pub(super) async fn interrupt(agent: ProcessId, deadline: Duration) -> io::Result<()> {
@@ -35,37 +41,14 @@ impl Place {
         killed.extend(self.recorded_engine(instance)?);
         let mut shared = BTreeSet::new();
         let account = self.account(instance)?;
-        loop {
-            if let Some(uid) = account {
-                strike(uid).await?;
-            }
-            let alive = self.processes(instance, account)?;
-            if alive.is_empty() {
-                break;
-            }
-            let mut dying = Vec::new();
-            for process in alive {
-                if account.is_none() {
-                    shared.extend(Shared::of(process)?);
-                }
-                killed.insert(process.pid);
-                if let Some(handle) = process.open()? {
-                    handle.send(Signal::KILL)?;
-                    dying.push(handle);
-                }
-            }
-            if let Some(cgroups) = &self.cgroups {
-                // Those that were forked meanwhile go at once where the kernel can do that; else in the next round.
-                cgroups.of(&instance.to_string()).iter().for_each(|group| {
-                    cgroup::kill(group);
-                });
-            }
-            for handle in dying {
-                if tokio::time::timeout(LONGEST_DYING, handle.ended()).await.is_err() {
-                    return Err(io::Error::other("a killed process does not end"));
-                }
-            }
-        }
+        let groups = self.groups(instance);
+        // Without an account it is remembered who used what before anything is killed.
+        let note = |process: &ProcessId| {
+            killed.insert(process.pid);
+            shared.extend(if account.is_none() { Shared::of(*process)? } else { Vec::new() });
+            Ok(())
+        };
+        end(&groups, || self.processes(instance, account), note).await?;
         match account {
             Some(uid) => remove_objects(|object| object.owner == uid).await,
             None => remove_shared(&shared, &killed).await,
@@ -76,9 +59,9 @@ impl Place {
     /// in its directories and what descends from that. Engines' backends have sessions of their own and outlive a killed parent.
     fn processes(&self, instance: InstanceId, account: Option<u32>) -> io::Result<Vec<ProcessId>> {
         let mut found = match &self.cgroups {
-            Some(cgroups) => {
+            Some(_) => {
                 let mut found: Vec<ProcessId> = self.find_agent(instance)?.into_iter().collect();
-                for group in cgroups.of(&instance.to_string()) {
+                for group in self.groups(instance) {
                     found.extend(cgroup::members(&group)?);
                 }
                 found
@@ -124,13 +107,47 @@ impl Place {
     }
 }
 
-/// Kills everything that an account runs, at once: of those that multiply, none is left that would be seen too late.
-pub(super) async fn strike(uid: u32) -> io::Result<()> {
-    let mut command = tokio::process::Command::new("/bin/sh");
-    command.args(["-c", "kill -s KILL -- -1"]).env_clear().current_dir("/");
-    // As that account it reaches nobody else. That there is nothing to kill is no failure.
-    command.uid(uid).gid(uid).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().await?;
-    Ok(())
+/// Kills everything that an account runs; `groups` are the control groups that it runs in.
+pub(super) async fn strike(uid: u32, groups: &[PathBuf]) -> io::Result<()> {
+    end(groups, || system::processes_of(uid), |_| Ok(())).await
+}
+
+/// Kills what is found in the groups and by `look`, until nothing is left. By signals of root alone: a process of the account
+/// itself, which could do it in one call, is at the mercy of those that it is to kill.
+async fn end(
+    groups: &[PathBuf],
+    look: impl Fn() -> io::Result<Vec<ProcessId>>,
+    mut note: impl FnMut(&ProcessId) -> io::Result<()>,
+) -> io::Result<()> {
+    let deadline = Instant::now() + LONGEST_DYING;
+    // From now on those that multiply cannot: none is left that would be seen too late.
+    let _held = Held::new(groups);
+    loop {
+        let alive = look()?;
+        if alive.is_empty() {
+            return Ok(());
+        }
+        alive.iter().try_for_each(&mut note)?;
+        let failed = kill(&alive);
+        for process in alive {
+            let Some(handle) = process.open()? else { continue };
+            if tokio::time::timeout_at(deadline, handle.ended()).await.is_err() {
+                break;
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(failed.unwrap_or_else(|| io::Error::other("a killed process does not end")));
+        }
+        if failed.is_some() {
+            tokio::time::sleep(NEXT_ROUND).await;
+        }
+    }
+}
+
+/// Sends to all of them; tells the last failure.
+fn kill(processes: &[ProcessId]) -> Option<io::Error> {
+    let kill = |process: &ProcessId| process.open()?.map_or(Ok(()), |handle| handle.send(Signal::KILL));
+    processes.iter().filter_map(|process| kill(process).err()).reduce(|_, last| last)
 }
 
 /// Removes what engines leave that share an account: it goes by who made or had it.
@@ -161,17 +178,30 @@ async fn remove_objects(are_meant: impl Fn(&Object) -> bool) -> io::Result<()> {
         objects.extend(system::objects(kind)?.into_iter().filter(|object| are_meant(object)));
     }
     for object in objects {
-        let mut command = tokio::process::Command::new("ipcrm");
-        command.args([object.kind.option(), &object.id.to_string()]);
-        if nix::unistd::geteuid().is_root() {
-            // As its owner, so that what has this number by now and is another's stays.
-            command.uid(object.owner).gid(object.owner);
-        }
+        let mut command = removal(&object);
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         // One that has gone by itself meanwhile is as good.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().await?;
+        let removed = tokio::time::timeout(LONGEST_REMOVAL, command.status()).await;
+        removed.map_err(|_| io::Error::other("the removal of a System V object takes too long"))??;
     }
     Ok(())
+}
+
+/// ipcrm(1). Of root it has the effective account of the owner, so that what has this number by now and is another's stays,
+/// and the real one of root, so that nobody of that account may trace it, or make anything of its rights.
+fn removal(object: &Object) -> Command {
+    let target = [object.kind.option().to_owned(), object.id.to_string()];
+    if !nix::unistd::geteuid().is_root() {
+        let mut command = Command::new("ipcrm");
+        command.args(target);
+        return command;
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--no-new-privs", "--clear-groups", "--ruid=0", "--rgid=0"]);
+    command.args([format!("--euid={}", object.owner), format!("--egid={}", object.owner)]);
+    command.args(["--", "setsid", "--wait", "ipcrm"]).args(target);
+    command
 }
 
 /// Whether anybody still has it.

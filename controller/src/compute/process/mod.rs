@@ -9,6 +9,7 @@ mod address;
 mod cgroup;
 mod fence;
 mod filter;
+mod groups;
 mod host;
 mod kill;
 mod lock;
@@ -307,7 +308,7 @@ impl Compute for ProcessDriver {
         }
         let transient = |error: std::io::Error| ComputeError::Transient(format!("look who listens: {error}"));
         let tenants = self.place.tenants().map_err(transient)?;
-        squatters::end(&tenants).await.map_err(transient)
+        squatters::end(&self.place, &tenants).await.map_err(transient)
     }
 
     fn separates_tenants(&self) -> bool {

@@ -10,9 +10,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "the runtime directory is root's, and what is mounted is opened before")]
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +24,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::statfs::{FsType, fstatfs};
+
+use crate::ids::InstanceId;
 
 /// The kernel's file system of namespaces (NSFS_MAGIC).
 const NAMESPACES: FsType = FsType(0x6e73_6673);
@@ -85,12 +90,14 @@ impl View {
                 empty(place, "mode=1777,size=64m,nr_inodes=4096", MsFlags::empty())?;
             }
         }
+        self.detach_others()?;
         for hidden in &self.hidden {
             make_directory(hidden)?;
             empty(hidden, "mode=0711,size=1m", MsFlags::MS_NOEXEC)?;
         }
         // All controllers' groups are below one directory of each hierarchy.
-        for top in self.groups.iter().filter_map(|group| group.ancestors().nth(2)) {
+        let tops: BTreeSet<&Path> = self.groups.iter().filter_map(|group| group.ancestors().nth(2)).collect();
+        for top in tops {
             empty(top, "mode=0711,size=1m", MsFlags::MS_NOEXEC)?;
         }
         for (group, handle) in &groups {
@@ -103,6 +110,29 @@ impl View {
         self.make_etc()?;
         hide_processes();
         File::open("/proc/thread-self/ns/mnt")
+    }
+
+    /// Lets go of what is mounted for other hosts: below what is hidden it would be out of reach, but its name would stand in the
+    /// list of mounts. Those of other services on this machine lie elsewhere, and are known by what they are.
+    fn detach_others(&self) -> io::Result<()> {
+        let real = |path: &PathBuf| fs::canonicalize(path);
+        let hidden = self.hidden.iter().filter(|path| path.exists()).map(real).collect::<io::Result<Vec<_>>>()?;
+        let own = [real(&self.host)?, real(&self.run)?];
+        let mounts = fs::read("/proc/thread-self/mountinfo")?;
+        // What was mounted last first.
+        for Mounted { place, holds_host } in mounted(&mounts).iter().rev() {
+            let is_hidden = hidden.iter().any(|hidden| place.starts_with(hidden) && place != hidden);
+            let is_own = own.iter().any(|own| own.starts_with(place) || place.starts_with(own));
+            if is_own || !(is_hidden || *holds_host) {
+                continue;
+            }
+            match umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                // It went together with the one that it was mounted in.
+                Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+                Err(error) => return Err(tell(&format!("let go of {}", place.display()))(error)),
+            }
+        }
+        Ok(())
     }
 
     /// A directory /etc with two files of its own; all else in it leads to the machine's. The two cannot be mounted over the
@@ -180,6 +210,41 @@ fn held(run: &Path) -> io::Result<Option<File>> {
     Ok(is_namespace.then_some(file))
 }
 
+/// A mount of the machine.
+#[derive(Debug, PartialEq, Eq)]
+struct Mounted {
+    place: PathBuf,
+    /// Whether it is the runtime directory of a host, mounted on itself ([`View::hold`]).
+    holds_host: bool,
+}
+
+/// proc(5): `id parent major:minor root mount-point ...`, in which spaces and the like are octal numbers behind a backslash.
+fn mounted(mounts: &[u8]) -> Vec<Mounted> {
+    let parse = |line: &[u8]| {
+        let mut fields = line.split(|byte| *byte == b' ').map(|field| PathBuf::from(OsString::from_vec(plain(field))));
+        let (root, place) = (fields.nth(3)?, fields.next()?);
+        let name = place.file_name()?.to_str()?;
+        let holds_host = name.parse::<InstanceId>().is_ok() && root.ends_with(name);
+        Some(Mounted { place, holds_host })
+    };
+    mounts.split(|byte| *byte == b'\n').filter_map(parse).collect()
+}
+
+fn plain(escaped: &[u8]) -> Vec<u8> {
+    let mut all = Vec::with_capacity(escaped.len());
+    let mut rest = escaped;
+    while let Some((first, after)) = rest.split_first() {
+        let number = after.get(..3).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        let (byte, after) = match number.filter(|_| *first == b'\\') {
+            Some(byte) => (byte, &after[3..]),
+            None => (*first, after),
+        };
+        all.push(byte);
+        rest = after;
+    }
+    all
+}
+
 /// On a thread of its own, which ends with it.
 fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
@@ -231,4 +296,22 @@ fn bind(from: &impl AsRawFd, to: &Path) -> io::Result<()> {
 fn tell(attempt: &str) -> impl FnOnce(nix::Error) -> io::Error {
     let attempt = attempt.to_owned();
     move |error| io::Error::other(format!("{attempt}: {}", error.desc()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_read_as_they_are() {
+        let id = "80401800-1904-4c4b-85fc-d332cf8a08b8";
+        let mounts = format!(
+            "30 25 0:26 / /run/a\\040b\\134c rw shared:9 - tmpfs tmpfs rw\n\
+             31 30 0:4 /x/{id} /run/x/{id} rw - tmpfs tmpfs rw\n\
+             32 30 0:4 / /media/{id} rw - ext4 /dev/sdb rw\n"
+        );
+        let found: Vec<_> = mounted(mounts.as_bytes()).into_iter().map(|it| (it.place, it.holds_host)).collect();
+        let (run, media) = (PathBuf::from("/run/x").join(id), PathBuf::from("/media").join(id));
+        assert_eq!(found, [("/run/a b\\c".into(), false), (run, true), (media, false)]);
+    }
 }

@@ -15,6 +15,8 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
 use rustix::process::Signal;
 
+use super::cgroup::Part;
+use super::host::Place;
 use super::kill::strike;
 use super::system::{self, ProcessId, if_there};
 use super::tenant::Tenant;
@@ -35,7 +37,7 @@ struct Listener {
 }
 
 /// Ends all that is found, and says whose it was.
-pub(super) async fn end(tenants: &[Tenant]) -> io::Result<Vec<Squatter>> {
+pub(super) async fn end(place: &Place, tenants: &[Tenant]) -> io::Result<Vec<Squatter>> {
     let mut ended = BTreeMap::new();
     for round in 1..=ROUNDS {
         let suspects = suspects(tenants)?;
@@ -65,7 +67,7 @@ pub(super) async fn end(tenants: &[Tenant]) -> io::Result<Vec<Squatter>> {
                     instance_id = %tenant.instance,
                     "this instance does not leave another's address: all that runs as its account is ended"
                 );
-                strike(tenant.uid).await?;
+                strike(tenant.uid, &place.groups_of(tenant.instance, Part::Engine)).await?;
                 ended.entry(tenant.instance).or_insert_with(|| "not to be named".to_owned());
             }
         }

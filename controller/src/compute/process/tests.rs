@@ -1,5 +1,7 @@
 //! Hosts whose agent is a script: it joins its groups, leaves grandchildren in sessions of their own, and stays.
 
+mod groups;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
@@ -166,7 +168,7 @@ async fn live_and_die(mut world: World) {
     let children = world.listed(instance, "children");
     assert!(children.iter().all(|pid| is_there(*pid)), "children outlive their agents");
     let groups: Vec<PathBuf> =
-        world.driver.place.cgroups.iter().flat_map(|cgroups| cgroups.of(&instance.to_string())).collect();
+        world.driver.place.cgroups.iter().flat_map(|cgroups| cgroups.all(&instance.to_string())).collect();
     assert!(groups.iter().all(|group| group.exists()));
     world.driver.delete_host(instance, 1).await.unwrap();
     let alive: Vec<i32> = children.into_iter().filter(|pid| ProcessId::of(*pid).unwrap().is_some()).collect();
@@ -345,6 +347,9 @@ async fn each_host_has_an_account_and_a_namespace_that_go_with_it() {
     assert_eq!(names(&world.driver.place.runtime), [one.to_string()], "no other host");
     assert_eq!(names(&world.driver.place.hosts), Vec::<String>::new());
     assert_eq!(names(Path::new("/dev/shm")), Vec::<String>::new());
+    // The second was made when the first was there.
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", agents[1].pid)).unwrap();
+    assert!(!mounts.contains(&one.to_string()) && mounts.contains(&two.to_string()), "{mounts}");
     let uid = first.engine_uid.unwrap();
     let passwd = std::fs::read_to_string(inside(Path::new("/etc/passwd"))).unwrap();
     assert!(passwd.contains(&format!("\nos_admin:x:{uid}:{uid}:")), "{passwd}");

@@ -81,10 +81,9 @@ fn text(bytes: &[u8]) -> String {
 
 impl RealHost {
     fn spawn(&self, command: &Command, stdin: Stdio) -> Result<Started, HostError> {
-        let mut base = std::process::Command::new(&command.program);
+        let mut base = self.command(&command.program, command.user);
         base.args(&command.args).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LANG", "C.UTF-8");
         base.envs(command.env.iter().map(|(name, value)| (name, value))).current_dir("/");
-        self.become_owner(&mut base, command.user);
         let mut base = tokio::process::Command::from(base);
         base.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = base.spawn().map_err(|error| start_failed(command, &error))?;
