@@ -77,6 +77,7 @@ impl View {
         unshare(CloneFlags::CLONE_NEWNS).map_err(tell("make a mount namespace"))?;
         umask(Mode::empty());
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(tell("make mounts private"))?;
+        self.detach_others()?;
         // Opened before they are hidden.
         let (host, run) = (directory(&self.host)?, directory(&self.run)?);
         let groups = self.groups.iter().map(|group| Ok((group, directory(group)?)));
@@ -90,7 +91,6 @@ impl View {
                 empty(place, "mode=1777,size=64m,nr_inodes=4096", MsFlags::empty())?;
             }
         }
-        self.detach_others()?;
         for hidden in &self.hidden {
             make_directory(hidden)?;
             empty(hidden, "mode=0711,size=1m", MsFlags::MS_NOEXEC)?;
