@@ -11,7 +11,7 @@ use super::App;
 use super::accounts::{NewDatabase, NewUser};
 use super::instances::NewInstance;
 use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
-use crate::compute::{Compute, ComputeError, HostSpec};
+use crate::compute::{Compute, ComputeError, HostSpec, Placement};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::identity::Caller;
@@ -272,7 +272,7 @@ impl Compute for FakeHost {
     fn separates_tenants(&self) -> bool {
         false
     }
-    async fn ensure_host(&self, _: &HostSpec) -> std::result::Result<(), ComputeError> {
+    async fn ensure_host(&self, _: &HostSpec) -> std::result::Result<Placement, ComputeError> {
         unreachable!("a step's work")
     }
     async fn stop_host(&self, _: InstanceId, _: u64) -> std::result::Result<(), ComputeError> {

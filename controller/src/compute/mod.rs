@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
-use trove_strategy::{Installation, Size};
+use trove_strategy::Size;
 
 use crate::ids::InstanceId;
+use crate::model::{Access, Artifact, Nic};
 use crate::state::HostState;
 
 pub mod process;
@@ -20,28 +20,58 @@ pub struct HostSpec {
     pub instance: InstanceId,
     /// That of the lease under which the host is asked for; see [`Compute`].
     pub fence: u64,
-    /// Grows when the host is made anew; certificates of an older one are refused.
-    pub generation: u64,
-    /// The datastore's name.
-    pub datastore: String,
-    /// The agent program that the version is registered with; `None` is the one beside the controller.
-    pub agent_program: Option<PathBuf>,
-    /// The engine that the version is registered with.
-    pub installation: Installation,
     /// What was ordered.
     pub size: Size,
+    /// Where it is reached, and by whom.
+    pub network: Network,
+    /// How its agent finds the controllers and is believed by them.
+    pub bootstrap: Bootstrap,
+    /// What runs in it.
+    pub artifact: Artifact,
+    /// The account of its engine on a machine that it shares; see [`Compute::reserve_account`].
+    pub engine_uid: Option<u32>,
+    /// What the driver said when it made the host, [`Placement::driver_state`]; null at first.
+    pub driver_state: serde_json::Value,
+}
+
+/// Where a host is reached, and by whom.
+#[derive(Clone, Debug)]
+pub struct Network {
     /// Where the engine listens.
     pub address: IpAddr,
     /// The port it listens on.
     pub port: u16,
-    /// The account of its engine on a machine that it shares; see [`Compute::reserve_account`].
-    pub engine_uid: Option<u32>,
+    /// The network interface that was ordered, at most one.
+    pub nics: Vec<Nic>,
+    /// From where it may be reached; `None`: as the driver does without a word.
+    pub access: Option<Access>,
+    /// The zone that was ordered.
+    pub availability_zone: Option<String>,
+}
+
+/// How an agent finds the controllers and is believed by them.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// Grows when the host is made anew; certificates of an older one are refused.
+    pub generation: u64,
+    /// The datastore's name.
+    pub datastore: String,
     /// Every controller's agents' address.
     pub controllers: Vec<String>,
     /// PEM of the authority of controllers and agents.
     pub authority_pem: String,
     /// The enrolment token; `None` once the agent has enrolled.
     pub token: Option<SecretString>,
+}
+
+/// What came of making a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Where its engine is reached; that of [`Network::address`] is among them.
+    pub addresses: Vec<IpAddr>,
+    /// What the driver must remember of it: ids of servers, ports and volumes. It is stored with the instance, and comes back in
+    /// every later [`HostSpec`].
+    pub driver_state: serde_json::Value,
 }
 
 /// A program of an instance that had taken the address of another, and was ended.
@@ -99,8 +129,8 @@ pub trait Compute: Send + Sync {
     fn separates_tenants(&self) -> bool;
     /// Makes the host with its volume and starts the agent, or finds it made. A volume that is smaller than `spec` says
     /// grows; memory and cores are those of `spec` from the next start on. An agent that dies later is started again
-    /// by the driver for as long as the host is there.
-    async fn ensure_host(&self, spec: &HostSpec) -> Result<(), ComputeError>;
+    /// by the driver for as long as the host is there. What it answers is stored; it may be asked again before that is.
+    async fn ensure_host(&self, spec: &HostSpec) -> Result<Placement, ComputeError>;
     /// Ends every process of the host, in an orderly way where that works, and keeps its volume. It stays stopped until
     /// [`Compute::ensure_host`]; a host that is not there counts as stopped.
     async fn stop_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError>;

@@ -1,7 +1,5 @@
 //! The words that every room uses: an instance, a size, a datastore, and what belongs to them.
 
-pub mod operations;
-
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +9,11 @@ use time::OffsetDateTime;
 
 use crate::ids::{DatastoreId, InstanceId, ProjectId, VersionId};
 use crate::state::{self, Heard, HostState, Service, Task};
+
+mod artifact;
+pub mod operations;
+
+pub use self::artifact::Artifact;
 
 /// Who may connect, as it was ordered.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

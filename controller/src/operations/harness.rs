@@ -20,7 +20,7 @@ use super::{NewOperation, Origin, Runner, RunnerContext, Stage as PlannedStage};
 use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
 use crate::app::instances::Instance;
 use crate::authority::Authorities;
-use crate::compute::{Compute, ComputeError, HostSpec};
+use crate::compute::{Compute, ComputeError, HostSpec, Placement};
 use crate::config::Config;
 use crate::ids::{InstanceId, OperationId, ProjectId};
 use crate::model::operations::Operation;
@@ -294,7 +294,7 @@ impl Compute for FakeCompute {
         true
     }
 
-    async fn ensure_host(&self, spec: &HostSpec) -> Result<(), ComputeError> {
+    async fn ensure_host(&self, spec: &HostSpec) -> Result<Placement, ComputeError> {
         let late = self.late.lock().unwrap().take();
         if let Some((there, go_on)) = late {
             there.notify_one();
@@ -309,7 +309,10 @@ impl Compute for FakeCompute {
         } else if self.halted.lock().unwrap().remove(&spec.instance) {
             self.agents.start(spec.instance);
         }
-        Ok(())
+        // As a cloud's driver does, which finds its server again by what it said before.
+        let driver_state = serde_json::json!({"server": spec.instance});
+        assert!(spec.driver_state.is_null() || spec.driver_state == driver_state, "{:?}", spec.driver_state);
+        Ok(Placement { addresses: vec![spec.network.address], driver_state })
     }
 
     async fn stop_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {

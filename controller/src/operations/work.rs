@@ -6,7 +6,7 @@ use super::outcome::{StepError, StepResult};
 use super::{Changes, Nudge};
 use crate::agents::Agents;
 use crate::authority::Authorities;
-use crate::compute::{Compute, HostSpec};
+use crate::compute::{Bootstrap, Compute, HostSpec, Network};
 use crate::config::Config;
 use crate::ids::InstanceId;
 use crate::store::Store;
@@ -63,19 +63,35 @@ impl RunnerContext {
         let spec = HostSpec {
             instance,
             fence,
-            generation: facts.generation,
-            datastore: facts.datastore,
-            agent_program: facts.agent_program,
-            installation: facts.installation,
             size: facts.size,
-            address: facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?,
-            port: facts.port,
+            network: Network {
+                address: facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?,
+                port: facts.port,
+                nics: facts.nics,
+                access: facts.access,
+                availability_zone: facts.availability_zone,
+            },
+            bootstrap: Bootstrap {
+                generation: facts.generation,
+                datastore: facts.datastore,
+                controllers: self.store.agents_addresses(GRACE).await?,
+                authority_pem: self.authorities.agents_pem().to_owned(),
+                token,
+            },
+            artifact: facts.artifact,
             engine_uid,
-            controllers: self.store.agents_addresses(GRACE).await?,
-            authority_pem: self.authorities.agents_pem().to_owned(),
-            token,
+            driver_state: facts.driver_state,
         };
-        Ok(self.compute.ensure_host(&spec).await?)
+        let placement = self.compute.ensure_host(&spec).await?;
+        if !placement.addresses.contains(&spec.network.address) {
+            let text =
+                format!("the driver made the host on {:?}, not on {}", placement.addresses, spec.network.address);
+            return Err(StepError::Fatal(text));
+        }
+        if placement.driver_state != spec.driver_state {
+            self.store.set_driver_state(instance, &placement.driver_state).await?;
+        }
+        Ok(())
     }
 
     /// Has the driver reserve an account for the engine, and stores it before it is used.

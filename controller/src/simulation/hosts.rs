@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::guest::Guest;
 use super::world::{Machine, World};
-use crate::compute::{Compute, ComputeError, HostSpec};
+use crate::compute::{Compute, ComputeError, HostSpec, Placement};
 use crate::ids::InstanceId;
 use crate::state::HostState;
 
@@ -61,7 +61,7 @@ impl Compute for Hosts {
         true
     }
 
-    async fn ensure_host(&self, spec: &HostSpec) -> Result<(), ComputeError> {
+    async fn ensure_host(&self, spec: &HostSpec) -> Result<Placement, ComputeError> {
         self.call("make a host").await?;
         let world = &self.world;
         if world.fails(25) {
@@ -91,7 +91,8 @@ impl Compute for Hosts {
             world.chance.note(format!("host {} is started", spec.instance));
             guest.start();
         }
-        self.call("make a host").await
+        self.call("make a host").await?;
+        Ok(Placement { addresses: vec![spec.network.address], driver_state: serde_json::Value::Null })
     }
 
     async fn stop_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {

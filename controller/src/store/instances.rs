@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
-use trove_strategy::{Installation, Manifest, Size};
+use trove_strategy::{Manifest, Size};
 
 use super::{Store, from_micros};
 use crate::error::{Error, Result};
 use crate::ids::{DatastoreId, InstanceId, ProjectId, VersionId};
-use crate::model::{Access, Datastore, Fault, Flavor, Instance, InstanceLabels, Nic, Version};
+use crate::model::{Access, Artifact, Datastore, Fault, Flavor, Instance, InstanceLabels, Nic, Version};
 use crate::state::{Heard, HostState, Service, Task};
 use crate::store::quota::Amounts;
 use crate::store::sql::{Column, Connection, Row, query};
@@ -110,12 +110,18 @@ pub struct HostFacts {
     pub generation: u64,
     /// The datastore's name.
     pub datastore: String,
-    /// The agent program that the version is registered with; `None` is the one beside the controller.
-    pub agent_program: Option<PathBuf>,
-    /// The engine that the version is registered with.
-    pub installation: Installation,
+    /// What runs in it.
+    pub artifact: Artifact,
     /// What was ordered.
     pub size: Size,
+    /// The network interface that was ordered.
+    pub nics: Vec<Nic>,
+    /// From where it may be reached.
+    pub access: Option<Access>,
+    /// The zone that was ordered.
+    pub availability_zone: Option<String>,
+    /// What the driver remembers of the host; null before it is made.
+    pub driver_state: serde_json::Value,
     /// Where the engine listens, once it was chosen.
     pub address: Option<IpAddr>,
     /// The port it listens on.
@@ -249,7 +255,7 @@ impl Store {
     pub async fn host_facts(&self, id: InstanceId) -> Result<Option<HostFacts>> {
         let row = query(
             "select i.project_id, i.generation, i.ram_mib, i.vcpus, i.volume_gib, i.address, i.port, i.engine_uid, \
-             v.agent_program, v.manifest, d.name as datastore_name from instance i \
+             i.nics, i.access, i.availability_zone, i.driver_state, v.agent_program, v.manifest, d.name as datastore_name from instance i \
              join datastore_version v on v.id = i.version_id join datastore d on d.id = v.datastore_id \
              where i.id = $1 and i.deleted is null",
         )
@@ -258,6 +264,20 @@ impl Store {
         .await
         .map_err(failed("read the host of", id))?;
         row.map(|row| host_facts(&row, id)).transpose()
+    }
+
+    /// Stores what the driver must remember of a host.
+    ///
+    /// # Errors
+    /// Internal.
+    pub async fn set_driver_state(&self, id: InstanceId, state: &serde_json::Value) -> Result<()> {
+        query("update instance set driver_state = $2 where id = $1")
+            .bind(id.to_string())
+            .bind(state.to_string())
+            .execute(&self.write)
+            .await
+            .map_err(failed("write what the driver remembers of", id))?;
+        Ok(())
     }
 
     /// Inserts the row, and says at what time; quota is the caller's, in the same transaction.
@@ -606,8 +626,10 @@ fn host_facts(row: &Row, id: InstanceId) -> Result<HostFacts> {
         project: ProjectId(column(row, "project_id")?),
         generation: unsigned(row, "generation")?,
         datastore: column(row, "datastore_name")?,
-        agent_program: column::<Option<String>>(row, "agent_program")?.map(PathBuf::from),
-        installation: manifest.installation,
+        artifact: Artifact::Local {
+            installation: manifest.installation,
+            agent_program: column::<Option<String>>(row, "agent_program")?.map(PathBuf::from),
+        },
         size: Size {
             memory_mib: unsigned(row, "ram_mib")?,
             vcpus: narrow(row, "vcpus")?,
@@ -616,7 +638,18 @@ fn host_facts(row: &Row, id: InstanceId) -> Result<HostFacts> {
         address: address(row)?,
         port: narrow(row, "port")?,
         engine_uid: maybe_uid(row)?,
+        nics: json(row, "nics")?,
+        access: access(row)?,
+        availability_zone: column(row, "availability_zone")?,
+        driver_state: maybe_text(row, "driver_state")?
+            .map_or(Ok(serde_json::Value::Null), serde_json::from_str)
+            .map_err(|error| Error::internal("read the column driver_state", error))?,
     })
+}
+
+fn access(row: &Row) -> Result<Option<Access>> {
+    let access = maybe_text(row, "access")?.map(serde_json::from_str).transpose();
+    access.map_err(|error| Error::internal("read the column access", error))
 }
 
 fn maybe_uid(row: &Row) -> Result<Option<u32>> {
@@ -627,7 +660,6 @@ fn maybe_uid(row: &Row) -> Result<Option<u32>> {
 /// One of [`SELECT`] as it was at `now`.
 fn instance(row: &Row, now: i64) -> Result<Instance> {
     let created = time(row, "created")?;
-    let access = maybe_text(row, "access")?.map(serde_json::from_str).transpose();
     let used: Option<i64> = column(row, "volume_used_bytes")?;
     Ok(Instance {
         id: InstanceId(parsed(row, "id")?),
@@ -644,7 +676,7 @@ fn instance(row: &Row, now: i64) -> Result<Instance> {
         region: column(row, "region")?,
         address: address(row)?,
         port: narrow(row, "port")?,
-        access: access.map_err(|error| Error::internal("read the column access", error))?,
+        access: access(row)?,
         nics: json(row, "nics")?,
         task: tagged(row, "task", Task::from_tag)?,
         service: service(row)?,

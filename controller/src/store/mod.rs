@@ -91,6 +91,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (12, "newest_first", include_str!("migrations/0012_newest_first.sql")),
     (13, "engine_uids", include_str!("migrations/0013_engine_uids.sql")),
     (14, "targets", include_str!("migrations/0014_targets.sql")),
+    (15, "driver_state", include_str!("migrations/0015_driver_state.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -29,6 +29,7 @@ use super::system::{self, Process, ProcessId, if_there};
 use super::tenant::{Tenant, WHOLE, WITHDRAWN};
 use crate::compute::{ComputeError, HostSpec};
 use crate::ids::InstanceId;
+use crate::model::Artifact;
 
 /// Where hosts live. Cheap to clone.
 #[derive(Clone)]
@@ -252,7 +253,8 @@ impl Place {
 
     /// Refuses what cannot be started, before anything is made.
     pub(super) fn check(&self, spec: &HostSpec) -> Result<(), ComputeError> {
-        let program = spec.agent_program.as_ref().unwrap_or(&self.program);
+        let Artifact::Local { installation, agent_program } = &spec.artifact;
+        let program = agent_program.as_ref().unwrap_or(&self.program);
         let executable =
             fs::metadata(program).is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0);
         if !executable {
@@ -269,7 +271,7 @@ impl Place {
             return Err(ComputeError::Fatal("the engine has no account of its own".to_owned()));
         }
         let hides = |path: &Path| apart.hidden.iter().any(|hidden| path.starts_with(hidden));
-        match [program, &spec.installation.bindir].into_iter().find(|path| hides(path)) {
+        match [program, &installation.bindir].into_iter().find(|path| hides(path)) {
             Some(path) => Err(ComputeError::Fatal(format!(
                 "{} is in a directory of the controller's, which hosts do not see: put it elsewhere",
                 path.display()
@@ -344,17 +346,18 @@ impl Place {
         if let (Some(apart), Some(uid)) = (&self.apart, spec.engine_uid) {
             apart.accounts.keep(uid, &directory)?;
         }
-        write(&directory.join("authority.pem"), spec.authority_pem.as_bytes())?;
+        let (bootstrap, Artifact::Local { installation, agent_program }) = (&spec.bootstrap, &spec.artifact);
+        write(&directory.join("authority.pem"), bootstrap.authority_pem.as_bytes())?;
         // An agent that has its certificate needs no token, and would leave it lying there.
         let enrolled = directory.join(IDENTITY).exists();
-        if let Some(token) = spec.token.as_ref().filter(|_| !enrolled) {
+        if let Some(token) = bootstrap.token.as_ref().filter(|_| !enrolled) {
             write(&directory.join(TOKEN), token.expose_secret().as_bytes())?;
         }
         let config = AgentConfig {
             instance_id: spec.instance,
-            generation: spec.generation,
-            datastore: &spec.datastore,
-            controllers: &spec.controllers,
+            generation: bootstrap.generation,
+            datastore: &bootstrap.datastore,
+            controllers: &bootstrap.controllers,
             authority_file: "authority.pem",
             token_file: TOKEN,
             state_dir: "agent",
@@ -362,10 +365,10 @@ impl Place {
             config_dir: "etc",
             run_dir: run.join("s"),
             log_dir: "log",
-            bindir: &spec.installation.bindir,
-            major: &spec.installation.major,
-            address: spec.address,
-            port: spec.port,
+            bindir: &installation.bindir,
+            major: &installation.major,
+            address: spec.network.address,
+            port: spec.network.port,
             memory_mib: spec.size.memory_mib,
             vcpus: spec.size.vcpus,
             volume_gib: spec.size.volume_gib,
@@ -376,7 +379,7 @@ impl Place {
         let text = toml::to_string(&config)
             .map_err(|error| ComputeError::Fatal(format!("write the agent's configuration: {error}")))?;
         write(&self.config_file(spec.instance), text.as_bytes())?;
-        if let Some(program) = &spec.agent_program {
+        if let Some(program) = agent_program {
             write(&directory.join("agent-program"), program.as_os_str().as_encoded_bytes())?;
         }
         Ok(())

@@ -32,7 +32,7 @@ use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Compute, ComputeError, HostSpec, Squatter};
+use super::{Compute, ComputeError, HostSpec, Placement, Squatter};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
@@ -315,7 +315,7 @@ impl Compute for ProcessDriver {
         self.place.apart.as_ref().is_some_and(|apart| apart.obstacle.is_none() && apart.filter.obstacle().is_none())
     }
 
-    async fn ensure_host(&self, spec: &HostSpec) -> std::result::Result<(), ComputeError> {
+    async fn ensure_host(&self, spec: &HostSpec) -> std::result::Result<Placement, ComputeError> {
         let turn = self.turn(spec.instance);
         let _turn = turn.lock().await;
         self.place.check(spec)?;
@@ -335,7 +335,8 @@ impl Compute for ProcessDriver {
             }
         };
         self.watch(spec.instance, child);
-        Ok(())
+        // The host's directory says the rest.
+        Ok(Placement { addresses: vec![spec.network.address], driver_state: serde_json::Value::Null })
     }
 
     async fn stop_host(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError> {

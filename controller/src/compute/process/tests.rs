@@ -10,6 +10,8 @@ use trove_strategy::{Installation, Size};
 
 use super::*;
 use crate::compute::process::system::ProcessId;
+use crate::compute::{Bootstrap, Network};
+use crate::model::Artifact;
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -75,16 +77,23 @@ impl World {
             engine_uid,
             instance,
             fence: 1,
-            generation: 1,
-            datastore: "engine".to_owned(),
-            agent_program: None,
-            installation: Installation::new("1.2", "1", "/usr/bin"),
             size: Size { memory_mib: 512, vcpus: 1, volume_gib: 1 },
-            address: "127.0.0.1".parse().unwrap(),
-            port: 5432,
-            controllers: vec!["127.0.0.1:1".to_owned()],
-            authority_pem: "PEM".to_owned(),
-            token: Some(SecretString::from("sesame")),
+            network: Network {
+                address: "127.0.0.1".parse().unwrap(),
+                port: 5432,
+                nics: Vec::new(),
+                access: None,
+                availability_zone: None,
+            },
+            bootstrap: Bootstrap {
+                generation: 1,
+                datastore: "engine".to_owned(),
+                controllers: vec!["127.0.0.1:1".to_owned()],
+                authority_pem: "PEM".to_owned(),
+                token: Some(SecretString::from("sesame")),
+            },
+            artifact: local(None),
+            driver_state: serde_json::Value::Null,
         }
     }
 
@@ -99,6 +108,10 @@ impl World {
         until("the agent has its children", || self.listed(instance, "children").len() == 3 * nth).await;
         self.driver.place.find_agent(instance).unwrap().expect("the agent runs")
     }
+}
+
+fn local(agent_program: Option<PathBuf>) -> Artifact {
+    Artifact::Local { installation: Installation::new("1.2", "1", "/usr/bin"), agent_program }
 }
 
 /// After a failure nothing is to be left: what the agents wrote down is killed.
@@ -253,7 +266,7 @@ async fn a_missing_agent_program_is_named_and_nothing_is_made() {
     let plain = world.directory.path().join("plain");
     std::fs::write(&plain, "").unwrap();
     for program in [world.directory.path().join("nowhere"), plain, world.directory.path().to_owned()] {
-        let spec = HostSpec { agent_program: Some(program.clone()), ..World::spec_with(instance, Some(70000)) };
+        let spec = HostSpec { artifact: local(Some(program.clone())), ..World::spec_with(instance, Some(70000)) };
         let error = world.driver.ensure_host(&spec).await.unwrap_err();
         let says_so = matches!(&error, ComputeError::Fatal(text) if text.contains(&program.display().to_string()));
         assert!(says_so, "{error}");
@@ -472,7 +485,7 @@ async fn what_a_stalled_controller_asks_for_late_changes_nothing() {
     // Whichever controller the late one speaks to, and after that one's restart.
     for _ in 0..2 {
         let late = [
-            world.driver.ensure_host(&at(&spec, 8, 512)).await,
+            world.driver.ensure_host(&at(&spec, 8, 512)).await.map(drop),
             world.driver.stop_host(instance, 8).await,
             world.driver.delete_host(instance, 8).await,
         ];

@@ -67,8 +67,8 @@ async fn the_agent_is_told_what_was_ordered() {
     assert_eq!((key.step.as_str(), key.attempt), ("install_engine", 1));
     assert_eq!(key.target, stage.instance.to_string());
     let specs = stage.compute.specs.lock().unwrap();
-    assert!(specs[0].token.is_some());
-    assert_eq!(specs[0].controllers, ["127.0.0.1:8778"]);
+    assert!(specs[0].bootstrap.token.is_some());
+    assert_eq!(specs[0].bootstrap.controllers, ["127.0.0.1:8778"]);
 }
 
 #[tokio::test]

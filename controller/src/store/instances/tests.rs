@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::Artifact;
 use crate::model::Resource;
 use crate::store::harness::{Fixture, fixture};
 use crate::store::sql::query;
@@ -52,7 +53,8 @@ async fn a_new_instance_is_read_back_whole() {
     let facts = fixture.store.host_facts(row.id).await.unwrap().unwrap();
     assert_eq!((facts.generation, facts.port, facts.address), (1, 5432, None));
     assert_eq!(facts.size, Size { memory_mib: 512, vcpus: 1, volume_gib: 2 });
-    assert_eq!(facts.installation, manifest.installation);
+    let Artifact::Local { installation, .. } = facts.artifact;
+    assert_eq!(installation, manifest.installation);
     assert!(fixture.store.get_instance(InstanceId::random()).await.unwrap().is_none());
 }
 
