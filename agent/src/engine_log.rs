@@ -9,13 +9,14 @@
     reason = "the directory is the agent's alone, 0700: the engine gets the file open"
 )]
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use tracing::warn;
 use trove_strategy::EngineError;
 
@@ -99,7 +100,7 @@ impl EngineLog {
     pub fn read_on(&self, check: impl Fn(&str) -> Result<(), EngineError>) -> Result<(), EngineError> {
         let mut state = self.lock();
         let Some(unread) = state.unread else { return Ok(()) };
-        let Ok(mut file) = File::open(self.path()) else { return Ok(()) };
+        let Ok(mut file) = open(File::options().read(true), &self.path()) else { return Ok(()) };
         let mut at = unread.saturating_sub(state.cut);
         let mut left = length(&self.path()).saturating_sub(at);
         if file.seek(SeekFrom::Start(at)).is_err() {
@@ -155,7 +156,7 @@ impl EngineLog {
             warn!(%error, "the end of the engine's log could not be kept");
         }
         let written = length(&self.path());
-        match File::options().write(true).open(self.path()).and_then(|file| file.set_len(0)) {
+        match open(File::options().write(true), &self.path()).and_then(|file| file.set_len(0)) {
             Ok(()) => state.cut += written,
             Err(error) => warn!(%error, "the engine's log could not be cut"),
         }
@@ -168,9 +169,9 @@ impl EngineLog {
                 _ => {}
             }
         }
-        let mut from = File::open(self.path())?;
+        let mut from = open(File::options().read(true), &self.path())?;
         from.seek(SeekFrom::Start(from.metadata()?.len().saturating_sub(PIECE)))?;
-        let mut kept = File::options().create(true).truncate(true).write(true).mode(0o600).open(self.piece(1))?;
+        let mut kept = File::options().create_new(true).write(true).mode(0o600).open(self.piece(1))?;
         let copied = io::copy(&mut from.take(PIECE), &mut kept).and_then(|_| kept.flush());
         if copied.is_err() {
             // Half of it is worth less than the room.
@@ -180,13 +181,26 @@ impl EngineLog {
     }
 }
 
+/// Opens the log. Whoever has the rights to put something else there, a pipe say, holds nobody up by that.
+///
+/// # Errors
+/// It is not there, or is no regular file.
+pub fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = options.custom_flags(flags.bits()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    Ok(file)
+}
+
 fn length(path: &Path) -> u64 {
     std::fs::symlink_metadata(path).map_or(0, |facts| facts.len())
 }
 
 /// The last bytes of a file, at most `most`, none before `from`.
 fn tail(path: &Path, from: u64, most: u64) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    let mut file = open(File::options().read(true), path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(from.max(length.saturating_sub(most))))?;
     let mut bytes = Vec::new();
@@ -260,6 +274,36 @@ mod tests {
         assert!(refused.is_err());
         log.end();
         log.read_on(|_| unreachable!("the start has ended")).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_read_nor_waited_for() {
+        let scratch = tempfile::tempdir().unwrap();
+        let secret = scratch.path().join("secret");
+        std::fs::write(&secret, "a secret\n").unwrap();
+        let plants: [fn(&Path, &Path) -> io::Result<()>; 3] = [
+            |_, at| Ok(nix::unistd::mkfifo(at, nix::sys::stat::Mode::S_IRWXU)?),
+            |secret, at| std::os::unix::fs::symlink(secret, at),
+            |_, at| std::fs::create_dir(at),
+        ];
+        for (nth, plant) in plants.iter().enumerate() {
+            let directory = scratch.path().join(nth.to_string());
+            std::fs::create_dir(&directory).unwrap();
+            let log = EngineLog::new(&directory);
+            plant(&secret, &log.path()).unwrap();
+            let (done, ended) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                log.begin();
+                let read = log.read_on(|text| if text.is_empty() { Ok(()) } else { panic!("{text}") });
+                let said = log.last_words();
+                log.cut(&mut log.lock());
+                let opened = open(File::options().create(true).append(true), &log.path()).map(drop);
+                done.send((read.is_ok(), said, opened.is_err())).unwrap();
+            });
+            let seen = ended.recv_timeout(Duration::from_secs(10)).expect("it is not waited for");
+            assert_eq!(seen, (true, "it wrote nothing".to_owned(), true), "{nth}");
+        }
+        assert_eq!(std::fs::read_to_string(&secret).unwrap(), "a secret\n");
     }
 
     #[test]

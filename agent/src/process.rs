@@ -113,7 +113,7 @@ impl Process {
     /// # Errors
     /// The program cannot be started.
     pub fn start(spec: &StartSpec, host: &RealHost, log: &Path) -> Result<Self> {
-        let output = std::fs::File::options().create(true).append(true).open(log);
+        let output = crate::engine_log::open(std::fs::File::options().create(true).append(true), log);
         let output = output.with_context(|| format!("open {}", log.display()))?;
         // util-linux: as a child that leads no group, setsid replaces itself by the program under the same pid.
         let mut command = host.command(Path::new("setsid"), Owner::Engine);

@@ -1,11 +1,14 @@
 //! The task with an engine that is a shell, and a strategy without any time limit of its own.
 
+mod planted;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Account, CharacterSet, Database, Databases, Engine, Grantee, Host, Identity, Installation, Metric, Places, Size,
+    Account, CharacterSet, Database, Databases, Directory, Engine, File, Grantee, Host, Identity, Installation,
+    Location, Metric, Owner, Places, Size,
 };
 
 use super::*;
@@ -25,6 +28,18 @@ enum Mood {
     /// As one with too many clients.
     IsFull,
     Fatal,
+}
+
+/// A file of the server's own.
+fn accounts() -> Location {
+    Directory::Data.join("data/accounts")
+}
+
+/// Reads a file and writes what it read with a line more.
+async fn keep(site: &Site, at: Location, owner: Owner) -> Result<(), EngineError> {
+    let mut contents = site.host.read(&at, 1 << 20).await?.unwrap_or_default();
+    contents.extend_from_slice(b"line\n");
+    Ok(site.host.write(File { at, contents, mode: 0o640, owner }).await?)
 }
 
 struct Sleeper {
@@ -80,8 +95,9 @@ impl Databases for Sleeper {
         Ok(Vec::new())
     }
 
-    async fn create(&self, _site: &Site, _database: &Database) -> Result<(), EngineError> {
-        self.answer().await
+    async fn create(&self, site: &Site, _database: &Database) -> Result<(), EngineError> {
+        self.answer().await?;
+        keep(site, accounts(), Owner::Engine).await
     }
 
     async fn delete(&self, _site: &Site, _name: &str) -> Result<(), EngineError> {
@@ -99,13 +115,20 @@ impl Databases for Sleeper {
 
 #[async_trait]
 impl Engine for Sleeper {
-    async fn initialise(&self, _site: &Site) -> Result<FirstStart, EngineError> {
+    async fn initialise(&self, site: &Site) -> Result<FirstStart, EngineError> {
+        site.host.make_directory(&Directory::Data.join("data"), 0o700, Owner::Engine).await?;
+        keep(site, accounts(), Owner::Engine).await?;
         Ok(FirstStart::Normal)
     }
 
-    async fn configure(&self, _site: &Site, settings: &Settings) -> Result<(), EngineError> {
+    async fn configure(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
         self.read_only.lock().unwrap().push(settings.read_only);
-        Ok(())
+        keep(site, Directory::Config.join("engine.conf"), Owner::Agent).await
+    }
+
+    async fn forget_earlier_life(&self, site: &Site) -> Result<(), EngineError> {
+        site.host.remove(&Directory::Data.join("data/pid")).await?;
+        Ok(site.host.remove(&Directory::Run.join("lock")).await?)
     }
 
     fn start_spec(&self, _site: &Site, _settings: &Settings, _mode: StartMode) -> StartSpec {
@@ -145,6 +168,7 @@ struct Stage {
     used: watch::Sender<Option<u64>>,
     files: Durable,
     jobs: Jobs,
+    site: Site,
     scratch: tempfile::TempDir,
 }
 
@@ -157,14 +181,18 @@ async fn stage(script: &'static str, mood: Mood) -> Stage {
 }
 
 async fn stage_in(scratch: tempfile::TempDir, script: &'static str, mood: Mood) -> Stage {
+    stage_as(scratch, Account::own().unwrap(), script, mood).await
+}
+
+async fn stage_as(scratch: tempfile::TempDir, engine: Account, script: &'static str, mood: Mood) -> Stage {
     let at = |name: &str| scratch.path().join(name);
     std::fs::create_dir_all(at("state")).unwrap();
     let sleeper =
         Arc::new(Sleeper { mood: Mutex::new(mood), asked: AtomicU32::new(0), read_only: Mutex::default(), script });
     let own = Account::own().unwrap();
     let places = Places { data: at("v/1"), config: at("etc"), run: at("run"), log: at("log"), secrets: at("secrets") };
-    let host = RealHost::for_site(own.clone(), own, &places).unwrap();
-    std::fs::create_dir_all(at("v/1/data")).unwrap();
+    let host = RealHost::for_site(engine, own, &places).unwrap();
+    host.make_directory(&Directory::Data.join("data"), 0o700, Owner::Engine).await.unwrap();
     let installation = Installation::new("1", "1", "/bin");
     let size = Size { memory_mib: 1, vcpus: 1, volume_gib: 1 };
     let site = Site::new(installation, places, [127, 0, 0, 1].into(), 1, size, &host);
@@ -187,9 +215,10 @@ async fn stage_in(scratch: tempfile::TempDir, script: &'static str, mood: Mood) 
         used: measured,
     };
     let supervisor = spawn(parts).await.unwrap();
-    let work = EngineWork { datastore, site, supervisor: supervisor.clone(), assignments: assignments.clone() };
+    let work =
+        EngineWork { datastore, site: site.clone(), supervisor: supervisor.clone(), assignments: assignments.clone() };
     let jobs = Jobs::new(Arc::new(work), assignments, Journal::open(&at("jobs")).unwrap());
-    Stage { sleeper, supervisor, used, files, jobs, scratch }
+    Stage { sleeper, supervisor, used, files, jobs, site, scratch }
 }
 
 impl Stage {

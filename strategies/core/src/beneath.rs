@@ -71,10 +71,20 @@ fn open_beneath(start: impl AsFd, below: &Path, flags: OFlags) -> io::Result<Own
     loop {
         match openat2(&start, below, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
             Err(Errno::AGAIN) if tries < TRIES => tries += 1,
+            Err(Errno::NOTDIR) if flags.contains(OFlags::DIRECTORY) => return Err(no_directory(below)),
+            Err(Errno::LOOP) if flags.contains(OFlags::DIRECTORY) => {
+                return Err(io::Error::other(no_directory(below).to_string()));
+            }
             Err(Errno::LOOP) => return Err(io::Error::other("there is a symbolic link, which is not followed")),
             opened => return Ok(opened?),
         }
     }
+}
+
+/// Something else is where a directory of the engine's was or is to be. A tenant reads this, and can mend it.
+fn no_directory(below: &Path) -> io::Error {
+    let reason = format!("{} is no directory of this engine (a link or another file lies there)", below.display());
+    io::Error::new(io::ErrorKind::NotADirectory, reason)
 }
 
 fn refused(reason: String) -> io::Error {
@@ -283,8 +293,11 @@ impl Dir {
     /// # Errors
     /// It is not there, or something is in the way.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let ((from_parent, from), (to_parent, to)) = (self.around(from)?, self.around(to)?);
-        renameat(&from_parent, from, &to_parent, to)?;
+        let ((from_parent, from), (to_parent, name)) = (self.around(from)?, self.around(to)?);
+        match renameat(&from_parent, from, &to_parent, name) {
+            Err(Errno::NOTDIR) => return Err(no_directory(to)),
+            renamed => renamed?,
+        }
         fsync(&to_parent)?;
         Ok(fsync(&from_parent)?)
     }

@@ -1,6 +1,6 @@
 //! Which account and which address a host has, as it was written down for its agent.
 
-#![allow(clippy::disallowed_methods, reason = "reservations and control groups lie in directories of root's")]
+#![allow(clippy::disallowed_methods, reason = "what lies right in a host's directory is this account's")]
 
 use std::fs;
 use std::io;

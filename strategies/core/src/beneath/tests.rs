@@ -321,3 +321,21 @@ fn what_belongs_to_a_third_is_not_touched() {
     assert!(place.dir.make_directory(Path::new("directory"), 0o700, tenant()).is_err());
     assert!(place.dir.write(Path::new("directory/x"), b"", 0o600, None).is_err());
 }
+
+#[test]
+fn what_lies_in_the_place_of_a_directory_is_named() {
+    let place = Place::new();
+    let (new, data) = (Path::new("new"), Path::new("data"));
+    place.dir.make_directory(new, 0o700, tenant()).unwrap();
+    symlink(place.outside(), place.below().join(data)).unwrap();
+    let told = [
+        place.dir.directory(data).unwrap_err(),
+        place.dir.make_directory(data, 0o700, tenant()).unwrap_err(),
+        place.dir.write(&data.join("file"), b"", 0o600, None).unwrap_err(),
+        place.dir.rename(new, data).unwrap_err(),
+    ];
+    for error in told {
+        assert_eq!(error.to_string(), "data is no directory of this engine (a link or another file lies there)");
+    }
+    assert!(place.dir.directory(&data.join("closed")).unwrap_err().to_string().contains("a link"));
+}
