@@ -94,19 +94,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
         size: Size { memory_mib: config.memory_mib, vcpus: config.vcpus, volume_gib: config.volume_gib },
         reports: AtomicU64::new(0),
     });
-    let links = async {
-        enrol::enrol_once(&config.controllers, &identity, &config.token_file).await?;
-        let renewing = services.clone();
-        let dial = move |address: String| {
-            let services = renewing.clone();
-            async move {
-                services.renew_when_expired().await?;
-                dial(&address, &services.identity, ALPN_AGENT).await
-            }
-        };
-        link::keep_all(services, dial).await;
-        Ok(())
-    };
+    let links = serve(config, identity, services);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         ended = links => ended,
@@ -116,6 +104,21 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
         }
         _ = interrupt.recv() => pause(&supervisor).await,
     }
+}
+
+/// Enrols where that is still to be done, and keeps a connection to every controller.
+async fn serve(config: Config, identity: Identity, services: Arc<Services>) -> Result<()> {
+    enrol::enrol_once(&config.controllers, &identity, &config.token_file).await?;
+    let renewing = services.clone();
+    let dial = move |address: String| {
+        let services = renewing.clone();
+        async move {
+            services.renew_when_expired().await?;
+            dial(&address, &services.identity, ALPN_AGENT).await
+        }
+    };
+    link::keep_all(services, dial).await;
+    Ok(())
 }
 
 /// Stops the engine but leaves it wanted: the next agent starts it.
