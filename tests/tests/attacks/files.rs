@@ -74,14 +74,18 @@ impl Place {
         Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     }
 
+    /// Restarts the engine; where an earlier restart failed, the operator reboots the host.
     async fn restart(&self) -> Result<Value> {
-        if self.api.instance(&self.id).await?["status"] == "ERROR" {
-            // What the last one did not do is for an operator to look at, who then lets the next one be tried.
-            let reset = self.api.post(&format!("/instances/{}/action", self.id), &json!({"reset_status": {}})).await?;
+        let started = if self.api.instance(&self.id).await?["status"] == "ACTIVE" {
+            self.api.post(&format!("/instances/{}/action", self.id), &json!({"restart": {}})).await?
+        } else {
+            let admin = self.stack.login("trove-admin").await?;
+            let path = format!("/mgmt/instances/{}/action", self.id);
+            let reset = admin.post(&path, &json!({"reset-task-status": {}})).await?;
             ensure!(reset.status == 202, "{reset:?}");
-        }
-        let restarted = self.api.post(&format!("/instances/{}/action", self.id), &json!({"restart": {}})).await?;
-        ensure!(restarted.status == 202, "{restarted:?}");
+            admin.post(&path, &json!({"reboot": {}})).await?
+        };
+        ensure!(started.status == 202, "{started:?}");
         Ok(self.api.await_operations(&self.id).await?[0].clone())
     }
 
