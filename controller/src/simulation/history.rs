@@ -206,7 +206,10 @@ impl History {
     /// Waits until nothing is under way.
     async fn settle(&self) -> Result<(), String> {
         let deadline = Instant::now() + SETTLED;
-        let active = "select kind || ' ' || id || ' ' || status || coalesce(': ' || error, '') from operation where finished is null";
+        let active = "select kind || ' ' || o.id || ' ' || o.status || coalesce(': ' || o.error, '') || ', claimed ' || \
+                      coalesce((select claims from held h where h.operation_id = o.id), 0) || ' times, ' || s.name || ' ' || s.status || \
+                      ', attempt ' || s.attempt || coalesce(': ' || s.error, '') from operation o \
+                      join operation_step s on s.operation_id = o.id and s.n = o.position where o.finished is null";
         loop {
             let left: Vec<String> = self.ground.server.ask(active).iter().map(|row| row.get(0)).collect();
             if left.is_empty() {
