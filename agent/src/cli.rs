@@ -27,13 +27,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Keeps an engine. The compute driver starts this with the configuration file that it wrote.
+    /// Keep an engine. The compute driver starts this with the configuration file that it wrote.
     Run {
         /// The configuration file (TOML).
         #[arg(long)]
         config: PathBuf,
     },
-    /// Prints what a datastore is and can do, asked of the engine that is installed: it is started in a scratch
+    /// Print what a datastore is and can do, asked of the engine that is installed: it is started in a scratch
     /// directory, without a network listener, and removed.
     ///
     /// Example: trove-agent manifest NAME --bindir /usr/lib/…/bin
@@ -60,7 +60,7 @@ enum Verb {
         #[arg(last = true, required = true)]
         program: Vec<OsString>,
     },
-    /// Lists the datastores that are linked into this program, with what is installed of each, as JSON.
+    /// List the datastores that are linked into this program, with what is installed of each, as JSON.
     Datastores,
 }
 

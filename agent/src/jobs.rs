@@ -15,11 +15,11 @@ use tracing::{Instrument, error, info, info_span};
 use trove_proto::v1;
 use trove_strategy::{EngineError, Kind};
 
-use crate::driver::pass;
+use crate::assignment::AssignmentStore;
 use crate::journal::{self, Entry, Journal, fingerprint};
 use crate::lanes::Lane;
-use crate::settings::Keeper;
 use crate::status::wire_error;
+use crate::supervisor::pass;
 
 /// What a job is doing.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,7 +62,7 @@ pub struct Jobs(Arc<Inner>);
 
 struct Inner {
     worker: Arc<dyn Worker>,
-    keeper: Arc<Keeper>,
+    assignments: Arc<AssignmentStore>,
     journal: Journal,
     running: Mutex<HashMap<Vec<u8>, Running>>,
 }
@@ -86,8 +86,8 @@ fn ended(result: v1::Result) -> Attached {
 
 impl Jobs {
     /// With nothing running; what the journal has as begun was cut off.
-    pub fn new(worker: Arc<dyn Worker>, keeper: Arc<Keeper>, journal: Journal) -> Self {
-        Self(Arc::new(Inner { worker, keeper, journal, running: Mutex::default() }))
+    pub fn new(worker: Arc<dyn Worker>, assignments: Arc<AssignmentStore>, journal: Journal) -> Self {
+        Self(Arc::new(Inner { worker, assignments, journal, running: Mutex::default() }))
     }
 
     /// Starts a job, attaches to it, or answers with what became of it.
@@ -104,7 +104,7 @@ impl Jobs {
         let key = start.key.clone().ok_or_else(|| invalid("the key is missing"))?;
         let work = start.work.ok_or_else(|| invalid("the work is missing"))?;
         let lane = self.0.worker.lane(&work);
-        if !self.0.keeper.admit(lane, start.fence).map_err(broken)? {
+        if !self.0.assignments.admit(lane, start.fence).map_err(broken)? {
             let text = format!("fence {} is older than one of a call that excludes this one", start.fence);
             return Err(error(v1::ErrorKind::Fenced, text));
         }

@@ -1,16 +1,16 @@
 //! The guest agent: enrols, dials its controllers and serves them on that connection, and keeps one engine.
 //!
 //! [`Agent`] is the whole program but for the list of datastores, so that an out-of-tree program is a `main` of ten
-//! lines. One task owns the engine ([`driver`]); jobs ([`jobs`], recorded in [`journal`]) ask it and wait.
+//! lines. One task owns the engine ([`supervisor`]); jobs ([`jobs`], recorded in [`journal`]) ask it and wait.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant files and look at them"))]
 
+pub mod assignment;
 pub mod bounded;
 mod certificate;
 mod cli;
 pub mod config;
 pub mod dial;
-pub mod driver;
 pub mod durable;
 pub mod engine_log;
 pub mod enrol;
@@ -24,8 +24,8 @@ pub mod manifest;
 pub mod process;
 pub mod run;
 pub mod service;
-pub mod settings;
 pub mod status;
+pub mod supervisor;
 pub mod volume;
 pub mod work;
 

@@ -28,7 +28,7 @@ where
     C: Future<Output = Result<S>> + Send + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut assigned = services.keeper.assigned();
+    let mut assigned = services.assignments.assigned();
     let mut links: BTreeMap<String, CancellationToken> = BTreeMap::new();
     loop {
         let mut wanted = assigned.borrow_and_update().specification.controllers.clone();

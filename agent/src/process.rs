@@ -49,6 +49,7 @@ struct Stat {
     state: char,
     parent: i32,
     session: i32,
+    threads: u32,
     started: u64,
 }
 
@@ -80,14 +81,20 @@ impl Stat {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
             session: fields.get(3)?.parse().ok()?,
+            threads: fields.get(17)?.parse().ok()?,
             started: fields.get(19)?.parse().ok()?,
         })
+    }
+
+    /// A process whose first thread has ended looks like a zombie, and lives on with its other threads.
+    fn is_alive(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X') || self.threads > 1
     }
 }
 
 impl Mark {
     fn of(pid: i32) -> io::Result<Option<Self>> {
-        let alive = stat(pid)?.filter(|stat| stat.state != 'Z' && stat.state != 'X');
+        let alive = stat(pid)?.filter(Stat::is_alive);
         Ok(alive.map(|stat| Self { pid, started: stat.started }))
     }
 
@@ -98,7 +105,7 @@ impl Mark {
         }
     }
 
-    /// Whether this very process runs; a zombie does not.
+    /// Whether this very process runs, at least one thread of it; a zombie does not.
     ///
     /// # Errors
     /// It could not be looked.
@@ -402,6 +409,29 @@ fn cgroup_of_own() -> io::Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_without_its_first_thread_runs_and_a_zombie_does_not() {
+        let script = "import ctypes, os, platform, threading, time\n\
+                      threading.Thread(target=time.sleep, args=(60,)).start()\n\
+                      ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)";
+        let mut child = std::process::Command::new("python3").args(["-c", script]).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while stat(pid).unwrap().is_none_or(|stat| stat.state != 'Z') {
+            assert!(std::time::Instant::now() < until, "its first thread does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let mark = Mark::of(pid).unwrap().expect("a thread of it runs");
+        mark.kill();
+        while mark.runs().unwrap() {
+            assert!(std::time::Instant::now() < until, "it is not killed");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(stat(pid).unwrap().map(|stat| stat.state), Some('Z'));
+        child.wait().unwrap();
+        assert_eq!(Mark::of(pid).unwrap(), None);
+    }
 
     #[test]
     fn only_what_is_not_there_is_gone() {

@@ -13,10 +13,10 @@ use trove_proto::ALPN_AGENT;
 use trove_strategy::{Account, Datastore, Installation, Places, RealHost, Site, Size};
 
 use crate::Agent;
+use crate::assignment::AssignmentStore;
 use crate::bounded::Bounded;
 use crate::config::Config;
 use crate::dial::dial;
-use crate::driver::{self, Driver, Parts};
 use crate::durable::Durable;
 use crate::engine_log::EngineLog;
 use crate::enrol;
@@ -26,7 +26,7 @@ use crate::jobs::Jobs;
 use crate::journal::Journal;
 use crate::link;
 use crate::service::Services;
-use crate::settings::Keeper;
+use crate::supervisor::{self, Parts, Supervisor};
 use crate::volume;
 use crate::work::EngineWork;
 
@@ -53,12 +53,12 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
     let host = confined(RealHost::for_site(engine, agent, &places).context("make the guest's directories")?);
     let site = site(&config, installation, places, &host);
     let datastore: Arc<dyn Datastore> = Arc::new(Bounded::new(datastore));
-    let keeper = Arc::new(Keeper::open(files.clone())?);
+    let assignments = Arc::new(AssignmentStore::open(files.clone())?);
     let log = EngineLog::new(&config.log_dir);
     tokio::spawn(log.clone().keep_short());
     let size = {
-        let (assigned, site) = (keeper.assigned(), site.clone());
-        move || driver::volume_bytes(&assigned.borrow(), &site)
+        let (assigned, site) = (assignments.assigned(), site.clone());
+        move || supervisor::volume_bytes(&assigned.borrow(), &site)
     };
     let used = volume::watch(config.volume_dir.clone(), log.clone(), size);
     let parts = Parts {
@@ -66,21 +66,25 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
         site: site.clone(),
         host,
         files: files.clone(),
-        keeper: keeper.clone(),
+        assignments: assignments.clone(),
         log,
         used: used.clone(),
     };
-    let driver = driver::spawn(parts).await?;
+    let supervisor = supervisor::spawn(parts).await?;
     let identity = Identity::open(files.clone(), &config.authority_file)?;
     let journal = Journal::open(&files.path("jobs"))?;
-    let work =
-        EngineWork { datastore: datastore.clone(), site: site.clone(), driver: driver.clone(), keeper: keeper.clone() };
-    let jobs = Jobs::new(Arc::new(work), keeper.clone(), journal);
+    let work = EngineWork {
+        datastore: datastore.clone(),
+        site: site.clone(),
+        supervisor: supervisor.clone(),
+        assignments: assignments.clone(),
+    };
+    let jobs = Jobs::new(Arc::new(work), assignments.clone(), journal);
     let services = Arc::new(Services {
         datastore,
         site,
-        driver: driver.clone(),
-        keeper,
+        supervisor: supervisor.clone(),
+        assignments,
         jobs,
         identity: identity.clone(),
         used,
@@ -90,19 +94,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
         size: Size { memory_mib: config.memory_mib, vcpus: config.vcpus, volume_gib: config.volume_gib },
         reports: AtomicU64::new(0),
     });
-    let links = async {
-        enrol::enrol_once(&config.controllers, &identity, &config.token_file).await?;
-        let renewing = services.clone();
-        let dial = move |address: String| {
-            let services = renewing.clone();
-            async move {
-                services.renew_when_expired().await?;
-                dial(&address, &services.identity, ALPN_AGENT).await
-            }
-        };
-        link::keep_all(services, dial).await;
-        Ok(())
-    };
+    let links = serve(config, identity, services);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         ended = links => ended,
@@ -110,14 +102,29 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
             info!("told to end: the engine goes on");
             Ok(())
         }
-        _ = interrupt.recv() => pause(&driver).await,
+        _ = interrupt.recv() => pause(&supervisor).await,
     }
 }
 
+/// Enrols where that is still to be done, and keeps a connection to every controller.
+async fn serve(config: Config, identity: Identity, services: Arc<Services>) -> Result<()> {
+    enrol::enrol_once(&config.controllers, &identity, &config.token_file).await?;
+    let renewing = services.clone();
+    let dial = move |address: String| {
+        let services = renewing.clone();
+        async move {
+            services.renew_when_expired().await?;
+            dial(&address, &services.identity, ALPN_AGENT).await
+        }
+    };
+    link::keep_all(services, dial).await;
+    Ok(())
+}
+
 /// Stops the engine but leaves it wanted: the next agent starts it.
-async fn pause(driver: &Driver) -> Result<()> {
+async fn pause(supervisor: &Supervisor) -> Result<()> {
     info!("told to end with the engine");
-    let stopped = driver.stop_for_a_while().await;
+    let stopped = supervisor.stop_for_a_while().await;
     stopped.map_err(|error| anyhow::anyhow!(error.chain()))
 }
 
@@ -134,7 +141,7 @@ fn lock(files: &Durable) -> Result<nix::fcntl::Flock<std::fs::File>> {
 fn accounts(config: &Config) -> Result<(Account, Account)> {
     let agent = Account::own().context("look up the account of this process")?;
     let engine = match config.engine_uid {
-        // The driver gives it this name in the guest's list of accounts.
+        // The compute driver gives it this name in the guest's list of accounts.
         Some(uid) => Account { name: "os_admin".to_owned(), uid: Uid::from_raw(uid), gid: Gid::from_raw(uid) },
         None => agent.clone(),
     };

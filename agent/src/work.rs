@@ -10,9 +10,9 @@ use trove_proto::v1::ServiceState;
 use trove_proto::v1::account_change::Kind as Change;
 use trove_strategy::{Database, Datastore, EngineError, Grantee, Kind, NewUser, SecretString, Site, UserChange, Users};
 
-use crate::driver::Driver;
+use crate::assignment::AssignmentStore;
 use crate::jobs::{Job, Outcome, Worker};
-use crate::settings::Keeper;
+use crate::supervisor::Supervisor;
 
 /// How long a change is tried on an engine that refuses it for a reason that may pass, and does not recover.
 const PATIENCE: Duration = Duration::from_secs(50);
@@ -26,28 +26,28 @@ pub struct EngineWork {
     /// Where it lies.
     pub site: Site,
     /// Starts and stops it.
-    pub driver: Driver,
+    pub supervisor: Supervisor,
     /// What it is to be.
-    pub keeper: Arc<Keeper>,
+    pub assignments: Arc<AssignmentStore>,
 }
 
 #[async_trait]
 impl Worker for EngineWork {
     async fn work(&self, job: &Job, work: v1::start::Work) -> Result<Outcome, v1::Error> {
-        let driver = &self.driver;
+        let supervisor = &self.supervisor;
         match work {
             v1::start::Work::Prepare(prepare) => self.prepare(job, prepare).await,
             v1::start::Work::Restart(_) => {
-                job.stage("restart", "stop", driver.stop_for_a_while()).await?;
+                job.stage("restart", "stop", supervisor.stop_for_a_while()).await?;
                 let start = async {
-                    driver.configure().await?;
-                    job.unless_cancelled(driver.start()).await
+                    supervisor.configure().await?;
+                    job.unless_cancelled(supervisor.start()).await
                 };
                 job.stage("restart", "start", start).await?;
                 Ok(Outcome::Restarted(v1::Restarted { engine_version: self.engine_version() }))
             }
             v1::start::Work::Stop(_) => {
-                job.stage("stop", "stop", driver.stop()).await?;
+                job.stage("stop", "stop", supervisor.stop()).await?;
                 Ok(Outcome::Stopped(v1::Stopped {}))
             }
             v1::start::Work::ChangeAccounts(changes) => self.change_all(job, changes.changes).await,
@@ -58,7 +58,7 @@ impl Worker for EngineWork {
 impl EngineWork {
     /// As the engine said it last.
     fn engine_version(&self) -> String {
-        self.driver.status().borrow().health.as_ref().map(|health| health.version.clone()).unwrap_or_default()
+        self.supervisor.status().borrow().health.as_ref().map(|health| health.version.clone()).unwrap_or_default()
     }
 
     async fn change_all(&self, job: &Job, changes: Vec<v1::AccountChange>) -> Result<Outcome, v1::Error> {
@@ -78,17 +78,17 @@ impl EngineWork {
     }
 
     async fn prepare(&self, job: &Job, prepare: v1::Prepare) -> Result<Outcome, v1::Error> {
-        let driver = &self.driver;
+        let supervisor = &self.supervisor;
         let assign = async {
             let specification = prepare.specification.unwrap_or_default();
-            let assigned = self.keeper.assign(prepare.generation, specification);
+            let assigned = self.assignments.assign(prepare.generation, specification);
             assigned.map_err(|cause| EngineError::new(Kind::Transient, format!("{cause:#}")))?;
             Ok(())
         };
         job.stage("prepare", "assign", assign).await?;
-        job.stage("prepare", "initialise", driver.initialise()).await?;
-        job.stage("prepare", "configure", driver.configure()).await?;
-        job.stage("prepare", "start", job.unless_cancelled(driver.start())).await?;
+        job.stage("prepare", "initialise", supervisor.initialise()).await?;
+        job.stage("prepare", "configure", supervisor.configure()).await?;
+        job.stage("prepare", "start", job.unless_cancelled(supervisor.start())).await?;
         let accounts = async {
             for database in prepare.databases {
                 self.change(v1::AccountChange { kind: Some(Change::CreateDatabase(database)) }).await?;
@@ -109,7 +109,7 @@ impl EngineWork {
     /// Makes a change that was accepted: an engine that is starting or recovering is waited for until the job's time is
     /// over, also one that goes away in the midst of it.
     async fn change_once_up(&self, job: &Job, stage: &str, change: v1::AccountChange) -> Result<(), EngineError> {
-        let mut status = self.driver.status();
+        let mut status = self.supervisor.status();
         let mut end = Instant::now() + PATIENCE;
         loop {
             if is_coming(status.borrow_and_update().service) {

@@ -19,8 +19,7 @@ use crate::agents::{Agents, listener};
 use crate::api;
 use crate::app::App;
 use crate::authority::Authorities;
-use crate::compute::Compute;
-use crate::compute::process::{ProcessDriver, ProcessOptions};
+use crate::compute;
 use crate::config::Config;
 use crate::connections::{self, Gate, Limits, Port, Shares, Source};
 use crate::directory::{Presence, StateDirectory};
@@ -57,14 +56,10 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
         .map_err(|error| Error::internal(format!("listen on {} (agents.listen)", config.agents.listen), error))?;
 
     let (nudge, changes, shutdown) = (Nudge::default(), Changes::default(), CancellationToken::new());
-    let driver = ProcessDriver::new(ProcessOptions { state_dir: directory.path().to_owned(), config: config.clone() })?;
-    let own = Controller {
-        id: controller_id.clone(),
-        agents_address: config.agents_address(),
-        place: Some(driver.location()?),
-    };
+    let compute = compute::open(directory.path(), &config)?;
+    let own =
+        Controller { id: controller_id.clone(), agents_address: config.agents_address(), place: compute.location()? };
     join(&store, &own).await?;
-    let compute: Arc<dyn Compute> = driver;
     let hub = Hub::new(store.clone(), authorities.clone(), config.clone(), controller_id.clone(), nudge.clone());
     let agents: Arc<dyn Agents> = hub.clone();
     let context = RunnerContext {

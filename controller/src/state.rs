@@ -91,7 +91,7 @@ tagged!(
 
 /// When a controller last heard the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum LastSeen {
     /// No controller ever did.
     Never,
     /// A controller hears it now.
@@ -100,7 +100,7 @@ pub enum Heard {
     Last(OffsetDateTime),
 }
 
-impl Heard {
+impl LastSeen {
     /// Whether the agent is silent: never heard, or not for longer than `expiry`.
     pub fn is_silent(self, now: OffsetDateTime, expiry: Duration) -> bool {
         match self {
@@ -228,11 +228,11 @@ mod tests {
     fn an_agent_is_silent_after_its_expiry() {
         let now = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1000);
         let expiry = Duration::from_secs(90);
-        assert!(!Heard::Now.is_silent(now, expiry));
-        assert!(Heard::Never.is_silent(now, expiry));
-        assert!(!Heard::Last(now - Duration::from_secs(90)).is_silent(now, expiry));
-        assert!(Heard::Last(now - Duration::from_millis(90_001)).is_silent(now, expiry));
-        assert!(!Heard::Last(now + Duration::from_secs(5)).is_silent(now, expiry), "a clock that was set back");
+        assert!(!LastSeen::Now.is_silent(now, expiry));
+        assert!(LastSeen::Never.is_silent(now, expiry));
+        assert!(!LastSeen::Last(now - Duration::from_secs(90)).is_silent(now, expiry));
+        assert!(LastSeen::Last(now - Duration::from_millis(90_001)).is_silent(now, expiry));
+        assert!(!LastSeen::Last(now + Duration::from_secs(5)).is_silent(now, expiry), "a clock that was set back");
     }
 
     #[test]

@@ -46,8 +46,8 @@ struct Stage {
 }
 
 fn jobs(work: &Arc<TestWork>, scratch: &tempfile::TempDir) -> Jobs {
-    let keeper = Arc::new(Keeper::open(Durable::open(scratch.path()).unwrap()).unwrap());
-    Jobs::new(work.clone(), keeper, Journal::open(&scratch.path().join("jobs")).unwrap())
+    let assignments = Arc::new(AssignmentStore::open(Durable::open(scratch.path()).unwrap()).unwrap());
+    Jobs::new(work.clone(), assignments, Journal::open(&scratch.path().join("jobs")).unwrap())
 }
 
 fn stage() -> Stage {

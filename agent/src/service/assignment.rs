@@ -14,21 +14,21 @@ impl Assignment for Connection {
     async fn assign(&self, request: Request<v1::AssignRequest>) -> Result<Response<v1::AssignReply>, Status> {
         self.called.notify_one();
         let request = request.into_inner();
-        let keeper = &self.services.keeper;
+        let assignments = &self.services.assignments;
         let broken = |error: anyhow::Error| Status::unavailable(format!("{error:#}"));
         let reply = |error, parameters| {
-            let generation = keeper.assigned().borrow().generation;
+            let generation = assignments.assigned().borrow().generation;
             Ok(Response::new(v1::AssignReply { generation, error, parameters }))
         };
-        if !keeper.admit(Lane::LifeCycle, request.fence).map_err(broken)? {
-            let message = format!("fence {} is older than {}", request.fence, keeper.fence());
+        if !assignments.admit(Lane::LifeCycle, request.fence).map_err(broken)? {
+            let message = format!("fence {} is older than {}", request.fence, assignments.fence());
             return reply(Some(v1::Error { kind: v1::ErrorKind::Fenced.into(), message }), Vec::new());
         }
         let Some(specification) = request.specification else {
             return Err(Status::invalid_argument("assign: the specification is missing"));
         };
-        if keeper.assign(request.generation, specification).map_err(broken)? {
-            return match self.services.driver.apply().await {
+        if assignments.assign(request.generation, specification).map_err(broken)? {
+            return match self.services.supervisor.apply().await {
                 Ok(applied) => reply(None, applied.into_iter().map(wire_applied).collect()),
                 Err(error) => reply(Some(wire_error(&error)), Vec::new()),
             };

@@ -22,10 +22,10 @@ use tracing::{error, info};
 use trove_proto::v1;
 use trove_strategy::{Datastore, EngineError, Site, Size};
 
-use crate::driver::Driver;
+use crate::assignment::AssignmentStore;
 use crate::identity::Identity;
 use crate::jobs::Jobs;
-use crate::settings::Keeper;
+use crate::supervisor::Supervisor;
 use crate::{enrol, status};
 
 const QUESTION: Duration = Duration::from_secs(5);
@@ -37,9 +37,9 @@ pub struct Services {
     /// Where the engine lives.
     pub site: Site,
     /// The engine.
-    pub driver: Driver,
+    pub supervisor: Supervisor,
     /// The assignment and the fence.
-    pub keeper: Arc<Keeper>,
+    pub assignments: Arc<AssignmentStore>,
     /// Jobs.
     pub jobs: Jobs,
     /// Key and certificate.
@@ -90,7 +90,7 @@ impl Services {
         if validity.to > time::OffsetDateTime::now_utc() {
             return Ok(());
         }
-        let mut controllers = self.keeper.assigned().borrow().specification.controllers.clone();
+        let mut controllers = self.assignments.assigned().borrow().specification.controllers.clone();
         if controllers.is_empty() {
             controllers.clone_from(&self.first_controllers);
         }

@@ -17,7 +17,7 @@ use trove_proto::v1::{watch_down, watch_up};
 use trove_strategy::{Described, Manifest, Role};
 
 use super::{Connection, Services};
-use crate::driver::EngineStatus;
+use crate::supervisor::EngineStatus;
 
 type Up = mpsc::Sender<Result<v1::WatchUp, Status>>;
 
@@ -42,8 +42,8 @@ fn hello(services: &Services) -> v1::Hello {
         boot_id: services.boot_id.clone(),
         datastore: manifest.identity.name,
         capabilities: manifest.capabilities.iter().map(ToString::to_string).collect(),
-        assignment_generation: services.keeper.assigned().borrow().generation,
-        fence: services.keeper.fence(),
+        assignment_generation: services.assignments.assigned().borrow().generation,
+        fence: services.assignments.fence(),
         interface: manifest.interface,
     }
 }
@@ -57,7 +57,7 @@ async fn speak(services: &Services, mut inbox: Streaming<v1::WatchDown>, sender:
     if !say(&sender, watch_up::Kind::Hello(hello(services))).await {
         return;
     }
-    let (mut status, mut assigned) = (services.driver.status(), services.keeper.assigned());
+    let (mut status, mut assigned) = (services.supervisor.status(), services.assignments.assigned());
     let mut figures = Figures::default();
     let renewal = renewal_delay(services);
     let renewal = tokio::time::sleep(renewal);
@@ -136,7 +136,7 @@ struct Figures {
 
 impl Figures {
     async fn take(services: &Services) -> Self {
-        let healthy = services.driver.status().borrow().service == v1::ServiceState::Healthy;
+        let healthy = services.supervisor.status().borrow().service == v1::ServiceState::Healthy;
         let mut metrics = Vec::new();
         if healthy {
             // An engine that has just stopped to answer is reported by the probe.

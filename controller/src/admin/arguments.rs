@@ -46,7 +46,7 @@ pub struct Place {
 /// What the controller can be told.
 #[derive(Subcommand)]
 pub enum Verb {
-    /// Runs the service: API and identity, agents, operations. Prints one line when it serves; logs to standard error.
+    /// Run the service: API and identity, agents, operations. Prints one line when it serves; logs to standard error.
     ///
     /// SIGTERM ends it within 5 s; agents and engines go on, and the next start finds them.
     Serve(Place),
@@ -73,7 +73,7 @@ pub enum Verb {
 /// The configuration.
 #[derive(Subcommand)]
 pub enum ConfigVerb {
-    /// Prints the effective configuration with the meaning of every option: a template for a file of one's own.
+    /// Print the effective configuration with the meaning of every option: a template for a file of one's own.
     Show {
         /// The configuration file.
         #[arg(long, env = "TROVE_CONFIG")]
@@ -84,18 +84,18 @@ pub enum ConfigVerb {
 /// The database.
 #[derive(Subcommand)]
 pub enum DbVerb {
-    /// Brings the schema up to date (`serve` does so too). The controller must not run.
+    /// Bring the schema up to date (`serve` does so too). The controller must not run.
     Migrate(Place),
 }
 
 /// Datastores.
 #[derive(Subcommand)]
 pub enum DatastoreVerb {
-    /// Lists versions with their state.
+    /// List versions with their state.
     List(Place),
-    /// Registers what is installed on this machine now (`serve` does so at its start).
+    /// Register what is installed on this machine now (`serve` does so at its start).
     Register(Place),
-    /// Lets a version be ordered again.
+    /// Activate a version, so that it can be ordered again.
     Activate {
         /// Where.
         #[command(flatten)]
@@ -103,7 +103,7 @@ pub enum DatastoreVerb {
         /// The version's id, of `datastore list`.
         version: String,
     },
-    /// Keeps a version from being ordered; instances of it go on.
+    /// Deactivate a version: it cannot be ordered any more, and its instances go on.
     Deactivate {
         /// Where.
         #[command(flatten)]
@@ -116,7 +116,7 @@ pub enum DatastoreVerb {
 /// Authorities.
 #[derive(Subcommand)]
 pub enum CaVerb {
-    /// Prints an authority's certificate (PEM): that of engines, which tenants trust, unless --agents.
+    /// Print an authority's certificate (PEM): that of engines, which tenants trust, unless --agents.
     Show {
         /// Where.
         #[command(flatten)]
@@ -130,16 +130,16 @@ pub enum CaVerb {
 /// Users.
 #[derive(Subcommand)]
 pub enum UserVerb {
-    /// Reads a password from standard input and prints its hash, for `[[identity.users]]` of the configuration.
+    /// Read a password from standard input and prints its hash, for `[[identity.users]]` of the configuration.
     Hash,
-    /// Lists users with their projects and roles.
+    /// List users with their projects and roles.
     List(Place),
 }
 
 /// Hosts.
 #[derive(Subcommand)]
 pub enum HostsVerb {
-    /// Stops every agent with its engine in an orderly way, keeping the data. The next `serve` starts them again. The
+    /// Stop every agent with its engine in an orderly way, keeping the data. The next `serve` starts them again. The
     /// controller must not run.
     Stop(Place),
 }

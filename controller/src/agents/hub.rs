@@ -33,7 +33,7 @@ use crate::ids::InstanceId;
 use crate::signals::Nudge;
 use crate::state::Service;
 use crate::store::Store;
-use crate::store::agents::{AgentRow, Word};
+use crate::store::agents::{AgentRow, ReportSequence};
 
 /// An agent says Hello at once; one that does not is no agent.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ struct Figures {
 
 /// Figures of an agent that is connected.
 #[derive(Clone, Debug)]
-pub struct Heard {
+pub struct LastSeen {
     /// Whose.
     pub instance: InstanceId,
     /// Whether the engine answered the last probe.
@@ -141,7 +141,7 @@ impl Hub {
     }
 
     /// Every agent that is connected and has reported.
-    pub fn heard(&self) -> Vec<Heard> {
+    pub fn heard(&self) -> Vec<LastSeen> {
         let agents: Vec<(InstanceId, Arc<Agent>)> = {
             let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
             agents.iter().map(|(instance, agent)| (*instance, agent.clone())).collect()
@@ -150,7 +150,7 @@ impl Hub {
             let state = agent.state.borrow().clone();
             let figures = agent.figures.lock().unwrap_or_else(PoisonError::into_inner);
             let figures = figures.as_ref().filter(|_| state.connected)?;
-            Some(Heard {
+            Some(LastSeen {
                 instance,
                 healthy: state.service == Service::Healthy,
                 volume_used_bytes: state.volume_used_bytes,
@@ -404,7 +404,7 @@ impl Conversation<'_> {
         let instance = self.name.instance;
         let reset = self.hub.store.reset_services.take(instance);
         if reset || self.row.as_ref().is_none_or(|written| is_worth_a_write(written, &row)) {
-            let word = Word { boot_id: self.boot_id.clone(), sequence };
+            let word = ReportSequence { boot_id: self.boot_id.clone(), sequence };
             match self.hub.store.put_agent(instance, &row, &word).await {
                 // Where another controller has written a newer word, the next report makes sure that it stands.
                 Ok(written) => self.row = written.then_some(row),

@@ -53,7 +53,7 @@ struct Connection {
     database: Option<String>,
 }
 
-/// Tells how to connect to an instance
+/// Show how to connect to an instance
 #[utoipa::path(get, path = "/instances/{id}/connection", tag = "instances", operation_id = "show_connection",
     params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn show(

@@ -63,7 +63,7 @@ pub(super) struct OfDatabase {
     name: String,
 }
 
-/// Lists the databases of an instance
+/// List the databases of an instance
 #[utoipa::path(get, path = "/instances/{id}/databases", tag = "databases", operation_id = "list_databases",
     params(OfInstance, Paging), responses(Fault<404>, Fault<422>))]
 pub(super) async fn list(
@@ -79,7 +79,7 @@ pub(super) async fn list(
     Ok(Json(DatabasesPage { databases, databases_links: links.clone(), links }))
 }
 
-/// Makes databases
+/// Create databases
 #[utoipa::path(post, path = "/instances/{id}/databases", tag = "databases", operation_id = "create_databases",
     params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn create(
@@ -96,7 +96,7 @@ pub(super) async fn create(
     Ok(state.app.create_databases(caller, &authorized.request_id, id, databases).await?.into())
 }
 
-/// Removes a database with all that is in it
+/// Delete a database with all that is in it
 #[utoipa::path(delete, path = "/instances/{id}/databases/{name}", tag = "databases", operation_id = "delete_database",
     params(OfDatabase), responses(Fault<404>, Fault<422>))]
 pub(super) async fn delete(

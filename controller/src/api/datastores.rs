@@ -154,7 +154,7 @@ pub(super) struct Wait {
     wait: Option<u16>,
 }
 
-/// Lists what can be ordered
+/// List what can be ordered
 ///
 /// In one page.
 #[utoipa::path(get, path = "/datastores", tag = "datastores", operation_id = "list_datastores", params(Wait))]
@@ -176,7 +176,7 @@ pub(super) async fn list(
     Ok(Json(DatastoresBody { datastores: list.iter().map(|datastore| view.datastore(datastore)).collect() }))
 }
 
-/// Shows a datastore
+/// Show a datastore
 #[utoipa::path(get, path = "/datastores/{datastore}", tag = "datastores", operation_id = "show_datastore",
     params(OfDatastore), responses(Fault<404>))]
 pub(super) async fn show(
@@ -190,7 +190,7 @@ pub(super) async fn show(
     Ok(Json(DatastoreBody { datastore: view.datastore(&datastore) }))
 }
 
-/// Forgets a datastore that has no versions
+/// Delete a datastore that has no versions
 #[utoipa::path(delete, path = "/datastores/{datastore}", tag = "management", operation_id = "delete_datastore",
     params(OfDatastore), responses(Fault<404>))]
 pub(super) async fn delete(
@@ -203,7 +203,7 @@ pub(super) async fn delete(
     Ok(Accepted(None))
 }
 
-/// Lists the versions of a datastore
+/// List the versions of a datastore
 ///
 /// In one page.
 #[utoipa::path(get, path = "/datastores/{datastore}/versions", tag = "datastores", operation_id = "list_versions",
@@ -221,7 +221,7 @@ pub(super) async fn list_versions(
     Ok(Json(VersionsBody { versions: paging.rest(versions, |version| version.id.to_string()) }))
 }
 
-/// Shows a version of a datastore
+/// Show a version of a datastore
 #[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}", tag = "datastores",
     operation_id = "show_version", params(OfVersion), responses(Fault<404>))]
 pub(super) async fn show_version(
@@ -235,7 +235,7 @@ pub(super) async fn show_version(
     Ok(Json(VersionBody { version: view.version(&version, false) }))
 }
 
-/// Shows a version by its id
+/// Show a version by its id
 #[utoipa::path(get, path = "/datastores/versions/{id}", tag = "datastores", operation_id = "show_version_by_id",
     params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn show_version_by_id(
@@ -249,7 +249,7 @@ pub(super) async fn show_version_by_id(
     Ok(Json(VersionBody { version: view.version(&version, false) }))
 }
 
-/// Lists the flavors of a version
+/// List the flavors of a version
 ///
 /// No flavor is bound to a version here.
 #[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}/flavors", tag = "datastores",

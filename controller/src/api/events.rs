@@ -83,7 +83,7 @@ struct Stream {
     _place: Place,
 }
 
-/// Streams what changes in the project
+/// Stream what changes in the project
 ///
 /// Server-Sent Events: `instance`, `operation`, `deleted`, and `end` as the last one. Send the last `id` as
 /// `Last-Event-ID` to be told of what has changed since.
@@ -99,7 +99,7 @@ pub(super) async fn watch(
     open(&state, authorized, &headers, Some(project))
 }
 
-/// Streams what changes in all projects
+/// Stream what changes in all projects
 #[utoipa::path(get, path = "/mgmt/events", tag = "management", operation_id = "watch_all",
     params(("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that was read.")))]
 pub(super) async fn watch_all(

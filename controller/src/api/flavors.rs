@@ -69,7 +69,7 @@ pub(super) struct OfFlavor {
     id: String,
 }
 
-/// Lists the flavors
+/// List the flavors
 ///
 /// In one page.
 #[utoipa::path(get, path = "/flavors", tag = "datastores", operation_id = "list_flavors")]
@@ -83,7 +83,7 @@ pub(super) async fn list(
     Ok(Json(FlavorsBody::of(&base, &authorized.caller.project, state.app.list_flavors(), &paging)))
 }
 
-/// Shows a flavor
+/// Show a flavor
 #[utoipa::path(get, path = "/flavors/{id}", tag = "datastores", operation_id = "show_flavor", params(OfFlavor),
     responses(Fault<404>))]
 pub(super) async fn show(

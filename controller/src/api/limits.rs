@@ -54,7 +54,7 @@ struct RateLimit {
     next_available: String,
 }
 
-/// Shows quotas and rates
+/// Show quotas and rates
 ///
 /// The absolute ones first, as clients expect; then the rates that are limited.
 #[utoipa::path(get, path = "/limits", tag = "quotas", operation_id = "show_limits")]

@@ -141,7 +141,7 @@ pub(super) struct ManagedInstanceBody {
     instance: ManagedInstanceDetail,
 }
 
-/// Lists the instances of all projects
+/// List the instances of all projects
 ///
 /// By last change, the last one first; the marker is an offset, and `limit` has no upper bound.
 #[utoipa::path(
@@ -169,7 +169,7 @@ pub(super) async fn list(
     Ok(Json(ManagedInstancesPage { instances, instances_links: links.clone(), links }))
 }
 
-/// Shows an instance of any project
+/// Show an instance of any project
 #[utoipa::path(get, path = "/mgmt/instances/{id}", tag = "management", operation_id = "show_any_instance",
     params(AlsoDeleted, OfInstance), responses(Fault<404>))]
 pub(super) async fn show(
@@ -230,7 +230,7 @@ impl ManagementAction {
     }
 }
 
-/// Acts on an instance of any project
+/// Act on an instance of any project
 #[utoipa::path(post, path = "/mgmt/instances/{id}/action", tag = "management", operation_id = "act_on_any_instance",
     params(OfInstance), responses(Fault<404>, Fault<422>, Fault<501>))]
 pub(super) async fn act(
@@ -271,7 +271,7 @@ pub(super) struct RootHistoryBody {
     root_history: RootHistory,
 }
 
-/// Tells when root was last enabled, and by whom
+/// Show when root was last enabled, and by whom
 #[utoipa::path(get, path = "/mgmt/instances/{id}/root", tag = "management", operation_id = "show_root_history",
     params(OfInstance), responses(Fault<404>))]
 pub(super) async fn show_root(
@@ -287,7 +287,7 @@ pub(super) async fn show_root(
     Ok(Json(RootHistoryBody { root_history: RootHistory { id: id.0, enabled, user } }))
 }
 
-/// Tells whether the agent answers
+/// Ask whether the agent answers
 #[utoipa::path(get, path = "/mgmt/instances/{id}/rpc_ping", tag = "management", operation_id = "ping_agent",
     params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn ping(
@@ -317,7 +317,7 @@ pub(super) struct DiagnosticsBody {
     diagnostics: DiagnosticsView,
 }
 
-/// Shows figures of an agent
+/// Show figures of an agent
 #[utoipa::path(get, path = "/mgmt/instances/{id}/diagnostics", tag = "management", operation_id = "show_diagnostics",
     params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn diagnostics(
@@ -351,7 +351,7 @@ pub(super) struct HardwareBody {
     hwinfo: Hardware,
 }
 
-/// Shows what a guest may use
+/// Show what a guest may use
 #[utoipa::path(get, path = "/mgmt/instances/{id}/hwinfo", tag = "management", operation_id = "show_hardware",
     params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn hardware(

@@ -74,7 +74,7 @@ pub(super) struct ManagedVersionBody {
     version: ManagedVersion,
 }
 
-/// Lists all versions
+/// List all versions
 ///
 /// Also those that cannot be ordered. In one page.
 #[utoipa::path(get, path = "/mgmt/datastore-versions", tag = "management", operation_id = "list_managed_versions")]
@@ -91,7 +91,7 @@ pub(super) async fn list(
     Ok(Json(ManagedVersionsBody { versions: paging.rest(versions, |version| version.id.to_string()) }))
 }
 
-/// Shows a version
+/// Show a version
 #[utoipa::path(get, path = "/mgmt/datastore-versions/{id}", tag = "management", operation_id = "show_managed_version",
     params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn show(
@@ -133,7 +133,7 @@ struct NewVersion {
     _repl_strategy: Option<NoImage>,
 }
 
-/// Registers a version
+/// Register a version
 #[utoipa::path(post, path = "/mgmt/datastore-versions", tag = "management", operation_id = "create_version")]
 pub(super) async fn create(
     State(state): State<ApiState>,
@@ -199,7 +199,7 @@ pub(super) struct VersionChange {
     _repl_strategy: Option<NoImage>,
 }
 
-/// Changes a version
+/// Change a version
 #[utoipa::path(patch, path = "/mgmt/datastore-versions/{id}", tag = "management", operation_id = "update_version",
     params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn update(
@@ -218,7 +218,7 @@ pub(super) async fn update(
     Ok(Accepted(None))
 }
 
-/// Forgets a version that no instance has
+/// Delete a version that no instance has
 #[utoipa::path(delete, path = "/mgmt/datastore-versions/{id}", tag = "management", operation_id = "delete_version",
     params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn delete(

@@ -107,7 +107,7 @@ pub(super) struct OperationsBody {
     version: String,
 }
 
-/// Lists the operations of an instance
+/// List the operations of an instance
 ///
 /// Newest first. With `since` and `wait` the answer is held until something has changed.
 #[utoipa::path(get, path = "/instances/{id}/operations", tag = "operations", operation_id = "list_operations",

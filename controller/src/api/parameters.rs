@@ -112,7 +112,7 @@ pub(super) struct OfParameterById {
     name: String,
 }
 
-/// Lists what can be set in a version
+/// List what can be set in a version
 #[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}/parameters", tag = "datastores",
     operation_id = "list_parameters", params(OfVersion), responses(Fault<404>))]
 pub(super) async fn list(
@@ -125,7 +125,7 @@ pub(super) async fn list(
     ParametersBody::of(&state, &version, ParameterView::of).await
 }
 
-/// Shows a parameter of a version
+/// Show a parameter of a version
 #[utoipa::path(get, path = "/datastores/{datastore}/versions/{version}/parameters/{name}", tag = "datastores",
     operation_id = "show_parameter", params(OfParameter), responses(Fault<404>))]
 pub(super) async fn show(
@@ -138,7 +138,7 @@ pub(super) async fn show(
     Ok(Json(ParameterView::of(&version, &state.app.parameter(&version, &of.name).await?)))
 }
 
-/// Lists what can be set in a version, by its id
+/// List what can be set in a version, by its id
 #[utoipa::path(get, path = "/datastores/versions/{id}/parameters", tag = "datastores",
     operation_id = "list_parameters_by_id", params(OfVersionId), responses(Fault<404>))]
 pub(super) async fn list_by_id(
@@ -151,7 +151,7 @@ pub(super) async fn list_by_id(
     ParametersBody::of(&state, &version, ParameterView::of).await
 }
 
-/// Shows a parameter of a version, by its id
+/// Show a parameter of a version, by its id
 #[utoipa::path(get, path = "/datastores/versions/{id}/parameters/{name}", tag = "datastores",
     operation_id = "show_parameter_by_id", params(OfParameterById), responses(Fault<404>))]
 pub(super) async fn show_by_id(
@@ -164,7 +164,7 @@ pub(super) async fn show_by_id(
     Ok(Json(ParameterView::of(&version, &state.app.parameter(&version, &of.name).await?)))
 }
 
-/// Lists what can be set in a version, for administrators
+/// List what can be set in a version, for administrators
 ///
 /// The bounds have other names here.
 #[utoipa::path(get, path = "/mgmt/datastores/versions/{id}/parameters", tag = "management",
@@ -178,7 +178,7 @@ pub(super) async fn list_managed(
     ParametersBody::of(&state, &version, ParameterView::managed).await
 }
 
-/// Shows a parameter of a version, for administrators
+/// Show a parameter of a version, for administrators
 #[utoipa::path(get, path = "/mgmt/datastores/versions/{id}/parameters/{name}", tag = "management",
     operation_id = "show_managed_parameter", params(OfParameterById), responses(Fault<404>))]
 pub(super) async fn show_managed(

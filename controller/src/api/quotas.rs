@@ -56,7 +56,7 @@ pub(super) struct OfTenant {
     tenant: String,
 }
 
-/// Shows the quotas of a project
+/// Show the quotas of a project
 ///
 /// Its own, or any for administrators.
 #[utoipa::path(get, path = "/mgmt/quotas/{tenant}", tag = "quotas", operation_id = "show_quotas", params(OfTenant))]
@@ -70,7 +70,7 @@ pub(super) async fn show(
     Ok(Json(QuotasBody { quotas: quotas.iter().map(QuotaView::from).collect() }))
 }
 
-/// Sets quotas of a project
+/// Set quotas of a project
 ///
 /// Answers with what was given.
 #[utoipa::path(put, path = "/mgmt/quotas/{tenant}", tag = "management", operation_id = "update_quotas",

@@ -39,7 +39,7 @@ struct RootView {
     password: String,
 }
 
-/// Tells whether root is enabled
+/// Show whether root is enabled
 #[utoipa::path(get, path = "/instances/{id}/root", tag = "users", operation_id = "show_root", params(OfInstance),
     responses(Fault<404>, Fault<422>))]
 pub(super) async fn show(
@@ -52,7 +52,7 @@ pub(super) async fn show(
     Ok(Json(RootState { root_enabled }))
 }
 
-/// Enables root
+/// Enable root
 ///
 /// The password is shown this once.
 #[utoipa::path(post, path = "/instances/{id}/root", tag = "users", operation_id = "enable_root", params(OfInstance),
@@ -71,7 +71,7 @@ pub(super) async fn enable(
     Ok(WithOperation(Json(RootBody { user }), root.operation))
 }
 
-/// Disables root
+/// Disable root
 #[utoipa::path(delete, path = "/instances/{id}/root", tag = "users", operation_id = "disable_root",
     params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(super) async fn disable(

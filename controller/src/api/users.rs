@@ -148,7 +148,7 @@ pub(super) struct OfGrant {
     name: String,
 }
 
-/// Lists the accounts of an instance
+/// List the accounts of an instance
 #[utoipa::path(get, path = "/instances/{id}/users", tag = "users", operation_id = "list_users",
     params(OfInstance, Paging), responses(Fault<404>, Fault<422>))]
 pub(super) async fn list(
@@ -175,7 +175,7 @@ async fn create_all(
     Ok(state.app.create_users(caller, &authorized.request_id, id, users).await?.into())
 }
 
-/// Makes accounts
+/// Create accounts
 #[utoipa::path(post, path = "/instances/{id}/users", tag = "users", operation_id = "create_users", params(OfInstance),
     responses(Fault<404>, Fault<422>))]
 pub(super) async fn create(
@@ -187,7 +187,7 @@ pub(super) async fn create(
     create_all(&state, &authorized, &of.id, body.users.into_iter().map(Into::into).collect()).await
 }
 
-/// Makes an account of this name
+/// Create an account of this name
 #[utoipa::path(post, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "create_user",
     params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn create_named(
@@ -201,7 +201,7 @@ pub(super) async fn create_named(
     create_all(&state, &authorized, &of.id, vec![user.into()]).await
 }
 
-/// Sets passwords of accounts
+/// Set passwords of accounts
 ///
 /// Answers when they act, or after `api.answer_within`.
 #[utoipa::path(put, path = "/instances/{id}/users", tag = "users", operation_id = "change_passwords",
@@ -219,7 +219,7 @@ pub(super) async fn change_passwords(
     state.once_it_acts(state.app.change_passwords(caller, &authorized.request_id, id, users).await?).await
 }
 
-/// Shows an account
+/// Show an account
 #[utoipa::path(get, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "show_user", params(OfUser),
     responses(Fault<404>, Fault<422>))]
 pub(super) async fn show(
@@ -232,7 +232,7 @@ pub(super) async fn show(
     Ok(Json(UserBody { user: user.into() }))
 }
 
-/// Changes name, hosts or password of an account
+/// Change name, hosts or password of an account
 ///
 /// Answers when that acts, or after `api.answer_within`.
 #[utoipa::path(put, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "update_user",
@@ -258,7 +258,7 @@ pub(super) async fn update(
     state.once_it_acts(state.app.change_user(caller, &authorized.request_id, id, &of.user, change).await?).await
 }
 
-/// Removes an account
+/// Delete an account
 #[utoipa::path(delete, path = "/instances/{id}/users/{user}", tag = "users", operation_id = "delete_user",
     params(OfUser), responses(Fault<404>, Fault<422>))]
 pub(super) async fn delete(
@@ -272,7 +272,7 @@ pub(super) async fn delete(
     Ok(state.app.delete_user(caller, &authorized.request_id, id, &of.user).await?.into())
 }
 
-/// Lists what an account may enter
+/// List the databases that an account may access
 ///
 /// In one page.
 #[utoipa::path(get, path = "/instances/{id}/users/{user}/databases", tag = "users", operation_id = "list_grants",
@@ -287,7 +287,7 @@ pub(super) async fn list_access(
     Ok(Json(Grants { databases: by_name(user.databases) }))
 }
 
-/// Lets an account into databases
+/// Grant an account access to databases
 ///
 /// Answers when that acts, or after `api.answer_within`.
 #[utoipa::path(put, path = "/instances/{id}/users/{user}/databases", tag = "users", operation_id = "grant",
@@ -304,7 +304,7 @@ pub(super) async fn grant(
     state.once_it_acts(state.app.grant(caller, &authorized.request_id, id, &of.user, databases).await?).await
 }
 
-/// Shuts an account out of a database
+/// Revoke an account's access to a database
 ///
 /// Answers when that acts, or after `api.answer_within`.
 #[utoipa::path(delete, path = "/instances/{id}/users/{user}/databases/{name}", tag = "users", operation_id = "revoke",

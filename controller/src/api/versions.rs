@@ -61,7 +61,7 @@ impl IntoResponses for Negotiated {
     }
 }
 
-/// Lists the versions of the API
+/// List the versions of the API
 #[utoipa::path(get, path = "/", tag = "service", operation_id = "list_api_versions")]
 pub(super) async fn list(State(state): State<ApiState>, headers: HeaderMap) -> Negotiated {
     let accept = headers.get("accept").and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -72,7 +72,7 @@ pub(super) async fn list(State(state): State<ApiState>, headers: HeaderMap) -> N
     })
 }
 
-/// Shows the version of the API
+/// Show the version of the API
 #[utoipa::path(get, path = "/v1.0", tag = "service", operation_id = "show_api_version")]
 pub(super) async fn show(State(state): State<ApiState>) -> Json<ApiVersionBody> {
     Json(ApiVersionBody { version: ApiVersion::of(&state) })
@@ -95,7 +95,7 @@ impl IntoResponses for Healthy {
     }
 }
 
-/// Tells whether the service serves, which it does while its store can be written
+/// Check whether the service can serve, which it can while its store can be written
 #[utoipa::path(get, path = "/healthcheck", tag = "service", operation_id = "check_health")]
 pub(super) async fn health(State(state): State<ApiState>) -> Result<Healthy> {
     state.app.check_health().await?;

@@ -5,7 +5,7 @@ use trove_strategy::Capability;
 use super::accounts::{NewDatabase, check_databases};
 use super::instances::Accepted;
 use super::names::{self, shown};
-use super::readiness::{Subject, answer};
+use super::readiness::{InstanceContext, answer};
 use super::{App, Page, PageRequest, marker};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
@@ -76,7 +76,7 @@ impl App {
     }
 
     /// The names that are not reserved, asked of the agent.
-    pub(super) async fn database_names(&self, subject: &Subject) -> Result<Vec<String>> {
+    pub(super) async fn database_names(&self, subject: &InstanceContext) -> Result<Vec<String>> {
         let id = subject.instance.id;
         let databases = answer(id, self.agents.list_databases(id).await)?;
         let rules = &subject.manifest.identity.databases;
@@ -86,7 +86,7 @@ impl App {
 
     /// # Errors
     /// 404 names the first that is not there.
-    pub(super) async fn check_databases_exist(&self, subject: &Subject, wanted: &[&str]) -> Result<()> {
+    pub(super) async fn check_databases_exist(&self, subject: &InstanceContext, wanted: &[&str]) -> Result<()> {
         let present = self.database_names(subject).await?;
         match wanted.iter().find(|name| !present.iter().any(|present| present == *name)) {
             Some(missing) => Err(Error::NotFound(format!("Database {} cannot be found.", shown(missing)))),

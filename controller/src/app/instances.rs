@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use trove_strategy::Manifest;
 
-use super::sight::{may_see, not_found};
 pub use super::submit::Accepted;
 use super::submit::origin;
+use super::visibility::{may_see, not_found};
 use super::{App, Page, PageRequest, names};
 use crate::error::{Error, Result};
 use crate::identity::Caller;

@@ -5,8 +5,8 @@ use trove_proto::v1::GetDiagnosticsReply as Diagnostics;
 
 use super::App;
 use super::readiness::answer;
-use super::sight::not_found;
 use super::submit::{Accepted, origin};
+use super::visibility::not_found;
 use crate::error::Result;
 use crate::identity::Caller;
 use crate::ids::InstanceId;

@@ -29,9 +29,9 @@ pub mod quotas;
 mod readiness;
 mod resize;
 mod root;
-mod sight;
 mod submit;
 mod users;
+mod visibility;
 
 /// What the use cases work with. Cheap to clone.
 #[derive(Clone)]

@@ -16,7 +16,7 @@ use trove_strategy::{Capability, Manifest};
 use super::App;
 use super::accounts::unsupported;
 use super::host_paths::without_host_paths;
-use super::sight::{may_see, not_found};
+use super::visibility::{may_see, not_found};
 use crate::agents::AgentError;
 use crate::error::{Error, Result};
 use crate::identity::Caller;
@@ -28,7 +28,7 @@ use crate::state::{HostState, Service, Task};
 const EARLIER_CHANGES: Duration = Duration::from_secs(5);
 
 /// The instance that a call is about, with the rules of its datastore.
-pub(super) struct Subject {
+pub(super) struct InstanceContext {
     pub(super) instance: Instance,
     pub(super) manifest: Arc<Manifest>,
 }
@@ -38,21 +38,26 @@ impl App {
     ///
     /// # Errors
     /// 404; 422 not supported.
-    pub(super) async fn open(&self, caller: &Caller, id: InstanceId, capability: Capability) -> Result<Subject> {
+    pub(super) async fn open(
+        &self,
+        caller: &Caller,
+        id: InstanceId,
+        capability: Capability,
+    ) -> Result<InstanceContext> {
         let found = self.store.get_instance_with_manifest(id).await?;
         let (instance, manifest) =
             found.filter(|(instance, _)| may_see(caller, instance)).ok_or_else(|| not_found(id))?;
         if !manifest.has(capability) {
             return Err(unsupported(&instance.datastore, capability));
         }
-        Ok(Subject { instance: self.with_expiry(instance), manifest })
+        Ok(InstanceContext { instance: self.with_expiry(instance), manifest })
     }
 
     /// Waits until the agent's answer counts what was accepted before this call.
     ///
     /// # Errors
     /// 422 when the engine does not answer, or earlier changes last longer than 5 s.
-    pub(super) async fn await_ready(&self, subject: &Subject) -> Result<()> {
+    pub(super) async fn await_ready(&self, subject: &InstanceContext) -> Result<()> {
         subject.check_ready()?;
         self.await_earlier(subject.instance.id).await.map(drop)
     }
@@ -70,7 +75,7 @@ impl App {
     }
 }
 
-impl Subject {
+impl InstanceContext {
     /// # Errors
     /// 422.
     fn check_ready(&self) -> Result<()> {

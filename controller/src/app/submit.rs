@@ -7,8 +7,8 @@ use trove_strategy::failpoint;
 
 use super::App;
 use super::host_paths::without_host_paths;
-use super::readiness::Subject;
-use super::sight::not_found;
+use super::readiness::InstanceContext;
+use super::visibility::not_found;
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::{InstanceId, OperationId, ProjectId};
@@ -53,7 +53,7 @@ impl App {
         &self,
         caller: &Caller,
         request_id: &str,
-        subject: &Subject,
+        subject: &InstanceContext,
         changes: Vec<AccountChange>,
     ) -> Result<Accepted> {
         let instance = &subject.instance;

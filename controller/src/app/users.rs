@@ -13,7 +13,7 @@ use super::accounts::{
 use super::databases;
 use super::instances::Accepted;
 use super::names::{self, shown};
-use super::readiness::{Subject, answer};
+use super::readiness::{InstanceContext, answer};
 use super::{App, Page, PageRequest, marker};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
@@ -231,7 +231,7 @@ impl App {
     }
 
     /// The account that is to be changed, once the instance is ready.
-    async fn present_user(&self, subject: &Subject, user: &str) -> Result<User> {
+    async fn present_user(&self, subject: &InstanceContext, user: &str) -> Result<User> {
         let user = account(&subject.manifest.identity.users, user);
         names::check(&subject.manifest.identity.users.names, "User", &user.name)?;
         self.await_ready(subject).await?;
@@ -239,7 +239,7 @@ impl App {
     }
 
     /// The accounts that are not reserved, asked of the agent.
-    async fn users(&self, subject: &Subject) -> Result<Vec<User>> {
+    async fn users(&self, subject: &InstanceContext) -> Result<Vec<User>> {
         let id = subject.instance.id;
         let users = answer(id, self.agents.list_users(id).await)?;
         let rules = &subject.manifest.identity.users.names;
@@ -247,7 +247,7 @@ impl App {
         Ok(users.filter(|user| !rules.is_reserved(&user.name)).collect())
     }
 
-    async fn user(&self, subject: &Subject, user: &UserRef) -> Result<User> {
+    async fn user(&self, subject: &InstanceContext, user: &UserRef) -> Result<User> {
         let id = subject.instance.id;
         let account = v1::Account { name: user.name.clone(), host: user.host.clone() };
         let found = answer(id, self.agents.get_user(id, account).await)?;
@@ -262,7 +262,7 @@ impl UserRef {
 }
 
 /// What the account will be called, if that is allowed.
-fn check_change(subject: &Subject, user: &UserRef, change: &UserChange) -> Result<UserRef> {
+fn check_change(subject: &InstanceContext, user: &UserRef, change: &UserChange) -> Result<UserRef> {
     let identity = &subject.manifest.identity;
     let whose = shown(&user.name);
     let target = UserRef {

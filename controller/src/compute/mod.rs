@@ -2,16 +2,39 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 use trove_strategy::Size;
 
+use crate::config::Config;
+use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::model::{Access, Artifact, Nic};
 use crate::state::HostState;
 
 pub mod process;
+
+/// Opens a driver, from the controller's state directory and the configuration.
+type Open = fn(&Path, &Arc<Config>) -> Result<Arc<dyn Compute>>;
+
+/// The drivers that there are, by the name that the configuration gives (`compute`).
+const DRIVERS: &[(&str, Open)] = &[("process", process::open)];
+
+/// Opens the driver that the configuration names.
+///
+/// # Errors
+/// 400: there is none of this name; and the driver's.
+pub fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Compute>> {
+    let Some((_, open)) = DRIVERS.iter().find(|(name, _)| *name == config.compute) else {
+        let names: Vec<&str> = DRIVERS.iter().map(|(name, _)| *name).collect();
+        let text = format!("compute: there is no driver {:?}; there is {}.", config.compute, names.join(", "));
+        return Err(Error::BadRequest(text));
+    };
+    open(state_dir, config)
+}
 
 /// What a host is to be.
 #[derive(Clone, Debug)]
@@ -109,7 +132,7 @@ pub enum ComputeError {
 pub trait Compute: Send + Sync {
     /// An address on which `port` is free now. It is stored under a unique row before it is used; a driver for which the
     /// cloud chooses the address answers with that of the instance.
-    async fn choose_address(&self, instance: InstanceId, port: u16) -> Result<IpAddr, ComputeError>;
+    async fn choose_address(&self, instance: InstanceId, port: u16) -> std::result::Result<IpAddr, ComputeError>;
     /// An account of its own for the engine of a host, reserved on the machine until the host is deleted; the same when
     /// it is asked again, but for one among `taken`, which are other instances'. It is stored under a unique row before
     /// it is used. `None` where hosts share no machine, or all accounts are one.
@@ -117,29 +140,45 @@ pub trait Compute: Send + Sync {
         &self,
         _instance: InstanceId,
         _taken: &BTreeSet<u32>,
-    ) -> Result<Option<u32>, ComputeError> {
+    ) -> std::result::Result<Option<u32>, ComputeError> {
         Ok(None)
     }
     /// Ends the programs of instances that have taken the address of another, and says which those were. Called all the
     /// time; a driver whose hosts share no addresses finds none.
-    async fn end_squatters(&self) -> Result<Vec<Squatter>, ComputeError> {
+    async fn end_squatters(&self) -> std::result::Result<Vec<Squatter>, ComputeError> {
         Ok(Vec::new())
+    }
+    /// Names what its hosts lie on where not every controller reaches them: controllers of two such names share no store.
+    fn location(&self) -> Result<Option<String>> {
+        Ok(None)
     }
     /// Whether a tenant who has a shell as the account of his engine reaches nothing of another's.
     fn separates_tenants(&self) -> bool;
     /// Makes the host with its volume and starts the agent, or finds it made. A volume that is smaller than `spec` says
     /// grows; memory and cores are those of `spec` from the next start on. An agent that dies later is started again
     /// by the driver for as long as the host is there. What it answers is stored; it may be asked again before that is.
-    async fn ensure_host(&self, spec: &HostSpec) -> Result<Placement, ComputeError>;
+    async fn ensure_host(&self, spec: &HostSpec) -> std::result::Result<Placement, ComputeError>;
     /// Ends every process of the host, in an orderly way where that works, and keeps its volume. It stays stopped until
     /// [`Compute::ensure_host`]; a host that is not there counts as stopped.
-    async fn stop_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError>;
+    async fn stop_host(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError>;
     /// Ends every process of the host and removes it with its volume, sockets, shared memory and cgroup, and gives its
     /// account back last; a host that is
     /// not there counts as deleted.
-    async fn delete_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError>;
+    async fn delete_host(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError>;
     /// What there is.
-    async fn describe(&self, instance: InstanceId) -> Result<HostState, ComputeError>;
+    async fn describe(&self, instance: InstanceId) -> std::result::Result<HostState, ComputeError>;
     /// Every host that the driver knows of, so that leftovers can be found.
-    async fn list(&self) -> Result<Vec<InstanceId>, ComputeError>;
+    async fn list(&self) -> std::result::Result<Vec<InstanceId>, ComputeError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_there_is_not_is_refused_with_those_that_there_are() {
+        let config = Arc::new(Config { compute: "docker".to_owned(), ..Config::default() });
+        let refused = open(Path::new("/nowhere"), &config).err().unwrap().to_string();
+        assert!(refused.contains("docker") && refused.contains("process"), "{refused}");
+    }
 }

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 /// Section (empty for the top), option, meaning. In the order of printing.
 const OPTIONS: &[(&str, &str, &str)] = &[
     ("", "region", "Name of the region, shown in instances and in the catalog."),
+    ("", "compute", "The driver that makes hosts: process."),
     ("", "default_datastore", "The datastore that is meant when an order names none. Unset: the only one there is."),
     ("", "root_on_create", "Whether root is enabled by every create, and its password returned by it."),
     ("", "max_accepted_volume_size", "Greatest volume that can be ordered, GiB."),

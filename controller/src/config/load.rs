@@ -48,6 +48,7 @@ impl Config {
 
     const NAMES: &[&str] = &[
         "region",
+        "compute",
         "default_datastore",
         "root_on_create",
         "max_accepted_volume_size",

@@ -24,6 +24,8 @@ pub struct Config {
     pub root_on_create: bool,
     /// Greatest volume that can be ordered, GiB.
     pub max_accepted_volume_size: u64,
+    /// The driver that makes hosts: `process`.
+    pub compute: String,
     /// What is allowed of datastores.
     pub datastores: Datastores,
     /// The public API.
@@ -285,6 +287,7 @@ impl Default for Config {
         Self {
             region: "RegionOne".to_owned(),
             default_datastore: None,
+            compute: "process".to_owned(),
             root_on_create: false,
             max_accepted_volume_size: 10,
             datastores: Datastores::default(),

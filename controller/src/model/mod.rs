@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use time::OffsetDateTime;
 
 use crate::ids::{DatastoreId, InstanceId, ProjectId, VersionId};
-use crate::state::{self, Heard, HostState, Service, Task};
+use crate::state::{self, HostState, LastSeen, Service, Task};
 
 mod artifact;
 pub mod operations;
@@ -106,7 +106,7 @@ pub struct Instance {
     /// What the compute driver last said.
     pub host: HostState,
     /// When the agent was last heard.
-    pub heard: Heard,
+    pub heard: LastSeen,
     /// Why it is in error.
     pub fault: Option<Fault>,
     /// When it was ordered.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::agents::hub::Heard;
+use crate::agents::hub::LastSeen;
 use crate::model::InstanceLabels;
 use crate::store::datastores::Unregistered;
 
@@ -49,7 +49,7 @@ pub(super) fn render_unregistered(text: &mut String, all: &[Unregistered]) {
 }
 
 /// Every instance whose agent is heard; the engine's own numbers under `trove_engine_…`.
-pub(super) fn render(text: &mut String, agents: &[Heard], labels: &[InstanceLabels]) {
+pub(super) fn render(text: &mut String, agents: &[LastSeen], labels: &[InstanceLabels]) {
     let by_id: BTreeMap<_, _> = labels.iter().map(|labels| (labels.id, labels)).collect();
     let mut families = BTreeMap::new();
     for agent in agents {
@@ -134,7 +134,7 @@ mod tests {
             ram_mib: 512,
             volume_gib: 2,
         };
-        let heard = |instance, name: &str| Heard {
+        let heard = |instance, name: &str| LastSeen {
             instance,
             healthy: true,
             volume_used_bytes: 7,

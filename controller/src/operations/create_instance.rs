@@ -112,7 +112,7 @@ async fn choose_address(work: &Work, target: &Target, _: &Params, _: &mut Engine
             return work.commit(tx).await;
         }
     }
-    Err(StepError::Unknown(format!("{ADDRESSES} addresses were taken by others meanwhile")))
+    Err(StepError::RetrySameKey(format!("{ADDRESSES} addresses were taken by others meanwhile")))
 }
 
 async fn issue_certificate(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {

@@ -85,9 +85,9 @@ pub(super) struct Execution {
 }
 
 /// Tells of a change when it is dropped.
-struct Told<'a>(&'a Changes);
+struct NotifyOnDrop<'a>(&'a Changes);
 
-impl Drop for Told<'_> {
+impl Drop for NotifyOnDrop<'_> {
     fn drop(&mut self) {
         self.0.bump();
     }
@@ -205,7 +205,7 @@ impl Execution {
 
     async fn commit(&self, tx: Transaction) -> Result<()> {
         // Also when this is dropped while the commit is under way, by a cancellation: it may have taken effect.
-        let _told = Told(&self.context.changes);
+        let _told = NotifyOnDrop(&self.context.changes);
         tx.commit().await.map_err(|error| Error::internal("commit a step of an operation", error))
     }
 

@@ -11,10 +11,10 @@ use crate::error::{Error, chain};
 pub enum StepError {
     /// The outcome is unknown, or nothing was done: ask again, under the same key, until the deadline.
     #[error("{0}")]
-    Unknown(String),
+    RetrySameKey(String),
     /// A failure that is recorded under the key and may pass: do it anew, as the next attempt, until the deadline.
     #[error("{0}")]
-    Anew(String),
+    RetryNextAttempt(String),
     /// Asking again changes nothing.
     #[error("{0}")]
     Fatal(String),
@@ -25,14 +25,14 @@ pub enum StepError {
 
 impl From<Error> for StepError {
     fn from(error: Error) -> Self {
-        Self::Unknown(chain(&error))
+        Self::RetrySameKey(chain(&error))
     }
 }
 
 impl From<ComputeError> for StepError {
     fn from(error: ComputeError) -> Self {
         match error {
-            ComputeError::Transient(message) => Self::Unknown(message),
+            ComputeError::Transient(message) => Self::RetrySameKey(message),
             ComputeError::Fatal(message) => Self::Fatal(message),
             ComputeError::Fenced { .. } => Self::Fenced,
         }
@@ -42,10 +42,10 @@ impl From<ComputeError> for StepError {
 impl From<AgentError> for StepError {
     fn from(error: AgentError) -> Self {
         let text = error.to_string();
-        let AgentError::Refused { kind, .. } = error else { return Self::Unknown(text) };
+        let AgentError::Refused { kind, .. } = error else { return Self::RetrySameKey(text) };
         match kind {
-            v1::ErrorKind::Interrupted => Self::Unknown(text),
-            v1::ErrorKind::Busy | v1::ErrorKind::Transient | v1::ErrorKind::Cancelled => Self::Anew(text),
+            v1::ErrorKind::Interrupted => Self::RetrySameKey(text),
+            v1::ErrorKind::Busy | v1::ErrorKind::Transient | v1::ErrorKind::Cancelled => Self::RetryNextAttempt(text),
             v1::ErrorKind::Fenced => Self::Fenced,
             v1::ErrorKind::Unspecified | v1::ErrorKind::Invalid | v1::ErrorKind::Gone | v1::ErrorKind::Fatal => {
                 Self::Fatal(text)

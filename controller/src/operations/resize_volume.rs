@@ -89,7 +89,7 @@ async fn assign_size(work: &Work, target: &Target, _: &State, _: &mut ()) -> Ste
         work.commit(tx).await?;
         assignment = read().await?;
         if assignment.specification.volume_gib != volume_gib {
-            return Err(StepError::Unknown("the assignment was changed meanwhile".to_owned()));
+            return Err(StepError::RetrySameKey("the assignment was changed meanwhile".to_owned()));
         }
     }
     let request = v1::AssignRequest {

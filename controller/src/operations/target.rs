@@ -98,7 +98,7 @@ impl Target {
         let mut state = context.agents.state(self.instance);
         match timeout(SILENCE, state.wait_for(|state| !state.connected)).await {
             Ok(Ok(_)) => {}
-            _ => return Err(StepError::Unknown("the host was stopped, and its agent is still heard".to_owned())),
+            _ => return Err(StepError::RetrySameKey("the host was stopped, and its agent is still heard".to_owned())),
         }
         let mut tx = work.begin().await?;
         context.store.reset_service(&mut tx, self.instance, Service::Shutdown).await?;
@@ -114,7 +114,9 @@ impl Target {
         let mut dead = 0;
         loop {
             if let Ok(connected) = timeout(HOST_CHECK, state.wait_for(|state| state.connected)).await {
-                return connected.map(|_| ()).map_err(|_| StepError::Unknown("the agent was forgotten".to_owned()));
+                return connected
+                    .map(|_| ())
+                    .map_err(|_| StepError::RetrySameKey("the agent was forgotten".to_owned()));
             }
             // Silence: is there anything that could still connect? The driver starts a dead agent again, which one look
             // may fall between.
@@ -139,7 +141,7 @@ impl Target {
             state.wait_for(|state| state.connected && matches!(state.service, Service::Healthy | Service::Failed));
         let decided = match timeout(self.time_left().saturating_sub(WORD), decided).await {
             Ok(Ok(state)) => state.clone(),
-            Ok(Err(_)) => return Err(StepError::Unknown("the agent was forgotten".to_owned())),
+            Ok(Err(_)) => return Err(StepError::RetrySameKey("the agent was forgotten".to_owned())),
             Err(_) => work.context.agents.state(self.instance).borrow().clone(),
         };
         let detail = if decided.detail.is_empty() { String::new() } else { format!(": {}", decided.detail) };

@@ -100,9 +100,9 @@ impl RunnerContext {
         let Some(uid) = self.compute.reserve_account(instance, &taken).await? else { return Ok(None) };
         let mut tx = self.store.begin().await?;
         if !self.store.set_engine_uid(&mut tx, instance, uid).await? {
-            return Err(StepError::Unknown(format!("the account {uid} was taken by another meanwhile")));
+            return Err(StepError::RetrySameKey(format!("the account {uid} was taken by another meanwhile")));
         }
-        tx.commit().await.map_err(|error| StepError::Unknown(format!("the store did not commit: {error}")))?;
+        tx.commit().await.map_err(|error| StepError::RetrySameKey(format!("the store did not commit: {error}")))?;
         Ok(Some(uid))
     }
 }
@@ -134,8 +134,8 @@ impl Work {
     /// Ends such a transaction.
     ///
     /// # Errors
-    /// Unknown: the store failed.
+    /// The store failed: to be tried again under the same key.
     pub async fn commit(&self, tx: Transaction) -> StepResult {
-        tx.commit().await.map_err(|error| StepError::Unknown(format!("the store did not commit: {error}")))
+        tx.commit().await.map_err(|error| StepError::RetrySameKey(format!("the store did not commit: {error}")))
     }
 }

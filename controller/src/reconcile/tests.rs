@@ -8,7 +8,7 @@ use crate::model::EngineCertificate;
 use crate::operations::harness::Stage;
 use crate::operations::{delete_instance, reboot_instance, restart_instance};
 use crate::state::{HostState, Service, Task};
-use crate::store::agents::{AgentRow, Word};
+use crate::store::agents::{AgentRow, ReportSequence};
 use crate::store::assignments::Specification;
 
 /// Stores that this generation is in force, as the hub does when an agent says so.
@@ -20,7 +20,7 @@ async fn in_force(stage: &Stage, generation: u64) {
         volume_used_bytes: 1,
         assignment_generation: generation,
     };
-    stage.context.store.put_agent(stage.instance, &agent, &Word::default()).await.unwrap();
+    stage.context.store.put_agent(stage.instance, &agent, &ReportSequence::default()).await.unwrap();
 }
 
 fn assigned(stage: &Stage) -> Vec<u64> {

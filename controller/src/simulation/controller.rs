@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::hosts::Hosts;
-use super::wires::Wires;
+use super::network::Network;
 use super::world::{Machine, World, gate};
 use crate::agents::Agents as _;
 use crate::app::App;
@@ -20,7 +20,7 @@ use crate::ids::InstanceId;
 use crate::operations::{Changes, Nudge, Runner, RunnerContext};
 use crate::reconcile::{self, controllers};
 use crate::seal::Seal;
-use crate::store::agents::{AgentRow, Word};
+use crate::store::agents::{AgentRow, ReportSequence};
 use crate::store::controllers::Controller as Row;
 use crate::store::sql::simulated::{Link, Server};
 use crate::store::{Clock, Store};
@@ -58,14 +58,14 @@ impl Controller {
         let life = ground.lives.fetch_add(1, Ordering::SeqCst);
         // The machine's clock is an hour off, one way or the other.
         let clock = Clock::simulated(ground.server.now());
-        clock.set(clock.now() - 3_600_000_000 + i64::try_from(world.chance.between(0, 7_200_000_000)).unwrap());
+        clock.set(clock.now() - 3_600_000_000 + i64::try_from(world.rng.between(0, 7_200_000_000)).unwrap());
         let link = Link::new(ground.server.clone(), gate(world, &machine), life);
         let store = Store::simulated(link, clock.clone(), Seal::new(&[5; 32]));
-        let wires = Arc::new(Wires::new(world.clone(), machine.clone()));
+        let network = Arc::new(Network::new(world.clone(), machine.clone()));
         let (nudge, changes, shutdown) = (Nudge::default(), Changes::default(), CancellationToken::new());
         let context = RunnerContext {
             store: store.clone(),
-            agents: wires.clone(),
+            agents: network.clone(),
             compute: Arc::new(Hosts { world: world.clone(), machine: machine.clone() }),
             authorities: ground.authorities.clone(),
             config: ground.config.clone(),
@@ -74,7 +74,7 @@ impl Controller {
             changes: changes.clone(),
         };
         // Some come back elsewhere, which every agent has to be told.
-        let port = world.chance.pick(&[8778, 8778, 8779]);
+        let port = world.rng.pick(&[8778, 8778, 8779]);
         let row = Row { id: name.to_owned(), agents_address: format!("{name}:{port}"), place: None };
         while store.put_controller(&row, controllers::LIFETIME).await.is_err() {}
         let app = App {
@@ -92,7 +92,7 @@ impl Controller {
         tasks.spawn(controllers::keep(store.clone(), row, shutdown.clone()));
         tasks.spawn(controllers::listen(store.clone(), nudge.clone(), changes, shutdown));
         tasks.spawn(
-            Hub { world: world.clone(), wires, store, nudge, linked: BTreeMap::new(), lost: BTreeSet::new() }.hear(),
+            Hub { world: world.clone(), network, store, nudge, linked: BTreeMap::new(), lost: BTreeSet::new() }.hear(),
         );
         machine.set_up();
         Self { app, machine, clock, end: CancellationToken::new(), _tasks: tasks }
@@ -108,7 +108,7 @@ impl Drop for Controller {
 /// What the hub does: who is heard, and what was said, is written on change.
 struct Hub {
     world: Arc<World>,
-    wires: Arc<Wires>,
+    network: Arc<Network>,
     store: Store,
     nudge: Nudge,
     /// Who is connected, and what was written of each on this connection.
@@ -121,7 +121,7 @@ impl Hub {
     async fn hear(mut self) {
         let mut reach = self.world.reach.subscribe();
         // An earlier life may have been killed.
-        while self.store.lose_own_links(self.wires.machine.name).await.is_err() {}
+        while self.store.lose_own_links(self.network.machine.name).await.is_err() {}
         loop {
             reach.mark_unchanged();
             let mut known: Vec<_> = self.world.guests.lock().unwrap().keys().copied().collect();
@@ -142,8 +142,8 @@ impl Hub {
     }
 
     async fn hear_one(&mut self, instance: InstanceId) -> crate::error::Result<()> {
-        let state = self.wires.state(instance).borrow().clone();
-        let controller = self.wires.machine.name;
+        let state = self.network.state(instance).borrow().clone();
+        let controller = self.network.machine.name;
         if !state.connected {
             if self.linked.contains_key(&instance) {
                 self.lost.insert(instance);
@@ -171,7 +171,7 @@ impl Hub {
         let written = self.linked.get(&instance).is_some_and(|written| written.as_ref() == Some(&row));
         if reset || !written {
             self.linked.insert(instance, None);
-            self.store.put_agent(instance, &row, &Word::default()).await?;
+            self.store.put_agent(instance, &row, &ReportSequence::default()).await?;
             self.linked.insert(instance, Some(row));
             self.nudge.now();
         }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::asks::Wish;
 use super::engine::Fact;
+use super::workload::Request;
 
 /// What is known of an instance. `None` is what the operations leave open: one that failed or was ended half-way may
 /// have had its effect, or may not.
@@ -24,41 +24,41 @@ pub(super) struct Expected {
 
 impl Expected {
     /// The next operation ended so.
-    pub(super) fn follow(&mut self, wish: &Wish, status: &str) {
+    pub(super) fn follow(&mut self, wish: &Request, status: &str) {
         let done = status == "done";
         for (fact, is) in wish.facts() {
             self.facts.insert(fact, is.filter(|_| done));
         }
         match wish {
-            Wish::Create { flavor, volume_gib, .. } => {
+            Request::Create { flavor, volume_gib, .. } => {
                 (self.created, self.sized) = (done, done);
                 (self.flavor, self.volume_gib) = (Some((*flavor).to_owned()), Some(*volume_gib));
                 self.running = done.then_some(true);
             }
-            Wish::Restart => self.running = done.then_some(true),
-            Wish::Stop => self.running = if done { Some(false) } else { None },
+            Request::Restart => self.running = done.then_some(true),
+            Request::Stop => self.running = if done { Some(false) } else { None },
             // What was stopped before stays so.
-            Wish::Reboot if done => self.sized = true,
-            Wish::ResizeFlavor(flavor) if done => {
+            Request::Reboot if done => self.sized = true,
+            Request::ResizeFlavor(flavor) if done => {
                 self.sized = true;
                 self.flavor = Some((*flavor).to_owned());
             }
             // It is undone.
-            Wish::ResizeFlavor(_) if status == "failed" => {}
-            Wish::ResizeFlavor(_) => (self.flavor, self.sized, self.running) = (None, false, None),
-            Wish::Reboot => self.running = None,
-            Wish::GrowVolume(gib) if done => self.volume_gib = Some(*gib),
+            Request::ResizeFlavor(_) if status == "failed" => {}
+            Request::ResizeFlavor(_) => (self.flavor, self.sized, self.running) = (None, false, None),
+            Request::Reboot => self.running = None,
+            Request::GrowVolume(gib) if done => self.volume_gib = Some(*gib),
             // The row goes back; the volume may have grown.
-            Wish::GrowVolume(_) if status == "failed" => self.sized = false,
-            Wish::GrowVolume(_) => (self.volume_gib, self.sized) = (None, false),
-            Wish::Delete | Wish::ForceDelete => {
+            Request::GrowVolume(_) if status == "failed" => self.sized = false,
+            Request::GrowVolume(_) => (self.volume_gib, self.sized) = (None, false),
+            Request::Delete | Request::ForceDelete => {
                 self.deleted |= done;
                 // Where it was ended half-way the host may be gone, with all that was in it.
                 (self.created, self.sized, self.running) = (false, false, None);
                 self.facts.values_mut().for_each(|is| *is = None);
             }
-            Wish::EnableRoot if done => self.root = true,
-            Wish::DisableRoot if done => self.root = false,
+            Request::EnableRoot if done => self.root = true,
+            Request::DisableRoot if done => self.root = false,
             _ => {}
         }
     }

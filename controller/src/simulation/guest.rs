@@ -6,17 +6,17 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
+use trove_agent::assignment::AssignmentStore;
 use trove_agent::durable::Durable;
 use trove_agent::jobs::{Job, Jobs, Outcome, Worker};
 use trove_agent::journal::Journal;
-use trove_agent::settings::Keeper;
 use trove_proto::v1;
 use trove_strategy::Size;
 use v1::account_change::Kind as Change;
 use v1::start::Work;
 
+use super::crash::Crash;
 use super::engine::{Engine, refuse};
-use super::fate::Fate;
 use crate::ids::InstanceId;
 use crate::state::{HostState, Service};
 
@@ -24,7 +24,7 @@ use crate::state::{HostState, Service};
 #[derive(Clone)]
 pub(super) struct Life {
     pub(super) jobs: Jobs,
-    pub(super) keeper: Arc<Keeper>,
+    pub(super) assignments: Arc<AssignmentStore>,
     pub(super) end: CancellationToken,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Sizes {
 pub(super) struct Guest {
     pub(super) instance: InstanceId,
     directory: PathBuf,
-    fate: Arc<Fate>,
+    crash: Arc<Crash>,
     pub(super) engine: Arc<Mutex<Engine>>,
     pub(super) sizes: Arc<Mutex<Sizes>>,
     /// The greatest fence under which the driver has changed it.
@@ -58,18 +58,18 @@ pub(super) struct Guest {
 
 struct SimulatedWork {
     guest: Guest,
-    fate: Arc<Fate>,
+    crash: Arc<Crash>,
     end: CancellationToken,
 }
 
 impl Guest {
-    pub(super) fn new(instance: InstanceId, directory: PathBuf, fate: Arc<Fate>) -> Self {
+    pub(super) fn new(instance: InstanceId, directory: PathBuf, crash: Arc<Crash>) -> Self {
         let (engine, sizes, kept, life) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
-        let dud = fate.fails(30);
+        let dud = crash.fails(30);
         if dud {
-            fate.chance.fault("agents that never come", format!("the agent of {instance} will never come"));
+            crash.rng.fault("agents that never come", format!("the agent of {instance} will never come"));
         }
-        Self { instance, directory, fate, engine, sizes, fence: Arc::default(), dud, kept, life }
+        Self { instance, directory, crash, engine, sizes, fence: Arc::default(), dud, kept, life }
     }
 
     /// What the driver is told that it is to be.
@@ -85,19 +85,19 @@ impl Guest {
             return;
         }
         let files = Durable::open(&self.directory).unwrap();
-        let keeper = Arc::new(Keeper::open(files).unwrap());
+        let assignments = Arc::new(AssignmentStore::open(files).unwrap());
         let journal = Journal::open(&self.directory.join("jobs")).unwrap();
         let end = CancellationToken::new();
-        let worker = SimulatedWork { guest: self.clone(), fate: self.fate.clone(), end: end.clone() };
-        let jobs = Jobs::new(Arc::new(worker), keeper.clone(), journal);
-        *self.life.lock().unwrap() = Some(Life { jobs, keeper, end });
+        let worker = SimulatedWork { guest: self.clone(), crash: self.crash.clone(), end: end.clone() };
+        let jobs = Jobs::new(Arc::new(worker), assignments.clone(), journal);
+        *self.life.lock().unwrap() = Some(Life { jobs, assignments, end });
         *self.kept.lock().unwrap() = true;
         {
             let mut sizes = self.sizes.lock().unwrap();
             sizes.ram_mib_in_force = sizes.ram_mib;
         }
         self.revive();
-        self.fate.changed();
+        self.crash.changed();
     }
 
     /// Kills the agent, at whatever it is. The engine runs on, and the driver starts the agent again.
@@ -105,10 +105,10 @@ impl Guest {
         if let Some(life) = self.life.lock().unwrap().take() {
             life.end.cancel();
         }
-        self.fate.changed();
+        self.crash.changed();
         let guest = self.clone();
         tokio::spawn(async move {
-            guest.fate.chance.delay(200, 5000).await;
+            guest.crash.rng.delay(200, 5000).await;
             let kept = *guest.kept.lock().unwrap();
             if kept && guest.life().is_none() {
                 guest.start();
@@ -132,7 +132,7 @@ impl Guest {
     pub(super) fn crash(&self) {
         self.engine.lock().unwrap().running = false;
         self.revive();
-        self.fate.changed();
+        self.crash.changed();
     }
 
     /// The agent starts the engine after a while, where it is to run.
@@ -140,12 +140,12 @@ impl Guest {
         let Some(life) = self.life() else { return };
         let guest = self.clone();
         tokio::spawn(async move {
-            guest.fate.chance.delay(100, 3000).await;
+            guest.crash.rng.delay(100, 3000).await;
             let mut engine = guest.engine.lock().unwrap();
             if !life.end.is_cancelled() && engine.wanted && !engine.running {
                 engine.running = true;
                 drop(engine);
-                guest.fate.changed();
+                guest.crash.changed();
             }
         });
     }
@@ -171,18 +171,18 @@ impl Guest {
 
     /// Generation of the assignment in force.
     pub(super) fn generation(&self) -> u64 {
-        self.life().map_or(0, |life| life.keeper.assigned().borrow().generation)
+        self.life().map_or(0, |life| life.assignments.assigned().borrow().generation)
     }
 }
 
 impl SimulatedWork {
     /// Takes its time. A dead agent never comes back from here.
     async fn pause(&self, from: u64, to: u64) {
-        let dies = self.fate.fails(20);
-        self.fate.chance.delay(from, to).await;
+        let dies = self.crash.fails(20);
+        self.crash.rng.delay(from, to).await;
         if dies && !self.end.is_cancelled() {
             let died = format!("agent {} dies in the midst of a job", self.guest.instance);
-            self.fate.chance.fault("agents that died in the midst of a job", died);
+            self.crash.rng.fault("agents that died in the midst of a job", died);
             self.guest.kill();
         }
         if self.end.is_cancelled() {
@@ -192,7 +192,7 @@ impl SimulatedWork {
 
     /// Some work lasts longer than a lease, so that a controller that sleeps comes back in the midst of it.
     fn longest(&self, usual: u64) -> u64 {
-        if self.fate.chance.one_in(3) { 60_000 } else { usual }
+        if self.crash.rng.one_in(3) { 60_000 } else { usual }
     }
 
     fn run(&self, running: bool) {
@@ -202,18 +202,18 @@ impl SimulatedWork {
             engine.installed = true;
         }
         drop(engine);
-        self.fate.changed();
+        self.crash.changed();
     }
 
     async fn prepare(&self, prepare: v1::Prepare) -> Result<(), v1::Error> {
-        let (guest, fate) = (&self.guest, &self.fate);
-        let keeper = guest.life().map(|life| life.keeper);
-        let assigned =
-            keeper.map(|keeper| keeper.assign(prepare.generation, prepare.specification.unwrap_or_default()));
+        let (guest, crash) = (&self.guest, &self.crash);
+        let assignments = guest.life().map(|life| life.assignments);
+        let assigned = assignments
+            .map(|assignments| assignments.assign(prepare.generation, prepare.specification.unwrap_or_default()));
         assigned.transpose().map_err(|error| refuse(v1::ErrorKind::Transient, error.to_string()))?;
         self.pause(200, self.longest(4000)).await;
-        if fate.fails(30) {
-            fate.chance.fault("engines that cannot be installed", format!("{} is not installed", guest.instance));
+        if crash.fails(30) {
+            crash.rng.fault("engines that cannot be installed", format!("{} is not installed", guest.instance));
             return Err(refuse(v1::ErrorKind::Fatal, "initialise: it does not like this"));
         }
         guest.engine.lock().unwrap().wanted = true;
@@ -236,8 +236,8 @@ impl SimulatedWork {
                 self.guest.engine.lock().unwrap().change(kind)?;
             }
         }
-        if self.fate.fails(20) {
-            self.fate.chance.fault("changes of accounts that failed half-way", "a tenant holds a lock");
+        if self.crash.fails(20) {
+            self.crash.rng.fault("changes of accounts that failed half-way", "a tenant holds a lock");
             return Err(refuse(v1::ErrorKind::Transient, "a tenant holds a lock"));
         }
         Ok(())
@@ -247,7 +247,7 @@ impl SimulatedWork {
 #[async_trait]
 impl Worker for SimulatedWork {
     async fn work(&self, job: &Job, work: Work) -> Result<Outcome, v1::Error> {
-        let (guest, fate) = (&self.guest, &self.fate);
+        let (guest, crash) = (&self.guest, &self.crash);
         let key = format!("{} {} {}", job.key.operation, job.key.step, job.key.attempt);
         self.pause(5, 300).await;
         let engine_version = || "15".to_owned();
@@ -274,15 +274,14 @@ impl Worker for SimulatedWork {
                 Outcome::AccountsChanged(v1::AccountsChanged { changes: made })
             }
         };
-        if fate.fails(15) {
-            fate.chance
-                .fault("agents that died between an effect and its record", format!("{key} is not written down"));
+        if crash.fails(15) {
+            crash.rng.fault("agents that died between an effect and its record", format!("{key} is not written down"));
             guest.kill();
             std::future::pending::<()>().await;
         }
         // From here to the journal nothing is awaited: what is counted is written down.
         *guest.engine.lock().unwrap().effects.entry(key.clone()).or_default() += 1;
-        fate.chance.note(format!("{} has done {key}", guest.instance));
+        crash.rng.note(format!("{} has done {key}", guest.instance));
         Ok(outcome)
     }
 }

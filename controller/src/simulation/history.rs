@@ -8,12 +8,12 @@ use std::time::Duration;
 use sqlx::Row as _;
 use tokio::time::Instant;
 
-use super::asks::{Ledger, Renamed, Wish};
-use super::chance::{Chance, Tally};
 use super::controller::Ground;
+use super::faults::{Controllers, NAMES};
 use super::guest::Guest;
-use super::harms::{Controllers, NAMES};
-use super::truths::Truths;
+use super::invariants::Invariants;
+use super::rng::{Rng, Tally};
+use super::workload::{Ledger, Renamed, Request};
 use super::world::{Machine, World, gate};
 use crate::app::App;
 use crate::authority::Authorities;
@@ -56,12 +56,12 @@ pub(super) fn run(seed: u64) -> Outcome {
     let runtime = builder.enable_all().start_paused(true).build().unwrap();
     seeded::start(seed);
     let outcome = runtime.block_on(async {
-        let chance = Chance::new(seed);
-        let history = History::begin(chance.clone()).await;
+        let rng = Rng::new(seed);
+        let history = History::begin(rng.clone()).await;
         let ended = history.live().await;
         let operations = history.operations();
         history.end();
-        Outcome { lines: chance.history(), operations, faults: chance.faults(), trace: chance.trace(), ended }
+        Outcome { lines: rng.history(), operations, faults: rng.faults(), trace: rng.trace(), ended }
     });
     seeded::end();
     outcome
@@ -73,7 +73,7 @@ fn last_asked(server: &Server) -> i64 {
 }
 
 struct History {
-    chance: Chance,
+    rng: Rng,
     world: Arc<World>,
     ground: Arc<Ground>,
     controllers: Arc<Controllers>,
@@ -81,8 +81,8 @@ struct History {
 }
 
 impl History {
-    async fn begin(chance: Chance) -> Self {
-        let (world, mut died) = World::new(chance.clone());
+    async fn begin(rng: Rng) -> Self {
+        let (world, mut died) = World::new(rng.clone());
         let server = Store::simulated_server(BEGIN, include_str!("watch.sql"));
         let own = Link::new(server.clone(), gate(&world, &Machine::new("nobody")), 0);
         let store = Store::simulated(own, Clock::simulated(server.now()), Seal::new(&[5; 32]));
@@ -100,12 +100,12 @@ impl History {
                 all.kill(name);
             }
         });
-        Self { chance, world, ground, controllers, ledger: Arc::default() }
+        Self { rng, world, ground, controllers, ledger: Arc::default() }
     }
 
     async fn live(&self) -> Result<(), String> {
         let truths =
-            Truths { world: self.world.clone(), server: self.ground.server.clone(), ledger: self.ledger.clone() };
+            Invariants { world: self.world.clone(), server: self.ground.server.clone(), ledger: self.ledger.clone() };
         for name in NAMES {
             self.controllers.start(name).await;
         }
@@ -118,11 +118,11 @@ impl History {
         self.settle().await?;
         tokio::time::sleep(RECONCILED).await;
         truths.check()?;
-        self.chance.note("all is asked once more");
+        self.rng.note("all is asked once more");
         self.ask_once_more().await?;
         tokio::time::sleep(RECONCILED).await;
         truths.check()?;
-        self.chance.note("all is deleted");
+        self.rng.note("all is deleted");
         self.delete_all().await?;
         tokio::time::sleep(RECONCILED).await;
         truths.check_nothing_left()
@@ -132,13 +132,13 @@ impl History {
     async fn suffer(&self) {
         let begun = Instant::now();
         let mut plan: Vec<(u64, bool)> =
-            (0..self.chance.between(15, 45)).map(|_| (self.chance.between(0, FAULTY), true)).collect();
-        plan.extend((0..self.chance.between(4, 14)).map(|_| (self.chance.between(0, FAULTY), false)));
-        plan[0].0 = self.chance.between(0, 1000);
+            (0..self.rng.between(15, 45)).map(|_| (self.rng.between(0, FAULTY), true)).collect();
+        plan.extend((0..self.rng.between(4, 14)).map(|_| (self.rng.between(0, FAULTY), false)));
+        plan[0].0 = self.rng.between(0, 1000);
         plan.sort_unstable();
         for (at, asks) in plan {
             tokio::time::sleep_until(begun + Duration::from_millis(at)).await;
-            if asks { self.ask() } else { self.controllers.harm() }
+            if asks { self.ask() } else { self.controllers.strike() }
         }
         tokio::time::sleep_until(begun + Duration::from_millis(FAULTY + 5000)).await;
     }
@@ -150,40 +150,40 @@ impl History {
 
     /// A user asks one of the controllers for something.
     fn ask(&self) {
-        let name = self.chance.pick(&NAMES);
+        let name = self.rng.pick(&NAMES);
         let (app, end) = {
             let alive = self.controllers.alive.lock().unwrap();
             let Some(controller) = alive.get(name) else { return };
             (controller.app.clone(), controller.end.clone())
         };
         let there = self.instances("deleted is null");
-        let wish = Wish::draw(&self.chance, there.len());
-        let id = if there.is_empty() { InstanceId::random() } else { self.chance.pick(&there) };
-        let (chance, ledger, server) = (self.chance.clone(), self.ledger.clone(), self.ground.server.clone());
+        let wish = Request::draw(&self.rng, there.len());
+        let id = if there.is_empty() { InstanceId::random() } else { self.rng.pick(&there) };
+        let (rng, ledger, server) = (self.rng.clone(), self.ledger.clone(), self.ground.server.clone());
         tokio::spawn(async move {
             let request = ledger.ask(wish.clone());
-            if matches!(wish, Wish::ResetStatus | Wish::ResetTask | Wish::ForceDelete) {
+            if matches!(wish, Request::ResetStatus | Request::ResetTask | Request::ForceDelete) {
                 ledger.reset.lock().unwrap().insert(id);
             }
             let (asked, last) = (Instant::now(), last_asked(&server));
-            chance.note(format!("{name} is asked {request} {wish:?} of {id}"));
+            rng.note(format!("{name} is asked {request} {wish:?} of {id}"));
             let answer = tokio::select! {
                 biased;
                 () = end.cancelled() => None,
                 answer = wish.ask(&app, &request, id) => Some(answer),
             };
-            if let (Wish::ResetStatus | Wish::ResetTask, Some(Ok(_))) = (&wish, &answer) {
+            if let (Request::ResetStatus | Request::ResetTask, Some(Ok(_))) = (&wish, &answer) {
                 ledger.resets.lock().unwrap().push((id, last, server.now()));
             }
-            if let Wish::Rename(new) = wish {
+            if let Request::Rename(new) = wish {
                 let answered = matches!(answer, Some(Ok(_))).then(Instant::now);
                 ledger.renamed.lock().unwrap().push(Renamed { instance: id, name: new, asked, answered });
             }
             match answer {
-                None => chance.note(format!("{request} gets no answer")),
-                Some(Err(error)) => chance.note(format!("{request} is answered: {}", crate::error::chain(&error))),
+                None => rng.note(format!("{request} gets no answer")),
+                Some(Err(error)) => rng.note(format!("{request} is answered: {}", crate::error::chain(&error))),
                 Some(Ok(operation)) => {
-                    chance.note(format!("{request} is accepted: {operation:?}"));
+                    rng.note(format!("{request} is accepted: {operation:?}"));
                     operation.into_iter().for_each(|operation| ledger.accept(&request, operation));
                 }
             }
@@ -191,7 +191,7 @@ impl History {
     }
 
     async fn heal(&self) {
-        self.chance.note("all is well from here");
+        self.rng.note("all is well from here");
         self.world.faulty.store(false, Ordering::SeqCst);
         self.world.cuts.lock().unwrap().clear();
         self.world.changed();
@@ -227,12 +227,12 @@ impl History {
                     and host in ('active', 'dead')";
         let ask = |id| {
             // A reboot helps whatever went before.
-            let mut wishes = vec![Wish::Reboot];
-            match self.chance.between(0, 4) {
-                0 => wishes.extend([Wish::Restart, Wish::CreateUser("last", Vec::new())]),
-                1 => wishes.push(Wish::Stop),
-                2 => wishes.push(Wish::GrowVolume(9)),
-                _ => wishes.push(Wish::ResizeFlavor("4")),
+            let mut wishes = vec![Request::Reboot];
+            match self.rng.between(0, 4) {
+                0 => wishes.extend([Request::Restart, Request::CreateUser("last", Vec::new())]),
+                1 => wishes.push(Request::Stop),
+                2 => wishes.push(Request::GrowVolume(9)),
+                _ => wishes.push(Request::ResizeFlavor("4")),
             }
             async move {
                 for wish in wishes {
@@ -246,25 +246,25 @@ impl History {
     }
 
     async fn delete_all(&self) -> Result<(), String> {
-        let delete = |id| self.get_done(id, Wish::Delete);
+        let delete = |id| self.get_done(id, Request::Delete);
         let deleted = futures::future::join_all(self.instances("deleted is null").into_iter().map(delete)).await;
         deleted.into_iter().collect()
     }
 
     fn app(&self) -> App {
         let alive = self.controllers.alive.lock().unwrap();
-        alive[self.chance.pick(&NAMES)].app.clone()
+        alive[self.rng.pick(&NAMES)].app.clone()
     }
 
     /// When nothing goes wrong, what is asked is accepted and done.
-    async fn get_done(&self, id: InstanceId, wish: Wish) -> Result<(), String> {
+    async fn get_done(&self, id: InstanceId, wish: Request) -> Result<(), String> {
         let request = self.ledger.ask(wish.clone());
-        self.chance.note(format!("{request} {wish:?} is asked of {id}"));
+        self.rng.note(format!("{request} {wish:?} is asked of {id}"));
         let what = format!("{request} {wish:?} of {id}");
         let operation = match wish.ask(&self.app(), &request, id).await {
             Ok(operation) => operation.ok_or_else(|| format!("{what} is no operation"))?,
             Err(error) => {
-                let same = matches!(&wish, Wish::ResizeFlavor(_) | Wish::GrowVolume(_))
+                let same = matches!(&wish, Request::ResizeFlavor(_) | Request::GrowVolume(_))
                     && matches!(error, crate::error::Error::BadRequest(_) | crate::error::Error::OverLimit { .. });
                 return if same { Ok(()) } else { Err(format!("{what} is refused: {}", crate::error::chain(&error))) };
             }

@@ -22,15 +22,15 @@ pub(super) struct Hosts {
 impl Hosts {
     async fn call(&self, what: &str) -> Result<(), ComputeError> {
         self.machine.runs().await;
-        self.world.chance.delay(1, 300).await;
+        self.world.rng.delay(1, 300).await;
         if self.machine.is_up() && self.world.fails(60) {
-            self.machine.fall_asleep(&self.world.chance, what);
+            self.machine.fall_asleep(&self.world.rng, what);
         }
         self.machine.runs().await;
-        self.world.chance.mark((self.machine.name, what));
+        self.world.rng.mark((self.machine.name, what));
         if self.world.fails(30) {
             let lost = format!("{} loses a request or an answer: {what}", self.machine.name);
-            self.world.chance.fault("requests to drivers or their answers that were lost", lost);
+            self.world.rng.fault("requests to drivers or their answers that were lost", lost);
             return Err(ComputeError::Transient(format!("{what}: the request or its answer was lost")));
         }
         Ok(())
@@ -42,7 +42,7 @@ impl Hosts {
         if fence < seen {
             let (instance, name) = (guest.instance, self.machine.name);
             let late = format!("{name} asks the driver about {instance} under {fence}, after {seen}");
-            self.world.chance.fault("requests to drivers that came after those of another", late);
+            self.world.rng.fault("requests to drivers that came after those of another", late);
             return Err(ComputeError::Fenced { fence, seen });
         }
         Ok(())
@@ -65,14 +65,14 @@ impl Compute for Hosts {
         self.call("make a host").await?;
         let world = &self.world;
         if world.fails(25) {
-            world.chance.fault("hosts that cannot be made as asked", format!("{} cannot be made", spec.instance));
+            world.rng.fault("hosts that cannot be made as asked", format!("{} cannot be made", spec.instance));
             return Err(ComputeError::Fatal("there is no room".to_owned()));
         }
         let known = world.guest(spec.instance);
         let guest = known.clone().unwrap_or_else(|| {
-            world.chance.note(format!("host {} is made", spec.instance));
+            world.rng.note(format!("host {} is made", spec.instance));
             let n = world.made.fetch_add(1, Ordering::SeqCst);
-            let guest = Guest::new(spec.instance, world.directory.path().join(n.to_string()), world.fate.clone());
+            let guest = Guest::new(spec.instance, world.directory.path().join(n.to_string()), world.crash.clone());
             world.guests.lock().unwrap().insert(spec.instance, guest.clone());
             guest
         });
@@ -81,14 +81,14 @@ impl Compute for Hosts {
         if known.is_none() {
             let world = world.clone();
             tokio::spawn(async move {
-                world.chance.delay(50, 3000).await;
+                world.rng.delay(50, 3000).await;
                 // It may have been removed meanwhile.
                 if world.guest(guest.instance).is_some() && guest.life().is_none() {
                     guest.start();
                 }
             });
         } else if guest.life().is_none() {
-            world.chance.note(format!("host {} is started", spec.instance));
+            world.rng.note(format!("host {} is started", spec.instance));
             guest.start();
         }
         self.call("make a host").await?;
@@ -99,7 +99,7 @@ impl Compute for Hosts {
         self.call("stop a host").await?;
         if let Some(guest) = self.world.guest(instance) {
             self.admit(&guest, fence)?;
-            self.world.chance.note(format!("host {instance} is stopped by {}", self.machine.name));
+            self.world.rng.note(format!("host {instance} is stopped by {}", self.machine.name));
             guest.stop();
         }
         self.call("stop a host").await
@@ -110,7 +110,7 @@ impl Compute for Hosts {
         if let Some(guest) = self.world.guest(instance) {
             self.admit(&guest, fence)?;
             self.world.guests.lock().unwrap().remove(&instance);
-            self.world.chance.note(format!("host {instance} is deleted by {}", self.machine.name));
+            self.world.rng.note(format!("host {instance} is deleted by {}", self.machine.name));
             guest.stop();
         }
         self.call("delete a host").await

@@ -1,26 +1,26 @@
 //! Thousands of histories of two controllers, their agents and everything that goes wrong between them, in one process:
-//! the real runner, reconcilers, use cases, SQL and agents' journal; simulated are time, wires, hosts and engines.
+//! the real runner, reconcilers, use cases, SQL and agents' journal; simulated are time, network, hosts and engines.
 //! The same seed is the same history. `make sim` runs them; see docs/simulation.md.
 
-mod asks;
-mod chance;
 mod controller;
+mod crash;
 mod engine;
 mod expected;
-mod fate;
+mod faults;
 mod guest;
-mod harms;
 mod history;
 mod hosts;
-mod truths;
-mod wires;
+mod invariants;
+mod network;
+mod rng;
+mod workload;
 mod world;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chance::Tally;
 use history::Outcome;
+use rng::Tally;
 
 /// So often it is said how far it is.
 const SAY_AT: u64 = 100;

@@ -1,4 +1,4 @@
-//! What controllers share, and each one's way to the database. Hosts are in `hosts.rs`, the wires to agents in `wires.rs`.
+//! What controllers share, and each one's way to the database. Hosts are in `hosts.rs`, the connections to agents in `network.rs`.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -10,9 +10,9 @@ use futures::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 
-use super::chance::Chance;
-use super::fate::Fate;
+use super::crash::Crash;
 use super::guest::Guest;
+use super::rng::Rng;
 use crate::ids::InstanceId;
 use crate::store::sql::simulated::{Gate, Moment};
 
@@ -29,7 +29,7 @@ pub(super) enum Cut {
 
 /// Everything but the controllers.
 pub(super) struct World {
-    pub(super) fate: Arc<Fate>,
+    pub(super) crash: Arc<Crash>,
     pub(super) guests: Mutex<BTreeMap<InstanceId, Guest>>,
     /// By controller and instance.
     pub(super) cuts: Mutex<BTreeMap<(&'static str, InstanceId), Cut>>,
@@ -42,19 +42,19 @@ pub(super) struct World {
 }
 
 impl Deref for World {
-    type Target = Fate;
+    type Target = Crash;
 
-    fn deref(&self) -> &Fate {
-        &self.fate
+    fn deref(&self) -> &Crash {
+        &self.crash
     }
 }
 
 impl World {
     /// A world, and the names of the controllers that die in it.
-    pub(super) fn new(chance: Chance) -> (Arc<Self>, mpsc::UnboundedReceiver<&'static str>) {
+    pub(super) fn new(rng: Rng) -> (Arc<Self>, mpsc::UnboundedReceiver<&'static str>) {
         let (crashes, died) = mpsc::unbounded_channel();
         let world = Self {
-            fate: Arc::new(Fate::new(chance)),
+            crash: Arc::new(Crash::new(rng)),
             guests: Mutex::default(),
             cuts: Mutex::default(),
             addresses: AtomicU8::new(0),
@@ -96,16 +96,16 @@ impl Machine {
     }
 
     /// Stops it for a while.
-    pub(super) fn fall_asleep(&self, chance: &Chance, at: impl std::fmt::Debug) {
+    pub(super) fn fall_asleep(&self, rng: &Rng, at: impl std::fmt::Debug) {
         if self.asleep.send_replace(true) {
             return;
         }
-        chance.fault("controllers that slept", format!("controller {} sleeps at {at:?}", self.name));
-        let (machine, chance) = (self.clone(), chance.clone());
+        rng.fault("controllers that slept", format!("controller {} sleeps at {at:?}", self.name));
+        let (machine, rng) = (self.clone(), rng.clone());
         tokio::spawn(async move {
             // A lease is 30 s.
-            chance.delay(500, 90_000).await;
-            chance.note(format!("controller {} wakes", machine.name));
+            rng.delay(500, 90_000).await;
+            rng.note(format!("controller {} wakes", machine.name));
             machine.wake();
         });
     }
@@ -137,28 +137,26 @@ pub(super) fn gate(world: &Arc<World>, machine: &Machine) -> Gate {
         let (world, machine) = (world.clone(), machine.clone());
         Box::pin(async move {
             if machine.is_up() && world.fails(800) {
-                machine.fall_asleep(&world.chance, moment);
+                machine.fall_asleep(&world.rng, moment);
             }
             machine.runs().await;
-            tokio::time::sleep(Duration::from_micros(world.chance.between(50, 3000))).await;
+            tokio::time::sleep(Duration::from_micros(world.rng.between(50, 3000))).await;
             machine.runs().await;
-            world.chance.mark((machine.name, moment));
+            world.rng.mark((machine.name, moment));
             if machine.is_up() && world.fails(1000) {
                 let died = format!("controller {} dies at {moment:?}", machine.name);
-                world.chance.fault("controllers that died at a statement or commit", died);
+                world.rng.fault("controllers that died at a statement or commit", died);
                 // Whoever listens ends this life, and with it whoever waits here.
                 let _ = world.crashes.send(machine.name);
                 std::future::pending::<()>().await;
             }
             if moment == Moment::News && world.fails(10) {
-                world
-                    .chance
-                    .fault("announcements that were missed", format!("{} misses an announcement", machine.name));
+                world.rng.fault("announcements that were missed", format!("{} misses an announcement", machine.name));
                 return Err(sqlx::Error::Protocol("connection reset by peer".to_owned()));
             }
             if world.fails(400) {
                 let broken = format!("the database breaks a connection of {} at {moment:?}", machine.name);
-                world.chance.fault("database connections that broke", broken);
+                world.rng.fault("database connections that broke", broken);
                 return Err(sqlx::Error::Protocol("connection reset by peer".to_owned()));
             }
             Ok(())

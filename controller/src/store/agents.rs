@@ -32,7 +32,7 @@ pub struct AgentRow {
 
 /// Which of an agent's words it is. Every controller hears them all, and one that slept may come with an older one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Word {
+pub struct ReportSequence {
     /// The start of the agent that said it.
     pub boot_id: String,
     /// The number of the report since.
@@ -209,7 +209,7 @@ impl Store {
     ///
     /// # Errors
     /// Internal.
-    pub async fn put_agent(&self, instance: InstanceId, agent: &AgentRow, word: &Word) -> Result<bool> {
+    pub async fn put_agent(&self, instance: InstanceId, agent: &AgentRow, word: &ReportSequence) -> Result<bool> {
         query(
             "insert into agent (instance_id, service, service_detail, service_updated, engine_version,
                                 volume_used_bytes, assignment_generation, boot_id, sequence)

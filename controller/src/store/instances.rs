@@ -17,7 +17,7 @@ use super::{Store, from_micros};
 use crate::error::{Error, Result};
 use crate::ids::{DatastoreId, InstanceId, ProjectId, VersionId};
 use crate::model::{Access, Artifact, Datastore, Fault, Flavor, Instance, InstanceLabels, Nic, Version};
-use crate::state::{Heard, HostState, Service, Task};
+use crate::state::{HostState, LastSeen, Service, Task};
 use crate::store::quota::Amounts;
 use crate::store::sql::{Column, Connection, Row, query};
 
@@ -87,7 +87,7 @@ impl NewRow {
             service_detail: String::new(),
             service_updated: created,
             host: HostState::Building,
-            heard: Heard::Never,
+            heard: LastSeen::Never,
             fault: None,
             created,
             updated: created,
@@ -708,11 +708,11 @@ fn service(row: &Row) -> Result<Service> {
     tag.map_or(Ok(Service::New), |tag| Service::from_tag(tag).ok_or_else(|| damaged("service", tag)))
 }
 
-fn heard(row: &Row) -> Result<Heard> {
+fn heard(row: &Row) -> Result<LastSeen> {
     Ok(match column(row, "heard")? {
-        None => Heard::Never,
-        Some(i64::MAX) => Heard::Now,
-        Some(last) => Heard::Last(from_micros(last)),
+        None => LastSeen::Never,
+        Some(i64::MAX) => LastSeen::Now,
+        Some(last) => LastSeen::Last(from_micros(last)),
     })
 }
 

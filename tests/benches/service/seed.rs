@@ -8,7 +8,7 @@ use trove_controller::ids::{InstanceId, ProjectId};
 use trove_controller::model::{Flavor, Version};
 use trove_controller::state::{HostState, Service as EngineService, Task};
 use trove_controller::store::Store;
-use trove_controller::store::agents::{AgentRow, Word};
+use trove_controller::store::agents::{AgentRow, ReportSequence};
 use trove_controller::store::assignments::Specification;
 use trove_controller::store::controllers::GRACE;
 use trove_controller::store::instances::NewRow;
@@ -75,7 +75,7 @@ impl Seed {
             volume_used_bytes: 40 << 20,
             assignment_generation: 1,
         };
-        self.store.put_agent(instance, &said, &Word::default()).await?;
+        self.store.put_agent(instance, &said, &ReportSequence::default()).await?;
         Ok(())
     }
 

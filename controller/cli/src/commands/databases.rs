@@ -11,7 +11,7 @@ use crate::error::Result;
 /// What can be done with databases.
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Makes databases. Example: trovectl db create shop orders stock --wait
+    /// Create databases. Example: trovectl db create shop orders stock --wait
     Create {
         /// The instance, by name or id.
         instance: String,
@@ -27,12 +27,12 @@ pub(crate) enum Verb {
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Lists databases.
+    /// List databases.
     List {
         /// The instance, by name or id.
         instance: String,
     },
-    /// Removes a database with all that is in it.
+    /// Delete a database with all that is in it.
     Delete {
         /// The instance, by name or id.
         instance: String,

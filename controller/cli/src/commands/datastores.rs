@@ -11,18 +11,18 @@ use crate::error::{Failure, Result};
 /// What can be done with datastores.
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Lists datastores with their versions.
+    /// List datastores with their versions.
     List {
-        /// Waits until the service has registered what is installed: one that was started just now is looking for it.
+        /// Wait until the service has registered what is installed: one that was started just now is looking for it.
         #[arg(long)]
         wait: bool,
     },
-    /// Shows a datastore.
+    /// Show a datastore.
     Show {
         /// By name or id.
         datastore: String,
     },
-    /// Deletes a datastore that has no versions; for administrators.
+    /// Delete a datastore that has no versions; for administrators.
     Delete {
         /// By name or id.
         datastore: String,
@@ -35,12 +35,12 @@ pub(crate) enum Verb {
 /// What can be done with versions.
 #[derive(Subcommand)]
 pub(crate) enum VersionVerb {
-    /// Lists versions.
+    /// List versions.
     List {
         /// The datastore, by name or id.
         datastore: String,
     },
-    /// Shows a version.
+    /// Show a version.
     Show {
         /// The datastore, by name or id.
         datastore: String,
@@ -54,9 +54,9 @@ pub(crate) enum VersionVerb {
 /// What can be done with versions by administrators.
 #[derive(Subcommand)]
 pub(crate) enum ManagedVerb {
-    /// Lists the versions of all datastores, also those that cannot be ordered, with the engines that they stand for.
+    /// List the versions of all datastores, also those that cannot be ordered, with the engines that they stand for.
     ListAll,
-    /// Registers an installed engine as a version.
+    /// Register an installed engine as a version.
     #[command(
         after_help = "The image is the id that stands for an installed engine: `list-all` shows those of the versions that \
             there are, and a wrong one is answered with those that could be meant."
@@ -69,14 +69,14 @@ pub(crate) enum ManagedVerb {
         /// The id that stands for the engine.
         #[arg(long)]
         image: uuid::Uuid,
-        /// Makes it the one that is meant where an order names none.
+        /// Use it where an order names none.
         #[arg(long)]
         default: bool,
-        /// Registers it without letting it be ordered.
+        /// Register it without letting it be ordered.
         #[arg(long)]
         inactive: bool,
     },
-    /// Changes a version.
+    /// Change a version.
     Set {
         /// By id.
         version: uuid::Uuid,
@@ -90,7 +90,7 @@ pub(crate) enum ManagedVerb {
         #[arg(long, value_name = "true|false")]
         default: Option<bool>,
     },
-    /// Deletes a version of which there are no instances.
+    /// Delete a version of which there are no instances.
     Delete {
         /// By id.
         version: uuid::Uuid,
@@ -100,9 +100,9 @@ pub(crate) enum ManagedVerb {
 /// What can be done with flavors.
 #[derive(Subcommand)]
 pub(crate) enum FlavorVerb {
-    /// Lists flavors.
+    /// List flavors.
     List,
-    /// Shows a flavor.
+    /// Show a flavor.
     Show {
         /// Its id.
         flavor: String,

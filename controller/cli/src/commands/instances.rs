@@ -13,34 +13,34 @@ use crate::secret::PasswordSource;
 /// What can be done with instances.
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Orders an instance.
+    /// Create an instance.
     Create(Box<Order>),
-    /// Lists instances.
+    /// List instances.
     List {
         /// Those of all projects; for administrators.
         #[arg(long)]
         all_projects: bool,
     },
-    /// Shows an instance.
+    /// Show an instance.
     Show {
         /// By name or id.
         instance: String,
     },
-    /// Renames an instance.
+    /// Rename an instance.
     Rename {
         /// By name or id.
         instance: String,
         /// The new name.
         name: String,
     },
-    /// Restarts the engine.
+    /// Restart the engine.
     Restart {
         /// By name or id.
         instance: String,
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Gives an instance another flavor, during which it is away, or a greater volume, during which it runs on.
+    /// Change the flavor of an instance, during which it is away, or a greater volume, during which it runs on.
     #[command(
         after_help = "Examples:\n  trovectl instance resize shop --flavor 3 --wait\n  trovectl instance resize shop --size 10"
     )]
@@ -57,33 +57,33 @@ pub(crate) enum Verb {
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Deletes an instance with all its data.
+    /// Delete an instance with all its data.
     Delete {
         /// By name or id.
         instance: String,
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Clears what the service thinks it does with an instance; for administrators.
+    /// Clear what the service thinks it does with an instance; for administrators.
     ResetStatus {
         /// By name or id.
         instance: String,
     },
-    /// Stops the engine until it is restarted; for administrators.
+    /// Stop the engine until it is restarted; for administrators.
     Stop {
         /// By name or id.
         instance: String,
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Reboots the host, whatever agent and engine do; for administrators.
+    /// Reboot the host, whatever agent and engine do; for administrators.
     Reboot {
         /// By name or id.
         instance: String,
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Ends what is under way, and leaves the rest as it is; for administrators.
+    /// End what is under way, and leaves the rest as it is; for administrators.
     ResetTask {
         /// By name or id.
         instance: String,
@@ -93,12 +93,12 @@ pub(crate) enum Verb {
         /// By name or id.
         instance: String,
     },
-    /// Asks whether an instance's agent hears and answers; for administrators.
+    /// Ask whether an instance's agent hears and answers; for administrators.
     Ping {
         /// By name or id.
         instance: String,
     },
-    /// Deletes an instance whatever it is doing.
+    /// Delete an instance whatever it is doing.
     ForceDelete {
         /// By name or id.
         instance: String,
@@ -140,7 +140,7 @@ pub(crate) struct Order {
     /// The network to attach to, by id.
     #[arg(long, value_name = "ID")]
     network: Option<String>,
-    /// Asks for a public address.
+    /// Ask for a public address.
     #[arg(long)]
     public: bool,
     /// A network that may connect; may be given several times.

@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     /// How answers are printed.
     #[arg(short, long, global = true, value_enum, default_value_t)]
     output: Format,
-    /// Prints ids or names alone, and no remarks.
+    /// Print ids or names alone, and no remarks.
     #[arg(short, long, global = true)]
     quiet: bool,
     #[command(subcommand)]
@@ -82,9 +82,9 @@ enum Noun {
     Operations(operations::Arguments),
     /// What changes in the project, as it happens.
     Events(events::Arguments),
-    /// Opens the engine's own client program.
+    /// Open the engine's own client program.
     Connect(connect::Arguments),
-    /// Prints a completion script. Example: trovectl completion bash > /etc/bash_completion.d/trovectl
+    /// Print a completion script. Example: trovectl completion bash > /etc/bash_completion.d/trovectl
     Completion {
         /// For this shell.
         shell: Shell,
@@ -94,10 +94,10 @@ enum Noun {
 /// Waiting, where a command can.
 #[derive(clap::Args, Debug, Default)]
 pub(crate) struct WaitOptions {
-    /// Waits until it is done, showing each step.
+    /// Wait until it is done, showing each step.
     #[arg(long)]
     wait: bool,
-    /// Waits at most this long, seconds.
+    /// Wait at most this long, seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
 }

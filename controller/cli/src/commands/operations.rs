@@ -17,7 +17,7 @@ use crate::wait::operations;
 pub(crate) struct Arguments {
     /// The instance, by name or id.
     instance: String,
-    /// Shows the steps of what is under way as they happen, until nothing is.
+    /// Show the steps of what is under way as they happen, until nothing is.
     #[arg(long)]
     follow: bool,
 }

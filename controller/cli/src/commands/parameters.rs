@@ -10,14 +10,14 @@ use crate::output::Column;
 /// What can be done with parameters.
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Lists what can be set, with its rules.
+    /// List what can be set, with its rules.
     List {
         /// The datastore, by name or id.
         datastore: String,
         /// The version, by name or id; the default when absent.
         version: Option<String>,
     },
-    /// Shows one parameter.
+    /// Show one parameter.
     Show {
         /// The datastore, by name or id.
         datastore: String,

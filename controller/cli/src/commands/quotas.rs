@@ -12,12 +12,12 @@ use crate::output::Column;
 /// What can be done with quotas.
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Shows what a project has and may have.
+    /// Show what a project has and may have.
     Show {
         /// The project, by name or id; one's own when absent.
         project: Option<String>,
     },
-    /// Sets what a project may have, in place of the configured quota; for administrators.
+    /// Set what a project may have, in place of the configured quota; for administrators.
     #[command(after_help = "Example: trovectl quota set 32a834861530507cadd7d97f4316b28b --instances 20 --ram -1")]
     Set(Limits),
 }

@@ -23,7 +23,7 @@ pub(crate) struct Which {
 /// What can be done with accounts.
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Makes an account. Example: trovectl user create shop app --database app --generate-password --wait
+    /// Create an account. Example: trovectl user create shop app --database app --generate-password --wait
     Create {
         #[command(flatten)]
         which: Which,
@@ -38,24 +38,24 @@ pub(crate) enum Verb {
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Lists accounts.
+    /// List accounts.
     List {
         /// The instance, by name or id.
         instance: String,
     },
-    /// Shows an account.
+    /// Show an account.
     Show {
         #[command(flatten)]
         which: Which,
     },
-    /// Removes an account; what it owned stays with its databases.
+    /// Delete an account; what it owned stays with its databases.
     Delete {
         #[command(flatten)]
         which: Which,
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Gives an account another password.
+    /// Set another password of an account.
     SetPassword {
         #[command(flatten)]
         which: Which,
@@ -64,7 +64,7 @@ pub(crate) enum Verb {
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Renames an account.
+    /// Rename an account.
     Rename {
         #[command(flatten)]
         which: Which,
@@ -73,7 +73,7 @@ pub(crate) enum Verb {
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Lets an account into databases.
+    /// Grant an account access to databases.
     Grant {
         #[command(flatten)]
         which: Which,
@@ -83,7 +83,7 @@ pub(crate) enum Verb {
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Shuts an account out of a database.
+    /// Revoke an account's access to a database.
     Revoke {
         #[command(flatten)]
         which: Which,
@@ -92,7 +92,7 @@ pub(crate) enum Verb {
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Lists the databases that an account may enter.
+    /// List the databases that an account may enter.
     Access {
         #[command(flatten)]
         which: Which,

@@ -10,7 +10,7 @@ use crate::agents::Agents as _;
 use crate::authority::{AgentName, CertificateRequest};
 use crate::ids::InstanceId;
 use crate::state::Service;
-use crate::store::agents::{AgentRow, Word};
+use crate::store::agents::{AgentRow, ReportSequence};
 
 pub(super) async fn connect(controller: &Controller, instance: InstanceId, brain: &Brain) -> FakeAgent {
     let agent = connect_silently(controller, instance, brain).await;
@@ -146,7 +146,7 @@ async fn of_two_words_of_one_start_the_newer_stays_whoever_writes_last() {
         volume_used_bytes: 1,
         assignment_generation: 1,
     };
-    let word = |boot_id: &str, sequence| Word { boot_id: boot_id.to_owned(), sequence };
+    let word = |boot_id: &str, sequence| ReportSequence { boot_id: boot_id.to_owned(), sequence };
     let store = &controller.store;
     let service = async || store.get_agent(instance).await.unwrap().unwrap().service;
     assert!(store.put_agent(instance, &row(Service::Healthy), &word("a", 7)).await.unwrap());

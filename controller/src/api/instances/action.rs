@@ -105,7 +105,7 @@ impl TryFrom<Action> for InstanceAction {
     }
 }
 
-/// Acts on an instance
+/// Act on an instance
 ///
 /// Restarts the engine, resizes, or clears the task.
 #[utoipa::path(post, path = "/instances/{id}/action", tag = "instances", operation_id = "act_on_instance",

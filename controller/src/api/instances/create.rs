@@ -169,7 +169,7 @@ pub(in crate::api) struct CreatedBody {
     instance: CreatedInstance,
 }
 
-/// Orders an instance
+/// Create an instance
 #[utoipa::path(post, path = "/instances", tag = "instances", operation_id = "create_instance", responses(Fault<501>))]
 pub(in crate::api) async fn create(
     State(state): State<ApiState>,

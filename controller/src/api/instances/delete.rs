@@ -10,7 +10,7 @@ use crate::api::body::Path;
 use crate::api::fault::Fault;
 use crate::error::Result;
 
-/// Deletes an instance with everything that it has
+/// Delete an instance with everything that it has
 #[utoipa::path(delete, path = "/instances/{id}", tag = "instances", operation_id = "delete_instance",
     params(OfInstance), responses(Fault<404>, Fault<422>))]
 pub(in crate::api) async fn delete(

@@ -26,7 +26,7 @@ async fn list<T>(
     Ok((instances, paging.next(&base, page.next.as_deref())))
 }
 
-/// Lists the instances of the project
+/// List the instances of the project
 #[utoipa::path(get, path = "/instances", tag = "instances", operation_id = "list_instances", params(Paging))]
 pub(in crate::api) async fn summary(
     State(state): State<ApiState>,
@@ -38,7 +38,7 @@ pub(in crate::api) async fn summary(
     Ok(Json(InstancesPage { instances, instances_links: links.clone(), links }))
 }
 
-/// Lists the instances of the project with more of each
+/// List the instances of the project with more of each
 #[utoipa::path(
     get,
     path = "/instances/detail",

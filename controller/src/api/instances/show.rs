@@ -10,7 +10,7 @@ use crate::api::body::{Json, Path};
 use crate::api::fault::Fault;
 use crate::error::Result;
 
-/// Shows an instance
+/// Show an instance
 #[utoipa::path(get, path = "/instances/{id}", tag = "instances", operation_id = "show_instance", params(OfInstance),
     responses(Fault<404>))]
 pub(in crate::api) async fn show(

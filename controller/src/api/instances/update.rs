@@ -58,7 +58,7 @@ pub(in crate::api) struct ChangedInstance {
     instance: InstanceChange,
 }
 
-/// Renames an instance
+/// Rename an instance
 #[utoipa::path(put, path = "/instances/{id}", tag = "instances", operation_id = "update_instance", params(OfInstance),
     responses(Fault<404>, Fault<501>))]
 pub(in crate::api) async fn update(
@@ -86,7 +86,7 @@ pub(in crate::api) async fn update(
     Ok(Accepted(None))
 }
 
-/// Renames an instance, as PUT does
+/// Rename an instance, as PUT does
 #[utoipa::path(patch, path = "/instances/{id}", tag = "instances", operation_id = "patch_instance",
     params(OfInstance), responses(Fault<404>, Fault<501>))]
 pub(in crate::api) async fn patch(

@@ -56,6 +56,16 @@ pub struct ProcessOptions {
     pub config: Arc<Config>,
 }
 
+/// Opens the driver; see [`crate::compute::open`].
+///
+/// # Errors
+/// As [`ProcessDriver::new`].
+pub(super) fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Compute>> {
+    let options = ProcessOptions { state_dir: state_dir.to_owned(), config: config.clone() };
+    let driver: Arc<dyn Compute> = ProcessDriver::new(options)?;
+    Ok(driver)
+}
+
 /// The driver.
 pub struct ProcessDriver {
     place: Place,
@@ -75,7 +85,7 @@ impl ProcessDriver {
     ///
     /// # Errors
     /// Internal: a directory cannot be made; 400: the range of addresses is wrong.
-    pub fn new(options: ProcessOptions) -> Result<Arc<Self>> {
+    fn new(options: ProcessOptions) -> Result<Arc<Self>> {
         let range = address::Range::parse(&options.config.process.address_range).map_err(Error::BadRequest)?;
         let driver = Self::over(place(&options)?, range);
         driver.map_err(|error| Error::internal("find the hosts", error))
@@ -114,18 +124,6 @@ impl ProcessDriver {
             place.remove_volatile(instance).map_err(|error| Error::internal("end a host", error))?;
         }
         Ok(())
-    }
-
-    /// Names the directory of hosts on this boot of this machine: controllers that share it see the same hosts.
-    ///
-    /// # Errors
-    /// Internal.
-    #[allow(clippy::disallowed_methods, reason = "the directory of hosts is this account's")]
-    pub fn location(&self) -> Result<String> {
-        let boot = host::boot().map_err(|error| Error::internal("read the boot id", error))?;
-        let facts = std::fs::metadata(&self.place.hosts);
-        let facts = facts.map_err(|error| Error::internal("look at the directory of hosts", error))?;
-        Ok(format!("{}/{}/{}", boot, facts.dev(), facts.ino()))
     }
 
     fn turn(&self, instance: InstanceId) -> Arc<tokio::sync::Mutex<()>> {
@@ -309,6 +307,15 @@ impl Compute for ProcessDriver {
         let transient = |error: std::io::Error| ComputeError::Transient(format!("look who listens: {error}"));
         let tenants = self.place.tenants().map_err(transient)?;
         squatters::end(&self.place, &tenants).await.map_err(transient)
+    }
+
+    /// The directory of hosts on this boot of this machine: controllers that share it see the same hosts.
+    #[allow(clippy::disallowed_methods, reason = "the directory of hosts is this account's")]
+    fn location(&self) -> Result<Option<String>> {
+        let boot = host::boot().map_err(|error| Error::internal("read the boot id", error))?;
+        let facts = std::fs::metadata(&self.place.hosts);
+        let facts = facts.map_err(|error| Error::internal("look at the directory of hosts", error))?;
+        Ok(Some(format!("{}/{}/{}", boot, facts.dev(), facts.ino())))
     }
 
     fn separates_tenants(&self) -> bool {

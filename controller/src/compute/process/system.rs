@@ -124,6 +124,7 @@ struct Stat {
     parent: i32,
     session: i32,
     terminal: i32,
+    threads: u32,
     started: u64,
 }
 
@@ -142,15 +143,17 @@ impl Stat {
         let mut fields = text.split_ascii_whitespace();
         let state = *fields.next()?.as_bytes().first()?;
         let parent = fields.next()?.parse().ok()?;
-        // proc(5): the session is field 6, the terminal field 7, the start time field 22.
+        // proc(5): the session is field 6, the terminal field 7, the number of threads field 20, the start time field 22.
         let session = fields.nth(1)?.parse().ok()?;
         let terminal = fields.next()?.parse().ok()?;
-        let started = fields.nth(14)?.parse().ok()?;
-        Some(Self { state, parent, session, terminal, started })
+        let threads = fields.nth(12)?.parse().ok()?;
+        let started = fields.nth(1)?.parse().ok()?;
+        Some(Self { state, parent, session, terminal, threads, started })
     }
 
+    /// A process whose first thread has ended looks like a zombie, and lives on with its other threads.
     fn is_alive(&self) -> bool {
-        !matches!(self.state, b'Z' | b'X' | b'x')
+        !matches!(self.state, b'Z' | b'X' | b'x') || self.threads > 1
     }
 }
 
@@ -359,7 +362,10 @@ mod tests {
         assert_eq!((stat.state, stat.parent, stat.session, stat.started), (b'S', 7, 1, 98765));
         assert_eq!(stat.terminal, 34816);
         assert!(Stat::parse(b"42 (a").is_none());
-        assert!(!Stat::parse(b"42 (a) Z 7 1 1 0 1 0 0 0 0 0 1 2 3 4 20 0 1 0 98765 0 0").unwrap().is_alive());
+        let zombie = b"42 (a) Z 7 1 1 0 1 0 0 0 0 0 1 2 3 4 20 0 1 0 98765 0 0";
+        assert!(!Stat::parse(zombie).unwrap().is_alive());
+        let led_by_zombie = b"42 (a) Z 7 1 1 0 1 0 0 0 0 0 1 2 3 4 20 0 2 0 98765 0 0";
+        assert!(Stat::parse(led_by_zombie).unwrap().is_alive());
     }
 
     /// So that logins and locks do not wait for hosts to die.

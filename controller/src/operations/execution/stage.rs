@@ -90,7 +90,7 @@ impl Execution {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return self.fail(&row, &self.late(&row.step, &last)).await;
             }
-            if matches!(error, StepError::Anew(_)) {
+            if matches!(error, StepError::RetryNextAttempt(_)) {
                 row.attempt += 1;
             }
             tracing::debug!("to be tried again: {last}");
@@ -228,7 +228,7 @@ impl Execution {
                     Ok(own)
                 }
             };
-            let late = || StepError::Unknown("it was not done in time".to_owned());
+            let late = || StepError::RetrySameKey("it was not done in time".to_owned());
             own = self.with_progress(row, true, Some(deadline), undo).await.unwrap_or_else(|| Err(late()))?;
         }
         let _turn = self.turn.lock().await;

@@ -76,7 +76,12 @@ async fn nobody_takes_the_engine_of_a_host_that_was_stopped_for_healthy() {
         volume_used_bytes: 0,
         assignment_generation: 1,
     };
-    stage.context.store.put_agent(stage.instance, &healthy, &crate::store::agents::Word::default()).await.unwrap();
+    stage
+        .context
+        .store
+        .put_agent(stage.instance, &healthy, &crate::store::agents::ReportSequence::default())
+        .await
+        .unwrap();
     stage.compute.fail_next("ensure_host", ComputeError::Fatal("no host is large enough".to_owned()));
     stage.complete(operation).await.unwrap_err();
     // The old host is booted and its agent has said nothing yet.

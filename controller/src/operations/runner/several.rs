@@ -76,7 +76,7 @@ async fn tell(work: &Work, target: &Target, ballot: &Ballot, voter: &mut Voter) 
         voter.heard = ballot.sum;
         return Ok(());
     }
-    Err(StepError::Unknown("not yet".to_owned()))
+    Err(StepError::RetrySameKey("not yet".to_owned()))
 }
 
 async fn take_back(work: &Work, target: &Target, _: &Ballot, _: &mut Voter) -> StepResult {

@@ -75,7 +75,7 @@ async fn wait(work: &Work, target: &Target, _: &(), _: &mut State) -> StepResult
     if work.context.agents.state(target.instance).borrow().connected {
         return Ok(());
     }
-    Err(StepError::Unknown("not yet".to_owned()))
+    Err(StepError::RetrySameKey("not yet".to_owned()))
 }
 
 fn demo(stage: &Stage) -> NewOperation {

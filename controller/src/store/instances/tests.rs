@@ -42,7 +42,7 @@ async fn a_new_instance_is_read_back_whole() {
     assert_eq!(instance.access, row.access);
     assert_eq!(instance.nics, row.nics);
     assert_eq!((instance.task, instance.host), (Task::Building, HostState::Building));
-    assert_eq!((instance.service, instance.heard), (Service::New, Heard::Never));
+    assert_eq!((instance.service, instance.heard), (Service::New, LastSeen::Never));
     assert_eq!((instance.datastore.as_str(), instance.version.as_str()), ("enginedb", "15"));
     assert_eq!(instance.version_number, "15.18");
     assert_eq!((instance.address, instance.port, instance.volume_gib), (None, 5432, 2));
@@ -195,9 +195,9 @@ async fn what_the_agent_said_is_joined() {
     let instance = shown(&fixture, id).await;
     assert_eq!((instance.service, instance.volume_used_bytes), (Service::Healthy, Some(77)));
     assert_eq!(instance.service_updated.unix_timestamp(), 5);
-    assert_eq!(instance.heard, Heard::Last(from_micros(7_000_000)));
+    assert_eq!(instance.heard, LastSeen::Last(from_micros(7_000_000)));
     run("insert into agent_link (instance_id, controller_id, connected_at, lost_at) values ($1, 'two', 1, null)").await;
-    assert_eq!(shown(&fixture, id).await.heard, Heard::Now);
+    assert_eq!(shown(&fixture, id).await.heard, LastSeen::Now);
     assert_eq!(fixture.store.list_instances(&project("demo"), None, 9).await.unwrap().len(), 1, "a link adds no row");
 }
 

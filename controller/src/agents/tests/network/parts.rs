@@ -14,14 +14,14 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use trove_agent::driver::{self, Parts};
+use trove_agent::assignment::AssignmentStore;
 use trove_agent::durable::Durable;
 use trove_agent::engine_log::EngineLog;
 use trove_agent::identity::Identity;
 use trove_agent::jobs::{Job, Jobs, Outcome, Worker};
 use trove_agent::journal::Journal;
 use trove_agent::service::Services;
-use trove_agent::settings::Keeper;
+use trove_agent::supervisor::{self, Parts};
 use trove_agent::{dial, link};
 use trove_proto::v1;
 use trove_strategy::{
@@ -159,7 +159,7 @@ impl World {
 
     /// The generation of the assignment that the agent keeps.
     pub(super) fn kept_generation(&self) -> u64 {
-        self.agent.lock().unwrap().as_ref().unwrap().keeper.assigned().borrow().generation
+        self.agent.lock().unwrap().as_ref().unwrap().assignments.assigned().borrow().generation
     }
 
     /// The same, as a controller has heard.
@@ -280,9 +280,9 @@ async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>
     let files = Durable::open(directory)?;
     let authority = directory.join("given-authority.pem");
     std::fs::write(&authority, world.authorities.agents_pem())?;
-    let keeper = Arc::new(Keeper::open(files.clone())?);
+    let assignments = Arc::new(AssignmentStore::open(files.clone())?);
     let journal = Journal::open(&directory.join("jobs"))?;
-    let jobs = Jobs::new(Arc::new(SlowWork(world.clone())), keeper.clone(), journal);
+    let jobs = Jobs::new(Arc::new(SlowWork(world.clone())), assignments.clone(), journal);
     let own = Account::own()?;
     let host = RealHost::new(own.clone(), own);
     let size = Size { memory_mib: 1, vcpus: 1, volume_gib: 1 };
@@ -295,15 +295,15 @@ async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>
         site: site.clone(),
         host,
         files,
-        keeper: keeper.clone(),
+        assignments: assignments.clone(),
         log: EngineLog::new(directory),
         used: used.clone(),
     };
     Ok(Arc::new(Services {
         datastore,
         site,
-        driver: driver::spawn(parts).await?,
-        keeper,
+        supervisor: supervisor::spawn(parts).await?,
+        assignments,
         jobs,
         identity,
         used,

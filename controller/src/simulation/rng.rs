@@ -14,7 +14,7 @@ pub(super) type Tally = BTreeMap<String, u64>;
 
 /// The dice of one history, and its record. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Chance {
+pub(super) struct Rng {
     dice: Arc<Mutex<StdRng>>,
     record: Arc<Mutex<Record>>,
     start: Instant,
@@ -28,7 +28,7 @@ struct Record {
     trace: DefaultHasher,
 }
 
-impl Chance {
+impl Rng {
     pub(super) fn new(seed: u64) -> Self {
         let dice = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
         Self { dice, record: Arc::default(), start: Instant::now() }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use super::chance::Chance;
 use super::engine::Fact;
+use super::rng::Rng;
 use crate::app::App;
 use crate::app::accounts::{UserChange, UserRef};
 use crate::app::harness::{admin, caller, database, order, user};
@@ -17,7 +17,7 @@ const FLAVORS: [&str; 3] = ["1", "2", "3"];
 
 /// What a user asks.
 #[derive(Clone, Debug)]
-pub(super) enum Wish {
+pub(super) enum Request {
     /// An instance of this flavor and volume, with these users and databases.
     Create {
         flavor: &'static str,
@@ -51,26 +51,26 @@ pub(super) enum Wish {
     DisableRoot,
 }
 
-impl Wish {
+impl Request {
     /// Of whom has so many instances.
-    pub(super) fn draw(chance: &Chance, instances: usize) -> Self {
-        let (name, base) = (chance.pick(&USERS), chance.pick(&DATABASES));
+    pub(super) fn draw(rng: &Rng, instances: usize) -> Self {
+        let (name, base) = (rng.pick(&USERS), rng.pick(&DATABASES));
         let all = if instances < 3 { 0 } else { 5 };
-        match if instances == 0 { 0 } else { chance.between(all, 40) } {
+        match if instances == 0 { 0 } else { rng.between(all, 40) } {
             0..6 => {
-                let databases = if chance.one_in(2) { vec![base] } else { Vec::new() };
-                let users = if chance.one_in(2) { vec![name] } else { Vec::new() };
-                let (flavor, volume_gib) = (chance.pick(&FLAVORS), chance.between(1, 4));
+                let databases = if rng.one_in(2) { vec![base] } else { Vec::new() };
+                let users = if rng.one_in(2) { vec![name] } else { Vec::new() };
+                let (flavor, volume_gib) = (rng.pick(&FLAVORS), rng.between(1, 4));
                 Self::Create { flavor, volume_gib, databases, users }
             }
             6..9 => Self::Restart,
-            9..12 => Self::ResizeFlavor(chance.pick(&FLAVORS)),
-            12..15 => Self::GrowVolume(chance.between(2, 8)),
-            15 => Self::Rename(format!("name{}", chance.between(0, 1000))),
+            9..12 => Self::ResizeFlavor(rng.pick(&FLAVORS)),
+            12..15 => Self::GrowVolume(rng.between(2, 8)),
+            15 => Self::Rename(format!("name{}", rng.between(0, 1000))),
             16..18 => Self::Delete,
             18 => Self::ForceDelete,
             19 => {
-                if chance.one_in(2) {
+                if rng.one_in(2) {
                     Self::ResetStatus
                 } else {
                     Self::ResetTask
@@ -80,9 +80,9 @@ impl Wish {
             22..24 => Self::Reboot,
             24..26 => Self::CreateDatabase(base),
             26 => Self::DeleteDatabase(base),
-            27..31 => Self::CreateUser(name, if chance.one_in(2) { vec![base] } else { Vec::new() }),
+            27..31 => Self::CreateUser(name, if rng.one_in(2) { vec![base] } else { Vec::new() }),
             31..33 => Self::DeleteUser(name),
-            33 => Self::RenameUser(name, chance.pick(&USERS)),
+            33 => Self::RenameUser(name, rng.pick(&USERS)),
             34 => Self::ChangePassword(name),
             35 => Self::Grant(name, base),
             36 => Self::Revoke(name, base),
@@ -178,7 +178,7 @@ impl Wish {
 /// What was asked, and what was answered.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
-    pub(super) wish: Wish,
+    pub(super) wish: Request,
     /// The operation that the answer named.
     pub(super) accepted: Option<OperationId>,
 }
@@ -206,7 +206,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     /// Writes down that it is asked; the number of the request.
-    pub(super) fn ask(&self, wish: Wish) -> String {
+    pub(super) fn ask(&self, wish: Request) -> String {
         let mut asked = self.asked.lock().unwrap();
         let request = format!("r{}", asked.len());
         asked.insert(request.clone(), Asked { wish, accepted: None });

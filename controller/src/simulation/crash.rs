@@ -1,15 +1,15 @@
-//! What happens to everybody: chance, whether things still go wrong, and what must never happen.
+//! What happens to everybody: rng, whether things still go wrong, and what must never happen.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
-use super::chance::Chance;
+use super::rng::Rng;
 
 /// One for all controllers and hosts.
-pub(super) struct Fate {
-    pub(super) chance: Chance,
+pub(super) struct Crash {
+    pub(super) rng: Rng,
     /// Whether things still go wrong.
     pub(super) faulty: AtomicBool,
     /// Changes whenever somebody may be reached who was not, or the other way round, or an agent says something new.
@@ -18,14 +18,14 @@ pub(super) struct Fate {
     pub(super) wrong: Mutex<Vec<String>>,
 }
 
-impl Fate {
-    pub(super) fn new(chance: Chance) -> Self {
-        Self { chance, faulty: AtomicBool::new(false), reach: watch::Sender::new(0), wrong: Mutex::default() }
+impl Crash {
+    pub(super) fn new(rng: Rng) -> Self {
+        Self { rng, faulty: AtomicBool::new(false), reach: watch::Sender::new(0), wrong: Mutex::default() }
     }
 
     /// Whether something goes wrong now, once in `n` times.
     pub(super) fn fails(&self, n: u64) -> bool {
-        self.faulty.load(Ordering::SeqCst) && self.chance.one_in(n)
+        self.faulty.load(Ordering::SeqCst) && self.rng.one_in(n)
     }
 
     pub(super) fn changed(&self) {
@@ -34,7 +34,7 @@ impl Fate {
 
     /// What must never happen has happened.
     pub(super) fn violated(&self, what: impl std::fmt::Display) {
-        self.chance.note(format!("WRONG: {what}"));
+        self.rng.note(format!("WRONG: {what}"));
         self.wrong.lock().unwrap().push(what.to_string());
     }
 }

@@ -43,7 +43,7 @@ pub struct Assigned {
 }
 
 /// What must stay true, on disk and in memory.
-pub struct Keeper {
+pub struct AssignmentStore {
     files: Durable,
     /// The greatest that was seen, by lane. Works of lanes that do not exclude each other run under fences of their own, and
     /// the later one does not shut the earlier one out.
@@ -51,7 +51,7 @@ pub struct Keeper {
     assigned: tokio::sync::watch::Sender<Assigned>,
 }
 
-impl Keeper {
+impl AssignmentStore {
     /// As it was left. Without an assignment, or with one that is damaged, the generation in force is 0, and the controller
     /// that hears of it sends the assignment again.
     ///
@@ -169,11 +169,11 @@ mod tests {
     fn kept() -> (tempfile::TempDir, Durable) {
         let scratch = tempfile::tempdir().unwrap();
         let files = Durable::open(scratch.path()).unwrap();
-        let keeper = Keeper::open(files.clone()).unwrap();
-        assert!(keeper.admit(Lane::LifeCycle, 1234).unwrap());
+        let assignments = AssignmentStore::open(files.clone()).unwrap();
+        assert!(assignments.admit(Lane::LifeCycle, 1234).unwrap());
         let specification = v1::Specification { volume_gib: 2, ..v1::Specification::default() };
-        assert!(keeper.assign(3, specification).unwrap());
-        assert!(keeper.admit(Lane::Accounts, 1240).unwrap());
+        assert!(assignments.assign(3, specification).unwrap());
+        assert!(assignments.admit(Lane::Accounts, 1240).unwrap());
         (scratch, files)
     }
 
@@ -183,12 +183,12 @@ mod tests {
         let whole = files.read(ASSIGNMENT).unwrap().unwrap();
         for length in 0..whole.len() {
             std::fs::write(files.path(ASSIGNMENT), &whole[..length]).unwrap();
-            let keeper = Keeper::open(files.clone()).unwrap();
-            assert_eq!(keeper.assigned().borrow().generation, 0, "{length}");
-            assert_eq!(keeper.fence(), 1240);
-            assert!(keeper.assign(3, v1::Specification::default()).unwrap(), "what is sent again");
+            let assignments = AssignmentStore::open(files.clone()).unwrap();
+            assert_eq!(assignments.assigned().borrow().generation, 0, "{length}");
+            assert_eq!(assignments.fence(), 1240);
+            assert!(assignments.assign(3, v1::Specification::default()).unwrap(), "what is sent again");
         }
-        assert_eq!(Keeper::open(files).unwrap().assigned().borrow().generation, 3);
+        assert_eq!(AssignmentStore::open(files).unwrap().assigned().borrow().generation, 3);
     }
 
     #[test]
@@ -197,32 +197,32 @@ mod tests {
         let whole = files.read(FENCE).unwrap().unwrap();
         for length in 0..whole.len() {
             std::fs::write(files.path(FENCE), &whole[..length]).unwrap();
-            let keeper = Keeper::open(files.clone()).unwrap();
-            assert_eq!(keeper.fence(), 1234, "{length}");
-            assert!(!keeper.admit(Lane::LifeCycle, 1233).unwrap());
-            assert!(keeper.admit(Lane::Accounts, 1241).unwrap());
+            let assignments = AssignmentStore::open(files.clone()).unwrap();
+            assert_eq!(assignments.fence(), 1234, "{length}");
+            assert!(!assignments.admit(Lane::LifeCycle, 1233).unwrap());
+            assert!(assignments.admit(Lane::Accounts, 1241).unwrap());
         }
         for earlier in ["1250", r#"{"seen":1250}"#] {
             std::fs::write(files.path(FENCE), earlier).unwrap();
-            let keeper = Keeper::open(files.clone()).unwrap();
-            assert_eq!(keeper.fence(), 1250, "of an earlier agent");
-            assert!(!keeper.admit(Lane::Backup, 1249).unwrap(), "it is of every lane");
+            let assignments = AssignmentStore::open(files.clone()).unwrap();
+            assert_eq!(assignments.fence(), 1250, "of an earlier agent");
+            assert!(!assignments.admit(Lane::Backup, 1249).unwrap(), "it is of every lane");
         }
     }
 
     #[test]
     fn a_fence_shuts_out_what_its_lane_excludes_also_after_a_restart() {
         let (_scratch, files) = kept();
-        let keeper = Keeper::open(files.clone()).unwrap();
-        assert!(keeper.admit(Lane::Backup, 1250).unwrap());
-        assert!(keeper.admit(Lane::Accounts, 1260).unwrap());
-        for keeper in [keeper, Keeper::open(files).unwrap()] {
-            assert_eq!(keeper.fence(), 1260);
-            assert!(keeper.admit(Lane::Backup, 1250).unwrap(), "a later change of accounts runs beside it");
-            assert!(!keeper.admit(Lane::Backup, 1249).unwrap());
-            assert!(!keeper.admit(Lane::Accounts, 1259).unwrap());
-            assert!(!keeper.admit(Lane::LifeCycle, 1259).unwrap());
-            assert!(!keeper.admit(Lane::Accounts, 1233).unwrap(), "older than the assignment's");
+        let assignments = AssignmentStore::open(files.clone()).unwrap();
+        assert!(assignments.admit(Lane::Backup, 1250).unwrap());
+        assert!(assignments.admit(Lane::Accounts, 1260).unwrap());
+        for assignments in [assignments, AssignmentStore::open(files).unwrap()] {
+            assert_eq!(assignments.fence(), 1260);
+            assert!(assignments.admit(Lane::Backup, 1250).unwrap(), "a later change of accounts runs beside it");
+            assert!(!assignments.admit(Lane::Backup, 1249).unwrap());
+            assert!(!assignments.admit(Lane::Accounts, 1259).unwrap());
+            assert!(!assignments.admit(Lane::LifeCycle, 1259).unwrap());
+            assert!(!assignments.admit(Lane::Accounts, 1233).unwrap(), "older than the assignment's");
         }
     }
 }

@@ -28,7 +28,7 @@ impl Controllers {
     /// Starts the one of this name.
     pub(super) async fn start(&self, name: &'static str) {
         let new = Controller::start(&self.ground, name).await;
-        self.ground.world.chance.note(format!("controller {name} starts"));
+        self.ground.world.rng.note(format!("controller {name} starts"));
         self.alive.lock().unwrap().insert(name, new);
         self.ground.world.changed();
     }
@@ -41,57 +41,56 @@ impl Controllers {
         }
         let all = self.clone();
         tokio::spawn(async move {
-            all.ground.world.chance.delay(10, 40_000).await;
+            all.ground.world.rng.delay(10, 40_000).await;
             all.start(name).await;
         });
     }
 
     /// Something goes wrong.
-    pub(super) fn harm(self: &Arc<Self>) {
-        let (world, chance) = (&self.ground.world, &self.ground.world.chance);
-        let name = chance.pick(&NAMES);
+    pub(super) fn strike(self: &Arc<Self>) {
+        let (world, rng) = (&self.ground.world, &self.ground.world.rng);
+        let name = rng.pick(&NAMES);
         let guests: Vec<Guest> = world.guests.lock().unwrap().values().cloned().collect();
         let guest =
-            (!guests.is_empty()).then(|| &guests[usize::try_from(chance.between(0, guests.len() as u64)).unwrap()]);
-        match (chance.between(0, 16), guest) {
+            (!guests.is_empty()).then(|| &guests[usize::try_from(rng.between(0, guests.len() as u64)).unwrap()]);
+        match (rng.between(0, 16), guest) {
             (0..2, _) => {
-                chance.fault("controllers that were killed", format!("controller {name} is killed"));
+                rng.fault("controllers that were killed", format!("controller {name} is killed"));
                 self.kill(name);
             }
             (2..4, _) => {
                 let alive = self.alive.lock().unwrap();
                 let Some(controller) = alive.get(name) else { return };
-                controller.machine.fall_asleep(chance, "any time");
+                controller.machine.fall_asleep(rng, "any time");
             }
             (4..6, _) => {
                 let alive = self.alive.lock().unwrap();
                 let Some(controller) = alive.get(name) else { return };
-                let seconds = i64::try_from(chance.between(0, 1200)).unwrap() - 600;
-                chance.fault("clocks that jumped", format!("the clock of {name} jumps by {seconds} s"));
+                let seconds = i64::try_from(rng.between(0, 1200)).unwrap() - 600;
+                rng.fault("clocks that jumped", format!("the clock of {name} jumps by {seconds} s"));
                 controller.clock.set(controller.clock.now() + seconds * 1_000_000);
             }
             (6..9, Some(guest)) => {
-                chance.fault("agents that were killed", format!("agent {} is killed", guest.instance));
+                rng.fault("agents that were killed", format!("agent {} is killed", guest.instance));
                 guest.kill();
             }
             (9, Some(guest)) => {
-                chance.fault("hosts that lost power", format!("host {} loses power", guest.instance));
+                rng.fault("hosts that lost power", format!("host {} loses power", guest.instance));
                 guest.lose_power();
             }
             (10, Some(guest)) => {
-                chance.fault("engines that crashed", format!("engine {} crashes", guest.instance));
+                rng.fault("engines that crashed", format!("engine {} crashes", guest.instance));
                 guest.crash();
             }
             (11, Some(guest)) => {
-                chance
-                    .fault("certificates that came near their end", format!("{} needs a certificate", guest.instance));
+                rng.fault("certificates that came near their end", format!("{} needs a certificate", guest.instance));
                 let soon = self.ground.server.now();
                 self.ground.server.meddle(&format!(
                     "update assignment set not_after = {soon} where instance_id = '{}'",
                     guest.instance
                 ));
             }
-            (_, Some(guest)) => world.cut_wire(name, guest.instance),
+            (_, Some(guest)) => world.cut_link(name, guest.instance),
             (_, None) => {}
         }
     }
@@ -99,15 +98,16 @@ impl Controllers {
 
 impl World {
     /// A controller and an agent do not reach each other for a while.
-    pub(super) fn cut_wire(self: &Arc<Self>, name: &'static str, instance: InstanceId) {
+    pub(super) fn cut_link(self: &Arc<Self>, name: &'static str, instance: InstanceId) {
         let world = self.clone();
-        let way = world.chance.pick(&[Cut::Both, Cut::Requests, Cut::Replies]);
-        let kind = if way == Cut::Both { "wires that were cut" } else { "wires that were cut in one direction" };
-        world.chance.fault(kind, format!("{name} and {instance} do not reach each other: {way:?}"));
+        let way = world.rng.pick(&[Cut::Both, Cut::Requests, Cut::Replies]);
+        let kind =
+            if way == Cut::Both { "connections that were cut" } else { "connections that were cut in one direction" };
+        world.rng.fault(kind, format!("{name} and {instance} do not reach each other: {way:?}"));
         world.cuts.lock().unwrap().insert((name, instance), way);
         world.changed();
         tokio::spawn(async move {
-            let lasts = Duration::from_millis(world.chance.between(500, 150_000));
+            let lasts = Duration::from_millis(world.rng.between(500, 150_000));
             tokio::time::sleep(lasts.min(KEEPALIVE)).await;
             if lasts > KEEPALIVE {
                 world.cuts.lock().unwrap().entry((name, instance)).and_modify(|way| *way = Cut::Both);

@@ -143,21 +143,21 @@ fn has_secret(path: &PathBuf) -> bool {
 }
 
 async fn act(stage: &Stage, deed: Deed) -> Result<(), EngineError> {
-    let driver = &stage.driver;
+    let supervisor = &stage.supervisor;
     match deed {
-        Deed::Prepare => driver.initialise().await,
-        Deed::Configure => driver.configure().await,
-        Deed::Start => driver.start().await,
+        Deed::Prepare => supervisor.initialise().await,
+        Deed::Configure => supervisor.configure().await,
+        Deed::Start => supervisor.start().await,
         Deed::Change => {
             let database = Database { name: "x".to_owned(), character_set: None, collation: None };
             stage.sleeper.create(&stage.site, &database).await
         }
         Deed::Restart => {
-            driver.stop_for_a_while().await?;
-            driver.configure().await?;
-            driver.start().await
+            supervisor.stop_for_a_while().await?;
+            supervisor.configure().await?;
+            supervisor.start().await
         }
-        Deed::Settings => driver.apply().await.map(drop),
+        Deed::Settings => supervisor.apply().await.map(drop),
         Deed::CutLog => {
             fs::write(stage.scratch.path().join("log/engine.log"), vec![b'x'; 9 << 20]).unwrap();
             let log = EngineLog::new(&stage.scratch.path().join("log"));
@@ -165,7 +165,7 @@ async fn act(stage: &Stage, deed: Deed) -> Result<(), EngineError> {
             let _ = tokio::time::timeout(Duration::from_millis(200), log.keep_short()).await;
             Ok(())
         }
-        Deed::Stop => driver.stop().await,
+        Deed::Stop => supervisor.stop().await,
         Deed::Delete => Ok(stage.site.host.remove(&Directory::Data.join("data")).await?),
     }
 }
@@ -193,7 +193,7 @@ async fn live(story: Vec<(Plant, Index)>) {
         let shown = all(&top).into_iter().find(has_secret);
         assert_eq!(shown, None, "{deed:?} after {what:?}");
     }
-    stage.driver.stop().await.unwrap();
+    stage.supervisor.stop().await.unwrap();
 }
 
 fn plants() -> impl Strategy<Value = Vec<(Plant, Index)>> {

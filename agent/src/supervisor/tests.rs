@@ -164,7 +164,7 @@ impl Engine for Sleeper {
 
 struct Stage {
     sleeper: Arc<Sleeper>,
-    driver: Driver,
+    supervisor: Supervisor,
     used: watch::Sender<Option<u64>>,
     files: Durable,
     jobs: Jobs,
@@ -197,10 +197,10 @@ async fn stage_as(scratch: tempfile::TempDir, engine: Account, script: &'static 
     let size = Size { memory_mib: 1, vcpus: 1, volume_gib: 1 };
     let site = Site::new(installation, places, [127, 0, 0, 1].into(), 1, size, &host);
     let files = Durable::open(&at("state")).unwrap();
-    let keeper = Arc::new(Keeper::open(files.clone()).unwrap());
+    let assignments = Arc::new(AssignmentStore::open(files.clone()).unwrap());
     let specification = trove_proto::v1::Specification { probe_interval_s: 1, ..Default::default() };
     if !files.was_set_aside(ASSIGNMENT) {
-        keeper.assign(1, specification).unwrap();
+        assignments.assign(1, specification).unwrap();
     }
     let (used, measured) = watch::channel(Some(MIB));
     let datastore: Arc<dyn Datastore> = sleeper.clone();
@@ -210,14 +210,15 @@ async fn stage_as(scratch: tempfile::TempDir, engine: Account, script: &'static 
         site: site.clone(),
         host,
         files: files.clone(),
-        keeper: keeper.clone(),
+        assignments: assignments.clone(),
         log: EngineLog::new(&at("log")),
         used: measured,
     };
-    let driver = spawn(parts).await.unwrap();
-    let work = EngineWork { datastore, site: site.clone(), driver: driver.clone(), keeper: keeper.clone() };
-    let jobs = Jobs::new(Arc::new(work), keeper, Journal::open(&at("jobs")).unwrap());
-    Stage { sleeper, driver, used, files, jobs, site, scratch }
+    let supervisor = spawn(parts).await.unwrap();
+    let work =
+        EngineWork { datastore, site: site.clone(), supervisor: supervisor.clone(), assignments: assignments.clone() };
+    let jobs = Jobs::new(Arc::new(work), assignments, Journal::open(&at("jobs")).unwrap());
+    Stage { sleeper, supervisor, used, files, jobs, site, scratch }
 }
 
 impl Stage {
@@ -226,12 +227,12 @@ impl Stage {
     }
 
     async fn until(&self, service: ServiceState) -> String {
-        let mut status = self.driver.status();
+        let mut status = self.supervisor.status();
         let reached =
             tokio::time::timeout(Duration::from_secs(30), status.wait_for(|now| now.service == service)).await;
         match reached {
             Ok(status) => status.unwrap().detail.clone(),
-            Err(_) => panic!("it is {:?}", self.driver.status().borrow().clone()),
+            Err(_) => panic!("it is {:?}", self.supervisor.status().borrow().clone()),
         }
     }
 
@@ -241,8 +242,8 @@ impl Stage {
 
     /// Another agent in place of this one, which ends without its engine, over a file that was cut off.
     async fn again_with(self, file: &str, length: usize) -> Self {
-        let Self { sleeper, driver, files, jobs, scratch, .. } = self;
-        drop((driver, jobs));
+        let Self { sleeper, supervisor, files, jobs, scratch, .. } = self;
+        drop((supervisor, jobs));
         let whole = std::fs::read(files.path(file)).unwrap();
         std::fs::write(files.path(file), &whole[..length]).unwrap();
         stage_in(scratch, sleeper.script, Mood::Answers).await
@@ -250,7 +251,7 @@ impl Stage {
 
     async fn end(self) {
         self.is(Mood::Answers);
-        self.driver.stop().await.unwrap();
+        self.supervisor.stop().await.unwrap();
         assert!(!std::path::Path::new(&format!("/proc/{}", self.pid())).exists());
     }
 }
@@ -258,22 +259,22 @@ impl Stage {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_hangs_is_blocked_with_the_reason_and_can_be_restarted() {
     let stage = stage(SLEEPS, Mood::Answers).await;
-    stage.driver.start().await.unwrap();
+    stage.supervisor.start().await.unwrap();
     let first = stage.pid();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGSTOP).unwrap();
     stage.is(Mood::Hangs);
     assert_eq!(stage.until(ServiceState::Blocked).await, "probe: no answer within 2 s");
     stage.is(Mood::IsFull);
     let told = async || {
-        let mut status = stage.driver.status();
+        let mut status = stage.supervisor.status();
         status.wait_for(|now| now.detail.contains("max number of clients reached")).await.unwrap();
     };
     tokio::time::timeout(Duration::from_secs(10), told()).await.unwrap();
     stage.is(Mood::Hangs);
-    let stopped = stage.driver.stop_for_a_while();
+    let stopped = stage.supervisor.stop_for_a_while();
     tokio::time::timeout(Duration::from_secs(10), stopped).await.expect("the task hears while a probe hangs").unwrap();
     stage.is(Mood::Answers);
-    stage.driver.start().await.unwrap();
+    stage.supervisor.start().await.unwrap();
     assert_ne!(stage.pid(), first);
     stage.end().await;
 }
@@ -285,11 +286,11 @@ async fn a_fatal_answer_or_a_word_in_the_log_ends_a_start_at_once() {
     {
         let stage = stage(script, mood).await;
         let begun = Instant::now();
-        let error = stage.driver.start().await.unwrap_err();
+        let error = stage.supervisor.start().await.unwrap_err();
         assert!(error.chain().contains(word) && error.kind() == Kind::Fatal, "{}", error.chain());
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         assert!(!std::path::Path::new(&format!("/proc/{}", stage.pid())).exists(), "it serves nobody");
-        assert_eq!(stage.driver.status().borrow().service, ServiceState::Failed);
+        assert_eq!(stage.supervisor.status().borrow().service, ServiceState::Failed);
         stage.end().await;
     }
 }
@@ -297,15 +298,15 @@ async fn a_fatal_answer_or_a_word_in_the_log_ends_a_start_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_recovers_is_asked_seldom_and_can_be_stopped_meanwhile() {
     let stage = stage(SLEEPS, Mood::Recovers).await;
-    let driver = stage.driver.clone();
-    let start = tokio::spawn(async move { driver.start().await });
+    let supervisor = stage.supervisor.clone();
+    let start = tokio::spawn(async move { supervisor.start().await });
     stage.until(ServiceState::Starting).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let before = stage.sleeper.asked.load(Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(4)).await;
     let asked = stage.sleeper.asked.load(Ordering::SeqCst) - before;
     assert!((2..=6).contains(&asked), "{asked} in 4 s");
-    let stopped = stage.driver.stop_for_a_while();
+    let stopped = stage.supervisor.stop_for_a_while();
     tokio::time::timeout(Duration::from_secs(5), stopped).await.expect("a start does not make it deaf").unwrap();
     assert_eq!(start.await.unwrap().unwrap_err().kind(), Kind::Transient);
     stage.end().await;
@@ -314,11 +315,11 @@ async fn an_engine_that_recovers_is_asked_seldom_and_can_be_stopped_meanwhile() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_volume_makes_it_read_only_and_an_over_full_one_stops_it() {
     let stage = stage(SLEEPS, Mood::Answers).await;
-    stage.driver.start().await.unwrap();
+    stage.supervisor.start().await.unwrap();
     let use_mib = |mib: u64| stage.used.send_replace(Some(mib * MIB));
     use_mib(1030);
     let full = async || {
-        let mut status = stage.driver.status();
+        let mut status = stage.supervisor.status();
         let status = status.wait_for(|now| now.detail.contains("is full")).await.unwrap();
         assert_eq!(status.service, ServiceState::Healthy);
     };
@@ -326,12 +327,12 @@ async fn a_full_volume_makes_it_read_only_and_an_over_full_one_stops_it() {
     assert_eq!(stage.sleeper.read_only.lock().unwrap().last(), Some(&true));
     use_mib(1200);
     assert!(stage.until(ServiceState::Shutdown).await.contains("is stopped until"));
-    let refused = stage.driver.start().await.unwrap_err();
+    let refused = stage.supervisor.start().await.unwrap_err();
     assert!(refused.chain().contains("is stopped until"), "{}", refused.chain());
     use_mib(1020);
     assert!(stage.until(ServiceState::Healthy).await.contains("is full"));
     use_mib(900);
-    let well = async || stage.driver.status().wait_for(|now| now.detail.is_empty()).await.map(drop).unwrap();
+    let well = async || stage.supervisor.status().wait_for(|now| now.detail.is_empty()).await.map(drop).unwrap();
     tokio::time::timeout(Duration::from_secs(10), well()).await.unwrap();
     assert_eq!(stage.sleeper.read_only.lock().unwrap().last(), Some(&false));
     stage.end().await;
@@ -341,8 +342,8 @@ async fn a_full_volume_makes_it_read_only_and_an_over_full_one_stops_it() {
 async fn a_change_that_was_accepted_waits_for_an_engine_that_recovers() {
     use trove_proto::v1;
     let stage = stage(SLEEPS, Mood::Recovers).await;
-    let driver = stage.driver.clone();
-    let start = tokio::spawn(async move { driver.start().await });
+    let supervisor = stage.supervisor.clone();
+    let start = tokio::spawn(async move { supervisor.start().await });
     stage.until(ServiceState::Starting).await;
     let kind = Some(v1::account_change::Kind::DeleteDatabase("x".to_owned()));
     let changes = v1::ChangeAccounts { changes: vec![v1::AccountChange { kind }] };
@@ -368,7 +369,7 @@ const STAYS: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_whose_mark_is_cut_off_is_found_by_its_signs() {
     let mut stage = stage(STAYS, Mood::Answers).await;
-    stage.driver.start().await.unwrap();
+    stage.supervisor.start().await.unwrap();
     let (pid, whole) = (stage.pid(), stage.files.read(MARK).unwrap().unwrap());
     for length in [0, 1, whole.len() / 2, whole.len() - 1] {
         stage = stage.again_with(MARK, length).await;
@@ -377,7 +378,7 @@ async fn an_engine_whose_mark_is_cut_off_is_found_by_its_signs() {
         stage.files.write(MARK, &whole).unwrap();
     }
     assert_eq!(stage.pid(), pid);
-    stage.driver.stop().await.unwrap();
+    stage.supervisor.stop().await.unwrap();
     // A zombie of this process may be left, since no adopting agent has to reap it.
     assert!(!serde_json::from_slice::<Mark>(&whole).unwrap().runs().unwrap());
 }
@@ -385,10 +386,10 @@ async fn an_engine_whose_mark_is_cut_off_is_found_by_its_signs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_was_begun_runs_also_when_that_is_cut_off() {
     let mut stage = stage(STAYS, Mood::Answers).await;
-    stage.driver.start().await.unwrap();
+    stage.supervisor.start().await.unwrap();
     for length in [0, 1, 2, 3] {
-        stage.driver.start().await.unwrap();
-        stage.driver.stop_for_a_while().await.unwrap();
+        stage.supervisor.start().await.unwrap();
+        stage.supervisor.stop_for_a_while().await.unwrap();
         stage = stage.again_with(DESIRED, length).await;
         stage.until(ServiceState::Healthy).await;
     }
@@ -398,13 +399,13 @@ async fn an_engine_that_was_begun_runs_also_when_that_is_cut_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_without_its_assignment_keeps_its_configuration_and_is_not_stopped_for_its_size() {
     let stage = stage(STAYS, Mood::Answers).await;
-    stage.driver.start().await.unwrap();
+    stage.supervisor.start().await.unwrap();
     let stage = stage.again_with(ASSIGNMENT, 3).await;
     stage.until(ServiceState::Healthy).await;
-    stage.driver.stop_for_a_while().await.unwrap();
+    stage.supervisor.stop_for_a_while().await.unwrap();
     stage.used.send_replace(Some(1200 * MIB));
-    stage.driver.configure().await.unwrap();
-    stage.driver.start().await.expect("nobody knows that the volume is no greater");
+    stage.supervisor.configure().await.unwrap();
+    stage.supervisor.start().await.expect("nobody knows that the volume is no greater");
     assert!(stage.sleeper.read_only.lock().unwrap().is_empty(), "it was configured");
     stage.end().await;
 }

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::asks::{Ledger, Renamed};
 use super::engine::Fact;
 use super::expected::Expected;
 use super::guest::Guest;
+use super::workload::{Ledger, Renamed};
 use super::world::World;
 use crate::ids::InstanceId;
 use crate::store::sql::simulated::Server;
 
 /// Whoever looks.
-pub(super) struct Truths {
+pub(super) struct Invariants {
     pub(super) world: Arc<World>,
     pub(super) server: Server,
     pub(super) ledger: Arc<Ledger>,
@@ -46,7 +46,7 @@ fn unless(wrong: bool, what: impl FnOnce() -> String) -> Found {
     if wrong { Err(what()) } else { Ok(()) }
 }
 
-impl Truths {
+impl Invariants {
     fn texts(&self, sql: &str) -> Vec<String> {
         self.server.ask(sql).iter().map(|row| row.get(0)).collect()
     }
@@ -296,7 +296,7 @@ fn check_host(row: &Present, what: &Expected, guest: &Guest) -> Found {
     let Some((generation, specification, certificate)) = &row.assignment else {
         return unless(what.created, || "nothing is assigned".to_owned());
     };
-    let in_force = guest.life().map(|life| life.keeper.assigned().borrow().clone()).unwrap_or_default();
+    let in_force = guest.life().map(|life| life.assignments.assigned().borrow().clone()).unwrap_or_default();
     if in_force.generation == 0 {
         return unless(what.created, || "no assignment is in force".to_owned());
     }

@@ -25,13 +25,13 @@ const PROGRESS: Duration = Duration::from_secs(2);
 const VERDICT: Duration = Duration::from_secs(3);
 
 /// The connections of one life of a controller.
-pub(super) struct Wires {
+pub(super) struct Network {
     pub(super) world: Arc<World>,
     pub(super) machine: Machine,
     states: Mutex<BTreeMap<InstanceId, watch::Sender<AgentState>>>,
 }
 
-impl Wires {
+impl Network {
     pub(super) fn new(world: Arc<World>, machine: Machine) -> Self {
         Self { world, machine, states: Mutex::default() }
     }
@@ -59,7 +59,7 @@ impl Wires {
     /// A moment on the way, in either direction.
     async fn travel(&self) {
         self.machine.runs().await;
-        self.world.chance.delay(1, 50).await;
+        self.world.rng.delay(1, 50).await;
         self.machine.runs().await;
     }
 
@@ -71,7 +71,7 @@ impl Wires {
     fn loses(&self, what: &str) -> bool {
         let lost = self.world.fails(10);
         if lost {
-            self.world.chance.fault("messages that were lost", format!("{what} is lost at {}", self.machine.name));
+            self.world.rng.fault("messages that were lost", format!("{what} is lost at {}", self.machine.name));
         }
         lost
     }
@@ -102,7 +102,7 @@ impl Wires {
     fn deliver(&self, guest: &Guest, start: &v1::Start) -> Option<Attached> {
         let life = guest.life()?;
         let attached = life.jobs.start(start.clone());
-        self.world.chance.mark((self.machine.name, start.fence));
+        self.world.rng.mark((self.machine.name, start.fence));
         let newest = {
             let mut engine = guest.engine.lock().unwrap();
             engine.fence = engine.fence.max(start.fence);
@@ -123,9 +123,9 @@ impl Wires {
         let late = Self::new(self.world.clone(), self.machine.clone());
         let (guest, start) = (guest.clone(), start.clone());
         tokio::spawn(async move {
-            late.world.chance.delay(1000, 120_000).await;
+            late.world.rng.delay(1000, 120_000).await;
             let what = format!("a start of {} comes late to {}", late.machine.name, guest.instance);
-            late.world.chance.fault("requests that came late", what);
+            late.world.rng.fault("requests that came late", what);
             late.deliver(&guest, &start);
         });
     }
@@ -136,14 +136,14 @@ impl Wires {
         let life = guest.life()?;
         let mut attached = self.deliver(&guest, start)?;
         if self.world.fails(10) {
-            self.world.chance.fault("requests that came twice", format!("a start comes twice to {instance}"));
+            self.world.rng.fault("requests that came twice", format!("a start comes twice to {instance}"));
             attached = self.deliver(&guest, start)?;
         }
         if self.world.fails(10) {
             self.come_again(&guest, start);
         }
         if self.world.fails(15) {
-            self.world.cut_wire(self.machine.name, instance);
+            self.world.cut_link(self.machine.name, instance);
         }
         if self.loses("a call") {
             return None;
@@ -167,7 +167,7 @@ impl Wires {
                     return answer;
                 }
                 self.notice(instance).await;
-                self.world.chance.delay(100, 500).await;
+                self.world.rng.delay(100, 500).await;
             }
         };
         timeout(QUESTION, asked).await.map_err(|_| AgentError::Late(instance, QUESTION.as_secs()))
@@ -175,7 +175,7 @@ impl Wires {
 }
 
 #[async_trait]
-impl Agents for Wires {
+impl Agents for Network {
     fn state(&self, instance: InstanceId) -> watch::Receiver<AgentState> {
         let receiver = self.sender(instance).subscribe();
         self.hear(instance);
@@ -200,7 +200,7 @@ impl Agents for Wires {
                     return ended;
                 }
                 self.notice(instance).await;
-                self.world.chance.delay(10, 500).await;
+                self.world.rng.delay(10, 500).await;
             }
         };
         let tells = async {
@@ -229,7 +229,7 @@ impl Agents for Wires {
         let guest = self.reach(instance).await.ok_or_else(gone)?;
         let life = guest.life().ok_or_else(gone)?;
         let refused = |kind, message: String| AgentError::Refused { kind, message };
-        let admitted = life.keeper.admit(Lane::LifeCycle, request.fence);
+        let admitted = life.assignments.admit(Lane::LifeCycle, request.fence);
         if !admitted.map_err(|error| refused(v1::ErrorKind::Transient, error.to_string()))? {
             return Err(refused(v1::ErrorKind::Fenced, "fenced".to_owned()));
         }
@@ -237,10 +237,10 @@ impl Agents for Wires {
             let mut engine = guest.engine.lock().unwrap();
             engine.fence = engine.fence.max(request.fence);
         }
-        let assigned = life.keeper.assign(request.generation, request.specification.unwrap_or_default());
+        let assigned = life.assignments.assign(request.generation, request.specification.unwrap_or_default());
         assigned.map_err(|error| refused(v1::ErrorKind::Transient, error.to_string()))?;
         self.world.changed();
-        let in_force = life.keeper.assigned().borrow().generation;
+        let in_force = life.assignments.assigned().borrow().generation;
         self.answer(instance, in_force).await.ok_or_else(gone)
     }
 

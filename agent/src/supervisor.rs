@@ -30,10 +30,10 @@ use trove_strategy::{
     failpoint,
 };
 
+use crate::assignment::{Assigned, AssignmentStore, engine_settings};
 use crate::durable::Durable;
 use crate::engine_log::EngineLog;
 use crate::process::{Mark, Process, Signs};
-use crate::settings::{Assigned, Keeper, engine_settings};
 use crate::volume::Room;
 use starting::Starting;
 
@@ -71,12 +71,12 @@ enum Request {
 
 /// The way to the task. Cheap to clone.
 #[derive(Clone)]
-pub struct Driver {
+pub struct Supervisor {
     requests: mpsc::Sender<Request>,
     status: watch::Receiver<EngineStatus>,
 }
 
-impl Driver {
+impl Supervisor {
     /// What the engine is doing, and every change of it.
     pub fn status(&self) -> watch::Receiver<EngineStatus> {
         self.status.clone()
@@ -149,7 +149,7 @@ pub struct Parts {
     /// The agent's own files.
     pub files: Durable,
     /// The assignment.
-    pub keeper: Arc<Keeper>,
+    pub assignments: Arc<AssignmentStore>,
     /// Where the engine's output goes.
     pub log: Arc<EngineLog>,
     /// Bytes in use on the volume, as they are measured.
@@ -185,7 +185,7 @@ struct Owner {
 ///
 /// # Errors
 /// A file of the agent's cannot be read, or the process cannot be watched.
-pub async fn spawn(parts: Parts) -> Result<Driver> {
+pub async fn spawn(parts: Parts) -> Result<Supervisor> {
     let desired = parts.files.read_json::<bool>(DESIRED)?;
     // What it said is lost with a damaged file. It was begun, though: it runs, since one that a tenant needs and that is
     // down does more harm than one that was stopped and is up, which can be stopped again.
@@ -228,12 +228,12 @@ pub async fn spawn(parts: Parts) -> Result<Driver> {
         owner.restart_at = Some(Instant::now());
     }
     tokio::spawn(owner.run(inbox));
-    Ok(Driver { requests, status: watched })
+    Ok(Supervisor { requests, status: watched })
 }
 
 impl Owner {
     async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
-        let mut assigned = self.parts.keeper.assigned();
+        let mut assigned = self.parts.assignments.assigned();
         let mut used = self.parts.used.clone();
         let mut probe = tokio::time::interval(probe_interval(&assigned));
         probe.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -319,7 +319,7 @@ impl Owner {
 
     /// What the assignment in force says; `None` when it was lost.
     fn settings(&self) -> Result<Option<Settings>, EngineError> {
-        let assigned = self.parts.keeper.assigned();
+        let assigned = self.parts.assignments.assigned();
         let Assigned { generation, specification } = &*assigned.borrow();
         if *generation == 0 {
             return Ok(None);
@@ -342,7 +342,7 @@ impl Owner {
         if let Some(parameters) = datastore.parameters().filter(|_| !settings.parameters.is_empty()) {
             parameters.check(site, &settings.parameters).await?;
         }
-        let certificate = self.parts.keeper.assigned().borrow().specification.certificate.clone();
+        let certificate = self.parts.assignments.assigned().borrow().specification.certificate.clone();
         crate::certificate::write_certificate(site, certificate.as_ref()).await?;
         datastore.engine().configure(site, &settings).await
     }
@@ -443,7 +443,7 @@ impl Owner {
 
     /// Bytes that were ordered; 0 for an engine without a volume.
     fn volume_bytes(&self) -> u64 {
-        volume_bytes(&self.parts.keeper.assigned().borrow(), &self.parts.site)
+        volume_bytes(&self.parts.assignments.assigned().borrow(), &self.parts.site)
     }
 
     /// Compares the last measure of the volume with its size, and does what follows; again with the next measure where
