@@ -337,7 +337,11 @@ mod tests {
         }
         append(&log, "one line\n");
         let seen = RefCell::new(String::new());
-        log.read_on(|text| Ok(seen.borrow_mut().push_str(text))).unwrap();
+        log.read_on(|text| {
+            seen.borrow_mut().push_str(text);
+            Ok(())
+        })
+        .unwrap();
         assert!(seen.borrow().ends_with("one line\n"));
     }
 
