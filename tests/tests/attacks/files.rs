@@ -5,14 +5,18 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
-use trove_tests::{APP, Api, Engine, Failpoints, Stack, StackOptions, leftovers};
+use trove_tests::{APP, Api, Engine, Failpoints, Stack, StackOptions, leftovers, poll};
 
 use super::postgresql::has_root;
 
+const WAIT: Duration = Duration::from_secs(60);
 const SECRET: &str = "a secret of root's";
 
 /// A service, one instance in it, and a directory of root's with a file that nobody else may read.
@@ -70,9 +74,18 @@ impl Place {
         Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     }
 
+    /// Restarts the engine; where an earlier restart failed, the operator reboots the host.
     async fn restart(&self) -> Result<Value> {
-        let restarted = self.api.post(&format!("/instances/{}/action", self.id), &json!({"restart": {}})).await?;
-        ensure!(restarted.status == 202, "{restarted:?}");
+        let started = if self.api.instance(&self.id).await?["status"] == "ACTIVE" {
+            self.api.post(&format!("/instances/{}/action", self.id), &json!({"restart": {}})).await?
+        } else {
+            let admin = self.stack.login("trove-admin").await?;
+            let path = format!("/mgmt/instances/{}/action", self.id);
+            let reset = admin.post(&path, &json!({"reset-task-status": {}})).await?;
+            ensure!(reset.status == 202, "{reset:?}");
+            admin.post(&path, &json!({"reboot": {}})).await?
+        };
+        ensure!(started.status == 202, "{started:?}");
         Ok(self.api.await_operations(&self.id).await?[0].clone())
     }
 
@@ -180,4 +193,72 @@ async fn a_file_of_accounts_that_is_none_is_neither_followed_nor_waited_for() ->
     }
     ensure!(it.restart().await?["status"] == "done");
     it.assert_kept("attempts elsewhere").await
+}
+
+#[tokio::test]
+async fn a_data_directory_that_leads_elsewhere_is_not_worked_in() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root gives engines accounts of their own");
+        return Ok(());
+    }
+    let it = Place::new(Engine::PostgreSql, &Failpoints::default()).await?;
+    it.api.await_active(&it.id).await?;
+    let engine = leftovers::engines(&it.id);
+    // The agent removes them before each start.
+    for kind in ["a link", "a link to a directory", "a pipe", "a device"] {
+        let before = leftovers::engines(&it.id);
+        let lock = Path::new("/run/trove-rs").join(&it.id).join("s/.s.PGSQL.5432.lock");
+        for path in [it.data()?.join("postmaster.pid"), lock] {
+            fs::remove_file(&path)?;
+            plant(&it, kind, &path)?;
+        }
+        kill(Pid::from_raw(before[0]), Signal::SIGKILL)?;
+        let again = |now: &Vec<i32>| now.len() == 1 && *now != before;
+        poll("another engine", WAIT, async || Ok(leftovers::engines(&it.id)), again).await?;
+        it.api.await_active(&it.id).await?;
+        it.assert_kept(kind).await?;
+    }
+    ensure!(leftovers::engines(&it.id) != engine);
+    Engine::PostgreSql.write(&it.api.instance(&it.id).await?, "kept").await?;
+    let said = it.run(&format!("mv data mine; ln -s {} data; ls -l", it.roots.display()))?;
+    ensure!(said.contains(" -> "), "{said}");
+    it.restart_with("a link in place of the data", "data").await?;
+    it.run("rm data; mv mine data")?;
+    let ended = it.restart().await?;
+    ensure!(ended["status"] == "done", "{ended}");
+    ensure!(Engine::PostgreSql.read(&it.api.await_active(&it.id).await?).await? == ["kept"]);
+    it.run(&format!("mv data mine; ln -s {} data; ln -s {} mine/away", it.roots.display(), it.roots.display()))?;
+    ensure!(it.api.delete(&format!("/instances/{}", it.id)).await?.status == 202);
+    it.api.await_gone(&it.id).await?;
+    ensure!(!it.stack.host(&it.id).exists());
+    it.assert_kept("a deletion").await
+}
+
+#[tokio::test]
+async fn a_data_directory_that_leads_elsewhere_is_not_made() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root gives engines accounts of their own");
+        return Ok(());
+    }
+    for engine in Engine::ALL {
+        let agent = Some("agent.prepare.before_initialise=stop".to_owned());
+        let it = Place::new(engine, &Failpoints { controller: None, agent }).await?;
+        let is_stopped = |pid: &i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        let stopped = |agents: &Vec<i32>| agents.iter().any(is_stopped);
+        let agents = poll("an agent that stands", WAIT, async || Ok(leftovers::agents(&it.id)), stopped).await?;
+        let said = it.run(&format!("ln -s {} data; ls -l", it.roots.display()))?;
+        ensure!(said.contains(" -> "), "{said}");
+        kill(Pid::from_raw(agents[0]), Signal::SIGCONT)?;
+        let view = it.api.await_error(&it.id).await?;
+        let told = view["fault"]["message"].as_str().unwrap_or_default();
+        ensure!(told.contains("data") && told.contains("link"), "{engine:?}: {view}");
+        it.assert_kept("a link before it was made").await?;
+        ensure!(it.api.delete(&format!("/instances/{}", it.id)).await?.status == 202);
+        it.api.await_gone(&it.id).await?;
+        it.assert_kept("its deletion").await?;
+    }
+    Ok(())
 }
