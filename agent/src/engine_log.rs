@@ -24,6 +24,9 @@ const NAME: &str = "engine.log";
 /// The file is cut when it is greater, and this much of its end is kept.
 const PIECE: u64 = 8 << 20;
 const PIECES: u32 = 4;
+/// As much as is read of what was written between two looks, from its end: whoever has the engine's rights makes the file as
+/// long as he likes at once, without writing anything.
+const LOOKED_AT: u64 = 64 << 20;
 /// How much is in memory at once.
 const READ: usize = 1 << 20;
 /// The end of the log that is looked at for its last lines.
@@ -85,7 +88,7 @@ impl EngineLog {
     /// A start begins: what is written from now on is to be read.
     pub fn begin(&self) {
         let mut state = self.lock();
-        state.unread = Some(state.cut + length(&self.path()));
+        state.unread = Some(state.cut.saturating_add(length(&self.path())));
     }
 
     /// A start has ended.
@@ -93,7 +96,8 @@ impl EngineLog {
         self.lock().unread = None;
     }
 
-    /// Reads on what was written since [`EngineLog::begin`], in pieces of whole lines. Nothing once the start has ended.
+    /// Reads on what was written since [`EngineLog::begin`], in pieces of whole lines, at most 64 MiB. Nothing once the start has
+    /// ended. Blocks.
     ///
     /// # Errors
     /// The first of `check`.
@@ -101,8 +105,9 @@ impl EngineLog {
         let mut state = self.lock();
         let Some(unread) = state.unread else { return Ok(()) };
         let Ok(mut file) = open(File::options().read(true), &self.path()) else { return Ok(()) };
-        let mut at = unread.saturating_sub(state.cut);
-        let mut left = length(&self.path()).saturating_sub(at);
+        let length_now = length(&self.path());
+        let mut at = unread.saturating_sub(state.cut).max(length_now.saturating_sub(LOOKED_AT));
+        let mut left = length_now.saturating_sub(at);
         if file.seek(SeekFrom::Start(at)).is_err() {
             return Ok(());
         }
@@ -124,7 +129,7 @@ impl EngineLog {
             self.cut(&mut state);
             at = 0;
         }
-        state.unread = Some(state.cut + at);
+        state.unread = Some(state.cut.saturating_add(at));
         Ok(())
     }
 
@@ -157,7 +162,7 @@ impl EngineLog {
         }
         let written = length(&self.path());
         match open(File::options().write(true), &self.path()).and_then(|file| file.set_len(0)) {
-            Ok(()) => state.cut += written,
+            Ok(()) => state.cut = state.cut.saturating_add(written),
             Err(error) => warn!(%error, "the engine's log could not be cut"),
         }
     }
@@ -304,6 +309,40 @@ mod tests {
             assert_eq!(seen, (true, "it wrote nothing".to_owned(), true), "{nth}");
         }
         assert_eq!(std::fs::read_to_string(&secret).unwrap(), "a secret\n");
+    }
+
+    #[test]
+    fn a_log_that_is_made_long_is_read_at_its_end() {
+        let scratch = tempfile::tempdir().unwrap();
+        let log = EngineLog::new(scratch.path());
+        append(&log, "");
+        log.begin();
+        for round in 0..3 {
+            let file = File::options().write(true).open(log.path()).unwrap();
+            // As long as the file system lets it be.
+            let lengths = [i64::MAX as u64, (16 << 40) - (1 << 20), 1 << 40];
+            assert!(lengths.into_iter().any(|length| file.set_len(length).is_ok()));
+            let _ =
+                std::io::Write::write_all(&mut File::options().append(true).open(log.path()).unwrap(), b"the end\n");
+            let read = RefCell::new((0, String::new()));
+            log.read_on(|text| {
+                let mut read = read.borrow_mut();
+                *read = (read.0 + text.len() as u64, text.trim_start_matches('\0').to_owned());
+                Ok(())
+            })
+            .unwrap();
+            assert!(read.borrow().0 <= LOOKED_AT + READ as u64, "{}", read.borrow().0);
+            assert!(["", "the end\n"].contains(&read.borrow().1.as_str()), "{}", read.borrow().1);
+            assert_eq!(length(&log.path()), 0, "{round}");
+        }
+        append(&log, "one line\n");
+        let seen = RefCell::new(String::new());
+        log.read_on(|text| {
+            seen.borrow_mut().push_str(text);
+            Ok(())
+        })
+        .unwrap();
+        assert!(seen.borrow().ends_with("one line\n"));
     }
 
     #[test]

@@ -202,7 +202,11 @@ impl Owner {
             how = ended(&mut self.process) => return self.process_ended(&how).await,
             answer = engine.probe(&self.parts.site) => answer,
         };
-        let checked = self.parts.log.read_on(|text| self.parts.datastore.engine().check_start(text));
+        let (log, datastore) = (self.parts.log.clone(), self.parts.datastore.clone());
+        let read = move || log.read_on(|text| datastore.engine().check_start(text));
+        let checked = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
+            Err(EngineError::new(Kind::Transient, format!("the engine's log could not be read: {error}")))
+        });
         let may_repair = self.may_repair();
         let Some(starting) = &mut self.starting else { return };
         let answer = checked.and(answer);
