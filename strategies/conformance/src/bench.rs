@@ -11,8 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use trove_strategy::{
-    Account, Applied, Datastore, EngineError, File, FirstStart, Host, Owner, Places, RealHost, Settings, Site, Size,
-    StartMode, Trusted,
+    Account, Applied, Datastore, EngineError, File, FirstStart, Host, Kind, Owner, Places, RealHost, Settings, Site,
+    Size, StartMode, Trusted,
 };
 
 /// A datastore with a site of its own.
@@ -169,13 +169,15 @@ impl<'a> Bench<'a> {
     /// Waits until the engine answers.
     ///
     /// # Errors
-    /// It ended, or did not within a minute: with its output.
+    /// It ended, must not serve, or did not answer within a minute: with its output.
     pub async fn await_answer(&self, running: &mut Running) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             match self.datastore.engine().probe(&self.site).await {
                 Ok(_) => return self.datastore.engine().check_start(&self.log()).map_err(plain),
-                Err(error) if Instant::now() > end => bail!("no answer: {}\n{}", error.chain(), self.log()),
+                Err(error) if error.kind() == Kind::Fatal || Instant::now() > end => {
+                    bail!("no answer: {}\n{}", error.chain(), self.log())
+                }
                 Err(_) => {}
             }
             if let Some(status) = running.child.try_wait()? {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 use trove_conformance::Bench;
-use trove_strategy::{Datastore, Settings, StartMode};
+use trove_strategy::{Datastore, Directory, Kind, Settings, StartMode};
 
 use crate::{REDIS, login, make_user, plain};
 
@@ -191,5 +191,66 @@ async fn whatever_accounts_can_write_is_there_after_a_replay() -> Result<()> {
         ensure!(after == before, "round {round}: {lost:#?}");
         run(&mut login(&bench, "default", "Root-secret-1").await?, &["BGREWRITEAOF"]).await?;
     }
+    running.stop(&bench).await
+}
+
+/// What it logs while it is loaded is in the server's log at every start.
+const LOUD: &str = "#!lua name=loud
+redis.log(redis.LOG_WARNING, \"sending an error to its AOF-loading-client: '-NOPERM no'\")
+redis.register_function('loud', function() return 1 end)";
+
+/// Says the same, and fails when the server has just begun.
+const FAILING: &str = "#!lua name=failing
+redis.log(redis.LOG_WARNING, \"sending an error to its AOF-loading-client: '-NOPERM no'\")
+error('NOPERM no')";
+
+/// Commands as the log of writes has them.
+fn logged(commands: &[&[&str]]) -> String {
+    let word = |word: &&str| format!("${}\r\n{word}\r\n", word.len());
+    let command = |words: &&[&str]| format!("*{}\r\n{}", words.len(), words.iter().map(word).collect::<String>());
+    commands.iter().map(command).collect()
+}
+
+fn append(bench: &Bench<'_>, text: &str) -> Result<()> {
+    let directory = bench.site.path(&Directory::Data.join("data/appendonlydir"));
+    let mut files = std::fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let log = files.find(|path| path.to_string_lossy().ends_with(".incr.aof")).context("a log of writes")?;
+    let mut log = std::fs::File::options().append(true).open(log)?;
+    Ok(std::io::Write::write_all(&mut log, text.as_bytes())?)
+}
+
+#[tokio::test]
+async fn what_a_library_writes_into_the_servers_log_stops_no_start() -> Result<()> {
+    let bench = Bench::new(&REDIS).await?;
+    let mut running = bench.start().await?;
+    make_user(&bench, "app", "Secret-1").await?;
+    run(&mut login(&bench, "app", "Secret-1").await?, &["FUNCTION", "LOAD", LOUD]).await?;
+    running.kill()?;
+    append(&bench, &logged(&[&["SELECT", "0"], &["FUNCTION", "LOAD", FAILING]]))?;
+    running = bench.spawn(StartMode::Normal)?;
+    bench.await_answer(&mut running).await?;
+    ensure!(bench.log().matches("NOPERM").count() >= 3, "{}", bench.log());
+    // Neither does what is refused to tenants.
+    let mut app = login(&bench, "app", "Secret-1").await?;
+    ensure!(run(&mut app, &["ACL", "LIST"]).await.is_err());
+    REDIS.engine().probe(&bench.site).await.map_err(plain)?;
+    running.stop(&bench).await
+}
+
+#[tokio::test]
+async fn a_refusal_while_the_log_is_replayed_is_fatal() -> Result<()> {
+    let bench = Bench::new(&REDIS).await?;
+    let running = bench.start().await?;
+    running.kill()?;
+    append(&bench, &logged(&[&["SELECT", "0"], &["MULTI"], &["ACL", "LIST"], &["EXEC"]]))?;
+    let running = bench.spawn(StartMode::Normal)?;
+    let error = loop {
+        match REDIS.engine().probe(&bench.site).await {
+            Err(error) if error.kind() == Kind::Transient => {}
+            answer => break answer.err().context("it serves")?,
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    ensure!(error.kind() == Kind::Fatal && error.chain().contains("acl|list"), "{}", error.chain());
     running.stop(&bench).await
 }
