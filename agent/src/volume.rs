@@ -9,6 +9,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "the root of the volume is the agent's; below it goes a handle")]
 
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use trove_strategy::beneath::Dir;
+use trove_strategy::beneath::{Dir, Measure};
 
 use crate::engine_log::EngineLog;
 
@@ -71,21 +72,36 @@ impl Room {
     }
 }
 
-/// Bytes that everything below the directory takes on the disk. The engine's account changes what is below it.
-fn used_bytes(directory: &Path) -> u64 {
+/// What everything below the directory takes on the disk. The engine's account changes what is below it.
+fn below(directory: &Path) -> io::Result<Measure> {
     let own = nix::unistd::geteuid().as_raw();
-    Dir::open(directory, &[own]).and_then(|volume| volume.used_bytes()).unwrap_or_default()
+    match Dir::open(directory, &[own]).and_then(|volume| volume.measure()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Measure { bytes: 0, is_whole: true }),
+        measured => measured,
+    }
 }
 
 /// The volume's use, and the engine's log; for a volume that is a file system of its own, the file system is asked.
-fn measure(directory: &Path, log: &EngineLog) -> u64 {
+fn measure(directory: &Path, log: &EngineLog) -> io::Result<Measure> {
     let device = |path: &Path| std::fs::metadata(path).map(|facts| facts.dev()).ok();
     let own = directory.parent().is_some_and(|parent| device(parent) != device(directory));
     let used = match nix::sys::statvfs::statvfs(directory) {
-        Ok(facts) if own => (facts.blocks() - facts.blocks_free()) * facts.fragment_size(),
-        _ => used_bytes(directory),
+        Ok(facts) if own => {
+            Measure { bytes: (facts.blocks() - facts.blocks_free()) * facts.fragment_size(), is_whole: true }
+        }
+        _ => below(directory)?,
     };
-    used + log.used_bytes()
+    Ok(Measure { bytes: used.bytes + log.used_bytes(), ..used })
+}
+
+/// What counts after this measure, which may have failed; `last` is the last that was whole. What was not found may be there.
+fn counted(measured: io::Result<Measure>, last: &mut Option<u64>) -> Option<u64> {
+    match measured {
+        Ok(Measure { bytes, is_whole: true }) => *last = Some(bytes),
+        Ok(Measure { bytes, .. }) => return Some(last.map_or(bytes, |last| last.max(bytes))),
+        Err(error) => tracing::warn!("the volume cannot be measured: {error}"),
+    }
+    *last
 }
 
 /// Measures it for as long as somebody listens: more often when it is nearly full, less often when that takes long. `size`
@@ -97,11 +113,12 @@ pub fn watch(
 ) -> watch::Receiver<Option<u64>> {
     let (sender, receiver) = watch::channel(None);
     tokio::spawn(async move {
+        let mut last = None;
         loop {
             let begun = Instant::now();
             let (directory, log) = (directory.clone(), log.clone());
-            // A measure that fails to end is none.
-            let used = tokio::task::spawn_blocking(move || measure(&directory, &log)).await.ok();
+            let measured = tokio::task::spawn_blocking(move || measure(&directory, &log)).await;
+            let used = counted(measured.map_err(io::Error::other).and_then(|measured| measured), &mut last);
             if used.is_some() && sender.send(used).is_err() {
                 return;
             }
@@ -116,6 +133,16 @@ pub fn watch(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_found_counts_until_it_is_seen_to_be_gone() {
+        let mut last = None;
+        let mut measured = |bytes, is_whole| counted(Ok(Measure { bytes, is_whole }), &mut last);
+        assert_eq!([measured(3, false), measured(9, true), measured(5, false)], [Some(3), Some(9), Some(9)]);
+        assert_eq!([measured(12, false), measured(5, false), measured(2, true)], [Some(12), Some(9), Some(2)]);
+        assert_eq!(counted(Err(io::Error::other("no descriptor is left")), &mut last), Some(2));
+        assert_eq!(counted(Err(io::Error::other("no descriptor is left")), &mut None), None);
+    }
 
     #[test]
     fn a_volume_is_full_and_over_full_and_has_room_again() {

@@ -28,6 +28,8 @@ mod measure;
 #[cfg(test)]
 mod tests;
 
+pub use measure::Measure;
+
 /// Names that are read of a directory at once: a tenant can make more of them than there is memory.
 const BATCH: usize = 1024;
 /// A tree that has not gone by then grows as fast as it is removed.

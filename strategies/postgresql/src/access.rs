@@ -28,7 +28,7 @@ pub(crate) async fn ensure_group(home: &Session, place: &Place) -> Result<String
 /// The number of a role without login, which is made when it is not there.
 pub(crate) async fn ensure_role(home: &Session, group: &str, database: &str) -> Result<String, EngineError> {
     let attempt = format!("make the role for access to {database:?}");
-    let known = format!("select oid from pg_roles where rolname = '{group}'");
+    let known = format!("select oid from pg_authid where rolname = '{group}'");
     if let Some(oid) = home.rows(&attempt, &known).await?.concat().pop() {
         return Ok(oid);
     }
@@ -194,7 +194,7 @@ fn kept_elsewhere(site: &Site, user: &str, database: &str) -> String {
 /// Ends the sessions for which the condition holds.
 pub(crate) async fn cut_sessions(home: &Session, condition: &str) -> Result<(), EngineError> {
     let sql = format!(
-        "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and ({condition})"
+        "select pg_terminate_backend(pid) from pg_stat_get_activity(null) where pid <> pg_backend_pid() and ({condition})"
     );
     home.rows("cut sessions", &sql).await?;
     Ok(())

@@ -55,7 +55,7 @@ fn decoded(hex: &str) -> String {
 pub(crate) async fn places(home: &Session) -> Result<Vec<Place>, EngineError> {
     let sql = "select d.oid, encode(namesend(d.datname), 'hex'), d.datallowconn, d.datistemplate, \
                coalesce(encode(namesend(o.rolname), 'hex'), ''), d.datdba, pg_encoding_to_char(d.encoding), d.datcollate \
-               from pg_database d left join pg_roles o on o.oid = d.datdba order by d.datname collate \"C\"";
+               from pg_database d left join pg_authid o on o.oid = d.datdba order by d.datname collate \"C\"";
     let place = |row: Vec<String>| {
         let [oid, name, open, template, owner, owner_oid, encoding, collation] = <[String; 8]>::try_from(row).ok()?;
         let (name, owner) = (decoded(&name), decoded(&owner));

@@ -116,6 +116,11 @@ impl Session {
         }
     }
 
+    /// Whether [`each`] had anything to run in this session.
+    pub(crate) async fn found(&self, attempt: &str) -> Result<bool, EngineError> {
+        self.any(attempt, "select 1 where current_setting('trove.found', true) = 'yes'").await
+    }
+
     /// Whether a statement has a row.
     pub(crate) async fn any(&self, attempt: &str, sql: &str) -> Result<bool, EngineError> {
         Ok(!self.rows(attempt, sql).await?.is_empty())
@@ -161,10 +166,11 @@ fn explained(attempt: &str, error: tokio_postgres::Error) -> EngineError {
     EngineError::new(kind, format!("{attempt}: {}{detail}", said.message()))
 }
 
-/// A part of a block of [`Session::work`]: runs each text that a query answers. The server quotes the names in it (`%I`),
+/// A part of a block of [`Session::work`]: runs each text that a query answers, and remembers for [`Session::found`] that
+/// there was one. The server quotes the names in it (`%I`),
 /// as the database that the session is in has them, whatever its encoding.
 pub(crate) fn each(query: &str) -> String {
-    format!("for step in {query} loop execute step; end loop;\n")
+    format!("for step in {query} loop execute step; perform set_config('trove.found', 'yes', false); end loop;\n")
 }
 
 /// A name in SQL. Manual, 4.1.1: double quotes, doubled inside.

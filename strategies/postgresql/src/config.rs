@@ -74,6 +74,8 @@ pub(crate) fn owned(site: &Site) -> Vec<String> {
         // Who has not logged in holds one of few connections.
         ("authentication_timeout", "15s"),
         ("restart_after_crash", "on"),
+        // One that is prepared keeps its locks and what it will give, across restarts and after root is disabled.
+        ("max_prepared_transactions", "0"),
         // Files in the data directory go with it; segments in /dev/shm outlive a server that is killed.
         ("dynamic_shared_memory_type", "mmap"),
         ("shared_memory_type", "mmap"),

@@ -54,7 +54,7 @@ impl Databases for Postgresql {
         let attempt = format!("delete the database {name:?}");
         let home = catalog::home(site).await?;
         let Some(place) = catalog::place(&home, name).await? else { return Ok(()) };
-        let groups = format!("select oid from pg_roles where rolname = {}", sql_literal(&place.group()));
+        let groups = format!("select oid from pg_authid where rolname = {}", sql_literal(&place.group()));
         let group = home.rows(&attempt, &groups).await?.concat().pop();
         if let Some(group) = &group {
             clear_elsewhere(site, &home, &attempt, &place, group).await?;

@@ -96,11 +96,13 @@ impl Engine for Postgresql {
     async fn probe(&self, site: &Site) -> Result<Health, EngineError> {
         let ask = async {
             let home = Session::open(site, HOME).await?;
-            let sql = "select (select oid = 10 and rolsuper from pg_roles where rolname = session_user), \
-                       pg_is_in_recovery(), current_setting('server_version'), \
-                       case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end, \
-                       case when pg_is_in_recovery() and pg_last_wal_receive_lsn() <> pg_last_wal_replay_lsn() \
-                       then extract(epoch from now() - pg_last_xact_replay_timestamp()) end";
+            // No view: a superuser of a tenant's can replace one of the server's, and functions in it would run with the
+            // rights of this session.
+            let sql = "select (select oid = 10 and rolsuper from pg_catalog.pg_authid where rolname = session_user), \
+                       pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('server_version'), \
+                       case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_lsn() end, \
+                       case when pg_catalog.pg_is_in_recovery() and pg_catalog.pg_last_wal_receive_lsn() <> pg_catalog.pg_last_wal_replay_lsn() \
+                       then extract(epoch from now() - pg_catalog.pg_last_xact_replay_timestamp()) end";
             home.rows("probe", sql).await
         };
         let late = || EngineError::new(Kind::Transient, "probe: no answer within 2 s");
@@ -131,7 +133,7 @@ impl Engine for Postgresql {
             "deadlocks_total",
             "database_bytes",
         ];
-        let sql = "select (select count(*) from pg_stat_activity where backend_type = 'client backend'), \
+        let sql = "select (select count(*) from pg_stat_get_activity(null) where backend_type = 'client backend'), \
                    current_setting('max_connections'), sum(xact_commit), sum(xact_rollback), sum(blks_read), \
                    sum(blks_hit), sum(tup_returned), sum(deadlocks), sum(pg_database_size(datid)) \
                    from pg_stat_database where datid <> 0";

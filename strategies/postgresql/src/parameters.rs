@@ -41,6 +41,7 @@ const OWNED: &[&str] = &[
     "log_file_mode",
     "log_filename",
     "logging_collector",
+    "max_prepared_transactions",
     "password_encryption",
     "port",
     "post_auth_delay",

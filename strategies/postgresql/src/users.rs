@@ -16,7 +16,7 @@ const ANY_HOST: &str = "%";
 async fn listed(site: &Site) -> Result<Vec<User>, EngineError> {
     let home = catalog::home(site).await?;
     let places = catalog::places(&home).await?;
-    let sql = "select m.member, g.rolname from pg_auth_members m join pg_roles g on g.oid = m.roleid \
+    let sql = "select m.member, g.rolname from pg_auth_members m join pg_authid g on g.oid = m.roleid \
                where g.rolname like 'trove\\_access\\_%'";
     let memberships = home.rows("list accounts", sql).await?;
     let entered = |account: &Account| -> Vec<String> {

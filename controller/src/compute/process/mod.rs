@@ -7,6 +7,7 @@
 mod accounts;
 mod address;
 mod cgroup;
+mod diag;
 mod fence;
 mod filter;
 mod groups;

@@ -2,7 +2,8 @@
 //!
 //! What listens is seen in the kernel's tables, which costs little and is looked at all the time. Where an address is taken and
 //! nothing is seen to listen there, and to find out which processes have a socket, the sockets of all that runs as an
-//! instance's account are taken over (`pidfd_getfd`) and asked for their address.
+//! instance's account are taken over (`pidfd_getfd`) and asked for their address. Where no process is found so, the kernel is
+//! asked whose socket it is ([`diag`]), and all that runs as that account is ended.
 
 #![allow(clippy::disallowed_methods, reason = "/proc")]
 
@@ -16,6 +17,7 @@ use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt}
 use rustix::process::Signal;
 
 use super::cgroup::Part;
+use super::diag;
 use super::host::Place;
 use super::kill::strike;
 use super::system::{self, ProcessId, if_there};
@@ -46,6 +48,7 @@ pub(super) async fn end(place: &Place, tenants: &[Tenant]) -> io::Result<Vec<Squ
         }
         for tenant in tenants.iter().filter(|tenant| suspects.contains(&tenant.uid)) {
             let holders = holders(tenant, tenants)?;
+            let has_it = holders.is_empty() && has_anothers(tenant, tenants);
             let listens =
                 listeners()?.iter().any(|it| it.uid == tenant.uid && is_anothers(it.at, true, tenant, tenants));
             for process in &holders {
@@ -62,7 +65,8 @@ pub(super) async fn end(place: &Place, tenants: &[Tenant]) -> io::Result<Vec<Squ
                 }
             }
             // One that starts itself again and again, or whose socket no process has in its table (it is on its way between two).
-            if listens && (round == ROUNDS || holders.is_empty()) {
+            // Nor has one whose only thread with that table is not its first.
+            if has_it || listens && (round == ROUNDS || holders.is_empty()) {
                 tracing::warn!(
                     instance_id = %tenant.instance,
                     "this instance does not leave another's address: all that runs as its account is ended"
@@ -123,6 +127,18 @@ fn plain(at: SocketAddr) -> Ipv4Addr {
         IpAddr::V4(address) => address,
         IpAddr::V6(address) if address.is_unspecified() => Ipv4Addr::UNSPECIFIED,
         IpAddr::V6(address) => address.to_ipv4_mapped().unwrap_or(Ipv4Addr::LOCALHOST),
+    }
+}
+
+/// Whether the kernel has a socket of this account where another's engine is to be, whoever has it in his table.
+fn has_anothers(tenant: &Tenant, tenants: &[Tenant]) -> bool {
+    match diag::sockets() {
+        Ok(all) => all.into_iter().any(|(at, uid)| uid == tenant.uid && is_anothers(at, false, tenant, tenants)),
+        // A kernel may be built without it; what listens is seen all the same.
+        Err(error) => {
+            tracing::warn!("sockets that are only bound are not seen: ask the kernel (sock_diag): {error}");
+            false
+        }
     }
 }
 

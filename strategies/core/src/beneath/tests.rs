@@ -273,6 +273,36 @@ fn wide_trees_go_and_names_of_one_file_count_once() {
 }
 
 #[test]
+fn directories_that_are_moved_meanwhile_hide_nothing() {
+    let place = Place::new();
+    let below = place.below();
+    for n in 0..20 {
+        fs::create_dir_all(below.join(format!("moved/{n}/in/in"))).unwrap();
+    }
+    fs::create_dir(below.join("other")).unwrap();
+    fs::write(below.join("file"), vec![1; 1 << 20]).unwrap();
+    fs::write(below.join("moved/file"), vec![1; 1 << 20]).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for n in 0..20 {
+                    let (from, to) = (below.join(format!("moved/{n}/in")), below.join(format!("other/{n}")));
+                    fs::rename(&from, &to).unwrap();
+                    fs::rename(&to, &from).unwrap();
+                }
+            }
+        });
+        let measures: Vec<_> = (0..200).map(|_| place.dir.measure()).collect();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for measure in measures {
+            let measure = measure.unwrap();
+            assert!(measure.is_whole && measure.bytes >= 2 << 20, "{measure:?}");
+        }
+    });
+}
+
+#[test]
 fn paths_have_plain_names_only() {
     let place = Place::new();
     let absolute = place.outside().join("secret");
