@@ -162,8 +162,7 @@ pub trait Compute: Send + Sync {
     /// [`Compute::ensure_host`]; a host that is not there counts as stopped.
     async fn stop_host(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError>;
     /// Ends every process of the host and removes it with its volume, sockets, shared memory and cgroup, and gives its
-    /// account back last; a host that is
-    /// not there counts as deleted.
+    /// account back last; a host that is not there counts as deleted.
     async fn delete_host(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError>;
     /// What there is.
     async fn describe(&self, instance: InstanceId) -> std::result::Result<HostState, ComputeError>;
