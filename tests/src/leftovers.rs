@@ -29,13 +29,22 @@ pub fn processes(instance: &str) -> Vec<i32> {
     found
 }
 
+/// The program that a process runs; nothing when it is gone.
+fn program(pid: i32) -> PathBuf {
+    std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default()
+}
+
+/// The program of a process's parent. A child that has not become another program yet still looks like its parent, and
+/// is told from it by this.
+fn program_of_parent(pid: i32) -> PathBuf {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+    parent.map(program).unwrap_or_default()
+}
+
 /// Server processes of the engine itself: those that listen for tenants, one an instance.
 pub fn engines(instance: &str) -> Vec<i32> {
     let is_engine = |pid: &i32| {
-        let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-        let parent = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let parent = parent.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1).map(str::to_owned));
-        let parent_exe = std::fs::read_link(format!("/proc/{}/exe", parent.unwrap_or_default())).unwrap_or_default();
         // An agent that starts asks the same program for its version.
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let serves = |word: &[u8]| word == b"-D" || word.ends_with(b"/engine.conf");
@@ -43,16 +52,15 @@ pub fn engines(instance: &str) -> Vec<i32> {
         // The server of Debian's redis is its checker under another name.
         let programs = ["bin/postgres", "bin/redis-check-rdb", "bin/redis-server"];
         let is_one = |path: &Path| programs.iter().any(|program| path.ends_with(program));
-        serves && is_one(&exe) && !is_one(&parent_exe)
+        serves && is_one(&program(*pid)) && !is_one(&program_of_parent(*pid))
     };
     processes(instance).into_iter().filter(is_engine).collect()
 }
 
 /// Agents of an instance.
 pub fn agents(instance: &str) -> Vec<i32> {
-    let is_agent = |pid: &i32| {
-        std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default().to_string_lossy().contains("trove-agent")
-    };
+    let is_one = |path: &Path| path.to_string_lossy().contains("trove-agent");
+    let is_agent = |pid: &i32| is_one(&program(*pid)) && !is_one(&program_of_parent(*pid));
     processes(instance).into_iter().filter(is_agent).collect()
 }
 
