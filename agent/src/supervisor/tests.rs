@@ -13,7 +13,7 @@ use trove_strategy::{
 
 use super::*;
 use crate::bounded::Bounded;
-use crate::jobs::Jobs;
+use crate::jobs::{JobQueue as _, Jobs};
 use crate::journal::Journal;
 use crate::process::Mark;
 use crate::work::EngineWork;

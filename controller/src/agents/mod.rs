@@ -13,7 +13,7 @@ mod enrolment;
 pub mod hub;
 pub mod listener;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls;
 
 /// What an agent last said, as this controller heard it.

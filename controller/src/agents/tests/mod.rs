@@ -5,6 +5,7 @@ mod enrolment;
 mod fake;
 mod links;
 mod network;
+pub(crate) mod no_engine;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
