@@ -14,6 +14,7 @@ use crate::ids::{InstanceId, ProjectId};
 pub use crate::model::{Access, Fault, Flavor, Instance, Nic};
 use crate::operations::{Lane, delete_instance, restart_instance};
 use crate::state::{HostState, Service, Task};
+pub use crate::store::instances::Deleted;
 use crate::store::instances::Filter;
 
 /// Per cent of a volume above which its agent stops the engine.
@@ -174,7 +175,7 @@ impl App {
     pub async fn list_all_instances(
         &self,
         project: Option<&ProjectId>,
-        deleted: Option<bool>,
+        deleted: Deleted,
         offset: u64,
         limit: u32,
     ) -> Result<Vec<Instance>> {

@@ -259,6 +259,17 @@ pub(crate) struct FakeCompute {
     /// Holds the next request for a host back, as a network or a controller's stall does, until the second is notified; the
     /// first says that there is one.
     pub(crate) late: Mutex<Option<(Arc<Notify>, Arc<Notify>)>>,
+    /// The same for the answer to the next request for a host, which has taken effect by then.
+    pub(crate) late_answer: Mutex<Option<(Arc<Notify>, Arc<Notify>)>>,
+}
+
+/// Waits where the test has put a hold, once.
+async fn hold(late: &Mutex<Option<(Arc<Notify>, Arc<Notify>)>>) {
+    let late = late.lock().unwrap().take();
+    if let Some((there, go_on)) = late {
+        there.notify_one();
+        go_on.notified().await;
+    }
 }
 
 impl FakeCompute {
@@ -295,11 +306,7 @@ impl Compute for FakeCompute {
     }
 
     async fn ensure_host(&self, spec: &HostSpec) -> Result<Placement, ComputeError> {
-        let late = self.late.lock().unwrap().take();
-        if let Some((there, go_on)) = late {
-            there.notify_one();
-            go_on.notified().await;
-        }
+        hold(&self.late).await;
         self.scripted("ensure_host")?;
         self.admit(spec.instance, spec.fence)?;
         self.specs.lock().unwrap().push(spec.clone());
@@ -312,6 +319,7 @@ impl Compute for FakeCompute {
         // As a cloud's driver does, which finds its server again by what it said before.
         let driver_state = serde_json::json!({"server": spec.instance});
         assert!(spec.driver_state.is_null() || spec.driver_state == driver_state, "{:?}", spec.driver_state);
+        hold(&self.late_answer).await;
         Ok(Placement { addresses: vec![spec.network.address], driver_state })
     }
 
@@ -408,6 +416,7 @@ impl Stage {
             dead: AtomicBool::default(),
             fences: Mutex::default(),
             late: Mutex::default(),
+            late_answer: Mutex::default(),
         });
         let context = RunnerContext {
             store: fixture.store.clone(),

@@ -51,7 +51,7 @@ impl RunnerContext {
         let facts = self.facts(instance).await?;
         let engine_uid = match facts.engine_uid {
             Some(uid) => Some(uid),
-            None => self.reserve_account(instance).await?,
+            None => self.reserve_account(instance, fence).await?,
         };
         let enrolled = self.agents.state(instance).borrow().connected;
         let token = if enrolled {
@@ -89,20 +89,24 @@ impl RunnerContext {
             return Err(StepError::Fatal(text));
         }
         if placement.driver_state != spec.driver_state {
-            self.store.set_driver_state(instance, &placement.driver_state).await?;
+            let mut tx = self.store.begin().await?;
+            if !self.store.set_driver_state(&mut tx, instance, fence, &placement.driver_state).await? {
+                return Err(StepError::Fenced);
+            }
+            tx.commit().await.map_err(uncommitted)?;
         }
         Ok(())
     }
 
     /// Has the driver reserve an account for the engine, and stores it before it is used.
-    async fn reserve_account(&self, instance: InstanceId) -> Result<Option<u32>, StepError> {
+    async fn reserve_account(&self, instance: InstanceId, fence: u64) -> Result<Option<u32>, StepError> {
         let taken = self.store.engine_uids().await?;
         let Some(uid) = self.compute.reserve_account(instance, &taken).await? else { return Ok(None) };
         let mut tx = self.store.begin().await?;
-        if !self.store.set_engine_uid(&mut tx, instance, uid).await? {
+        if !self.store.set_engine_uid(&mut tx, instance, fence, uid).await? {
             return Err(StepError::RetrySameKey(format!("the account {uid} was taken by another meanwhile")));
         }
-        tx.commit().await.map_err(|error| StepError::RetrySameKey(format!("the store did not commit: {error}")))?;
+        tx.commit().await.map_err(uncommitted)?;
         Ok(Some(uid))
     }
 }
@@ -136,6 +140,10 @@ impl Work {
     /// # Errors
     /// The store failed: to be tried again under the same key.
     pub async fn commit(&self, tx: Transaction) -> StepResult {
-        tx.commit().await.map_err(|error| StepError::RetrySameKey(format!("the store did not commit: {error}")))
+        tx.commit().await.map_err(uncommitted)
     }
+}
+
+fn uncommitted(error: sqlx::Error) -> StepError {
+    StepError::RetrySameKey(format!("the store did not commit: {error}"))
 }

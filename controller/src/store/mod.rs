@@ -92,6 +92,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (13, "engine_uids", include_str!("migrations/0013_engine_uids.sql")),
     (14, "targets", include_str!("migrations/0014_targets.sql")),
     (15, "driver_state", include_str!("migrations/0015_driver_state.sql")),
+    (16, "host_fence", include_str!("migrations/0016_host_fence.sql")),
 ];
 
 fn migrator() -> Migrator {

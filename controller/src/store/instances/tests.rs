@@ -1,7 +1,11 @@
 use super::*;
-use crate::model::Artifact;
-use crate::model::Resource;
+use std::net::IpAddr;
+
+use trove_strategy::Size;
+
+use crate::model::{Access, Artifact, Nic, Resource};
 use crate::store::harness::{Fixture, fixture};
+use crate::store::quota::Amounts;
 use crate::store::sql::query;
 
 fn unlimited(_: Resource) -> i64 {
@@ -173,11 +177,11 @@ async fn the_management_list_filters_and_starts_at_an_offset() {
         let found = fixture.store.list_all_instances(Filter { project, deleted }, offset, 10).await.unwrap();
         found.iter().map(|instance| instance.id).collect::<Vec<_>>()
     };
-    assert_eq!(list(None, None, 0).await, [old, other, new], "last change first");
-    assert_eq!(list(None, None, 1).await, [other, new]);
-    assert_eq!(list(None, Some(false), 0).await, [other, new]);
-    assert_eq!(list(None, Some(true), 0).await, [old]);
-    assert_eq!(list(Some(&project("demo")), Some(false), 0).await, [new]);
+    assert_eq!(list(None, Deleted::Included, 0).await, [old, other, new], "last change first");
+    assert_eq!(list(None, Deleted::Included, 1).await, [other, new]);
+    assert_eq!(list(None, Deleted::Excluded, 0).await, [other, new]);
+    assert_eq!(list(None, Deleted::Only, 0).await, [old]);
+    assert_eq!(list(Some(&project("demo")), Deleted::Excluded, 0).await, [new]);
 }
 
 #[tokio::test]
