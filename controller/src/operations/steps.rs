@@ -117,7 +117,8 @@ impl<S, T> Steps<S, T> {
         self
     }
 
-    /// What the targets share once the step before is done on all of them.
+    /// What the targets share once the step before is done on all of them. No operation of today has more than one target, so
+    /// only the tests' operation over three instances joins; `cfg(test)` goes with the first operation that does.
     #[cfg(test)]
     pub fn join(mut self, join: Join<S, T>) -> Self {
         if let Some(step) = self.0.last_mut() {
