@@ -153,11 +153,11 @@ impl NewOperation {
 }
 
 /// What is known of a target, without its type.
-pub(super) type Own = (InstanceId, Value);
+pub(crate) type Own = (InstanceId, Value);
 
 /// An operation as the runner sees it: without its types.
 #[async_trait]
-pub(super) trait Registered: Send + Sync {
+pub(crate) trait Registered: Send + Sync {
     /// Its name in the store.
     fn kind(&self) -> &'static str;
     /// Its version.

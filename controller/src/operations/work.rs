@@ -64,12 +64,10 @@ impl RunnerContext {
             instance,
             fence,
             size: facts.size,
+            requirements: facts.requirements,
             network: Network {
                 address: facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?,
                 port: facts.port,
-                nics: facts.nics,
-                access: facts.access,
-                availability_zone: facts.availability_zone,
             },
             bootstrap: Bootstrap {
                 generation: facts.generation,

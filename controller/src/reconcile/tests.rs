@@ -7,12 +7,12 @@ use crate::compute::{Compute as _, ComputeError};
 use crate::config::Config;
 use crate::ids::InstanceId;
 use crate::model::EngineCertificate;
-use crate::operations::harness::Stage;
 use crate::operations::steps::StepError;
 use crate::operations::{delete_instance, reboot_instance, restart_instance};
 use crate::state::{HostState, Service, Task};
 use crate::store::agents::{AgentRow, ReportSequence};
 use crate::store::assignments::Specification;
+use crate::testing::operations::Stage;
 
 /// Stores that this generation is in force, as the hub does when an agent says so.
 async fn in_force(stage: &Stage, generation: u64) {

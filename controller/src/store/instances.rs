@@ -22,13 +22,15 @@ mod sizes;
 mod writes;
 
 pub use placement::HostFacts;
-use rows::{access, address, column, damaged, failed, json, maybe_text, narrow, parsed, tagged, time, unsigned};
+use rows::{
+    access, address, column, damaged, failed, json, locality, maybe_text, narrow, parsed, tagged, time, unsigned,
+};
 pub use writes::NewRow;
 
 /// Columns and joins of an [`Instance`] at the time `$1`; `service` is `new` until an agent said otherwise, `heard` is when
 /// the last controller lost its agent, and the greatest number while one hears it.
 const SELECT: &str = "select i.id, i.project_id, i.name, i.flavor_id, i.flavor_name, i.ram_mib, i.vcpus, i.volume_gib, i.version_id, i.region, i.address, i.port, \
-     i.access, i.nics, i.task, i.host, i.fault_message, i.fault_details, i.fault_created, i.root_enabled_at, i.root_enabled_by, i.created, i.updated, i.deleted, \
+     i.access, i.nics, i.locality, i.task, i.host, i.fault_message, i.fault_details, i.fault_created, i.root_enabled_at, i.root_enabled_by, i.created, i.updated, i.deleted, \
      a.service, a.service_detail, a.service_updated, a.volume_used_bytes, \
      v.name as version_name, v.number as version_number, d.id as datastore_id, d.name as datastore_name, \
      (select max(case when l.lost_at is null and c.seen_until > $1 then 9223372036854775807 \
@@ -199,6 +201,7 @@ fn instance(row: &Row, now: i64) -> Result<Instance> {
         port: narrow(row, "port")?,
         access: access(row)?,
         nics: json(row, "nics")?,
+        locality: locality(row)?,
         task: tagged(row, "task", Task::from_tag)?,
         service: service(row)?,
         service_detail: maybe_text(row, "service_detail")?.unwrap_or_default().to_owned(),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::app::harness::{World, admin, caller, code, database, order, world};
+use crate::testing::app::{World, admin, caller, code, database, order, world};
 
 async fn shown(world: &World, id: InstanceId) -> Instance {
     world.app.get_any_instance(id, true).await.unwrap()

@@ -4,10 +4,10 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::compute::{Compute as _, ComputeError};
-use crate::operations::harness::{QUICK, Stage, failed_anywhere, killed_anywhere};
 use crate::operations::timing::Timing;
 use crate::operations::{RunnerContext, registry};
 use crate::state::Service;
+use crate::testing::operations::{QUICK, Stage, failed_anywhere, killed_anywhere};
 
 /// As the use case does: the row has the new flavor already.
 async fn make() -> (Stage, NewOperation) {

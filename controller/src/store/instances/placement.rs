@@ -9,10 +9,10 @@ use std::path::PathBuf;
 
 use trove_strategy::{Manifest, Size};
 
-use super::rows::{access, address, column, damaged, failed, json, maybe_text, narrow, signed, unsigned};
+use super::rows::{access, address, column, damaged, failed, json, locality, maybe_text, narrow, signed, unsigned};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId};
-use crate::model::{Access, Artifact, Nic};
+use crate::model::{Artifact, Requirements};
 use crate::store::Store;
 use crate::store::sql::{Connection, Row, query};
 
@@ -31,12 +31,8 @@ pub struct HostFacts {
     pub artifact: Artifact,
     /// What was ordered.
     pub size: Size,
-    /// The network interface that was ordered.
-    pub nics: Vec<Nic>,
-    /// From where it may be reached.
-    pub access: Option<Access>,
-    /// The zone that was ordered.
-    pub availability_zone: Option<String>,
+    /// What was ordered of the host.
+    pub requirements: Requirements,
     /// What the driver remembers of the host; null before it is made.
     pub driver_state: serde_json::Value,
     /// Where the engine listens, once it was chosen.
@@ -55,7 +51,7 @@ impl Store {
     pub async fn host_facts(&self, id: InstanceId) -> Result<Option<HostFacts>> {
         let row = query(
             "select i.project_id, i.generation, i.ram_mib, i.vcpus, i.volume_gib, i.address, i.port, i.engine_uid, \
-             i.nics, i.access, i.availability_zone, i.driver_state, v.agent_program, v.manifest, d.name as datastore_name from instance i \
+             i.nics, i.access, i.availability_zone, i.volume_type, i.locality, i.driver_state, v.agent_program, v.manifest, d.name as datastore_name from instance i \
              join datastore_version v on v.id = i.version_id join datastore d on d.id = v.datastore_id \
              where i.id = $1 and i.deleted is null",
         )
@@ -194,9 +190,13 @@ fn host_facts(row: &Row, id: InstanceId) -> Result<HostFacts> {
         address: address(row)?,
         port: narrow(row, "port")?,
         engine_uid: maybe_uid(row)?,
-        nics: json(row, "nics")?,
-        access: access(row)?,
-        availability_zone: column(row, "availability_zone")?,
+        requirements: Requirements {
+            nics: json(row, "nics")?,
+            access: access(row)?,
+            availability_zone: column(row, "availability_zone")?,
+            volume_type: column(row, "volume_type")?,
+            locality: locality(row)?,
+        },
         driver_state: maybe_text(row, "driver_state")?
             .map_or(Ok(serde_json::Value::Null), serde_json::from_str)
             .map_err(|error| Error::internal("read the column driver_state", error))?,

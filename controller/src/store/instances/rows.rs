@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
-use crate::model::Access;
+use crate::model::{Access, Locality};
 use crate::store::from_micros;
 use crate::store::sql::{Column, Row};
 
@@ -73,4 +73,9 @@ pub(super) fn access(row: &Row) -> Result<Option<Access>> {
 /// Sizes are bounded far below this by the checks of an order.
 pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+pub(super) fn locality(row: &Row) -> Result<Option<Locality>> {
+    let tag = maybe_text(row, "locality")?;
+    tag.map(|tag| Locality::from_tag(tag).ok_or_else(|| damaged("locality", tag))).transpose()
 }

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::rows::{column, failed, signed, tagged, unsigned};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId, VersionId};
-use crate::model::{Access, Datastore, Flavor, Instance, Nic, Version};
+use crate::model::{Datastore, Flavor, Instance, Locality, Requirements, Version};
 use crate::state::{HostState, LastSeen, Service, Task};
 use crate::store::quota::Amounts;
 use crate::store::sql::{Connection, Row, query};
@@ -29,14 +29,10 @@ pub struct NewRow {
     pub version: VersionId,
     /// Region.
     pub region: String,
-    /// Zone.
-    pub availability_zone: Option<String>,
     /// The port that tenants connect to.
     pub port: u16,
-    /// Who may connect.
-    pub access: Option<Access>,
-    /// Networks.
-    pub nics: Vec<Nic>,
+    /// What was ordered of the host.
+    pub requirements: Requirements,
 }
 
 impl NewRow {
@@ -57,8 +53,9 @@ impl NewRow {
             region: self.region,
             address: None,
             port: self.port,
-            access: self.access,
-            nics: self.nics,
+            access: self.requirements.access,
+            nics: self.requirements.nics,
+            locality: self.requirements.locality,
             task: Task::Building,
             service: Service::New,
             service_detail: String::new(),
@@ -84,11 +81,13 @@ impl Store {
     pub async fn insert_instance(&self, conn: &mut Connection, new: &NewRow) -> Result<OffsetDateTime> {
         let created = self.now_micros();
         let written = |what, error| Error::internal(format!("write {what} of instance {}", new.id), error);
-        let access = new.access.as_ref().map(serde_json::to_string).transpose();
+        let wanted = &new.requirements;
+        let access = wanted.access.as_ref().map(serde_json::to_string).transpose();
         query(
             "insert into instance (id, project_id, name, flavor_id, flavor_name, ram_mib, vcpus, volume_gib, \
-             version_id, region, availability_zone, port, access, nics, task, host, generation, created, updated) \
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1, $17, $17)",
+             version_id, region, availability_zone, port, access, nics, task, host, generation, created, updated, \
+             volume_type, locality) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1, $17, $17, $18, $19)",
         )
         .bind(new.id.to_string())
         .bind(&new.project.0)
@@ -100,13 +99,15 @@ impl Store {
         .bind(signed(new.volume_gib))
         .bind(new.version.to_string())
         .bind(&new.region)
-        .bind(&new.availability_zone)
+        .bind(&wanted.availability_zone)
         .bind(i64::from(new.port))
         .bind(access.map_err(|error| written("access", error))?)
-        .bind(serde_json::to_string(&new.nics).map_err(|error| written("nics", error))?)
+        .bind(serde_json::to_string(&wanted.nics).map_err(|error| written("nics", error))?)
         .bind(Task::Building.tag())
         .bind(HostState::Building.tag())
         .bind(created)
+        .bind(&wanted.volume_type)
+        .bind(wanted.locality.map(Locality::tag))
         .execute(conn)
         .await
         .map_err(failed("insert", new.id))?;
