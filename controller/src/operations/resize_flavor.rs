@@ -27,7 +27,6 @@ use crate::store::sql::Connection;
 /// The step that an engine which stays stopped has no use for.
 const AWAIT_HEALTHY: &str = "await_healthy";
 
-/// The operation.
 pub struct ResizeFlavor;
 
 /// What is needed to go back.
@@ -39,9 +38,6 @@ pub struct Params {
 
 /// The operation for the row whose flavor is changed in the same transaction; `stopped`: its engine was stopped on purpose,
 /// and stays so.
-///
-/// # Errors
-/// Internal.
 pub fn new(origin: Origin, params: Params, stopped: bool) -> Result<NewOperation> {
     let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;
     let operation = NewOperation::of::<ResizeFlavor>(origin, state);

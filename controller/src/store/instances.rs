@@ -73,9 +73,6 @@ impl Deleted {
 
 impl Store {
     /// An instance, also a deleted one.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn get_instance(&self, id: InstanceId) -> Result<Option<Instance>> {
         let now = self.now_micros();
         let sql = AssertSqlSafe(format!("{SELECT}{FROM} where i.id = $2"));
@@ -84,9 +81,6 @@ impl Store {
     }
 
     /// An instance that is not deleted, with the manifest of its version.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn get_instance_with_manifest(&self, id: InstanceId) -> Result<Option<(Instance, Arc<Manifest>)>> {
         let found = self.get_instance(id).await?.filter(|instance| instance.deleted.is_none());
         let Some(instance) = found else { return Ok(None) };
@@ -97,9 +91,6 @@ impl Store {
 
     /// At most `limit` of a project's instances that are not deleted, the newest first, after the one whose id `marker` is;
     /// that one may have been deleted. None when there never was one.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn list_instances(&self, project: &ProjectId, marker: Option<&str>, limit: u32) -> Result<Vec<Instance>> {
         let now = self.now_micros();
         let after = match marker {
@@ -119,9 +110,6 @@ impl Store {
     }
 
     /// At most `limit` instances of all projects after the first `offset`, by last change descending.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn list_all_instances(&self, filter: Filter<'_>, offset: u64, limit: u32) -> Result<Vec<Instance>> {
         let now = self.now_micros();
         let deleted = filter.deleted.sql();
@@ -141,9 +129,6 @@ impl Store {
     }
 
     /// The instances of a project, or of all, that are not deleted, by id.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn present_instances(&self, project: Option<&ProjectId>) -> Result<Vec<Instance>> {
         let now = self.now_micros();
         let sql = AssertSqlSafe(format!(
@@ -155,9 +140,6 @@ impl Store {
     }
 
     /// What tells the figures of instances that are not deleted from each other.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn instance_labels(&self) -> Result<Vec<InstanceLabels>> {
         let rows = query(
             "select i.id, i.project_id, i.ram_mib, i.volume_gib, d.name as datastore_name from instance i \

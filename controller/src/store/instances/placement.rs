@@ -19,9 +19,7 @@ use crate::store::sql::{Connection, Row, query};
 /// What the steps of an operation need to know to make a host and an assignment.
 #[derive(Clone, Debug)]
 pub struct HostFacts {
-    /// Which instance.
     pub instance: InstanceId,
-    /// Whose it is.
     pub project: ProjectId,
     /// The host's generation.
     pub generation: u64,
@@ -45,9 +43,6 @@ pub struct HostFacts {
 
 impl Store {
     /// What is needed to make its host; `None` once it is deleted.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn host_facts(&self, id: InstanceId) -> Result<Option<HostFacts>> {
         let row = query(
             "select i.project_id, i.generation, i.ram_mib, i.vcpus, i.volume_gib, i.address, i.port, i.engine_uid, \
@@ -64,9 +59,6 @@ impl Store {
 
     /// What the driver must remember of the host. `false`: more was written under a greater fence since, or the instance is
     /// deleted.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_driver_state(
         &self,
         conn: &mut Connection,
@@ -88,9 +80,6 @@ impl Store {
     }
 
     /// Where its engine listens. `false`: another instance has that address and port, or this one is deleted.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_address(&self, conn: &mut Connection, id: InstanceId, address: IpAddr) -> Result<bool> {
         // The condition instead of the unique index's error, which would spoil the caller's transaction on PostgreSQL.
         let done = query(
@@ -108,9 +97,6 @@ impl Store {
     }
 
     /// That its engine listens nowhere: the address is free for others.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn clear_address(&self, conn: &mut Connection, id: InstanceId) -> Result<()> {
         query("update instance set address = null, updated = $2 where id = $1 and deleted is null")
             .bind(id.to_string())
@@ -123,9 +109,6 @@ impl Store {
 
     /// The account of its engine. `false`: another instance has it, or this one has another or is deleted, or more was
     /// written under a greater fence since.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_engine_uid(&self, conn: &mut Connection, id: InstanceId, fence: u64, uid: u32) -> Result<bool> {
         // The condition instead of the unique index's error, as for addresses.
         let done = query(
@@ -142,9 +125,6 @@ impl Store {
     }
 
     /// That there is no host: the driver remembers nothing of it, and others may have the account of its engine.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn clear_placement(&self, conn: &mut Connection, id: InstanceId, fence: u64) -> Result<()> {
         query(
             "update instance set engine_uid = null, driver_state = null, host_fence = $2 \
@@ -159,9 +139,6 @@ impl Store {
     }
 
     /// The accounts of all engines.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn engine_uids(&self) -> Result<BTreeSet<u32>> {
         let rows = query("select engine_uid from instance where engine_uid is not null and deleted is null")
             .fetch_all(&self.read)

@@ -17,11 +17,8 @@ use crate::store::{Store, from_micros};
 pub struct NewRow {
     /// Its id, made by the caller.
     pub id: InstanceId,
-    /// Whose it is.
     pub project: ProjectId,
-    /// Its name.
     pub name: String,
-    /// The size.
     pub flavor: Flavor,
     /// Size of its volume, GiB.
     pub volume_gib: u64,
@@ -75,9 +72,6 @@ impl NewRow {
 
 impl Store {
     /// Inserts the row, and says at what time; quota is the caller's, in the same transaction.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn insert_instance(&self, conn: &mut Connection, new: &NewRow) -> Result<OffsetDateTime> {
         let created = self.now_micros();
         let written = |what, error| Error::internal(format!("write {what} of instance {}", new.id), error);
@@ -115,9 +109,6 @@ impl Store {
     }
 
     /// Renames it. `false`: there is none of that project, or of any when `project` is `None`.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn rename_instance(&self, id: InstanceId, project: Option<&ProjectId>, name: &str) -> Result<bool> {
         let done = query(
             "update instance set name = $2, updated = $3 \
@@ -134,9 +125,6 @@ impl Store {
     }
 
     /// What the controller does with it.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_task(&self, conn: &mut Connection, id: InstanceId, task: Task) -> Result<()> {
         query("update instance set task = $2, updated = $3 where id = $1 and deleted is null")
             .bind(id.to_string())
@@ -149,9 +137,6 @@ impl Store {
     }
 
     /// Sets the task where it is one of `from`. `false`: it is another one, or the instance is deleted.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn begin_task(&self, conn: &mut Connection, id: InstanceId, from: &[Task], task: Task) -> Result<bool> {
         let from: Vec<String> = from.iter().map(|task| format!("'{}'", task.tag())).collect();
         let sql = AssertSqlSafe(format!(
@@ -169,9 +154,6 @@ impl Store {
     }
 
     /// What the controller does with it, for a transaction that depends on it; `None` once it is deleted.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn task(&self, conn: &mut Connection, id: InstanceId) -> Result<Option<Task>> {
         let row = query("select task from instance where id = $1 and deleted is null")
             .bind(id.to_string())
@@ -182,9 +164,6 @@ impl Store {
     }
 
     /// What the compute driver said.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_host(&self, conn: &mut Connection, id: InstanceId, host: HostState) -> Result<()> {
         query("update instance set host = $2, updated = $3 where id = $1 and deleted is null")
             .bind(id.to_string())
@@ -197,9 +176,6 @@ impl Store {
     }
 
     /// Why it is in error (message and details), or that it no longer is.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_fault(&self, conn: &mut Connection, id: InstanceId, fault: Option<(&str, &str)>) -> Result<()> {
         let time = self.now_micros();
         query(
@@ -218,9 +194,6 @@ impl Store {
     }
 
     /// That this user enabled root, or that root is disabled.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_root(&self, conn: &mut Connection, id: InstanceId, user: Option<&str>) -> Result<()> {
         let time = self.now_micros();
         query(
@@ -240,9 +213,6 @@ impl Store {
     }
 
     /// When root was last enabled and by which user id, if it ever was; `None` where there is no such instance.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn root_history(&self, id: InstanceId) -> Result<Option<Option<(OffsetDateTime, String)>>> {
         let row =
             query("select root_last_enabled_at, root_last_enabled_by from instance where id = $1 and deleted is null")
@@ -259,9 +229,6 @@ impl Store {
     }
 
     /// That it is gone: gives back its quota and its address.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn mark_deleted(&self, conn: &mut Connection, id: InstanceId) -> Result<()> {
         let row = query(
             "update instance set deleted = $2, updated = $2, task = $3, host = $4 \

@@ -22,7 +22,7 @@ use crate::state::Task;
 use crate::store::Store;
 use crate::testing::store::{Fixture, fixture};
 
-pub(super) const LIMIT: Duration = Duration::from_secs(20);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Durations under which a test does not wait.
 pub(crate) const QUICK: Timing = Timing {
@@ -31,7 +31,7 @@ pub(crate) const QUICK: Timing = Timing {
     first_delay: Duration::from_millis(2),
     greatest_delay: Duration::from_millis(16),
     parked: Duration::from_millis(50),
-    undo_deadline: Duration::from_millis(200),
+    undo_deadline: Duration::from_secs(1),
     grace: Duration::from_secs(30),
 };
 
