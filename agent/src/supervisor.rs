@@ -140,7 +140,6 @@ impl Supervisor {
 
 /// What the task works with.
 pub struct Parts {
-    /// The strategy.
     pub datastore: Arc<dyn Datastore>,
     /// Where the engine lives.
     pub site: Site,

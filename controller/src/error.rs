@@ -22,7 +22,6 @@ pub enum Error {
     /// 413 `overLimit`.
     #[error("{message}")]
     OverLimit {
-        /// The sentence.
         message: String,
         /// Seconds after which it may work, for rate limits.
         retry_after_s: Option<u64>,
@@ -36,7 +35,6 @@ pub enum Error {
     /// 503 `serviceUnavailable`: something that is needed is not there, or too much is asked at once.
     #[error("{message}")]
     Unavailable {
-        /// The sentence.
         message: String,
         /// Seconds after which it may work.
         retry_after_s: u64,

@@ -61,7 +61,6 @@ impl Deref for ApiState {
 
 /// What [`ApiState`] shares.
 pub struct Shared {
-    /// The use cases.
     pub app: App,
     /// Who asks.
     pub identity: Arc<Identity>,

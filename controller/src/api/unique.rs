@@ -8,7 +8,6 @@ use serde_json::{Map, Number, Value};
 
 use crate::app::names::shown;
 
-/// The value.
 pub(super) struct Unique(pub(super) Value);
 
 impl<'de> Deserialize<'de> for Unique {
