@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use tokio_postgres::Client;
 use trove_conformance::Bench;
 use trove_postgresql::Postgresql;
-use trove_strategy::{Applied, Datastore, Engine, EngineError, Settings, Site};
+use trove_strategy::{Applied, Datastore, Engine, EngineError, Parameters, Settings, Site};
 
 use super::{as_root, plain, text, with};
 
@@ -33,7 +33,7 @@ async fn restore(superuser: &Client, function: &str, arguments: &str) -> Result<
 
 /// Everything that the agent asks of a server by itself, and for parameters.
 async fn ask_all(site: &Site) -> [Result<(), EngineError>; 4] {
-    let parameters = Postgresql.parameters().expect("announced");
+    let parameters: &dyn Parameters = &Postgresql;
     [
         Engine::metrics(&Postgresql, site).await.map(drop),
         Engine::reload(&Postgresql, site, &Settings::default()).await,
