@@ -224,6 +224,7 @@ pub async fn spawn(parts: Parts) -> Result<Supervisor> {
         owner.say(ServiceState::Starting, "");
         owner.probe().await;
     } else if wanted {
+        owner.say(ServiceState::Starting, "");
         owner.restart_at = Some(Instant::now());
     }
     tokio::spawn(owner.run(inbox));

@@ -1,4 +1,4 @@
-//! The one error of the controller. A variant is a fault of Trove's API; `api/fault.rs` alone turns it into a response.
+//! The one error of the controller. A variant is a fault of Trove's API; `api/http/fault.rs` alone turns it into a response.
 
 /// What went wrong, in the words of the API. Messages are for the user: one sentence that names the field or the thing,
 /// without secrets. The context of an internal error is for the log only.
