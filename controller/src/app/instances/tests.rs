@@ -80,12 +80,12 @@ async fn a_restart_is_refused_where_the_agent_would_not_start_the_engine() {
     let id = world.healthy("demo").await;
     let before = world.rows().await;
     // Of 2 GiB, 110 % are 2252.8 MiB.
-    world.run("update agent set volume_used_bytes = 2253 * 1048576 where instance_id = $1", id).await;
+    world.run("update agent set volume_used_bytes = cast(2253 as bigint) * 1048576 where instance_id = $1", id).await;
     let error = world.app.restart_instance(&caller("demo"), "r", id).await.unwrap_err();
     assert!(matches!(error, Error::Unprocessable(_)), "{error:?}");
     assert!(error.to_string().contains("2253 MiB of its volume of 2 GiB"), "{error}");
     assert_eq!(world.rows().await, before, "nothing has changed");
-    world.run("update agent set volume_used_bytes = 2252 * 1048576 where instance_id = $1", id).await;
+    world.run("update agent set volume_used_bytes = cast(2252 as bigint) * 1048576 where instance_id = $1", id).await;
     world.app.restart_instance(&caller("demo"), "r", id).await.unwrap();
 }
 
