@@ -6,6 +6,7 @@
     reason = "/proc, the system's programs, and the log, whose directory is the agent's alone"
 )]
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -270,6 +271,28 @@ impl Signs {
             if self.has_account(pid)? && (self.is_its_own || works(pid)?) {
                 found.extend(Mark::of(pid)?);
             }
+        }
+        Ok(found)
+    }
+
+    /// The account's number.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The same at little cost, where the engine has control groups: their members, among which root may be for an instant.
+    ///
+    /// # Errors
+    /// It could not be looked.
+    pub fn members(&self) -> io::Result<BTreeSet<i32>> {
+        let mut found = BTreeSet::new();
+        for group in &self.groups {
+            let Some(members) = if_there(std::fs::read_to_string(group.join("cgroup.procs")))? else { continue };
+            found.extend(members.lines().filter_map(|line| line.parse::<i32>().ok()));
+        }
+        if found.is_empty() {
+            // No groups, or none that may be seen from here.
+            found.extend(self.all()?.into_iter().map(|mark| mark.pid));
         }
         Ok(found)
     }
