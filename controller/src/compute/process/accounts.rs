@@ -17,6 +17,7 @@ use std::time::Duration;
 use nix::fcntl::Flock;
 use nix::unistd::{Uid, User};
 
+use super::keys;
 use super::lock;
 use super::system::{self, if_there};
 use crate::compute::ComputeError;
@@ -64,6 +65,10 @@ impl Accounts {
             let is_named = !matches!(User::from_uid(Uid::from_raw(uid)), Ok(None));
             let holder = self.holder(uid).map_err(|error| self.failed("look into", &error))?;
             if taken.contains(&uid) || in_use.contains(&uid) || is_named || holder.is_some() {
+                continue;
+            }
+            // One whose keys cannot be removed is given to nobody.
+            if !keys::clear(uid).is_ok_and(|is_clear| is_clear) {
                 continue;
             }
             self.write(uid, owner).map_err(|error| self.failed("reserve an account in", &error))?;

@@ -22,6 +22,7 @@ use trove_strategy::beneath::Dir;
 use super::accounts::Accounts;
 use super::cgroup::{Cgroups, Limits, Part};
 use super::filter::Filter;
+use super::keys;
 use super::lock;
 use super::migrate;
 use super::namespace::{self, View};
@@ -363,7 +364,7 @@ impl Place {
             state_dir: "agent",
             volume_dir: "volume",
             config_dir: "etc",
-            run_dir: run.join("s"),
+            run_dir: View::sockets(&run),
             log_dir: "log",
             bindir: &installation.bindir,
             major: &installation.major,
@@ -616,6 +617,14 @@ impl Place {
             // What cannot be read any more leaves the filter when that is renewed.
             if let Ok(Some(tenant)) = Tenant::in_directory(&directory) {
                 apart.filter.remove(&apart.accounts, &tenant);
+            }
+            // While the host is known: what is left of this by one who is killed here is done again.
+            for uid in apart.accounts.of(&directory).map_err(failed("look whose is", &directory))? {
+                match keys::clear(uid) {
+                    Ok(true) => {}
+                    Ok(false) => tracing::warn!(uid, "keys of the account are left, so nobody else is given it"),
+                    Err(error) => tracing::warn!("{error}"),
+                }
             }
             remove(&directory)?;
             // Last: from now on it may be another's.

@@ -50,6 +50,7 @@ impl Place {
         };
         end(&groups, || self.processes(instance, account), note).await?;
         match account {
+            // Of hosts of earlier versions: those of others are in a namespace that goes with them.
             Some(uid) => remove_objects(|object| object.owner == uid).await,
             None => remove_shared(&shared, &killed).await,
         }

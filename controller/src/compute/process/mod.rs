@@ -12,6 +12,7 @@ mod fence;
 mod filter;
 mod groups;
 mod host;
+mod keys;
 mod kill;
 mod lock;
 mod migrate;

@@ -1,6 +1,7 @@
 //! Hosts whose agent is a script: it joins its groups, leaves grandchildren in sessions of their own, and stays.
 
 mod groups;
+mod namespaces;
 mod planted;
 
 use std::os::unix::fs::PermissionsExt as _;
