@@ -78,8 +78,10 @@ async fn who_uses_up_his_processes_and_memory_keeps_no_agent_dead() -> Result<()
 
 /// What `stat -f` says of the file systems of all directories that the tenant may write to: kind, blocks, their size, place.
 async fn writable(it: &Neighbours) -> Result<Vec<(String, u64, String)>> {
-    let volume = format!("/run/trove-rs/{}/h/volume", it.mine);
-    let search = format!("find / -maxdepth 4 -path /proc -prune -o -path {volume} -prune -o -type d -writable -print");
+    // What is not to be listed is named.
+    let run = format!("/run/trove-rs/{}", it.mine);
+    let places = ["", "/s", "/h", "/h/log", "/h/etc", "/h/agent"].map(|place| format!("{run}{place}")).join(" ");
+    let search = format!("find / {places} -maxdepth 4 -path /proc -prune -o -type d -writable -print");
     let said = it.run(&format!("{search} 2>/dev/null | xargs stat -f -c '%T %b %S %n'")).await?;
     let parse = |line: &str| {
         let fields: Vec<&str> = line.split(' ').collect();
