@@ -15,13 +15,13 @@ use crate::error::Error;
 ///
 /// # Errors
 /// 400: names the field.
-pub(super) fn read<T: DeserializeOwned>(body: Value) -> crate::error::Result<T> {
+pub(in crate::api) fn read<T: DeserializeOwned>(body: Value) -> crate::error::Result<T> {
     check_lists(&body, &mut 0).map_err(|wrong| Error::BadRequest(wrong.sentence()))?;
     T::deserialize(Part(body)).map_err(|wrong| Error::BadRequest(wrong.sentence()))
 }
 
 /// Items of one list at most.
-pub(super) const LIST: usize = 100;
+pub(in crate::api) const LIST: usize = 100;
 /// Items of all lists of a body at most: an order for many accounts with access to many databases has lists in lists.
 const ITEMS: usize = 1000;
 
@@ -219,7 +219,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::api::fields::{Name, Size};
+    use crate::api::http::fields::{Name, Size};
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
