@@ -108,7 +108,10 @@ impl World {
     /// The agent, once it has all its children.
     async fn agent(&self, instance: InstanceId, nth: usize) -> ProcessId {
         until("the agent has its children", || self.listed(instance, "children").len() == 3 * nth).await;
-        self.driver.place.find_agent(instance).unwrap().expect("the agent runs")
+        // It may be quicker than the controller, which writes down which process it is.
+        let find = || self.driver.place.find_agent(instance).unwrap();
+        until("the agent runs", || find().is_some()).await;
+        find().unwrap()
     }
 }
 
