@@ -170,7 +170,13 @@ async fn a_shell_reaches_no_file_of_another_instance() -> Result<()> {
 
     let host = it.stack.host(&it.other);
     let run = Path::new("/run/trove-rs").join(&it.other);
-    let files: Vec<PathBuf> = [&host, &run].into_iter().flat_map(|place| files(place)).collect();
+    let mut all: Vec<PathBuf> = [&host, &run].into_iter().flat_map(|place| files(place)).collect();
+    // Its sockets can be seen from inside alone.
+    let agent = *leftovers::agents(&it.other).first().context("an agent")?;
+    for socket in files(&leftovers::sockets(&it.other, agent)) {
+        all.push(Path::new("/").join(socket.strip_prefix(format!("/proc/{agent}/root"))?));
+    }
+    let files = all;
     let is_there = |name: &str| files.iter().any(|file| file.ends_with(name));
     ensure!(is_there("PG_VERSION") && is_there("pg_ident.conf") && is_there("agent.toml"), "{files:?}");
     let sockets = files.iter().filter(|file| file.to_string_lossy().contains(".s.PGSQL.")).count();
