@@ -37,7 +37,7 @@ pub struct Service {
 }
 
 fn sum(token: &str) -> String {
-    Sha256::digest(token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(token.as_bytes()))
 }
 
 impl Service {

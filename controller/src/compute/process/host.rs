@@ -88,8 +88,7 @@ struct AgentConfig<'a> {
 
 /// Tells state directories apart where names of theirs would meet.
 pub(super) fn key(state: &Path) -> String {
-    let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
-    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&Sha256::digest(state.as_os_str().as_encoded_bytes())[..4])
 }
 
 /// Changes whenever the machine is started.
