@@ -36,7 +36,6 @@ pub struct Mark {
 
 /// A process that runs, or has just ended.
 pub struct Process {
-    /// Which.
     pub mark: Mark,
     gone: watch::Receiver<bool>,
     /// Ours to reap; `None` for one that an earlier agent started.

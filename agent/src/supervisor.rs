@@ -140,7 +140,6 @@ impl Supervisor {
 
 /// What the task works with.
 pub struct Parts {
-    /// The strategy.
     pub datastore: Arc<dyn Datastore>,
     /// Where the engine lives.
     pub site: Site,
@@ -225,6 +224,7 @@ pub async fn spawn(parts: Parts) -> Result<Supervisor> {
         owner.say(ServiceState::Starting, "");
         owner.probe().await;
     } else if wanted {
+        owner.say(ServiceState::Starting, "");
         owner.restart_at = Some(Instant::now());
     }
     tokio::spawn(owner.run(inbox));

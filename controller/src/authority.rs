@@ -79,7 +79,6 @@ impl CertificateRequest {
 /// Who an agent's certificate says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgentName {
-    /// Whose agent.
     pub instance: InstanceId,
     /// Of which generation of its host.
     pub generation: u64,
@@ -132,9 +131,6 @@ impl Authorities {
     }
 
     /// Signs an agent: URI SAN `trove://instance/<id>/<generation>`. PEM.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn sign_agent(&self, request: &CertificateRequest, name: AgentName, lifetime: Duration) -> Result<String> {
         let attempt = || format!("sign the agent of instance {}", name.instance);
         let (mut params, _) = leaf(self.now(), &name.instance.to_string(), lifetime);
@@ -148,9 +144,6 @@ impl Authorities {
     }
 
     /// Makes a key and a certificate for an engine: SANs are its addresses and the instance's id.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn issue_engine(&self, instance: InstanceId, addresses: &[IpAddr]) -> Result<EngineCertificate> {
         let failed = |error: rcgen::Error| Error::internal(format!("sign the engine of instance {instance}"), error);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
@@ -169,9 +162,6 @@ impl Authorities {
     }
 
     /// Makes a key and a certificate of one day for this controller's agents' port. Never stored.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn issue_controller(&self) -> Result<ControllerCertificate> {
         let failed = |error: rcgen::Error| Error::internal("sign this controller", error);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;

@@ -124,9 +124,6 @@ fn failed(attempt: &'static str, path: &Path) -> impl Fn(std::io::Error) -> Erro
 
 impl StateDirectory {
     /// The directory, made when absent. Others may pass through (the engines' account has to) but not list it.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn open(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).map_err(failed("find", path))?;
         for directory in [path.clone(), path.join("hosts")] {
@@ -172,9 +169,6 @@ impl StateDirectory {
     }
 
     /// Watches over the directory that `lock` was taken in.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn presence(&self, lock: Flock<File>) -> Result<Arc<Presence>> {
         let directory = File::open(&self.path).map_err(failed("open", &self.path))?;
         Ok(Arc::new(Presence {
@@ -187,9 +181,6 @@ impl StateDirectory {
     }
 
     /// The store that is configured, opened with the directory's key (or the one in the file that `TROVE_SECRET_KEY_FILE` names).
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn store(&self, config: &Config) -> Result<Store> {
         let seal = Seal::new(&self.key()?);
         let Some(url) = &config.store.url else { return Store::open(&self.path, seal).await };
@@ -213,9 +204,6 @@ impl StateDirectory {
     }
 
     /// This controller's name, made at the first start: leases and links carry it.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn controller_id(&self) -> Result<String> {
         let path = self.path.join("controller-id");
         if !path.exists() {

@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::ApiState;
-use super::answer::Accepted;
-use super::auth::Authorized;
-use super::body::{Json, NoQuery, Path};
-use super::fault::Fault;
+use super::http::answer::Accepted;
+use super::http::auth::Authorized;
+use super::http::body::{Json, NoQuery, Path};
+use super::http::fault::Fault;
+use super::http::links::Link;
+use super::http::paging::Paging;
 use super::instances::{OfInstance, instance_id};
-use super::links::Link;
-use super::paging::Paging;
 use crate::app::accounts;
 use crate::error::{Error, Result};
 

@@ -10,13 +10,13 @@ use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use super::ApiState;
-use super::answer::Accepted;
-use super::auth::Administrator;
-use super::body::{Json, Path};
 use super::datastores::{OfVersionId, version_id};
-use super::fault::Fault;
-use super::fields::{Image, Name, NoImage};
-use super::paging::Paging;
+use super::http::answer::Accepted;
+use super::http::auth::Administrator;
+use super::http::body::{Json, Path};
+use super::http::fault::Fault;
+use super::http::fields::{Image, Name, NoImage};
+use super::http::paging::Paging;
 use crate::app::datastores::{self, Datastore, Version, image};
 use crate::error::{Error, Result};
 

@@ -10,10 +10,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::http::{auth, body, fault, request, unbuilt};
 use super::openapi::{self, Document};
 use super::{
-    ApiState, auth, body, connection, databases, datastores, events, fault, flavors, instances, limits, mgmt,
-    mgmt_versions, operations, parameters, quotas, request, root, unbuilt, users, versions,
+    ApiState, connection, databases, datastores, events, flavors, instances, limits, mgmt, mgmt_versions, operations,
+    parameters, quotas, root, users, versions,
 };
 
 /// Every path of the service, to be served at the root; `identity` is the one that is built in, if it is used.

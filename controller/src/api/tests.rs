@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use trove_strategy::{Parameter, ParameterType};
 
-use super::{ApiState, router, unbuilt};
+use super::http::unbuilt;
+use super::{ApiState, router};
 use crate::app::harness::{World, world_with};
 use crate::config::Config;
 use crate::identity::{Identity, Policy, Service};

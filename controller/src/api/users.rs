@@ -5,15 +5,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::ApiState;
-use super::answer::Accepted;
-use super::auth::Authorized;
-use super::body::{Json, NoQuery, Path};
 use super::databases::DatabaseName;
-use super::fault::Fault;
-use super::fields::{Host, Password};
+use super::http::answer::Accepted;
+use super::http::auth::Authorized;
+use super::http::body::{Json, NoQuery, Path};
+use super::http::fault::Fault;
+use super::http::fields::{Host, Password};
+use super::http::links::Link;
+use super::http::paging::Paging;
 use super::instances::{OfInstance, instance_id};
-use super::links::Link;
-use super::paging::Paging;
 use crate::app::accounts::{self, ANY_HOST, User, UserRef};
 use crate::error::{Error, Result};
 

@@ -52,9 +52,6 @@ pub struct NewInstance {
 
 impl App {
     /// The caller's project's instances, the newest first.
-    ///
-    /// # Errors
-    /// Internal only.
     pub async fn list_instances(&self, project: &ProjectId, page: PageRequest) -> Result<Page<Instance>> {
         // One more than asked for tells whether there is a next page.
         let found = self.store.list_instances(project, page.marker.as_deref(), page.limit.saturating_add(1)).await?;
@@ -168,9 +165,6 @@ impl App {
     }
 
     /// Management list, by last change descending; the marker is an offset.
-    ///
-    /// # Errors
-    /// Internal only.
     pub async fn list_all_instances(
         &self,
         project: Option<&ProjectId>,

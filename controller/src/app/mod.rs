@@ -42,7 +42,6 @@ pub struct App {
     pub agents: Arc<dyn Agents>,
     /// The hosts, for refusing early what a driver cannot do.
     pub compute: Arc<dyn Compute>,
-    /// The effective configuration.
     pub config: Arc<Config>,
     /// Wakes the runner after a commit.
     pub runner: crate::operations::Nudge,

@@ -39,7 +39,6 @@ pub fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Compute>> 
 /// What a host is to be.
 #[derive(Clone, Debug)]
 pub struct HostSpec {
-    /// Whose.
     pub instance: InstanceId,
     /// That of the lease under which the host is asked for; see [`Compute`].
     pub fence: u64,

@@ -43,9 +43,6 @@ fn sum(token: &str) -> String {
 
 impl Service {
     /// With the users of the store; [`clouds::ensure_users`] puts them there.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn new(store: Store, config: Arc<Config>) -> Result<Arc<Self>> {
         let (passwords, nobody) = (passwords::Passwords::new()?, passwords::hash("nobody has this password")?);
         let believed = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
@@ -131,9 +128,6 @@ impl Service {
     }
 
     /// Makes a token worthless at once.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn revoke(&self, token: &str) -> Result<()> {
         let hash = sum(token);
         self.store.delete_token(&hash).await?;
@@ -149,9 +143,6 @@ impl Service {
     }
 
     /// All users.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn users(&self) -> Result<Vec<User>> {
         self.store.list_users().await
     }

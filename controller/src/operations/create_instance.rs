@@ -32,7 +32,6 @@ use crate::store::sql::Connection;
 /// How many addresses are tried when others were faster.
 const ADDRESSES: usize = 8;
 
-/// The operation.
 pub struct CreateInstance;
 
 /// What the engine is to have from the beginning; the rest is in the instance's row.
@@ -47,9 +46,6 @@ pub struct Params {
 }
 
 /// The operation that creates the instance whose row is written in the same transaction.
-///
-/// # Errors
-/// Internal.
 pub fn new(origin: Origin, params: Params) -> Result<NewOperation> {
     let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;
     Ok(NewOperation::of::<CreateInstance>(origin, state))

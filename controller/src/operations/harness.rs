@@ -28,7 +28,7 @@ use crate::state::{HostState, Service, Task};
 use crate::store::Store;
 use crate::store::harness::{Fixture, fixture};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Durations under which a test does not wait.
 pub(super) const QUICK: Timing = Timing {
@@ -37,7 +37,7 @@ pub(super) const QUICK: Timing = Timing {
     first_delay: Duration::from_millis(2),
     greatest_delay: Duration::from_millis(16),
     parked: Duration::from_millis(50),
-    undo_deadline: Duration::from_millis(200),
+    undo_deadline: Duration::from_secs(1),
     grace: Duration::from_secs(30),
 };
 

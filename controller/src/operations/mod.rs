@@ -64,9 +64,6 @@ impl Sealed {
     const PURPOSE: &'static str = "operation";
 
     /// Seals a secret.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn new(seal: &Seal, secret: &SecretString) -> Result<Self> {
         seal.seal(Self::PURPOSE, secret).map(Self)
     }

@@ -27,7 +27,6 @@ use crate::store::sql::Connection;
 /// The step that an engine which stays stopped has no use for.
 const AWAIT_HEALTHY: &str = "await_healthy";
 
-/// The operation.
 pub struct ResizeFlavor;
 
 /// What is needed to go back, and what was before.
@@ -40,9 +39,6 @@ pub struct Params {
 }
 
 /// The operation for the row whose flavor is changed in the same transaction.
-///
-/// # Errors
-/// Internal.
 pub fn new(origin: Origin, params: Params) -> Result<NewOperation> {
     let stopped = params.stopped;
     let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;

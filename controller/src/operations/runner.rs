@@ -31,7 +31,6 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for leases to be given up.
 const SHUTDOWN: Duration = Duration::from_secs(3);
 
-/// The runner.
 pub struct Runner {
     context: RunnerContext,
     registry: Arc<Vec<Arc<dyn Registered>>>,

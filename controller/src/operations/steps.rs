@@ -52,7 +52,6 @@ pub trait Operation: Send + Sync + 'static {
 /// A target with what the operation knows of it.
 #[derive(Clone, Debug)]
 pub struct Member<T> {
-    /// Which.
     pub instance: InstanceId,
     /// What is known.
     pub state: T,
@@ -159,7 +158,6 @@ pub(super) type Own = (InstanceId, Value);
 pub(super) trait Registered: Send + Sync {
     /// Its name in the store.
     fn kind(&self) -> &'static str;
-    /// Its version.
     fn version(&self) -> u16;
     /// The deadline of a step; `None` where it has none.
     fn deadline(&self, step: &str) -> Option<Duration>;

@@ -26,7 +26,6 @@ pub struct RunnerContext {
     pub compute: Arc<dyn Compute>,
     /// Sign engines.
     pub authorities: Arc<Authorities>,
-    /// The effective configuration.
     pub config: Arc<Config>,
     /// Under which name leases are held; the same after a restart, and no other's.
     pub controller_id: String,
@@ -111,7 +110,6 @@ impl RunnerContext {
 pub struct Work {
     /// Store and drivers.
     pub context: RunnerContext,
-    /// The claim.
     pub lease: Lease,
     /// The user who asked.
     pub user_id: String,

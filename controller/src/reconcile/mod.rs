@@ -22,9 +22,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// A fence under which a reconciler may act on an instance, as agents and drivers take it; `None` where an operation is active on
 /// it, which then decides.
-///
-/// # Errors
-/// Internal.
 async fn draw_fence(context: &RunnerContext, instance: InstanceId) -> Result<Option<u64>> {
     let mut tx = context.store.begin().await?;
     if context.store.is_busy(&mut tx, instance).await? {

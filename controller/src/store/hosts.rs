@@ -11,7 +11,6 @@ use crate::store::sql::{Connection, Row, query};
 /// An instance as the reconciler of hosts sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostRow {
-    /// Which.
     pub instance: InstanceId,
     /// What the driver last said.
     pub host: HostState,
@@ -25,9 +24,6 @@ pub struct HostRow {
 
 impl Store {
     /// The instances that are not deleted, and the deleted ones among `others`.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn list_hosts(&self, others: &[InstanceId]) -> Result<Vec<HostRow>> {
         let others: Vec<String> = others.iter().map(|id| format!("'{}'", id.0)).collect();
         let sql = AssertSqlSafe(format!(
@@ -41,9 +37,6 @@ impl Store {
     }
 
     /// Whether an operation is active on an instance, in the caller's transaction.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn is_busy(&self, conn: &mut Connection, instance: InstanceId) -> Result<bool> {
         query("select exists (select 1 from operation_target where resource = $1 and active)")
             .bind(instance.to_string())

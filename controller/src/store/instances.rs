@@ -40,11 +40,8 @@ const FROM: &str = " from instance i join datastore_version v on v.id = i.versio
 pub struct NewRow {
     /// Its id, made by the caller.
     pub id: InstanceId,
-    /// Whose it is.
     pub project: ProjectId,
-    /// Its name.
     pub name: String,
-    /// The size.
     pub flavor: Flavor,
     /// Size of its volume, GiB.
     pub volume_gib: u64,
@@ -102,9 +99,7 @@ impl NewRow {
 /// What the steps of an operation need to know to make a host and an assignment.
 #[derive(Clone, Debug)]
 pub struct HostFacts {
-    /// Which instance.
     pub instance: InstanceId,
-    /// Whose it is.
     pub project: ProjectId,
     /// The host's generation.
     pub generation: u64,
@@ -141,9 +136,6 @@ pub struct Filter<'a> {
 
 impl Store {
     /// An instance, also a deleted one.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn get_instance(&self, id: InstanceId) -> Result<Option<Instance>> {
         let now = self.now_micros();
         let sql = AssertSqlSafe(format!("{SELECT}{FROM} where i.id = $2"));
@@ -152,9 +144,6 @@ impl Store {
     }
 
     /// An instance that is not deleted, with the manifest of its version.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn get_instance_with_manifest(&self, id: InstanceId) -> Result<Option<(Instance, Arc<Manifest>)>> {
         let found = self.get_instance(id).await?.filter(|instance| instance.deleted.is_none());
         let Some(instance) = found else { return Ok(None) };
@@ -165,9 +154,6 @@ impl Store {
 
     /// At most `limit` of a project's instances that are not deleted, the newest first, after the one whose id `marker` is;
     /// that one may have been deleted. None when there never was one.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn list_instances(&self, project: &ProjectId, marker: Option<&str>, limit: u32) -> Result<Vec<Instance>> {
         let now = self.now_micros();
         let after = match marker {
@@ -187,9 +173,6 @@ impl Store {
     }
 
     /// At most `limit` instances of all projects after the first `offset`, by last change descending.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn list_all_instances(&self, filter: Filter<'_>, offset: u64, limit: u32) -> Result<Vec<Instance>> {
         let now = self.now_micros();
         let sql = AssertSqlSafe(format!(
@@ -210,9 +193,6 @@ impl Store {
     }
 
     /// The instances of a project, or of all, that are not deleted, by id.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn present_instances(&self, project: Option<&ProjectId>) -> Result<Vec<Instance>> {
         let now = self.now_micros();
         let sql = AssertSqlSafe(format!(
@@ -224,9 +204,6 @@ impl Store {
     }
 
     /// What tells the figures of instances that are not deleted from each other.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn instance_labels(&self) -> Result<Vec<InstanceLabels>> {
         let rows = query(
             "select i.id, i.project_id, i.ram_mib, i.volume_gib, d.name as datastore_name from instance i \
@@ -249,9 +226,6 @@ impl Store {
     }
 
     /// What is needed to make its host; `None` once it is deleted.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn host_facts(&self, id: InstanceId) -> Result<Option<HostFacts>> {
         let row = query(
             "select i.project_id, i.generation, i.ram_mib, i.vcpus, i.volume_gib, i.address, i.port, i.engine_uid, \
@@ -267,9 +241,6 @@ impl Store {
     }
 
     /// Stores what the driver must remember of a host.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_driver_state(&self, id: InstanceId, state: &serde_json::Value) -> Result<()> {
         query("update instance set driver_state = $2 where id = $1")
             .bind(id.to_string())
@@ -281,9 +252,6 @@ impl Store {
     }
 
     /// Inserts the row, and says at what time; quota is the caller's, in the same transaction.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn insert_instance(&self, conn: &mut Connection, new: &NewRow) -> Result<OffsetDateTime> {
         let created = self.now_micros();
         let written = |what, error| Error::internal(format!("write {what} of instance {}", new.id), error);
@@ -317,9 +285,6 @@ impl Store {
     }
 
     /// Renames it. `false`: there is none of that project, or of any when `project` is `None`.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn rename_instance(&self, id: InstanceId, project: Option<&ProjectId>, name: &str) -> Result<bool> {
         let done = query(
             "update instance set name = $2, updated = $3 \
@@ -336,9 +301,6 @@ impl Store {
     }
 
     /// What the controller does with it.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_task(&self, conn: &mut Connection, id: InstanceId, task: Task) -> Result<()> {
         query("update instance set task = $2, updated = $3 where id = $1 and deleted is null")
             .bind(id.to_string())
@@ -351,9 +313,6 @@ impl Store {
     }
 
     /// Sets the task where it is one of `from`. `false`: it is another one, or the instance is deleted.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn begin_task(&self, conn: &mut Connection, id: InstanceId, from: &[Task], task: Task) -> Result<bool> {
         let from: Vec<String> = from.iter().map(|task| format!("'{}'", task.tag())).collect();
         let sql = AssertSqlSafe(format!(
@@ -371,9 +330,6 @@ impl Store {
     }
 
     /// What the controller does with it, for a transaction that depends on it; `None` once it is deleted.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn task(&self, conn: &mut Connection, id: InstanceId) -> Result<Option<Task>> {
         let row = query("select task from instance where id = $1 and deleted is null")
             .bind(id.to_string())
@@ -384,9 +340,6 @@ impl Store {
     }
 
     /// What the compute driver said.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_host(&self, conn: &mut Connection, id: InstanceId, host: HostState) -> Result<()> {
         query("update instance set host = $2, updated = $3 where id = $1 and deleted is null")
             .bind(id.to_string())
@@ -399,9 +352,6 @@ impl Store {
     }
 
     /// Where its engine listens. `false`: another instance has that address and port, or this one is deleted.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_address(&self, conn: &mut Connection, id: InstanceId, address: IpAddr) -> Result<bool> {
         // The condition instead of the unique index's error, which would spoil the caller's transaction on PostgreSQL.
         let done = query(
@@ -419,9 +369,6 @@ impl Store {
     }
 
     /// That its engine listens nowhere: the address is free for others.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn clear_address(&self, conn: &mut Connection, id: InstanceId) -> Result<()> {
         query("update instance set address = null, updated = $2 where id = $1 and deleted is null")
             .bind(id.to_string())
@@ -433,9 +380,6 @@ impl Store {
     }
 
     /// The account of its engine. `false`: another instance has it, or this one has another or is deleted.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_engine_uid(&self, conn: &mut Connection, id: InstanceId, uid: u32) -> Result<bool> {
         // The condition instead of the unique index's error, as for addresses.
         let done = query(
@@ -451,9 +395,6 @@ impl Store {
     }
 
     /// That its engine has no account: the host is gone, and others may have it.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn clear_engine_uid(&self, conn: &mut Connection, id: InstanceId) -> Result<()> {
         query("update instance set engine_uid = null where id = $1 and deleted is null")
             .bind(id.to_string())
@@ -464,9 +405,6 @@ impl Store {
     }
 
     /// The accounts of all engines.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn engine_uids(&self) -> Result<BTreeSet<u32>> {
         let rows = query("select engine_uid from instance where engine_uid is not null and deleted is null")
             .fetch_all(&self.read)
@@ -476,9 +414,6 @@ impl Store {
     }
 
     /// Why it is in error (message and details), or that it no longer is.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_fault(&self, conn: &mut Connection, id: InstanceId, fault: Option<(&str, &str)>) -> Result<()> {
         let time = self.now_micros();
         query(
@@ -497,9 +432,6 @@ impl Store {
     }
 
     /// That this user enabled root, or that root is disabled.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_root(&self, conn: &mut Connection, id: InstanceId, user: Option<&str>) -> Result<()> {
         let time = self.now_micros();
         query(
@@ -519,9 +451,6 @@ impl Store {
     }
 
     /// When root was last enabled and by which user id, if it ever was; `None` where there is no such instance.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn root_history(&self, id: InstanceId) -> Result<Option<Option<(OffsetDateTime, String)>>> {
         let row =
             query("select root_last_enabled_at, root_last_enabled_by from instance where id = $1 and deleted is null")
@@ -538,9 +467,6 @@ impl Store {
     }
 
     /// That it is gone: gives back its quota and its address.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn mark_deleted(&self, conn: &mut Connection, id: InstanceId) -> Result<()> {
         let row = query(
             "update instance set deleted = $2, updated = $2, task = $3, host = $4 \

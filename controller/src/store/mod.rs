@@ -208,9 +208,6 @@ impl Store {
     }
 
     /// Begins a transaction that writes; there is one at a time. Unless it is committed, nothing of it is written.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn begin(&self) -> Result<Transaction> {
         self.write.begin_write().await.map_err(|error| Error::internal("begin a transaction", error))
     }
@@ -241,9 +238,6 @@ impl Store {
 
 /// The database's own clock, microseconds since 1970, on which leases and deadlines are measured: controllers on several
 /// machines share it.
-///
-/// # Errors
-/// Internal.
 pub async fn database_now(conn: &mut Connection) -> Result<i64> {
     conn.now().await.map_err(|error| Error::internal("read the database's clock", error))
 }

@@ -8,12 +8,12 @@ use utoipa::ToSchema;
 
 use super::view::{self, InstanceDetail, Viewer};
 use crate::api::ApiState;
-use crate::api::answer::WithOperation;
-use crate::api::auth::Authorized;
-use crate::api::body::Json;
 use crate::api::databases::NewDatabase;
-use crate::api::fault::Fault;
-use crate::api::fields::{Address, Count, Name, Networks, Reference, Size};
+use crate::api::http::answer::WithOperation;
+use crate::api::http::auth::Authorized;
+use crate::api::http::body::Json;
+use crate::api::http::fault::Fault;
+use crate::api::http::fields::{Address, Count, Name, Networks, Reference, Size};
 use crate::api::users::NewUser;
 use crate::app::instances;
 use crate::error::{Error, Result};
@@ -202,7 +202,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::api::form;
+    use crate::api::http::form;
 
     fn parse(body: &Value) -> Result<instances::NewInstance> {
         form::read::<Order>(body.clone())?.try_into()

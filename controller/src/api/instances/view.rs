@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::api::links::{Link, Time, links};
+use crate::api::http::links::{Link, Time, links};
 use crate::app::host_paths::without_host_paths;
 use crate::app::instances::{Fault, Instance};
 use crate::ids::ProjectId;

@@ -54,7 +54,6 @@ const FILTER_RENEWAL: Duration = Duration::from_secs(60);
 pub struct ProcessOptions {
     /// The controller's state directory.
     pub state_dir: PathBuf,
-    /// The effective configuration.
     pub config: Arc<Config>,
 }
 
@@ -68,7 +67,6 @@ pub(super) fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Com
     Ok(driver)
 }
 
-/// The driver.
 pub struct ProcessDriver {
     place: Place,
     range: Ipv4Net,

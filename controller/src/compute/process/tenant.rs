@@ -20,7 +20,6 @@ pub(super) const WITHDRAWN: &str = "agent.toml.withdrawn";
 /// A host among others on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tenant {
-    /// Whose.
     pub(super) instance: InstanceId,
     /// The account of its engine.
     pub(super) uid: u32,

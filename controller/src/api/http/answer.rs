@@ -17,19 +17,19 @@ use utoipa::openapi::{Content, KnownFormat, Ref, RefOr, SchemaFormat};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::body::Json;
-use super::openapi::SCHEMAS;
+use crate::api::openapi::SCHEMAS;
 use crate::ids::OperationId;
 
 const OPERATION_ID: &str = "x-trove-operation-id";
 
-pub(super) type Answers = BTreeMap<String, RefOr<Described>>;
+pub(in crate::api) type Answers = BTreeMap<String, RefOr<Described>>;
 
-pub(super) fn one(status: StatusCode, response: ResponseBuilder) -> Answers {
+pub(in crate::api) fn one(status: StatusCode, response: ResponseBuilder) -> Answers {
     Answers::from([(status.as_str().to_owned(), response.build().into())])
 }
 
 /// The description of a JSON body. The schemas that it names travel with it until the document is put together.
-pub(super) fn json_body<T: ToSchema>(description: &str) -> ResponseBuilder {
+pub(in crate::api) fn json_body<T: ToSchema>(description: &str) -> ResponseBuilder {
     let mut schemas: Vec<(String, RefOr<Schema>)> = vec![(T::name().into_owned(), T::schema())];
     T::schemas(&mut schemas);
     // A schema of ours is made of strings and numbers.
@@ -53,13 +53,13 @@ impl<T: ToSchema> IntoResponses for Json<T> {
 }
 
 /// The description of 200 with a body of this type.
-pub(super) fn shown<T: ToSchema>() -> Answers {
+pub(in crate::api) fn shown<T: ToSchema>() -> Answers {
     one(StatusCode::OK, json_body::<T>("As it is."))
 }
 
 /// 202 without a body: clients crash on `null`. Names the operation that was enqueued, where there is one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Accepted(pub(super) Option<OperationId>);
+pub(in crate::api) struct Accepted(pub(in crate::api) Option<OperationId>);
 
 impl From<crate::app::instances::Accepted> for Accepted {
     fn from(accepted: crate::app::instances::Accepted) -> Self {
@@ -85,7 +85,7 @@ impl IntoResponses for Accepted {
 
 /// 204.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NoContent;
+pub(in crate::api) struct NoContent;
 
 impl IntoResponse for NoContent {
     fn into_response(self) -> Response {
@@ -101,7 +101,7 @@ impl IntoResponses for NoContent {
 
 /// An answer that names the operation that does, or did, what was asked for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct WithOperation<A>(pub(super) A, pub(super) OperationId);
+pub(in crate::api) struct WithOperation<A>(pub(in crate::api) A, pub(in crate::api) OperationId);
 
 impl<A: IntoResponse> IntoResponse for WithOperation<A> {
     fn into_response(self) -> Response {

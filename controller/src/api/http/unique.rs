@@ -8,8 +8,7 @@ use serde_json::{Map, Number, Value};
 
 use crate::app::names::shown;
 
-/// The value.
-pub(super) struct Unique(pub(super) Value);
+pub(in crate::api) struct Unique(pub(in crate::api) Value);
 
 impl<'de> Deserialize<'de> for Unique {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

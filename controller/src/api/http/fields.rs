@@ -22,7 +22,7 @@ type Reason = &'static str;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(value_type = String, min_length = 1, max_length = 255, pattern = "[A-Za-z0-9]")]
-pub(super) struct Name(pub(super) String);
+pub(in crate::api) struct Name(pub(in crate::api) String);
 
 impl TryFrom<String> for Name {
     type Error = Reason;
@@ -45,7 +45,7 @@ impl TryFrom<String> for Name {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(value_type = String, format = Password, min_length = 1)]
-pub(super) struct Password(pub(super) SecretString);
+pub(in crate::api) struct Password(pub(in crate::api) SecretString);
 
 impl TryFrom<String> for Password {
     type Error = Reason;
@@ -59,7 +59,7 @@ impl TryFrom<String> for Password {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(value_type = String, min_length = 1, max_length = 255, example = "10.0.%")]
-pub(super) struct Host(pub(super) String);
+pub(in crate::api) struct Host(pub(in crate::api) String);
 
 impl TryFrom<String> for Host {
     type Error = Reason;
@@ -76,7 +76,7 @@ impl TryFrom<String> for Host {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(value_type = String, format = Ipv4)]
-pub(super) struct Address(pub(super) String);
+pub(in crate::api) struct Address(pub(in crate::api) String);
 
 impl TryFrom<String> for Address {
     type Error = Reason;
@@ -90,7 +90,7 @@ impl TryFrom<String> for Address {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(value_type = String, example = "10.0.0.0/8")]
-pub(super) struct Network(String);
+pub(in crate::api) struct Network(String);
 
 impl TryFrom<String> for Network {
     type Error = Reason;
@@ -104,7 +104,7 @@ impl TryFrom<String> for Network {
 /// Networks, each once.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(try_from = "Vec<Network>")]
-pub(super) struct Networks(Vec<Network>);
+pub(in crate::api) struct Networks(Vec<Network>);
 
 impl TryFrom<Vec<Network>> for Networks {
     type Error = Reason;
@@ -125,7 +125,7 @@ impl From<Networks> for Vec<String> {
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(try_from = "Reference")]
 #[schema(value_type = Uuid)]
-pub(super) struct Image(pub(super) Uuid);
+pub(in crate::api) struct Image(pub(in crate::api) Uuid);
 
 impl TryFrom<Reference> for Image {
     type Error = Reason;
@@ -138,7 +138,7 @@ impl TryFrom<Reference> for Image {
 /// The id of a thing: as a string or a number, as the last part of a URL, or as the `id` of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Value")]
-pub(super) struct Reference(pub(super) String);
+pub(in crate::api) struct Reference(pub(in crate::api) String);
 
 impl TryFrom<Value> for Reference {
     type Error = Reason;
@@ -192,7 +192,7 @@ impl PartialSchema for Reference {
 /// A size from 1: a whole number, or a string of digits.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "Value")]
-pub(super) struct Size(pub(super) u64);
+pub(in crate::api) struct Size(pub(in crate::api) u64);
 
 impl TryFrom<Value> for Size {
     type Error = Reason;
@@ -225,7 +225,7 @@ impl PartialSchema for Size {
 /// The size that a volume is to have: within an object as in an order, or as openstacksdk sends it.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "Value")]
-pub(super) struct NewSize(pub(super) u64);
+pub(in crate::api) struct NewSize(pub(in crate::api) u64);
 
 impl TryFrom<Value> for NewSize {
     type Error = Reason;
@@ -251,7 +251,7 @@ impl PartialSchema for NewSize {
 /// A limit: a whole number, or a string of one; -1 is none. Null leaves it as it is.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "Value")]
-pub(super) struct Limit(pub(super) Option<i64>);
+pub(in crate::api) struct Limit(pub(in crate::api) Option<i64>);
 
 impl TryFrom<Value> for Limit {
     type Error = Reason;
@@ -284,7 +284,7 @@ impl PartialSchema for Limit {
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(try_from = "Value")]
 #[schema(value_type = u64, minimum = 1, maximum = 3)]
-pub(super) struct Count(pub(super) u64);
+pub(in crate::api) struct Count(pub(in crate::api) u64);
 
 impl TryFrom<Value> for Count {
     type Error = Reason;
@@ -298,7 +298,7 @@ impl TryFrom<Value> for Count {
 /// What only images have, of which there are none here: empty wherever it is given.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(try_from = "Value")]
-pub(super) struct NoImage;
+pub(in crate::api) struct NoImage;
 
 impl TryFrom<Value> for NoImage {
     type Error = Reason;
@@ -325,10 +325,10 @@ impl PartialSchema for NoImage {
 
 /// An object in which nothing is looked for.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
-pub(super) struct Nothing {}
+pub(in crate::api) struct Nothing {}
 
 /// Whether a name is there at all, also with null: for `#[serde(default, deserialize_with = "…")]`.
-pub(super) fn there<'de, D, T>(part: D) -> Result<Option<Option<T>>, D::Error>
+pub(in crate::api) fn there<'de, D, T>(part: D) -> Result<Option<Option<T>>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 const PAGE: u32 = 20;
 
 /// The query of a list.
-pub(super) struct Paging {
+pub(in crate::api) struct Paging {
     path: String,
     query: Vec<(String, String)>,
     limit: Option<u32>,
@@ -49,13 +49,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Paging {
 
 impl Paging {
     /// What the use case is asked.
-    pub(super) fn request(&self) -> PageRequest {
+    pub(in crate::api) fn request(&self) -> PageRequest {
         let limit = self.limit.filter(|limit| *limit > 0).unwrap_or(PAGE).min(PAGE);
         PageRequest { limit, marker: self.marker.clone() }
     }
 
     /// An offset and a limit that is not capped, for the management list.
-    pub(super) fn offset(&self) -> Result<(u64, u32)> {
+    pub(in crate::api) fn offset(&self) -> Result<(u64, u32)> {
         let wrong = |_| Error::BadRequest("marker: the marker of this list is a whole number.".to_owned());
         let offset = self.marker.as_deref().map(str::parse).transpose().map_err(wrong)?.unwrap_or(0);
         Ok((offset, self.limit.filter(|limit| *limit > 0).unwrap_or(PAGE)))
@@ -63,7 +63,7 @@ impl Paging {
 
     /// What is left of a list of one page after the marker, for clients that ask for another page after a full one and take
     /// the last item's id for the marker.
-    pub(super) fn rest<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> String) -> Vec<T> {
+    pub(in crate::api) fn rest<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> String) -> Vec<T> {
         if let Some(marker) = &self.marker {
             let before = items.iter().position(|item| id(item) == *marker).map_or(items.len(), |at| at + 1);
             items.drain(..before);
@@ -72,7 +72,7 @@ impl Paging {
     }
 
     /// The link to the page that begins after `marker`; `None` after the last one.
-    pub(super) fn next(&self, base: &str, marker: Option<&str>) -> Option<Vec<Link>> {
+    pub(in crate::api) fn next(&self, base: &str, marker: Option<&str>) -> Option<Vec<Link>> {
         marker.map(|marker| links::next(base, &self.path, &self.query, marker))
     }
 }

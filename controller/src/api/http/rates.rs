@@ -16,7 +16,7 @@ const MANY: usize = 10_000;
 
 /// What is counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(in crate::api) enum Kind {
     Post,
     Put,
     Delete,
@@ -27,10 +27,10 @@ pub(super) enum Kind {
 
 impl Kind {
     /// In Trove's order.
-    pub(super) const ALL: [Self; 5] = [Self::Post, Self::Put, Self::Delete, Self::Get, Self::MgmtPost];
+    pub(in crate::api) const ALL: [Self; 5] = [Self::Post, Self::Put, Self::Delete, Self::Get, Self::MgmtPost];
 
     /// The kind of a request by its path below the project; PATCH and the rest are not limited.
-    pub(super) fn of(method: &Method, path: &str) -> Option<Self> {
+    pub(in crate::api) fn of(method: &Method, path: &str) -> Option<Self> {
         let management = path.starts_with("/mgmt/");
         match *method {
             Method::POST if management => Some(Self::MgmtPost),
@@ -44,7 +44,7 @@ impl Kind {
     }
 
     /// Verb, URI and pattern, as Trove shows them.
-    pub(super) fn shown(self) -> (&'static str, &'static str, &'static str) {
+    pub(in crate::api) fn shown(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Post => ("POST", "*", ".*"),
             Self::Put => ("PUT", "*", ".*"),
@@ -57,23 +57,23 @@ impl Kind {
 
 /// What a project has left of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Left {
+pub(in crate::api) struct Left {
     /// Requests a minute.
-    pub(super) value: u32,
+    pub(in crate::api) value: u32,
     /// Requests that may come at once.
-    pub(super) remaining: u32,
+    pub(in crate::api) remaining: u32,
     /// Until the next one may come.
-    pub(super) wait: Duration,
+    pub(in crate::api) wait: Duration,
 }
 
 /// The counts. For each project and kind the instant at which its allowance is whole again.
-pub(super) struct Rates {
+pub(in crate::api) struct Rates {
     limits: RateLimits,
     whole: Mutex<HashMap<(ProjectId, Kind), Instant>>,
 }
 
 impl Rates {
-    pub(super) fn new(limits: RateLimits) -> Self {
+    pub(in crate::api) fn new(limits: RateLimits) -> Self {
         Self { limits, whole: Mutex::default() }
     }
 
@@ -91,7 +91,7 @@ impl Rates {
     ///
     /// # Errors
     /// 413, with the seconds after which one may come.
-    pub(super) fn take(&self, project: &ProjectId, kind: Kind, now: Instant) -> Result<()> {
+    pub(in crate::api) fn take(&self, project: &ProjectId, kind: Kind, now: Instant) -> Result<()> {
         let value = self.limit(kind);
         if value == 0 {
             return Ok(());
@@ -114,7 +114,7 @@ impl Rates {
     }
 
     /// What is left; `None` where nothing is counted.
-    pub(super) fn left(&self, project: &ProjectId, kind: Kind, now: Instant) -> Option<Left> {
+    pub(in crate::api) fn left(&self, project: &ProjectId, kind: Kind, now: Instant) -> Option<Left> {
         let value = self.limit(kind);
         if value == 0 {
             return None;

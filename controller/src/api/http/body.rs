@@ -26,7 +26,7 @@ const TIME: Duration = Duration::from_secs(30);
 
 /// Takes the whole body before anything is answered. Where an answer comes before the body, as a refusal for want of a token
 /// may, the server closes the connection after it, and the client's next request on it is lost.
-pub(super) async fn receive(request: Request, next: Next) -> Response {
+pub(in crate::api) async fn receive(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
@@ -60,7 +60,7 @@ async fn read(body: Body) -> Result<Bytes> {
 }
 
 /// A body, read into its type; an answer too.
-pub(super) struct Json<T>(pub(super) T);
+pub(in crate::api) struct Json<T>(pub(in crate::api) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Error;
@@ -108,7 +108,7 @@ fn has_nul(encoded: &str) -> bool {
 }
 
 /// The variable parts of a path, each percent-decoded once.
-pub(super) struct Path<T>(pub(super) T);
+pub(in crate::api) struct Path<T>(pub(in crate::api) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
     type Rejection = Error;
@@ -127,7 +127,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
 
 /// A request without a query. Some clients do not quote a name in the path, and what follows a `?` in it is then taken for
 /// the query: of what the rest of the name names, nothing may be deleted.
-pub(super) struct NoQuery;
+pub(in crate::api) struct NoQuery;
 
 impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
     type Rejection = Error;
@@ -141,7 +141,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
 }
 
 /// The query.
-pub(super) struct Query<T>(pub(super) T);
+pub(in crate::api) struct Query<T>(pub(in crate::api) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Error;

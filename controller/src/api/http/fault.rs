@@ -91,7 +91,7 @@ fn fault(status: StatusCode, message: &str, retry_after_s: Option<u64>) -> Respo
 
 /// In the description of the API: a fault of this status is among a handler's answers. Those that every handler may give are
 /// added for all by `openapi.rs`.
-pub(super) struct Fault<const STATUS: u16>;
+pub(in crate::api) struct Fault<const STATUS: u16>;
 
 impl<const STATUS: u16> IntoResponses for Fault<STATUS> {
     fn responses() -> BTreeMap<String, RefOr<Described>> {
@@ -107,13 +107,13 @@ impl IntoResponses for Error {
 }
 
 /// Refers to a fault of [`described`].
-pub(super) fn reference(status: u16) -> RefOr<Described> {
+pub(in crate::api) fn reference(status: u16) -> RefOr<Described> {
     let status = StatusCode::from_u16(status).unwrap_or_default();
     Ref::from_response_name(name(status)).into()
 }
 
 /// All faults by their names, as they are described.
-pub(super) fn described() -> Vec<(&'static str, Described)> {
+pub(in crate::api) fn described() -> Vec<(&'static str, Described)> {
     let described = |(status, description)| (name(status), describe(status, description));
     [
         (StatusCode::BAD_REQUEST, "Something in the request is wrong; the sentence names the field."),
@@ -158,12 +158,12 @@ fn describe(status: StatusCode, description: &str) -> Described {
 }
 
 /// 404, also for a known path with a wrong method.
-pub(super) async fn unknown_path(uri: Uri) -> Error {
+pub(in crate::api) async fn unknown_path(uri: Uri) -> Error {
     Error::NotFound(format!("The resource {} could not be found.", crate::app::names::shown(uri.path())))
 }
 
 /// A handler that panicked: a fault like every other. The panic itself is logged by the hook of the process.
 #[allow(clippy::needless_pass_by_value)]
-pub(super) fn panicked(_panic: Box<dyn Any + Send>) -> Response {
+pub(in crate::api) fn panicked(_panic: Box<dyn Any + Send>) -> Response {
     Error::Internal { attempt: "a handler panicked".to_owned(), source: None }.into_response()
 }

@@ -18,13 +18,13 @@ use crate::error::Error;
 ///
 /// # Errors
 /// 400: names the field.
-pub(super) fn read<T: DeserializeOwned>(body: Value) -> crate::error::Result<T> {
+pub(in crate::api) fn read<T: DeserializeOwned>(body: Value) -> crate::error::Result<T> {
     let part = Part { value: body, items: &Cell::new(0) };
     serde_path_to_error::deserialize(part).map_err(|wrong| Error::BadRequest(sentence(&wrong)))
 }
 
 /// Items of one list at most: each is work for an engine, and one request is not to keep it from others.
-pub(super) const LIST: usize = 100;
+pub(in crate::api) const LIST: usize = 100;
 /// Items of all lists of a body at most: an order for many accounts with access to many databases has lists in lists.
 const ITEMS: usize = 1000;
 
@@ -188,7 +188,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::api::fields::{Name, Size};
+    use crate::api::http::fields::{Name, Size};
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]

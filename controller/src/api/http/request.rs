@@ -17,10 +17,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id")
 
 /// The id of a request: in the answer, the logs and the operations that it enqueues.
 #[derive(Clone, Debug)]
-pub(super) struct RequestId(pub(super) String);
+pub(in crate::api) struct RequestId(pub(in crate::api) String);
 
 /// Gives the request its id, and the answer too.
-pub(super) async fn identify(mut request: Request, next: Next) -> Response {
+pub(in crate::api) async fn identify(mut request: Request, next: Next) -> Response {
     let id = format!("req-{}", Uuid::new_v4());
     request.extensions_mut().insert(RequestId(id.clone()));
     let span = tracing::info_span!("request", request_id = id, method = %request.method(), path = request.uri().path());
@@ -44,7 +44,7 @@ pub async fn refuse_without_state(State(presence): State<Arc<Presence>>, request
 }
 
 /// Counts the request and the time that it took, by its route and not by its path, which has ids in it.
-pub(super) async fn measure(request: Request, next: Next) -> Response {
+pub(in crate::api) async fn measure(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
     let method = request.method().as_str().to_owned();
     let begun = Instant::now();
@@ -58,7 +58,7 @@ pub(super) async fn measure(request: Request, next: Next) -> Response {
 
 /// Takes a slash off the end, and the suffix `.json` where it can be no part of a name. Not of a deletion: clients make
 /// `…/instances/I/` of `…/instances/I/users/..`.
-pub(super) async fn tidy_path(mut request: Request) -> Request {
+pub(in crate::api) async fn tidy_path(mut request: Request) -> Request {
     if *request.method() != Method::DELETE
         && let Some(uri) = tidied(request.uri())
     {

@@ -4,8 +4,8 @@ use axum::Router;
 use axum::http::Uri;
 use axum::routing::{MethodFilter, get, on};
 
-use super::ApiState;
 use super::auth::Authorized;
+use crate::api::ApiState;
 use crate::error::Error;
 
 const READ: MethodFilter = MethodFilter::GET;
@@ -15,7 +15,7 @@ const READ_OR_WRITE: MethodFilter = READ.or(WRITE);
 const ANY: MethodFilter = READ_OR_WRITE.or(MethodFilter::PUT).or(MethodFilter::PATCH).or(DELETE);
 
 /// Their paths and verbs.
-pub(super) const ROUTES: [(&str, MethodFilter); 26] = [
+pub(in crate::api) const ROUTES: [(&str, MethodFilter); 26] = [
     ("/instances/{id}/backups", READ),
     ("/instances/{id}/configuration", READ),
     ("/instances/{id}/log", READ_OR_WRITE),
@@ -45,7 +45,7 @@ pub(super) const ROUTES: [(&str, MethodFilter); 26] = [
 ];
 
 /// All of them, below the project.
-pub(super) fn routes() -> Router<ApiState> {
+pub(in crate::api) fn routes() -> Router<ApiState> {
     let routes = Router::new().route("/instances/{id}/databases/{name}", get(show_database));
     ROUTES.into_iter().fold(routes, |routes, (path, verbs)| routes.route(path, on(verbs, answer)))
 }

@@ -19,7 +19,7 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 /// A time as Trove writes it: UTC, no fraction, no `Z`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(value_type = String, pattern = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d$", example = "2026-01-01T00:00:00")]
-pub(super) struct Time(String);
+pub(in crate::api) struct Time(String);
 
 impl From<OffsetDateTime> for Time {
     fn from(time: OffsetDateTime) -> Self {
@@ -36,14 +36,14 @@ impl fmt::Display for Time {
 
 /// A link.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct Link {
+pub(in crate::api) struct Link {
     /// `self`, `bookmark` or `next`.
     rel: &'static str,
     href: String,
 }
 
 /// The two links of a resource, which is this one of a collection.
-pub(super) fn links(base: &str, project: &ProjectId, collection: &str, id: &str) -> Vec<Link> {
+pub(in crate::api) fn links(base: &str, project: &ProjectId, collection: &str, id: &str) -> Vec<Link> {
     // Pages have many of these.
     let itself = [base, "/v1.0/", &project.0, "/", collection, "/", id].concat();
     let bookmark = [base, "/", collection, "/", id].concat();
@@ -51,12 +51,12 @@ pub(super) fn links(base: &str, project: &ProjectId, collection: &str, id: &str)
 }
 
 /// The link of a version of the API.
-pub(super) fn to_itself(href: String) -> Vec<Link> {
+pub(in crate::api) fn to_itself(href: String) -> Vec<Link> {
     vec![Link { rel: "self", href }]
 }
 
 /// The link to the next page: the same query with another marker.
-pub(super) fn next(base: &str, path: &str, query: &[(String, String)], marker: &str) -> Vec<Link> {
+pub(in crate::api) fn next(base: &str, path: &str, query: &[(String, String)], marker: &str) -> Vec<Link> {
     let encode = |text: &str| utf8_percent_encode(text, RESERVED).to_string();
     let kept = query.iter().filter(|(name, _)| name != "marker");
     let mut parts: Vec<String> = kept.map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();

@@ -9,16 +9,16 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 
-use super::ApiState;
 use super::rates::Kind;
 use super::request::RequestId;
+use crate::api::ApiState;
 use crate::error::{Error, Result};
 use crate::identity::{Caller, Identity};
 
 /// A request of a known caller in its own project.
-pub(super) struct Authorized {
-    pub(super) caller: Caller,
-    pub(super) request_id: String,
+pub(in crate::api) struct Authorized {
+    pub(in crate::api) caller: Caller,
+    pub(in crate::api) request_id: String,
     identity: Arc<Identity>,
     token: String,
 }
@@ -26,12 +26,12 @@ pub(super) struct Authorized {
 impl Authorized {
     /// Whether the caller may do this with what its own project has; what lies in others is for administrators alone.
     /// `rule` is one of `identity/policy/rules.rs`; every handler asks for one, or takes an [`Administrator`].
-    pub(super) fn may(&self, rule: &str) -> Result<()> {
+    pub(in crate::api) fn may(&self, rule: &str) -> Result<()> {
         self.identity.policy().check(rule, &self.caller, &self.caller.project)
     }
 
     /// Waits until the token is good no more, for answers that take long.
-    pub(super) async fn refused(&self) -> Error {
+    pub(in crate::api) async fn refused(&self) -> Error {
         self.identity.refused(&self.token).await
     }
 }
@@ -63,7 +63,7 @@ where
 }
 
 /// Says where to log in, on every 401.
-pub(super) async fn challenge(State(state): State<ApiState>, mut response: Response) -> Response {
+pub(in crate::api) async fn challenge(State(state): State<ApiState>, mut response: Response) -> Response {
     if response.status() == StatusCode::UNAUTHORIZED
         && let Ok(value) = HeaderValue::from_str(state.identity.challenge())
     {
@@ -73,7 +73,7 @@ pub(super) async fn challenge(State(state): State<ApiState>, mut response: Respo
 }
 
 /// A request of an administrator (the rule `context_is_admin`), for the management API: others get 401, as in Trove.
-pub(super) struct Administrator(pub(super) Authorized);
+pub(in crate::api) struct Administrator(pub(in crate::api) Authorized);
 
 impl<S: Send + Sync> FromRequestParts<S> for Administrator
 where
