@@ -172,7 +172,7 @@ mod tests {
 
     async fn store() -> (tempfile::TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
-        let store = crate::store::harness::open(directory.path(), 1).await;
+        let store = crate::testing::store::open(directory.path(), 1).await;
         (directory, store)
     }
 

@@ -38,6 +38,7 @@ use super::{Compute, ComputeError, HostSpec, Placement, Squatter};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
+use crate::model::{Locality, Requirements};
 use crate::state::HostState;
 use host::{Apart, Place, Started};
 
@@ -286,6 +287,24 @@ fn apart(process: &crate::config::Process, hidden: Vec<PathBuf>) -> Result<Apart
 
 #[async_trait]
 impl Compute for ProcessDriver {
+    /// All hosts are on this machine, behind addresses that only this machine reaches. Any network will do, since clients
+    /// that know no other service insist on one; nor is there anybody whom `access.allowed_cidrs` would keep out.
+    fn check_order(&self, requirements: &Requirements) -> std::result::Result<(), String> {
+        let Requirements { nics: _, access, availability_zone, volume_type, locality } = requirements;
+        let refusal = if availability_zone.is_some() {
+            "availability_zone cannot be chosen: all hosts of this service are on one machine, which has no zones."
+        } else if volume_type.is_some() {
+            "volume.type cannot be chosen: the volumes of this service have none."
+        } else if *locality == Some(Locality::AntiAffinity) {
+            "locality anti-affinity is impossible: all hosts of this service are on one machine."
+        } else if access.as_ref().is_some_and(|access| access.is_public) {
+            "access.is_public is impossible: the hosts of this service have no public addresses."
+        } else {
+            return Ok(());
+        };
+        Err(refusal.to_owned())
+    }
+
     async fn choose_address(&self, _instance: InstanceId, port: u16) -> std::result::Result<IpAddr, ComputeError> {
         address::choose(self.range, port)
     }
