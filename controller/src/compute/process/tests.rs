@@ -54,7 +54,7 @@ impl World {
         if !with_cgroups {
             place.cgroups = None;
         }
-        ProcessDriver::over(place, address::Range::parse("127.0.0.0/8").unwrap()).unwrap()
+        ProcessDriver::over(place, "127.0.0.0/8".parse().unwrap()).unwrap()
     }
 
     /// The controller is killed and started again; its agents go on.
