@@ -15,7 +15,7 @@ use super::http::links::{Link, Time};
 use super::http::paging::Paging;
 use super::instances::view::{self, InstanceDetail};
 use super::instances::{OfInstance, instance_id};
-use crate::app::instances::Instance;
+use crate::app::instances::{Deleted, Instance};
 use crate::error::{Error, Result};
 use crate::ids::ProjectId;
 use crate::state::Task;
@@ -158,7 +158,12 @@ pub(super) async fn list(
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<ManagedInstancesPage>> {
     let (offset, limit) = paging.offset()?;
-    let (project, deleted) = (wanted.project_id.map(ProjectId), wanted.deleted.map(|flag| flag.0));
+    let project = wanted.project_id.map(ProjectId);
+    let deleted = match wanted.deleted {
+        None => Deleted::Included,
+        Some(Flag(true)) => Deleted::Only,
+        Some(Flag(false)) => Deleted::Excluded,
+    };
     let found = state.app.list_all_instances(project.as_ref(), deleted, offset, limit).await?;
     let base = state.app.config.public_url();
     let full = found.len() as u64 == u64::from(limit);
