@@ -10,11 +10,11 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-use rustix::io::Errno;
 use trove_strategy::beneath::Measure;
+use trove_strategy::process::if_visible;
 
 /// Descriptors and mappings that are looked at, far more than an engine has; each takes a microsecond or two.
 const LOOKS: u32 = 100_000;
@@ -72,12 +72,12 @@ impl Search {
     }
 
     fn look_at_mappings(&mut self, pid: i32) -> io::Result<()> {
-        let Some(maps) = if_there(File::open(format!("/proc/{pid}/maps")))? else { return Ok(()) };
+        let Some(maps) = if_visible(File::open(format!("/proc/{pid}/maps")))? else { return Ok(()) };
         let mut lines = BufReader::new(maps.take(MAPPINGS));
         let (mut line, mut read) = (Vec::new(), 0);
         loop {
             line.clear();
-            let Some(more) = if_there(lines.read_until(b'\n', &mut line))?.filter(|more| *more > 0) else { break };
+            let Some(more) = if_visible(lines.read_until(b'\n', &mut line))?.filter(|more| *more > 0) else { break };
             read += more as u64;
             if let Some(range) = of_unlinked(&line) {
                 self.look(&format!("/proc/{pid}/map_files/{range}"));
@@ -117,20 +117,11 @@ fn of_unlinked(line: &[u8]) -> Option<String> {
 
 /// A directory of /proc, which may be gone, or hidden from an ordinary user.
 fn names(directory: &str) -> io::Result<impl Iterator<Item = io::Result<String>>> {
-    let entries = if_there(std::fs::read_dir(directory))?.into_iter().flatten();
+    let entries = if_visible(std::fs::read_dir(directory))?.into_iter().flatten();
     Ok(entries.filter_map(|entry| {
         let name = entry.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        if_there(name).transpose()
+        if_visible(name).transpose()
     }))
-}
-
-fn if_there<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
-    match looked {
-        Ok(seen) => Ok(Some(seen)),
-        Err(error) if [ErrorKind::NotFound, ErrorKind::PermissionDenied].contains(&error.kind()) => Ok(None),
-        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 #[cfg(test)]

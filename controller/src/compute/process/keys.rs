@@ -9,8 +9,7 @@ use std::io;
 use keyutils_raw::{KeyringSerial, keyctl_clear, keyctl_get_persistent, keyctl_join_session_keyring};
 use nix::unistd::{Uid, setfsuid};
 use rustix::io::Errno;
-
-use super::system::if_there;
+use trove_strategy::process::if_there;
 
 /// The keyring of an account and that of its sessions: the kernel never gives them up once they were asked for.
 const KEYRINGS: u64 = 2;
