@@ -237,8 +237,7 @@ impl Signs {
     pub fn members(&self) -> io::Result<BTreeSet<i32>> {
         let mut found = BTreeSet::new();
         for group in &self.groups {
-            let Some(members) = if_visible(std::fs::read_to_string(group.join("cgroup.procs")))? else { continue };
-            found.extend(members.lines().filter_map(|line| line.parse::<i32>().ok()));
+            found.extend(process::members(group)?);
         }
         if found.is_empty() {
             // No groups, or none that may be seen from here.
