@@ -72,8 +72,7 @@ impl CertificateRequest {
 
     /// SHA-256 of its public key, hexadecimal.
     pub fn key_hash(&self) -> String {
-        let digest = Sha256::digest(self.0.public_key.der_bytes());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(Sha256::digest(self.0.public_key.der_bytes()))
     }
 }
 
@@ -236,14 +235,14 @@ mod tests {
 
     async fn store() -> (tempfile::TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
-        let store = crate::store::harness::open(directory.path(), 3).await;
+        let store = crate::testing::store::open(directory.path(), 3).await;
         (directory, store)
     }
 
     #[tokio::test]
     async fn controllers_that_start_at_once_end_up_with_the_same_pair() {
         let (directory, store) = store().await;
-        let other = crate::store::harness::open(directory.path(), 3).await;
+        let other = crate::testing::store::open(directory.path(), 3).await;
         let (one, two) = tokio::join!(Authorities::load(&store), Authorities::load(&other));
         let (one, two) = (one.unwrap(), two.unwrap());
         assert_eq!(one.agents_pem(), two.agents_pem());
@@ -251,7 +250,7 @@ mod tests {
         assert_ne!(one.agents_pem(), one.engines_pem());
         let stored = store.number("select count(*) from authority where sealed_key like '%PRIVATE%'").await;
         assert_eq!(stored, 0, "keys are sealed");
-        let foreign = crate::store::harness::open(directory.path(), 4).await;
+        let foreign = crate::testing::store::open(directory.path(), 4).await;
         assert!(Authorities::load(&foreign).await.is_err(), "another sealing key does not open them");
     }
 

@@ -87,12 +87,12 @@ fn no_engine_is_named_above_its_strategy() -> Result<()> {
 }
 
 fn is_test_file(path: &Path) -> bool {
-    path.file_stem().is_some_and(|stem| stem == "tests" || stem == "harness" || stem == "simulated")
+    path.file_stem().is_some_and(|stem| stem == "tests" || stem == "simulated")
         || path
             .strip_prefix(root())
             .unwrap_or(path)
             .components()
-            .any(|part| ["tests", "simulation"].iter().any(|name| part.as_os_str() == *name))
+            .any(|part| ["tests", "testing", "simulation"].iter().any(|name| part.as_os_str() == *name))
 }
 
 /// Folders and files of the controller, each with those that it may use. Everything may use the words below.

@@ -238,7 +238,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::harness::manifest;
+    use crate::testing::store::manifest;
 
     fn user(name: &str, host: &str) -> UserRef {
         UserRef { name: name.to_owned(), host: host.to_owned() }

@@ -11,9 +11,10 @@ use super::{App, Page, PageRequest, names};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::{InstanceId, ProjectId};
-pub use crate::model::{Access, Fault, Flavor, Instance, Nic};
+pub use crate::model::{Access, Fault, Flavor, Instance, Locality, Nic, Requirements};
 use crate::operations::{Lane, delete_instance, restart_instance};
 use crate::state::{HostState, Service, Task};
+pub use crate::store::instances::Deleted;
 use crate::store::instances::Filter;
 
 /// Per cent of a volume above which its agent stops the engine.
@@ -38,12 +39,8 @@ pub struct NewInstance {
     pub databases: Vec<super::accounts::NewDatabase>,
     /// First accounts.
     pub users: Vec<super::accounts::NewUser>,
-    /// Networks.
-    pub nics: Vec<Nic>,
-    /// Who may connect.
-    pub access: Option<Access>,
-    /// Zone.
-    pub availability_zone: Option<String>,
+    /// What is ordered of the host.
+    pub requirements: Requirements,
     /// Region.
     pub region: Option<String>,
     /// Whether who orders may have root: only then the configuration enables it at once.
@@ -168,7 +165,7 @@ impl App {
     pub async fn list_all_instances(
         &self,
         project: Option<&ProjectId>,
-        deleted: Option<bool>,
+        deleted: Deleted,
         offset: u64,
         limit: u32,
     ) -> Result<Vec<Instance>> {

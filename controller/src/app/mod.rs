@@ -15,8 +15,6 @@ mod databases;
 pub mod datastores;
 pub mod events;
 pub mod flavors;
-#[cfg(test)]
-pub(crate) mod harness;
 pub mod host_paths;
 pub mod instances;
 mod locales;

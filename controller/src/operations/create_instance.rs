@@ -149,7 +149,7 @@ async fn delete_host(work: &Work, target: &Target, _: &Params, _: &mut Engine) -
     context.agents.forget(target.instance);
     let mut tx = work.begin().await?;
     context.store.delete_agent(&mut tx, target.instance).await?;
-    context.store.clear_engine_uid(&mut tx, target.instance).await?;
+    context.store.clear_placement(&mut tx, target.instance, work.fence()).await?;
     context.store.set_host(&mut tx, target.instance, HostState::Absent).await?;
     work.commit(tx).await
 }

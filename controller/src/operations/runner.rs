@@ -47,7 +47,7 @@ impl Runner {
         Self::with(context, super::registry(), timing, Points::default())
     }
 
-    pub(super) fn with(
+    pub(crate) fn with(
         context: RunnerContext,
         registry: Vec<Arc<dyn Registered>>,
         timing: Timing,

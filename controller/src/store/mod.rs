@@ -32,8 +32,6 @@ pub mod authorities;
 mod clock;
 pub mod controllers;
 pub mod datastores;
-#[cfg(test)]
-pub(crate) mod harness;
 mod health;
 pub mod hosts;
 pub mod identity;
@@ -92,6 +90,8 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (13, "engine_uids", include_str!("migrations/0013_engine_uids.sql")),
     (14, "targets", include_str!("migrations/0014_targets.sql")),
     (15, "driver_state", include_str!("migrations/0015_driver_state.sql")),
+    (16, "host_fence", include_str!("migrations/0016_host_fence.sql")),
+    (17, "requirements", include_str!("migrations/0017_requirements.sql")),
 ];
 
 fn migrator() -> Migrator {

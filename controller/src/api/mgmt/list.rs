@@ -10,6 +10,7 @@ use crate::api::http::auth::Administrator;
 use crate::api::http::body::{Json, Query};
 use crate::api::http::links::Link;
 use crate::api::http::paging::Paging;
+use crate::app::instances::Deleted;
 use crate::error::Result;
 use crate::ids::ProjectId;
 
@@ -49,7 +50,12 @@ pub(in crate::api) async fn list(
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<ManagedInstancesPage>> {
     let (offset, limit) = paging.offset()?;
-    let (project, deleted) = (wanted.project_id.map(ProjectId), wanted.deleted.map(|flag| flag.0));
+    let project = wanted.project_id.map(ProjectId);
+    let deleted = match wanted.deleted {
+        None => Deleted::Included,
+        Some(Flag(true)) => Deleted::Only,
+        Some(Flag(false)) => Deleted::Excluded,
+    };
     let found = state.app.list_all_instances(project.as_ref(), deleted, offset, limit).await?;
     let base = state.app.config.public_url();
     let full = found.len() as u64 == u64::from(limit);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::app::harness::{World, admin, caller, code, database, order, world};
+use crate::testing::app::{World, admin, caller, code, database, order, world};
 
 async fn shown(world: &World, id: InstanceId) -> Instance {
     world.app.get_any_instance(id, true).await.unwrap()
@@ -41,8 +41,8 @@ async fn a_deleted_instance_is_shown_to_the_management_only() {
     assert_eq!(code(&world.app.get_any_instance(id, false).await), 404);
     assert!(world.app.get_any_instance(id, true).await.unwrap().deleted.is_some());
     assert_eq!(code(&world.app.delete_instance(&caller("demo"), "r", id).await), 404);
-    assert_eq!(world.app.list_all_instances(None, Some(true), 0, 10).await.unwrap().len(), 1);
-    assert_eq!(world.app.list_all_instances(None, Some(false), 0, 10).await.unwrap().len(), 0);
+    assert_eq!(world.app.list_all_instances(None, Deleted::Only, 0, 10).await.unwrap().len(), 1);
+    assert_eq!(world.app.list_all_instances(None, Deleted::Excluded, 0, 10).await.unwrap().len(), 0);
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ struct Answer {
 /// The identity with one user, `ann`, whose password is `sesame`.
 async fn bench() -> (tempfile::TempDir, Router) {
     let directory = tempfile::tempdir().unwrap();
-    let store = crate::store::harness::open(directory.path(), 1).await;
+    let store = crate::testing::store::open(directory.path(), 1).await;
     let user = User {
         id: "a".into(),
         name: "ann".into(),

@@ -8,12 +8,12 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::ids::InstanceId;
-use crate::operations::harness::{QUICK, Running, Stage, reached};
 use crate::operations::points::{Hold, Hook};
 use crate::operations::steps::{Entry, Member, Operation, StepError, StepResult, Steps};
 use crate::operations::{Lane, NewOperation, Origin, Target, Work};
 use crate::store::operations::Status;
 use crate::store::sql::Connection;
+use crate::testing::operations::{QUICK, Running, Stage, reached};
 
 /// Numbers its targets, adds the numbers up, and gives each the sum.
 struct Vote;

@@ -1,6 +1,6 @@
 //! Flavors and volumes of instances that are there.
 
-use super::{column, failed, signed, unsigned};
+use super::rows::{column, failed, signed, unsigned};
 use crate::error::Result;
 use crate::ids::{InstanceId, ProjectId};
 use crate::model::Flavor;

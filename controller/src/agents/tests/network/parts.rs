@@ -39,7 +39,8 @@ use crate::ids::{InstanceId, seeded};
 use crate::operations::Nudge;
 use crate::seal::Seal;
 use crate::store::sql::simulated::{Link, Moment, Server};
-use crate::store::{Clock, Store, harness};
+use crate::store::{Clock, Store};
+use crate::testing::store as testing_store;
 
 pub(super) const CONTROLLERS: [&str; 2] = ["one", "two"];
 const PORT: u16 = 8778;
@@ -354,7 +355,7 @@ impl NoEngine {
 #[async_trait]
 impl Datastore for NoEngine {
     fn identity(&self) -> trove_strategy::Identity {
-        harness::manifest().identity
+        testing_store::manifest().identity
     }
 
     async fn installations(

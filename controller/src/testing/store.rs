@@ -11,15 +11,15 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use trove_strategy::{Capability, Client, INTERFACE, Identity, Installation, Manifest, NameRules};
 
-use super::controllers::Controller;
-use super::datastores::Registration;
-use super::instances::NewRow;
-use super::sql::query;
-use super::sql::simulated::{Link, Server};
-use super::{Clock, Store, micros};
 use crate::ids::{InstanceId, ProjectId, VersionId};
-use crate::model::Flavor;
+use crate::model::{Flavor, Requirements};
 use crate::seal::Seal;
+use crate::store::controllers::Controller;
+use crate::store::datastores::Registration;
+use crate::store::instances::NewRow;
+use crate::store::sql::query;
+use crate::store::sql::simulated::{Link, Server};
+use crate::store::{Clock, Store, micros};
 
 /// A store with one version of one datastore.
 pub(crate) struct Fixture {
@@ -36,10 +36,7 @@ pub(crate) async fn open(directory: &Path, key: u8) -> Store {
     if server == "simulated" {
         return simulated(directory, seal);
     }
-    let name: String = Sha256::digest(directory.as_os_str().as_encoded_bytes())
-        .iter()
-        .take(12)
-        .fold("t".to_owned(), |name, byte| format!("{name}{byte:02x}"));
+    let name = format!("t{}", hex::encode(&Sha256::digest(directory.as_os_str().as_encoded_bytes())[..12]));
     let mut connection = PgConnection::connect(&server).await.unwrap();
     // The second open of a directory finds it there.
     let _there = sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut connection).await;
@@ -135,10 +132,8 @@ impl Fixture {
             volume_gib: 2,
             version: self.version,
             region: "RegionOne".to_owned(),
-            availability_zone: None,
             port: 5432,
-            access: None,
-            nics: Vec::new(),
+            requirements: Requirements::default(),
         }
     }
 }

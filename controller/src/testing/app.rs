@@ -7,17 +7,18 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use trove_proto::v1;
 
-use super::App;
-use super::accounts::{NewDatabase, NewUser};
-use super::instances::NewInstance;
+use super::store::{Fixture, fixture};
 use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
+use crate::app::App;
+use crate::app::accounts::{NewDatabase, NewUser};
+use crate::app::instances::NewInstance;
 use crate::compute::{Compute, ComputeError, HostSpec, Placement};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::{InstanceId, OperationId, ProjectId};
+use crate::model::Requirements;
 use crate::state::{HostState, Service, Task};
-use crate::store::harness::{Fixture, fixture};
 use crate::store::sql::query;
 
 /// Tables that a refused order must leave as they are.
@@ -83,9 +84,7 @@ pub(crate) fn order() -> NewInstance {
         version_number: None,
         databases: Vec::new(),
         users: Vec::new(),
-        nics: Vec::new(),
-        access: None,
-        availability_zone: None,
+        requirements: Requirements::default(),
         region: None,
         may_have_root: true,
     }
@@ -266,6 +265,12 @@ struct FakeHost;
 
 #[async_trait]
 impl Compute for FakeHost {
+    fn check_order(&self, requirements: &Requirements) -> std::result::Result<(), String> {
+        match &requirements.volume_type {
+            Some(unknown) if unknown != "ssd" => Err(format!("volume.type {unknown} is unknown; there is ssd.")),
+            _ => Ok(()),
+        }
+    }
     async fn choose_address(&self, _: InstanceId, _: u16) -> std::result::Result<IpAddr, ComputeError> {
         unreachable!("a step's work")
     }
