@@ -72,8 +72,7 @@ impl CertificateRequest {
 
     /// SHA-256 of its public key, hexadecimal.
     pub fn key_hash(&self) -> String {
-        let digest = Sha256::digest(self.0.public_key.der_bytes());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(Sha256::digest(self.0.public_key.der_bytes()))
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
+use trove_strategy::beneath;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -195,7 +196,7 @@ impl StateDirectory {
         let path = named.clone().unwrap_or_else(|| self.path.join("secret.key"));
         if named.is_none() && !path.exists() {
             let key: [u8; 32] = rand::random();
-            self.write_new(&path, &key)?;
+            beneath::replace(&path, &key).map_err(failed("write", &path))?;
         }
         let bytes = std::fs::read(&path).map_err(failed("read the key", &path))?;
         let wrong = |_| Error::Internal { attempt: format!("{}: a key has 32 bytes", path.display()), source: None };
@@ -206,23 +207,11 @@ impl StateDirectory {
     pub fn controller_id(&self) -> Result<String> {
         let path = self.path.join("controller-id");
         if !path.exists() {
-            self.write_new(&path, OperationId::random().to_string().as_bytes())?;
+            let id = OperationId::random().to_string();
+            beneath::replace(&path, id.as_bytes()).map_err(failed("write", &path))?;
         }
         let text = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
         Ok(text.trim().to_owned())
-    }
-
-    /// A file that is whole or not there, 0600.
-    fn write_new(&self, path: &Path, contents: &[u8]) -> Result<()> {
-        let beside = path.with_extension("new");
-        let write = || -> std::io::Result<()> {
-            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-            file.write_all(contents)?;
-            file.sync_all()?;
-            std::fs::rename(&beside, path)?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().map_err(failed("write", path))
     }
 }
 

@@ -9,7 +9,6 @@ mod http;
 mod instances;
 mod limits;
 mod mgmt;
-mod mgmt_versions;
 mod openapi;
 mod operations;
 mod parameters;

@@ -13,6 +13,7 @@ use crate::operations::RunnerContext;
 pub mod assignments;
 pub mod controllers;
 pub mod hosts;
+pub mod restarts;
 pub mod squatters;
 
 /// How often the drivers are asked and everything is compared; a nudge compares only what is stored.
@@ -48,6 +49,9 @@ pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
             }
             if let Err(error) = assignments::reconcile(&context).await {
                 tracing::warn!("assignments could not be compared: {}", chain(&error));
+            }
+            if let Err(error) = restarts::reconcile(&context).await {
+                tracing::warn!("failed restarts could not be looked at: {}", chain(&error));
             }
         };
         tokio::select! {

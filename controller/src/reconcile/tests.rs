@@ -1,8 +1,10 @@
 use std::sync::Arc;
 
 use tokio::sync::Notify;
+use trove_proto::v1;
 
 use super::*;
+use crate::agents::AgentError;
 use crate::compute::{Compute as _, ComputeError};
 use crate::config::Config;
 use crate::ids::InstanceId;
@@ -190,6 +192,30 @@ async fn a_certificate_is_replaced_before_it_expires() {
     in_force(&stage, 3).await;
     assignments::reconcile(&stage.context).await.unwrap();
     assert_eq!(assigned(&stage), [3], "once");
+}
+
+#[tokio::test]
+async fn an_engine_that_answers_after_its_restart_failed_is_in_error_no_more() {
+    let stage = Stage::created().await;
+    stage.agents.connect(stage.instance, true);
+    let fails = || AgentError::Refused { kind: v1::ErrorKind::Fatal, message: "the address is in use".to_owned() };
+    stage.agents.fail_next("restart", fails());
+    stage.agents.change(stage.instance, |state| state.service = Service::Failed);
+    stage.complete(restart_instance::new(stage.origin())).await.unwrap_err();
+    restarts::reconcile(&stage.context).await.unwrap();
+    assert_eq!(stage.row().await.task, Task::Error);
+    stage.agents.change(stage.instance, |state| state.service = Service::Healthy);
+    restarts::reconcile(&stage.context).await.unwrap();
+    let row = stage.row().await;
+    assert_eq!((row.task, row.fault), (Task::None, None));
+
+    // What else went wrong is not mended by an engine that answers.
+    stage.compute.fail_next("delete_host", ComputeError::Fatal("the volume is locked".to_owned()));
+    stage.complete(delete_instance::new(stage.origin())).await.unwrap_err();
+    stage.agents.change(stage.instance, |state| state.service = Service::Healthy);
+    restarts::reconcile(&stage.context).await.unwrap();
+    let row = stage.row().await;
+    assert!(row.task == Task::Error && row.fault.is_some());
 }
 
 #[tokio::test]

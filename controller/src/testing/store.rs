@@ -36,10 +36,7 @@ pub(crate) async fn open(directory: &Path, key: u8) -> Store {
     if server == "simulated" {
         return simulated(directory, seal);
     }
-    let name: String = Sha256::digest(directory.as_os_str().as_encoded_bytes())
-        .iter()
-        .take(12)
-        .fold("t".to_owned(), |name, byte| format!("{name}{byte:02x}"));
+    let name = format!("t{}", hex::encode(&Sha256::digest(directory.as_os_str().as_encoded_bytes())[..12]));
     let mut connection = PgConnection::connect(&server).await.unwrap();
     // The second open of a directory finds it there.
     let _there = sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut connection).await;

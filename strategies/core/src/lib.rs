@@ -16,6 +16,7 @@ pub mod failpoint;
 pub mod host;
 pub mod manifest;
 pub mod password;
+pub mod process;
 pub mod real_host;
 pub mod recording;
 pub mod site;

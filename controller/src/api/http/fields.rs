@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -95,8 +96,7 @@ impl TryFrom<String> for Network {
     type Error = Reason;
 
     fn try_from(text: String) -> Result<Self, Reason> {
-        let (address, bits) = text.split_once('/').unwrap_or((&text, "32"));
-        let fits = address.parse::<Ipv4Addr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= 32);
+        let fits = text.parse::<Ipv4Net>().is_ok() || text.parse::<Ipv4Addr>().is_ok();
         if fits { Ok(Self(text)) } else { Err("must be an IPv4 network such as 10.0.0.0/8") }
     }
 }

@@ -1,12 +1,15 @@
 //! Reads a body into the type of a handler. A refusal is a sentence that names the field by its path:
-//! `instance['volume']['size']`. The data model is serde's over JSON, but an object is never read from a list, and what is
-//! missing or unknown is said as every other fault.
+//! `instance['volume']['size']`. The data model is serde's over JSON, but an object is never read from a list, what is
+//! missing or unknown is said as every other fault, and lists are bounded.
 
+use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::de::value::{MapDeserializer, SeqDeserializer};
+use serde::de::{self, DeserializeOwned, Deserializer, IntoDeserializer, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 use serde_json::Value;
+use serde_path_to_error::Segment;
 
 use crate::app::names::shown;
 use crate::error::Error;
@@ -16,74 +19,45 @@ use crate::error::Error;
 /// # Errors
 /// 400: names the field.
 pub(in crate::api) fn read<T: DeserializeOwned>(body: Value) -> crate::error::Result<T> {
-    check_lists(&body, &mut 0).map_err(|wrong| Error::BadRequest(wrong.sentence()))?;
-    T::deserialize(Part(body)).map_err(|wrong| Error::BadRequest(wrong.sentence()))
+    let part = Part { value: body, items: &Cell::new(0) };
+    serde_path_to_error::deserialize(part).map_err(|wrong| Error::BadRequest(sentence(&wrong)))
 }
 
-/// Items of one list at most.
+/// Items of one list at most: each is work for an engine, and one request is not to keep it from others.
 pub(in crate::api) const LIST: usize = 100;
 /// Items of all lists of a body at most: an order for many accounts with access to many databases has lists in lists.
 const ITEMS: usize = 1000;
 
-/// Each item of a list is work for an engine, and one request is not to keep it from others.
-fn check_lists(value: &Value, items: &mut usize) -> Result<(), Wrong> {
-    match value {
-        Value::Array(list) => {
-            *items += list.len();
-            if list.len() > LIST {
-                return Err(de::Error::custom(format!("has {} items, and at most {LIST} are taken", list.len())));
+fn sentence(wrong: &serde_path_to_error::Error<Wrong>) -> String {
+    let Wrong { missing, reason } = wrong.inner();
+    let missing = missing.map(|name| Segment::Map { key: name.to_owned() });
+    let mut path = String::new();
+    for segment in wrong.path().iter().chain(&missing) {
+        match segment {
+            Segment::Seq { index } => path.push_str(&format!("[{index}]")),
+            Segment::Map { key } | Segment::Enum { variant: key } => {
+                let key = shown(key);
+                let key = key.trim_matches('"');
+                path.push_str(&if path.is_empty() { key.to_owned() } else { format!("['{key}']") });
             }
-            if *items > ITEMS {
-                return Err(de::Error::custom(format!(
-                    "is one list too many: all lists together have at most {ITEMS} items"
-                )));
-            }
-            let mut all = list.iter().enumerate();
-            all.try_for_each(|(n, item)| check_lists(item, items).map_err(|wrong| wrong.within(At::Item(n))))
+            Segment::Unknown => {}
         }
-        Value::Object(parts) => parts.iter().try_for_each(|(name, part)| {
-            check_lists(part, items).map_err(|wrong| wrong.within(At::Name(name.clone())))
-        }),
-        _ => Ok(()),
     }
+    let path = if path.is_empty() { "the body" } else { &path };
+    format!("Validation error: {path} {reason}.")
 }
 
-/// What is wrong, and where: the path from the inside out.
+/// What is wrong with a part of the body.
 #[derive(Debug)]
 struct Wrong {
-    path: Vec<At>,
+    /// The field of the part that is meant, where it is not there.
+    missing: Option<&'static str>,
     reason: String,
-}
-
-#[derive(Debug)]
-enum At {
-    Name(String),
-    Item(usize),
-}
-
-impl Wrong {
-    fn within(mut self, at: At) -> Self {
-        self.path.push(at);
-        self
-    }
-
-    fn sentence(&self) -> String {
-        let mut path = String::new();
-        for at in self.path.iter().rev() {
-            match at {
-                At::Name(name) if path.is_empty() => path.push_str(name),
-                At::Name(name) => path.push_str(&format!("['{name}']")),
-                At::Item(n) => path.push_str(&format!("[{n}]")),
-            }
-        }
-        let path = if path.is_empty() { "the body" } else { &path };
-        format!("Validation error: {path} {}.", self.reason)
-    }
 }
 
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sentence())
+        f.write_str(&self.reason)
     }
 }
 
@@ -91,7 +65,7 @@ impl std::error::Error for Wrong {}
 
 impl de::Error for Wrong {
     fn custom<T: fmt::Display>(reason: T) -> Self {
-        Self { path: Vec::new(), reason: reason.to_string() }
+        Self { missing: None, reason: reason.to_string() }
     }
 
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -104,11 +78,11 @@ impl de::Error for Wrong {
     }
 
     fn missing_field(name: &'static str) -> Self {
-        Self::custom("is required").within(At::Name(name.to_owned()))
+        Self { missing: Some(name), reason: "is required".to_owned() }
     }
 
-    fn unknown_field(name: &str, _known: &'static [&'static str]) -> Self {
-        Self::custom("is not known here").within(At::Name(shown(name).trim_matches('"').to_owned()))
+    fn unknown_field(_name: &str, _known: &'static [&'static str]) -> Self {
+        Self::custom("is not known here")
     }
 }
 
@@ -120,40 +94,73 @@ fn unfit(value: &Value, expected: &str) -> Wrong {
 }
 
 /// A value of the body.
-struct Part(Value);
+struct Part<'a> {
+    value: Value,
+    /// Of all lists of the body that were read.
+    items: &'a Cell<usize>,
+}
 
-impl<'de> Deserializer<'de> for Part {
+impl Part<'_> {
+    fn count(&self, list: &[Value]) -> Result<(), Wrong> {
+        self.items.set(self.items.get() + list.len());
+        if list.len() > LIST {
+            return Err(de::Error::custom(format!("has {} items, and at most {LIST} are taken", list.len())));
+        }
+        if self.items.get() > ITEMS {
+            return Err(de::Error::custom(format!(
+                "is one list too many: all lists together have at most {ITEMS} items"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl IntoDeserializer<'_, Wrong> for Part<'_> {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+impl<'de> Deserializer<'de> for Part<'_> {
     type Error = Wrong;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        match self.0 {
+        if let Value::Array(list) = &self.value {
+            self.count(list)?;
+        }
+        let part = |value| Part { value, items: self.items };
+        match self.value {
             Value::Null => visitor.visit_unit(),
             Value::Bool(value) => visitor.visit_bool(value),
             Value::Number(number) => number.deserialize_any(visitor).map_err(de::Error::custom),
             Value::String(text) => visitor.visit_string(text),
-            Value::Array(items) => visitor.visit_seq(Items { rest: items.into_iter(), next: 0 }),
-            Value::Object(parts) => visitor.visit_map(Parts { rest: parts.into_iter(), value: None }),
+            Value::Array(list) => visitor.visit_seq(SeqDeserializer::new(list.into_iter().map(part))),
+            Value::Object(parts) => {
+                visitor.visit_map(MapDeserializer::new(parts.into_iter().map(|(name, value)| (name, part(value)))))
+            }
         }
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.value.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        if self.0.is_boolean() { self.deserialize_any(visitor) } else { Err(unfit(&self.0, "true or false")) }
+        if self.value.is_boolean() { self.deserialize_any(visitor) } else { Err(unfit(&self.value, "true or false")) }
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        if self.0.is_string() { self.deserialize_any(visitor) } else { Err(unfit(&self.0, "a string")) }
+        if self.value.is_string() { self.deserialize_any(visitor) } else { Err(unfit(&self.value, "a string")) }
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        if self.0.is_array() { self.deserialize_any(visitor) } else { Err(unfit(&self.0, "a list")) }
+        if self.value.is_array() { self.deserialize_any(visitor) } else { Err(unfit(&self.value, "a list")) }
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        if self.0.is_object() { self.deserialize_any(visitor) } else { Err(unfit(&self.0, "an object")) }
+        if self.value.is_object() { self.deserialize_any(visitor) } else { Err(unfit(&self.value, "an object")) }
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -172,44 +179,6 @@ impl<'de> Deserializer<'de> for Part {
     forward_to_deserialize_any! {
         i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str bytes byte_buf unit unit_struct tuple tuple_struct
         enum identifier ignored_any
-    }
-}
-
-struct Items {
-    rest: std::vec::IntoIter<Value>,
-    next: usize,
-}
-
-impl<'de> SeqAccess<'de> for Items {
-    type Error = Wrong;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Wrong> {
-        let Some(value) = self.rest.next() else { return Ok(None) };
-        let at = At::Item(self.next);
-        self.next += 1;
-        seed.deserialize(Part(value)).map(Some).map_err(|wrong| wrong.within(at))
-    }
-}
-
-struct Parts {
-    rest: serde_json::map::IntoIter,
-    value: Option<(String, Value)>,
-}
-
-impl<'de> MapAccess<'de> for Parts {
-    type Error = Wrong;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Wrong> {
-        let Some((name, value)) = self.rest.next() else { return Ok(None) };
-        self.value = Some((name.clone(), value));
-        seed.deserialize(Part(Value::String(name))).map(Some)
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Wrong> {
-        let Some((name, value)) = self.value.take() else {
-            return Err(de::Error::custom("has a value without a name"));
-        };
-        seed.deserialize(Part(value)).map_err(|wrong| wrong.within(At::Name(name)))
     }
 }
 
@@ -252,6 +221,10 @@ mod tests {
             (json!({"instance": good, "list": {}}), "list must be a list."),
             (json!({"instance": good, "list": [good, {"name": ""}]}), "list[1]['name'] must have 1 to 255 characters."),
             (json!({"instance": good, "colour": 1}), "colour is not known here."),
+            (
+                json!({"instance": {"name": "n", "a\nb": {"c": vec![1; 101]}}}),
+                "instance['a\\nb']['c'] has 101 items, and at most 100 are taken.",
+            ),
         ] {
             let error = read::<Body>(body.clone()).unwrap_err().to_string();
             assert_eq!(error, format!("Validation error: {sentence}"), "{body}");

@@ -10,13 +10,13 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::view::{self, InstanceDetail, Viewer};
 use crate::api::ApiState;
-use crate::api::databases::NewDatabase;
+use crate::api::databases::create::NewDatabase;
 use crate::api::http::answer::WithOperation;
 use crate::api::http::auth::Authorized;
 use crate::api::http::body::Json;
 use crate::api::http::fault::Fault;
 use crate::api::http::fields::{Address, Count, Name, Networks, Reference, Size};
-use crate::api::users::NewUser;
+use crate::api::users::create::NewUser;
 use crate::app::instances;
 use crate::error::{Error, Result};
 

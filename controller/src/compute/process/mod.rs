@@ -12,6 +12,7 @@ mod fence;
 mod filter;
 mod groups;
 mod host;
+mod keys;
 mod kill;
 mod lock;
 mod migrate;
@@ -30,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use ipnet::Ipv4Net;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -69,7 +71,7 @@ pub(super) fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Com
 
 pub struct ProcessDriver {
     place: Place,
-    range: address::Range,
+    range: Ipv4Net,
     watchers: Mutex<HashMap<InstanceId, Watcher>>,
     /// Calls about one host come one after the other.
     turns: Mutex<HashMap<InstanceId, Arc<tokio::sync::Mutex<()>>>>,
@@ -86,12 +88,12 @@ impl ProcessDriver {
     /// # Errors
     /// Internal: a directory cannot be made; 400: the range of addresses is wrong.
     fn new(options: ProcessOptions) -> Result<Arc<Self>> {
-        let range = address::Range::parse(&options.config.process.address_range).map_err(Error::BadRequest)?;
+        let range = options.config.loopback_range()?;
         let driver = Self::over(place(&options)?, range);
         driver.map_err(|error| Error::internal("find the hosts", error))
     }
 
-    fn over(place: Place, range: address::Range) -> std::result::Result<Arc<Self>, ComputeError> {
+    fn over(place: Place, range: Ipv4Net) -> std::result::Result<Arc<Self>, ComputeError> {
         let driver = Arc::new(Self { place, range, watchers: Mutex::default(), turns: Mutex::default() });
         // One that is half made or half removed is left to the operation that does it.
         let hosts = driver.place.hosts();

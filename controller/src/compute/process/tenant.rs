@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use serde::Deserialize;
+use trove_strategy::process::if_there;
 
-use super::system::if_there;
 use crate::ids::InstanceId;
 
 /// The agent's configuration, by which a host can be started.

@@ -1,6 +1,7 @@
 //! Hosts whose agent is a script: it joins its groups, leaves grandchildren in sessions of their own, and stays.
 
 mod groups;
+mod namespaces;
 mod planted;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -54,7 +55,7 @@ impl World {
         if !with_cgroups {
             place.cgroups = None;
         }
-        ProcessDriver::over(place, address::Range::parse("127.0.0.0/8").unwrap()).unwrap()
+        ProcessDriver::over(place, "127.0.0.0/8".parse().unwrap()).unwrap()
     }
 
     /// The controller is killed and started again; its agents go on.
@@ -102,7 +103,10 @@ impl World {
     /// The agent, once it has all its children.
     async fn agent(&self, instance: InstanceId, nth: usize) -> ProcessId {
         until("the agent has its children", || self.listed(instance, "children").len() == 3 * nth).await;
-        self.driver.place.find_agent(instance).unwrap().expect("the agent runs")
+        // It may be quicker than the controller, which writes down which process it is.
+        let find = || self.driver.place.find_agent(instance).unwrap();
+        until("the agent runs", || find().is_some()).await;
+        find().unwrap()
     }
 }
 

@@ -9,14 +9,14 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
-use super::ApiState;
-use super::datastores::{OfVersionId, version_id};
-use super::http::answer::Accepted;
-use super::http::auth::Administrator;
-use super::http::body::{Json, Path};
-use super::http::fault::Fault;
-use super::http::fields::{Image, Name, NoImage};
-use super::http::paging::Paging;
+use crate::api::ApiState;
+use crate::api::datastores::{OfVersionId, version_id};
+use crate::api::http::answer::Accepted;
+use crate::api::http::auth::Administrator;
+use crate::api::http::body::{Json, Path};
+use crate::api::http::fault::Fault;
+use crate::api::http::fields::{Image, Name, NoImage};
+use crate::api::http::paging::Paging;
 use crate::app::datastores::{self, Datastore, Version, image};
 use crate::error::{Error, Result};
 
@@ -65,12 +65,12 @@ impl ManagedVersion {
 }
 
 #[derive(Serialize, ToSchema)]
-pub(super) struct ManagedVersionsBody {
+pub(in crate::api) struct ManagedVersionsBody {
     versions: Vec<ManagedVersion>,
 }
 
 #[derive(Serialize, ToSchema)]
-pub(super) struct ManagedVersionBody {
+pub(in crate::api) struct ManagedVersionBody {
     version: ManagedVersion,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct ManagedVersionBody {
 ///
 /// Also those that cannot be ordered. In one page.
 #[utoipa::path(get, path = "/mgmt/datastore-versions", tag = "management", operation_id = "list_managed_versions")]
-pub(super) async fn list(
+pub(in crate::api) async fn list(
     State(state): State<ApiState>,
     _administrator: Administrator,
     paging: Paging,
@@ -94,7 +94,7 @@ pub(super) async fn list(
 /// Show a version
 #[utoipa::path(get, path = "/mgmt/datastore-versions/{id}", tag = "management", operation_id = "show_managed_version",
     params(OfVersionId), responses(Fault<404>))]
-pub(super) async fn show(
+pub(in crate::api) async fn show(
     State(state): State<ApiState>,
     _administrator: Administrator,
     Path(of): Path<OfVersionId>,
@@ -104,7 +104,7 @@ pub(super) async fn show(
 }
 
 #[derive(Deserialize, ToSchema)]
-pub(super) struct Registration {
+pub(in crate::api) struct Registration {
     version: NewVersion,
 }
 
@@ -135,7 +135,7 @@ struct NewVersion {
 
 /// Register a version
 #[utoipa::path(post, path = "/mgmt/datastore-versions", tag = "management", operation_id = "create_version")]
-pub(super) async fn create(
+pub(in crate::api) async fn create(
     State(state): State<ApiState>,
     _administrator: Administrator,
     Json(Registration { version }): Json<Registration>,
@@ -181,7 +181,7 @@ impl TryFrom<Value> for Fixed {
 /// A change of a version. `image` and `datastore_manager` cannot be changed.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct VersionChange {
+pub(in crate::api) struct VersionChange {
     name: Option<Name>,
     active: Option<bool>,
     default: Option<bool>,
@@ -202,7 +202,7 @@ pub(super) struct VersionChange {
 /// Change a version
 #[utoipa::path(patch, path = "/mgmt/datastore-versions/{id}", tag = "management", operation_id = "update_version",
     params(OfVersionId), responses(Fault<404>))]
-pub(super) async fn update(
+pub(in crate::api) async fn update(
     State(state): State<ApiState>,
     _administrator: Administrator,
     Path(of): Path<OfVersionId>,
@@ -221,7 +221,7 @@ pub(super) async fn update(
 /// Delete a version that no instance has
 #[utoipa::path(delete, path = "/mgmt/datastore-versions/{id}", tag = "management", operation_id = "delete_version",
     params(OfVersionId), responses(Fault<404>))]
-pub(super) async fn delete(
+pub(in crate::api) async fn delete(
     State(state): State<ApiState>,
     _administrator: Administrator,
     Path(of): Path<OfVersionId>,
