@@ -166,6 +166,4 @@ impl Runner {
 }
 
 #[cfg(test)]
-mod several;
-#[cfg(test)]
 mod tests;

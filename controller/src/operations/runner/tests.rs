@@ -1,3 +1,5 @@
+mod several;
+
 use async_trait::async_trait;
 use serde::{Deserialize as De, Serialize as Se};
 use tokio::sync::Notify;

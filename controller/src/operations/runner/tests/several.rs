@@ -6,9 +6,9 @@ use std::sync::Mutex;
 use serde::{Deserialize as De, Serialize as Se};
 use tokio::sync::Notify;
 
-use super::*;
 use crate::ids::InstanceId;
 use crate::operations::points::{Hold, Hook};
+use crate::operations::runner::*;
 use crate::operations::steps::{Entry, Member, Operation, StepError, StepResult, Steps};
 use crate::operations::{Lane, NewOperation, Origin, Target, Work};
 use crate::store::operations::Status;
