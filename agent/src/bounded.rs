@@ -100,10 +100,6 @@ impl Engine for Bounded {
         within(CONFIGURATION, "secure", self.0.engine().secure(site)).await
     }
 
-    fn check_start(&self, log: &str) -> Result<(), EngineError> {
-        self.0.engine().check_start(log)
-    }
-
     async fn repair(&self, site: &Site) -> Result<Option<String>, EngineError> {
         within(WORK, "repair", self.0.engine().repair(site)).await
     }

@@ -2,8 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "directories of the agent alone, 0700")]
 
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -11,6 +10,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
+use trove_strategy::beneath;
 
 /// Such a file is at most so long; one that is longer is not of this agent.
 const MOST_BYTES: u64 = 16 << 20;
@@ -43,16 +43,8 @@ impl Durable {
     /// # Errors
     /// The system refused; a full disk is named as such. What was there before is untouched.
     pub fn write(&self, name: &str, contents: &[u8]) -> Result<()> {
-        let (path, beside) = (self.path(name), self.path(&format!(".{name}.new")));
-        let write = || -> io::Result<()> {
-            let mut options = std::fs::File::options();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-            file.write_all(contents)?;
-            file.sync_all()?;
-            std::fs::rename(&beside, &path)?;
-            std::fs::File::open(&self.directory)?.sync_all()
-        };
-        write().with_context(|| format!("write {}", path.display()))
+        let path = self.path(name);
+        beneath::replace(&path, contents).with_context(|| format!("write {}", path.display()))
     }
 
     /// The contents of a file, or `None` when it is not there.

@@ -1,5 +1,5 @@
-//! The engine's output. The engine appends to one file; the agent reads it from its end or in pieces, and cuts it in place
-//! when it has grown: a tenant decides how much an engine writes there.
+//! The engine's output. The engine appends to one file; the agent reads its end, and cuts it in place when it has grown: a
+//! tenant decides how much an engine writes there.
 //!
 //! The last bytes of what is cut off are kept as `engine.log.1` to `engine.log.4`, the newest first. What is written
 //! between the copy and the cut is lost.
@@ -18,17 +18,11 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use tracing::warn;
-use trove_strategy::EngineError;
 
 const NAME: &str = "engine.log";
 /// The file is cut when it is greater, and this much of its end is kept.
 const PIECE: u64 = 8 << 20;
 const PIECES: u32 = 4;
-/// As much as is read of what was written between two looks, from its end: whoever has the engine's rights makes the file as
-/// long as he likes at once, without writing anything.
-const LOOKED_AT: u64 = 64 << 20;
-/// How much is in memory at once.
-const READ: usize = 1 << 20;
 /// The end of the log that is looked at for its last lines.
 const TAIL: u64 = 16 << 10;
 const LOOK: Duration = Duration::from_secs(1);
@@ -44,8 +38,8 @@ pub struct EngineLog {
 struct State {
     /// The position of the file's first byte.
     cut: u64,
-    /// Where a start goes on reading; nothing behind it is cut off unread.
-    unread: Option<u64>,
+    /// Where the output of the start that is under way begins.
+    start: Option<u64>,
 }
 
 impl EngineLog {
@@ -85,58 +79,21 @@ impl EngineLog {
         files.filter_map(|path| Some(std::fs::symlink_metadata(path).ok()?.blocks() * 512)).sum()
     }
 
-    /// A start begins: what is written from now on is to be read.
+    /// A start begins: what is written from now on is its.
     pub fn begin(&self) {
         let mut state = self.lock();
-        state.unread = Some(state.cut.saturating_add(length(&self.path())));
+        state.start = Some(state.cut.saturating_add(length(&self.path())));
     }
 
     /// A start has ended.
     pub fn end(&self) {
-        self.lock().unread = None;
-    }
-
-    /// Reads on what was written since [`EngineLog::begin`], in pieces of whole lines, at most 64 MiB. Nothing once the start has
-    /// ended. Blocks.
-    ///
-    /// # Errors
-    /// The first of `check`.
-    pub fn read_on(&self, check: impl Fn(&str) -> Result<(), EngineError>) -> Result<(), EngineError> {
-        let mut state = self.lock();
-        let Some(unread) = state.unread else { return Ok(()) };
-        let Ok(mut file) = open(File::options().read(true), &self.path()) else { return Ok(()) };
-        let length_now = length(&self.path());
-        let mut at = unread.saturating_sub(state.cut).max(length_now.saturating_sub(LOOKED_AT));
-        let mut left = length_now.saturating_sub(at);
-        if file.seek(SeekFrom::Start(at)).is_err() {
-            return Ok(());
-        }
-        let mut piece = Vec::new();
-        while left > 0 {
-            let wanted = left.min(READ as u64);
-            let got = Read::by_ref(&mut file).take(wanted).read_to_end(&mut piece).unwrap_or_default();
-            left = if got == 0 { 0 } else { left - got as u64 };
-            let newline = piece.iter().rposition(|byte| *byte == b'\n').map(|end| end + 1);
-            // A line longer than all that is read at once is not kept whole.
-            let whole = newline.unwrap_or(if piece.len() > READ { piece.len() } else { 0 });
-            check(&String::from_utf8_lossy(&piece[..whole]))?;
-            piece.drain(..whole);
-            at += whole as u64;
-        }
-        if length(&self.path()) > PIECE {
-            // An engine writes a line in one go: what is left is the head of one that is being written, if anything.
-            check(&String::from_utf8_lossy(&piece))?;
-            self.cut(&mut state);
-            at = 0;
-        }
-        state.unread = Some(state.cut.saturating_add(at));
-        Ok(())
+        self.lock().start = None;
     }
 
     /// The last lines, in one line; of the present start only, while one is under way.
     pub fn last_words(&self) -> String {
         let state = self.lock();
-        let from = state.unread.map_or(0, |unread| unread.saturating_sub(state.cut));
+        let from = state.start.map_or(0, |start| start.saturating_sub(state.cut));
         let bytes = tail(&self.path(), from, TAIL).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -147,10 +104,10 @@ impl EngineLog {
         if said.is_empty() { "it wrote nothing".to_owned() } else { said }
     }
 
-    /// Cuts it when it has grown; while a start reads it, [`EngineLog::read_on`] does.
+    /// Cuts it when it has grown.
     fn shorten(&self) {
         let mut state = self.lock();
-        if state.unread.is_none() && length(&self.path()) > PIECE {
+        if length(&self.path()) > PIECE {
             self.cut(&mut state);
         }
     }
@@ -215,10 +172,6 @@ fn tail(path: &Path, from: u64, most: u64) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
-    use trove_strategy::Kind;
-
     use super::*;
 
     fn append(log: &EngineLog, text: &str) {
@@ -248,37 +201,16 @@ mod tests {
     }
 
     #[test]
-    fn a_start_reads_every_line_though_the_log_is_cut_meanwhile() {
+    fn what_a_start_says_is_told_though_the_log_is_cut_meanwhile() {
         let scratch = tempfile::tempdir().unwrap();
         let log = EngineLog::new(scratch.path());
-        append(&log, "REFUSED of an earlier start\n");
+        append(&log, "of an earlier start\n");
         log.begin();
-        let seen = RefCell::new(0);
-        let check = |text: &str| {
-            assert!(text.len() <= 2 * READ, "{}", text.len());
-            *seen.borrow_mut() += text.lines().filter(|line| *line == "REFUSED").count();
-            Ok(())
-        };
-        let filler = format!("{}\n", "x".repeat(1023));
-        for _ in 0..4 {
-            append(&log, &filler.repeat(5 << 10));
-            append(&log, "REFUSED\nREF");
-            log.shorten();
-            log.read_on(check).unwrap();
-            append(&log, "USED\n");
-            log.read_on(check).unwrap();
-        }
-        assert!(length(&log.path()) < 11 << 20);
-        // Two of them were being written when the log was cut, which an engine does in one go.
-        assert!(*seen.borrow() >= 6, "{}", seen.borrow());
-        append(&log, "REFUSED\n");
-        let refused =
-            log.read_on(
-                |text| if text.contains("REFUSED") { Err(EngineError::new(Kind::Fatal, "refused")) } else { Ok(()) },
-            );
-        assert!(refused.is_err());
-        log.end();
-        log.read_on(|_| unreachable!("the start has ended")).unwrap();
+        assert_eq!(log.last_words(), "it wrote nothing");
+        append(&log, &"x\n".repeat(9 << 20));
+        log.shorten();
+        append(&log, "refused\n");
+        assert_eq!((log.last_words().as_str(), length(&log.path())), ("refused", 8));
     }
 
     #[test]
@@ -299,14 +231,13 @@ mod tests {
             let (done, ended) = std::sync::mpsc::channel();
             std::thread::spawn(move || {
                 log.begin();
-                let read = log.read_on(|text| if text.is_empty() { Ok(()) } else { panic!("{text}") });
                 let said = log.last_words();
                 log.cut(&mut log.lock());
                 let opened = open(File::options().create(true).append(true), &log.path()).map(drop);
-                done.send((read.is_ok(), said, opened.is_err())).unwrap();
+                done.send((said, opened.is_err())).unwrap();
             });
             let seen = ended.recv_timeout(Duration::from_secs(10)).expect("it is not waited for");
-            assert_eq!(seen, (true, "it wrote nothing".to_owned(), true), "{nth}");
+            assert_eq!(seen, ("it wrote nothing".to_owned(), true), "{nth}");
         }
         assert_eq!(std::fs::read_to_string(&secret).unwrap(), "a secret\n");
     }
@@ -322,43 +253,11 @@ mod tests {
             // As long as the file system lets it be.
             let lengths = [i64::MAX as u64, (16 << 40) - (1 << 20), 1 << 40];
             assert!(lengths.into_iter().any(|length| file.set_len(length).is_ok()));
-            let _ =
-                std::io::Write::write_all(&mut File::options().append(true).open(log.path()).unwrap(), b"the end\n");
-            let read = RefCell::new((0, String::new()));
-            log.read_on(|text| {
-                let mut read = read.borrow_mut();
-                *read = (read.0 + text.len() as u64, text.trim_start_matches('\0').to_owned());
-                Ok(())
-            })
-            .unwrap();
-            assert!(read.borrow().0 <= LOOKED_AT + READ as u64, "{}", read.borrow().0);
-            assert!(["", "the end\n"].contains(&read.borrow().1.as_str()), "{}", read.borrow().1);
+            assert!(log.last_words().len() <= 1000);
+            log.shorten();
             assert_eq!(length(&log.path()), 0, "{round}");
         }
         append(&log, "one line\n");
-        let seen = RefCell::new(String::new());
-        log.read_on(|text| {
-            seen.borrow_mut().push_str(text);
-            Ok(())
-        })
-        .unwrap();
-        assert!(seen.borrow().ends_with("one line\n"));
-    }
-
-    #[test]
-    fn a_line_without_end_is_read_in_pieces() {
-        let scratch = tempfile::tempdir().unwrap();
-        let log = EngineLog::new(scratch.path());
-        log.begin();
-        append(&log, &"x".repeat(5 << 20));
-        let greatest = RefCell::new(0);
-        log.read_on(|text| {
-            let now = (*greatest.borrow()).max(text.len());
-            *greatest.borrow_mut() = now;
-            Ok(())
-        })
-        .unwrap();
-        assert!(*greatest.borrow() > 0 && *greatest.borrow() <= 2 * READ);
-        assert!(log.last_words().len() <= 1000);
+        assert_eq!(log.last_words(), "one line");
     }
 }

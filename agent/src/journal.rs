@@ -46,7 +46,7 @@ impl Outcome {
     /// Of a job that succeeded.
     pub fn succeeded(outcome: v1::result::Outcome) -> Self {
         let result = v1::Result { error: None, outcome: Some(outcome) };
-        Self::Succeeded { result: hex(&result.encode_to_vec()) }
+        Self::Succeeded { result: hex::encode(result.encode_to_vec()) }
     }
 
     /// As it is sent; `None` while there is no end.
@@ -58,7 +58,7 @@ impl Outcome {
             Self::Begun => None,
             Self::Done => Some(v1::Result::default()),
             Self::Succeeded { result } => {
-                let bytes = unhex(result).context("read the result of a job")?;
+                let bytes = hex::decode(result).context("read the result of a job")?;
                 Some(v1::Result::decode(bytes.as_slice()).context("read the result of a job")?)
             }
             Self::Failed { kind, message } => {
@@ -67,15 +67,6 @@ impl Outcome {
             }
         })
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let pairs = text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
-    pairs.collect()
 }
 
 /// One entry.
@@ -149,7 +140,7 @@ impl Journal {
 }
 
 fn name(key: &v1::JobKey) -> String {
-    format!("{}.json", hex(&Sha256::digest(key.encode_to_vec())))
+    format!("{}.json", hex::encode(Sha256::digest(key.encode_to_vec())))
 }
 
 /// A sum over the work without its secrets, so that the journal says nothing about them.
@@ -159,7 +150,7 @@ fn name(key: &v1::JobKey) -> String {
 pub fn fingerprint(work: &v1::start::Work) -> Result<String> {
     let start = v1::Start { work: Some(work.clone()), ..v1::Start::default() };
     let scrubbed = trove_proto::without_secrets(&start).context("take the secrets out of the work")?;
-    Ok(hex(&Sha256::digest(scrubbed.encode_to_vec())))
+    Ok(hex::encode(Sha256::digest(scrubbed.encode_to_vec())))
 }
 
 #[cfg(test)]

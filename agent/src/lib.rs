@@ -26,6 +26,7 @@ pub mod run;
 pub mod service;
 pub mod status;
 pub mod supervisor;
+mod unlinked;
 pub mod volume;
 pub mod work;
 

@@ -18,7 +18,6 @@ use crate::process::Process;
 /// A datastore of this program and what is installed of it.
 #[derive(Debug, Serialize)]
 pub struct Installed {
-    /// Its name.
     pub name: String,
     /// What is installed, newest first; empty when it is not.
     pub installations: Vec<Installation>,

@@ -6,6 +6,7 @@
     reason = "/proc, the system's programs, and the log, whose directory is the agent's alone"
 )]
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -19,6 +20,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use trove_strategy::process::{self, Stat, if_visible};
 use trove_strategy::{Owner, RealHost, Signal as Stop, StartSpec, Trusted};
 
 /// How soon it is looked again for what could not be seen.
@@ -35,7 +37,6 @@ pub struct Mark {
 
 /// A process that runs, or has just ended.
 pub struct Process {
-    /// Which.
     pub mark: Mark,
     gone: watch::Receiver<bool>,
     /// Ours to reap; `None` for one that an earlier agent started.
@@ -44,57 +45,9 @@ pub struct Process {
     trusted: Option<Trusted>,
 }
 
-/// Fields of `/proc/<pid>/stat` after the name.
-struct Stat {
-    state: char,
-    parent: i32,
-    session: i32,
-    threads: u32,
-    started: u64,
-}
-
-/// What was looked at of a process, or `None` where it is gone. Everything else, such as that no descriptor is left, is no
-/// answer: who could not look must not take an engine for dead, and start another one on its data.
-fn if_there<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
-    match looked {
-        Ok(seen) => Ok(Some(seen)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
-        // Another account's, which an ordinary user may not look at where /proc hides it.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn stat(pid: i32) -> io::Result<Option<Stat>> {
-    let text = if_there(std::fs::read(format!("/proc/{pid}/stat")))?;
-    let Some(text) = text else { return Ok(None) };
-    let stat = Stat::parse(&String::from_utf8_lossy(&text));
-    stat.map(Some).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not understood")))
-}
-
-impl Stat {
-    fn parse(text: &str) -> Option<Self> {
-        let (_, rest) = text.rsplit_once(") ")?;
-        let fields: Vec<&str> = rest.split(' ').collect();
-        Some(Self {
-            state: fields.first()?.chars().next()?,
-            parent: fields.get(1)?.parse().ok()?,
-            session: fields.get(3)?.parse().ok()?,
-            threads: fields.get(17)?.parse().ok()?,
-            started: fields.get(19)?.parse().ok()?,
-        })
-    }
-
-    /// A process whose first thread has ended looks like a zombie, and lives on with its other threads.
-    fn is_alive(&self) -> bool {
-        !matches!(self.state, 'Z' | 'X') || self.threads > 1
-    }
-}
-
 impl Mark {
     fn of(pid: i32) -> io::Result<Option<Self>> {
-        let alive = stat(pid)?.filter(Stat::is_alive);
+        let alive = Stat::of(pid)?.filter(Stat::is_alive);
         Ok(alive.map(|stat| Self { pid, started: stat.started }))
     }
 
@@ -141,7 +94,7 @@ impl Process {
 
     fn watch_new(child: &Child) -> Result<Self> {
         let pid = i32::try_from(child.id()).context("a process id")?;
-        let stat = stat(pid).context("look at the engine's process")?;
+        let stat = Stat::of(pid).context("look at the engine's process")?;
         Self::watch(Mark { pid, started: stat.map_or(0, |stat| stat.started) })
     }
 
@@ -261,15 +214,34 @@ impl Signs {
     /// # Errors
     /// It could not be looked.
     pub fn all(&self) -> io::Result<Vec<Mark>> {
-        let works = |pid: i32| {
-            let cwd = if_there(std::fs::read_link(format!("/proc/{pid}/cwd")))?;
-            Ok::<_, io::Error>(cwd.is_some_and(|cwd| cwd.starts_with(&self.data)))
-        };
+        let works =
+            |pid: i32| Ok::<_, io::Error>(process::directory(pid)?.is_some_and(|cwd| cwd.starts_with(&self.data)));
         let mut found = Vec::new();
-        for pid in pids()? {
+        for pid in process::pids()? {
             if self.has_account(pid)? && (self.is_its_own || works(pid)?) {
                 found.extend(Mark::of(pid)?);
             }
+        }
+        Ok(found)
+    }
+
+    /// The account's number.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The same at little cost, where the engine has control groups: their members, among which root may be for an instant.
+    ///
+    /// # Errors
+    /// It could not be looked.
+    pub fn members(&self) -> io::Result<BTreeSet<i32>> {
+        let mut found = BTreeSet::new();
+        for group in &self.groups {
+            found.extend(process::members(group)?);
+        }
+        if found.is_empty() {
+            // No groups, or none that may be seen from here.
+            found.extend(self.all()?.into_iter().map(|mark| mark.pid));
         }
         Ok(found)
     }
@@ -281,13 +253,13 @@ impl Signs {
     /// # Errors
     /// It could not be looked.
     pub fn started(&self, spec: &StartSpec) -> io::Result<Option<Mark>> {
-        let Some(program) = if_there(std::fs::canonicalize(&spec.program))? else { return Ok(None) };
+        let Some(program) = if_visible(std::fs::canonicalize(&spec.program))? else { return Ok(None) };
         let Some(log) = file(&self.log)? else { return Ok(None) };
         let is_it = |pid: i32| {
             if !self.has_account(pid)? || !runs_program(pid, &program)? {
                 return Ok(false);
             }
-            let Some(stat) = stat(pid)? else { return Ok(false) };
+            let Some(stat) = Stat::of(pid)? else { return Ok(false) };
             Ok::<_, io::Error>(
                 stat.session == pid
                     && !runs_program(stat.parent, &program)?
@@ -296,7 +268,7 @@ impl Signs {
             )
         };
         let mut found = Vec::new();
-        for pid in pids()? {
+        for pid in process::pids()? {
             if is_it(pid)? {
                 found.extend(Mark::of(pid)?);
             }
@@ -321,7 +293,7 @@ impl Signs {
                 }
             };
             if tokio::time::timeout_at(end, process.ended()).await.is_err() {
-                self.groups.iter().for_each(|group| kill_group(group));
+                self.groups.iter().for_each(|group| process::kill_members(group));
                 self.all().into_iter().flatten().for_each(Mark::kill);
                 end = tokio::time::Instant::now() + deadline;
             }
@@ -357,8 +329,7 @@ impl Signs {
         }
         // In one is enough, since nobody leaves what root has put him into: a controller of before had fewer hierarchies.
         for group in &self.groups {
-            let members = if_there(std::fs::read_to_string(group.join("cgroup.procs")))?.unwrap_or_default();
-            if members.lines().any(|line| line.parse() == Ok(pid)) {
+            if process::members(group)?.contains(&pid) {
                 return Ok(true);
             }
         }
@@ -367,43 +338,27 @@ impl Signs {
 
     /// Whether it can act as the engine's account and as no other.
     fn has_account(&self, pid: i32) -> io::Result<bool> {
-        let status = if_there(std::fs::read(format!("/proc/{pid}/status")))?.unwrap_or_default();
-        let status = String::from_utf8_lossy(&status);
-        let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
-        let uids: Vec<u32> = uids.split_ascii_whitespace().filter_map(|uid| uid.parse().ok()).collect();
-        Ok(!uids.is_empty() && uids.iter().all(|uid| *uid == self.uid))
+        Ok(process::accounts(pid)?.is_some_and(|accounts| accounts.iter().eq([&self.uid])))
     }
 }
 
-fn pids() -> io::Result<Vec<i32>> {
-    let names = std::fs::read_dir("/proc")?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
-    Ok(names.iter().filter_map(|name| name.to_string_lossy().parse().ok()).collect())
-}
-
-/// Whether a process runs this program, also when its file was replaced meanwhile.
+/// Whether a process runs this program.
 fn runs_program(pid: i32, program: &Path) -> io::Result<bool> {
-    let Some(exe) = if_there(std::fs::read_link(format!("/proc/{pid}/exe")))? else { return Ok(false) };
-    let exe = exe.as_os_str().as_encoded_bytes();
-    Ok(exe.strip_suffix(b" (deleted)").unwrap_or(exe) == program.as_os_str().as_encoded_bytes())
+    Ok(process::program(pid)?.is_some_and(|runs| runs == program))
 }
 
 /// Which file that is, whatever it is called.
 fn file(path: &Path) -> io::Result<Option<(u64, u64)>> {
     use std::os::unix::fs::MetadataExt;
-    Ok(if_there(std::fs::metadata(path))?.map(|facts| (facts.dev(), facts.ino())))
-}
-
-/// Ends all processes of a group at once, also those that multiply, where the kernel can (version 2, Linux 5.14).
-fn kill_group(group: &Path) {
-    let _ = std::fs::write(group.join("cgroup.kill"), "1");
+    Ok(if_visible(std::fs::metadata(path))?.map(|facts| (facts.dev(), facts.ino())))
 }
 
 fn cgroup(pid: i32) -> io::Result<Option<String>> {
-    if_there(std::fs::read_to_string(format!("/proc/{pid}/cgroup")))
+    if_visible(std::fs::read_to_string(format!("/proc/{pid}/cgroup")))
 }
 
 fn cgroup_of_own() -> io::Result<Option<String>> {
-    if_there(std::fs::read_to_string("/proc/self/cgroup"))
+    if_visible(std::fs::read_to_string("/proc/self/cgroup"))
 }
 
 #[cfg(test)]
@@ -418,7 +373,7 @@ mod tests {
         let mut child = std::process::Command::new("python3").args(["-c", script]).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let until = std::time::Instant::now() + Duration::from_secs(20);
-        while stat(pid).unwrap().is_none_or(|stat| stat.state != 'Z') {
+        while Stat::of(pid).unwrap().is_none_or(|stat| stat.state != b'Z') {
             assert!(std::time::Instant::now() < until, "its first thread does not end");
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -428,19 +383,8 @@ mod tests {
             assert!(std::time::Instant::now() < until, "it is not killed");
             std::thread::sleep(Duration::from_millis(10));
         }
-        assert_eq!(stat(pid).unwrap().map(|stat| stat.state), Some('Z'));
+        assert_eq!(Stat::of(pid).unwrap().map(|stat| stat.state), Some(b'Z'));
         child.wait().unwrap();
         assert_eq!(Mark::of(pid).unwrap(), None);
-    }
-
-    #[test]
-    fn only_what_is_not_there_is_gone() {
-        let failed = |errno: Errno| if_there::<()>(Err(errno.into()));
-        for errno in [Errno::NOENT, Errno::SRCH, Errno::ACCESS] {
-            assert!(failed(errno).unwrap().is_none(), "{errno}");
-        }
-        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO] {
-            assert!(failed(errno).is_err(), "{errno}");
-        }
     }
 }

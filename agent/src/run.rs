@@ -25,6 +25,7 @@ use crate::identity::Identity;
 use crate::jobs::Jobs;
 use crate::journal::Journal;
 use crate::link;
+use crate::process::Signs;
 use crate::service::Services;
 use crate::supervisor::{self, Parts, Supervisor};
 use crate::volume;
@@ -60,7 +61,8 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
         let (assigned, site) = (assignments.assigned(), site.clone());
         move || supervisor::volume_bytes(&assigned.borrow(), &site)
     };
-    let used = volume::watch(config.volume_dir.clone(), log.clone(), size);
+    let signs = Signs::new(&host, &site.data, &log.path());
+    let used = volume::watch(config.volume_dir.clone(), log.clone(), signs, size);
     let parts = Parts {
         datastore: datastore.clone(),
         site: site.clone(),

@@ -11,31 +11,35 @@
 //! A start is begun here and then asked for its end ([`starting`]), so that the task hears requests meanwhile. One whose
 //! volume is over-full is stopped until there is room ([`crate::volume`]).
 
+mod configuration;
+mod handle;
 mod repair;
+mod room;
 mod starting;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 use trove_proto::v1::ServiceState;
 use trove_strategy::{
-    Applied, Datastore, EngineError, FirstStart, Health, Kind, RealHost, Settings, Site, StartMode, StartSpec,
-    failpoint,
+    Datastore, EngineError, FirstStart, Health, Kind, RealHost, Settings, Site, StartMode, StartSpec, failpoint,
 };
 
-use crate::assignment::{Assigned, AssignmentStore, engine_settings};
+use crate::assignment::{Assigned, AssignmentStore};
 use crate::durable::Durable;
 use crate::engine_log::EngineLog;
 use crate::process::{Mark, Process, Signs};
 use crate::volume::Room;
+pub use handle::{EngineStatus, SupervisedEngine, Supervisor};
+use handle::{Reply, Request};
+use room::measured;
+pub use room::volume_bytes;
 use starting::Starting;
 
 const DESIRED: &str = "desired";
@@ -48,111 +52,8 @@ const BLOCKED_AFTER: u32 = 3;
 /// How long a start waits for the first measure of the volume.
 const FIRST_MEASURE: Duration = Duration::from_secs(10);
 
-/// What the engine is doing.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EngineStatus {
-    /// In the words of the wire.
-    pub service: ServiceState,
-    /// Why, for one that is not well.
-    pub detail: String,
-    /// Its last answer.
-    pub health: Option<Health>,
-}
-
-type Reply<T = ()> = oneshot::Sender<Result<T, EngineError>>;
-
-enum Request {
-    Initialise(Reply),
-    Configure(Reply),
-    Start(Reply),
-    Stop(Reply),
-    StopForAWhile(Reply),
-    Apply(Reply<BTreeMap<String, Applied>>),
-}
-
-/// The way to the task. Cheap to clone.
-#[derive(Clone)]
-pub struct Supervisor {
-    requests: mpsc::Sender<Request>,
-    status: watch::Receiver<EngineStatus>,
-}
-
-impl Supervisor {
-    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, EngineError> {
-        let gone = || EngineError::new(Kind::Transient, "the agent is about to end");
-        let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
-    }
-
-    /// Makes the data directory, with the private first start where the engine needs one.
-    ///
-    /// # Errors
-    /// The strategy's.
-    pub async fn initialise(&self) -> Result<(), EngineError> {
-        self.ask(Request::Initialise).await
-    }
-
-    /// Writes the configuration of the assignment in force.
-    ///
-    /// # Errors
-    /// The strategy's.
-    pub async fn configure(&self) -> Result<(), EngineError> {
-        self.ask(Request::Configure).await
-    }
-
-    /// Starts the engine, or finds it running, and waits until it answers. From now on it is kept running.
-    ///
-    /// # Errors
-    /// It ended or did not answer in its time: with the end of its log.
-    pub async fn start(&self) -> Result<(), EngineError> {
-        self.ask(Request::Start).await
-    }
-
-    /// Stops the engine and keeps it stopped.
-    ///
-    /// # Errors
-    /// The wish cannot be written down.
-    pub async fn stop(&self) -> Result<(), EngineError> {
-        self.ask(Request::Stop).await
-    }
-
-    /// Stops the engine, which stays wanted: a crash of the agent now ends with a running engine.
-    ///
-    /// # Errors
-    /// None of its own.
-    pub async fn stop_for_a_while(&self) -> Result<(), EngineError> {
-        self.ask(Request::StopForAWhile).await
-    }
-}
-
-/// The engine as the services see it. The real one is the [`Supervisor`]'s; the simulator has its own.
-#[async_trait]
-pub trait SupervisedEngine: Send + Sync {
-    /// What it is doing, and every change of it.
-    fn status(&self) -> watch::Receiver<EngineStatus>;
-
-    /// Takes up a changed assignment where the engine runs. Answers what became of each parameter.
-    ///
-    /// # Errors
-    /// The strategy's.
-    async fn apply(&self) -> Result<BTreeMap<String, Applied>, EngineError>;
-}
-
-#[async_trait]
-impl SupervisedEngine for Supervisor {
-    fn status(&self) -> watch::Receiver<EngineStatus> {
-        self.status.clone()
-    }
-
-    async fn apply(&self) -> Result<BTreeMap<String, Applied>, EngineError> {
-        self.ask(Request::Apply).await
-    }
-}
-
 /// What the task works with.
 pub struct Parts {
-    /// The strategy.
     pub datastore: Arc<dyn Datastore>,
     /// Where the engine lives.
     pub site: Site,
@@ -237,6 +138,7 @@ pub async fn spawn(parts: Parts) -> Result<Supervisor> {
         owner.say(ServiceState::Starting, "");
         owner.probe().await;
     } else if wanted {
+        owner.say(ServiceState::Starting, "");
         owner.restart_at = Some(Instant::now());
     }
     tokio::spawn(owner.run(inbox));
@@ -329,50 +231,6 @@ impl Owner {
         Ok(())
     }
 
-    /// What the assignment in force says; `None` when it was lost.
-    fn settings(&self) -> Result<Option<Settings>, EngineError> {
-        let assigned = self.parts.assignments.assigned();
-        let Assigned { generation, specification } = &*assigned.borrow();
-        if *generation == 0 {
-            return Ok(None);
-        }
-        engine_settings(specification, self.room != Room::Enough).map(Some)
-    }
-
-    /// What is run. Without an assignment, what follows from the size alone.
-    fn start_spec(&self, mode: StartMode) -> Result<StartSpec, EngineError> {
-        Ok(self.parts.start_spec(&self.settings()?.unwrap_or_default(), mode))
-    }
-
-    async fn configure(&mut self) -> Result<(), EngineError> {
-        let Some(settings) = self.settings()? else {
-            // It was lost. What was written by it last is nearer to it than what nobody has chosen.
-            warn!("the engine keeps its configuration until the controller has sent the assignment again");
-            return Ok(());
-        };
-        let (datastore, site) = (&self.parts.datastore, &self.parts.site);
-        if let Some(parameters) = datastore.parameters().filter(|_| !settings.parameters.is_empty()) {
-            parameters.check(site, &settings.parameters).await?;
-        }
-        let certificate = self.parts.assignments.assigned().borrow().specification.certificate.clone();
-        crate::certificate::write_certificate(site, certificate.as_ref()).await?;
-        datastore.engine().configure(site, &settings).await
-    }
-
-    async fn apply(&mut self) -> Result<BTreeMap<String, Applied>, EngineError> {
-        if self.process.is_none() {
-            return Ok(BTreeMap::new());
-        }
-        self.configure().await?;
-        let Some(settings) = self.settings()? else { return Ok(BTreeMap::new()) };
-        let (datastore, site) = (&self.parts.datastore, &self.parts.site);
-        datastore.engine().reload(site, &settings).await?;
-        match datastore.parameters() {
-            Some(parameters) => parameters.apply(site, &settings).await,
-            None => Ok(BTreeMap::new()),
-        }
-    }
-
     fn want(&mut self, running: bool) -> Result<(), EngineError> {
         let written = self.parts.files.write_json(DESIRED, &running);
         written.map_err(|error| EngineError::new(Kind::Transient, format!("{error:#}")))?;
@@ -452,68 +310,6 @@ impl Owner {
         self.delay = if well { FIRST_DELAY } else { (self.delay * 2).min(LAST_DELAY) };
         self.restart_at = Some(Instant::now() + self.delay);
     }
-
-    /// Bytes that were ordered; 0 for an engine without a volume.
-    fn volume_bytes(&self) -> u64 {
-        volume_bytes(&self.parts.assignments.assigned().borrow(), &self.parts.site)
-    }
-
-    /// Compares the last measure of the volume with its size, and does what follows; again with the next measure where
-    /// that failed.
-    async fn look_at_volume(&mut self) {
-        let Some(used) = *self.parts.used.borrow() else { return };
-        let size = self.volume_bytes();
-        let room = self.room.next(used, size);
-        if room != self.room {
-            info!(used, size, ?room, "the volume's room has changed");
-            self.room = room;
-            self.room_is_told = false;
-        }
-        // A start reads the configuration as it was written before it; what has changed since is told afterwards.
-        if self.room_is_told || (self.starting.is_some() && room != Room::Over) {
-            return;
-        }
-        let told = match room {
-            Room::Over => {
-                self.halt().await;
-                Ok(())
-            }
-            Room::Enough | Room::Full if self.process.is_some() => self.apply().await.map(drop),
-            Room::Enough | Room::Full => {
-                if self.wanted && self.restart_at.is_none() {
-                    self.restart_at = Some(Instant::now());
-                }
-                Ok(())
-            }
-        };
-        match told {
-            Ok(()) => self.room_is_told = true,
-            Err(error) => warn!(error = error.chain(), "the engine is not told what room its volume has"),
-        }
-        let now = self.status.borrow().clone();
-        if let (ServiceState::Healthy, Some(health)) = (now.service, now.health) {
-            self.healthy(health);
-        }
-    }
-
-    /// Stops an engine whose volume is over-full. It stays wanted.
-    async fn halt(&mut self) {
-        if !self.wanted {
-            return;
-        }
-        self.restart_at = None;
-        self.stop().await;
-    }
-}
-
-/// Bytes of the volume, as assigned, else as the guest was made. 0, which is no limit, without an assignment: the volume may
-/// have grown since the guest was made, and an engine is not stopped for a size that is not known.
-pub fn volume_bytes(assigned: &Assigned, site: &Site) -> u64 {
-    match assigned.specification.volume_gib {
-        _ if assigned.generation == 0 => 0,
-        0 => site.size.volume_gib << 30,
-        gib => gib << 30,
-    }
 }
 
 /// How long ago that was, for the log.
@@ -532,13 +328,6 @@ async fn ended(process: &mut Option<Process>) -> String {
     match process {
         Some(process) => process.ended().await,
         None => std::future::pending().await,
-    }
-}
-
-/// The next measure; never where nobody measures.
-async fn measured(used: &mut watch::Receiver<Option<u64>>) {
-    if used.changed().await.is_err() {
-        std::future::pending().await
     }
 }
 

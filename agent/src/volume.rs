@@ -20,6 +20,8 @@ use tokio::time::Instant;
 use trove_strategy::beneath::{Dir, Measure};
 
 use crate::engine_log::EngineLog;
+use crate::process::Signs;
+use crate::unlinked::{self, Sought};
 
 /// Between two measures, and when the volume is nearly full.
 const SELDOM: Duration = Duration::from_secs(5);
@@ -72,24 +74,31 @@ impl Room {
     }
 }
 
-/// What everything below the directory takes on the disk. The engine's account changes what is below it.
-fn below(directory: &Path) -> io::Result<Measure> {
+/// What everything below the directory takes on the disk, and what the engine's processes hold that has no name any more. The
+/// engine's account changes what is below it.
+fn below(directory: &Path, signs: &Signs) -> io::Result<Measure> {
     let own = nix::unistd::geteuid().as_raw();
-    match Dir::open(directory, &[own]).and_then(|volume| volume.measure()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Measure { bytes: 0, is_whole: true }),
-        measured => measured,
-    }
+    let volume = match Dir::open(directory, &[own]) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Measure { bytes: 0, is_whole: true }),
+        opened => opened?,
+    };
+    let device = rustix::fs::fstat(&volume)?.st_dev;
+    let sought = Sought { device: (rustix::fs::major(device), rustix::fs::minor(device)), uid: signs.uid() };
+    // First, so that what loses its name meanwhile is missed once rather than counted twice.
+    let unlinked = unlinked::measure(sought, signs.members()?)?;
+    let named = volume.measure()?;
+    Ok(Measure { bytes: named.bytes + unlinked.bytes, is_whole: named.is_whole && unlinked.is_whole })
 }
 
 /// The volume's use, and the engine's log; for a volume that is a file system of its own, the file system is asked.
-fn measure(directory: &Path, log: &EngineLog) -> io::Result<Measure> {
+fn measure(directory: &Path, log: &EngineLog, signs: &Signs) -> io::Result<Measure> {
     let device = |path: &Path| std::fs::metadata(path).map(|facts| facts.dev()).ok();
     let own = directory.parent().is_some_and(|parent| device(parent) != device(directory));
     let used = match nix::sys::statvfs::statvfs(directory) {
         Ok(facts) if own => {
             Measure { bytes: (facts.blocks() - facts.blocks_free()) * facts.fragment_size(), is_whole: true }
         }
-        _ => below(directory)?,
+        _ => below(directory, signs)?,
     };
     Ok(Measure { bytes: used.bytes + log.used_bytes(), ..used })
 }
@@ -109,6 +118,7 @@ fn counted(measured: io::Result<Measure>, last: &mut Option<u64>) -> Option<u64>
 pub fn watch(
     directory: PathBuf,
     log: Arc<EngineLog>,
+    signs: Signs,
     size: impl Fn() -> u64 + Send + 'static,
 ) -> watch::Receiver<Option<u64>> {
     let (sender, receiver) = watch::channel(None);
@@ -116,8 +126,8 @@ pub fn watch(
         let mut last = None;
         loop {
             let begun = Instant::now();
-            let (directory, log) = (directory.clone(), log.clone());
-            let measured = tokio::task::spawn_blocking(move || measure(&directory, &log)).await;
+            let (directory, log, signs) = (directory.clone(), log.clone(), signs.clone());
+            let measured = tokio::task::spawn_blocking(move || measure(&directory, &log, &signs)).await;
             let used = counted(measured.map_err(io::Error::other).and_then(|measured| measured), &mut last);
             if used.is_some() && sender.send(used).is_err() {
                 return;

@@ -107,7 +107,8 @@ impl EngineWork {
     }
 
     /// Makes a change that was accepted: an engine that is starting or recovering is waited for until the job's time is
-    /// over, also one that goes away in the midst of it.
+    /// over, also one that goes away in the midst of it. One that is stopped is not: whatever starts it would have to wait
+    /// for this change.
     async fn change_once_up(&self, job: &Job, stage: &str, change: v1::AccountChange) -> Result<(), EngineError> {
         let mut status = self.supervisor.status();
         let mut end = Instant::now() + PATIENCE;
@@ -123,12 +124,16 @@ impl EngineWork {
                 job.note(stage);
                 end = Instant::now() + PATIENCE;
             }
+            if status.borrow().service == ServiceState::Shutdown {
+                return Err(EngineError::new(Kind::Fatal, "the engine is stopped: ask again once it is started"));
+            }
             let error = match self.change(change.clone()).await {
                 Err(error) if error.kind() == Kind::Transient && !job.cancel().is_cancelled() => error,
                 done => return done,
             };
             // The end of the engine's process is noticed a moment after its connections break.
-            let coming = status.wait_for(|status| is_coming(status.service));
+            let coming =
+                status.wait_for(|status| is_coming(status.service) || status.service == ServiceState::Shutdown);
             if tokio::time::timeout(NOTICE, coming).await.is_err() && Instant::now() > end {
                 // Nobody is to wait behind this for as long as a recovery may take.
                 let text = format!("{} (tried for {} s)", error.chain(), PATIENCE.as_secs());

@@ -72,15 +72,13 @@ impl CertificateRequest {
 
     /// SHA-256 of its public key, hexadecimal.
     pub fn key_hash(&self) -> String {
-        let digest = Sha256::digest(self.0.public_key.der_bytes());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(Sha256::digest(self.0.public_key.der_bytes()))
     }
 }
 
 /// Who an agent's certificate says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgentName {
-    /// Whose agent.
     pub instance: InstanceId,
     /// Of which generation of its host.
     pub generation: u64,
@@ -133,9 +131,6 @@ impl Authorities {
     }
 
     /// Signs an agent: URI SAN `trove://instance/<id>/<generation>`. PEM.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn sign_agent(&self, request: &CertificateRequest, name: AgentName, lifetime: Duration) -> Result<String> {
         let attempt = || format!("sign the agent of instance {}", name.instance);
         let (mut params, _) = leaf(self.now(), &name.instance.to_string(), lifetime);
@@ -149,9 +144,6 @@ impl Authorities {
     }
 
     /// Makes a key and a certificate for an engine: SANs are its addresses and the instance's id.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn issue_engine(&self, instance: InstanceId, addresses: &[IpAddr]) -> Result<EngineCertificate> {
         let failed = |error: rcgen::Error| Error::internal(format!("sign the engine of instance {instance}"), error);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
@@ -170,9 +162,6 @@ impl Authorities {
     }
 
     /// Makes a key and a certificate of one day for this controller's agents' port. Never stored.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn issue_controller(&self) -> Result<ControllerCertificate> {
         let failed = |error: rcgen::Error| Error::internal("sign this controller", error);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
@@ -246,14 +235,14 @@ mod tests {
 
     async fn store() -> (tempfile::TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
-        let store = crate::store::harness::open(directory.path(), 3).await;
+        let store = crate::testing::store::open(directory.path(), 3).await;
         (directory, store)
     }
 
     #[tokio::test]
     async fn controllers_that_start_at_once_end_up_with_the_same_pair() {
         let (directory, store) = store().await;
-        let other = crate::store::harness::open(directory.path(), 3).await;
+        let other = crate::testing::store::open(directory.path(), 3).await;
         let (one, two) = tokio::join!(Authorities::load(&store), Authorities::load(&other));
         let (one, two) = (one.unwrap(), two.unwrap());
         assert_eq!(one.agents_pem(), two.agents_pem());
@@ -261,7 +250,7 @@ mod tests {
         assert_ne!(one.agents_pem(), one.engines_pem());
         let stored = store.number("select count(*) from authority where sealed_key like '%PRIVATE%'").await;
         assert_eq!(stored, 0, "keys are sealed");
-        let foreign = crate::store::harness::open(directory.path(), 4).await;
+        let foreign = crate::testing::store::open(directory.path(), 4).await;
         assert!(Authorities::load(&foreign).await.is_err(), "another sealing key does not open them");
     }
 

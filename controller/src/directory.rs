@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
+use trove_strategy::beneath;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -123,9 +124,6 @@ fn failed(attempt: &'static str, path: &Path) -> impl Fn(std::io::Error) -> Erro
 
 impl StateDirectory {
     /// The directory, made when absent. Others may pass through (the engines' account has to) but not list it.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn open(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).map_err(failed("find", path))?;
         for directory in [path.clone(), path.join("hosts")] {
@@ -171,9 +169,6 @@ impl StateDirectory {
     }
 
     /// Watches over the directory that `lock` was taken in.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn presence(&self, lock: Flock<File>) -> Result<Arc<Presence>> {
         let directory = File::open(&self.path).map_err(failed("open", &self.path))?;
         Ok(Arc::new(Presence {
@@ -186,9 +181,6 @@ impl StateDirectory {
     }
 
     /// The store that is configured, opened with the directory's key (or the one in the file that `TROVE_SECRET_KEY_FILE` names).
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn store(&self, config: &Config) -> Result<Store> {
         let seal = Seal::new(&self.key()?);
         let Some(url) = &config.store.url else { return Store::open(&self.path, seal).await };
@@ -204,7 +196,7 @@ impl StateDirectory {
         let path = named.clone().unwrap_or_else(|| self.path.join("secret.key"));
         if named.is_none() && !path.exists() {
             let key: [u8; 32] = rand::random();
-            self.write_new(&path, &key)?;
+            beneath::replace(&path, &key).map_err(failed("write", &path))?;
         }
         let bytes = std::fs::read(&path).map_err(failed("read the key", &path))?;
         let wrong = |_| Error::Internal { attempt: format!("{}: a key has 32 bytes", path.display()), source: None };
@@ -212,29 +204,14 @@ impl StateDirectory {
     }
 
     /// This controller's name, made at the first start: leases and links carry it.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn controller_id(&self) -> Result<String> {
         let path = self.path.join("controller-id");
         if !path.exists() {
-            self.write_new(&path, OperationId::random().to_string().as_bytes())?;
+            let id = OperationId::random().to_string();
+            beneath::replace(&path, id.as_bytes()).map_err(failed("write", &path))?;
         }
         let text = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
         Ok(text.trim().to_owned())
-    }
-
-    /// A file that is whole or not there, 0600.
-    fn write_new(&self, path: &Path, contents: &[u8]) -> Result<()> {
-        let beside = path.with_extension("new");
-        let write = || -> std::io::Result<()> {
-            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-            file.write_all(contents)?;
-            file.sync_all()?;
-            std::fs::rename(&beside, path)?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().map_err(failed("write", path))
     }
 }
 

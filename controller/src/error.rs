@@ -1,4 +1,4 @@
-//! The one error of the controller. A variant is a fault of Trove's API; `api/fault.rs` alone turns it into a response.
+//! The one error of the controller. A variant is a fault of Trove's API; `api/http/fault.rs` alone turns it into a response.
 
 /// What went wrong, in the words of the API. Messages are for the user: one sentence that names the field or the thing,
 /// without secrets. The context of an internal error is for the log only.
@@ -22,7 +22,6 @@ pub enum Error {
     /// 413 `overLimit`.
     #[error("{message}")]
     OverLimit {
-        /// The sentence.
         message: String,
         /// Seconds after which it may work, for rate limits.
         retry_after_s: Option<u64>,
@@ -36,7 +35,6 @@ pub enum Error {
     /// 503 `serviceUnavailable`: something that is needed is not there, or too much is asked at once.
     #[error("{message}")]
     Unavailable {
-        /// The sentence.
         message: String,
         /// Seconds after which it may work.
         retry_after_s: u64,

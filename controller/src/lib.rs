@@ -27,3 +27,5 @@ pub mod signals;
 mod simulation;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod testing;

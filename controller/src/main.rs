@@ -8,8 +8,7 @@ use clap::Parser;
 use trove_controller::admin::{Arguments, dispatch};
 use trove_controller::error::chain;
 
-/// A request is hundreds of small pieces of memory, which the C library's allocator spent a quarter of its time on; and what a
-/// load took goes back to the system afterwards.
+/// The C library's allocator keeps what a load took: five times as much memory after it (docs/benchmarks.md).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -60,7 +60,6 @@ tagged!(
         Building = "building",
         /// Starting or recovering.
         Starting = "starting",
-        /// Answers.
         Healthy = "healthy",
         /// Runs and does not answer.
         Blocked = "blocked",

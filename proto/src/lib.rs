@@ -1,6 +1,8 @@
 //! The wire contract between the controller and its agents: generated from `trove/agent/v1/*.proto`, where every field
 //! is documented.
 
+#![warn(missing_docs)]
+
 mod secrets;
 
 pub use secrets::without_secrets;

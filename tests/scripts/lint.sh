@@ -14,6 +14,13 @@ for banned in aws-lc-rs aws-lc-sys openssl-sys native-tls chrono; do
     fi
 done
 
+# An agent for one engine links one engine.
+linked=$(cargo tree --package trove-agent --no-default-features --features redis --edges normal,build --prefix none)
+if grep -E '^(trove-postgresql|tokio-postgres) ' <<<"$linked"; then
+    echo "lint: the agent for redis alone links the above" >&2
+    exit 1
+fi
+
 # Licences of everything that is linked; a choice ("MIT OR …") needs one alternative of the list.
 cargo metadata --format-version 1 --locked | python3 -c '
 import json, re, sys

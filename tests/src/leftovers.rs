@@ -64,6 +64,11 @@ pub fn agents(instance: &str) -> Vec<i32> {
     processes(instance).into_iter().filter(is_agent).collect()
 }
 
+/// The directory of an instance's sockets, as a process in its host sees it.
+pub fn sockets(instance: &str, process: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{process}/root/run/trove-rs/{instance}/s"))
+}
+
 /// Directories outside of the state that name the instance: sockets and cgroups.
 pub fn directories(instance: &str) -> Vec<PathBuf> {
     let uid = nix::unistd::getuid();
@@ -147,7 +152,7 @@ pub fn end_host(host: &Path, instance: &str) {
                 let _ = std::fs::remove_dir(above);
             }
         } else {
-            // What holds the host's mount namespace.
+            // What holds the host's namespaces.
             for mounted in [directory.join("ns"), directory.clone()] {
                 while umount2(&mounted, MntFlags::MNT_DETACH).is_ok() {}
             }

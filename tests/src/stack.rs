@@ -391,12 +391,12 @@ impl Stack {
     /// Waits until the datastores that are installed are registered.
     ///
     /// # Errors
-    /// It was not within 60 s.
+    /// It was not within 180 s.
     pub async fn await_datastore(&self) -> Result<()> {
         let api = self.login("trove").await?;
         let seen = poll(
             "a version of each datastore",
-            Duration::from_secs(60),
+            Duration::from_secs(180),
             async || Ok(api.get("/datastores").await?.body),
             |body| (0..2).all(|n| body["datastores"][n]["versions"][0]["id"].is_string()),
         )

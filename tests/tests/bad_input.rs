@@ -101,6 +101,31 @@ async fn no_order_is_ever_a_server_error() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_one_machine_cannot_give_is_refused_before_anything_is_made() -> Result<()> {
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    for (field, part) in [
+        ("availability_zone", json!({"availability_zone": "nova"})),
+        ("volume.type", json!({"volume": {"size": 1, "type": "ssd"}})),
+        ("locality", json!({"locality": "anti-affinity"})),
+        ("access.is_public", json!({"access": {"is_public": true}})),
+    ] {
+        let mut body = order_body("elsewhere");
+        for (name, value) in part.as_object().into_iter().flatten() {
+            body["instance"][name] = value.clone();
+        }
+        let answer = api.post("/instances", &body).await?;
+        ensure!(answer.status == 422 && answer.message().starts_with(field), "{answer:?}");
+    }
+    assert_eq!(api.get("/instances").await?.body["instances"], json!([]));
+    let mut body = order_body("together");
+    body["instance"]["locality"] = json!("affinity");
+    let answer = api.post("/instances", &body).await?;
+    ensure!(answer.status == 200 && answer.body["instance"]["locality"] == "affinity", "{answer:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_name_is_an_injection() -> Result<()> {
     let stack = Stack::start().await?;
     let api = stack.login("trove").await?;

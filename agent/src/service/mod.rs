@@ -32,11 +32,9 @@ const QUESTION: Duration = Duration::from_secs(5);
 
 /// What the services work with.
 pub struct Services {
-    /// The strategy.
     pub datastore: Arc<dyn Datastore>,
     /// Where the engine lives.
     pub site: Site,
-    /// The engine.
     pub supervisor: Arc<dyn SupervisedEngine>,
     /// The assignment and the fence.
     pub assignments: Arc<AssignmentStore>,

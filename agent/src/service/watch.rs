@@ -14,10 +14,12 @@ use tracing::{error, info};
 use trove_proto::v1;
 use trove_proto::v1::watch_server::Watch;
 use trove_proto::v1::{watch_down, watch_up};
-use trove_strategy::{Described, Manifest, Role};
+use trove_strategy::{Described, EngineError, Manifest, Metric, Role};
 
 use super::{Connection, Services};
 use crate::supervisor::EngineStatus;
+
+const AMISS_AFTER: u32 = 3;
 
 type Up = mpsc::Sender<Result<v1::WatchUp, Status>>;
 
@@ -75,7 +77,7 @@ async fn speak(services: &Services, mut inbox: Streaming<v1::WatchDown>, sender:
                     heartbeat = tokio::time::interval(Duration::from_secs(seconds.into()));
                 }
             }
-            _ = heartbeat.tick() => figures = Figures::take(services).await,
+            _ = heartbeat.tick() => figures.take(services).await,
             () = &mut renewal => {
                 renewal.as_mut().reset(tokio::time::Instant::now() + Duration::from_secs(3600));
                 if !ask_for_certificate(services, &sender).await { return }
@@ -111,10 +113,11 @@ fn report(sequence: u64, status: EngineStatus, figures: &Figures, assignment_gen
         Some(Role::Replica) => v1::Role::Replica,
         None => v1::Role::Unspecified,
     };
+    let is_well = status.service == v1::ServiceState::Healthy && status.detail.is_empty();
     v1::Report {
         sequence,
         service: status.service.into(),
-        detail: status.detail,
+        detail: if is_well { figures.amiss.clone() } else { status.detail },
         role: role.into(),
         position: health.as_ref().and_then(|health| health.position.clone()).unwrap_or_default(),
         lag_s: health.as_ref().and_then(|health| health.lag_s),
@@ -132,24 +135,34 @@ struct Figures {
     volume_used_bytes: u64,
     memory_used_bytes: u64,
     metrics: Vec<v1::Metric>,
+    /// How often in a row an engine that answers had no figures, and why, once that is no accident.
+    misses: u32,
+    amiss: String,
 }
 
 impl Figures {
-    async fn take(services: &Services) -> Self {
+    async fn take(&mut self, services: &Services) {
         let healthy = services.supervisor.status().borrow().service == v1::ServiceState::Healthy;
-        let mut metrics = Vec::new();
-        if healthy {
-            // An engine that has just stopped to answer is reported by the probe.
-            let asked = services.datastore.engine().metrics(&services.site).await.unwrap_or_default();
-            metrics.extend(
-                asked.into_iter().map(|metric| v1::Metric { name: metric.name.to_owned(), value: metric.value }),
-            );
-        }
+        let asked = if healthy { services.datastore.engine().metrics(&services.site).await } else { Ok(Vec::new()) };
+        self.hear(asked);
         let mut used = services.used.clone();
         // The first measure follows at once; one that never comes counts as nothing.
         let measured = tokio::time::timeout(Duration::from_secs(2), used.wait_for(Option::is_some)).await;
-        let volume_used_bytes = measured.ok().and_then(|used| used.ok().and_then(|used| *used)).unwrap_or_default();
-        Self { volume_used_bytes, memory_used_bytes: memory(services), metrics }
+        self.volume_used_bytes = measured.ok().and_then(|used| used.ok().and_then(|used| *used)).unwrap_or_default();
+        self.memory_used_bytes = memory(services);
+    }
+
+    fn hear(&mut self, asked: Result<Vec<Metric>, EngineError>) {
+        let wire = |metric: Metric| v1::Metric { name: metric.name.to_owned(), value: metric.value };
+        (self.metrics, self.misses, self.amiss) = match asked {
+            Ok(metrics) => (metrics.into_iter().map(wire).collect(), 0, String::new()),
+            // An engine that has just stopped to answer is reported by the probe.
+            Err(error) => {
+                let misses = self.misses.saturating_add(1);
+                let amiss = if misses < AMISS_AFTER { String::new() } else { error.chain() };
+                (Vec::new(), misses, amiss)
+            }
+        };
     }
 }
 
@@ -188,5 +201,26 @@ fn take_certificate(services: &Services, certificate: &v1::Certificate) {
     match services.identity.accept(&certificate.certificate_pem, &certificate.authority_pem) {
         Ok(()) => info!("the certificate was renewed"),
         Err(cause) => error!(error = format!("{cause:#}"), "the new certificate is not taken up"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trove_strategy::{Health, Kind};
+
+    use super::*;
+
+    #[test]
+    fn an_engine_that_answers_without_figures_is_well_with_the_reason() {
+        let status = |service| EngineStatus { service, detail: String::new(), health: Some(Health::new("1")) };
+        let said = |figures: &Figures, service| report(1, status(service), figures, 1).detail;
+        let mut figures = Figures::default();
+        for detail in ["", "", "read metrics: absurd", "read metrics: absurd"] {
+            figures.hear(Err(EngineError::new(Kind::Fatal, "read metrics: absurd")));
+            assert_eq!(said(&figures, v1::ServiceState::Healthy), detail);
+            assert_eq!(said(&figures, v1::ServiceState::Starting), "");
+        }
+        figures.hear(Ok(vec![Metric::new("connections", 1.0)]));
+        assert_eq!((said(&figures, v1::ServiceState::Healthy).as_str(), figures.metrics.len()), ("", 1));
     }
 }

@@ -26,11 +26,6 @@ const QUICK: Duration = Duration::from_secs(2);
 /// killed, since a start waits for them.
 const ORPHANS: Duration = Duration::from_secs(1);
 
-/// How long a start waits for an address that another process has: the compute driver ends those that no instance may
-/// have there, within seconds.
-const TAKEN: Duration = Duration::from_secs(15);
-const TAKEN_AGAIN: Duration = Duration::from_millis(250);
-
 /// A start that is under way.
 pub(super) struct Starting {
     mode: StartMode,
@@ -55,11 +50,15 @@ impl Starting {
         self.next
     }
 
-    /// It did not answer: it is asked later.
+    fn is_over(&self) -> bool {
+        self.begun.elapsed() >= self.limit
+    }
+
+    /// It did not answer, or cannot be started yet: it is asked later.
     fn postpone(&mut self, reason: &EngineError) {
         if self.begun.elapsed() > QUICK {
             if !self.is_slow {
-                info!(reason = reason.chain(), "the engine does not answer yet and is asked once a second");
+                info!(reason = reason.chain(), "the engine does not answer yet and is looked at once a second");
                 self.is_slow = true;
             }
             self.pause = (self.pause * 2).min(ASK_SELDOM);
@@ -184,14 +183,12 @@ impl Owner {
 
     /// Asks the engine that starts once.
     pub(super) async fn ask(&mut self) {
-        if self.process.is_none()
-            && let Some(starting) = &mut self.starting
-        {
-            if starting.begun.elapsed() < TAKEN && is_taken(&self.parts.site) {
-                starting.next = Instant::now() + TAKEN_AGAIN;
+        if self.process.is_none() {
+            if self.waits_for_address() {
                 return;
             }
-            let mode = starting.mode;
+            let Some(mode) = self.starting.as_ref().map(|starting| starting.mode) else { return };
+            self.say(ServiceState::Starting, "");
             if let Err(error) = self.start_process(mode).await {
                 return self.start_failed(error).await;
             }
@@ -202,14 +199,8 @@ impl Owner {
             how = ended(&mut self.process) => return self.process_ended(&how).await,
             answer = engine.probe(&self.parts.site) => answer,
         };
-        let (log, datastore) = (self.parts.log.clone(), self.parts.datastore.clone());
-        let read = move || log.read_on(|text| datastore.engine().check_start(text));
-        let checked = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
-            Err(EngineError::new(Kind::Transient, format!("the engine's log could not be read: {error}")))
-        });
         let may_repair = self.may_repair();
         let Some(starting) = &mut self.starting else { return };
-        let answer = checked.and(answer);
         match answer {
             Ok(health) => {
                 let begun = starting.begun;
@@ -217,7 +208,7 @@ impl Owner {
                 self.healthy(health);
                 self.start_ended(Ok(()));
             }
-            // It answers but must not serve, or will never answer.
+            // It will never answer.
             Err(error) if error.kind() == Kind::Fatal => {
                 let starting = self.starting.take();
                 self.stop().await;
@@ -225,7 +216,7 @@ impl Owner {
                 self.start_failed(error).await;
             }
             Err(error) if error.kind() == Kind::LockedOut && may_repair => self.start_failed(error).await,
-            Err(error) if starting.begun.elapsed() >= starting.limit => {
+            Err(error) if starting.is_over() => {
                 let limit = starting.limit.as_secs();
                 let text = format!("the engine did not answer within {limit} s: {}", error.chain());
                 self.start_ended(Err(EngineError::new(Kind::Transient, text)));
@@ -237,14 +228,13 @@ impl Owner {
     /// Ends a start that failed; where the strategy finds something to mend, it is made once more for those who wait.
     pub(super) async fn start_failed(&mut self, error: EngineError) {
         let is_stopped = self.process.is_none() || error.kind() == Kind::LockedOut;
-        let Some(mut starting) = self.starting.take() else { return };
-        let mut error = error;
-        if self.process.is_none() && starting.begun.elapsed() < TAKEN && is_taken(&self.parts.site) {
+        let listens = self.starting.as_ref().is_some_and(|starting| starting.mode == StartMode::Normal);
+        if listens && self.process.is_none() && self.waits_for_address() {
             warn!(error = error.chain(), "another process has the engine's address, which is waited for");
-            starting.next = Instant::now() + TAKEN_AGAIN;
-            self.starting = Some(starting);
             return;
         }
+        let Some(starting) = self.starting.take() else { return };
+        let mut error = error;
         if is_stopped && self.may_repair() && self.repair(&error).await {
             match self.begin_start(starting.mode).await {
                 Ok(()) => {
@@ -258,6 +248,24 @@ impl Owner {
         }
         self.starting = Some(starting);
         self.start_ended(Err(error));
+    }
+
+    /// Whether the start waits for its address: the compute driver ends what no instance may have there within seconds, and
+    /// what else has it may end too. Meanwhile the status says so.
+    fn waits_for_address(&mut self) -> bool {
+        let Some(starting) = &mut self.starting else { return false };
+        if !is_taken(&self.parts.site) {
+            return false;
+        }
+        let at = SocketAddr::new(self.parts.site.address, self.parts.site.port);
+        let error = EngineError::new(Kind::Transient, format!("another process has the engine's address {at}"));
+        starting.postpone(&error);
+        let is_over = starting.is_over();
+        self.say(ServiceState::Starting, &error.chain());
+        if is_over {
+            self.start_ended(Err(error));
+        }
+        true
     }
 
     /// Tells those who wait; one that failed is tried again after a while.

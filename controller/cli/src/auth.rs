@@ -1,7 +1,7 @@
 //! Logging in at Keystone, and a token that is kept for the next call.
 
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use reqwest::Client;
@@ -58,11 +58,10 @@ fn cache_file(cloud: &Cloud) -> Option<PathBuf> {
 fn keep(cloud: &Cloud, session: &Session) -> Option<()> {
     let file = cache_file(cloud)?;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(file.parent()?).ok()?;
-    let beside = file.with_extension("new");
-    let mut options = std::fs::File::options();
-    let mut new = options.write(true).create(true).truncate(true).mode(0o600).open(&beside).ok()?;
+    // 0600, and with a name of its own: two calls may log in at once.
+    let mut new = tempfile::NamedTempFile::new_in(file.parent()?).ok()?;
     new.write_all(&serde_json::to_vec(session).ok()?).ok()?;
-    std::fs::rename(beside, file).ok()
+    new.persist(file).ok().map(drop)
 }
 
 /// Logs in and keeps the token.

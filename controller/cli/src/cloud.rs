@@ -15,9 +15,7 @@ pub(crate) struct Cloud {
     pub(crate) auth_url: String,
     /// A token instead of a password.
     pub(crate) token: Option<SecretString>,
-    /// The user.
     pub(crate) username: String,
-    /// The password.
     pub(crate) password: SecretString,
     /// The project, by name or id.
     pub(crate) project_name: Option<String>,

@@ -14,9 +14,7 @@ const HELD: u64 = 30;
 
 /// What is waited for.
 pub(crate) struct Wait<'a> {
-    /// The instance's id.
     pub(crate) instance: &'a str,
-    /// The operation's id.
     pub(crate) operation: &'a str,
     /// `create the instance x`.
     pub(crate) what: &'a str,

@@ -76,7 +76,6 @@ struct Figures {
 /// Figures of an agent that is connected.
 #[derive(Clone, Debug)]
 pub struct LastSeen {
-    /// Whose.
     pub instance: InstanceId,
     /// Whether the engine answered the last probe.
     pub healthy: bool,

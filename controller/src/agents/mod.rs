@@ -13,7 +13,7 @@ mod enrolment;
 pub mod hub;
 pub mod listener;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod tls;
 
 /// What an agent last said, as this controller heard it.

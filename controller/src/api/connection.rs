@@ -8,9 +8,9 @@ use trove_strategy::Client;
 use utoipa::ToSchema;
 
 use super::ApiState;
-use super::auth::Authorized;
-use super::body::{Json, Path};
-use super::fault::Fault;
+use super::http::auth::Authorized;
+use super::http::body::{Json, Path};
+use super::http::fault::Fault;
 use super::instances::{OfInstance, instance_id};
 use crate::error::{Error, Result};
 

@@ -23,8 +23,8 @@ use utoipa::openapi::response::{Response as Described, ResponseBuilder};
 use utoipa::openapi::{Content, RefOr};
 
 use super::ApiState;
-use super::answer;
-use super::auth::{Administrator, Authorized};
+use super::http::answer;
+use super::http::auth::{Administrator, Authorized};
 use super::instances::view::{Viewer, detail};
 use super::operations::OperationView;
 use crate::app::events::{Event, Watcher};

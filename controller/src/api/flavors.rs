@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::ApiState;
-use super::auth::Authorized;
-use super::body::{Json, Path};
-use super::fault::Fault;
-use super::links::{Link, links};
-use super::paging::Paging;
+use super::http::auth::Authorized;
+use super::http::body::{Json, Path};
+use super::http::fault::Fault;
+use super::http::links::{Link, links};
+use super::http::paging::Paging;
 use crate::app::instances::Flavor;
 use crate::error::Result;
 use crate::ids::ProjectId;

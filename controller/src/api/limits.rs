@@ -9,9 +9,9 @@ use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
 use super::ApiState;
-use super::auth::Authorized;
-use super::body::Json;
-use super::rates::Kind;
+use super::http::auth::Authorized;
+use super::http::body::Json;
+use super::http::rates::Kind;
 use crate::app::quotas::Resource;
 use crate::error::Result;
 

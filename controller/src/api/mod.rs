@@ -1,47 +1,35 @@
 //! HTTP: routes, types, faults. Each handler extracts, authorises, makes one call into `app`, and draws a view.
 
-mod answer;
-mod auth;
-mod body;
 mod connection;
-mod cors;
 mod databases;
 mod datastores;
 mod events;
-mod fault;
-mod fields;
 mod flavors;
-mod form;
+mod http;
 mod instances;
 mod limits;
-mod links;
 mod mgmt;
-mod mgmt_versions;
 mod openapi;
 mod operations;
-mod paging;
 mod parameters;
 mod quotas;
-mod rates;
-mod request;
 mod root;
 mod router;
 #[cfg(test)]
 mod tests;
-pub mod tls;
-mod unbuilt;
-mod unique;
 mod users;
 mod versions;
 
 use std::ops::Deref;
 use std::sync::Arc;
 
-pub use cors::cors;
-pub use request::refuse_without_state;
+pub use http::cors::cors;
+pub use http::request::refuse_without_state;
+pub use http::tls;
 pub use router::router;
 use tokio_util::sync::CancellationToken;
 
+use self::http::rates::Rates;
 use crate::app::App;
 use crate::app::instances::Accepted;
 use crate::error::Result;
@@ -61,13 +49,12 @@ impl Deref for ApiState {
 
 /// What [`ApiState`] shares.
 pub struct Shared {
-    /// The use cases.
     pub app: App,
     /// Who asks.
     pub identity: Arc<Identity>,
     /// PEM of the authority that tenants trust.
     pub engines_authority_pem: String,
-    rates: rates::Rates,
+    rates: Rates,
     streams: events::Streams,
     shutdown: CancellationToken,
 }
@@ -75,7 +62,7 @@ pub struct Shared {
 impl ApiState {
     /// With nothing counted yet of how often anyone asked. Streams end when `shutdown` is cancelled.
     pub fn new(app: App, identity: Arc<Identity>, engines_authority_pem: String, shutdown: CancellationToken) -> Self {
-        let rates = rates::Rates::new(app.config.rate_limits.clone());
+        let rates = Rates::new(app.config.rate_limits.clone());
         Self(Arc::new(Shared {
             app,
             identity,
@@ -91,7 +78,7 @@ impl ApiState {
     ///
     /// # Errors
     /// As of [`App::await_effect`].
-    async fn once_it_acts(&self, accepted: Accepted) -> Result<answer::Accepted> {
+    async fn once_it_acts(&self, accepted: Accepted) -> Result<http::answer::Accepted> {
         tokio::select! {
             done = self.app.await_effect(&accepted) => done?,
             () = self.shutdown.cancelled() => {}

@@ -13,7 +13,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityRequirement, Securi
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, RefOr, Required};
 
-use super::{fault, form};
+use super::http::{fault, form};
 
 /// Under this name a response carries the schemas that it needs, until they have become components.
 pub(super) const SCHEMAS: &str = "x-schemas";

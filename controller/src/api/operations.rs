@@ -6,12 +6,12 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::ApiState;
-use super::auth::Authorized;
-use super::body::{Json, Path, Query};
-use super::fault::Fault;
+use super::http::auth::Authorized;
+use super::http::body::{Json, Path, Query};
+use super::http::fault::Fault;
+use super::http::links::Time;
 use super::instances::view::told;
 use super::instances::{OfInstance, instance_id};
-use super::links::Time;
 use crate::app::operations::{Operation, Step};
 use crate::error::Result;
 

@@ -8,10 +8,10 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::ApiState;
-use super::auth::{Administrator, Authorized};
-use super::body::{Json, Path};
 use super::datastores::{OfVersion, OfVersionId, version_id};
-use super::fault::Fault;
+use super::http::auth::{Administrator, Authorized};
+use super::http::body::{Json, Path};
+use super::http::fault::Fault;
 use crate::app::datastores::Version;
 use crate::error::Result;
 

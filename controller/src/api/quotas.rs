@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::ApiState;
-use super::auth::{Administrator, Authorized};
-use super::body::{Json, Path};
-use super::fault::Fault;
-use super::fields::Limit;
+use super::http::auth::{Administrator, Authorized};
+use super::http::body::{Json, Path};
+use super::http::fault::Fault;
+use super::http::fields::Limit;
 use crate::app::names::shown;
 use crate::app::quotas::{Quota, Resource};
 use crate::error::{Error, Result};

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::ApiState;
-use super::answer::{NoContent, WithOperation};
-use super::auth::Authorized;
-use super::body::{Json, Path};
-use super::fault::Fault;
-use super::fields::Password;
+use super::http::answer::{NoContent, WithOperation};
+use super::http::auth::Authorized;
+use super::http::body::{Json, Path};
+use super::http::fault::Fault;
+use super::http::fields::Password;
 use super::instances::{OfInstance, instance_id};
 use crate::error::Result;
 

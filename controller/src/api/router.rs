@@ -10,10 +10,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::http::{auth, body, fault, request, unbuilt};
 use super::openapi::{self, Document};
 use super::{
-    ApiState, auth, body, connection, databases, datastores, events, fault, flavors, instances, limits, mgmt,
-    mgmt_versions, operations, parameters, quotas, request, root, unbuilt, users, versions,
+    ApiState, connection, databases, datastores, events, flavors, instances, limits, mgmt, operations, parameters,
+    quotas, root, users, versions,
 };
 
 /// Every path of the service, to be served at the root; `identity` is the one that is built in, if it is used.
@@ -71,12 +72,12 @@ fn instance_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(action::act))
         .routes(routes!(operations::list))
         .routes(routes!(connection::show))
-        .routes(routes!(databases::list, databases::create))
-        .routes(routes!(databases::delete))
-        .routes(routes!(users::list, users::create, users::change_passwords))
-        .routes(routes!(users::show, users::update, users::delete, users::create_named))
-        .routes(routes!(users::list_access, users::grant))
-        .routes(routes!(users::revoke))
+        .routes(routes!(databases::list::list, databases::create::create))
+        .routes(routes!(databases::delete::delete))
+        .routes(routes!(users::list::list, users::create::create, users::change::change_passwords))
+        .routes(routes!(users::show::show, users::change::update, users::delete::delete, users::create::create_named))
+        .routes(routes!(users::access::list_access, users::access::grant))
+        .routes(routes!(users::access::revoke))
         .routes(routes!(root::show, root::enable, root::disable))
 }
 
@@ -96,15 +97,15 @@ fn datastore_routes() -> OpenApiRouter<ApiState> {
 
 fn mgmt_routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::default()
-        .routes(routes!(mgmt::list))
-        .routes(routes!(mgmt::show))
-        .routes(routes!(mgmt::act))
-        .routes(routes!(mgmt::show_root))
-        .routes(routes!(mgmt::diagnostics))
-        .routes(routes!(mgmt::hardware))
-        .routes(routes!(mgmt::ping))
-        .routes(routes!(mgmt_versions::list, mgmt_versions::create))
-        .routes(routes!(mgmt_versions::show, mgmt_versions::update, mgmt_versions::delete))
+        .routes(routes!(mgmt::list::list))
+        .routes(routes!(mgmt::show::show))
+        .routes(routes!(mgmt::action::act))
+        .routes(routes!(mgmt::root::show_root))
+        .routes(routes!(mgmt::guest::diagnostics))
+        .routes(routes!(mgmt::guest::hardware))
+        .routes(routes!(mgmt::guest::ping))
+        .routes(routes!(mgmt::versions::list, mgmt::versions::create))
+        .routes(routes!(mgmt::versions::show, mgmt::versions::update, mgmt::versions::delete))
         .routes(routes!(parameters::list_managed))
         .routes(routes!(parameters::show_managed))
         .routes(routes!(events::watch_all))

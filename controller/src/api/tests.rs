@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use trove_strategy::{Parameter, ParameterType};
 
-use super::{ApiState, router, unbuilt};
-use crate::app::harness::{World, world_with};
+use super::http::unbuilt;
+use super::{ApiState, router};
 use crate::config::Config;
 use crate::identity::{Identity, Policy, Service};
 use crate::state::{HostState, Task};
-use crate::store::harness;
 use crate::store::identity::User;
+use crate::testing::app::{World, world_with};
+use crate::testing::store::{manifest, register};
 
 mod effects;
 mod pages;
@@ -374,13 +375,13 @@ async fn a_project_that_asks_too_often_is_told_when_to_ask_again() {
 #[tokio::test]
 async fn parameters_are_those_of_the_manifest() {
     let bench = bench().await;
-    let mut manifest = harness::manifest();
+    let mut manifest = manifest();
     let mut parameter = Parameter::new("max_connections", ParameterType::Integer);
     (parameter.min, parameter.max) = (Some(1.into()), Some(i64::MAX.into()));
     parameter.default = Some("100".to_owned());
     parameter.restart_required = true;
     manifest.parameters = vec![parameter];
-    harness::register(&bench.world.app.store, &manifest).await;
+    register(&bench.world.app.store, &manifest).await;
     let datastore = bench.get("/v1.0/p/datastores/enginedb").await.body["datastore"].clone();
     let version = datastore["versions"][0]["id"].as_str().unwrap();
     let by_name = bench.get("/v1.0/p/datastores/enginedb/versions/15/parameters").await.body;

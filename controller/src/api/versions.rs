@@ -9,9 +9,9 @@ use utoipa::openapi::{Content, RefOr};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::ApiState;
-use super::answer::{self, json_body};
-use super::body::Json;
-use super::links::{Link, to_itself};
+use super::http::answer::{self, json_body};
+use super::http::body::Json;
+use super::http::links::{Link, to_itself};
 use crate::error::Result;
 
 /// A version of the API.

@@ -21,7 +21,6 @@ pub(super) const MAX_HOST_BYTES: usize = 255;
 /// A database to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewDatabase {
-    /// Its name.
     pub name: String,
     /// The engine's name of a character set.
     pub character_set: Option<String>,
@@ -32,11 +31,9 @@ pub struct NewDatabase {
 /// An account to be made.
 #[derive(Clone, Debug)]
 pub struct NewUser {
-    /// Its name.
     pub name: String,
     /// The hosts it may come from, `%` for any.
     pub host: String,
-    /// Its password.
     pub password: SecretString,
     /// The databases it may enter.
     pub databases: Vec<String>,
@@ -45,7 +42,6 @@ pub struct NewUser {
 /// An account, as the agent lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Its name.
     pub name: String,
     /// The hosts it may come from.
     pub host: String,
@@ -53,10 +49,8 @@ pub struct User {
     pub databases: Vec<String>,
 }
 
-/// Which account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRef {
-    /// Its name.
     pub name: String,
     /// Its host, `%` where none was given.
     pub host: String,
@@ -65,11 +59,9 @@ pub struct UserRef {
 /// What is to become of an account.
 #[derive(Clone, Debug, Default)]
 pub struct UserChange {
-    /// A new name.
     pub name: Option<String>,
     /// New hosts.
     pub host: Option<String>,
-    /// A new password.
     pub password: Option<SecretString>,
 }
 
@@ -78,7 +70,6 @@ pub struct UserChange {
 pub struct RootAccount {
     /// The account's name.
     pub name: String,
-    /// Its password.
     pub password: SecretString,
     /// The operation that makes it so has ended by the time of the answer.
     pub operation: crate::ids::OperationId,
@@ -92,9 +83,6 @@ impl From<NewDatabase> for change_accounts::Database {
 
 impl NewUser {
     /// As it is stored.
-    ///
-    /// # Errors
-    /// Internal.
     pub(super) fn sealed(self, store: &Store) -> Result<change_accounts::NewUser> {
         let password = Sealed::new(&store.seal, &self.password)?;
         let account = change_accounts::Account { name: self.name, host: self.host };
@@ -250,7 +238,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::harness::manifest;
+    use crate::testing::store::manifest;
 
     fn user(name: &str, host: &str) -> UserRef {
         UserRef { name: name.to_owned(), host: host.to_owned() }

@@ -57,7 +57,12 @@ impl App {
 
     async fn check_order(&self, order: &mut NewInstance) -> Result<Checked> {
         names::check_text("name", &order.name)?;
-        for (field, text) in [("availability_zone", &order.availability_zone), ("region_name", &order.region)] {
+        let wanted = &order.requirements;
+        for (field, text) in [
+            ("availability_zone", &wanted.availability_zone),
+            ("volume.type", &wanted.volume_type),
+            ("region_name", &order.region),
+        ] {
             if let Some(text) = text {
                 names::check_text(field, text)?;
             }
@@ -66,8 +71,8 @@ impl App {
             let (region, own) = (shown(region), &self.config.region);
             return Err(Error::BadRequest(format!("region_name {region} is not the region of this service, {own}.")));
         }
-        check_nics(&order.nics)?;
-        check_access(order.access.as_ref())?;
+        check_nics(&wanted.nics)?;
+        check_access(wanted.access.as_ref())?;
         let flavor = self.get_flavor(&order.flavor).cloned();
         // Upstream's status for a flavor that an order names.
         let flavor =
@@ -80,6 +85,7 @@ impl App {
         let (datastore, version) = self.resolve_version(&wanted).await?;
         let manifest = self.manifest(&version).await?;
         let volume_gib = self.check_volume(order.volume_gib, &manifest)?;
+        self.compute.check_order(&order.requirements).map_err(Error::Unprocessable)?;
         check_accounts(order, &datastore, &manifest)?;
         self.check_open(&manifest)?;
         Ok(Checked { flavor, volume_gib, datastore, version, manifest })
@@ -156,10 +162,8 @@ impl App {
             volume_gib: checked.volume_gib,
             version: checked.version.id,
             region: order.region.clone().unwrap_or_else(|| self.config.region.clone()),
-            availability_zone: order.availability_zone.clone(),
             port: checked.manifest.identity.port,
-            access: order.access.clone(),
-            nics: order.nics.clone(),
+            requirements: order.requirements.clone(),
         }
     }
 }

@@ -36,9 +36,6 @@ impl App {
     }
 
     /// All of them by name, without those of which the caller may see no version.
-    ///
-    /// # Errors
-    /// Internal only.
     pub async fn list_datastores(&self, admin: bool) -> Result<Vec<Datastore>> {
         let all = self.store.list_datastores().await?;
         let visible = all.into_iter().map(|datastore| datastore.visible(admin));

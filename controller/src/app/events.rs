@@ -87,9 +87,6 @@ impl App {
 
 impl Watcher {
     /// What is otherwise now; returns when there is something, or after 15 s with nothing.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn next(&mut self) -> Result<Vec<Event>> {
         if !self.at_once {
             let wait = tokio::time::timeout(LOOK_AGAIN, async {

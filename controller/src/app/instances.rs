@@ -11,9 +11,10 @@ use super::{App, Page, PageRequest, names};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::{InstanceId, ProjectId};
-pub use crate::model::{Access, Fault, Flavor, Instance, Nic};
+pub use crate::model::{Access, Fault, Flavor, Instance, Locality, Nic, Requirements};
 use crate::operations::{Lane, delete_instance, restart_instance};
 use crate::state::{HostState, Service, Task};
+pub use crate::store::instances::Deleted;
 use crate::store::instances::Filter;
 
 /// Per cent of a volume above which its agent stops the engine.
@@ -38,12 +39,8 @@ pub struct NewInstance {
     pub databases: Vec<super::accounts::NewDatabase>,
     /// First accounts.
     pub users: Vec<super::accounts::NewUser>,
-    /// Networks.
-    pub nics: Vec<Nic>,
-    /// Who may connect.
-    pub access: Option<Access>,
-    /// Zone.
-    pub availability_zone: Option<String>,
+    /// What is ordered of the host.
+    pub requirements: Requirements,
     /// Region.
     pub region: Option<String>,
     /// Whether who orders may have root: only then the configuration enables it at once.
@@ -52,9 +49,6 @@ pub struct NewInstance {
 
 impl App {
     /// The caller's project's instances, the newest first.
-    ///
-    /// # Errors
-    /// Internal only.
     pub async fn list_instances(&self, project: &ProjectId, page: PageRequest) -> Result<Page<Instance>> {
         // One more than asked for tells whether there is a next page.
         let found = self.store.list_instances(project, page.marker.as_deref(), page.limit.saturating_add(1)).await?;
@@ -168,13 +162,10 @@ impl App {
     }
 
     /// Management list, by last change descending; the marker is an offset.
-    ///
-    /// # Errors
-    /// Internal only.
     pub async fn list_all_instances(
         &self,
         project: Option<&ProjectId>,
-        deleted: Option<bool>,
+        deleted: Deleted,
         offset: u64,
         limit: u32,
     ) -> Result<Vec<Instance>> {

@@ -15,8 +15,6 @@ mod databases;
 pub mod datastores;
 pub mod events;
 pub mod flavors;
-#[cfg(test)]
-pub(crate) mod harness;
 pub mod host_paths;
 pub mod instances;
 mod locales;
@@ -42,7 +40,6 @@ pub struct App {
     pub agents: Arc<dyn Agents>,
     /// The hosts, for refusing early what a driver cannot do.
     pub compute: Arc<dyn Compute>,
-    /// The effective configuration.
     pub config: Arc<Config>,
     /// Wakes the runner after a commit.
     pub runner: crate::operations::Nudge,

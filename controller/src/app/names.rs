@@ -85,7 +85,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::harness::manifest;
+    use crate::testing::store::manifest;
 
     fn saslprep() -> PasswordRules {
         manifest().identity.users.passwords

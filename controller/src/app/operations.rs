@@ -45,9 +45,9 @@ impl App {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::harness::{caller, world};
     use crate::error::Error;
     use crate::operations::{NewOperation, Origin, delete_instance};
+    use crate::testing::app::{caller, world};
 
     fn operation(id: InstanceId) -> NewOperation {
         let project = crate::ids::ProjectId("p".to_owned());

@@ -32,9 +32,9 @@ impl App {
         }
         instance.check_free()?;
         self.check_room(&instance, &flavor).await?;
-        let params =
-            resize_flavor::Params { from: instance.flavor.clone(), stopped: instance.service == Service::Shutdown };
-        let operation = resize_flavor::new(origin(caller, request_id, id, instance.project.clone()), params)?;
+        let params = resize_flavor::Params { from: instance.flavor.clone() };
+        let stopped = instance.service == Service::Shutdown;
+        let operation = resize_flavor::new(origin(caller, request_id, id, instance.project.clone()), params, stopped)?;
         let mut tx = self.begin_resize(caller, &instance).await?;
         if let Some((project, amounts)) = self.store.set_flavor(&mut tx, id, &flavor).await? {
             self.store.take_quota(&mut tx, &project, amounts, |resource| self.default_limit(resource)).await?;

@@ -12,7 +12,7 @@ use trove_strategy::Size;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
-use crate::model::{Access, Artifact, Nic};
+use crate::model::{Artifact, Requirements};
 use crate::state::HostState;
 
 pub mod process;
@@ -39,13 +39,14 @@ pub fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Compute>> 
 /// What a host is to be.
 #[derive(Clone, Debug)]
 pub struct HostSpec {
-    /// Whose.
     pub instance: InstanceId,
     /// That of the lease under which the host is asked for; see [`Compute`].
     pub fence: u64,
     /// What was ordered.
     pub size: Size,
-    /// Where it is reached, and by whom.
+    /// What else was ordered of it, which [`Compute::check_order`] has let pass.
+    pub requirements: Requirements,
+    /// Where it is reached.
     pub network: Network,
     /// How its agent finds the controllers and is believed by them.
     pub bootstrap: Bootstrap,
@@ -57,19 +58,13 @@ pub struct HostSpec {
     pub driver_state: serde_json::Value,
 }
 
-/// Where a host is reached, and by whom.
+/// Where a host is reached.
 #[derive(Clone, Debug)]
 pub struct Network {
     /// Where the engine listens.
     pub address: IpAddr,
     /// The port it listens on.
     pub port: u16,
-    /// The network interface that was ordered, at most one.
-    pub nics: Vec<Nic>,
-    /// From where it may be reached; `None`: as the driver does without a word.
-    pub access: Option<Access>,
-    /// The zone that was ordered.
-    pub availability_zone: Option<String>,
 }
 
 /// How an agent finds the controllers and is believed by them.
@@ -130,6 +125,8 @@ pub enum ComputeError {
 /// is deleted, and refuses a smaller one: so a controller that has stalled changes nothing any more.
 #[async_trait]
 pub trait Compute: Send + Sync {
+    /// Why no host can be made as an order requires: a sentence that begins with the field. Asked before anything is written.
+    fn check_order(&self, requirements: &Requirements) -> std::result::Result<(), String>;
     /// An address on which `port` is free now. It is stored under a unique row before it is used; a driver for which the
     /// cloud chooses the address answers with that of the instance.
     async fn choose_address(&self, instance: InstanceId, port: u16) -> std::result::Result<IpAddr, ComputeError>;

@@ -135,9 +135,6 @@ const OPTIONS: &[(&str, &str, &str)] = &[
 ];
 
 /// The configuration as TOML, every option with its meaning; hashes of passwords are left out.
-///
-/// # Errors
-/// Internal.
 pub fn show(config: &Config) -> Result<String> {
     let value = Value::try_from(config).map_err(|error| Error::internal("print the configuration", error))?;
     let mut text = String::from("# Set each in the file, or by TROVE_<SECTION>__<OPTION> in the environment.\n");

@@ -2,11 +2,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "files that the operator names")]
 
-use std::net::Ipv4Addr;
 use std::path::Path;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
+use ipnet::Ipv4Net;
 
 use super::{Config, Mode};
 use crate::error::{Error, Result};
@@ -120,12 +120,7 @@ impl Config {
         if agents.heartbeat_expiry <= agents.heartbeat_interval {
             return refuse("agents.heartbeat_expiry must be longer than agents.heartbeat_interval.".to_owned());
         }
-        if self.loopback_range().is_none() {
-            let range = &self.process.address_range;
-            return refuse(format!(
-                "process.address_range is {range:?}: it must be a part of 127.0.0.0/8, at most /24."
-            ));
-        }
+        self.loopback_range()?;
         let mut ids = std::collections::BTreeSet::new();
         for flavor in &self.flavors {
             if !ids.insert(&flavor.id) || flavor.id.is_empty() || flavor.ram_mib == 0 || flavor.vcpus == 0 {
@@ -167,11 +162,18 @@ impl Config {
         Ok(())
     }
 
-    /// The range of addresses as its first one and its number of bits.
-    pub fn loopback_range(&self) -> Option<(Ipv4Addr, u8)> {
-        let (address, bits) = self.process.address_range.split_once('/')?;
-        let (address, bits): (Ipv4Addr, u8) = (address.parse().ok()?, bits.parse().ok()?);
-        (address.octets()[0] == 127 && (8..=24).contains(&bits)).then_some((address, bits))
+    /// The network that addresses of instances are drawn from.
+    ///
+    /// # Errors
+    /// Bad request: `process.address_range` is no part of 127.0.0.0/8, or has fewer than 256 addresses.
+    pub fn loopback_range(&self) -> Result<Ipv4Net> {
+        let text = &self.process.address_range;
+        let range = text.parse().ok().filter(|range: &Ipv4Net| range.addr().is_loopback());
+        range.filter(|range| (8..=24).contains(&range.prefix_len())).ok_or_else(|| {
+            Error::BadRequest(format!(
+                "process.address_range is {text:?}: it must be a part of 127.0.0.0/8, at most /24."
+            ))
+        })
     }
 }
 
@@ -211,6 +213,10 @@ mod tests {
             ("[agents]\nheartbeat_expiry = \"1s\"", "heartbeat_expiry"),
             ("[agents]\nprobe_interval = \"0s\"", "probe_interval"),
             ("[process]\naddress_range = \"10.0.0.0/8\"", "address_range"),
+            ("[process]\naddress_range = \"127.0.0.0/7\"", "address_range"),
+            ("[process]\naddress_range = \"127.0.0.0/25\"", "address_range"),
+            ("[process]\naddress_range = \"127.0.0.1\"", "address_range"),
+            ("[process]\naddress_range = \"::1/24\"", "address_range"),
             ("flavors = []", "flavors"),
             ("[store]\nurl = \"postgres://a:secret@h/d\"", "store.password_file"),
             ("[operations]\nlease = \"0s\"", "operations.lease"),

@@ -1,7 +1,7 @@
 //! Connections from outside: how many there may be, how long they may be silent, and where they come from.
 //!
 //! A connection in which no request is under way for a while is closed. That is one rule for a head that never ends, for a
-//! client that says nothing, for a TLS handshake and for HTTP/2. Bodies have a time of their own (`api/body.rs`), and so
+//! client that says nothing, for a TLS handshake and for HTTP/2. Bodies have a time of their own (`api/http/body.rs`), and so
 //! has a client that does not read its answer (`written.rs`). A request is under way from the end of its body on: who
 //! sends a part of one holds a place no better than who says nothing.
 

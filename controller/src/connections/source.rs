@@ -1,8 +1,9 @@
 //! Where a connection comes from.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use axum::http::HeaderMap;
+use ipnet::Ipv6Net;
 
 /// What is counted as one place that connections come from: an IPv4 address, or a /64 of IPv6, which is what one customer
 /// has.
@@ -13,10 +14,7 @@ impl Source {
     /// The source of an address.
     pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-            }
+            IpAddr::V6(address) => Ipv6Net::new_assert(address, 64).network().into(),
             address @ IpAddr::V4(_) => address,
         })
     }

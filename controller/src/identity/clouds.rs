@@ -2,11 +2,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "the state directory is the controller's alone")]
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
+use trove_strategy::beneath::{self, Dir};
 use uuid::Uuid;
 
 use super::passwords::matches;
@@ -20,6 +19,8 @@ use crate::store::identity::User;
 const FIRST: [(&str, &str, &str); 2] = [("trove", "demo", "member"), ("trove-admin", "admin", "admin")];
 
 const FILE: &str = "clouds.yaml";
+/// The file before its users are there.
+const BESIDE: &str = "clouds.yaml.new";
 
 fn hex_id() -> String {
     Uuid::new_v4().simple().to_string()
@@ -56,7 +57,7 @@ pub(super) async fn ensure_users(store: &Store, config: &Config, state: &Path) -
     if !config.identity.users.is_empty() {
         return Ok(());
     }
-    let beside = path.with_extension("yaml.new");
+    let beside = state.join(BESIDE);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) if FIRST.iter().all(|(_, name, _)| known.iter().any(|user| user.name == *name)) => Some(text),
         // The users were made by another controller, whose file has their passwords, or by an earlier life of this one,
@@ -70,7 +71,7 @@ pub(super) async fn ensure_users(store: &Store, config: &Config, state: &Path) -
     };
     if let Some(text) = text {
         write(&beside, &moved(&text, &config.public_url(), &config.region))?;
-        return name(&beside, &path);
+        return name(state);
     }
     let (users, text) = first(config).await?;
     // Before the users are there: passwords that stand nowhere would be lost with this process.
@@ -85,7 +86,7 @@ pub(super) async fn ensure_users(store: &Store, config: &Config, state: &Path) -
             store.put_user(user).await?;
         }
     }
-    name(&beside, &path)
+    name(state)
 }
 
 /// Whether the file has the password of the first of its users.
@@ -143,9 +144,9 @@ fn moved(text: &str, url: &str, region: &str) -> String {
     text.lines().map(|text| line(text) + "\n").collect()
 }
 
-fn name(beside: &Path, path: &Path) -> Result<()> {
-    let renamed = std::fs::rename(beside, path);
-    renamed.map_err(|error| Error::internal(format!("rename {} to {}", beside.display(), path.display()), error))
+fn name(state: &Path) -> Result<()> {
+    let renamed = Dir::open(state, &[]).and_then(|state| state.rename(Path::new(BESIDE), Path::new(FILE)));
+    renamed.map_err(|error| Error::internal(format!("rename {} to {FILE}", state.join(BESIDE).display()), error))
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -153,13 +154,8 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut options = std::fs::File::options();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    write().map_err(|error| Error::internal(format!("write {}", path.display()), error))
+    let written = beneath::replace(path, text.as_bytes());
+    written.map_err(|error| Error::internal(format!("write {}", path.display()), error))
 }
 
 #[cfg(test)]
@@ -176,7 +172,7 @@ mod tests {
 
     async fn store() -> (tempfile::TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
-        let store = crate::store::harness::open(directory.path(), 1).await;
+        let store = crate::testing::store::open(directory.path(), 1).await;
         (directory, store)
     }
 
@@ -209,7 +205,7 @@ mod tests {
     async fn a_life_that_ended_before_the_file_had_its_name_loses_no_password() {
         let (directory, store) = store().await;
         let config = Config::default();
-        let (file, beside) = (directory.path().join(FILE), directory.path().join("clouds.yaml.new"));
+        let (file, beside) = (directory.path().join(FILE), directory.path().join(BESIDE));
         ensure_users(&store, &config, directory.path()).await.unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::rename(&file, &beside).unwrap();

@@ -156,9 +156,6 @@ pub(crate) fn generate_password() -> SecretString {
 }
 
 /// An argon2id hash of a password, PHC string. Takes tens of milliseconds and 19 MiB.
-///
-/// # Errors
-/// Internal.
 pub fn hash_password(password: &SecretString) -> Result<String> {
     passwords::hash(password.expose_secret())
 }

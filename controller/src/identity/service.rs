@@ -1,11 +1,12 @@
 //! The built-in identity: its users and tokens.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use moka::ops::compute::Op;
+use moka::sync::Cache;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -21,8 +22,8 @@ use crate::store::identity::{Token, User};
 
 /// How long a controller believes a token without asking the store; another controller's revocation acts after this.
 const BELIEVED: Duration = Duration::from_secs(5);
-/// Tokens that are believed at most; the oldest belief goes first.
-const REMEMBERED: usize = 10_000;
+/// About so many tokens are believed at most.
+const REMEMBERED: u64 = 10_000;
 
 /// The built-in identity.
 pub struct Service {
@@ -31,23 +32,21 @@ pub struct Service {
     passwords: passwords::Passwords,
     /// What a password is compared with where there is no user at all.
     nobody: String,
-    believed: Mutex<HashMap<String, (Instant, Token)>>,
+    believed: Cache<String, Token>,
     /// Counts them, so that what was read before one is not believed after it.
     revocations: watch::Sender<u64>,
 }
 
 fn sum(token: &str) -> String {
-    Sha256::digest(token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(token.as_bytes()))
 }
 
 impl Service {
     /// With the users of the store; [`clouds::ensure_users`] puts them there.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn new(store: Store, config: Arc<Config>) -> Result<Arc<Self>> {
         let (passwords, nobody) = (passwords::Passwords::new()?, passwords::hash("nobody has this password")?);
-        let (believed, revocations) = (Mutex::default(), watch::Sender::new(0));
+        let believed = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
+        let revocations = watch::Sender::new(0);
         Ok(Arc::new(Self { store, config, passwords, nobody, believed, revocations }))
     }
 
@@ -57,29 +56,17 @@ impl Service {
     /// 401.
     pub async fn find(&self, token: &str) -> Result<Token> {
         let (hash, now) = (sum(token), self.store.now());
-        if let Some(token) = self.believe(&hash, now) {
+        if let Some(token) = self.believed.get(&hash).filter(|token| token.expires_at > now) {
             return Ok(token);
         }
         let revocations = *self.revocations.borrow();
         let found = self.store.get_token(&hash, now).await?.ok_or_else(unauthorized)?;
-        let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
-        if *self.revocations.borrow() != revocations {
-            // It may have been this one that was revoked while the store was asked.
-            return Ok(found);
-        }
-        if believed.len() >= REMEMBERED {
-            believed.retain(|_, (since, _)| since.elapsed() < BELIEVED);
-        }
-        if believed.len() < REMEMBERED {
-            believed.insert(hash, (Instant::now(), found.clone()));
-        }
+        // It may have been this one that was revoked while the store was asked.
+        self.believed.entry(hash).and_compute_with(|_| match *self.revocations.borrow() == revocations {
+            true => Op::Put(found.clone()),
+            false => Op::Nop,
+        });
         Ok(found)
-    }
-
-    fn believe(&self, hash: &str, now: OffsetDateTime) -> Option<Token> {
-        let believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, token) = believed.get(hash)?;
-        (since.elapsed() < BELIEVED && token.expires_at > now).then(|| token.clone())
     }
 
     /// Its address.
@@ -141,15 +128,12 @@ impl Service {
     }
 
     /// Makes a token worthless at once.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn revoke(&self, token: &str) -> Result<()> {
         let hash = sum(token);
         self.store.delete_token(&hash).await?;
-        let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
-        believed.remove(&hash);
         self.revocations.send_modify(|count| *count += 1);
+        // In turn with whoever is about to believe it.
+        self.believed.entry(hash).and_compute_with(|_| Op::Remove);
         Ok(())
     }
 
@@ -159,9 +143,6 @@ impl Service {
     }
 
     /// All users.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn users(&self) -> Result<Vec<User>> {
         self.store.list_users().await
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use trove_strategy::Installation;
 
-/// What runs in a host.
+/// What runs in a host. An image is none yet; see docs/architecture.md, "The compute boundary".
 #[derive(Clone, Debug)]
 pub enum Artifact {
     /// Programs of the machine that hosts share.

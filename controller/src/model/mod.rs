@@ -36,6 +36,54 @@ pub struct Nic {
     pub ip_address: Option<String>,
 }
 
+/// Whether an instance and those that copy it are to share a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locality {
+    /// They must.
+    Affinity,
+    /// They must not.
+    AntiAffinity,
+    /// They do where that is possible.
+    SoftAffinity,
+    /// They do not where that is possible.
+    SoftAntiAffinity,
+}
+
+impl Locality {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Affinity, Self::AntiAffinity, Self::SoftAffinity, Self::SoftAntiAffinity];
+
+    /// Trove's name of it.
+    pub fn tag(self) -> &'static str {
+        match self {
+            Self::Affinity => "affinity",
+            Self::AntiAffinity => "anti-affinity",
+            Self::SoftAffinity => "soft-affinity",
+            Self::SoftAntiAffinity => "soft-anti-affinity",
+        }
+    }
+
+    /// The one of this name.
+    pub fn from_tag(tag: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|locality| locality.tag() == tag)
+    }
+}
+
+/// What an order requires of the host beyond its size. The driver says whether it can be had.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requirements {
+    /// The network interface, at most one.
+    pub nics: Vec<Nic>,
+    /// Who may connect; `None`: as the driver does without a word.
+    pub access: Option<Access>,
+    /// The zone.
+    pub availability_zone: Option<String>,
+    /// The type of the volume.
+    pub volume_type: Option<String>,
+    /// Whether it shares a machine with its replicas.
+    pub locality: Option<Locality>,
+}
+
 /// Why an instance is in error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -95,6 +143,8 @@ pub struct Instance {
     pub access: Option<Access>,
     /// The networks that were asked for.
     pub nics: Vec<Nic>,
+    /// Whether it shares a machine with its replicas, as it was ordered.
+    pub locality: Option<Locality>,
     /// What the controller does with it.
     pub task: Task,
     /// What the agent last said.

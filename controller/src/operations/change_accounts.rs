@@ -23,7 +23,6 @@ use crate::store::sql::Connection;
 /// A database to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
-    /// Its name.
     pub name: String,
     /// The engine's name of a character set.
     pub character_set: Option<String>,
@@ -34,7 +33,6 @@ pub struct Database {
 /// One account of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// Its name.
     pub name: String,
     /// The hosts it may come from, `%` for any.
     pub host: String,
@@ -43,9 +41,7 @@ pub struct Account {
 /// An account to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewUser {
-    /// Which.
     pub account: Account,
-    /// Its password.
     pub password: Sealed,
     /// The databases it may enter.
     pub databases: Vec<String>,
@@ -65,39 +61,30 @@ pub enum AccountChange {
     DeleteUser(Account),
     /// Changes an account.
     ChangeUser {
-        /// Which.
         account: Account,
-        /// A new name.
         new_name: Option<String>,
         /// New hosts.
         new_host: Option<String>,
-        /// A new password.
         new_password: Option<Sealed>,
     },
     /// Lets an account into databases.
     Grant {
-        /// Which.
         account: Account,
         /// Where to.
         databases: Vec<String>,
     },
     /// Takes that back.
     Revoke {
-        /// Which.
         account: Account,
         /// Where from.
         database: String,
     },
     /// Enables the all-powerful account, or gives it another password.
-    EnableRoot {
-        /// The password.
-        password: Sealed,
-    },
+    EnableRoot { password: Sealed },
     /// Disables it.
     DisableRoot,
 }
 
-/// The operation.
 pub struct ChangeAccounts;
 
 /// What is stored between the steps.
@@ -114,9 +101,6 @@ pub struct Applied {
 }
 
 /// The operation that makes these changes, at least one.
-///
-/// # Errors
-/// Internal.
 pub fn new(origin: Origin, changes: Vec<AccountChange>) -> Result<NewOperation> {
     let state = serde_json::to_value(State { changes }).map_err(|error| Error::internal("write the changes", error))?;
     Ok(NewOperation::of::<ChangeAccounts>(origin, state))

@@ -32,7 +32,6 @@ use crate::store::sql::Connection;
 /// How many addresses are tried when others were faster.
 const ADDRESSES: usize = 8;
 
-/// The operation.
 pub struct CreateInstance;
 
 /// What the engine is to have from the beginning; the rest is in the instance's row.
@@ -47,9 +46,6 @@ pub struct Params {
 }
 
 /// The operation that creates the instance whose row is written in the same transaction.
-///
-/// # Errors
-/// Internal.
 pub fn new(origin: Origin, params: Params) -> Result<NewOperation> {
     let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;
     Ok(NewOperation::of::<CreateInstance>(origin, state))
@@ -153,7 +149,7 @@ async fn delete_host(work: &Work, target: &Target, _: &Params, _: &mut Engine) -
     context.agents.forget(target.instance);
     let mut tx = work.begin().await?;
     context.store.delete_agent(&mut tx, target.instance).await?;
-    context.store.clear_engine_uid(&mut tx, target.instance).await?;
+    context.store.clear_placement(&mut tx, target.instance, work.fence()).await?;
     context.store.set_host(&mut tx, target.instance, HostState::Absent).await?;
     work.commit(tx).await
 }

@@ -26,7 +26,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// The same with what the agent takes to answer.
 const STOP_VERDICT_LIMIT: Duration = Duration::from_secs(12);
 
-/// The operation.
 pub struct DeleteInstance;
 
 /// The operation that deletes the instance. In the same transaction the caller sets the task to deleting and cancels

@@ -81,7 +81,7 @@ pub(super) struct Execution {
     /// Whoever writes under the claim beside the steps, records one, raises the fence, or ends the operation: one at a time,
     /// so that nobody meets a record, a fence or an end that this execution has committed and not heard of yet.
     turn: tokio::sync::Mutex<()>,
-    place: Mutex<Place>,
+    state: Mutex<State>,
 }
 
 /// Tells of a change when it is dropped.
@@ -94,11 +94,11 @@ impl Drop for NotifyOnDrop<'_> {
 }
 
 /// Where an execution stands.
-struct Place {
+struct State {
     status: Status,
     position: usize,
     /// What the targets share.
-    state: Value,
+    shared: Value,
     /// What is known of each.
     targets: BTreeMap<InstanceId, Value>,
     /// On which the stage at hand is not done, or not undone.
@@ -108,7 +108,7 @@ struct Place {
     error: String,
 }
 
-impl Place {
+impl State {
     fn own(&self) -> Vec<Own> {
         self.targets.iter().map(|(target, own)| (*target, own.clone())).collect()
     }
@@ -129,17 +129,17 @@ impl Execution {
         points: Points,
     ) -> Self {
         let lease = Mutex::new(claimed.lease);
-        let place = Mutex::new(Place {
+        let state = Mutex::new(State {
             status: claimed.status,
             position: claimed.position,
-            state: claimed.state.clone(),
+            shared: claimed.state.clone(),
             targets: claimed.targets.clone(),
             left: BTreeSet::new(),
             patient: BTreeSet::new(),
             error: claimed.error.clone().unwrap_or_default(),
         });
         let turn = tokio::sync::Mutex::default();
-        Self { context, entry, claimed, begun: Instant::now(), timing, points, lease, turn, place }
+        Self { context, entry, claimed, begun: Instant::now(), timing, points, lease, turn, state }
     }
 
     /// Runs it until it has ended or must be let go of.
@@ -191,8 +191,8 @@ impl Execution {
     }
 
     /// Where it stands; never held over an await.
-    fn place(&self) -> MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn writes<'c>(&self, tx: &'c mut Transaction) -> Writes<'c> {
@@ -235,8 +235,8 @@ impl Execution {
         }
         loop {
             let (status, position) = {
-                let place = self.place();
-                (place.status, place.position)
+                let state = self.state();
+                (state.status, state.position)
             };
             let went = match status {
                 Status::Undoing | Status::Stuck => match position.checked_sub(1) {
@@ -246,7 +246,7 @@ impl Execution {
                 _ => self.do_stage(position).await,
             };
             match went {
-                Ok(()) if self.place().status.is_final() => return Stop::Ended,
+                Ok(()) if self.state().status.is_final() => return Stop::Ended,
                 Ok(()) | Err(Stop::Failed) => {}
                 Err(stop) => return stop,
             }
@@ -254,7 +254,7 @@ impl Execution {
     }
 
     async fn end_failed(&self) -> std::result::Result<(), Stop> {
-        let error = self.place().error.clone();
+        let error = self.state().error.clone();
         let targets: Vec<InstanceId> = self.claimed.targets.keys().copied().collect();
         let _turn = self.turn.lock().await;
         let mut tx = self.begin().await?;
@@ -262,7 +262,7 @@ impl Execution {
         self.writes(&mut tx).end(Status::Failed).await?;
         self.commit(tx).await?;
         self.count("failed");
-        self.place().status = Status::Failed;
+        self.state().status = Status::Failed;
         Ok(())
     }
 

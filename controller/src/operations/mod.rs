@@ -16,10 +16,8 @@ pub mod change_accounts;
 pub mod create_instance;
 pub mod delete_instance;
 mod execution;
-#[cfg(test)]
-pub(crate) mod harness;
 mod outcome;
-mod points;
+pub(crate) mod points;
 pub mod reboot_instance;
 pub mod resize_flavor;
 pub mod resize_volume;
@@ -29,7 +27,7 @@ mod shared;
 pub mod steps;
 pub mod stop_instance;
 mod target;
-mod timing;
+pub(crate) mod timing;
 mod work;
 
 pub use crate::model::operations::{Lane, NewOperation, Origin, Stage};
@@ -40,7 +38,7 @@ pub use work::{RunnerContext, Work};
 
 /// The operations that this program knows, and which versions of them. A failure at the point `operation.<kind>.known`
 /// makes it one of before there was this kind.
-fn registry() -> Vec<Arc<dyn steps::Registered>> {
+pub(crate) fn registry() -> Vec<Arc<dyn steps::Registered>> {
     let mut all: Vec<Arc<dyn steps::Registered>> = vec![
         Arc::new(steps::Entry::<create_instance::CreateInstance>::new()),
         Arc::new(steps::Entry::<restart_instance::RestartInstance>::new()),
@@ -64,9 +62,6 @@ impl Sealed {
     const PURPOSE: &'static str = "operation";
 
     /// Seals a secret.
-    ///
-    /// # Errors
-    /// Internal.
     pub fn new(seal: &Seal, secret: &SecretString) -> Result<Self> {
         seal.seal(Self::PURPOSE, secret).map(Self)
     }

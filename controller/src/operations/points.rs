@@ -5,19 +5,19 @@ use crate::ids::InstanceId;
 
 /// Passes points. In tests of this crate it also asks the test.
 #[derive(Clone, Default)]
-pub(super) struct Points {
+pub(crate) struct Points {
     #[cfg(test)]
-    pub(super) hook: Option<Hook>,
+    pub(crate) hook: Option<Hook>,
 }
 
 /// How a test is asked.
 #[cfg(test)]
-pub(super) type Hook = std::sync::Arc<dyn Fn(&str, InstanceId) -> Hold + Send + Sync>;
+pub(crate) type Hook = std::sync::Arc<dyn Fn(&str, InstanceId) -> Hold + Send + Sync>;
 
 /// What a test wants at a point.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hold {
+pub(crate) enum Hold {
     /// Nothing.
     Pass,
     /// That the step fails.
@@ -31,7 +31,7 @@ pub(super) enum Hold {
 impl Points {
     /// Passes the point `name`, on this target.
     #[cfg_attr(not(test), expect(unused_variables, reason = "only tests tell targets apart"))]
-    pub(super) async fn pass(&self, name: &str, target: InstanceId) -> StepResult {
+    pub(crate) async fn pass(&self, name: &str, target: InstanceId) -> StepResult {
         trove_strategy::failpoint::pass(name)
             .map_err(|injected| super::outcome::StepError::Fatal(injected.to_string()))?;
         #[cfg(test)]

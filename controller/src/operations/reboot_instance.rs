@@ -24,7 +24,6 @@ use crate::store::sql::Connection;
 /// The step that an engine which stays stopped has no use for.
 const AWAIT_HEALTHY: &str = "await_healthy";
 
-/// The operation.
 pub struct RebootInstance;
 
 /// The operation that reboots the host of an instance whose engine was `stopped` on purpose, or not.

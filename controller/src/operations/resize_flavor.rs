@@ -27,24 +27,18 @@ use crate::store::sql::Connection;
 /// The step that an engine which stays stopped has no use for.
 const AWAIT_HEALTHY: &str = "await_healthy";
 
-/// The operation.
 pub struct ResizeFlavor;
 
-/// What is needed to go back, and what was before.
+/// What is needed to go back.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Params {
     /// The flavor until now.
     pub from: Flavor,
-    /// Whether the engine was stopped on purpose: then it stays so.
-    pub stopped: bool,
 }
 
-/// The operation for the row whose flavor is changed in the same transaction.
-///
-/// # Errors
-/// Internal.
-pub fn new(origin: Origin, params: Params) -> Result<NewOperation> {
-    let stopped = params.stopped;
+/// The operation for the row whose flavor is changed in the same transaction; `stopped`: its engine was stopped on purpose,
+/// and stays so.
+pub fn new(origin: Origin, params: Params, stopped: bool) -> Result<NewOperation> {
     let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;
     let operation = NewOperation::of::<ResizeFlavor>(origin, state);
     Ok(if stopped { operation.without(AWAIT_HEALTHY) } else { operation })

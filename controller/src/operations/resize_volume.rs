@@ -23,7 +23,6 @@ use crate::state::Task;
 use crate::store::assignments::Specification;
 use crate::store::sql::Connection;
 
-/// The operation.
 pub struct ResizeVolume;
 
 /// What is needed to go back.

@@ -22,7 +22,6 @@ use crate::ids::InstanceId;
 use crate::state::{Service, Task};
 use crate::store::sql::Connection;
 
-/// The operation.
 pub struct RestartInstance;
 
 /// The operation that restarts the engine. The caller sets the task to restarting in the same transaction.

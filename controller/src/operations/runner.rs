@@ -31,7 +31,6 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for leases to be given up.
 const SHUTDOWN: Duration = Duration::from_secs(3);
 
-/// The runner.
 pub struct Runner {
     context: RunnerContext,
     registry: Arc<Vec<Arc<dyn Registered>>>,
@@ -48,7 +47,7 @@ impl Runner {
         Self::with(context, super::registry(), timing, Points::default())
     }
 
-    pub(super) fn with(
+    pub(crate) fn with(
         context: RunnerContext,
         registry: Vec<Arc<dyn Registered>>,
         timing: Timing,
@@ -166,7 +165,5 @@ impl Runner {
     }
 }
 
-#[cfg(test)]
-mod several;
 #[cfg(test)]
 mod tests;

@@ -52,7 +52,6 @@ pub trait Operation: Send + Sync + 'static {
 /// A target with what the operation knows of it.
 #[derive(Clone, Debug)]
 pub struct Member<T> {
-    /// Which.
     pub instance: InstanceId,
     /// What is known.
     pub state: T,
@@ -117,7 +116,8 @@ impl<S, T> Steps<S, T> {
         self
     }
 
-    /// What the targets share once the step before is done on all of them.
+    /// What the targets share once the step before is done on all of them. No operation of today has more than one target, so
+    /// only the tests' operation over three instances joins; `cfg(test)` goes with the first operation that does.
     #[cfg(test)]
     pub fn join(mut self, join: Join<S, T>) -> Self {
         if let Some(step) = self.0.last_mut() {
@@ -152,14 +152,13 @@ impl NewOperation {
 }
 
 /// What is known of a target, without its type.
-pub(super) type Own = (InstanceId, Value);
+pub(crate) type Own = (InstanceId, Value);
 
 /// An operation as the runner sees it: without its types.
 #[async_trait]
-pub(super) trait Registered: Send + Sync {
+pub(crate) trait Registered: Send + Sync {
     /// Its name in the store.
     fn kind(&self) -> &'static str;
-    /// Its version.
     fn version(&self) -> u16;
     /// The deadline of a step; `None` where it has none.
     fn deadline(&self, step: &str) -> Option<Duration>;

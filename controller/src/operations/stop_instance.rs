@@ -17,7 +17,6 @@ use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::store::sql::Connection;
 
-/// The operation.
 pub struct StopInstance;
 
 /// The operation that stops the engine.

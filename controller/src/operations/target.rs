@@ -30,7 +30,6 @@ const MOST_JOB_TIME: Duration = Duration::from_secs(3600);
 
 /// A step, or its undo, on one of the operation's targets.
 pub struct Target {
-    /// The target.
     pub instance: InstanceId,
     /// The step's name.
     pub step: String,

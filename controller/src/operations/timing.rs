@@ -4,21 +4,21 @@ use std::time::Duration;
 
 /// Durations of the runner; tests have shorter ones.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Timing {
+pub(crate) struct Timing {
     /// How long a claim lasts.
-    pub(super) lease: Duration,
+    pub(crate) lease: Duration,
     /// When it is renewed.
-    pub(super) renew: Duration,
+    pub(crate) renew: Duration,
     /// First delay before a step is tried again; it doubles.
-    pub(super) first_delay: Duration,
+    pub(crate) first_delay: Duration,
     /// Greatest such delay. A step without deadline that has come to it lets go of the operation for a while.
-    pub(super) greatest_delay: Duration,
+    pub(crate) greatest_delay: Duration,
     /// For how long.
-    pub(super) parked: Duration,
+    pub(crate) parked: Duration,
     /// An undo that does not succeed for so long is stuck.
-    pub(super) undo_deadline: Duration,
+    pub(crate) undo_deadline: Duration,
     /// The least time for a step that goes on after a restart, so that an unknown outcome is asked at least once.
-    pub(super) grace: Duration,
+    pub(crate) grace: Duration,
 }
 
 impl Default for Timing {

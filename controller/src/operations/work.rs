@@ -26,7 +26,6 @@ pub struct RunnerContext {
     pub compute: Arc<dyn Compute>,
     /// Sign engines.
     pub authorities: Arc<Authorities>,
-    /// The effective configuration.
     pub config: Arc<Config>,
     /// Under which name leases are held; the same after a restart, and no other's.
     pub controller_id: String,
@@ -51,7 +50,7 @@ impl RunnerContext {
         let facts = self.facts(instance).await?;
         let engine_uid = match facts.engine_uid {
             Some(uid) => Some(uid),
-            None => self.reserve_account(instance).await?,
+            None => self.reserve_account(instance, fence).await?,
         };
         let enrolled = self.agents.state(instance).borrow().connected;
         let token = if enrolled {
@@ -64,12 +63,10 @@ impl RunnerContext {
             instance,
             fence,
             size: facts.size,
+            requirements: facts.requirements,
             network: Network {
                 address: facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?,
                 port: facts.port,
-                nics: facts.nics,
-                access: facts.access,
-                availability_zone: facts.availability_zone,
             },
             bootstrap: Bootstrap {
                 generation: facts.generation,
@@ -89,20 +86,24 @@ impl RunnerContext {
             return Err(StepError::Fatal(text));
         }
         if placement.driver_state != spec.driver_state {
-            self.store.set_driver_state(instance, &placement.driver_state).await?;
+            let mut tx = self.store.begin().await?;
+            if !self.store.set_driver_state(&mut tx, instance, fence, &placement.driver_state).await? {
+                return Err(StepError::Fenced);
+            }
+            tx.commit().await.map_err(uncommitted)?;
         }
         Ok(())
     }
 
     /// Has the driver reserve an account for the engine, and stores it before it is used.
-    async fn reserve_account(&self, instance: InstanceId) -> Result<Option<u32>, StepError> {
+    async fn reserve_account(&self, instance: InstanceId, fence: u64) -> Result<Option<u32>, StepError> {
         let taken = self.store.engine_uids().await?;
         let Some(uid) = self.compute.reserve_account(instance, &taken).await? else { return Ok(None) };
         let mut tx = self.store.begin().await?;
-        if !self.store.set_engine_uid(&mut tx, instance, uid).await? {
+        if !self.store.set_engine_uid(&mut tx, instance, fence, uid).await? {
             return Err(StepError::RetrySameKey(format!("the account {uid} was taken by another meanwhile")));
         }
-        tx.commit().await.map_err(|error| StepError::RetrySameKey(format!("the store did not commit: {error}")))?;
+        tx.commit().await.map_err(uncommitted)?;
         Ok(Some(uid))
     }
 }
@@ -111,7 +112,6 @@ impl RunnerContext {
 pub struct Work {
     /// Store and drivers.
     pub context: RunnerContext,
-    /// The claim.
     pub lease: Lease,
     /// The user who asked.
     pub user_id: String,
@@ -136,6 +136,10 @@ impl Work {
     /// # Errors
     /// The store failed: to be tried again under the same key.
     pub async fn commit(&self, tx: Transaction) -> StepResult {
-        tx.commit().await.map_err(|error| StepError::RetrySameKey(format!("the store did not commit: {error}")))
+        tx.commit().await.map_err(uncommitted)
     }
+}
+
+fn uncommitted(error: sqlx::Error) -> StepError {
+    StepError::RetrySameKey(format!("the store did not commit: {error}"))
 }

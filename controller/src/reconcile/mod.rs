@@ -13,6 +13,7 @@ use crate::operations::RunnerContext;
 pub mod assignments;
 pub mod controllers;
 pub mod hosts;
+pub mod restarts;
 pub mod squatters;
 
 /// How often the drivers are asked and everything is compared; a nudge compares only what is stored.
@@ -22,9 +23,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// A fence under which a reconciler may act on an instance, as agents and drivers take it; `None` where an operation is active on
 /// it, which then decides.
-///
-/// # Errors
-/// Internal.
 async fn draw_fence(context: &RunnerContext, instance: InstanceId) -> Result<Option<u64>> {
     let mut tx = context.store.begin().await?;
     if context.store.is_busy(&mut tx, instance).await? {
@@ -51,6 +49,9 @@ pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
             }
             if let Err(error) = assignments::reconcile(&context).await {
                 tracing::warn!("assignments could not be compared: {}", chain(&error));
+            }
+            if let Err(error) = restarts::reconcile(&context).await {
+                tracing::warn!("failed restarts could not be looked at: {}", chain(&error));
             }
         };
         tokio::select! {

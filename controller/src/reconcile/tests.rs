@@ -1,15 +1,20 @@
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+use trove_proto::v1;
+
 use super::*;
+use crate::agents::AgentError;
 use crate::compute::{Compute as _, ComputeError};
 use crate::config::Config;
 use crate::ids::InstanceId;
 use crate::model::EngineCertificate;
-use crate::operations::harness::Stage;
+use crate::operations::steps::StepError;
 use crate::operations::{delete_instance, reboot_instance, restart_instance};
 use crate::state::{HostState, Service, Task};
 use crate::store::agents::{AgentRow, ReportSequence};
 use crate::store::assignments::Specification;
+use crate::testing::operations::Stage;
 
 /// Stores that this generation is in force, as the hub does when an agent says so.
 async fn in_force(stage: &Stage, generation: u64) {
@@ -187,4 +192,58 @@ async fn a_certificate_is_replaced_before_it_expires() {
     in_force(&stage, 3).await;
     assignments::reconcile(&stage.context).await.unwrap();
     assert_eq!(assigned(&stage), [3], "once");
+}
+
+#[tokio::test]
+async fn an_engine_that_answers_after_its_restart_failed_is_in_error_no_more() {
+    let stage = Stage::created().await;
+    stage.agents.connect(stage.instance, true);
+    let fails = || AgentError::Refused { kind: v1::ErrorKind::Fatal, message: "the address is in use".to_owned() };
+    stage.agents.fail_next("restart", fails());
+    stage.agents.change(stage.instance, |state| state.service = Service::Failed);
+    stage.complete(restart_instance::new(stage.origin())).await.unwrap_err();
+    restarts::reconcile(&stage.context).await.unwrap();
+    assert_eq!(stage.row().await.task, Task::Error);
+    stage.agents.change(stage.instance, |state| state.service = Service::Healthy);
+    restarts::reconcile(&stage.context).await.unwrap();
+    let row = stage.row().await;
+    assert_eq!((row.task, row.fault), (Task::None, None));
+
+    // What else went wrong is not mended by an engine that answers.
+    stage.compute.fail_next("delete_host", ComputeError::Fatal("the volume is locked".to_owned()));
+    stage.complete(delete_instance::new(stage.origin())).await.unwrap_err();
+    stage.agents.change(stage.instance, |state| state.service = Service::Healthy);
+    restarts::reconcile(&stage.context).await.unwrap();
+    let row = stage.row().await;
+    assert!(row.task == Task::Error && row.fault.is_some());
+}
+
+#[tokio::test]
+async fn what_the_driver_said_to_a_controller_that_stalled_is_not_written_over_what_a_later_one_was_told() {
+    let stage = Stage::created().await;
+    let store = &stage.context.store;
+    let old = draw_fence(&stage.context, stage.instance).await.unwrap().unwrap();
+    let mut tx = store.begin().await.unwrap();
+    store.clear_placement(&mut tx, stage.instance, old).await.unwrap();
+    tx.commit().await.unwrap();
+    let (there, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    *stage.compute.late_answer.lock().unwrap() = Some((there.clone(), go_on.clone()));
+    let (context, instance) = (stage.context.clone(), stage.instance);
+    let stalled = tokio::spawn(async move { context.ensure_host(instance, old).await });
+    there.notified().await;
+
+    let new = draw_fence(&stage.context, stage.instance).await.unwrap().unwrap();
+    let told = serde_json::json!({"server": "another"});
+    let mut tx = store.begin().await.unwrap();
+    assert!(store.set_driver_state(&mut tx, stage.instance, new, &told).await.unwrap());
+    tx.commit().await.unwrap();
+    go_on.notify_one();
+    let late = stalled.await.unwrap();
+    assert!(matches!(late, Err(StepError::Fenced)), "{late:?}");
+    assert_eq!(store.host_facts(stage.instance).await.unwrap().unwrap().driver_state, told);
+
+    // Nor is an account that was reserved for it.
+    let mut tx = store.begin().await.unwrap();
+    assert!(!store.set_engine_uid(&mut tx, stage.instance, old, 7).await.unwrap());
+    assert!(store.set_engine_uid(&mut tx, stage.instance, new, 7).await.unwrap());
 }

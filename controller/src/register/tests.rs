@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::store::datastores::VersionChange;
-use crate::store::harness::{manifest, open};
+use crate::testing::store::{manifest, open};
 
 /// Says that engines of these names are installed in one directory; `broken` says no more.
 fn agent(directory: &Path, names: &[&str]) -> Config {

@@ -25,9 +25,9 @@ use trove_strategy::{
 use super::engine::Fact;
 use super::faults::NAMES;
 use super::guest::Guest;
-use crate::agents::tests::no_engine::{NoEngine, site};
 use crate::authority::AgentName;
 use crate::compute::Bootstrap;
+use crate::testing::no_engine::{NoEngine, site};
 
 /// From its start to its death.
 #[derive(Clone)]

@@ -10,7 +10,6 @@ use v1::account_change::Kind as Change;
 pub(super) enum Fact {
     /// A database.
     Database(String),
-    /// An account.
     User(String),
     /// An account's access to a database.
     Grant(String, String),

@@ -236,8 +236,14 @@ impl SimulatedWork {
     async fn change(&self, changes: v1::ChangeAccounts) -> Result<(), v1::Error> {
         for change in changes.changes {
             self.pause(5, 200).await;
-            if !self.guest.engine.lock().unwrap().running {
-                return Err(refuse(v1::ErrorKind::Transient, "the engine does not answer"));
+            let (running, wanted) = {
+                let engine = self.guest.engine.lock().unwrap();
+                (engine.running, engine.wanted)
+            };
+            match (running, wanted) {
+                (true, _) => {}
+                (false, true) => return Err(refuse(v1::ErrorKind::Transient, "the engine does not answer")),
+                (false, false) => return Err(refuse(v1::ErrorKind::Fatal, "the engine is stopped")),
             }
             if let Some(kind) = change.kind {
                 self.guest.engine.lock().unwrap().change(kind)?;

@@ -22,7 +22,8 @@ use crate::config::Config;
 use crate::ids::{InstanceId, OperationId, seeded};
 use crate::seal::Seal;
 use crate::store::sql::simulated::{Link, Server};
-use crate::store::{Clock, Store, harness};
+use crate::store::{Clock, Store};
+use crate::testing::store as testing_store;
 
 /// When every history begins, microseconds since 1970.
 const BEGIN: i64 = 1_800_000_000_000_000;
@@ -87,7 +88,7 @@ impl History {
         let server = Store::simulated_server(BEGIN, include_str!("watch.sql"));
         let own = Link::new(server.clone(), gate(&world, &Machine::new("nobody")), 0);
         let store = Store::simulated(own, Clock::simulated(server.now()), Seal::new(&[5; 32]));
-        harness::register(&store, &harness::manifest()).await;
+        testing_store::register(&store, &testing_store::manifest()).await;
         let authorities = Arc::new(Authorities::load(&store).await.unwrap());
         let mut config = Config::default();
         // Whoever runs the tests.

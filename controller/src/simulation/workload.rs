@@ -7,9 +7,9 @@ use super::engine::Fact;
 use super::rng::Rng;
 use crate::app::App;
 use crate::app::accounts::{UserChange, UserRef};
-use crate::app::harness::{admin, caller, database, order, user};
 use crate::error::Result;
 use crate::ids::{InstanceId, OperationId};
+use crate::testing::app::{admin, caller, database, order, user};
 
 const USERS: [&str; 3] = ["anna", "bert", "cleo"];
 const DATABASES: [&str; 2] = ["red", "blue"];

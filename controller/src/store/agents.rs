@@ -44,7 +44,6 @@ pub struct ReportSequence {
 pub enum Redeemed {
     /// The bearer is the agent of this instance, in this generation of its host.
     Granted {
-        /// Whose agent.
         instance: InstanceId,
         /// Of which host.
         generation: u64,
@@ -88,9 +87,6 @@ impl ResetServices {
 impl Store {
     /// Makes a token for the agent of an instance's host. Earlier ones stay good until they expire, since the guest may
     /// have been given one of them already. The token itself is not stored; that of an instance that is gone is worth nothing.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn issue_token(&self, instance: InstanceId, generation: u64, lifetime: Duration) -> Result<SecretString> {
         let bytes: [u8; 32] = rand::random();
         let token = SecretString::from(URL_SAFE_NO_PAD.encode(bytes));
@@ -119,9 +115,6 @@ impl Store {
     }
 
     /// Uses a token up for a public key, whose hash is `key_hash`. The same token and key may come again.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn redeem_token(&self, token: &SecretString, key_hash: &str) -> Result<Redeemed> {
         let failed = |error| Error::internal("redeem an enrolment token", error);
         let mut transaction = self.begin().await?;
@@ -166,9 +159,6 @@ impl Store {
     }
 
     /// Whether an agent of this host generation is still the one of its instance.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn is_current_agent(&self, instance: InstanceId, generation: u64) -> Result<bool> {
         query("select 1 from instance where id = $1 and generation <= $2 and deleted is null")
             .bind(instance.to_string())
@@ -180,9 +170,6 @@ impl Store {
     }
 
     /// What the agent last said to any controller.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn get_agent(&self, instance: InstanceId) -> Result<Option<AgentRow>> {
         let failed = |error| Error::internal(format!("read the agent of instance {instance}"), error);
         let row = query(
@@ -206,9 +193,6 @@ impl Store {
 
     /// Stores what an agent said, unless its instance is gone, or the same start of it has said something newer: then
     /// it answers false.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn put_agent(&self, instance: InstanceId, agent: &AgentRow, word: &ReportSequence) -> Result<bool> {
         query(
             "insert into agent (instance_id, service, service_detail, service_updated, engine_version,
@@ -240,9 +224,6 @@ impl Store {
     }
 
     /// Sets the service until the agent says otherwise, which it does with its next heartbeat.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn reset_service(&self, conn: &mut Connection, instance: InstanceId, service: Service) -> Result<()> {
         query(
             "update agent set service = $2, service_detail = '', service_updated = $3
@@ -260,9 +241,6 @@ impl Store {
     }
 
     /// Writes that a controller hears an agent from now on, unless the instance is gone.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn put_link(&self, instance: InstanceId, controller_id: &str) -> Result<()> {
         query(
             "insert into agent_link (instance_id, controller_id, connected_at, lost_at)
@@ -281,9 +259,6 @@ impl Store {
     }
 
     /// Writes that a controller no longer hears an agent.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn lose_link(&self, instance: InstanceId, controller_id: &str) -> Result<()> {
         query(
             "update agent_link set lost_at = $3
@@ -300,9 +275,6 @@ impl Store {
 
     /// Writes that a controller that has just started hears nobody: its earlier life may have been killed. Answers how
     /// many links were open.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn lose_own_links(&self, controller_id: &str) -> Result<u64> {
         query("update agent_link set lost_at = $2 where controller_id = $1 and lost_at is null")
             .bind(controller_id)
@@ -314,9 +286,6 @@ impl Store {
     }
 
     /// Removes everything about the agent of an instance: what it said, its links and its tokens.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn delete_agent(&self, conn: &mut Connection, instance: InstanceId) -> Result<()> {
         for statement in [
             "delete from agent where instance_id = $1",

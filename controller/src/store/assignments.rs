@@ -49,7 +49,6 @@ impl Specification {
 /// What must stay true in the guest of an instance.
 #[derive(Clone, Debug)]
 pub struct Assignment {
-    /// Whose.
     pub instance: InstanceId,
     /// Grows with each change.
     pub generation: u64,
@@ -89,7 +88,6 @@ impl Assignment {
 /// Where an assignment stands, without its secrets.
 #[derive(Clone, Debug)]
 pub struct AssignmentStatus {
-    /// Whose.
     pub instance: InstanceId,
     /// What is stored.
     pub generation: u64,
@@ -105,9 +103,6 @@ pub struct AssignmentStatus {
 
 impl Store {
     /// Stores the first assignment of an instance, generation 1; one that is there already stays.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn insert_assignment(
         &self,
         conn: &mut Connection,
@@ -133,9 +128,6 @@ impl Store {
     }
 
     /// Changes an assignment, with a new certificate or the one that is there. `false`: it is no longer of `generation`.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn replace_assignment(
         &self,
         conn: &mut Connection,
@@ -193,9 +185,6 @@ impl Store {
 
     /// The assignments of instances whose agent was heard of and on which no operation is active: they are installed, since a
     /// create that failed has taken its assignment back. An agent that has none in force has lost it, or says so still.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn list_settled_assignments(&self) -> Result<Vec<AssignmentStatus>> {
         let read = |error| Error::internal("list the assignments", error);
         let rows = query(
@@ -222,9 +211,6 @@ impl Store {
     }
 
     /// Removes the assignment of an instance.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn delete_assignment(&self, conn: &mut Connection, instance: InstanceId) -> Result<()> {
         query("delete from assignment where instance_id = $1")
             .bind(instance.to_string())

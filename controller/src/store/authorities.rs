@@ -35,9 +35,6 @@ impl Store {
     }
 
     /// Stores an authority unless one of this name is there already: the first one stays.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn insert_authority(&self, name: &str, authority: &StoredAuthority) -> Result<()> {
         let sealed = self.seal.seal(&purpose(name), &authority.key_pem)?;
         query(

@@ -23,9 +23,6 @@ pub struct Controller {
 
 impl Store {
     /// Writes that a controller lives, for `lifetime` from now; without other controllers, for ever.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn put_controller(&self, controller: &Controller, lifetime: Duration) -> Result<()> {
         let failed = |error| Error::internal(format!("write the controller {}", controller.id), error);
         let mut tx = self.begin().await?;
@@ -59,9 +56,6 @@ impl Store {
     }
 
     /// A controller that lives and keeps its hosts elsewhere than in `place`: neither could look after the other's.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn controller_elsewhere(&self, own: &str, place: &str) -> Result<Option<String>> {
         let sql = "select id from controller where id <> $1 and place <> $2 and seen_until > $3 order by id";
         let row = query(sql).bind(own).bind(place).bind(self.now_micros()).fetch_optional(&self.read).await;
@@ -70,9 +64,6 @@ impl Store {
     }
 
     /// Where agents reach the controllers that were alive within `grace`, in an order that stays.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn agents_addresses(&self, grace: Duration) -> Result<Vec<String>> {
         let failed = |error| Error::internal("list the controllers", error);
         let rows =
@@ -85,9 +76,6 @@ impl Store {
     }
 
     /// Forgets the controllers that have been dead for `grace`, with their links.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn forget_controllers(&self, grace: Duration) -> Result<()> {
         let failed = |error| Error::internal("forget the controllers that are gone", error);
         let before = self.now_micros().saturating_sub(span(grace));

@@ -22,7 +22,6 @@ const LIST: &str = "select d.id as datastore_id, d.name as datastore_name, d.def
 pub struct Registration<'a> {
     /// What it is and can do.
     pub manifest: &'a Manifest,
-    /// Its name.
     pub name: &'a str,
     /// Its agent program; `None` is the one beside the controller.
     pub agent_program: Option<&'a Path>,
@@ -39,7 +38,6 @@ pub struct Registration<'a> {
 pub struct Registered {
     /// The datastore's name.
     pub datastore: String,
-    /// The engine.
     pub installation: Installation,
     /// See [`Registration::agent_print`].
     pub agent_print: Option<String>,
@@ -54,7 +52,6 @@ pub struct Unregistered {
     pub datastore: String,
     /// Where its programs are; empty where it is not installed.
     pub bindir: String,
-    /// Its version.
     pub version: String,
     /// Why.
     pub reason: String,
@@ -63,7 +60,6 @@ pub struct Unregistered {
 /// What is to be changed of a version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VersionChange {
-    /// Its name.
     pub name: Option<String>,
     /// Whether instances of it can be ordered.
     pub active: Option<bool>,
@@ -73,35 +69,23 @@ pub struct VersionChange {
 
 impl Store {
     /// Every datastore with every version, by name.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn list_datastores(&self) -> Result<Vec<Datastore>> {
         datastores(&query(LIST).fetch_all(&self.read).await.map_err(unread)?)
     }
 
     /// The datastore of this name or id, with every version.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn get_datastore(&self, name_or_id: &str) -> Result<Option<Datastore>> {
         let is_it = |datastore: &Datastore| datastore.name == name_or_id || datastore.id.to_string() == name_or_id;
         Ok(self.list_datastores().await?.into_iter().find(is_it))
     }
 
     /// The datastore of this version, with every version.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn get_datastore_of_version(&self, id: VersionId) -> Result<Option<Datastore>> {
         let has_it = |datastore: &Datastore| datastore.versions.iter().any(|version| version.id == id);
         Ok(self.list_datastores().await?.into_iter().find(has_it))
     }
 
     /// What a version is and can do.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn get_manifest(&self, id: VersionId) -> Result<Option<Arc<Manifest>>> {
         let sql = "select id, manifest from datastore_version where id = $1";
         let row = query(sql).bind(id.to_string()).fetch_optional(&self.read).await.map_err(unread)?;
@@ -109,9 +93,6 @@ impl Store {
     }
 
     /// Every installed engine that was ever registered.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn registered(&self) -> Result<Vec<Registered>> {
         let sql = "select id, manifest, agent_print, (removed is not null) as gone from datastore_version";
         let rows = query(sql).fetch_all(&self.read).await.map_err(unread)?;
@@ -128,9 +109,6 @@ impl Store {
     }
 
     /// What the last look at the installed engines could not register.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn unregistered(&self) -> Result<Vec<Unregistered>> {
         let sql = "select datastore, bindir, version, reason from unregistered order by datastore, bindir";
         let rows = query(sql).fetch_all(&self.read).await.map_err(unread)?;
@@ -146,9 +124,6 @@ impl Store {
     }
 
     /// Writes what a look at the installed engines could not register, in place of what the one before could not.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_unregistered(&self, all: &[Unregistered]) -> Result<()> {
         let failed = |error| Error::internal("write which engines could not be registered", error);
         let mut tx = self.begin().await?;
@@ -170,9 +145,6 @@ impl Store {
     /// Registers a version, or brings the registered ones of the same datastore and place up to date: an engine that was
     /// patched where it lies keeps its version's id and name, and one that was deactivated stays so. One of the same name
     /// that was taken away comes back.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn upsert_version(&self, conn: &mut Connection, registration: Registration<'_>) -> Result<VersionId> {
         let manifest = registration.manifest;
         let failed = |error| Error::internal(format!("register a version of {}", manifest.identity.name), error);
@@ -243,9 +215,6 @@ impl Store {
     }
 
     /// Changes a version. `false`: there is none, or another one of its datastore and place has that name.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn change_version(&self, conn: &mut Connection, id: VersionId, change: &VersionChange) -> Result<bool> {
         let failed = |error| Error::internal(format!("change the version {id}"), error);
         // The condition instead of the unique index's error, which would spoil the caller's transaction on PostgreSQL.

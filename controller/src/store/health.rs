@@ -93,7 +93,7 @@ mod tests {
     use futures::future::join_all;
 
     use super::*;
-    use crate::store::harness::fixture;
+    use crate::testing::store::fixture;
 
     #[tokio::test]
     async fn many_who_ask_share_one_test_write_a_second() {

@@ -11,7 +11,6 @@ use crate::store::sql::{Connection, Row, query};
 /// An instance as the reconciler of hosts sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostRow {
-    /// Which.
     pub instance: InstanceId,
     /// What the driver last said.
     pub host: HostState,
@@ -25,9 +24,6 @@ pub struct HostRow {
 
 impl Store {
     /// The instances that are not deleted, and the deleted ones among `others`.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn list_hosts(&self, others: &[InstanceId]) -> Result<Vec<HostRow>> {
         let others: Vec<String> = others.iter().map(|id| format!("'{}'", id.0)).collect();
         let sql = AssertSqlSafe(format!(
@@ -40,10 +36,24 @@ impl Store {
         rows.iter().map(host_row).collect()
     }
 
+    /// The instances that are in error since a restart of their engine or a reboot failed.
+    pub async fn list_failed_restarts(&self) -> Result<Vec<InstanceId>> {
+        let failed = |error| Error::internal("list failed restarts", error);
+        let rows = query(
+            "select i.id from instance i where i.deleted is null and i.task = 'error' and (select o.kind \
+             from operation_target t join operation o on o.id = t.operation_id \
+             where t.resource = i.id and t.lane = 'lifecycle' order by t.seq desc limit 1) \
+             in ('restart_instance', 'reboot_instance')",
+        );
+        let rows = rows.fetch_all(&self.read).await.map_err(failed)?;
+        let id = |row: &Row| {
+            let id: String = row.try_get("id").map_err(failed)?;
+            id.parse().map_err(|error| Error::internal("read the id of a failed restart", error))
+        };
+        rows.iter().map(id).collect()
+    }
+
     /// Whether an operation is active on an instance, in the caller's transaction.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn is_busy(&self, conn: &mut Connection, instance: InstanceId) -> Result<bool> {
         query("select exists (select 1 from operation_target where resource = $1 and active)")
             .bind(instance.to_string())

@@ -26,7 +26,6 @@ pub struct User {
 /// A token that was issued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// Whose.
     pub user: User,
     /// Identifies it in logs.
     pub audit_id: String,
@@ -70,9 +69,6 @@ fn insert(user: &User, known: &'static str) -> Result<Query> {
 
 impl Store {
     /// All users, by name.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn list_users(&self) -> Result<Vec<User>> {
         let sql = sqlx::AssertSqlSafe(format!("select {USER} from identity_user u order by u.name"));
         let rows = query(sql).fetch_all(&self.read).await.map_err(failed("list users"))?;
@@ -80,9 +76,6 @@ impl Store {
     }
 
     /// Makes a user, or brings the one of this name up to date; its id stays. A new password revokes its tokens.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn put_user(&self, user: &User) -> Result<()> {
         let mut tx = self.begin().await?;
         query(
@@ -101,9 +94,6 @@ impl Store {
     }
 
     /// Stores users, all or none: none where one of their names is there already.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn insert_users(&self, users: &[User]) -> Result<bool> {
         let mut tx = self.begin().await?;
         for user in users {
@@ -117,9 +107,6 @@ impl Store {
     }
 
     /// Removes a user with its tokens.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn delete_user(&self, id: &str) -> Result<()> {
         let done = query("delete from identity_user where id = $1").bind(id).execute(&self.write).await;
         done.map_err(failed("remove a user"))?;
@@ -127,9 +114,6 @@ impl Store {
     }
 
     /// Stores a token by its sum; tokens that have expired go.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn insert_token(&self, hash: &str, token: &Token) -> Result<()> {
         let mut tx = self.begin().await?;
         query("delete from identity_token where expires_at < $1")
@@ -154,9 +138,6 @@ impl Store {
     }
 
     /// The token of a sum, unless it has expired.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn get_token(&self, hash: &str, now: OffsetDateTime) -> Result<Option<Token>> {
         let sql = sqlx::AssertSqlSafe(format!(
             "select {USER}, t.audit_id, t.parent_audit_id, t.issued_at, t.expires_at from identity_token t join identity_user u \
@@ -177,9 +158,6 @@ impl Store {
     }
 
     /// Forgets a token.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn delete_token(&self, hash: &str) -> Result<()> {
         let done = query("delete from identity_token where hash = $1").bind(hash).execute(&self.write).await;
         done.map_err(failed("revoke a token"))?;

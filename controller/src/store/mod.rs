@@ -32,8 +32,6 @@ pub mod authorities;
 mod clock;
 pub mod controllers;
 pub mod datastores;
-#[cfg(test)]
-pub(crate) mod harness;
 mod health;
 pub mod hosts;
 pub mod identity;
@@ -92,6 +90,8 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (13, "engine_uids", include_str!("migrations/0013_engine_uids.sql")),
     (14, "targets", include_str!("migrations/0014_targets.sql")),
     (15, "driver_state", include_str!("migrations/0015_driver_state.sql")),
+    (16, "host_fence", include_str!("migrations/0016_host_fence.sql")),
+    (17, "requirements", include_str!("migrations/0017_requirements.sql")),
 ];
 
 fn migrator() -> Migrator {
@@ -208,9 +208,6 @@ impl Store {
     }
 
     /// Begins a transaction that writes; there is one at a time. Unless it is committed, nothing of it is written.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn begin(&self) -> Result<Transaction> {
         self.write.begin_write().await.map_err(|error| Error::internal("begin a transaction", error))
     }
@@ -241,9 +238,6 @@ impl Store {
 
 /// The database's own clock, microseconds since 1970, on which leases and deadlines are measured: controllers on several
 /// machines share it.
-///
-/// # Errors
-/// Internal.
 pub async fn database_now(conn: &mut Connection) -> Result<i64> {
     conn.now().await.map_err(|error| Error::internal("read the database's clock", error))
 }

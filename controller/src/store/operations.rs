@@ -117,9 +117,6 @@ impl Store {
 
     /// Ends the operations of these lanes on an instance: those that wait at once, the one that runs at its next safe
     /// point. A new operation may be enqueued in the same transaction; it starts when the old one has let go.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn cancel_active(&self, conn: &mut Connection, instance: InstanceId, lanes: &[Lane]) -> Result<()> {
         let failed = |error| Error::internal(format!("cancel the operations of instance {instance}"), error);
         conn.announce(News::Work);
@@ -160,9 +157,6 @@ impl Store {
     }
 
     /// How many operations have not ended, by kind and status.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn count_operations(&self) -> Result<Vec<(String, String, u64)>> {
         let failed = |error| Error::internal("count the operations", error);
         let sql = "select kind, status, count(*) from operation where active group by kind, status";
@@ -174,9 +168,6 @@ impl Store {
     }
 
     /// The newest operations of an instance with their steps, newest first, and the greatest number of a change of any.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn list_operations(&self, instance: InstanceId) -> Result<(Vec<Operation>, i64)> {
         let failed = |error| Error::internal(format!("list the operations of instance {instance}"), error);
         let sql = AssertSqlSafe(format!(
@@ -190,9 +181,6 @@ impl Store {
     }
 
     /// The number of the last change of any operation.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn last_change(&self) -> Result<i64> {
         let row = query("select value from counter where name = $1").bind(CHANGE).fetch_optional(&self.read).await;
         row.and_then(|row| row.map_or(Ok(0), |row| row.try_get(0)))
@@ -201,9 +189,6 @@ impl Store {
 
     /// At most `limit` operations of a project, or of all, that have changed after the change of this number, in the order
     /// of their changes.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn changed_operations(
         &self,
         project: Option<&ProjectId>,
@@ -220,9 +205,6 @@ impl Store {
     }
 
     /// The operations of a project, or of all, that have not ended, in the order of asking.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn active_operations(&self, project: Option<&ProjectId>) -> Result<Vec<ChangedOperation>> {
         let sql = AssertSqlSafe(format!(
             "{SELECT} from (select {COLUMNS} from operation where ($1 is null or project_id = $1) and active) o \
@@ -233,9 +215,6 @@ impl Store {
     }
 
     /// A number greater than every fence before it.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn draw_fence(&self, conn: &mut Connection) -> Result<i64> {
         draw(conn, [FENCE]).await.map(|[fence]| fence)
     }

@@ -7,9 +7,6 @@ use crate::store::sql::query;
 
 impl Store {
     /// The last operation that was asked for and has not ended: whatever was asked for before it ends before it.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn last_active(&self, instance: InstanceId) -> Result<Option<OperationId>> {
         self.one_active(
             "select operation_id from operation_target where resource = $1 and active order by seq desc limit 1",
@@ -19,9 +16,6 @@ impl Store {
     }
 
     /// The life-cycle operation that holds it.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn active_lifecycle(&self, instance: InstanceId) -> Result<Option<OperationId>> {
         self.one_active(
             "select operation_id from operation_target where resource = $1 and lane = 'lifecycle' and exclusive",
@@ -39,9 +33,6 @@ impl Store {
     }
 
     /// How an operation ended: `None` while it has not, `Some(Err)` with the reason when it was not carried out.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn operation_end(&self, id: OperationId) -> Result<Option<std::result::Result<(), String>>> {
         let failed = |error| Error::internal(format!("read operation {id}"), error);
         let row = query("select status, error from operation where id = $1")

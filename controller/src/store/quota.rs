@@ -72,26 +72,17 @@ impl Store {
     }
 
     /// Counts what is used more, or less, without asking for a limit.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn count_use(&self, conn: &mut Connection, project: &ProjectId, amounts: Amounts) -> Result<()> {
         count(COUNT, project, amounts).execute(conn).await.map_err(uncounted)?;
         Ok(())
     }
 
     /// What a project has and may have of every resource; `default` where nothing is said of it alone.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn quotas(&self, project: &ProjectId, default: impl Fn(Resource) -> i64) -> Result<Vec<Quota>> {
         quotas(&query(SELECT).bind(&project.0).fetch_all(&self.read).await.map_err(unread)?, default)
     }
 
     /// Sets a limit of a project's own.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_quota(
         &self,
         conn: &mut Connection,

@@ -4,6 +4,7 @@
 //! announce is reported as skipped by name; everything else has to hold. A check that fails says which one it is and the
 //! sentence that does not hold.
 
+#![warn(missing_docs)]
 #![allow(clippy::disallowed_methods, reason = "a scratch directory that is made for a test")]
 
 mod access;

@@ -110,6 +110,18 @@ fn kind(facts: &Stat) -> FileType {
     FileType::from_raw_mode(facts.st_mode)
 }
 
+/// Replaces a file by its path, as [`Dir::write`] does, 0600. As with [`Dir::open`] the caller vouches that nobody else can
+/// change any directory above it.
+///
+/// # Errors
+/// The system refused; what was there before is untouched.
+pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no path of a file"));
+    };
+    Dir::open(parent, &[])?.write(Path::new(name), contents, 0o600, None)
+}
+
 /// Gives away what is open. The order matters: a change of the owner takes mode bits away.
 fn give(handle: impl AsFd, mode: u32, owner: Option<Ids>) -> io::Result<()> {
     if let Some(Ids { uid, gid }) = owner {

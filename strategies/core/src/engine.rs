@@ -155,12 +155,6 @@ pub trait Engine: Send + Sync {
     /// when [`Engine::initialise`] answered [`FirstStart::Private`].
     async fn secure(&self, site: &Site) -> Result<(), EngineError>;
 
-    /// Reads what a server wrote from its start to its first answer: whole lines, a long log in several calls. An error
-    /// says that it must not serve: it is stopped. Pure.
-    fn check_start(&self, _log: &str) -> Result<(), EngineError> {
-        Ok(())
-    }
-
     /// Puts right what an all-powerful account of a tenant's changed so that the engine does not start, or does not let
     /// the agent in as its own account with all its rights ([`crate::Kind::LockedOut`]). Called while the engine does not
     /// run. Answers what it mended, for a person, or `None` when it found nothing to mend.

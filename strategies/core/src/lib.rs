@@ -4,6 +4,7 @@
 //! engine; the agent *does*: processes, users, files, retries and time limits live in the agent, behind [`Host`].
 //! Read the modules in this order: [`datastore`], [`site`], [`engine`], [`capability`], [`manifest`], [`host`], [`stream`].
 
+#![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant files and look at them"))]
 
 pub mod beneath;
@@ -15,6 +16,7 @@ pub mod failpoint;
 pub mod host;
 pub mod manifest;
 pub mod password;
+pub mod process;
 pub mod real_host;
 pub mod recording;
 pub mod site;

@@ -15,9 +15,7 @@ use crate::names::check_database;
 /// The role that holds a database's grants, where none owns it. Its name is made from the database's, since that may have
 /// 63 bytes itself.
 pub(crate) fn group_of(database: &str) -> String {
-    let digest = Sha256::digest(database.as_bytes());
-    let hex: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-    format!("{GROUP_PREFIX}{hex}")
+    format!("{GROUP_PREFIX}{}", hex::encode(&Sha256::digest(database.as_bytes())[..12]))
 }
 
 /// The number of a database's role, which is made when it is not there.

@@ -45,10 +45,9 @@ pub(crate) struct Account {
 }
 
 /// A name as it was sent in hexadecimal digits. One that is no UTF-8 was stored in a database of a single-byte encoding.
-fn decoded(hex: &str) -> String {
-    let digit = |at: usize| u8::from_str_radix(hex.get(at..at + 2).unwrap_or_default(), 16).unwrap_or(b'?');
-    let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(digit).collect();
-    String::from_utf8(bytes).unwrap_or_else(|error| error.as_bytes().iter().map(|byte| char::from(*byte)).collect())
+fn decoded(digits: &str) -> Option<String> {
+    let latin = |bytes: &[u8]| bytes.iter().copied().map(char::from).collect();
+    Some(String::from_utf8(hex::decode(digits).ok()?).unwrap_or_else(|error| latin(error.as_bytes())))
 }
 
 /// All databases, by name.
@@ -58,7 +57,7 @@ pub(crate) async fn places(home: &Session) -> Result<Vec<Place>, EngineError> {
                from pg_database d left join pg_authid o on o.oid = d.datdba order by d.datname collate \"C\"";
     let place = |row: Vec<String>| {
         let [oid, name, open, template, owner, owner_oid, encoding, collation] = <[String; 8]>::try_from(row).ok()?;
-        let (name, owner) = (decoded(&name), decoded(&owner));
+        let (name, owner) = (decoded(&name)?, decoded(&owner)?);
         let (open, template) = (open == "t", template == "t");
         Some(Place { oid, name, open, template, owner, owner_oid, encoding, collation })
     };
@@ -76,7 +75,7 @@ pub(crate) async fn accounts(home: &Session) -> Result<Vec<Account>, EngineError
                from pg_authid order by rolname collate \"C\"";
     let account = |row: Vec<String>| {
         let [oid, name, logs_in, connections] = <[String; 4]>::try_from(row).ok()?;
-        Some(Account { oid, name: decoded(&name), logs_in: logs_in == "t", connections })
+        Some(Account { oid, name: decoded(&name)?, logs_in: logs_in == "t", connections })
     };
     Ok(home.rows("list accounts", sql).await?.into_iter().filter_map(account).collect())
 }
@@ -139,8 +138,8 @@ mod tests {
 
     #[test]
     fn names_of_any_encoding_are_read() {
-        assert_eq!(decoded("6ac3bc"), "jü");
-        assert_eq!(decoded("6afc"), "jü");
-        assert_eq!(decoded(""), "");
+        assert_eq!(decoded("6ac3bc").unwrap(), "jü");
+        assert_eq!(decoded("6afc").unwrap(), "jü");
+        assert_eq!(decoded("").unwrap(), "");
     }
 }

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt as _;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use trove_strategy::{Directory, EngineError, Kind, Site};
@@ -21,6 +22,11 @@ pub(crate) const HOME: &str = "postgres";
 
 const CONNECT: Duration = Duration::from_millis(1500);
 
+/// As much as is read in one session: whoever replaces what the agent asks answers as much as he likes.
+const ANSWERS: u64 = 16 << 20;
+/// As much as is kept of what the server says of an error.
+const WORDS: usize = 1000;
+
 /// What holds in the agent's sessions whatever the configuration, a database or a role sets: tenants may set all of these
 /// for a database of theirs. [`sql_literal`] relies on the first; with the time limits no lock of a tenant's, and no
 /// limit of a tenant's, decides whether the agent gets its work done; no library of a tenant's is loaded.
@@ -29,11 +35,23 @@ const OPTIONS: &str = "-c standard_conforming_strings=on -c search_path=pg_catal
                        -c statement_timeout=0 -c lock_timeout=10s -c plpgsql.extra_errors=none \
                        -c session_preload_libraries= -c local_preload_libraries=";
 
-/// The same, where the server can fire event triggers at a login (17 and later): none of a tenant's fires here.
+/// The same with what newer servers have: a statement ends when the agent no longer waits for it (14), and no event
+/// trigger of a tenant's fires at a login (17).
 fn options(site: &Site) -> String {
     let major: u32 = site.installation.major.parse().unwrap_or_default();
+    let given_up = if major >= 14 { " -c client_connection_check_interval=1s" } else { "" };
     let triggers = if major >= 17 { " -c event_triggers=off" } else { "" };
-    format!("{OPTIONS}{triggers}")
+    format!("{OPTIONS}{given_up}{triggers}")
+}
+
+/// Bounds what is asked of the server.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    attempt: &str,
+    asked: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    let late = |_| EngineError::new(Kind::Transient, format!("{attempt}: no answer within {} s", limit.as_secs()));
+    tokio::time::timeout(limit, asked).await.map_err(late)?
 }
 
 /// A connection of the agent's, in one database.
@@ -56,7 +74,8 @@ impl Session {
         let attempt = format!("connect to the database {database:?}");
         let socket = Directory::Run.join(format!(".s.PGSQL.{}", site.port));
         let connect = async {
-            let stream = site.host.connect(&socket).await?;
+            let (answers, questions) = tokio::io::split(site.host.connect(&socket).await?);
+            let stream = tokio::io::join(answers.take(ANSWERS), questions);
             config.connect_raw(stream, NoTls).await.map_err(|error| refused(&attempt, database, error))
         };
         let late = |_| EngineError::new(Kind::Transient, format!("{attempt}: no answer"));
@@ -162,8 +181,13 @@ fn explained(attempt: &str, error: tokio_postgres::Error) -> EngineError {
         }
         _ => Kind::Fatal,
     };
-    let detail = said.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
-    EngineError::new(kind, format!("{attempt}: {}{detail}", said.message()))
+    let detail = said.detail().map(|detail| format!(" ({})", cut(detail))).unwrap_or_default();
+    EngineError::new(kind, format!("{attempt}: {}{detail}", cut(said.message())))
+}
+
+/// The beginning of a text that a tenant may have made long.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(WORDS)]
 }
 
 /// A part of a block of [`Session::work`]: runs each text that a query answers, and remembers for [`Session::found`] that

@@ -158,15 +158,13 @@ async fn release(site: &Site, home: &Session, attempt: &str, place: &Place) -> R
         home.work(attempt, &each(&sql)).await?;
     }
     let held = format!(
-        "select 1 from pg_subscription where subdbid = {oid} union all select 1 from pg_prepared_xacts p \
-         join pg_database d on d.datname = p.database where d.oid = {oid}"
+        "select 1 from pg_subscription where subdbid = {oid} union all select 1 from pg_prepared_xact() p \
+         where p.dbid = {oid}"
     );
     if home.any(attempt, &held).await? {
         let inside = catalog::enter(site, home, place).await?;
-        for gid in inside
-            .rows(attempt, "select gid from pg_prepared_xacts where database = current_database()")
-            .await?
-            .concat()
+        for gid in
+            inside.rows(attempt, &format!("select gid from pg_prepared_xact() where dbid = {oid}")).await?.concat()
         {
             inside.run(attempt, &format!("rollback prepared {}", sql_literal(&gid))).await?;
         }
@@ -179,7 +177,7 @@ async fn release(site: &Site, home: &Session, attempt: &str, place: &Place) -> R
     }
     // Its publisher's slots: an active one keeps a database too.
     let slots = format!(
-        "select pg_terminate_backend(s.active_pid) from pg_replication_slots s where s.datoid = {oid} and s.active"
+        "select pg_terminate_backend(s.active_pid) from pg_get_replication_slots() s where s.datoid = {oid} and s.active"
     );
     home.rows(attempt, &slots).await?;
     Ok(())

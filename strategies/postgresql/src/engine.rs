@@ -10,12 +10,13 @@ use trove_strategy::{
 };
 
 use crate::Postgresql;
-use crate::client::{ADMIN, HOME, Session};
+use crate::client::{ADMIN, HOME, Session, within};
 use crate::config::{self, Files};
-use crate::repair;
+use crate::{metrics, repair};
 
 const INITDB: Duration = Duration::from_secs(120);
-const RELOAD: Duration = Duration::from_secs(5);
+const PROBE: Duration = Duration::from_secs(2);
+pub(crate) const RELOAD: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Where the data directory is made before it gets its name.
@@ -105,8 +106,7 @@ impl Engine for Postgresql {
                        then extract(epoch from now() - pg_catalog.pg_last_xact_replay_timestamp()) end";
             home.rows("probe", sql).await
         };
-        let late = || EngineError::new(Kind::Transient, "probe: no answer within 2 s");
-        let rows = tokio::time::timeout(Duration::from_secs(2), ask).await.map_err(|_| late())??;
+        let rows = within(PROBE, "probe", ask).await?;
         let row = rows.into_iter().next().unwrap_or_default();
         let [own, replica, version, position, lag] = <[String; 5]>::try_from(row)
             .map_err(|_| EngineError::new(Kind::Fatal, "probe: the server answered without a row"))?;
@@ -122,37 +122,22 @@ impl Engine for Postgresql {
     }
 
     async fn metrics(&self, site: &Site) -> Result<Vec<Metric>, EngineError> {
-        const NAMES: [&str; 9] = [
-            "connections",
-            "connections_max",
-            "commits_total",
-            "rollbacks_total",
-            "blocks_read_total",
-            "blocks_hit_total",
-            "rows_returned_total",
-            "deadlocks_total",
-            "database_bytes",
-        ];
-        let sql = "select (select count(*) from pg_stat_get_activity(null) where backend_type = 'client backend'), \
-                   current_setting('max_connections'), sum(xact_commit), sum(xact_rollback), sum(blks_read), \
-                   sum(blks_hit), sum(tup_returned), sum(deadlocks), sum(pg_database_size(datid)) \
-                   from pg_stat_database where datid <> 0";
-        let ask = async { Session::open(site, HOME).await?.rows("read metrics", sql).await };
-        let late = || EngineError::new(Kind::Transient, "read metrics: no answer within 2 s");
-        let row = tokio::time::timeout(Duration::from_secs(2), ask).await.map_err(|_| late())??.concat();
-        let metric = |(name, text): (&'static str, String)| Some(Metric::new(name, text.parse().ok()?));
-        Ok(NAMES.into_iter().zip(row).filter_map(metric).collect())
+        let ask = async { Session::open(site, HOME).await?.rows("read metrics", &metrics::statement()).await };
+        metrics::figures(within(PROBE, "read metrics", ask).await?)
     }
 
     async fn reload(&self, site: &Site, _settings: &Settings) -> Result<(), EngineError> {
-        let home = Session::open(site, HOME).await?;
-        // An unknown name makes the server ignore the whole file, and a bad value its line, and both are only logged.
-        let sql = "select f.name, f.error from pg_file_settings f left join pg_settings s on lower(s.name) = \
-                   lower(f.name) where f.error is not null and s.context is distinct from 'postmaster'";
-        if let Some(row) = home.rows("check the configuration", sql).await?.into_iter().next() {
-            return Err(EngineError::new(Kind::Invalid, format!("reload the configuration: {}", row.join(": "))));
-        }
-        take_up(&home).await
+        let reload = async {
+            let home = Session::open(site, HOME).await?;
+            // An unknown name makes the server ignore the whole file, and a bad value its line, and both are only logged.
+            let sql = "select f.name, f.error from pg_show_all_file_settings() f left join pg_show_all_settings() s \
+                       on lower(s.name) = lower(f.name) where f.error is not null and s.context is distinct from 'postmaster'";
+            if let Some(row) = home.rows("check the configuration", sql).await?.into_iter().next() {
+                return Err(EngineError::new(Kind::Invalid, format!("reload the configuration: {}", row.join(": "))));
+            }
+            take_up(&home).await
+        };
+        within(RELOAD, "reload the configuration", reload).await
     }
 }
 
@@ -162,12 +147,8 @@ pub(crate) async fn take_up(home: &Session) -> Result<(), EngineError> {
     let loaded = "select pg_conf_load_time()";
     let before = home.rows(attempt, loaded).await?;
     home.rows(attempt, "select pg_reload_conf()").await?;
-    let taken_up = async {
-        while home.rows(attempt, loaded).await? == before {
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
-        Ok(())
-    };
-    let late = |_| EngineError::new(Kind::Transient, format!("{attempt}: the server does not take it up"));
-    tokio::time::timeout(RELOAD, taken_up).await.map_err(late)?
+    while home.rows(attempt, loaded).await? == before {
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+    Ok(())
 }

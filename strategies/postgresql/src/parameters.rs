@@ -1,4 +1,5 @@
-//! What can be set, asked of `pg_settings` (manual, 54.24).
+//! What can be set, asked of the function behind `pg_settings` (manual, 54.24): a superuser of a tenant's can replace the
+//! view.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use trove_strategy::{
 };
 
 use crate::Postgresql;
-use crate::client::{HOME, Session};
+use crate::client::{HOME, Session, sql_literal, within};
 use crate::{config, engine};
 
 /// What the agent owns, or what would hand out a shell or the files of the server's account.
@@ -74,7 +75,7 @@ pub(crate) fn is_owned(name: &str) -> bool {
 }
 
 const LISTED: &str = "select name, vartype, unit, min_val, max_val, array_to_string(enumvals, ','), boot_val, context, \
-                      setting from pg_settings where context <> 'internal' and name not like '%.%' \
+                      setting from pg_show_all_settings() where context <> 'internal' and name not like '%.%' \
                        order by name collate \"C\"";
 
 async fn listed(site: &Site) -> Result<Vec<Vec<String>>, EngineError> {
@@ -135,24 +136,37 @@ impl Parameters for Postgresql {
     }
 
     async fn apply(&self, site: &Site, settings: &Settings) -> Result<BTreeMap<String, Applied>, EngineError> {
-        let home = Session::open(site, HOME).await?;
-        // Of a name that stands in the file twice the last line counts.
-        let sql = "select lower(f.name), f.applied, coalesce(f.error, ''), coalesce(s.context, '') \
-                   from pg_file_settings f left join pg_settings s on lower(s.name) = lower(f.name) order by f.seqno";
+        let ask = async {
+            let home = Session::open(site, HOME).await?;
+            let rows = home.rows("check the configuration", &written(site)).await?;
+            engine::take_up(&home).await?;
+            Ok(rows)
+        };
         let mut applied = BTreeMap::new();
-        for row in home.rows("check the configuration", sql).await? {
-            let [name, taken, error, context] = <[String; 4]>::try_from(row)
+        for row in within(engine::RELOAD, "check the configuration", ask).await? {
+            let [name, ours, taken, error, context] = <[String; 5]>::try_from(row)
                 .map_err(|_| EngineError::new(Kind::Fatal, "check the configuration: a row has other columns"))?;
-            let became = match (taken.as_str(), context.as_str()) {
-                ("t", _) => Applied::Live,
-                (_, "postmaster") => Applied::NeedsRestart,
-                _ => Applied::Refused(error),
+            let became = match (ours.as_str(), taken.as_str(), context.as_str()) {
+                ("t", "t", _) => Applied::Live,
+                ("t", _, "postmaster") => Applied::NeedsRestart,
+                ("t", ..) => Applied::Refused(error),
+                _ => Applied::Refused("ALTER SYSTEM has set it, which wins until ALTER SYSTEM RESET".to_owned()),
             };
             applied.insert(name, became);
         }
-        engine::take_up(&home).await?;
         let unread = || Applied::Refused("the server has not read it".to_owned());
         let of = |name: &String| (name.clone(), applied.remove(&name.to_ascii_lowercase()).unwrap_or_else(unread));
         Ok(settings.parameters.keys().map(of).collect())
     }
+}
+
+/// What the files say, in their order: of a name that stands in them twice the last line counts. A tenant's superuser writes
+/// into the last of them.
+fn written(site: &Site) -> String {
+    let main = sql_literal(&site.path(&config::Files::new().main).to_string_lossy());
+    format!(
+        "select lower(f.name), f.sourcefile = {main}, f.applied, coalesce(f.error, ''), coalesce(s.context, '') \
+         from pg_show_all_file_settings() f left join pg_show_all_settings() s on lower(s.name) = lower(f.name) \
+         order by f.seqno"
+    )
 }

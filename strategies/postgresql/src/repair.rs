@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use trove_strategy::{Command, Directory, EngineError, HostError, Kind, Site};
 
 use crate::client::{ADMIN, HOME};
-use crate::config;
+use crate::{config, prepared};
 
 /// Crash recovery included.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -19,10 +19,10 @@ const SET_ASIDE: &str = "postgresql.auto.conf.refused";
 /// More than this is not read of it.
 const ALTERED_BYTES: u64 = 4 << 20;
 
-/// Restores the agent's account and database. When not even a server of one session starts, what ALTER SYSTEM set is set
-/// aside, and comes back when it was not to blame.
+/// Restores the agent's account and database. When not even a server of one session starts, transactions that are prepared
+/// are rolled back; and then what ALTER SYSTEM set is set aside, and comes back when it was not to blame.
 pub(crate) async fn repair(site: &Site) -> Result<Option<String>, EngineError> {
-    let refused = match restored(site).await {
+    let refused = match in_order(site).await {
         Ok(mended) => return Ok(mended),
         Err(error) => error,
     };
@@ -35,20 +35,35 @@ pub(crate) async fn repair(site: &Site) -> Result<Option<String>, EngineError> {
         return Err(refused);
     }
     site.host.rename(&altered, &aside).await?;
-    match restored(site).await {
+    match in_order(site).await {
         Ok(mended) => {
-            let mended = mended.map(|what| format!("; {what}")).unwrap_or_default();
             let names = names.join(", ");
-            Ok(Some(format!(
+            let what = format!(
                 "the server did not start with what ALTER SYSTEM had set ({names}), which was set aside as {SET_ASIDE} \
-                 in its data directory{mended}"
-            )))
+                 in its data directory"
+            );
+            Ok(Some(also(&what, mended)))
         }
         Err(_) => {
             site.host.rename(&aside, &altered).await?;
             Err(refused)
         }
     }
+}
+
+async fn in_order(site: &Site) -> Result<Option<String>, EngineError> {
+    let refused = match restored(site).await {
+        Ok(mended) => return Ok(mended),
+        Err(error) => error,
+    };
+    match prepared::roll_back(site).await {
+        Ok(true) => Ok(Some(also("prepared transactions were rolled back", restored(site).await?))),
+        _ => Err(refused),
+    }
+}
+
+fn also(what: &str, mended: Option<String>) -> String {
+    mended.map_or_else(|| what.to_owned(), |mended| format!("{what}; {mended}"))
 }
 
 /// Checks that the server would start, and puts its catalogs right.
@@ -74,7 +89,7 @@ async fn restored(site: &Site) -> Result<Option<String>, EngineError> {
     Err(last.map_or_else(|| EngineError::new(Kind::Fatal, "repair: no database can be entered"), EngineError::from))
 }
 
-fn postgres(site: &Site) -> Command {
+pub(crate) fn postgres(site: &Site) -> Command {
     Command::engine(site.installation.bindir.join("postgres")).deadline(LIMIT)
 }
 

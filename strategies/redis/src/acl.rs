@@ -90,16 +90,12 @@ const FILE_BYTES: u64 = 16 << 20;
 
 /// What the server stores of a password: its SHA-256, so that no password is in a command or a file.
 pub(crate) fn verifier(password: &SecretString) -> String {
-    let digest = Sha256::digest(password.expose_secret().as_bytes());
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("#{hex}")
+    format!("#{}", hex::encode(Sha256::digest(password.expose_secret().as_bytes())))
 }
 
 /// A password that nobody has to remember.
 pub(crate) fn random_password() -> SecretString {
-    let bytes: [u8; 32] = rand::random();
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    SecretString::from(hex)
+    SecretString::from(hex::encode(rand::random::<[u8; 32]>()))
 }
 
 fn password_file() -> Location {

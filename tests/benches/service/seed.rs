@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context, Result};
 use trove_controller::authority::Authorities;
 use trove_controller::ids::{InstanceId, ProjectId};
-use trove_controller::model::{Flavor, Version};
+use trove_controller::model::{Flavor, Requirements, Version};
 use trove_controller::state::{HostState, Service as EngineService, Task};
 use trove_controller::store::Store;
 use trove_controller::store::agents::{AgentRow, ReportSequence};
@@ -88,10 +88,8 @@ impl Seed {
             volume_gib: 1,
             version: self.version.id,
             region: "RegionOne".to_owned(),
-            availability_zone: None,
             port: 5432,
-            access: None,
-            nics: Vec::new(),
+            requirements: Requirements::default(),
         }
     }
 }

@@ -135,6 +135,35 @@ async fn whoever_listens_on_another_address_answers_nobody_and_is_ended_where_it
     Ok(())
 }
 
+#[tokio::test]
+async fn an_address_that_the_machine_has_is_waited_for_and_the_reason_is_shown() -> Result<()> {
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let id = api.order_and_await("waits").await?;
+    let at: SocketAddr = format!("{}:5432", address(&api, &id).await?).parse()?;
+    let restarted = api.post(&format!("/instances/{id}/action"), &json!({"restart": {}})).await?;
+    ensure!(restarted.status == 202, "{restarted:?}");
+    let take = async {
+        loop {
+            match std::net::TcpListener::bind(at) {
+                Ok(taken) => return taken,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let taken = tokio::time::timeout(WAIT, take).await.context("the engine is not stopped")?;
+    let told = |view: &serde_json::Value| {
+        view["fault"]["message"].as_str().is_some_and(|it| it.contains("another process has the engine's address"))
+    };
+    poll("the reason", WAIT, async || api.instance(&id).await, told).await?;
+    drop(taken);
+    let ended = api.await_operations(&id).await?;
+    ensure!(ended[0]["status"] == "done", "{ended}");
+    let well = |view: &serde_json::Value| view["operating_status"] == "HEALTHY" && view["fault"].is_null();
+    poll("an engine that is well", WAIT, async || api.instance(&id).await, well).await?;
+    Ok(())
+}
+
 fn engine(instance: &str) -> Result<i32> {
     let engines = leftovers::engines(instance);
     ensure!(engines.len() == 1, "{instance} has the engines {engines:?}");
@@ -170,7 +199,13 @@ async fn a_shell_reaches_no_file_of_another_instance() -> Result<()> {
 
     let host = it.stack.host(&it.other);
     let run = Path::new("/run/trove-rs").join(&it.other);
-    let files: Vec<PathBuf> = [&host, &run].into_iter().flat_map(|place| files(place)).collect();
+    let mut all: Vec<PathBuf> = [&host, &run].into_iter().flat_map(|place| files(place)).collect();
+    // Its sockets can be seen from inside alone.
+    let agent = *leftovers::agents(&it.other).first().context("an agent")?;
+    for socket in files(&leftovers::sockets(&it.other, agent)) {
+        all.push(Path::new("/").join(socket.strip_prefix(format!("/proc/{agent}/root"))?));
+    }
+    let files = all;
     let is_there = |name: &str| files.iter().any(|file| file.ends_with(name));
     ensure!(is_there("PG_VERSION") && is_there("pg_ident.conf") && is_there("agent.toml"), "{files:?}");
     let sockets = files.iter().filter(|file| file.to_string_lossy().contains(".s.PGSQL.")).count();

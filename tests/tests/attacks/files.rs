@@ -105,7 +105,9 @@ impl Place {
         ensure!(facts(&self.roots)? == self.before, "{what}: {:?}, then {:?}", self.before, facts(&self.roots)?);
         let view = self.api.instance(&self.id).await?.to_string();
         ensure!(!view.contains(SECRET), "{what}: {view}");
-        for place in [self.stack.host(&self.id), Path::new("/run/trove-rs").join(&self.id).join("s")] {
+        let mut places = vec![self.stack.host(&self.id)];
+        places.extend(leftovers::agents(&self.id).first().map(|agent| leftovers::sockets(&self.id, *agent)));
+        for place in places {
             if let Some(found) = find(&place)? {
                 anyhow::bail!("{what}: {} has the secret", found.display());
             }
@@ -207,7 +209,8 @@ async fn a_data_directory_that_leads_elsewhere_is_not_worked_in() -> Result<()> 
     // The agent removes them before each start.
     for kind in ["a link", "a link to a directory", "a pipe", "a device"] {
         let before = leftovers::engines(&it.id);
-        let lock = Path::new("/run/trove-rs").join(&it.id).join("s/.s.PGSQL.5432.lock");
+        let agent = *leftovers::agents(&it.id).first().context("an agent")?;
+        let lock = leftovers::sockets(&it.id, agent).join(".s.PGSQL.5432.lock");
         for path in [it.data()?.join("postmaster.pid"), lock] {
             fs::remove_file(&path)?;
             plant(&it, kind, &path)?;

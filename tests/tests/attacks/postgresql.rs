@@ -173,3 +173,31 @@ async fn what_tenants_set_on_theirs_is_listed_and_deleted() -> Result<()> {
     ensure!(rows(&client, owner).await?[0].starts_with("trove_access_"));
     Ok(())
 }
+
+#[tokio::test]
+async fn figures_that_a_superuser_made_up_are_a_fault_until_they_are_true_again() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root runs a service that hands out the superuser");
+        return Ok(());
+    }
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let id = api.order_and_await("made-up").await?;
+    let client = root(&api, &id, "postgres").await?;
+    let replace = [
+        "set allow_system_table_mods = on",
+        "update pg_proc set proname = 'true_size' where proname = 'pg_database_size' and proargtypes = '26'",
+        "create function pg_catalog.pg_database_size(oid) returns bigint language sql as 'select -1::bigint'",
+    ];
+    for statement in replace {
+        rows(&client, statement).await.context(statement)?;
+    }
+    let wrong = |view: &Value| view["fault"]["message"].as_str().is_some_and(|it| it.contains("database_bytes"));
+    let view = poll("a fault", WAIT, async || api.instance(&id).await, wrong).await?;
+    ensure!(view["status"] == "ACTIVE" && view["operating_status"] == "HEALTHY", "{view}");
+    make_database(&api, &id, "meanwhile").await?;
+    rows(&client, "drop function pg_catalog.pg_database_size(oid)").await?;
+    rows(&client, "update pg_proc set proname = 'pg_database_size' where proname = 'true_size'").await?;
+    poll("no fault", WAIT, async || api.instance(&id).await, |view| view["fault"].is_null()).await?;
+    Ok(())
+}

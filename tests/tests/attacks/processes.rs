@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use trove_tests::{leftovers, poll};
@@ -73,5 +73,113 @@ async fn who_uses_up_his_processes_and_memory_keeps_no_agent_dead() -> Result<()
     let well = |view: &serde_json::Value| view["status"] == "ACTIVE" && view["operating_status"] == "HEALTHY";
     poll("an engine that is well", WAIT, async || it.api.instance(&it.mine).await, well).await?;
     ensure!(leftovers::engines(&it.mine) != [it.my_engine], "it is the engine of before");
+    it.assert_other_is_well().await
+}
+
+/// What `stat -f` says of the file systems of all directories that the tenant may write to: kind, blocks, their size, place.
+async fn writable(it: &Neighbours) -> Result<Vec<(String, u64, String)>> {
+    // What is not to be listed is named.
+    let run = format!("/run/trove-rs/{}", it.mine);
+    let places = ["", "/s", "/h", "/h/log", "/h/etc", "/h/agent"].map(|place| format!("{run}{place}")).join(" ");
+    let search = format!("find / {places} -maxdepth 4 -path /proc -prune -o -type d -writable -print");
+    let said = it.run(&format!("{search} 2>/dev/null | xargs stat -f -c '%T %b %S %n'")).await?;
+    let parse = |line: &str| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let [kind, blocks, size, place] = fields.as_slice() else { return None };
+        Some(((*kind).to_owned(), blocks.parse::<u64>().ok()? * size.parse::<u64>().ok()?, (*place).to_owned()))
+    };
+    said.lines().map(|line| parse(line).with_context(|| line.to_owned())).collect()
+}
+
+#[tokio::test]
+async fn every_place_that_a_tenant_may_write_to_is_bounded() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root gives engines accounts of their own");
+        return Ok(());
+    }
+    let it = Neighbours::new().await?;
+    let sockets = format!("/run/trove-rs/{}/s", it.mine);
+    let places = writable(&it).await?;
+    for (kind, bytes, place) in &places {
+        // A queue's size is bounded by the account's limits (RLIMIT_MSGQUEUE).
+        let is_bounded = (kind == "tmpfs" && *bytes > 0 && *bytes <= 4 << 30) || kind == "mqueue";
+        ensure!(is_bounded, "{place} is on a {kind} of {bytes} bytes");
+    }
+    for place in ["/tmp", "/var/tmp", "/dev/shm", &sockets] {
+        ensure!(places.iter().any(|(_, _, found)| found == place), "{place} cannot be written to: {places:?}");
+    }
+    let said = it.run(&format!("head -c 16M /dev/zero > {sockets}/junk; stat -c %s {sockets}/junk")).await?;
+    ensure!(said.contains("No space left"), "{said}");
+    let said =
+        it.run(&format!("rm {sockets}/junk; seq 2000 | (cd {sockets} && xargs touch); ls {sockets} | wc -l")).await?;
+    ensure!(said.contains("No space left"), "{said}");
+    it.run(&format!("cd {sockets} && seq 2000 | xargs rm -f")).await?;
+    let restart = serde_json::json!({ "restart": {} });
+    ensure!(it.api.post(&format!("/instances/{}/action", it.mine), &restart).await?.status == 202);
+    let ended = it.api.await_operations(&it.mine).await?;
+    ensure!(ended[0]["status"] == "done", "{ended}");
+    it.assert_other_is_well().await
+}
+
+/// System calls by their numbers: add a key, work on keys, open a message queue.
+fn calls() -> [u32; 3] {
+    if cfg!(target_arch = "x86_64") { [248, 250, 240] } else { [217, 219, 180] }
+}
+
+/// Runs a program of perl as this account, on the machine.
+fn perl_as(uid: &str, program: &str) -> Result<String> {
+    let output = std::process::Command::new("setpriv")
+        .args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "--", "perl", "-e", program])
+        .current_dir("/")
+        .output()?;
+    Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+/// Key 3 is the session's keyring, 4 the user's; 10 searches and 22 asks for the one that outlives sessions.
+#[tokio::test]
+async fn what_a_tenant_leaves_in_the_kernel_is_his_alone_and_goes_with_his_instance() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root gives engines accounts of their own");
+        return Ok(());
+    }
+    let it = Neighbours::new().await?;
+    let uid = it.run("id -u").await?.trim().to_owned();
+    let [add_key, keyctl, mq_open] = calls();
+    let leave = format!(
+        "$t = q(user); $n = q(trove-probe); $s = q(secret); $p = syscall({keyctl}, 22, -1, -3); \
+         print join q( ), map {{ $_ > 0 ? 1 : 0 }} syscall({add_key}, $t, $n, $s, 6, -4), \
+         syscall({add_key}, $t, $n, $s, 6, $p), syscall({mq_open}, $n, 66, 384, 0)"
+    );
+    let look = format!(
+        "$t = q(user); $n = q(trove-probe); $p = syscall({keyctl}, 22, -1, -3); \
+         print join q( ), map {{ $_ > 0 ? 1 : 0 }} syscall({keyctl}, 10, -4, $t, $n, 0), \
+         syscall({keyctl}, 10, $p, $t, $n, 0), syscall({mq_open}, $n, 0, 0, 0)"
+    );
+    let made = it
+        .run(&format!("perl -e '{leave}'; ipcmk -M 4096 >&2; ipcmk -Q >&2; ipcmk -S 1 >&2; ipcs | grep -c {uid}"))
+        .await?;
+    ensure!(made.starts_with("1 1 1"), "{made}");
+    let own = it.run("ls /dev/mqueue; cat /proc/sysvipc/shm /proc/sysvipc/msg /proc/sysvipc/sem").await?;
+    ensure!(own.lines().filter(|line| line.contains(&uid)).count() >= 3, "{own}");
+    // The machine has the keys, which follow the account, and none of the rest.
+    ensure!(perl_as(&uid, &look)? == "1 1 0", "{}", perl_as(&uid, &look)?);
+    for table in ["shm", "msg", "sem"] {
+        let objects = fs::read_to_string(format!("/proc/sysvipc/{table}"))?;
+        let is_his = |line: &str| line.split_whitespace().any(|field| field == uid);
+        ensure!(!objects.lines().any(is_his), "{table}: {objects}");
+    }
+    // They are there after the agent's death, and so is what the engine looks for after its own.
+    let before = leftovers::agents(&it.mine);
+    kill(Pid::from_raw(before[0]), Signal::SIGKILL)?;
+    let ask = async || Ok(leftovers::agents(&it.mine));
+    let now = poll("another agent", WAIT, ask, |now| now.len() == 1 && *now != before).await?;
+    let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/ipc"));
+    ensure!(namespace(now[0])? == namespace(it.my_engine)?, "the agent has other objects than its engine");
+    ensure!(
+        namespace(now[0])? != namespace(it.other_engine)? && namespace(now[0])? != fs::read_link("/proc/self/ns/ipc")?
+    );
+    ensure!(it.api.delete(&format!("/instances/{}", it.mine)).await?.status == 202);
+    it.api.await_gone(&it.mine).await?;
+    ensure!(perl_as(&uid, &look)? == "0 0 0", "{}", perl_as(&uid, &look)?);
     it.assert_other_is_well().await
 }

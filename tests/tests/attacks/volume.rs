@@ -5,8 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use trove_tests::{APP, Api, Engine, Redis, Stack, connect, leftovers, poll, rows};
+
+use super::accounts::Neighbours;
+use super::postgresql::has_root;
 
 const MIB: u64 = 1 << 20;
 const WAIT: Duration = Duration::from_secs(60);
@@ -110,6 +115,34 @@ async fn a_full_volume_is_read_only_and_an_over_full_one_stopped_until_it_grows(
     rows(&client, "insert into t values (5)").await?;
     assert_eq!(rows(&client, "select n from t order by n").await?, ["2", "5"]);
     Ok(())
+}
+
+/// One is open, the other the program of a process; without either the volume is not full.
+#[tokio::test]
+async fn files_without_a_name_count() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root runs a service that hands out the superuser");
+        return Ok(());
+    }
+    let it = Neighbours::new().await?;
+    let host = it.stack.host(&it.mine);
+    let half = (1060 * MIB - used(&host.join("volume")) - used(&host.join("log"))) / 2;
+    let script = format!(
+        "cp /bin/sleep ../program; for file in ../program ../junk; do fallocate -l {half} $file; done; \
+         (exec 9<../junk; exec setsid ../program 600 >/dev/null 2>&1 </dev/null) & \
+         until readlink /proc/$!/exe | grep program; do sleep 0.1; done; rm ../program ../junk"
+    );
+    let said = it.run(&script).await?;
+    ensure!(said.contains("program"), "{said}");
+    ensure!(used(&host.join("volume")) < 500 * MIB, "the files have names still");
+    await_fault(&it.api, &it.mine, "HEALTHY", "is full").await?;
+    // The tenant's session is read-only.
+    let holds =
+        |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("program (deleted)"));
+    let holder = leftovers::processes(&it.mine).into_iter().find(holds).context("who holds the files")?;
+    kill(Pid::from_raw(holder), Signal::SIGKILL)?;
+    await_fault(&it.api, &it.mine, "HEALTHY", "").await?;
+    it.assert_other_is_well().await
 }
 
 #[tokio::test]

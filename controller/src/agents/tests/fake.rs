@@ -93,7 +93,6 @@ pub(super) enum Script {
     Die,
     /// Reports a stage and nothing more.
     Hang,
-    /// Answers.
     Answer(Option<v1::Error>),
 }
 

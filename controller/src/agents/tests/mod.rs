@@ -5,7 +5,6 @@ mod enrolment;
 mod fake;
 mod links;
 mod network;
-pub(crate) mod no_engine;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,7 +43,7 @@ pub(super) struct Controller {
 impl Controller {
     pub(super) async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = crate::store::harness::open(directory.path(), 9).await;
+        let store = crate::testing::store::open(directory.path(), 9).await;
         Self::start_on(store, Some(directory), "127.0.0.1:0".parse().unwrap()).await
     }
 

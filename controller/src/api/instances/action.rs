@@ -7,11 +7,11 @@ use utoipa::ToSchema;
 
 use super::{OfInstance, instance_id};
 use crate::api::ApiState;
-use crate::api::answer::Accepted;
-use crate::api::auth::Authorized;
-use crate::api::body::{Json, Path};
-use crate::api::fault::Fault;
-use crate::api::fields::{NewSize, Nothing, Reference, there};
+use crate::api::http::answer::Accepted;
+use crate::api::http::auth::Authorized;
+use crate::api::http::body::{Json, Path};
+use crate::api::http::fault::Fault;
+use crate::api::http::fields::{NewSize, Nothing, Reference, there};
 use crate::error::{Error, Result};
 
 /// One action by its name. `promote_to_replica_source` and `eject_replica_source` are not built yet.
@@ -149,7 +149,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::api::form;
+    use crate::api::http::form;
 
     #[test]
     fn bodies_are_actions() {

@@ -4,17 +4,19 @@ use axum::extract::State;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::view::{self, InstanceDetail, Viewer};
 use crate::api::ApiState;
-use crate::api::answer::WithOperation;
-use crate::api::auth::Authorized;
-use crate::api::body::Json;
-use crate::api::databases::NewDatabase;
-use crate::api::fault::Fault;
-use crate::api::fields::{Address, Count, Name, Networks, Reference, Size};
-use crate::api::users::NewUser;
+use crate::api::databases::create::NewDatabase;
+use crate::api::http::answer::WithOperation;
+use crate::api::http::auth::Authorized;
+use crate::api::http::body::Json;
+use crate::api::http::fault::Fault;
+use crate::api::http::fields::{Address, Count, Name, Networks, Reference, Size};
+use crate::api::users::create::NewUser;
 use crate::app::instances;
 use crate::error::{Error, Result};
 
@@ -25,7 +27,7 @@ pub(in crate::api) struct Order {
 }
 
 /// What is ordered. Needs `flavorRef`, or `flavor` which is openstacksdk's name of it. `restorePoint`, `replica_of`,
-/// `slave_of`, `configuration`, `modules` and `locality` are not built yet.
+/// `slave_of`, `configuration` and `modules` are not built yet.
 #[derive(Deserialize, ToSchema)]
 struct NewInstance {
     name: Name,
@@ -47,15 +49,13 @@ struct NewInstance {
     replica_count: Option<Count>,
     configuration: Option<Value>,
     modules: Option<Value>,
-    locality: Option<Value>,
+    locality: Option<Locality>,
 }
 
 #[derive(Deserialize, ToSchema)]
 struct NewVolume {
     size: Size,
-    /// There is one type.
-    #[serde(rename = "type")]
-    _type: Option<Name>,
+    r#type: Option<Name>,
 }
 
 /// Which datastore and version; the default ones where nothing is said.
@@ -89,6 +89,30 @@ impl From<Nic> for instances::Nic {
     }
 }
 
+/// Whether it is to share a machine with its replicas.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+struct Locality(instances::Locality);
+
+impl TryFrom<String> for Locality {
+    type Error = &'static str;
+
+    fn try_from(tag: String) -> std::result::Result<Self, Self::Error> {
+        let known = instances::Locality::from_tag(&tag);
+        known.map(Self).ok_or("must be affinity, anti-affinity, soft-affinity or soft-anti-affinity")
+    }
+}
+
+impl ToSchema for Locality {}
+
+impl PartialSchema for Locality {
+    fn schema() -> RefOr<Schema> {
+        let tags = instances::Locality::ALL.map(instances::Locality::tag);
+        let text = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(tags));
+        text.description(Some("Whether it is to share a machine with its replicas.")).into()
+    }
+}
+
 /// Who may connect.
 #[derive(Deserialize, ToSchema)]
 struct Access {
@@ -119,7 +143,6 @@ impl NewInstance {
             ("replica_count", self.replica_count.is_some_and(|count| count.0 > 1)),
             ("configuration", self.configuration.is_some()),
             ("modules", self.modules.as_ref().filter(some).is_some()),
-            ("locality", self.locality.is_some()),
         ]
         .into_iter()
         .find_map(|(name, given)| given.then_some(name))
@@ -139,15 +162,19 @@ impl TryFrom<Order> for instances::NewInstance {
         Ok(Self {
             name: order.name.0,
             flavor: flavor.0,
-            volume_gib: order.volume.map(|volume| volume.size.0),
+            volume_gib: order.volume.as_ref().map(|volume| volume.size.0),
             datastore: text(datastore.r#type),
             version: text(datastore.version),
             version_number: text(datastore.version_number),
             databases: order.databases.into_iter().flatten().map(Into::into).collect(),
             users: order.users.into_iter().flatten().map(Into::into).collect(),
-            nics: order.nics.into_iter().flatten().map(Into::into).collect(),
-            access: order.access.map(Into::into),
-            availability_zone: text(order.availability_zone),
+            requirements: instances::Requirements {
+                nics: order.nics.into_iter().flatten().map(Into::into).collect(),
+                access: order.access.map(Into::into),
+                availability_zone: text(order.availability_zone),
+                volume_type: order.volume.and_then(|volume| text(volume.r#type)),
+                locality: order.locality.map(|locality| locality.0),
+            },
             region: text(order.region_name),
             may_have_root: false,
         })
@@ -202,7 +229,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::api::form;
+    use crate::api::http::form;
 
     fn parse(body: &Value) -> Result<instances::NewInstance> {
         form::read::<Order>(body.clone())?.try_into()
@@ -215,7 +242,13 @@ mod tests {
             "nics": [{"net-id": "7dcd5e5a-27b1-4e22-b5ba-4b1d0a9ba2b1"}], "modules": [], "replica_count": 1}}));
         let order = order.unwrap();
         assert_eq!((order.flavor.as_str(), order.volume_gib), ("6", Some(2)));
-        assert_eq!(order.nics[0].network_id.as_deref(), Some("7dcd5e5a-27b1-4e22-b5ba-4b1d0a9ba2b1"));
+        assert_eq!(order.requirements.nics[0].network_id.as_deref(), Some("7dcd5e5a-27b1-4e22-b5ba-4b1d0a9ba2b1"));
+        assert_eq!((order.requirements.volume_type, order.requirements.locality), (None, None));
+        let order = parse(&json!({"instance": {
+            "name": "n", "flavorRef": 6, "volume": {"size": 2, "type": "ssd"}, "locality": "soft-anti-affinity"}}));
+        let wanted = order.unwrap().requirements;
+        assert_eq!(wanted.volume_type.as_deref(), Some("ssd"));
+        assert_eq!(wanted.locality, Some(instances::Locality::SoftAntiAffinity));
         let order = parse(&json!({"instance": {"name": "n", "flavor": {"id": "6"}}})).unwrap();
         assert_eq!(order.flavor, "6");
         for wrong in [
@@ -225,6 +258,7 @@ mod tests {
             json!({"instance": {"name": "", "flavorRef": 1}}),
             json!({"instance": {"name": "n", "flavorRef": 1, "nics": [{"port-id": "x"}]}}),
             json!({"instance": {"name": "n", "flavorRef": 1, "volume": 5}}),
+            json!({"instance": {"name": "n", "flavorRef": 1, "locality": "near"}}),
         ] {
             assert!(matches!(parse(&wrong), Err(Error::BadRequest(_))), "{wrong}");
         }

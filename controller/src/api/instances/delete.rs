@@ -4,10 +4,10 @@ use axum::extract::State;
 
 use super::{OfInstance, instance_id};
 use crate::api::ApiState;
-use crate::api::answer::Accepted;
-use crate::api::auth::Authorized;
-use crate::api::body::Path;
-use crate::api::fault::Fault;
+use crate::api::http::answer::Accepted;
+use crate::api::http::auth::Authorized;
+use crate::api::http::body::Path;
+use crate::api::http::fault::Fault;
 use crate::error::Result;
 
 /// Delete an instance with everything that it has

@@ -4,10 +4,10 @@ use axum::extract::State;
 
 use super::view::{self, DetailedInstancesPage, InstancesPage, Viewer};
 use crate::api::ApiState;
-use crate::api::auth::Authorized;
-use crate::api::body::Json;
-use crate::api::links::Link;
-use crate::api::paging::Paging;
+use crate::api::http::auth::Authorized;
+use crate::api::http::body::Json;
+use crate::api::http::links::Link;
+use crate::api::http::paging::Paging;
 use crate::app::instances::Instance;
 use crate::error::Result;
 

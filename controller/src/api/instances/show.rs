@@ -5,9 +5,9 @@ use axum::extract::State;
 use super::view::{self, InstanceBody, Viewer};
 use super::{OfInstance, instance_id};
 use crate::api::ApiState;
-use crate::api::auth::Authorized;
-use crate::api::body::{Json, Path};
-use crate::api::fault::Fault;
+use crate::api::http::auth::Authorized;
+use crate::api::http::body::{Json, Path};
+use crate::api::http::fault::Fault;
 use crate::error::Result;
 
 /// Show an instance

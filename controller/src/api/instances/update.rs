@@ -7,11 +7,11 @@ use utoipa::ToSchema;
 
 use super::{OfInstance, instance_id};
 use crate::api::ApiState;
-use crate::api::answer::Accepted;
-use crate::api::auth::Authorized;
-use crate::api::body::{Json, Path};
-use crate::api::fault::Fault;
-use crate::api::fields::{Name, there};
+use crate::api::http::answer::Accepted;
+use crate::api::http::auth::Authorized;
+use crate::api::http::body::{Json, Path};
+use crate::api::http::fault::Fault;
+use crate::api::http::fields::{Name, there};
 use crate::error::{Error, Result};
 
 /// A part that is there, with whatever value.

@@ -6,9 +6,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::api::links::{Link, Time, links};
+use crate::api::http::links::{Link, Time, links};
 use crate::app::host_paths::without_host_paths;
-use crate::app::instances::{Fault, Instance};
+use crate::app::instances::{Fault, Instance, Locality};
 use crate::ids::ProjectId;
 
 /// Who looks, and from where.
@@ -121,6 +121,8 @@ pub(in crate::api) struct InstanceDetail {
     service_status_updated: Time,
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<InstanceFault>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locality: Option<&'static str>,
     /// For administrators.
     #[serde(skip_serializing_if = "Option::is_none")]
     server_id: Option<Uuid>,
@@ -174,6 +176,7 @@ pub(in crate::api) fn detail(viewer: &Viewer<'_>, instance: &Instance) -> Instan
         updated: instance.updated.into(),
         service_status_updated: instance.service_updated.into(),
         fault: instance.shown_fault().map(|fault| InstanceFault::of(&fault, viewer.admin)),
+        locality: instance.locality.map(Locality::tag),
         server_id: viewer.admin.then_some(instance.id.0),
         volume_id: viewer.admin.then_some(instance.id.0),
         encrypted_rpc_messaging: viewer.admin.then_some(true),

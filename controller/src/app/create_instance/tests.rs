@@ -6,10 +6,11 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::app::accounts::NewDatabase;
-use crate::app::harness::{World, caller, code, database, order, user, world, world_with};
 use crate::ids::ProjectId;
+use crate::model::Requirements;
 use crate::state::{HostState, Task};
-use crate::store::harness::{manifest, register};
+use crate::testing::app::{World, caller, code, database, order, user, world, world_with};
+use crate::testing::store::{manifest, register};
 
 async fn create(world: &World, order: NewInstance) -> Result<(Instance, Option<SecretString>, Accepted)> {
     world.app.create_instance(&caller("demo"), "req-1", order).await
@@ -21,12 +22,12 @@ async fn an_order_writes_the_instance_its_use_and_its_operation() {
     let mut order = order();
     order.databases = vec![database("d1"), database("d2")];
     order.users = vec![user("u1", &["d1"])];
-    order.nics = vec![Nic {
+    order.requirements.nics = vec![Nic {
         network_id: Some(uuid::Uuid::new_v4().to_string()),
         subnet_id: Some(uuid::Uuid::new_v4().to_string()),
         ip_address: Some("10.0.0.9".to_owned()),
     }];
-    order.access = Some(Access { is_public: true, allowed_cidrs: Some(vec!["10.0.0.0/8".to_owned()]) });
+    order.requirements.access = Some(Access { is_public: true, allowed_cidrs: Some(vec!["10.0.0.0/8".to_owned()]) });
     let nudged = world.app.runner.subscribe();
     let (instance, root, accepted) = create(&world, order.clone()).await.unwrap();
 
@@ -35,7 +36,7 @@ async fn an_order_writes_the_instance_its_use_and_its_operation() {
     assert_eq!(format!("{read:?}"), format!("{instance:?}"), "it is answered as it will be read");
     assert_eq!(instance.status(), ("BUILD", ""));
     assert_eq!((instance.task, instance.host), (Task::Building, HostState::Building));
-    assert_eq!((instance.nics, instance.access), (order.nics, order.access));
+    assert_eq!((instance.nics, instance.access), (order.requirements.nics, order.requirements.access));
     assert_eq!(instance.region, "RegionOne");
     assert_eq!(instance.heartbeat_expiry_s, 90);
     assert!(root.is_none());
@@ -75,10 +76,11 @@ fn refused() -> Vec<(&'static str, NewInstance, u16)> {
         ip_address: ip.map(str::to_owned),
     };
     let uuid = "2ae8b8e2-3a0b-4f31-9f6e-7a2d3a4a8f11";
-    let with_nics = |nics: Vec<Nic>| NewInstance { nics, ..order() };
+    let required = |requirements: Requirements| NewInstance { requirements, ..order() };
+    let with_nics = |nics: Vec<Nic>| required(Requirements { nics, ..Requirements::default() });
     let with_cidrs = |cidrs: &[&str]| {
         let allowed_cidrs = Some(cidrs.iter().map(|cidr| (*cidr).to_owned()).collect());
-        NewInstance { access: Some(Access { is_public: false, allowed_cidrs }), ..order() }
+        required(Requirements { access: Some(Access { is_public: false, allowed_cidrs }), ..Requirements::default() })
     };
     vec![
         ("empty name", with(|order| order.name = String::new()), 400),
@@ -96,7 +98,12 @@ fn refused() -> Vec<(&'static str, NewInstance, u16)> {
         ("reserved user", with(|order| order.users = vec![user("root", &[])]), 400),
         ("user twice", with(|order| order.users = vec![user("u", &[]), user("u", &[])]), 400),
         ("database of a user not ordered", with(|order| order.users = vec![user("u", &["d"])]), 400),
-        ("zone with a line feed", with(|order| order.availability_zone = Some("a\nb".to_owned())), 400),
+        (
+            "type of volume that the driver has not",
+            with(|order| order.requirements.volume_type = Some("tape".to_owned())),
+            422,
+        ),
+        ("zone with a line feed", with(|order| order.requirements.availability_zone = Some("a\nb".to_owned())), 400),
         ("two nics", with_nics(vec![nic(Some(uuid), None, None), nic(Some(uuid), None, None)]), 400),
         ("nic of nothing", with_nics(vec![nic(None, None, None)]), 400),
         ("nic without a UUID", with_nics(vec![nic(Some("net"), None, None)]), 400),
@@ -222,7 +229,7 @@ fn no_text_in_an_order_is_an_internal_error() {
                 new.datastore = Some(datastore);
                 new.flavor = flavor;
             }
-            new.availability_zone = Some(zone);
+            new.requirements.availability_zone = Some(zone);
             let before = runtime.block_on(world.rows());
             let result = runtime.block_on(create(&world, new));
             prop_assert_ne!(code(&result), 500, "{:?}", result);

@@ -7,9 +7,9 @@ use trove_proto::v1::ErrorKind;
 
 use super::*;
 use crate::agents::AgentError;
-use crate::app::harness::{admin, caller, code, database, world};
 use crate::state::{HostState, Service, Task};
-use crate::store::harness::{manifest, register};
+use crate::testing::app::{admin, caller, code, database, world};
+use crate::testing::store::{manifest, register};
 
 fn page(limit: u32, marker: Option<&str>) -> PageRequest {
     PageRequest { limit, marker: marker.map(str::to_owned) }

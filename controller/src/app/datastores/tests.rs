@@ -1,10 +1,10 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::app::harness::{World, caller, code, order, world, world_with};
 use crate::app::instances::NewInstance;
 use crate::store::datastores::Registration;
-use crate::store::harness::{manifest, register};
+use crate::testing::app::{World, caller, code, order, world, world_with};
+use crate::testing::store::{manifest, register};
 
 /// Another version of the one datastore.
 async fn add_version(world: &World, name: &str, number: &str, active: bool) -> VersionId {

@@ -1,6 +1,6 @@
 use super::*;
-use crate::app::harness::{World, caller, world};
 use crate::state::{HostState, Task};
+use crate::testing::app::{World, caller, world};
 
 fn words(events: &[Event]) -> Vec<String> {
     let word = |event: &Event| match event {

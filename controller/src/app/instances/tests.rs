@@ -1,5 +1,5 @@
 use super::*;
-use crate::app::harness::{World, admin, caller, code, database, order, world};
+use crate::testing::app::{World, admin, caller, code, database, order, world};
 
 async fn shown(world: &World, id: InstanceId) -> Instance {
     world.app.get_any_instance(id, true).await.unwrap()
@@ -41,8 +41,8 @@ async fn a_deleted_instance_is_shown_to_the_management_only() {
     assert_eq!(code(&world.app.get_any_instance(id, false).await), 404);
     assert!(world.app.get_any_instance(id, true).await.unwrap().deleted.is_some());
     assert_eq!(code(&world.app.delete_instance(&caller("demo"), "r", id).await), 404);
-    assert_eq!(world.app.list_all_instances(None, Some(true), 0, 10).await.unwrap().len(), 1);
-    assert_eq!(world.app.list_all_instances(None, Some(false), 0, 10).await.unwrap().len(), 0);
+    assert_eq!(world.app.list_all_instances(None, Deleted::Only, 0, 10).await.unwrap().len(), 1);
+    assert_eq!(world.app.list_all_instances(None, Deleted::Excluded, 0, 10).await.unwrap().len(), 0);
 }
 
 #[tokio::test]
@@ -80,12 +80,12 @@ async fn a_restart_is_refused_where_the_agent_would_not_start_the_engine() {
     let id = world.healthy("demo").await;
     let before = world.rows().await;
     // Of 2 GiB, 110 % are 2252.8 MiB.
-    world.run("update agent set volume_used_bytes = 2253 * 1048576 where instance_id = $1", id).await;
+    world.run("update agent set volume_used_bytes = cast(2253 as bigint) * 1048576 where instance_id = $1", id).await;
     let error = world.app.restart_instance(&caller("demo"), "r", id).await.unwrap_err();
     assert!(matches!(error, Error::Unprocessable(_)), "{error:?}");
     assert!(error.to_string().contains("2253 MiB of its volume of 2 GiB"), "{error}");
     assert_eq!(world.rows().await, before, "nothing has changed");
-    world.run("update agent set volume_used_bytes = 2252 * 1048576 where instance_id = $1", id).await;
+    world.run("update agent set volume_used_bytes = cast(2252 as bigint) * 1048576 where instance_id = $1", id).await;
     world.app.restart_instance(&caller("demo"), "r", id).await.unwrap();
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::app::harness::{admin, code, world};
+use crate::testing::app::{admin, code, world};
 
 #[tokio::test]
 async fn a_stop_needs_a_free_instance_and_leaves_the_task() {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::app::harness::{admin, caller, code, order, world};
+use crate::testing::app::{admin, caller, code, order, world};
 
 fn of(quotas: &[Quota], resource: Resource) -> (i64, i64) {
     let quota = quotas.iter().find(|quota| quota.resource == resource).unwrap();

@@ -1,8 +1,8 @@
 use super::*;
 use crate::agents::AgentError;
-use crate::app::harness::{World, caller, code, world};
 use crate::app::quotas::Resource;
 use crate::state::HostState;
+use crate::testing::app::{World, caller, code, world};
 
 async fn shown(world: &World, id: InstanceId) -> Instance {
     world.app.get_any_instance(id, true).await.unwrap()

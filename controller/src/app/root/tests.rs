@@ -3,9 +3,9 @@ use std::sync::Arc;
 use secrecy::ExposeSecret;
 
 use super::*;
-use crate::app::harness::{World, caller, code, world};
 use crate::ids::OperationId;
 use crate::state::{HostState, Task};
+use crate::testing::app::{World, caller, code, world};
 
 #[test]
 fn an_ordinary_user_must_allow_root() {
@@ -16,7 +16,7 @@ fn an_ordinary_user_must_allow_root() {
 
 /// An application in which root may be enabled, whoever runs the test.
 async fn allowed() -> Arc<World> {
-    Arc::new(crate::app::harness::world_with(|config| config.process.allow_root = true).await)
+    Arc::new(crate::testing::app::world_with(|config| config.process.allow_root = true).await)
 }
 
 /// Begins to enable root, and waits until that is queued.

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 
 use super::*;
-use crate::app::harness::{World, caller, code, user, world};
-use crate::store::harness::{manifest, register};
+use crate::testing::app::{World, caller, code, user, world};
+use crate::testing::store::{manifest, register};
 
 fn named(name: &str) -> UserRef {
     UserRef { name: name.to_owned(), host: ANY_HOST.to_owned() }

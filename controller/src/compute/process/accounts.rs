@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -16,9 +16,12 @@ use std::time::Duration;
 
 use nix::fcntl::Flock;
 use nix::unistd::{Uid, User};
+use trove_strategy::beneath;
+use trove_strategy::process::if_there;
 
+use super::keys;
 use super::lock;
-use super::system::{self, if_there};
+use super::system;
 use crate::compute::ComputeError;
 
 /// Where reservations of this machine are, whatever else is configured.
@@ -64,6 +67,10 @@ impl Accounts {
             let is_named = !matches!(User::from_uid(Uid::from_raw(uid)), Ok(None));
             let holder = self.holder(uid).map_err(|error| self.failed("look into", &error))?;
             if taken.contains(&uid) || in_use.contains(&uid) || is_named || holder.is_some() {
+                continue;
+            }
+            // One whose keys cannot be removed is given to nobody.
+            if !keys::clear(uid).is_ok_and(|is_clear| is_clear) {
                 continue;
             }
             self.write(uid, owner).map_err(|error| self.failed("reserve an account in", &error))?;
@@ -139,11 +146,7 @@ impl Accounts {
     }
 
     fn write(&self, uid: u32, owner: &Path) -> io::Result<()> {
-        let beside = self.reservations.join(".new");
-        let mut options = File::options();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(owner.as_os_str().as_bytes())?;
-        fs::rename(&beside, self.file(uid))
+        beneath::replace(&self.file(uid), owner.as_os_str().as_bytes())
     }
 
     fn file(&self, uid: u32) -> PathBuf {

@@ -12,7 +12,9 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::system::{ProcessId, if_there};
+use trove_strategy::process::{self, if_there};
+
+use super::system::ProcessId;
 
 /// For the agent, beside what was ordered for the engine.
 const AGENT_MIB: u64 = 256;
@@ -224,9 +226,8 @@ impl Cgroups {
 
 /// The processes in a group and the groups below it.
 pub(crate) fn members(group: &Path) -> io::Result<Vec<ProcessId>> {
-    let listed = if_there(fs::read_to_string(group.join("cgroup.procs")))?.unwrap_or_default();
     let mut members = Vec::new();
-    for pid in listed.lines().filter_map(|line| line.parse().ok()) {
+    for pid in process::members(group)? {
         members.extend(ProcessId::of(pid)?);
     }
     for child in children(group)? {
@@ -249,9 +250,7 @@ impl Held {
             fs::write(&file, "0").ok().map(|()| (file, limit))
         };
         let held = Self(groups.iter().filter_map(hold).collect());
-        for group in groups {
-            let _ = fs::write(group.join("cgroup.kill"), "1");
-        }
+        groups.iter().for_each(|group| process::kill_members(group));
         held
     }
 }

@@ -6,11 +6,12 @@
     reason = "the directory of a host is this account's; no engine's account can write it"
 )]
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::PathBuf;
 
+use trove_strategy::process::if_there;
+
 use super::host::{Place, failed, write};
-use super::system::if_there;
 use crate::compute::ComputeError;
 use crate::ids::InstanceId;
 
@@ -45,10 +46,6 @@ impl Place {
         if !self.is_there(instance)? || self.fence(instance)? == fence {
             return Ok(());
         }
-        let file = self.fence_file(instance);
-        write(&file, fence.to_string().as_bytes())?;
-        let directory = self.directory(instance);
-        // The name, too, outlives a loss of power.
-        File::open(&directory).and_then(|directory| directory.sync_all()).map_err(failed("flush", &directory))
+        write(&self.fence_file(instance), fence.to_string().as_bytes())
     }
 }

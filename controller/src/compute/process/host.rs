@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,15 +17,17 @@ use nix::fcntl::Flock;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use trove_strategy::beneath::Dir;
+use trove_strategy::beneath::{self, Dir};
+use trove_strategy::process::if_there;
 
 use super::accounts::Accounts;
 use super::cgroup::{Cgroups, Limits, Part};
 use super::filter::Filter;
+use super::keys;
 use super::lock;
 use super::migrate;
 use super::namespace::{self, View};
-use super::system::{self, Process, ProcessId, if_there};
+use super::system::{self, Process, ProcessId};
 use super::tenant::{Tenant, WHOLE, WITHDRAWN};
 use crate::compute::{ComputeError, HostSpec};
 use crate::ids::InstanceId;
@@ -88,8 +90,7 @@ struct AgentConfig<'a> {
 
 /// Tells state directories apart where names of theirs would meet.
 pub(super) fn key(state: &Path) -> String {
-    let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
-    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&Sha256::digest(state.as_os_str().as_encoded_bytes())[..4])
 }
 
 /// Changes whenever the machine is started.
@@ -178,17 +179,9 @@ fn remove(path: &Path) -> Result<(), ComputeError> {
     }
 }
 
-/// Replaces a file as one step, 0600.
+/// Replaces a file as one step, 0600, for good.
 pub(super) fn write(path: &Path, contents: &[u8]) -> Result<(), ComputeError> {
-    let beside = path.with_extension("new");
-    let all = || -> std::io::Result<()> {
-        let mut options = File::options();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(contents)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    all().map_err(failed("write", path))
+    beneath::replace(path, contents).map_err(failed("write", path))
 }
 
 impl Place {
@@ -363,7 +356,7 @@ impl Place {
             state_dir: "agent",
             volume_dir: "volume",
             config_dir: "etc",
-            run_dir: run.join("s"),
+            run_dir: View::sockets(&run),
             log_dir: "log",
             bindir: &installation.bindir,
             major: &installation.major,
@@ -616,6 +609,14 @@ impl Place {
             // What cannot be read any more leaves the filter when that is renewed.
             if let Ok(Some(tenant)) = Tenant::in_directory(&directory) {
                 apart.filter.remove(&apart.accounts, &tenant);
+            }
+            // While the host is known: what is left of this by one who is killed here is done again.
+            for uid in apart.accounts.of(&directory).map_err(failed("look whose is", &directory))? {
+                match keys::clear(uid) {
+                    Ok(true) => {}
+                    Ok(false) => tracing::warn!(uid, "keys of the account are left, so nobody else is given it"),
+                    Err(error) => tracing::warn!("{error}"),
+                }
             }
             remove(&directory)?;
             // Last: from now on it may be another's.

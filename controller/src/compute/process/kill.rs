@@ -11,10 +11,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::time::Instant;
+use trove_strategy::process::if_there;
 
 use super::cgroup::{self, Held};
 use super::host::Place;
-use super::system::{self, Kind, Object, Process, ProcessId, Shared, if_there};
+use super::system::{self, Kind, Object, Process, ProcessId, Shared};
 use crate::ids::InstanceId;
 
 /// A killed process that does not end is stuck in the kernel.
@@ -50,6 +51,7 @@ impl Place {
         };
         end(&groups, || self.processes(instance, account), note).await?;
         match account {
+            // Of hosts of earlier versions: those of others are in a namespace that goes with them.
             Some(uid) => remove_objects(|object| object.owner == uid).await,
             None => remove_shared(&shared, &killed).await,
         }

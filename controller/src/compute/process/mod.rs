@@ -12,6 +12,7 @@ mod fence;
 mod filter;
 mod groups;
 mod host;
+mod keys;
 mod kill;
 mod lock;
 mod migrate;
@@ -30,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use ipnet::Ipv4Net;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +39,7 @@ use super::{Compute, ComputeError, HostSpec, Placement, Squatter};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
+use crate::model::{Locality, Requirements};
 use crate::state::HostState;
 use host::{Apart, Place, Started};
 
@@ -53,7 +56,6 @@ const FILTER_RENEWAL: Duration = Duration::from_secs(60);
 pub struct ProcessOptions {
     /// The controller's state directory.
     pub state_dir: PathBuf,
-    /// The effective configuration.
     pub config: Arc<Config>,
 }
 
@@ -67,10 +69,9 @@ pub(super) fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Com
     Ok(driver)
 }
 
-/// The driver.
 pub struct ProcessDriver {
     place: Place,
-    range: address::Range,
+    range: Ipv4Net,
     watchers: Mutex<HashMap<InstanceId, Watcher>>,
     /// Calls about one host come one after the other.
     turns: Mutex<HashMap<InstanceId, Arc<tokio::sync::Mutex<()>>>>,
@@ -87,12 +88,12 @@ impl ProcessDriver {
     /// # Errors
     /// Internal: a directory cannot be made; 400: the range of addresses is wrong.
     fn new(options: ProcessOptions) -> Result<Arc<Self>> {
-        let range = address::Range::parse(&options.config.process.address_range).map_err(Error::BadRequest)?;
+        let range = options.config.loopback_range()?;
         let driver = Self::over(place(&options)?, range);
         driver.map_err(|error| Error::internal("find the hosts", error))
     }
 
-    fn over(place: Place, range: address::Range) -> std::result::Result<Arc<Self>, ComputeError> {
+    fn over(place: Place, range: Ipv4Net) -> std::result::Result<Arc<Self>, ComputeError> {
         let driver = Arc::new(Self { place, range, watchers: Mutex::default(), turns: Mutex::default() });
         // One that is half made or half removed is left to the operation that does it.
         let hosts = driver.place.hosts();
@@ -287,6 +288,24 @@ fn apart(process: &crate::config::Process, hidden: Vec<PathBuf>) -> Result<Apart
 
 #[async_trait]
 impl Compute for ProcessDriver {
+    /// All hosts are on this machine, behind addresses that only this machine reaches. Any network will do, since clients
+    /// that know no other service insist on one; nor is there anybody whom `access.allowed_cidrs` would keep out.
+    fn check_order(&self, requirements: &Requirements) -> std::result::Result<(), String> {
+        let Requirements { nics: _, access, availability_zone, volume_type, locality } = requirements;
+        let refusal = if availability_zone.is_some() {
+            "availability_zone cannot be chosen: all hosts of this service are on one machine, which has no zones."
+        } else if volume_type.is_some() {
+            "volume.type cannot be chosen: the volumes of this service have none."
+        } else if *locality == Some(Locality::AntiAffinity) {
+            "locality anti-affinity is impossible: all hosts of this service are on one machine."
+        } else if access.as_ref().is_some_and(|access| access.is_public) {
+            "access.is_public is impossible: the hosts of this service have no public addresses."
+        } else {
+            return Ok(());
+        };
+        Err(refusal.to_owned())
+    }
+
     async fn choose_address(&self, _instance: InstanceId, port: u16) -> std::result::Result<IpAddr, ComputeError> {
         address::choose(self.range, port)
     }

@@ -1,9 +1,10 @@
-//! The mount namespace of a host, in which there are no other hosts.
+//! The mount namespace of a host, in which there are no other hosts, and the namespace of its System V objects and message
+//! queues.
 //!
-//! It is made before the host's first start and lives until the host is stopped, held by a bind mount of itself in the host's
-//! runtime directory, so that every agent of the host enters the same one, whichever controller starts it. A thread
-//! can be in another mount namespace than its process, and what it starts is in that one too: so nothing here is
-//! unsafe, and nothing of it touches the rest of the controller.
+//! They are made before the host's first start and live until the host is stopped. The first is held by a bind mount of itself in
+//! the host's runtime directory, so that every agent of the host enters the same one, whichever controller starts it; the second by
+//! a mount in the first, so that both begin and end as one. A thread can be in other namespaces than its process, and what it
+//! starts is in those too: so nothing here is unsafe, and nothing of it touches the rest of the controller.
 //!
 //! Where the host's own directories are inside is said by [`View::home`]: reachable for the engine's account, also where a
 //! directory above the state directory is closed to it.
@@ -25,12 +26,15 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::statfs::{FsType, fstatfs};
 
+use super::system;
 use crate::ids::InstanceId;
 
 /// The kernel's file system of namespaces (NSFS_MAGIC).
 const NAMESPACES: FsType = FsType(0x6e73_6673);
 /// Places in which every account of a machine may leave files: a host has its own.
 const SHARED_PLACES: [&str; 4] = ["/tmp", "/var/tmp", "/run/lock", "/dev/shm"];
+/// An empty file system for some sockets and lock files.
+const FOR_SOCKETS: &str = "mode=0711,size=4m,nr_inodes=1024";
 const NONE: Option<&str> = None;
 
 /// What a host sees of the machine.
@@ -58,25 +62,39 @@ impl View {
         run.join("h")
     }
 
+    /// Where its engine's sockets are.
+    pub(super) fn sockets(run: &Path) -> PathBuf {
+        run.join("s")
+    }
+
     /// Does `work` on a thread inside, which is made first unless it is there.
     pub(super) fn enter<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         let namespace = match held(&self.run)? {
-            Some(namespace) => namespace,
-            None => self.hold(&apart(|| self.make())?)?,
+            // One of an earlier version is used as long as anything of the engine's account lives in it.
+            Some(namespace) if self.is_whole(&namespace)? || !system::processes_of(self.uid)?.is_empty() => namespace,
+            _ => self.hold(&apart(|| self.make())?)?,
         };
         apart(|| {
-            // A thread that shares its working directory with others cannot leave alone.
-            unshare(CloneFlags::CLONE_FS).map_err(tell("have a working directory of its own"))?;
-            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNS).map_err(tell("enter the mount namespace"))?;
+            go_into(&namespace)?;
+            if let Some(objects) = namespace_at(&objects(&self.run))? {
+                setns(objects.as_fd(), CloneFlags::CLONE_NEWIPC).map_err(tell("enter the namespace of objects"))?;
+            }
             work()
         })
     }
 
-    /// Makes the namespace around the calling thread.
+    /// Whether it has objects of its own, and so everything else that this version makes.
+    fn is_whole(&self, namespace: &File) -> io::Result<bool> {
+        apart(|| {
+            go_into(namespace)?;
+            Ok(namespace_at(&objects(&self.run))?.is_some())
+        })
+    }
+
+    /// Makes the namespaces around the calling thread.
     fn make(&self) -> io::Result<File> {
-        unshare(CloneFlags::CLONE_NEWNS).map_err(tell("make a mount namespace"))?;
+        leave_the_machines()?;
         umask(Mode::empty());
-        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(tell("make mounts private"))?;
         self.detach_others()?;
         // Opened before they are hidden.
         let (host, run) = (directory(&self.host)?, directory(&self.run)?);
@@ -91,6 +109,7 @@ impl View {
                 empty(place, "mode=1777,size=64m,nr_inodes=4096", MsFlags::empty())?;
             }
         }
+        replace_queues()?;
         for hidden in &self.hidden {
             make_directory(hidden)?;
             empty(hidden, "mode=0711,size=1m", MsFlags::MS_NOEXEC)?;
@@ -107,6 +126,9 @@ impl View {
         make_directory(&self.run)?;
         bind(&run, &self.run)?;
         bind(&host, &Self::home(&self.run))?;
+        empty(&Self::sockets(&self.run), FOR_SOCKETS, MsFlags::MS_NOEXEC)?;
+        File::options().create(true).append(true).mode(0o600).open(objects(&self.run))?;
+        bind(&File::open("/proc/thread-self/ns/ipc")?, &objects(&self.run))?;
         self.make_etc()?;
         hide_processes();
         File::open("/proc/thread-self/ns/mnt")
@@ -174,7 +196,7 @@ impl View {
 
 /// Makes the places in a host's runtime directory that a namespace needs.
 pub(super) fn prepare(run: &Path) -> io::Result<()> {
-    [View::home(run), run.join("etc")].iter().try_for_each(|place| make_directory(place))
+    [View::home(run), View::sockets(run), run.join("etc")].iter().try_for_each(|place| make_directory(place))
 }
 
 /// Lets a namespace go; it ends with the last process in it.
@@ -192,8 +214,7 @@ pub(super) fn release(run: &Path) -> io::Result<()> {
 /// Whether this machine lets a process make such namespaces; else why not.
 pub(super) fn can_be_made() -> Result<(), String> {
     let tried = apart(|| {
-        unshare(CloneFlags::CLONE_NEWNS).map_err(tell("make a mount namespace"))?;
-        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(tell("make mounts private"))?;
+        leave_the_machines()?;
         empty(Path::new("/dev/shm"), "mode=1777,size=1m", MsFlags::MS_NOEXEC)
     });
     tried.map_err(|error| error.to_string())
@@ -201,13 +222,50 @@ pub(super) fn can_be_made() -> Result<(), String> {
 
 /// The namespace that is held for a host; `None` where there is none, as after a restart of the machine.
 fn held(run: &Path) -> io::Result<Option<File>> {
-    let file = match File::open(run.join("ns")) {
+    namespace_at(&run.join("ns"))
+}
+
+/// What holds the namespace of a host's objects, inside.
+fn objects(run: &Path) -> PathBuf {
+    run.join("ipc")
+}
+
+/// The namespace that is mounted there.
+fn namespace_at(place: &Path) -> io::Result<Option<File>> {
+    let file = match File::open(place) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let is_namespace = fstatfs(&file)?.filesystem_type() == NAMESPACES;
     Ok(is_namespace.then_some(file))
+}
+
+/// Gives the calling thread namespaces of its own.
+fn leave_the_machines() -> io::Result<()> {
+    let both = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
+    unshare(both).map_err(tell("make a namespace of mounts and one of System V objects"))?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(tell("make mounts private"))
+}
+
+/// Takes the calling thread into a mount namespace.
+fn go_into(namespace: &File) -> io::Result<()> {
+    // A thread that shares its working directory with others cannot leave alone.
+    unshare(CloneFlags::CLONE_FS).map_err(tell("have a working directory of its own"))?;
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNS).map_err(tell("enter the mount namespace"))
+}
+
+/// Message queues are files where their file system is mounted: those of the namespace in which it was.
+fn replace_queues() -> io::Result<()> {
+    let (name, place) = (Some("mqueue"), Path::new("/dev/mqueue"));
+    if !place.is_dir() {
+        return Ok(());
+    }
+    match mount(name, place, name, MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, NONE) {
+        // A kernel without them.
+        Err(nix::Error::ENODEV) => Ok(()),
+        mounted => mounted.map_err(tell("mount the message queues")),
+    }
 }
 
 /// A mount of the machine.

@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
 use rustix::process::Signal;
+use trove_strategy::process::if_there;
 
 use super::cgroup::Part;
 use super::diag;
 use super::host::Place;
 use super::kill::strike;
-use super::system::{self, ProcessId, if_there};
+use super::system::{self, ProcessId};
 use super::tenant::Tenant;
 use crate::compute::Squatter;
 

@@ -4,11 +4,9 @@
 #![allow(clippy::disallowed_methods, reason = "/proc")]
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,34 +15,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
+use trove_strategy::process::{self, Stat, if_there, if_visible};
 
 /// A thread that only sleeps needs little.
 const WAITER_STACK: usize = 64 * 1024;
 /// How long a process is taken to live where no thread can be had that would watch it.
 const WITHOUT_THREAD: Duration = Duration::from_secs(1);
-
-/// What was looked at, or `None` where it is not there, or not any more. Everything else, such as that no descriptor is left, is
-/// no answer: who could not look must not take a process for dead or a host for gone.
-pub(crate) fn if_there<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
-    let gone = |error: &io::Error| {
-        // The kernel says the last two of a process, or of a control group, that has gone since its file was opened.
-        error.kind() == io::ErrorKind::NotFound
-            || [Errno::SRCH, Errno::NODEV].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-    };
-    match looked {
-        Ok(seen) => Ok(Some(seen)),
-        Err(error) if gone(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// The same of a process: another account's, which an ordinary user may not look at where /proc hides it, is none of ours.
-fn if_visible<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
-    match looked {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
-        looked => if_there(looked),
-    }
-}
 
 /// One process for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -57,7 +33,7 @@ pub(crate) struct ProcessId {
 impl ProcessId {
     /// The process that has this id now; `None` when there is none, or only its zombie.
     pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
-        let stat = Stat::read(pid)?.filter(Stat::is_alive);
+        let stat = Stat::of(pid)?.filter(Stat::is_alive);
         Ok(stat.map(|stat| Self { pid, started: stat.started }))
     }
 
@@ -119,44 +95,6 @@ impl Handle {
     }
 }
 
-struct Stat {
-    state: u8,
-    parent: i32,
-    session: i32,
-    terminal: i32,
-    threads: u32,
-    started: u64,
-}
-
-impl Stat {
-    /// `None` where there is no such process.
-    fn read(pid: i32) -> io::Result<Option<Self>> {
-        let file = format!("/proc/{pid}/stat");
-        let Some(line) = if_visible(fs::read(&file))? else { return Ok(None) };
-        Self::parse(&line).map(Some).ok_or_else(|| io::Error::other(format!("{file} is not understood")))
-    }
-
-    /// `pid (name) state ppid pgrp session tty_nr ...`; the name may hold anything, so the last parenthesis counts.
-    fn parse(line: &[u8]) -> Option<Self> {
-        let end = line.iter().rposition(|byte| *byte == b')')?;
-        let text = std::str::from_utf8(line.get(end + 2..)?).ok()?;
-        let mut fields = text.split_ascii_whitespace();
-        let state = *fields.next()?.as_bytes().first()?;
-        let parent = fields.next()?.parse().ok()?;
-        // proc(5): the session is field 6, the terminal field 7, the number of threads field 20, the start time field 22.
-        let session = fields.nth(1)?.parse().ok()?;
-        let terminal = fields.next()?.parse().ok()?;
-        let threads = fields.nth(12)?.parse().ok()?;
-        let started = fields.nth(1)?.parse().ok()?;
-        Some(Self { state, parent, session, terminal, threads, started })
-    }
-
-    /// A process whose first thread has ended looks like a zombie, and lives on with its other threads.
-    fn is_alive(&self) -> bool {
-        !matches!(self.state, b'Z' | b'X' | b'x') || self.threads > 1
-    }
-}
-
 /// A process in a picture of the machine.
 pub(crate) struct Process {
     pub(crate) id: ProcessId,
@@ -177,30 +115,30 @@ impl Process {
     /// The living process that has this id now.
     pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
         // Any of these files may go away with its process.
-        let Some(stat) = Stat::read(pid)?.filter(Stat::is_alive) else { return Ok(None) };
-        let Some(accounts) = accounts_of(pid)? else { return Ok(None) };
+        let Some(stat) = Stat::of(pid)?.filter(Stat::is_alive) else { return Ok(None) };
+        let Some(accounts) = process::accounts(pid)? else { return Ok(None) };
         Ok(Some(Self {
             id: ProcessId { pid, started: stat.started },
             parent: stat.parent,
             leads: stat.session == pid,
             has_terminal: stat.terminal != 0,
             accounts,
-            program: if_visible(fs::read_link(format!("/proc/{pid}/exe")))?.map(without_mark),
-            directory: if_visible(fs::read_link(format!("/proc/{pid}/cwd")))?,
+            program: process::program(pid)?,
+            directory: process::directory(pid)?,
         }))
     }
 }
 
 /// Every living process, zombies left out.
 pub(crate) fn processes() -> io::Result<Vec<Process>> {
-    pids()?.into_iter().filter_map(|pid| Process::of(pid).transpose()).collect()
+    process::pids()?.into_iter().filter_map(|pid| Process::of(pid).transpose()).collect()
 }
 
 /// Living processes that can act as this account.
 pub(crate) fn processes_of(uid: u32) -> io::Result<Vec<ProcessId>> {
     let mut found = Vec::new();
-    for pid in pids()? {
-        if accounts_of(pid)?.is_some_and(|accounts| accounts.contains(&uid)) {
+    for pid in process::pids()? {
+        if process::accounts(pid)?.is_some_and(|accounts| accounts.contains(&uid)) {
             found.extend(ProcessId::of(pid)?);
         }
     }
@@ -210,8 +148,8 @@ pub(crate) fn processes_of(uid: u32) -> io::Result<Vec<ProcessId>> {
 /// Every account of which there are processes or System V objects.
 pub(crate) fn accounts() -> io::Result<BTreeSet<u32>> {
     let mut all = BTreeSet::new();
-    for pid in pids()? {
-        all.extend(accounts_of(pid)?.into_iter().flatten());
+    for pid in process::pids()? {
+        all.extend(process::accounts(pid)?.into_iter().flatten());
     }
     for kind in Kind::ALL {
         all.extend(objects(kind)?.into_iter().map(|object| object.owner));
@@ -224,27 +162,6 @@ pub(crate) fn is_in_group(pid: i32, group: &Path) -> io::Result<bool> {
     let text = if_there(fs::read_to_string(format!("/proc/{pid}/cgroup")))?.unwrap_or_default();
     // `id:controllers:path`, where the path may have others in front when the controller itself is in a group.
     Ok(text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| Path::new(path).ends_with(group)))
-}
-
-fn pids() -> io::Result<Vec<i32>> {
-    let names = fs::read_dir("/proc")?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
-    Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
-}
-
-/// Real, effective and saved.
-fn accounts_of(pid: i32) -> io::Result<Option<BTreeSet<u32>>> {
-    let Some(status) = if_visible(fs::read(format!("/proc/{pid}/status")))? else { return Ok(None) };
-    let status = String::from_utf8_lossy(&status);
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
-    Ok(Some(line.split_ascii_whitespace().filter_map(|field| field.parse().ok()).collect()))
-}
-
-/// The kernel marks the name of a file that was replaced.
-fn without_mark(program: PathBuf) -> PathBuf {
-    match program.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
-        Some(name) => PathBuf::from(OsStr::from_bytes(name)),
-        None => program,
-    }
 }
 
 /// Shared memory that outlives the processes that use it.
@@ -355,19 +272,6 @@ impl Object {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_name_with_parentheses_does_not_confuse() {
-        let line = b"42 (a) b (c)) S 7 1 1 34816 1 0 0 0 0 0 1 2 3 4 20 0 1 0 98765 4096 1";
-        let stat = Stat::parse(line).unwrap();
-        assert_eq!((stat.state, stat.parent, stat.session, stat.started), (b'S', 7, 1, 98765));
-        assert_eq!(stat.terminal, 34816);
-        assert!(Stat::parse(b"42 (a").is_none());
-        let zombie = b"42 (a) Z 7 1 1 0 1 0 0 0 0 0 1 2 3 4 20 0 1 0 98765 0 0";
-        assert!(!Stat::parse(zombie).unwrap().is_alive());
-        let led_by_zombie = b"42 (a) Z 7 1 1 0 1 0 0 0 0 0 1 2 3 4 20 0 2 0 98765 0 0";
-        assert!(Stat::parse(led_by_zombie).unwrap().is_alive());
-    }
-
     /// So that logins and locks do not wait for hosts to die.
     #[test]
     fn those_who_are_watched_take_no_thread_of_the_runtime() {
@@ -388,17 +292,6 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_not_there_is_gone() {
-        let failed = |errno: Errno| if_there::<()>(Err(errno.into()));
-        for errno in [Errno::NOENT, Errno::SRCH, Errno::NODEV] {
-            assert!(failed(errno).unwrap().is_none(), "{errno}");
-        }
-        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO, Errno::ACCESS] {
-            assert!(failed(errno).is_err(), "{errno}");
-        }
-    }
-
-    #[test]
     fn finds_itself() {
         let me = ProcessId::of(i32::try_from(std::process::id()).unwrap()).unwrap().unwrap();
         let all = processes().unwrap();
@@ -407,7 +300,6 @@ mod tests {
         assert_eq!(found.program, std::env::current_exe().ok());
         assert_eq!(found.accounts, BTreeSet::from([nix::unistd::geteuid().as_raw()]));
         assert!(processes_of(nix::unistd::geteuid().as_raw()).unwrap().contains(&me));
-        assert_eq!(without_mark("/opt/a b (deleted)".into()), Path::new("/opt/a b"));
         assert_eq!(ProcessId::of(0).unwrap(), None);
     }
 

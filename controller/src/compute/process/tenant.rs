@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use serde::Deserialize;
+use trove_strategy::process::if_there;
 
-use super::system::if_there;
 use crate::ids::InstanceId;
 
 /// The agent's configuration, by which a host can be started.
@@ -20,7 +20,6 @@ pub(super) const WITHDRAWN: &str = "agent.toml.withdrawn";
 /// A host among others on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tenant {
-    /// Whose.
     pub(super) instance: InstanceId,
     /// The account of its engine.
     pub(super) uid: u32,

@@ -1,6 +1,7 @@
 //! Hosts whose agent is a script: it joins its groups, leaves grandchildren in sessions of their own, and stays.
 
 mod groups;
+mod namespaces;
 mod planted;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +13,7 @@ use trove_strategy::{Installation, Size};
 use super::*;
 use crate::compute::process::system::ProcessId;
 use crate::compute::{Bootstrap, Network};
-use crate::model::Artifact;
+use crate::model::{Access, Artifact, Nic};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -54,7 +55,7 @@ impl World {
         if !with_cgroups {
             place.cgroups = None;
         }
-        ProcessDriver::over(place, address::Range::parse("127.0.0.0/8").unwrap()).unwrap()
+        ProcessDriver::over(place, "127.0.0.0/8".parse().unwrap()).unwrap()
     }
 
     /// The controller is killed and started again; its agents go on.
@@ -79,13 +80,8 @@ impl World {
             instance,
             fence: 1,
             size: Size { memory_mib: 512, vcpus: 1, volume_gib: 1 },
-            network: Network {
-                address: "127.0.0.1".parse().unwrap(),
-                port: 5432,
-                nics: Vec::new(),
-                access: None,
-                availability_zone: None,
-            },
+            requirements: Requirements::default(),
+            network: Network { address: "127.0.0.1".parse().unwrap(), port: 5432 },
             bootstrap: Bootstrap {
                 generation: 1,
                 datastore: "engine".to_owned(),
@@ -107,7 +103,10 @@ impl World {
     /// The agent, once it has all its children.
     async fn agent(&self, instance: InstanceId, nth: usize) -> ProcessId {
         until("the agent has its children", || self.listed(instance, "children").len() == 3 * nth).await;
-        self.driver.place.find_agent(instance).unwrap().expect("the agent runs")
+        // It may be quicker than the controller, which writes down which process it is.
+        let find = || self.driver.place.find_agent(instance).unwrap();
+        until("the agent runs", || find().is_some()).await;
+        find().unwrap()
     }
 }
 
@@ -507,4 +506,32 @@ async fn what_a_stalled_controller_asks_for_late_changes_nothing() {
     assert_eq!(std::fs::read_to_string(config.with_file_name("fence")).unwrap(), "9");
     world.driver.delete_host(instance, 9).await.unwrap();
     assert_eq!(world.driver.list().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_one_machine_cannot_give_is_refused_by_the_name_of_the_field() {
+    let world = World::new(false);
+    let with = |change: fn(&mut Requirements)| {
+        let mut requirements = Requirements::default();
+        change(&mut requirements);
+        world.driver.check_order(&requirements)
+    };
+    for (field, refused) in [
+        ("availability_zone", with(|order| order.availability_zone = Some("nova".to_owned()))),
+        ("volume.type", with(|order| order.volume_type = Some("ssd".to_owned()))),
+        ("locality", with(|order| order.locality = Some(Locality::AntiAffinity))),
+        ("access.is_public", with(|order| order.access = Some(Access { is_public: true, allowed_cidrs: None }))),
+    ] {
+        let refusal = refused.unwrap_err();
+        assert!(refusal.starts_with(field), "{refusal}");
+    }
+    for locality in [Locality::Affinity, Locality::SoftAffinity, Locality::SoftAntiAffinity] {
+        let requirements = Requirements {
+            nics: vec![Nic { network_id: Some("any".to_owned()), subnet_id: None, ip_address: None }],
+            access: Some(Access { is_public: false, allowed_cidrs: Some(vec!["10.0.0.0/8".to_owned()]) }),
+            locality: Some(locality),
+            ..Requirements::default()
+        };
+        assert_eq!(world.driver.check_order(&requirements), Ok(()));
+    }
 }

@@ -1,69 +1,61 @@
 //! What is known of tokens, for a bounded time and of a bounded number.
 
-use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use moka::Expiry;
+use moka::policy::EvictionPolicy;
 
 /// A token by its sum, so that this memory holds none.
 pub(super) type Key = [u8; 32];
 
-/// Facts with their ends. When it is full, what would end first goes first.
-pub(super) struct Cache<V> {
-    entries: HashMap<Key, (Instant, V)>,
-    size: usize,
+/// Facts with the instants until which they hold.
+pub(super) type Cache<V> = moka::sync::Cache<Key, (V, Instant)>;
+
+struct UntilEnd;
+
+impl<V> Expiry<Key, (V, Instant)> for UntilEnd {
+    fn expire_after_create(&self, _: &Key, (_, end): &(V, Instant), now: Instant) -> Option<Duration> {
+        Some(end.saturating_duration_since(now))
+    }
+
+    fn expire_after_update(
+        &self,
+        key: &Key,
+        fact: &(V, Instant),
+        now: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.expire_after_create(key, fact, now)
+    }
 }
 
-impl<V: Clone> Cache<V> {
-    /// Of at most `size` facts.
-    pub(super) fn new(size: usize) -> Self {
-        Self { entries: HashMap::new(), size }
-    }
-
-    /// The fact of a token, if it holds at this time.
-    pub(super) fn get(&mut self, key: &Key, now: Instant) -> Option<V> {
-        match self.entries.get(key) {
-            Some((end, value)) if *end > now => Some(value.clone()),
-            Some(_) => {
-                self.entries.remove(key);
-                None
-            }
-            None => None,
-        }
-    }
-
-    /// Keeps a fact until its end.
-    pub(super) fn insert(&mut self, key: Key, value: V, end: Instant, now: Instant) {
-        if self.entries.len() >= self.size && !self.entries.contains_key(&key) {
-            self.entries.retain(|_, (end, _)| *end > now);
-        }
-        if self.entries.len() >= self.size && !self.entries.contains_key(&key) {
-            let first = self.entries.iter().min_by_key(|(_, (end, _))| *end).map(|(key, _)| *key);
-            first.and_then(|first| self.entries.remove(&first));
-        }
-        self.entries.insert(key, (end, value));
-    }
+/// Of about so many facts. When it is full, the one that was asked for longest ago goes.
+pub(super) fn of<V: Clone + Send + Sync + 'static>(size: usize) -> Cache<V> {
+    let size = u64::try_from(size).unwrap_or(u64::MAX);
+    Cache::builder().max_capacity(size).eviction_policy(EvictionPolicy::lru()).expire_after(UntilEnd).build()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn facts_end_and_are_bounded() {
-        let start = Instant::now();
-        let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let mut cache = Cache::new(2);
-        cache.insert([1; 32], "a", at(10), at(0));
-        cache.insert([2; 32], "b", at(5), at(0));
-        assert_eq!((cache.get(&[1; 32], at(9)), cache.get(&[1; 32], at(10))), (Some("a"), None));
-        cache.insert([1; 32], "a", at(20), at(0));
-        cache.insert([3; 32], "c", at(30), at(1));
-        assert_eq!(cache.entries.len(), 2);
-        assert_eq!(cache.get(&[2; 32], at(1)), None, "the one that would end first went");
-        cache.insert([3; 32], "d", at(40), at(1));
-        assert_eq!((cache.get(&[1; 32], at(1)), cache.get(&[3; 32], at(1))), (Some("a"), Some("d")));
-        cache.insert([4; 32], "e", at(50), at(25));
-        assert_eq!((cache.get(&[3; 32], at(25)), cache.entries.len()), (Some("d"), 2), "what had ended went first");
+        let cache = of(2);
+        let (start, long) = (Instant::now(), Duration::from_secs(600));
+        let known = |key: u8| cache.get(&[key; 32]).map(|(fact, _)| fact);
+        cache.insert([1; 32], ("a", start + long));
+        cache.insert([2; 32], ("b", start));
+        assert_eq!((known(1), known(2)), (Some("a"), None), "what had ended is not known");
+        cache.insert([2; 32], ("c", start + long));
+        assert_eq!(known(2), Some("c"), "a new end counts");
+        cache.insert([1; 32], ("d", start));
+        assert_eq!(known(1), None, "an earlier one too");
+        for key in 3..=6 {
+            cache.insert([key; 32], ("e", start + long));
+            cache.run_pending_tasks();
+        }
+        assert_eq!((3..=6).filter_map(known).count(), 2);
+        assert_eq!((known(5), known(6)), (Some("e"), Some("e")), "the last two are there");
     }
 }

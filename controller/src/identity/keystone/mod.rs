@@ -36,15 +36,11 @@ pub(super) struct Keystone {
     deadline: Duration,
     lifetime: Duration,
     turns: Semaphore,
-    known: Mutex<Known>,
-}
-
-/// What is known, and what is being asked: a token is in one of them at most.
-struct Known {
     accepted: Cache<Verdict>,
     /// Apart, so that a flood of made-up tokens drives out no real one.
     refused: Cache<()>,
-    asked: HashMap<Key, Shared<BoxFuture<'static, Outcome>>>,
+    /// Those that are being asked about. Whoever looks into the others holds this, so that none is asked about that is known.
+    asked: Mutex<HashMap<Key, Shared<BoxFuture<'static, Outcome>>>>,
 }
 
 impl Keystone {
@@ -54,13 +50,14 @@ impl Keystone {
     /// 400: a file of the section is wrong.
     pub(super) fn new(settings: &config::Keystone) -> Result<Arc<Self>> {
         let size = settings.cache_size;
-        let known = Known { accepted: Cache::new(size), refused: Cache::new(size), asked: HashMap::new() };
         let this = Arc::new(Self {
             client: Client::new(settings)?,
             deadline: settings.timeout * 2,
             lifetime: settings.cache_lifetime,
             turns: Semaphore::new(AT_ONCE),
-            known: Mutex::new(known),
+            accepted: cache::of(size),
+            refused: cache::of(size),
+            asked: Mutex::default(),
         });
         let greeter = this.clone();
         tokio::spawn(async move { greeter.client.greet().await });
@@ -89,22 +86,21 @@ impl Keystone {
         }
         let key: Key = Sha256::digest(token.as_bytes()).into();
         let asked = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            if let Some(verdict) = known.accepted.get(&key, now) {
+            let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((verdict, _)) = self.accepted.get(&key) {
                 return Ok(verdict);
             }
-            if known.refused.get(&key, now).is_some() {
+            if self.refused.contains_key(&key) {
                 return Ok(Verdict::Invalid);
             }
-            match known.asked.get(&key) {
+            match all.get(&key) {
                 Some(asked) => asked.clone(),
-                None if known.asked.len() >= WAITING => {
+                None if all.len() >= WAITING => {
                     return Err(unavailable("Too many new tokens are being checked at Keystone.", 1));
                 }
                 None => {
                     let asked = self.ask(key, token.to_owned());
-                    known.asked.insert(key, asked.clone());
+                    all.insert(key, asked.clone());
                     asked
                 }
             }
@@ -112,9 +108,9 @@ impl Keystone {
         let outcome = asked.await;
         if outcome.is_err() {
             // A question that panicked has not taken itself off.
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.asked.get(&key).is_some_and(|asked| asked.peek().is_some()) {
-                known.asked.remove(&key);
+            let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.get(&key).is_some_and(|asked| asked.peek().is_some()) {
+                all.remove(&key);
             }
         }
         outcome.map_err(|_| unavailable("Keystone, which knows who you are, cannot be asked at present.", RETRY_S))
@@ -144,13 +140,13 @@ impl Keystone {
 
     fn learn(&self, key: Key, found: std::result::Result<(Verdict, Instant), Unavailable>) -> Outcome {
         let now = Instant::now();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.asked.remove(&key);
+        let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&key);
         let (verdict, end) = found?;
         if verdict == Verdict::Invalid {
-            known.refused.insert(key, (), now + self.lifetime.min(REFUSED), now);
+            self.refused.insert(key, ((), now + self.lifetime.min(REFUSED)));
         } else {
-            known.accepted.insert(key, verdict.clone(), end.min(now + self.lifetime), now);
+            self.accepted.insert(key, (verdict.clone(), end.min(now + self.lifetime)));
         }
         Ok(verdict)
     }

@@ -2,8 +2,8 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::agents::AgentError;
-use crate::operations::harness::{Stage, killed_anywhere};
 use crate::state::Task;
+use crate::testing::operations::{Stage, killed_anywhere};
 
 fn create_database(name: &str) -> AccountChange {
     AccountChange::CreateDatabase(Database { name: name.to_owned(), character_set: None, collation: None })

@@ -3,8 +3,10 @@ use secrecy::SecretString;
 use super::*;
 use crate::agents::AgentError;
 use crate::compute::ComputeError;
-use crate::operations::harness::{Stage, failed_anywhere, killed_anywhere};
+use crate::model::{Locality, Requirements};
 use crate::state::Service;
+use crate::store::sql::query;
+use crate::testing::operations::{Stage, failed_anywhere, killed_anywhere};
 
 fn order(stage: &Stage) -> NewOperation {
     let seal = &stage.context.store.seal;
@@ -52,6 +54,8 @@ async fn assert_clean(stage: &Stage, what: &str) {
 async fn the_agent_is_told_what_was_ordered() {
     let (stage, operation) = make().await;
     assert!(!operation.state.to_string().contains("sesame"), "passwords are sealed");
+    let sql = "update instance set availability_zone = 'a', volume_type = 'ssd', locality = 'affinity' where id = $1";
+    query(sql).bind(stage.instance.to_string()).execute(&stage.context.store.write).await.unwrap();
     stage.complete(operation).await.unwrap();
     assert_created(&stage, "run").await;
     let starts = stage.agents.starts.lock().unwrap();
@@ -67,6 +71,15 @@ async fn the_agent_is_told_what_was_ordered() {
     assert_eq!((key.step.as_str(), key.attempt), ("install_engine", 1));
     assert_eq!(key.target, stage.instance.to_string());
     let specs = stage.compute.specs.lock().unwrap();
+    assert_eq!(
+        specs[0].requirements,
+        Requirements {
+            availability_zone: Some("a".to_owned()),
+            volume_type: Some("ssd".to_owned()),
+            locality: Some(Locality::Affinity),
+            ..Requirements::default()
+        }
+    );
     assert!(specs[0].bootstrap.token.is_some());
     assert_eq!(specs[0].bootstrap.controllers, ["127.0.0.1:8778"]);
 }

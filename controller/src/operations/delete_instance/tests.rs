@@ -1,7 +1,7 @@
 use super::*;
 use crate::agents::AgentError;
 use crate::compute::ComputeError;
-use crate::operations::harness::{Stage, killed_anywhere};
+use crate::testing::operations::{Stage, killed_anywhere};
 
 async fn make() -> (Stage, NewOperation) {
     let stage = Stage::created().await;

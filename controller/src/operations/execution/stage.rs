@@ -62,9 +62,9 @@ impl Execution {
     {
         let step = self.step_name(n)?;
         {
-            let mut place = self.place();
-            place.left = begun.iter().map(|begun| begun.target).collect();
-            place.patient.clear();
+            let mut state = self.state();
+            state.left = begun.iter().map(|begun| begun.target).collect();
+            state.patient.clear();
         }
         let row = |Begun { target, attempt, started }| {
             let span = tracing::info_span!("step", step, target_id = %target);
@@ -95,7 +95,7 @@ impl Execution {
             }
             tracing::debug!("to be tried again: {last}");
             let can_wait = deadline.is_none() && delay >= self.timing.greatest_delay;
-            let park = can_wait && self.place().can_wait(row.instance);
+            let park = can_wait && self.state().can_wait(row.instance);
             self.record_retry(&row, &last, park.then_some(Status::Running)).await?;
             let again = Instant::now() + delay;
             tokio::time::sleep_until(deadline.map_or(again, |deadline| again.min(deadline))).await;
@@ -120,12 +120,12 @@ impl Execution {
     /// One try of a step on a target within its deadline, and its record.
     async fn try_step(&self, row: &Row, deadline: Option<Instant>, last: &str) -> StepResult {
         let work = self.work();
-        let (state, own) = self.known(row.instance);
+        let (shared, own) = self.known(row.instance);
         let step = |target: Target| {
-            let (work, state, own) = (&work, &state, &own);
+            let (work, shared, own) = (&work, &shared, &own);
             async move {
                 self.pass(row, "before").await?;
-                let own = self.entry.run(work, &target, state, own).await?;
+                let own = self.entry.run(work, &target, shared, own).await?;
                 self.pass(row, "after").await?;
                 Ok(own)
             }
@@ -137,27 +137,27 @@ impl Execution {
         let mut writes = self.writes(&mut tx);
         writes.step_done(row.n, row.instance, &own).await?;
         let (last_row, targets) = self.with_own(row.instance, &own);
-        let mut state = state;
+        let mut shared = shared;
         let ends = last_row && row.n + 1 == self.claimed.stages.len();
         if last_row {
-            state = self.entry.join(&row.step, &state, &targets)?;
-            writes.advance(row.n + 1, &state).await?;
+            shared = self.entry.join(&row.step, &shared, &targets)?;
+            writes.advance(row.n + 1, &shared).await?;
         }
         if ends {
-            self.entry.finished(&work, writes.conn, &state, &targets).await?;
+            self.entry.finished(&work, writes.conn, &shared, &targets).await?;
             writes.end(Status::Done).await?;
         }
         self.commit(tx).await?;
         tracing::info!("done");
-        let mut place = self.place();
-        place.left.remove(&row.instance);
-        place.targets.insert(row.instance, own);
-        place.state = state;
+        let mut state = self.state();
+        state.left.remove(&row.instance);
+        state.targets.insert(row.instance, own);
+        state.shared = shared;
         if last_row {
-            place.position = row.n + 1;
+            state.position = row.n + 1;
         }
         if ends {
-            place.status = Status::Done;
+            state.status = Status::Done;
             self.count("done");
         }
         Ok(())
@@ -165,15 +165,15 @@ impl Execution {
 
     /// What the targets share, and what is known of one.
     fn known(&self, instance: InstanceId) -> (serde_json::Value, serde_json::Value) {
-        let place = self.place();
-        (place.state.clone(), place.targets.get(&instance).cloned().unwrap_or_default())
+        let state = self.state();
+        (state.shared.clone(), state.targets.get(&instance).cloned().unwrap_or_default())
     }
 
     /// Whether the stage is done on all targets once it is on this one, and what is known of all of them then.
     fn with_own(&self, instance: InstanceId, own: &serde_json::Value) -> (bool, Vec<crate::operations::steps::Own>) {
-        let place = self.place();
-        let last_row = place.left.iter().all(|left| *left == instance);
-        let mut targets = place.own();
+        let state = self.state();
+        let last_row = state.left.iter().all(|left| *left == instance);
+        let mut targets = state.own();
         targets.iter_mut().filter(|(target, _)| *target == instance).for_each(|(_, known)| *known = own.clone());
         (last_row, targets)
     }
@@ -187,10 +187,10 @@ impl Execution {
         let lease = self.writes(&mut tx).step_failed(row.n, row.instance, reason, &error).await?;
         self.commit(tx).await?;
         *self.lease.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = lease;
-        let mut place = self.place();
-        place.status = Status::Undoing;
-        place.position = row.n + 1;
-        place.error = error;
+        let mut state = self.state();
+        state.status = Status::Undoing;
+        state.position = row.n + 1;
+        state.error = error;
         Err(Stop::Failed)
     }
 
@@ -206,7 +206,7 @@ impl Execution {
                 Err(error) => format!("undo: {error}"),
             };
             let is_late = row.started.ago + begun.elapsed() >= limit;
-            let stuck = is_late && self.place().can_wait(row.instance);
+            let stuck = is_late && self.state().can_wait(row.instance);
             tracing::warn!(stuck, "to be tried again: {reason}");
             self.record_retry(&row, &reason, stuck.then_some(Status::Stuck)).await?;
             tokio::time::sleep(delay).await;
@@ -240,11 +240,11 @@ impl Execution {
             writes.advance(row.n, &state).await?;
         }
         self.commit(tx).await?;
-        let mut place = self.place();
-        place.left.remove(&row.instance);
-        place.targets.insert(row.instance, own);
+        let mut state = self.state();
+        state.left.remove(&row.instance);
+        state.targets.insert(row.instance, own);
         if last_row {
-            place.position = row.n;
+            state.position = row.n;
         }
         Ok(())
     }

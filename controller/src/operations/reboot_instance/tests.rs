@@ -1,7 +1,7 @@
 use super::*;
 use crate::compute::ComputeError;
-use crate::operations::harness::{Stage, failed_anywhere, killed_anywhere};
 use crate::state::{HostState, Service};
+use crate::testing::operations::{Stage, failed_anywhere, killed_anywhere};
 
 async fn make() -> (Stage, NewOperation) {
     let stage = Stage::created().await;

@@ -4,10 +4,10 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::compute::{Compute as _, ComputeError};
-use crate::operations::harness::{QUICK, Stage, failed_anywhere, killed_anywhere};
 use crate::operations::timing::Timing;
 use crate::operations::{RunnerContext, registry};
 use crate::state::Service;
+use crate::testing::operations::{QUICK, Stage, failed_anywhere, killed_anywhere};
 
 /// As the use case does: the row has the new flavor already.
 async fn make() -> (Stage, NewOperation) {
@@ -17,7 +17,7 @@ async fn make() -> (Stage, NewOperation) {
     let mut tx = stage.context.store.begin().await.unwrap();
     stage.context.store.set_flavor(&mut tx, stage.instance, &to).await.unwrap();
     tx.commit().await.unwrap();
-    let operation = new(stage.origin(), Params { from, stopped: false }).unwrap();
+    let operation = new(stage.origin(), Params { from }, false).unwrap();
     (stage, operation)
 }
 
@@ -102,9 +102,8 @@ async fn steps_of_a_stopped_one(stage: &Stage, operation: NewOperation) -> Vec<S
 #[tokio::test]
 async fn an_engine_that_was_stopped_stays_so_and_no_step_claims_to_have_waited_for_it() {
     let (stage, operation) = make().await;
-    let mut params: Params = serde_json::from_value(operation.state).unwrap();
-    params.stopped = true;
-    let operation = new(stage.origin(), params).unwrap();
+    let params: Params = serde_json::from_value(operation.state).unwrap();
+    let operation = new(stage.origin(), params, true).unwrap();
     assert_eq!(steps_of_a_stopped_one(&stage, operation).await, ["stop_host", "boot_host", "await_agent"]);
 }
 
@@ -134,7 +133,7 @@ async fn a_late_request_of_a_controller_that_stalled_changes_nothing() {
 
     // And so is what the second one asked for, once there is a third.
     let from = stage.row().await.flavor;
-    stage.complete(new(stage.origin(), Params { from, stopped: false }).unwrap()).await.unwrap();
+    stage.complete(new(stage.origin(), Params { from }, false).unwrap()).await.unwrap();
     let late = stage.compute.ensure_host(&last).await;
     assert!(matches!(late, Err(ComputeError::Fenced { .. })), "{late:?}");
 }

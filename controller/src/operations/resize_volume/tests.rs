@@ -1,6 +1,6 @@
 use super::*;
 use crate::compute::ComputeError;
-use crate::operations::harness::{Stage, failed_anywhere, killed_anywhere};
+use crate::testing::operations::{Stage, failed_anywhere, killed_anywhere};
 
 /// As the use case does: the row has the new size already.
 async fn make() -> (Stage, NewOperation) {

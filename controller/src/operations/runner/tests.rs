@@ -1,15 +1,17 @@
+mod several;
+
 use async_trait::async_trait;
 use serde::{Deserialize as De, Serialize as Se};
 use tokio::sync::Notify;
 
 use super::*;
 use crate::ids::InstanceId;
-use crate::operations::harness::{QUICK, Stage, hold_at, reached};
 use crate::operations::points::Hold;
 use crate::operations::steps::{Entry, Member, Operation, StepError, StepResult, Steps};
 use crate::operations::{Lane, NewOperation, Origin, Target, Work, delete_instance};
 use crate::store::operations::Status;
 use crate::store::sql::Connection;
+use crate::testing::operations::{QUICK, Stage, hold_at, reached};
 
 /// Waits for the agent's service to be healthy, and counts itself in its state.
 struct Demo;

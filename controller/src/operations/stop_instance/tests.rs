@@ -1,6 +1,6 @@
 use super::*;
-use crate::operations::harness::{Stage, failed_anywhere, killed_anywhere};
 use crate::state::{Service, Task};
+use crate::testing::operations::{Stage, failed_anywhere, killed_anywhere};
 
 async fn make() -> (Stage, NewOperation) {
     let stage = Stage::created().await;

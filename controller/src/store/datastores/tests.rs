@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::store::harness::{fixture, manifest, register};
+use crate::testing::store::{fixture, manifest, register};
 
 async fn change(store: &Store, id: VersionId, change: VersionChange) -> bool {
     let mut tx = store.begin().await.unwrap();

@@ -1,6 +1,6 @@
 //! Flavors and volumes of instances that are there.
 
-use super::{column, failed, signed, unsigned};
+use super::rows::{column, failed, signed, unsigned};
 use crate::error::Result;
 use crate::ids::{InstanceId, ProjectId};
 use crate::model::Flavor;
@@ -11,9 +11,6 @@ use crate::store::sql::{Connection, Row, query};
 impl Store {
     /// Changes its flavor. Answers whose it is and how much more that uses, which is the caller's to count; `None` once it
     /// is deleted.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_flavor(
         &self,
         conn: &mut Connection,
@@ -37,9 +34,6 @@ impl Store {
     }
 
     /// Changes the size of its volume. Answers as [`Store::set_flavor`].
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn set_volume(
         &self,
         conn: &mut Connection,
@@ -58,9 +52,6 @@ impl Store {
     }
 
     /// Its flavor's id and the size of its volume, GiB, for a transaction that depends on them; `None` once it is deleted.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn sizes(&self, conn: &mut Connection, id: InstanceId) -> Result<Option<(String, u64)>> {
         let row = query("select flavor_id, volume_gib from instance where id = $1 and deleted is null")
             .bind(id.to_string())

@@ -1,8 +1,12 @@
 use super::*;
-use crate::model::Artifact;
-use crate::model::Resource;
-use crate::store::harness::{Fixture, fixture};
+use std::net::IpAddr;
+
+use trove_strategy::Size;
+
+use crate::model::{Access, Artifact, Locality, Nic, Resource};
+use crate::store::quota::Amounts;
 use crate::store::sql::query;
+use crate::testing::store::{Fixture, fixture};
 
 fn unlimited(_: Resource) -> i64 {
     -1
@@ -30,17 +34,19 @@ macro_rules! write {
 async fn a_new_instance_is_read_back_whole() {
     let fixture = fixture().await;
     let mut row = fixture.new_row("demo");
-    row.access = Some(Access { is_public: true, allowed_cidrs: Some(vec!["10.0.0.0/8".to_owned()]) });
-    row.nics = vec![Nic { network_id: Some("net".to_owned()), subnet_id: None, ip_address: None }];
-    row.availability_zone = Some("nova".to_owned());
+    row.requirements.access = Some(Access { is_public: true, allowed_cidrs: Some(vec!["10.0.0.0/8".to_owned()]) });
+    row.requirements.nics = vec![Nic { network_id: Some("net".to_owned()), subnet_id: None, ip_address: None }];
+    row.requirements.availability_zone = Some("nova".to_owned());
+    row.requirements.volume_type = Some("ssd".to_owned());
+    row.requirements.locality = Some(Locality::SoftAntiAffinity);
     write!(fixture, insert_instance(&row));
 
     let (instance, manifest) = fixture.store.get_instance_with_manifest(row.id).await.unwrap().unwrap();
     assert_eq!(instance.name, "first");
     assert_eq!(instance.project, project("demo"));
     assert_eq!(instance.flavor, row.flavor);
-    assert_eq!(instance.access, row.access);
-    assert_eq!(instance.nics, row.nics);
+    assert_eq!(instance.access, row.requirements.access);
+    assert_eq!(instance.nics, row.requirements.nics);
     assert_eq!((instance.task, instance.host), (Task::Building, HostState::Building));
     assert_eq!((instance.service, instance.heard), (Service::New, LastSeen::Never));
     assert_eq!((instance.datastore.as_str(), instance.version.as_str()), ("enginedb", "15"));
@@ -52,6 +58,8 @@ async fn a_new_instance_is_read_back_whole() {
 
     let facts = fixture.store.host_facts(row.id).await.unwrap().unwrap();
     assert_eq!((facts.generation, facts.port, facts.address), (1, 5432, None));
+    assert_eq!(facts.requirements, row.requirements);
+    assert_eq!(instance.locality, row.requirements.locality);
     assert_eq!(facts.size, Size { memory_mib: 512, vcpus: 1, volume_gib: 2 });
     let Artifact::Local { installation, .. } = facts.artifact;
     assert_eq!(installation, manifest.installation);
@@ -173,11 +181,11 @@ async fn the_management_list_filters_and_starts_at_an_offset() {
         let found = fixture.store.list_all_instances(Filter { project, deleted }, offset, 10).await.unwrap();
         found.iter().map(|instance| instance.id).collect::<Vec<_>>()
     };
-    assert_eq!(list(None, None, 0).await, [old, other, new], "last change first");
-    assert_eq!(list(None, None, 1).await, [other, new]);
-    assert_eq!(list(None, Some(false), 0).await, [other, new]);
-    assert_eq!(list(None, Some(true), 0).await, [old]);
-    assert_eq!(list(Some(&project("demo")), Some(false), 0).await, [new]);
+    assert_eq!(list(None, Deleted::Included, 0).await, [old, other, new], "last change first");
+    assert_eq!(list(None, Deleted::Included, 1).await, [other, new]);
+    assert_eq!(list(None, Deleted::Excluded, 0).await, [other, new]);
+    assert_eq!(list(None, Deleted::Only, 0).await, [old]);
+    assert_eq!(list(Some(&project("demo")), Deleted::Excluded, 0).await, [new]);
 }
 
 #[tokio::test]

@@ -15,7 +15,6 @@ use crate::store::{Store, database_now, span};
 /// A claim of an operation. Whoever writes under it finds out whether it still holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Which operation.
     pub id: OperationId,
     /// The number drawn at the claim.
     pub fence: i64,
@@ -24,13 +23,10 @@ pub struct Lease {
 /// An operation as its runner reads it at the claim.
 #[derive(Clone, Debug)]
 pub struct Claimed {
-    /// The claim.
     pub lease: Lease,
-    /// What it does.
     pub kind: String,
     /// Version of its steps and state.
     pub version: u16,
-    /// Whose it is.
     pub project: ProjectId,
     /// The request that asked for it.
     pub request_id: String,
@@ -90,9 +86,6 @@ pub fn known(kind: &str, version: u16) -> String {
 
 impl Store {
     /// Gives up the leases that an earlier life of this controller held.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn release_own_leases(&self, owner: &str) -> Result<()> {
         query("update operation set lease_until = 0 where owner = $1 and active")
             .bind(owner)
@@ -104,9 +97,6 @@ impl Store {
 
     /// Takes the oldest operation that can be taken: of a kind in `known`, without a live lease, due, and on each of its
     /// targets the first of those that exclude each other.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn claim_operation(&self, owner: &str, lease: Duration, known: &[String]) -> Result<Option<Claimed>> {
         let failed = |error| Error::internal("claim an operation", error);
         let mut tx = self.begin().await?;
@@ -155,9 +145,6 @@ impl Store {
     }
 
     /// How long until another operation may become due by time alone: a lease that ends or a delay that is over.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn next_due(&self, known: &[String]) -> Result<Option<Duration>> {
         let failed = |error| Error::internal("look for the next operation that becomes due", error);
         let now = self.read.now().await.map_err(failed)?;
@@ -177,9 +164,6 @@ impl Store {
     }
 
     /// Which of the operations that this controller holds were asked to end.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn cancelled_operations(&self, owner: &str) -> Result<Vec<OperationId>> {
         let failed = |error| Error::internal("look for cancelled operations", error);
         let rows = query("select id from operation where active and cancel and owner = $1")
@@ -191,9 +175,6 @@ impl Store {
     }
 
     /// Makes a claim last longer.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn renew_lease(&self, lease: Lease, duration: Duration) -> Result<Renewal> {
         let failed = |error| Error::internal(format!("renew the lease of operation {}", lease.id), error);
         let mut tx = self.begin().await?;
@@ -216,9 +197,6 @@ impl Store {
     }
 
     /// Begins a transaction under a claim. `None`: the claim is lost, and nothing may be written.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn begin_fenced(&self, lease: Lease) -> Result<Option<Transaction>> {
         let mut tx = self.begin().await?;
         let [change] = draw(&mut tx, [CHANGE]).await?;

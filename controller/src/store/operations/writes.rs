@@ -13,17 +13,12 @@ use crate::store::{database_now, span};
 
 /// Writes under a claim; `conn` comes from [`Store::begin_fenced`].
 pub struct Writes<'c> {
-    /// The transaction.
     pub conn: &'c mut Connection,
-    /// Which operation.
     pub id: OperationId,
 }
 
 impl Writes<'_> {
     /// The step of stage `n` begins, or goes on, on each target on which it is not done.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn start_steps(&mut self, n: usize) -> Result<Vec<Begun>> {
         let sql = "update operation_step set status = 'running', finished = null, started = coalesce(started, $3) \
                    where operation_id = $1 and n = $2 and status <> 'done' returning target, attempt, started";
@@ -31,9 +26,6 @@ impl Writes<'_> {
     }
 
     /// The undo of stage `n` begins, or goes on, on each target on which it is not done.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn start_undos(&mut self, n: usize) -> Result<Vec<Begun>> {
         let sql = "update operation_step set undo_started = coalesce(undo_started, $3) \
                    where operation_id = $1 and n = $2 and undo_finished is null returning target, attempt, undo_started";
@@ -60,18 +52,12 @@ impl Writes<'_> {
     }
 
     /// The step of stage `n` is done on a target, of which the operation knows this from now on.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn step_done(&mut self, n: usize, target: InstanceId, state: &Value) -> Result<()> {
         self.set_step(n, target, "done", None).await?;
         self.set_target(target, state).await
     }
 
     /// The undo of stage `n` is done on a target.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn undo_done(&mut self, n: usize, target: InstanceId, state: &Value) -> Result<()> {
         query(
             "update operation_step set undo_finished = $4, attempt = 1, \
@@ -100,9 +86,6 @@ impl Writes<'_> {
     }
 
     /// A stage is done, or undone, on all of its targets: where the operation goes on, and what they share now.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn advance(&mut self, position: usize, state: &Value) -> Result<()> {
         query("update operation set state = $2, position = $3 where id = $1")
             .bind(self.id.to_string())
@@ -115,9 +98,6 @@ impl Writes<'_> {
     }
 
     /// The step of stage `n`, or its undo, is tried again on a target because of `error`, as this attempt.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn retry(&mut self, n: usize, target: InstanceId, error: &str, attempt: u32) -> Result<()> {
         query("update operation_step set error = $4, attempt = $5 where operation_id = $1 and n = $2 and target = $3")
             .bind(self.id.to_string())
@@ -133,9 +113,6 @@ impl Writes<'_> {
 
     /// The step of stage `n` has failed on a target, and the undos begin, under a fence that is greater than that of
     /// whatever still runs.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn step_failed(&mut self, n: usize, target: InstanceId, step_error: &str, error: &str) -> Result<Lease> {
         let id = self.id;
         let failed = |error| Error::internal(format!("begin the undos of operation {id}"), error);
@@ -187,9 +164,6 @@ impl Writes<'_> {
     }
 
     /// What the step of stage `n` says of its progress on a target.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn progress(&mut self, n: usize, target: InstanceId, progress: &Value) -> Result<()> {
         query("update operation_step set progress = $4 where operation_id = $1 and n = $2 and target = $3")
             .bind(self.id.to_string())
@@ -203,9 +177,6 @@ impl Writes<'_> {
     }
 
     /// Lets go of it for this long; `stuck`: an undo does not succeed and a person should look.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn park(&mut self, delay: Duration, stuck: bool) -> Result<()> {
         self.conn.announce(News::Work);
         let until = database_now(self.conn).await? + span(delay);
@@ -223,9 +194,6 @@ impl Writes<'_> {
     }
 
     /// It has ended. Its state goes, and with it the secrets in it.
-    ///
-    /// # Errors
-    /// Internal.
     pub async fn end(&mut self, status: Status) -> Result<()> {
         // The next of its instance may begin.
         self.conn.announce(News::Work);

@@ -9,13 +9,14 @@ use tempfile::TempDir;
 
 use super::fault::commit_failed;
 use super::{Transaction, is_of_unknown_outcome, is_unavailable, query};
-use crate::store::{Store, harness};
+use crate::store::Store;
+use crate::testing::store as testing_store;
 
 /// A store with a table whose rows refer to others, which is looked at with the commit, and a mark on the connection that
 /// writes, where there is one alone.
 async fn store() -> (Store, TempDir) {
     let directory = TempDir::new().unwrap();
-    let store = harness::open(directory.path(), 7).await;
+    let store = testing_store::open(directory.path(), 7).await;
     let mut tx = store.begin().await.unwrap();
     say(&mut tx, "create table thing (id bigint not null primary key)").await.unwrap();
     say(&mut tx, "create table part (of bigint not null references thing (id) deferrable initially deferred)")

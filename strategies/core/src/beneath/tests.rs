@@ -336,6 +336,22 @@ fn a_file_is_written_whole_with_its_mode_and_read_within_its_limit() {
 }
 
 #[test]
+fn a_file_is_replaced_by_its_path_whole_and_closed() {
+    let place = Place::new();
+    let path = place.outside().join("file");
+    // What an earlier life left, or somebody put there.
+    symlink(place.outside().join("secret"), place.outside().join(".file.new")).unwrap();
+    for contents in ["long before", "new"] {
+        replace(&path, contents.as_bytes()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), contents);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+    }
+    assert_eq!(fs::read_to_string(place.outside().join("secret")).unwrap(), SECRET);
+    assert!(!place.outside().join(".file.new").exists());
+    assert!(replace(&place.outside().join("none/file"), b"").is_err() && replace(Path::new("/"), b"").is_err());
+}
+
+#[test]
 fn what_belongs_to_a_third_is_not_touched() {
     if !is_root() {
         println!("skipped: what_belongs_to_a_third_is_not_touched: only root can give files away");

@@ -5,7 +5,9 @@
 mod encodings;
 mod owned;
 mod passwords;
+mod prepared;
 mod reach;
+mod replaced;
 mod superusers;
 mod theirs;
 

@@ -28,7 +28,6 @@ use turmoil::net::{TcpListener, TcpStream};
 
 use crate::agents::hub::Hub;
 use crate::agents::tests::insert_instance;
-use crate::agents::tests::no_engine::{NoEngine, site};
 use crate::agents::{AgentError, Agents as _};
 use crate::authority::{AgentName, Authorities};
 use crate::config::Config;
@@ -37,6 +36,7 @@ use crate::operations::Nudge;
 use crate::seal::Seal;
 use crate::store::sql::simulated::{Link, Moment, Server};
 use crate::store::{Clock, Store};
+use crate::testing::no_engine::{NoEngine, site};
 
 pub(super) const CONTROLLERS: [&str; 2] = ["one", "two"];
 const PORT: u16 = 8778;

@@ -1,0 +1,212 @@
+//! Agents.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use trove_proto::v1;
+
+use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
+use crate::ids::InstanceId;
+use crate::state::Service;
+
+/// An agent of every instance, as the hub shows them: with a journal and a fence, which go with the host.
+#[derive(Default)]
+pub(crate) struct FakeAgents {
+    agents: Mutex<HashMap<InstanceId, FakeAgent>>,
+    /// Errors that the next jobs end with, by the name of the work; recorded in the journal as a real agent does.
+    pub(crate) failures: Mutex<HashMap<&'static str, VecDeque<AgentError>>>,
+    /// How often each work was really done.
+    pub(crate) done: Mutex<HashMap<&'static str, usize>>,
+    /// The starts as they came.
+    pub(crate) starts: Mutex<Vec<v1::Start>>,
+    /// What was assigned.
+    pub(crate) assigned: Mutex<Vec<v1::AssignRequest>>,
+    /// Whether a new host's agent stays away.
+    pub(crate) silent: AtomicBool,
+    /// What the engine is after a job that starts it; healthy unless set.
+    pub(crate) service: Mutex<Option<Service>>,
+}
+
+struct FakeAgent {
+    state: watch::Sender<AgentState>,
+    journal: HashMap<String, Option<(v1::ErrorKind, String)>>,
+    fence: u64,
+}
+
+impl Default for FakeAgent {
+    fn default() -> Self {
+        Self { state: watch::Sender::new(AgentState::unheard()), journal: HashMap::new(), fence: 0 }
+    }
+}
+
+impl FakeAgents {
+    pub(crate) fn connect(&self, instance: InstanceId, connected: bool) {
+        self.change(instance, |state| state.connected = connected);
+    }
+
+    pub(crate) fn change(&self, instance: InstanceId, change: impl FnOnce(&mut AgentState)) {
+        self.agents.lock().unwrap().entry(instance).or_default().state.send_modify(change);
+    }
+
+    /// How often this work was done.
+    pub(crate) fn count(&self, work: &str) -> usize {
+        self.done.lock().unwrap().get(work).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn fail_next(&self, work: &'static str, error: AgentError) {
+        self.failures.lock().unwrap().entry(work).or_default().push_back(error);
+    }
+
+    pub(super) fn boot(&self, instance: InstanceId) {
+        self.agents.lock().unwrap().remove(&instance);
+        if !self.silent.load(Ordering::SeqCst) {
+            self.connect(instance, true);
+        }
+    }
+
+    /// The agent of a host that was stopped, with its journal; its engine comes up with it.
+    pub(super) fn start(&self, instance: InstanceId) {
+        if !self.silent.load(Ordering::SeqCst) {
+            let service = self.service.lock().unwrap().unwrap_or(Service::Healthy);
+            self.change(instance, |state| {
+                state.connected = true;
+                state.service = service;
+            });
+        }
+    }
+
+    fn do_work(&self, instance: InstanceId, start: &v1::Start) -> Result<(), AgentError> {
+        let work = start.work.as_ref().map(name).unwrap();
+        let key = format!("{:?}", start.key);
+        if let Some(outcome) = self.recorded(instance, &key, start.fence)? {
+            return outcome;
+        }
+        if let Some(error) = self.failures.lock().unwrap().get_mut(work).and_then(VecDeque::pop_front) {
+            if let AgentError::Refused { kind, message } = &error
+                && *kind != v1::ErrorKind::Interrupted
+            {
+                let outcome = Some((*kind, message.clone()));
+                self.agents.lock().unwrap().entry(instance).or_default().journal.insert(key, outcome);
+            }
+            return Err(error);
+        }
+        *self.done.lock().unwrap().entry(work).or_default() += 1;
+        self.agents.lock().unwrap().entry(instance).or_default().journal.insert(key, None);
+        let service = self.service.lock().unwrap().unwrap_or(Service::Healthy);
+        match start.work.as_ref().unwrap() {
+            v1::start::Work::Prepare(prepare) => self.change(instance, |state| {
+                state.service = service;
+                state.assignment_generation = prepare.generation;
+            }),
+            v1::start::Work::Restart(_) => self.change(instance, |state| state.service = service),
+            v1::start::Work::Stop(_) => self.change(instance, |state| state.service = Service::Shutdown),
+            v1::start::Work::ChangeAccounts(_) => {}
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn recorded(
+        &self,
+        instance: InstanceId,
+        key: &str,
+        fence: u64,
+    ) -> Result<Option<Result<(), AgentError>>, AgentError> {
+        let mut agents = self.agents.lock().unwrap();
+        let agent = agents.entry(instance).or_default();
+        if fence < agent.fence {
+            return Err(AgentError::Refused { kind: v1::ErrorKind::Fenced, message: "fenced".to_owned() });
+        }
+        agent.fence = fence;
+        Ok(agent.journal.get(key).cloned().map(|outcome| match outcome {
+            None => Ok(()),
+            Some((kind, message)) => Err(AgentError::Refused { kind, message }),
+        }))
+    }
+}
+
+fn name(work: &v1::start::Work) -> &'static str {
+    match work {
+        v1::start::Work::Prepare(_) => "prepare",
+        v1::start::Work::Restart(_) => "restart",
+        v1::start::Work::Stop(_) => "stop",
+        v1::start::Work::ChangeAccounts(_) => "change_accounts",
+    }
+}
+
+fn outcome(work: &v1::start::Work) -> v1::result::Outcome {
+    use v1::result::Outcome;
+    let engine_version = || "15".to_owned();
+    match work {
+        v1::start::Work::Prepare(_) => Outcome::Prepared(v1::Prepared { engine_version: engine_version() }),
+        v1::start::Work::Restart(_) => Outcome::Restarted(v1::Restarted { engine_version: engine_version() }),
+        v1::start::Work::Stop(_) => Outcome::Stopped(v1::Stopped {}),
+        v1::start::Work::ChangeAccounts(changes) => {
+            Outcome::AccountsChanged(v1::AccountsChanged { changes: u32::try_from(changes.changes.len()).unwrap() })
+        }
+    }
+}
+
+#[async_trait]
+impl Agents for FakeAgents {
+    fn state(&self, instance: InstanceId) -> watch::Receiver<AgentState> {
+        self.agents.lock().unwrap().entry(instance).or_default().state.subscribe()
+    }
+
+    async fn run(
+        &self,
+        instance: InstanceId,
+        start: v1::Start,
+        progress: OnProgress<'_>,
+    ) -> Result<JobOutcome, AgentError> {
+        self.starts.lock().unwrap().push(start.clone());
+        let mut state = self.state(instance);
+        let limit = Duration::from_secs(start.deadline_s.into());
+        if tokio::time::timeout(limit, state.wait_for(|state| state.connected)).await.is_err() {
+            return Err(AgentError::Unreachable(instance));
+        }
+        for stage in ["one", "two"] {
+            progress(v1::Progress { stage: stage.to_owned(), ..v1::Progress::default() });
+        }
+        self.do_work(instance, &start).map(|()| start.work.as_ref().map(outcome))
+    }
+
+    async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<u64, AgentError> {
+        let generation = request.generation;
+        self.assigned.lock().unwrap().push(request);
+        self.change(instance, |state| state.assignment_generation = generation);
+        Ok(generation)
+    }
+
+    async fn list_databases(&self, _instance: InstanceId) -> Result<Vec<v1::Database>, AgentError> {
+        Ok(Vec::new())
+    }
+
+    async fn list_users(&self, _instance: InstanceId) -> Result<Vec<v1::User>, AgentError> {
+        Ok(Vec::new())
+    }
+
+    async fn get_user(&self, _instance: InstanceId, _account: v1::Account) -> Result<Option<v1::User>, AgentError> {
+        Ok(None)
+    }
+
+    async fn check_size(&self, _: InstanceId, _: u64, _: u32) -> Result<Option<String>, AgentError> {
+        Ok(None)
+    }
+
+    async fn ping(&self, _instance: InstanceId) -> Result<(), AgentError> {
+        Ok(())
+    }
+
+    async fn diagnose(&self, _instance: InstanceId) -> Result<v1::GetDiagnosticsReply, AgentError> {
+        Ok(v1::GetDiagnosticsReply::default())
+    }
+
+    fn forget(&self, instance: InstanceId) {
+        self.agents.lock().unwrap().remove(&instance);
+    }
+}

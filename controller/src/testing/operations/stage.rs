@@ -1,0 +1,216 @@
+//! One instance, with a runner that does operations on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::agents::FakeAgents;
+use super::hosts::FakeCompute;
+use crate::authority::Authorities;
+use crate::compute::Compute as _;
+use crate::config::Config;
+use crate::ids::{InstanceId, OperationId, ProjectId};
+use crate::model::Instance;
+use crate::model::operations::Operation;
+use crate::operations::points::{Hook, Points};
+use crate::operations::steps::Registered;
+use crate::operations::timing::Timing;
+use crate::operations::{Changes, NewOperation, Nudge, Origin, Runner, RunnerContext, create_instance, registry};
+use crate::state::Task;
+use crate::store::Store;
+use crate::testing::store::{Fixture, fixture};
+
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Durations under which a test does not wait.
+pub(crate) const QUICK: Timing = Timing {
+    lease: Duration::from_secs(30),
+    renew: Duration::from_secs(10),
+    first_delay: Duration::from_millis(2),
+    greatest_delay: Duration::from_millis(16),
+    parked: Duration::from_millis(50),
+    undo_deadline: Duration::from_secs(1),
+    grace: Duration::from_secs(30),
+};
+
+/// One instance of project `p`, and everything around it.
+pub(crate) struct Stage {
+    pub(crate) fixture: Fixture,
+    pub(crate) context: RunnerContext,
+    pub(crate) agents: Arc<FakeAgents>,
+    pub(crate) compute: Arc<FakeCompute>,
+    pub(crate) instance: InstanceId,
+}
+
+/// A runner at work; dropped, it is as if its process were killed.
+pub(crate) struct Running {
+    task: JoinHandle<()>,
+    shutdown: CancellationToken,
+    store: Store,
+}
+
+impl Running {
+    /// Ends it as a signal does.
+    pub(crate) async fn stop(mut self) {
+        self.shutdown.cancel();
+        (&mut self.task).await.unwrap();
+    }
+
+    /// Ends it as `kill -9` does.
+    pub(crate) async fn kill(mut self) {
+        self.task.abort();
+        assert!((&mut self.task).await.is_err_and(|error| error.is_cancelled()));
+        // A server goes on with what it was sent last; a real next life, too, waits a lease for a claim that came so late.
+        drop(self.store.begin().await.unwrap());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Stage {
+    /// With the row that an order has inserted.
+    pub(crate) async fn ordered() -> Self {
+        let fixture = fixture().await;
+        let agents = Arc::new(FakeAgents::default());
+        let compute = Arc::new(FakeCompute::new(agents.clone()));
+        let context = RunnerContext {
+            store: fixture.store.clone(),
+            agents: agents.clone(),
+            compute: compute.clone(),
+            authorities: Arc::new(Authorities::load(&fixture.store).await.unwrap()),
+            config: Arc::new(Config::default()),
+            controller_id: "one".to_owned(),
+            nudge: Nudge::default(),
+            changes: Changes::default(),
+        };
+        let instance = fixture.insert("p").await;
+        Self { fixture, context, agents, compute, instance }
+    }
+
+    /// With an instance that has been created.
+    pub(crate) async fn created() -> Self {
+        let stage = Self::ordered().await;
+        let operation = create_instance::new(stage.origin(), create_instance::Params::default()).unwrap();
+        stage.complete(operation).await.unwrap();
+        stage.agents.starts.lock().unwrap().clear();
+        stage
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        Origin {
+            targets: vec![self.instance],
+            project: ProjectId("p".to_owned()),
+            request_id: "req-1".to_owned(),
+            user_id: "user".to_owned(),
+        }
+    }
+
+    /// As a use case does: the task and the operation in one transaction.
+    pub(crate) async fn submit(&self, operation: NewOperation) -> crate::error::Result<OperationId> {
+        let task = match operation.kind {
+            "restart_instance" => Some(Task::Restarting),
+            "delete_instance" => Some(Task::Deleting),
+            "reboot_instance" => Some(Task::Restarting),
+            "resize_flavor" | "resize_volume" => Some(Task::Resizing),
+            _ => None,
+        };
+        let mut tx = self.context.store.begin().await?;
+        let id = self.context.store.enqueue(&mut tx, operation).await?;
+        if let Some(task) = task {
+            self.context.store.set_task(&mut tx, self.instance, task).await?;
+        }
+        tx.commit().await.unwrap();
+        self.context.nudge.now();
+        Ok(id)
+    }
+
+    pub(crate) fn start(&self, hook: Option<Hook>) -> Running {
+        self.start_as(self.context.clone(), registry(), QUICK, hook)
+    }
+
+    pub(crate) fn start_as(
+        &self,
+        context: RunnerContext,
+        registry: Vec<Arc<dyn Registered>>,
+        timing: Timing,
+        hook: Option<Hook>,
+    ) -> Running {
+        let shutdown = CancellationToken::new();
+        let store = context.store.clone();
+        let runner = Runner::with(context, registry, timing, Points { hook });
+        Running { task: tokio::spawn(runner.run(shutdown.clone())), shutdown, store }
+    }
+
+    /// Waits until an operation has ended.
+    pub(crate) async fn end(&self, id: OperationId) -> Result<(), String> {
+        let mut changes = self.context.changes.subscribe();
+        let ended = async {
+            loop {
+                if let Some(end) = self.context.store.operation_end(id).await.unwrap() {
+                    return end;
+                }
+                changes.changed().await.unwrap();
+            }
+        };
+        let Ok(end) = tokio::time::timeout(LIMIT, ended).await else {
+            panic!("operation {id} has not ended: {:#?}", self.operations().await)
+        };
+        end
+    }
+
+    /// Runs one operation to its end.
+    pub(crate) async fn complete(&self, operation: NewOperation) -> Result<(), String> {
+        let running = self.start(None);
+        let id = self.submit(operation).await.unwrap();
+        let end = self.end(id).await;
+        running.stop().await;
+        end
+    }
+
+    /// Stops the host behind the store's back.
+    pub(crate) async fn stop_host(&self) {
+        let mut tx = self.context.store.begin().await.unwrap();
+        let fence = self.context.store.draw_fence(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        self.compute.stop_host(self.instance, fence.unsigned_abs()).await.unwrap();
+    }
+
+    pub(crate) async fn row(&self) -> Instance {
+        self.context.store.get_instance(self.instance).await.unwrap().unwrap()
+    }
+
+    pub(crate) async fn operations(&self) -> Vec<Operation> {
+        self.context.store.list_operations(self.instance).await.unwrap().0
+    }
+
+    /// Nothing is left of a host, and no operation is active.
+    pub(crate) async fn assert_nothing_left(&self) {
+        assert!(self.compute.hosts.lock().unwrap().is_empty(), "a host is left");
+        assert!(self.context.store.get_assignment(self.instance).await.unwrap().is_none(), "an assignment is left");
+        assert!(self.context.store.get_agent(self.instance).await.unwrap().is_none(), "an agent is left");
+        for table in ["enrolment_token", "agent_link"] {
+            let count = self.context.store.number(&format!("select count(*) from {table}")).await;
+            assert_eq!(count, 0, "{table}");
+        }
+        self.assert_settled().await;
+    }
+
+    /// No operation is active, and none that has ended keeps its state, where the secrets were.
+    pub(crate) async fn assert_settled(&self) {
+        let count = self
+            .context
+            .store
+            .number(
+                "select (select count(*) from operation where finished is null or state <> '{}') \
+             + (select count(*) from operation_target where active or exclusive or state <> 'null')",
+            )
+            .await;
+        assert_eq!(count, 0, "{:#?}", self.operations().await);
+    }
+}

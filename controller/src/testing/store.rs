@@ -1,0 +1,139 @@
+//! What tests of the crate begin with: a store in a directory of its own, with one datastore in it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tempfile::TempDir;
+use time::OffsetDateTime;
+use trove_strategy::{Capability, Client, INTERFACE, Identity, Installation, Manifest, NameRules};
+
+use crate::ids::{InstanceId, ProjectId, VersionId};
+use crate::model::{Flavor, Requirements};
+use crate::seal::Seal;
+use crate::store::controllers::Controller;
+use crate::store::datastores::Registration;
+use crate::store::instances::NewRow;
+use crate::store::sql::query;
+use crate::store::sql::simulated::{Link, Server};
+use crate::store::{Clock, Store, micros};
+
+/// A store with one version of one datastore.
+pub(crate) struct Fixture {
+    pub(crate) store: Store,
+    pub(crate) version: VersionId,
+    _directory: TempDir,
+}
+
+/// The store of a directory: on SQLite in it, or, where `TROVE_TEST_STORE_URL` is the URL of a PostgreSQL that is there for
+/// tests alone, in a database of that server that is named after it. `simulated` is the simulator's database.
+pub(crate) async fn open(directory: &Path, key: u8) -> Store {
+    let seal = Seal::new(&[key; 32]);
+    let Ok(server) = std::env::var("TROVE_TEST_STORE_URL") else { return Store::open(directory, seal).await.unwrap() };
+    if server == "simulated" {
+        return simulated(directory, seal);
+    }
+    let name = format!("t{}", hex::encode(&Sha256::digest(directory.as_os_str().as_encoded_bytes())[..12]));
+    let mut connection = PgConnection::connect(&server).await.unwrap();
+    // The second open of a directory finds it there.
+    let _there = sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut connection).await;
+    let mut url = url::Url::parse(&server).unwrap();
+    url.set_path(&name);
+    Store::connect(url.as_str(), None, seal).await.unwrap()
+}
+
+/// The simulator's database of a directory, with nothing that goes wrong.
+fn simulated(directory: &Path, seal: Seal) -> Store {
+    static SERVERS: Mutex<BTreeMap<PathBuf, Server>> = Mutex::new(BTreeMap::new());
+    let new = || Store::simulated_server(micros(OffsetDateTime::now_utc()), "");
+    let server = SERVERS.lock().unwrap().entry(directory.to_owned()).or_insert_with(new).clone();
+    let clock = Clock::simulated(server.now());
+    Store::simulated(Link::new(server, Arc::new(|_| Box::pin(async { Ok(()) })), 1), clock, seal)
+}
+
+impl Store {
+    /// The number that a query answers.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        query(AssertSqlSafe(sql)).fetch_one(&self.read).await.unwrap().get(0)
+    }
+}
+
+/// A new store.
+pub(crate) async fn fixture() -> Fixture {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path(), 7).await;
+    for id in ["one", "two", "here", "there", "c"] {
+        let controller = Controller { id: id.to_owned(), agents_address: "127.0.0.1:8778".to_owned(), place: None };
+        store.put_controller(&controller, Duration::from_secs(3600)).await.unwrap();
+    }
+    let version = register(&store, &manifest()).await;
+    Fixture { store, version, _directory: directory }
+}
+
+/// Registers an active version of this manifest.
+pub(crate) async fn register(store: &Store, manifest: &Manifest) -> VersionId {
+    let mut tx = store.begin().await.unwrap();
+    let registration = Registration {
+        manifest,
+        name: &manifest.installation.major,
+        agent_program: None,
+        agent_print: "agent",
+        active: true,
+        default: false,
+    };
+    let version = store.upsert_version(&mut tx, registration).await.unwrap();
+    tx.commit().await.unwrap();
+    version
+}
+
+/// An engine that has databases, users and root, and no peculiarity.
+pub(crate) fn manifest() -> Manifest {
+    let rules = |reserved: &[&str]| {
+        let mut rules = NameRules::new(63, reserved);
+        rules.reserved_prefixes = vec!["sys_".to_owned()];
+        rules
+    };
+    let mut identity = Identity::new("enginedb", 5432);
+    identity.databases = rules(&["os_admin", "system"]);
+    identity.users.names = rules(&["os_admin", "root"]);
+    identity.users.rename = true;
+    identity.users.passwords.saslprep = true;
+    identity.client = Some(Client::new("engine", &[], &[]));
+    Manifest {
+        identity,
+        installation: Installation::new("15.18", "15", "/opt/engine/15/bin"),
+        interface: INTERFACE,
+        capabilities: vec![Capability::Databases, Capability::Users, Capability::Root],
+        parameters: Vec::new(),
+        character_sets: Vec::new(),
+    }
+}
+
+impl Fixture {
+    /// An instance of `project`, as an order inserts it, without quota.
+    pub(crate) async fn insert(&self, project: &str) -> InstanceId {
+        let row = self.new_row(project);
+        let mut tx = self.store.begin().await.unwrap();
+        self.store.insert_instance(&mut tx, &row).await.unwrap();
+        tx.commit().await.unwrap();
+        row.id
+    }
+
+    /// The row of an order.
+    pub(crate) fn new_row(&self, project: &str) -> NewRow {
+        NewRow {
+            id: InstanceId::random(),
+            project: ProjectId(project.to_owned()),
+            name: "first".to_owned(),
+            flavor: Flavor { id: "1".to_owned(), name: "m512".to_owned(), ram_mib: 512, vcpus: 1 },
+            volume_gib: 2,
+            version: self.version,
+            region: "RegionOne".to_owned(),
+            port: 5432,
+            requirements: Requirements::default(),
+        }
+    }
+}
