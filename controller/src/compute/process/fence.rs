@@ -11,11 +11,11 @@ use std::path::PathBuf;
 
 use trove_strategy::process::if_there;
 
-use super::host::{Place, failed, write};
+use super::host::{Hosts, failed, write};
 use crate::compute::ComputeError;
 use crate::ids::InstanceId;
 
-impl Place {
+impl Hosts {
     fn fence_file(&self, instance: InstanceId) -> PathBuf {
         self.directory(instance).join("fence")
     }

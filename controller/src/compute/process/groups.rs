@@ -6,11 +6,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::cgroup::Part;
-use super::host::{Place, failed, write};
+use super::host::{Hosts, failed, write};
 use crate::compute::ComputeError;
 use crate::ids::InstanceId;
 
-impl Place {
+impl Hosts {
     /// Its control groups, there or not.
     pub(super) fn groups(&self, instance: InstanceId) -> Vec<PathBuf> {
         self.cgroups.as_ref().map(|cgroups| cgroups.all(&instance.to_string())).unwrap_or_default()

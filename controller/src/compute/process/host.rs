@@ -1,4 +1,4 @@
-//! One host on the disk: its directories, the agent's configuration, and the agent's process.
+//! One host on the disk: its directories and its agent's configuration. The agent's process is in `agent.rs`.
 
 #![allow(
     clippy::disallowed_methods,
@@ -8,9 +8,8 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use nix::fcntl::Flock;
@@ -27,7 +26,6 @@ use super::keys;
 use super::lock;
 use super::migrate;
 use super::namespace::{self, View};
-use super::system::{self, Process, ProcessId};
 use super::tenant::{Tenant, WHOLE, WITHDRAWN};
 use crate::compute::{ComputeError, HostSpec};
 use crate::ids::InstanceId;
@@ -35,9 +33,9 @@ use crate::model::Artifact;
 
 /// Where hosts live. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct Hosts {
     /// `<state>/hosts`.
-    pub(super) hosts: PathBuf,
+    pub(super) root: PathBuf,
     /// Short paths for sockets.
     pub(super) runtime: PathBuf,
     /// Where hosts are limited; `None` where they cannot be.
@@ -53,7 +51,7 @@ pub(super) struct Place {
 pub(super) struct Apart {
     /// Whose their engines are.
     pub(super) accounts: Accounts,
-    /// Keeps them from answering in another's place.
+    /// Keeps them from answering in another's hosts.
     pub(super) filter: Filter,
     /// Directories of which a host sees its own part alone.
     pub(super) hidden: Vec<PathBuf>,
@@ -98,11 +96,6 @@ pub(super) fn boot() -> std::io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// Whether it is this account's and can be no other's.
-fn is_own(process: &Process) -> bool {
-    process.accounts.iter().eq([&nix::unistd::geteuid().as_raw()])
-}
-
 /// `trove-agent` beside this program.
 pub(super) fn program_beside() -> PathBuf {
     // A program that was replaced while it ran is still named by its directory.
@@ -125,24 +118,13 @@ const IDENTITY: &str = "agent/identity.pem";
 /// The token with which it gets its first one.
 const TOKEN: &str = "token";
 
-/// What became of a start.
-#[derive(Debug)]
-pub(super) enum Started {
-    /// It was started.
-    Now(Child),
-    /// It runs already, perhaps started by another controller.
-    Before,
-    /// There is no such host, or it was withdrawn.
-    Gone,
-}
-
 /// What the driver itself reads of the agent's configuration.
 #[derive(Deserialize)]
 pub(super) struct Written {
-    memory_mib: u64,
+    pub(super) memory_mib: u64,
     vcpus: Option<u32>,
-    engine_uid: Option<u32>,
-    bindir: PathBuf,
+    pub(super) engine_uid: Option<u32>,
+    pub(super) bindir: PathBuf,
 }
 
 impl Written {
@@ -150,14 +132,6 @@ impl Written {
         // One that was written by hand may say less.
         Limits { memory_mib: self.memory_mib, vcpus: self.vcpus.unwrap_or(1) }
     }
-}
-
-/// An agent that was started, in a file that only this account can write. A process id is used again, and a start time is
-/// counted from the start of the machine.
-#[derive(Serialize, Deserialize)]
-struct Record {
-    boot: String,
-    process: ProcessId,
 }
 
 fn make(path: &Path, mode: u32) -> Result<(), ComputeError> {
@@ -184,10 +158,10 @@ pub(super) fn write(path: &Path, contents: &[u8]) -> Result<(), ComputeError> {
     beneath::replace(path, contents).map_err(failed("write", path))
 }
 
-impl Place {
+impl Hosts {
     /// The directory of a host.
     pub(super) fn directory(&self, instance: InstanceId) -> PathBuf {
-        self.hosts.join(instance.to_string())
+        self.root.join(instance.to_string())
     }
 
     /// The directory of its sockets.
@@ -224,7 +198,7 @@ impl Place {
 
     /// From now on no agent is started for the host until it is written anew, whenever this process is killed.
     pub(super) async fn withdraw(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
-        self.off_the_runtime(move |place| place.withdraw_now(instance, fence)).await
+        self.off_the_runtime(move |hosts| hosts.withdraw_now(instance, fence)).await
     }
 
     fn withdraw_now(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
@@ -238,9 +212,9 @@ impl Place {
     }
 
     /// Every host that has a directory.
-    pub(super) fn hosts(&self) -> std::io::Result<Vec<InstanceId>> {
+    pub(super) fn list(&self) -> std::io::Result<Vec<InstanceId>> {
         let names =
-            fs::read_dir(&self.hosts)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
+            fs::read_dir(&self.root)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
         Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
     }
 
@@ -289,7 +263,7 @@ impl Place {
 
     /// The hosts that have an account, as they were written down.
     pub(super) fn tenants(&self) -> std::io::Result<Vec<Tenant>> {
-        let all = self.hosts()?.into_iter().map(|instance| Tenant::in_directory(&self.directory(instance)));
+        let all = self.list()?.into_iter().map(|instance| Tenant::in_directory(&self.directory(instance)));
         all.filter_map(Result::transpose).collect()
     }
 
@@ -326,7 +300,7 @@ impl Place {
     /// Makes the host's directories and its agent's configuration.
     pub(super) async fn write(&self, spec: &HostSpec) -> Result<(), ComputeError> {
         let spec = spec.clone();
-        self.off_the_runtime(move |place| place.write_now(&spec)).await
+        self.off_the_runtime(move |hosts| hosts.write_now(&spec)).await
     }
 
     fn write_now(&self, spec: &HostSpec) -> Result<(), ComputeError> {
@@ -378,86 +352,15 @@ impl Place {
         Ok(())
     }
 
-    /// The agent of a host: the process that was written down when it was started, as long as it lives. What it runs is not
-    /// compared, since a program may be a script that gives way to another.
-    ///
-    /// # Errors
-    /// It could not be looked: that says nothing about the agent.
-    pub(super) fn find_agent(&self, instance: InstanceId) -> std::io::Result<Option<ProcessId>> {
-        let Some(bytes) = if_there(fs::read(self.record_file(instance)))? else { return self.look_for_agent(instance) };
-        // One that was cut off while it was written names nobody.
-        let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return self.look_for_agent(instance) };
-        let Some(process) = Process::of(record.process.pid)? else { return Ok(None) };
-        let is_it = process.id == record.process && is_own(&process) && boot()? == record.boot;
-        let is_member = match &self.cgroups {
-            // One of a version before this is where its engine is.
-            Some(cgroups) => [Part::Agent, Part::Engine].into_iter().try_fold(false, |is_member, part| {
-                let group = cgroups.path(&instance.to_string(), part);
-                Ok::<_, std::io::Error>(is_member || system::is_in_group(process.id.pid, &group)?)
-            })?,
-            None => true,
-        };
-        Ok((is_it && is_member).then_some(process.id))
-    }
-
-    /// One that was not written down, since this process was killed just then, or is older than such records: it is
-    /// this account's, runs the agent's program, leads a session, and works in the host's directory. No engine's account can
-    /// make such a process, where engines have accounts of their own.
-    fn look_for_agent(&self, instance: InstanceId) -> std::io::Result<Option<ProcessId>> {
-        let directories = [self.directory(instance), View::home(&self.run_directory(instance))];
-        let program = if_there(fs::canonicalize(self.program(instance)))?;
-        let is_agent = |process: &Process| {
-            let is_there = process.directory.as_ref().is_some_and(|directory| directories.contains(directory));
-            is_own(process) && process.leads && is_there && program.is_some() && process.program == program
-        };
-        Ok(system::processes()?.into_iter().find(is_agent).map(|process| process.id))
-    }
-
-    fn record_file(&self, instance: InstanceId) -> PathBuf {
-        self.directory(instance).join("agent-process")
-    }
-
-    /// The agent program of a host.
-    fn program(&self, instance: InstanceId) -> PathBuf {
-        match fs::read(self.directory(instance).join("agent-program")) {
-            Ok(bytes) => PathBuf::from(String::from_utf8_lossy(&bytes).into_owned()),
-            Err(_) => self.program.clone(),
-        }
-    }
-
     pub(super) fn written(&self, instance: InstanceId) -> Result<Written, ComputeError> {
         let file = self.config_file(instance);
         let parse = |text: String| toml::from_str(&text).map_err(std::io::Error::other);
         fs::read_to_string(&file).and_then(parse).map_err(failed("read", &file))
     }
 
-    /// Whether an agent can be started for the host as it was written: one of an earlier version had no account.
-    fn can_start(&self, instance: InstanceId) -> Result<bool, ComputeError> {
-        Ok(self.is_whole(instance)? && (self.apart.is_none() || self.written(instance)?.engine_uid.is_some()))
-    }
-
-    /// Waits until the host has no agent: `child` where this process started it.
-    pub(super) async fn await_agents_end(&self, instance: InstanceId, child: Option<&Child>) {
-        // A child that has ended cannot be taken for another until it is collected.
-        let agent = match child.map(|child| i32::try_from(child.id())) {
-            Some(Ok(pid)) => ProcessId::of(pid),
-            Some(Err(_)) => Ok(None),
-            None => self.find_agent(instance),
-        };
-        match agent.and_then(|agent| agent.map(ProcessId::open).transpose()) {
-            Ok(handle) => {
-                if let Some(handle) = handle.flatten() {
-                    handle.ended().await;
-                }
-            }
-            // Whoever waits looks again after a while.
-            Err(error) => tracing::warn!(%instance, "an agent cannot be looked at: {error}"),
-        }
-    }
-
     /// Keeps the controllers that share this host from starting or removing its agent at the same time; `None` where there is
     /// no host. Each host has a lock of its own, so that a controller that is stopped in the midst delays no other host.
-    fn alone(&self, instance: InstanceId) -> Result<Option<Flock<File>>, ComputeError> {
+    pub(super) fn alone(&self, instance: InstanceId) -> Result<Option<Flock<File>>, ComputeError> {
         let directory = self.directory(instance);
         let locked =
             if_there(File::open(&directory)).and_then(|file| file.map(|file| lock::take(file, LOCK_LIMIT)).transpose());
@@ -469,107 +372,14 @@ impl Place {
         &self,
         work: impl FnOnce(&Self) -> Result<T, ComputeError> + Send + 'static,
     ) -> Result<T, ComputeError> {
-        let place = self.clone();
-        let done = tokio::task::spawn_blocking(move || work(&place)).await;
+        let hosts = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&hosts)).await;
         done.map_err(|error| ComputeError::Transient(format!("work on a host: {error}")))?
-    }
-
-    /// Starts the host's agent unless it runs.
-    pub(super) async fn ensure_agent(&self, instance: InstanceId) -> Result<Started, ComputeError> {
-        self.off_the_runtime(move |place| place.ensure_agent_now(instance)).await
-    }
-
-    fn ensure_agent_now(&self, instance: InstanceId) -> Result<Started, ComputeError> {
-        let Some(_alone) = self.alone(instance)? else { return Ok(Started::Gone) };
-        let agent = self.find_agent(instance);
-        let agent =
-            agent.map_err(|error| ComputeError::Transient(format!("look for the agent of {instance}: {error}")))?;
-        if agent.is_some() && self.is_whole(instance)? {
-            self.renew_limits(instance);
-            return Ok(Started::Before);
-        }
-        if !self.can_start(instance)? {
-            return Ok(Started::Gone);
-        }
-        self.start_agent(instance).map(Started::Now)
-    }
-
-    /// Starts the agent in a session of its own, so that it outlives this process, and writes down which it is.
-    fn start_agent(&self, instance: InstanceId) -> Result<Child, ComputeError> {
-        let (directory, run, program) =
-            (self.directory(instance), self.run_directory(instance), self.program(instance));
-        let written = self.written(instance)?;
-        self.make_volatile(instance, &written)?;
-        self.renew_groups(instance)?;
-        let log = directory.join("log/agent.log");
-        let output = File::options().create(true).append(true).mode(0o600).open(&log).map_err(failed("open", &log))?;
-        let again = output.try_clone().map_err(failed("open", &log))?;
-        let home = if self.apart.is_some() { View::home(&run) } else { directory };
-        // util-linux: as a child that leads no group, setsid replaces itself by the program.
-        let mut command = Command::new("setsid");
-        command.arg(&program).args(["run", "--config"]).arg(home.join("agent.toml"));
-        command
-            .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("LANG", "C.UTF-8");
-        #[cfg(feature = "failpoints")]
-        for name in ["TROVE_FAILPOINTS", "TROVE_FAILPOINTS_ONCE"] {
-            if let Some(value) = std::env::var_os(name.replace("TROVE_", "TROVE_AGENT_")) {
-                command.env(name, value);
-            }
-        }
-        command.stdin(Stdio::null()).stdout(output).stderr(again).current_dir(home);
-        let record = self.record_file(instance);
-        match fs::remove_file(&record) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("remove", &record)(error)),
-            _ => {}
-        }
-        let started = match self.view(instance, &written, &program) {
-            Some(view) => view.enter(move || command.spawn()),
-            None => command.spawn(),
-        };
-        let mut child = started.map_err(failed("start", &program))?;
-        if let Err(error) = self.write_down(instance, &child) {
-            // One that nobody would know must not live.
-            let _ = child.kill().and_then(|()| child.wait());
-            return Err(error);
-        }
-        Ok(child)
-    }
-
-    /// What the host sees of the machine.
-    fn view(&self, instance: InstanceId, written: &Written, program: &Path) -> Option<View> {
-        let apart = self.apart.as_ref()?;
-        Some(View {
-            host: self.directory(instance),
-            run: self.run_directory(instance),
-            uid: written.engine_uid?,
-            groups: self.groups(instance),
-            hidden: apart.hidden.clone(),
-            programs: vec![program.to_owned(), written.bindir.clone()],
-            memory_mib: written.memory_mib,
-        })
-    }
-
-    /// Puts a new agent into its control group and writes it down.
-    fn write_down(&self, instance: InstanceId, child: &Child) -> Result<(), ComputeError> {
-        // One that has ended already is not missed.
-        let process = i32::try_from(child.id()).map_or(Ok(None), ProcessId::of);
-        let process =
-            process.map_err(|error| ComputeError::Transient(format!("look at the agent of {instance}: {error}")))?;
-        let Some(process) = process else { return Ok(()) };
-        let joined = self.cgroups.as_ref().map_or(Ok(()), |cgroups| cgroups.join(&instance.to_string(), process));
-        let file = self.record_file(instance);
-        joined.map_err(failed("put the agent into its control group for", &file))?;
-        let boot = boot().map_err(failed("read the boot id for", &file))?;
-        let text = serde_json::to_vec(&Record { boot, process });
-        let text = text.map_err(|error| ComputeError::Fatal(format!("write down the agent: {error}")))?;
-        write(&file, &text)
     }
 
     /// Makes what a restart of the machine takes away: the directory of sockets, the control group, the account's
     /// reservation.
-    fn make_volatile(&self, instance: InstanceId, written: &Written) -> Result<(), ComputeError> {
+    pub(super) fn make_volatile(&self, instance: InstanceId, written: &Written) -> Result<(), ComputeError> {
         let run = self.run_directory(instance);
         make(&run, 0o711)?;
         if let (Some(apart), Some(uid)) = (&self.apart, written.engine_uid) {
@@ -601,11 +411,11 @@ impl Place {
 
     /// Removes what the host has on the disk, the directory that it is known by last.
     pub(super) async fn remove(&self, instance: InstanceId) -> Result<(), ComputeError> {
-        let place = self.clone();
+        let hosts = self.clone();
         let all = move || {
-            let directory = place.directory(instance);
-            place.remove_volatile(instance)?;
-            let Some(apart) = &place.apart else { return remove(&directory) };
+            let directory = hosts.directory(instance);
+            hosts.remove_volatile(instance)?;
+            let Some(apart) = &hosts.apart else { return remove(&directory) };
             // What cannot be read any more leaves the filter when that is renewed.
             if let Ok(Some(tenant)) = Tenant::in_directory(&directory) {
                 apart.filter.remove(&apart.accounts, &tenant);

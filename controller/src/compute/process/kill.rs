@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use trove_strategy::process::if_there;
 
 use super::cgroup::{self, Held};
-use super::host::Place;
+use super::host::Hosts;
 use super::system::{self, Kind, Object, Process, ProcessId, Shared};
 use crate::ids::InstanceId;
 
@@ -35,7 +35,7 @@ pub(super) async fn interrupt(agent: ProcessId, deadline: Duration) -> io::Resul
     Ok(())
 }
 
-impl Place {
+impl Hosts {
     /// Kills every process of a host, waits until none is left, and removes the shared memory that they had.
     pub(super) async fn kill_all(&self, instance: InstanceId) -> io::Result<()> {
         let mut killed = BTreeSet::new();

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod address;
+mod agent;
 mod cgroup;
 mod diag;
 mod fence;
@@ -41,7 +42,8 @@ use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::model::{Locality, Requirements};
 use crate::state::HostState;
-use host::{Apart, Place, Started};
+use agent::Started;
+use host::{Apart, Hosts};
 
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(30);
@@ -70,7 +72,7 @@ pub(super) fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Com
 }
 
 pub struct ProcessDriver {
-    place: Place,
+    hosts: Hosts,
     range: Ipv4Net,
     watchers: Mutex<HashMap<InstanceId, Watcher>>,
     /// Calls about one host come one after the other.
@@ -89,21 +91,21 @@ impl ProcessDriver {
     /// Internal: a directory cannot be made; 400: the range of addresses is wrong.
     fn new(options: ProcessOptions) -> Result<Arc<Self>> {
         let range = options.config.loopback_range()?;
-        let driver = Self::over(place(&options)?, range);
+        let driver = Self::over(find_hosts(&options)?, range);
         driver.map_err(|error| Error::internal("find the hosts", error))
     }
 
-    fn over(place: Place, range: Ipv4Net) -> std::result::Result<Arc<Self>, ComputeError> {
-        let driver = Arc::new(Self { place, range, watchers: Mutex::default(), turns: Mutex::default() });
+    fn over(hosts: Hosts, range: Ipv4Net) -> std::result::Result<Arc<Self>, ComputeError> {
+        let driver = Arc::new(Self { hosts, range, watchers: Mutex::default(), turns: Mutex::default() });
         // One that is half made or half removed is left to the operation that does it.
-        let hosts = driver.place.hosts();
-        let hosts = hosts.map_err(|error| ComputeError::Transient(format!("look which hosts there are: {error}")))?;
-        for instance in hosts {
-            if driver.place.is_whole(instance)? {
+        let all = driver.hosts.list();
+        let all = all.map_err(|error| ComputeError::Transient(format!("look which hosts there are: {error}")))?;
+        for instance in all {
+            if driver.hosts.is_whole(instance)? {
                 driver.watch(instance, None);
             }
         }
-        if let Some(apart) = &driver.place.apart {
+        if let Some(apart) = &driver.hosts.apart {
             apart.filter.renew(&apart.accounts);
             tokio::spawn(keep_filter(Arc::downgrade(apart)));
         }
@@ -115,15 +117,15 @@ impl ProcessDriver {
     /// # Errors
     /// Internal: a host cannot be ended.
     pub async fn stop_hosts(options: &ProcessOptions) -> Result<()> {
-        let place = place(options)?;
-        let hosts = place.hosts().map_err(|error| Error::internal("look which hosts there are", error))?;
-        for instance in hosts {
-            let agent = place.find_agent(instance).map_err(|error| Error::internal("look for an agent", error))?;
+        let hosts = find_hosts(options)?;
+        let all = hosts.list().map_err(|error| Error::internal("look which hosts there are", error))?;
+        for instance in all {
+            let agent = hosts.find_agent(instance).map_err(|error| Error::internal("look for an agent", error))?;
             if let Some(agent) = agent {
                 kill::interrupt(agent, ORDERLY).await.map_err(|error| Error::internal("stop an agent", error))?;
             }
-            place.kill_all(instance).await.map_err(|error| Error::internal("end a host", error))?;
-            place.remove_volatile(instance).map_err(|error| Error::internal("end a host", error))?;
+            hosts.kill_all(instance).await.map_err(|error| Error::internal("end a host", error))?;
+            hosts.remove_volatile(instance).map_err(|error| Error::internal("end a host", error))?;
         }
         Ok(())
     }
@@ -139,23 +141,23 @@ impl ProcessDriver {
             return;
         }
         let cancel = CancellationToken::new();
-        let task = tokio::spawn(keep_agent(self.place.clone(), instance, child, cancel.clone()));
+        let task = tokio::spawn(keep_agent(self.hosts.clone(), instance, child, cancel.clone()));
         watchers.insert(instance, Watcher { cancel, task });
     }
 
     /// Ends every process of a host, in an orderly way where that works.
     async fn end(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError> {
-        self.place.withdraw(instance, fence).await?;
+        self.hosts.withdraw(instance, fence).await?;
         self.unwatch(instance).await;
         let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
-        if let Some(agent) = self.place.find_agent(instance).map_err(transient)? {
+        if let Some(agent) = self.hosts.find_agent(instance).map_err(transient)? {
             kill::interrupt(agent, ORDERLY).await.map_err(transient)?;
         }
         // Each takes long, and another controller may have started the host again if this one stalled meanwhile.
-        self.place.check_fence(instance, fence)?;
-        self.place.kill_all(instance).await.map_err(transient)?;
-        self.place.check_fence(instance, fence)?;
-        self.place.remove_volatile(instance)
+        self.hosts.check_fence(instance, fence)?;
+        self.hosts.kill_all(instance).await.map_err(transient)?;
+        self.hosts.check_fence(instance, fence)?;
+        self.hosts.remove_volatile(instance)
     }
 
     async fn unwatch(&self, instance: InstanceId) {
@@ -174,7 +176,7 @@ impl ProcessDriver {
 
 /// Keeps the agent of a host running until it is cancelled.
 async fn keep_agent(
-    place: Place,
+    hosts: Hosts,
     instance: InstanceId,
     mut child: Option<std::process::Child>,
     cancel: CancellationToken,
@@ -183,7 +185,7 @@ async fn keep_agent(
     loop {
         let begun = std::time::Instant::now();
         if child.is_none() {
-            match place.ensure_agent(instance).await {
+            match hosts.ensure_agent(instance).await {
                 Ok(Started::Now(started)) => child = Some(started),
                 Ok(Started::Before) => {}
                 // Another controller has removed it.
@@ -192,7 +194,7 @@ async fn keep_agent(
             }
         }
         tokio::select! {
-            () = place.await_agents_end(instance, child.as_ref()) => {}
+            () = hosts.await_agents_end(instance, child.as_ref()) => {}
             () = cancel.cancelled() => return collect(child),
         }
         // It has ended: this collects it. One that lives after all is waited for again.
@@ -232,16 +234,16 @@ fn make(path: &Path, mode: u32) -> Result<()> {
 }
 
 #[allow(clippy::disallowed_methods, reason = "the runtime directory is this account's, which is looked at")]
-fn place(options: &ProcessOptions) -> Result<Place> {
-    let root = nix::unistd::geteuid().is_root();
+fn find_hosts(options: &ProcessOptions) -> Result<Hosts> {
+    let is_root = nix::unistd::geteuid().is_root();
     let process = &options.config.process;
     let own = nix::unistd::geteuid();
     let runtime = process.runtime_dir.clone().unwrap_or_else(|| match std::env::var_os("XDG_RUNTIME_DIR") {
-        _ if root => PathBuf::from("/run/trove-rs"),
+        _ if is_root => PathBuf::from("/run/trove-rs"),
         Some(directory) => PathBuf::from(directory).join("trove-rs"),
         None => PathBuf::from(format!("/tmp/trove-rs-{own}")),
     });
-    let mode = if root { 0o711 } else { 0o700 };
+    let mode = if is_root { 0o711 } else { 0o700 };
     make(&runtime, mode)?;
     let facts = std::fs::metadata(&runtime).map_err(|error| Error::internal("look at the runtime directory", error))?;
     if facts.uid() != own.as_raw() {
@@ -257,20 +259,20 @@ fn place(options: &ProcessOptions) -> Result<Place> {
         std::path::absolute(path).map_err(|error| Error::internal(format!("find {}", path.display()), error))
     };
     let state = absolute(&options.state_dir)?;
-    let hosts = process.hosts_dir.as_deref().map_or_else(|| Ok(state.join("hosts")), absolute)?;
-    make(&hosts, 0o711)?;
+    let root = process.hosts_dir.as_deref().map_or_else(|| Ok(state.join("hosts")), absolute)?;
+    make(&root, 0o711)?;
     let key = host::key(process.hosts_dir.as_ref().unwrap_or(&options.state_dir));
-    let cgroups = if root { cgroup::Cgroups::find(&key) } else { Err("not root".to_owned()) };
-    if let (true, Err(reason)) = (root, &cgroups) {
+    let cgroups = if is_root { cgroup::Cgroups::find(&key) } else { Err("not root".to_owned()) };
+    if let (true, Err(reason)) = (is_root, &cgroups) {
         tracing::warn!("hosts have no limits of memory: {reason}");
     }
     let runtime = absolute(&runtime)?;
-    let hidden = vec![state, hosts.clone(), runtime.clone()];
-    Ok(Place {
-        hosts,
+    let hidden = vec![state, root.clone(), runtime.clone()];
+    Ok(Hosts {
+        root,
         runtime,
         cgroups: cgroups.ok().map(Arc::new),
-        apart: if root { Some(Arc::new(apart(process, hidden)?)) } else { None },
+        apart: if is_root { Some(Arc::new(apart(process, hidden)?)) } else { None },
         program: absolute(&process.agent_program.clone().unwrap_or_else(host::program_beside))?,
     })
 }
@@ -315,46 +317,46 @@ impl Compute for ProcessDriver {
         instance: InstanceId,
         taken: &BTreeSet<u32>,
     ) -> std::result::Result<Option<u32>, ComputeError> {
-        let (place, taken) = (self.place.clone(), taken.clone());
-        let reserved = tokio::task::spawn_blocking(move || place.reserve(instance, &taken)).await;
+        let (hosts, taken) = (self.hosts.clone(), taken.clone());
+        let reserved = tokio::task::spawn_blocking(move || hosts.reserve(instance, &taken)).await;
         reserved.map_err(|error| ComputeError::Transient(format!("reserve an account: {error}")))?
     }
 
     async fn end_squatters(&self) -> std::result::Result<Vec<Squatter>, ComputeError> {
-        if self.place.apart.is_none() {
+        if self.hosts.apart.is_none() {
             return Ok(Vec::new());
         }
         let transient = |error: std::io::Error| ComputeError::Transient(format!("look who listens: {error}"));
-        let tenants = self.place.tenants().map_err(transient)?;
-        squatters::end(&self.place, &tenants).await.map_err(transient)
+        let tenants = self.hosts.tenants().map_err(transient)?;
+        squatters::end(&self.hosts, &tenants).await.map_err(transient)
     }
 
     /// The directory of hosts on this boot of this machine: controllers that share it see the same hosts.
     #[allow(clippy::disallowed_methods, reason = "the directory of hosts is this account's")]
     fn location(&self) -> Result<Option<String>> {
         let boot = host::boot().map_err(|error| Error::internal("read the boot id", error))?;
-        let facts = std::fs::metadata(&self.place.hosts);
+        let facts = std::fs::metadata(&self.hosts.root);
         let facts = facts.map_err(|error| Error::internal("look at the directory of hosts", error))?;
         Ok(Some(format!("{}/{}/{}", boot, facts.dev(), facts.ino())))
     }
 
     fn separates_tenants(&self) -> bool {
-        self.place.apart.as_ref().is_some_and(|apart| apart.obstacle.is_none() && apart.filter.obstacle().is_none())
+        self.hosts.apart.as_ref().is_some_and(|apart| apart.obstacle.is_none() && apart.filter.obstacle().is_none())
     }
 
     async fn ensure_host(&self, spec: &HostSpec) -> std::result::Result<Placement, ComputeError> {
         let turn = self.turn(spec.instance);
         let _turn = turn.lock().await;
-        self.place.check(spec)?;
-        if self.place.had_another_account(spec)? {
+        self.hosts.check(spec)?;
+        if self.hosts.had_another_account(spec)? {
             tracing::info!(instance = %spec.instance, "the host gets an account of its own and is started again");
             self.end(spec.instance, spec.fence).await?;
-            self.place.give(spec).await?;
+            self.hosts.give(spec).await?;
         }
-        self.place.write(spec).await?;
+        self.hosts.write(spec).await?;
         // One starts at a time: the watcher may be about to.
         self.unwatch(spec.instance).await;
-        let child = match self.place.ensure_agent(spec.instance).await? {
+        let child = match self.hosts.ensure_agent(spec.instance).await? {
             Started::Now(child) => Some(child),
             Started::Before => None,
             Started::Gone => {
@@ -369,7 +371,7 @@ impl Compute for ProcessDriver {
     async fn stop_host(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError> {
         let turn = self.turn(instance);
         let _turn = turn.lock().await;
-        if !self.place.is_there(instance)? {
+        if !self.hosts.is_there(instance)? {
             return Ok(());
         }
         self.end(instance, fence).await
@@ -378,36 +380,36 @@ impl Compute for ProcessDriver {
     async fn delete_host(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError> {
         let turn = self.turn(instance);
         let turned = turn.lock().await;
-        self.place.withdraw(instance, fence).await?;
+        self.hosts.withdraw(instance, fence).await?;
         self.unwatch(instance).await;
         let transient = |error: std::io::Error| ComputeError::Transient(format!("end the host {instance}: {error}"));
-        self.place.kill_all(instance).await.map_err(transient)?;
-        self.place.remove(instance).await?;
+        self.hosts.kill_all(instance).await.map_err(transient)?;
+        self.hosts.remove(instance).await?;
         drop(turned);
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).remove(&instance);
         Ok(())
     }
 
     async fn describe(&self, instance: InstanceId) -> std::result::Result<HostState, ComputeError> {
-        if !self.place.is_there(instance)? {
+        if !self.hosts.is_there(instance)? {
             return Ok(HostState::Absent);
         }
-        if self.place.is_whole(instance)? {
+        if self.hosts.is_whole(instance)? {
             // Another controller may have made it.
             self.watch(instance, None);
         }
-        let agent = self.place.find_agent(instance);
+        let agent = self.hosts.find_agent(instance);
         let agent =
             agent.map_err(|error| ComputeError::Transient(format!("look for the agent of {instance}: {error}")))?;
         // One that cannot come in is as good as none: who finds a dead host makes it anew, with a token.
-        let alive = self.is_watched(instance) && agent.is_some() && self.place.can_enter(instance)?;
+        let alive = self.is_watched(instance) && agent.is_some() && self.hosts.can_enter(instance)?;
         Ok(if alive { HostState::Active } else { HostState::Dead })
     }
 
     async fn list(&self) -> std::result::Result<Vec<InstanceId>, ComputeError> {
         let transient = |error: std::io::Error| ComputeError::Transient(format!("look which hosts there are: {error}"));
-        let mut all: BTreeSet<InstanceId> = self.place.hosts().map_err(transient)?.into_iter().collect();
-        if let Some(cgroups) = &self.place.cgroups {
+        let mut all: BTreeSet<InstanceId> = self.hosts.list().map_err(transient)?.into_iter().collect();
+        if let Some(cgroups) = &self.hosts.cgroups {
             all.extend(cgroups.hosts().map_err(transient)?.iter().filter_map(|name| name.parse::<InstanceId>().ok()));
         }
         Ok(all.into_iter().collect())

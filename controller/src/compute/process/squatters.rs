@@ -19,7 +19,7 @@ use trove_strategy::process::if_there;
 
 use super::cgroup::Part;
 use super::diag;
-use super::host::Place;
+use super::host::Hosts;
 use super::kill::strike;
 use super::system::{self, ProcessId};
 use super::tenant::Tenant;
@@ -40,7 +40,7 @@ struct Listener {
 }
 
 /// Ends all that is found, and says whose it was.
-pub(super) async fn end(place: &Place, tenants: &[Tenant]) -> io::Result<Vec<Squatter>> {
+pub(super) async fn end(hosts: &Hosts, tenants: &[Tenant]) -> io::Result<Vec<Squatter>> {
     let mut ended = BTreeMap::new();
     for round in 1..=ROUNDS {
         let suspects = suspects(tenants)?;
@@ -72,7 +72,7 @@ pub(super) async fn end(place: &Place, tenants: &[Tenant]) -> io::Result<Vec<Squ
                     instance_id = %tenant.instance,
                     "this instance does not leave another's address: all that runs as its account is ended"
                 );
-                strike(tenant.uid, &place.groups_of(tenant.instance, Part::Engine)).await?;
+                strike(tenant.uid, &hosts.groups_of(tenant.instance, Part::Engine)).await?;
                 ended.entry(tenant.instance).or_insert_with(|| "not to be named".to_owned());
             }
         }

@@ -51,11 +51,11 @@ impl World {
         config.process.runtime_dir = Some(directory.join("run"));
         config.process.agent_program = Some(directory.join("agent"));
         let options = ProcessOptions { state_dir: directory.join("state"), config: Arc::new(config) };
-        let mut place = place(&options).unwrap();
+        let mut hosts = find_hosts(&options).unwrap();
         if !with_cgroups {
-            place.cgroups = None;
+            hosts.cgroups = None;
         }
-        ProcessDriver::over(place, "127.0.0.0/8".parse().unwrap()).unwrap()
+        ProcessDriver::over(hosts, "127.0.0.0/8".parse().unwrap()).unwrap()
     }
 
     /// The controller is killed and started again; its agents go on.
@@ -65,7 +65,7 @@ impl World {
             watcher.task.abort();
             let _ = watcher.task.await;
         }
-        self.driver = Self::driver(self.directory.path(), self.driver.place.cgroups.is_some());
+        self.driver = Self::driver(self.directory.path(), self.driver.hosts.cgroups.is_some());
     }
 
     /// With an account where hosts have one; nothing of these hosts runs as it.
@@ -96,7 +96,7 @@ impl World {
 
     /// The processes that a host's agents have written down, living or not.
     fn listed(&self, instance: InstanceId, file: &str) -> Vec<i32> {
-        let file = self.driver.place.directory(instance).join(file);
+        let file = self.driver.hosts.directory(instance).join(file);
         std::fs::read_to_string(file).unwrap_or_default().lines().map(|line| line.parse().unwrap()).collect()
     }
 
@@ -104,7 +104,7 @@ impl World {
     async fn agent(&self, instance: InstanceId, nth: usize) -> ProcessId {
         until("the agent has its children", || self.listed(instance, "children").len() == 3 * nth).await;
         // It may be quicker than the controller, which writes down which process it is.
-        let find = || self.driver.place.find_agent(instance).unwrap();
+        let find = || self.driver.hosts.find_agent(instance).unwrap();
         until("the agent runs", || find().is_some()).await;
         find().unwrap()
     }
@@ -117,7 +117,7 @@ fn local(agent_program: Option<PathBuf>) -> Artifact {
 /// After a failure nothing is to be left: what the agents wrote down is killed.
 impl Drop for World {
     fn drop(&mut self) {
-        for instance in self.driver.place.hosts().unwrap_or_default() {
+        for instance in self.driver.hosts.list().unwrap_or_default() {
             for pid in [self.listed(instance, "agents"), self.listed(instance, "children")].concat() {
                 if let Some(process) = ProcessId::of(pid).unwrap() {
                     kill(process);
@@ -151,10 +151,10 @@ async fn live_and_die(mut world: World) {
     driver.ensure_host(&world.spec(instance).await).await.unwrap();
     let first = world.agent(instance, 1).await;
     driver.ensure_host(&world.spec(instance).await).await.unwrap();
-    assert_eq!(world.driver.place.find_agent(instance).unwrap(), Some(first), "made once");
+    assert_eq!(world.driver.hosts.find_agent(instance).unwrap(), Some(first), "made once");
     assert_eq!(driver.describe(instance).await.unwrap(), HostState::Active);
     for secret in ["agent.toml", "token"] {
-        let facts = std::fs::metadata(driver.place.directory(instance).join(secret)).unwrap();
+        let facts = std::fs::metadata(driver.hosts.directory(instance).join(secret)).unwrap();
         assert_eq!(facts.permissions().mode() & 0o777, 0o600, "{secret}");
     }
 
@@ -169,7 +169,7 @@ async fn live_and_die(mut world: World) {
     assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Active);
     world.driver.ensure_host(&world.spec(instance).await).await.unwrap();
     assert_eq!(
-        world.driver.place.find_agent(instance).unwrap(),
+        world.driver.hosts.find_agent(instance).unwrap(),
         Some(second),
         "found again after the controller's restart"
     );
@@ -181,7 +181,7 @@ async fn live_and_die(mut world: World) {
     let children = world.listed(instance, "children");
     assert!(children.iter().all(|pid| is_there(*pid)), "children outlive their agents");
     let groups: Vec<PathBuf> =
-        world.driver.place.cgroups.iter().flat_map(|cgroups| cgroups.all(&instance.to_string())).collect();
+        world.driver.hosts.cgroups.iter().flat_map(|cgroups| cgroups.all(&instance.to_string())).collect();
     assert!(groups.iter().all(|group| group.exists()));
     world.driver.delete_host(instance, 1).await.unwrap();
     let alive: Vec<i32> = children.into_iter().filter(|pid| ProcessId::of(*pid).unwrap().is_some()).collect();
@@ -189,8 +189,8 @@ async fn live_and_die(mut world: World) {
     assert_eq!(stranger.try_wait().unwrap(), None, "and no others");
     stranger.kill().unwrap();
     stranger.wait().unwrap();
-    assert!(!world.driver.place.directory(instance).exists());
-    assert!(!world.driver.place.run_directory(instance).exists());
+    assert!(!world.driver.hosts.directory(instance).exists());
+    assert!(!world.driver.hosts.run_directory(instance).exists());
     for group in groups {
         assert!(!group.exists(), "{}", group.display());
         assert!(!group.parent().unwrap().exists(), "the last host takes the directory above along");
@@ -208,7 +208,7 @@ async fn a_host_without_control_groups_lives_and_dies_whole() {
 #[tokio::test]
 async fn a_host_in_control_groups_lives_and_dies_whole() {
     let world = World::new(true);
-    if world.driver.place.cgroups.is_none() {
+    if world.driver.hosts.cgroups.is_none() {
         println!("skipped: this account or machine has no control groups");
         return;
     }
@@ -247,7 +247,7 @@ async fn a_half_removed_host_is_listed_gets_no_agent_and_can_be_removed() {
     world.driver.ensure_host(&world.spec(instance).await).await.unwrap();
     let agent = world.agent(instance, 1).await;
     // The controller is killed when the removal has begun.
-    world.driver.place.withdraw(instance, 1).await.unwrap();
+    world.driver.hosts.withdraw(instance, 1).await.unwrap();
     kill(agent);
     world.restart().await;
     assert_eq!(world.driver.list().await.unwrap(), [instance]);
@@ -289,7 +289,7 @@ async fn the_shared_memory_of_a_crashed_engine_goes_too() {
     }
     let (segment, maker) = make_segment(&mut command);
     let (strangers, _) = make_segment(&mut Command::new("ipcmk"));
-    let state = world.driver.place.directory(instance).join("agent");
+    let state = world.driver.hosts.directory(instance).join("agent");
     std::fs::create_dir_all(&state).unwrap();
     std::fs::write(state.join("engine.json"), format!("{{\"pid\":{maker}}}")).unwrap();
     world.driver.delete_host(instance, 1).await.unwrap();
@@ -304,7 +304,7 @@ async fn a_process_that_looks_like_the_agent_is_not_taken_for_it() {
     let instance = InstanceId::random();
     world.driver.ensure_host(&world.spec(instance).await).await.unwrap();
     let agent = world.agent(instance, 1).await;
-    let config = world.driver.place.directory(instance).join("agent.toml");
+    let config = world.driver.hosts.directory(instance).join("agent.toml");
     let mut liar = Command::new("sh");
     liar.args(["-c", "sleep 45; true", "x", "--config"]).arg(&config).current_dir(config.parent().unwrap());
     let mut liar = liar.spawn().unwrap();
@@ -323,12 +323,12 @@ async fn an_agent_that_was_not_written_down_is_found_by_what_it_is() {
     let instance = InstanceId::random();
     world.driver.ensure_host(&world.spec(instance).await).await.unwrap();
     let agent = world.agent(instance, 1).await;
-    std::fs::remove_file(world.driver.place.directory(instance).join("agent-process")).unwrap();
+    std::fs::remove_file(world.driver.hosts.directory(instance).join("agent-process")).unwrap();
     // The script's program is the shell.
-    let mut place = world.driver.place.clone();
-    assert_eq!(place.find_agent(instance).unwrap(), None);
-    place.program = "/bin/sh".into();
-    assert_eq!(place.find_agent(instance).unwrap(), Some(agent));
+    let mut hosts = world.driver.hosts.clone();
+    assert_eq!(hosts.find_agent(instance).unwrap(), None);
+    hosts.program = "/bin/sh".into();
+    assert_eq!(hosts.find_agent(instance).unwrap(), Some(agent));
     kill(agent);
     world.agent(instance, 2).await;
     world.driver.delete_host(instance, 1).await.unwrap();
@@ -337,7 +337,7 @@ async fn an_agent_that_was_not_written_down_is_found_by_what_it_is() {
 #[tokio::test]
 async fn each_host_has_an_account_and_a_namespace_that_go_with_it() {
     let mut world = World::new(true);
-    if world.driver.place.apart.is_none() {
+    if world.driver.hosts.apart.is_none() {
         println!("skipped: an ordinary user's hosts are not kept apart");
         return;
     }
@@ -357,8 +357,8 @@ async fn each_host_has_an_account_and_a_namespace_that_go_with_it() {
         let entries = std::fs::read_dir(inside(path)).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!(names(&world.driver.place.runtime), [one.to_string()], "no other host");
-    assert_eq!(names(&world.driver.place.hosts), Vec::<String>::new());
+    assert_eq!(names(&world.driver.hosts.runtime), [one.to_string()], "no other host");
+    assert_eq!(names(&world.driver.hosts.root), Vec::<String>::new());
     assert_eq!(names(Path::new("/dev/shm")), Vec::<String>::new());
     // The second was made when the first was there.
     let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", agents[1].pid)).unwrap();
@@ -375,7 +375,7 @@ async fn each_host_has_an_account_and_a_namespace_that_go_with_it() {
     assert_eq!(namespace(next.pid), of_one);
     for instance in [one, two] {
         world.driver.delete_host(instance, 1).await.unwrap();
-        assert_eq!(world.driver.place.account(instance).unwrap(), None);
+        assert_eq!(world.driver.hosts.account(instance).unwrap(), None);
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(&one.to_string()), "{mounts}");
@@ -384,17 +384,17 @@ async fn each_host_has_an_account_and_a_namespace_that_go_with_it() {
 #[tokio::test]
 async fn a_host_of_an_engine_that_shared_its_account_is_taken_over() {
     let world = World::new(true);
-    if world.driver.place.apart.is_none() {
+    if world.driver.hosts.apart.is_none() {
         println!("skipped: an ordinary user's hosts are not kept apart");
         return;
     }
     let instance = InstanceId::random();
     let spec = world.spec(instance).await;
-    let directory = world.driver.place.directory(instance);
+    let directory = world.driver.hosts.directory(instance);
     std::fs::create_dir_all(directory.join("volume/15/data")).unwrap();
     std::os::unix::fs::chown(directory.join("volume/15/data"), Some(65534), Some(65534)).unwrap();
     std::fs::write(directory.join("agent.toml"), "memory_mib = 512\nbindir = \"/\"\nengine_account = \"x\"\n").unwrap();
-    assert!(matches!(world.driver.place.ensure_agent(instance).await, Ok(Started::Gone)), "it is written anew first");
+    assert!(matches!(world.driver.hosts.ensure_agent(instance).await, Ok(Started::Gone)), "it is written anew first");
     std::os::unix::fs::chown(directory.join("volume/15"), Some(65534), Some(65534)).unwrap();
     world.driver.ensure_host(&spec).await.unwrap();
     let owner = std::fs::metadata(directory.join("volume/15/data")).unwrap().uid();
@@ -406,7 +406,7 @@ async fn a_host_of_an_engine_that_shared_its_account_is_taken_over() {
     assert!(matches!(world.driver.ensure_host(&spec).await, Err(ComputeError::Transient(_))));
     std::fs::remove_dir(directory.join("agent.toml")).unwrap();
     std::fs::rename(directory.join("kept"), directory.join("agent.toml")).unwrap();
-    assert!(!world.driver.place.had_another_account(&spec).unwrap());
+    assert!(!world.driver.hosts.had_another_account(&spec).unwrap());
     world.driver.delete_host(instance, 1).await.unwrap();
 }
 
@@ -429,7 +429,7 @@ async fn an_agent_that_cannot_come_in_is_dead_until_it_has_a_token() {
     let spec = world.spec(instance).await;
     world.driver.ensure_host(&spec).await.unwrap();
     let agent = world.agent(instance, 1).await;
-    let host = world.driver.place.directory(instance);
+    let host = world.driver.hosts.directory(instance);
     assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Active);
     std::fs::create_dir_all(host.join("agent")).unwrap();
     std::fs::rename(host.join("token"), host.join("agent/identity.pem")).unwrap();
@@ -448,7 +448,7 @@ async fn a_controller_that_is_stopped_in_the_midst_of_a_start_delays_no_other_ho
     let world = World::new(false);
     let (one, two) = (InstanceId::random(), InstanceId::random());
     let (first, second) = (world.spec(one).await, world.spec(two).await);
-    let directory = world.driver.place.directory(one);
+    let directory = world.driver.hosts.directory(one);
     std::fs::create_dir_all(&directory).unwrap();
     let stopped = lock::take(std::fs::File::open(&directory).unwrap(), SOON).unwrap();
     let refused = world.driver.ensure_host(&first).await.unwrap_err();
@@ -478,7 +478,7 @@ async fn what_a_stalled_controller_asks_for_late_changes_nothing() {
     world.driver.stop_host(instance, 9).await.unwrap();
     world.driver.ensure_host(&at(&spec, 9, 2048)).await.unwrap();
     let agent = world.agent(instance, 2).await;
-    let config = world.driver.place.directory(instance).join("agent.toml");
+    let config = world.driver.hosts.directory(instance).join("agent.toml");
     let written = std::fs::read_to_string(&config).unwrap();
     assert!(written.contains("memory_mib = 2048"), "{written}");
 
@@ -493,7 +493,7 @@ async fn what_a_stalled_controller_asks_for_late_changes_nothing() {
             assert!(matches!(late, Err(ComputeError::Fenced { fence: 8, seen: 9 })), "{late:?}");
         }
         assert_eq!(std::fs::read_to_string(&config).unwrap(), written);
-        assert_eq!(world.driver.place.find_agent(instance).unwrap(), Some(agent), "it runs on");
+        assert_eq!(world.driver.hosts.find_agent(instance).unwrap(), Some(agent), "it runs on");
         assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Active);
         world.restart().await;
     }

@@ -6,7 +6,7 @@ use crate::compute::process::cgroup::{Held, Part, members};
 #[tokio::test]
 async fn limits_are_those_of_the_flavor_and_follow_it() {
     let mut world = World::new(true);
-    let Some(cgroups) = world.driver.place.cgroups.clone() else {
+    let Some(cgroups) = world.driver.hosts.cgroups.clone() else {
         println!("skipped: this account or machine has no control groups");
         return;
     };
@@ -46,7 +46,7 @@ async fn limits_are_those_of_the_flavor_and_follow_it() {
 #[tokio::test]
 async fn an_agent_among_its_tenants_processes_gets_groups_of_its_own() {
     let mut world = World::new(true);
-    let Some(cgroups) = world.driver.place.cgroups.clone() else {
+    let Some(cgroups) = world.driver.hosts.cgroups.clone() else {
         println!("skipped: this account or machine has no control groups");
         return;
     };
@@ -57,14 +57,14 @@ async fn an_agent_among_its_tenants_processes_gets_groups_of_its_own() {
     for group in &of_engine {
         std::fs::write(group.join("cgroup.procs"), agent.pid.to_string()).unwrap();
     }
-    let file = world.driver.place.directory(instance).join("agent.toml");
+    let file = world.driver.hosts.directory(instance).join("agent.toml");
     let text = std::fs::read_to_string(&file).unwrap();
     let mut config: toml::Table = text.parse().unwrap();
     let groups = config.remove("engine_cgroups").unwrap();
     config.insert("cgroups".to_owned(), groups);
     std::fs::write(&file, config.to_string()).unwrap();
     world.restart().await;
-    assert_eq!(world.driver.place.find_agent(instance).unwrap(), Some(agent), "it is known as it is");
+    assert_eq!(world.driver.hosts.find_agent(instance).unwrap(), Some(agent), "it is known as it is");
 
     kill(agent);
     let agent = world.agent(instance, 2).await;
@@ -82,7 +82,7 @@ async fn an_agent_among_its_tenants_processes_gets_groups_of_its_own() {
 #[tokio::test]
 async fn who_stops_and_multiplies_is_ended() {
     let world = World::new(true);
-    let Some(cgroups) = world.driver.place.cgroups.as_ref().filter(|_| world.driver.place.apart.is_some()) else {
+    let Some(cgroups) = world.driver.hosts.cgroups.as_ref().filter(|_| world.driver.hosts.apart.is_some()) else {
         println!("skipped: this account or machine has no control groups");
         return;
     };

@@ -22,14 +22,14 @@ fn run_inside(process: ProcessId, words: &[&str]) -> Command {
 #[tokio::test]
 async fn sockets_and_objects_are_the_hosts_own_and_bounded() {
     let mut world = World::new(true);
-    if world.driver.place.apart.is_none() {
+    if world.driver.hosts.apart.is_none() {
         println!("skipped: an ordinary user's hosts are not kept apart");
         return;
     }
     let instance = InstanceId::random();
     world.driver.ensure_host(&world.spec(instance).await).await.unwrap();
     let agent = world.agent(instance, 1).await;
-    let (run, own) = (world.driver.place.run_directory(instance), std::fs::read_link("/proc/self/ns/ipc").unwrap());
+    let (run, own) = (world.driver.hosts.run_directory(instance), std::fs::read_link("/proc/self/ns/ipc").unwrap());
     assert_ne!(namespace(agent, "ipc"), own);
     let sockets = run.join("s");
     let error = std::fs::write(inside(agent, &sockets).join("junk"), vec![1; 16 << 20]).unwrap_err();
@@ -52,7 +52,7 @@ async fn sockets_and_objects_are_the_hosts_own_and_bounded() {
 #[tokio::test]
 async fn a_namespace_of_an_earlier_version_is_used_while_the_engine_lives_in_it() {
     let world = World::new(true);
-    if world.driver.place.apart.is_none() {
+    if world.driver.hosts.apart.is_none() {
         println!("skipped: an ordinary user's hosts are not kept apart");
         return;
     }
@@ -60,7 +60,7 @@ async fn a_namespace_of_an_earlier_version_is_used_while_the_engine_lives_in_it(
     let spec = world.spec(instance).await;
     world.driver.ensure_host(&spec).await.unwrap();
     let first = world.agent(instance, 1).await;
-    let run = world.driver.place.run_directory(instance);
+    let run = world.driver.hosts.run_directory(instance);
     for place in ["ipc", "s"] {
         let place = run.join(place);
         assert!(run_inside(first, &["umount", place.to_str().unwrap()]).status().unwrap().success());

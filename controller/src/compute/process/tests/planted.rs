@@ -98,7 +98,7 @@ async fn act(world: &World, spec: &HostSpec, deed: Deed) -> std::result::Result<
 #[tokio::test]
 async fn nothing_of_roots_is_reached_whatever_an_engines_account_plants() {
     let world = World::new(false);
-    if world.driver.place.apart.is_none() {
+    if world.driver.hosts.apart.is_none() {
         println!("skipped: an ordinary user's engines have no accounts of their own");
         return;
     }
@@ -112,7 +112,7 @@ async fn nothing_of_roots_is_reached_whatever_an_engines_account_plants() {
     for what in PLANTS {
         let instance = InstanceId::random();
         let spec = world.spec(instance).await;
-        let (host, run) = (world.driver.place.directory(instance), world.driver.place.run_directory(instance));
+        let (host, run) = (world.driver.hosts.directory(instance), world.driver.hosts.run_directory(instance));
         for deed in LIFE {
             let uid = if matches!(deed, Deed::Give) { NOBODY } else { spec.engine_uid.unwrap() };
             plant(&host, &run, &roots, what, uid);
