@@ -130,7 +130,7 @@ pub enum CaVerb {
 /// Users.
 #[derive(Subcommand)]
 pub enum UserVerb {
-    /// Read a password from standard input and prints its hash, for `[[identity.users]]` of the configuration.
+    /// Read a password from standard input and print its hash, for `[[identity.users]]` of the configuration.
     Hash,
     /// List users with their projects and roles.
     List(Options),

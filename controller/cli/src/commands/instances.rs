@@ -83,7 +83,7 @@ pub(crate) enum Verb {
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// End what is under way, and leaves the rest as it is; for administrators.
+    /// End what is under way, and leave the rest as it is; for administrators.
     ResetTask {
         /// By name or id.
         instance: String,

@@ -12,7 +12,7 @@ use crate::secret::PasswordSource;
 /// What can be done with root.
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Enable root, or gives it another password, and prints it once. The service makes one unless a file or standard
+    /// Enable root, or give it another password, and print it once. The service makes one unless a file or standard
     /// input gives it.
     Enable {
         /// The instance, by name or id.
