@@ -56,6 +56,12 @@ pub trait Worker: Send + Sync {
     }
 }
 
+/// Where the services hand jobs in. The real one is [`Jobs`]; the simulator looks at what passes to it.
+pub trait JobQueue: Send + Sync {
+    /// Starts a job, attaches to it, or answers with what became of it.
+    fn start(&self, start: v1::Start) -> Attached;
+}
+
 /// All jobs. Cheap to clone.
 #[derive(Clone)]
 pub struct Jobs(Arc<Inner>);
@@ -88,14 +94,6 @@ impl Jobs {
     /// With nothing running; what the journal has as begun was cut off.
     pub fn new(worker: Arc<dyn Worker>, assignments: Arc<AssignmentStore>, journal: Journal) -> Self {
         Self(Arc::new(Inner { worker, assignments, journal, running: Mutex::default() }))
-    }
-
-    /// Starts a job, attaches to it, or answers with what became of it.
-    pub fn start(&self, start: v1::Start) -> Attached {
-        match self.try_start(start) {
-            Ok(attached) => attached,
-            Err(refused) => ended(v1::Result { error: Some(refused), outcome: None }),
-        }
     }
 
     fn try_start(&self, start: v1::Start) -> Result<Attached, v1::Error> {
@@ -149,6 +147,15 @@ impl Jobs {
         let deadline = Duration::from_secs(start.deadline_s.max(1).into());
         tokio::spawn(job.run(id, sum, work, before, deadline).instrument(span));
         Ok(Attached { state, cancel })
+    }
+}
+
+impl JobQueue for Jobs {
+    fn start(&self, start: v1::Start) -> Attached {
+        match self.try_start(start) {
+            Ok(attached) => attached,
+            Err(refused) => ended(v1::Result { error: Some(refused), outcome: None }),
+        }
     }
 }
 

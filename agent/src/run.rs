@@ -85,9 +85,9 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
     let services = Arc::new(Services {
         datastore,
         site,
-        supervisor: supervisor.clone(),
+        supervisor: Arc::new(supervisor.clone()),
         assignments,
-        jobs,
+        jobs: Arc::new(jobs),
         identity: identity.clone(),
         used,
         cgroups: if config.engine_cgroups.is_empty() { &config.cgroups } else { &config.engine_cgroups }.clone(),

@@ -36,7 +36,7 @@ use crate::durable::Durable;
 use crate::engine_log::EngineLog;
 use crate::process::{Mark, Process, Signs};
 use crate::volume::Room;
-pub use handle::{EngineStatus, Supervisor};
+pub use handle::{EngineStatus, SupervisedEngine, Supervisor};
 use handle::{Reply, Request};
 use room::measured;
 pub use room::volume_bytes;

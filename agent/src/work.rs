@@ -12,7 +12,7 @@ use trove_strategy::{Database, Datastore, EngineError, Grantee, Kind, NewUser, S
 
 use crate::assignment::AssignmentStore;
 use crate::jobs::{Job, Outcome, Worker};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{SupervisedEngine as _, Supervisor};
 
 /// How long a change is tried on an engine that refuses it for a reason that may pass, and does not recover.
 const PATIENCE: Duration = Duration::from_secs(50);

@@ -24,8 +24,8 @@ use trove_strategy::{Datastore, EngineError, Site, Size};
 
 use crate::assignment::AssignmentStore;
 use crate::identity::Identity;
-use crate::jobs::Jobs;
-use crate::supervisor::Supervisor;
+use crate::jobs::JobQueue;
+use crate::supervisor::SupervisedEngine;
 use crate::{enrol, status};
 
 const QUESTION: Duration = Duration::from_secs(5);
@@ -35,11 +35,11 @@ pub struct Services {
     pub datastore: Arc<dyn Datastore>,
     /// Where the engine lives.
     pub site: Site,
-    pub supervisor: Supervisor,
+    pub supervisor: Arc<dyn SupervisedEngine>,
     /// The assignment and the fence.
     pub assignments: Arc<AssignmentStore>,
     /// Jobs.
-    pub jobs: Jobs,
+    pub jobs: Arc<dyn JobQueue>,
     /// Key and certificate.
     pub identity: Identity,
     /// Bytes in use on the volume, as they are measured.

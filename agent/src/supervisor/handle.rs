@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 use trove_proto::v1::ServiceState;
 use trove_strategy::{Applied, EngineError, Health, Kind};
@@ -36,11 +37,6 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// What the engine is doing, and every change of it.
-    pub fn status(&self) -> watch::Receiver<EngineStatus> {
-        self.status.clone()
-    }
-
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, EngineError> {
         let gone = || EngineError::new(Kind::Transient, "the agent is about to end");
         let (reply, answer) = oneshot::channel();
@@ -87,12 +83,28 @@ impl Supervisor {
     pub async fn stop_for_a_while(&self) -> Result<(), EngineError> {
         self.ask(Request::StopForAWhile).await
     }
+}
 
-    /// Takes up a changed assignment on the running engine. Answers what became of each parameter.
+/// The engine as the services see it. The real one is the [`Supervisor`]'s; the simulator has its own.
+#[async_trait]
+pub trait SupervisedEngine: Send + Sync {
+    /// What it is doing, and every change of it.
+    fn status(&self) -> watch::Receiver<EngineStatus>;
+
+    /// Takes up a changed assignment where the engine runs. Answers what became of each parameter.
     ///
     /// # Errors
     /// The strategy's.
-    pub async fn apply(&self) -> Result<BTreeMap<String, Applied>, EngineError> {
+    async fn apply(&self) -> Result<BTreeMap<String, Applied>, EngineError>;
+}
+
+#[async_trait]
+impl SupervisedEngine for Supervisor {
+    fn status(&self) -> watch::Receiver<EngineStatus> {
+        self.status.clone()
+    }
+
+    async fn apply(&self) -> Result<BTreeMap<String, Applied>, EngineError> {
         self.ask(Request::Apply).await
     }
 }

@@ -14,7 +14,7 @@ use trove_strategy::{
 
 use super::*;
 use crate::bounded::Bounded;
-use crate::jobs::{Attached, Jobs};
+use crate::jobs::{Attached, JobQueue as _, Jobs};
 use crate::journal::Journal;
 use crate::process::Mark;
 use crate::work::EngineWork;

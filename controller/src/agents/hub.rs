@@ -12,11 +12,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
@@ -450,7 +450,7 @@ fn reason(status: &tonic::Status) -> String {
 }
 
 /// A state of an agent newer than this controller is not known to it.
-fn service(state: v1::ServiceState) -> Service {
+pub(crate) fn service(state: v1::ServiceState) -> Service {
     match state {
         v1::ServiceState::Unspecified => Service::Unknown,
         v1::ServiceState::New => Service::New,

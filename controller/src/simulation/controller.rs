@@ -1,32 +1,29 @@
-//! One controller of a history: the real runner and reconcilers, on the shared world.
+//! One controller of a history: the real runner, reconcilers and hub, on the shared world.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::hosts::Hosts;
-use super::network::Network;
+use super::network::Listener;
 use super::world::{Machine, World, gate};
-use crate::agents::Agents as _;
+use crate::agents::hub::Hub;
 use crate::app::App;
-use crate::authority::Authorities;
+use crate::authority::{AgentName, Authorities};
 use crate::config::Config;
-use crate::ids::InstanceId;
 use crate::operations::{Changes, Nudge, Runner, RunnerContext};
 use crate::reconcile::{self, controllers};
 use crate::seal::Seal;
-use crate::store::agents::{AgentRow, ReportSequence};
 use crate::store::controllers::Controller as Row;
 use crate::store::sql::simulated::{Link, Server};
 use crate::store::{Clock, Store};
 
-/// How often an agent says what it said before.
-const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Before the store is tried again.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
@@ -61,11 +58,12 @@ impl Controller {
         clock.set(clock.now() - 3_600_000_000 + i64::try_from(world.rng.between(0, 7_200_000_000)).unwrap());
         let link = Link::new(ground.server.clone(), gate(world, &machine), life);
         let store = Store::simulated(link, clock.clone(), Seal::new(&[5; 32]));
-        let network = Arc::new(Network::new(world.clone(), machine.clone()));
         let (nudge, changes, shutdown) = (Nudge::default(), Changes::default(), CancellationToken::new());
+        let (authorities, config) = (ground.authorities.clone(), ground.config.clone());
+        let hub = Hub::new(store.clone(), authorities, config, name.to_owned(), nudge.clone());
         let context = RunnerContext {
             store: store.clone(),
-            agents: network.clone(),
+            agents: hub.clone(),
             compute: Arc::new(Hosts { world: world.clone(), machine: machine.clone() }),
             authorities: ground.authorities.clone(),
             config: ground.config.clone(),
@@ -90,12 +88,14 @@ impl Controller {
         tasks.spawn(Runner::new(context.clone()).run(shutdown.clone()));
         tasks.spawn(reconcile::run(context, shutdown.clone()));
         tasks.spawn(controllers::keep(store.clone(), row, shutdown.clone()));
-        tasks.spawn(controllers::listen(store.clone(), nudge.clone(), changes, shutdown));
-        tasks.spawn(
-            Hub { world: world.clone(), network, store, nudge, linked: BTreeMap::new(), lost: BTreeSet::new() }.hear(),
-        );
+        tasks.spawn(controllers::listen(store, nudge, changes, shutdown));
+        let (accepted, accepting) = mpsc::unbounded_channel();
+        tasks.spawn(listen(hub, accepting));
+        let end = CancellationToken::new();
+        let listener = Listener { machine: machine.clone(), end: end.clone(), accepted };
+        world.listeners.lock().unwrap().insert(name, listener);
         machine.set_up();
-        Self { app, machine, clock, end: CancellationToken::new(), _tasks: tasks }
+        Self { app, machine, clock, end, _tasks: tasks }
     }
 }
 
@@ -105,76 +105,17 @@ impl Drop for Controller {
     }
 }
 
-/// What the hub does: who is heard, and what was said, is written on change.
-struct Hub {
-    world: Arc<World>,
-    network: Arc<Network>,
-    store: Store,
-    nudge: Nudge,
-    /// Who is connected, and what was written of each on this connection.
-    linked: BTreeMap<InstanceId, Option<AgentRow>>,
-    /// Of whom a loss may have been written: an error does not say that it was not.
-    lost: BTreeSet<InstanceId>,
-}
-
-impl Hub {
-    async fn hear(mut self) {
-        let mut reach = self.world.reach.subscribe();
-        // An earlier life may have been killed.
-        while self.store.lose_own_links(self.network.machine.name).await.is_err() {}
-        loop {
-            reach.mark_unchanged();
-            let mut known: Vec<_> = self.world.guests.lock().unwrap().keys().copied().collect();
-            known.extend(self.linked.keys());
-            known.sort_unstable();
-            known.dedup();
-            let mut failed = false;
-            for instance in known {
-                failed |= self.hear_one(instance).await.is_err();
-            }
-            if failed {
-                tokio::time::sleep(STORE_RETRY).await;
-            } else {
-                // The end of the wait is a heartbeat.
-                let _ = timeout(HEARTBEAT, reach.changed()).await;
-            }
-        }
+/// Serves agents, as the listener does with those whose certificates it has verified.
+async fn listen(hub: Arc<Hub>, mut accepted: mpsc::UnboundedReceiver<(DuplexStream, AgentName)>) {
+    // An earlier life may have been killed.
+    while hub.store.lose_own_links(&hub.controller_id).await.is_err() {
+        tokio::time::sleep(STORE_RETRY).await;
     }
-
-    async fn hear_one(&mut self, instance: InstanceId) -> crate::error::Result<()> {
-        let state = self.network.state(instance).borrow().clone();
-        let controller = self.network.machine.name;
-        if !state.connected {
-            if self.linked.contains_key(&instance) {
-                self.lost.insert(instance);
-                self.store.lose_link(instance, controller).await?;
-                self.linked.remove(&instance);
-                self.lost.remove(&instance);
-                self.nudge.now();
-            }
-            return Ok(());
-        }
-        if !self.linked.contains_key(&instance) || self.lost.contains(&instance) {
-            self.store.put_link(instance, controller).await?;
-            self.lost.remove(&instance);
-            self.linked.insert(instance, None);
-            self.nudge.now();
-        }
-        let row = AgentRow {
-            service: state.service,
-            detail: String::new(),
-            engine_version: "15".to_owned(),
-            volume_used_bytes: 1,
-            assignment_generation: state.assignment_generation,
-        };
-        let reset = self.store.reset_services.take(instance);
-        let written = self.linked.get(&instance).is_some_and(|written| written.as_ref() == Some(&row));
-        if reset || !written {
-            self.linked.insert(instance, None);
-            self.store.put_agent(instance, &row, &ReportSequence::default()).await?;
-            self.linked.insert(instance, Some(row));
-            self.nudge.now();
-        }
-        Ok(())
+    let mut connections = JoinSet::new();
+    let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    while let Some((stream, name)) = accepted.recv().await {
+        let hub = hub.clone();
+        connections.spawn(async move { hub.serve_agent(stream, name, peer, CancellationToken::new()).await });
+        while connections.try_join_next().is_some() {}
     }
 }

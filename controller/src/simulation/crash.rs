@@ -3,8 +3,6 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::watch;
-
 use super::rng::Rng;
 
 /// One for all controllers and hosts.
@@ -12,24 +10,18 @@ pub(super) struct Crash {
     pub(super) rng: Rng,
     /// Whether things still go wrong.
     pub(super) faulty: AtomicBool,
-    /// Changes whenever somebody may be reached who was not, or the other way round, or an agent says something new.
-    pub(super) reach: watch::Sender<u64>,
     /// What must never happen, and did.
     pub(super) wrong: Mutex<Vec<String>>,
 }
 
 impl Crash {
     pub(super) fn new(rng: Rng) -> Self {
-        Self { rng, faulty: AtomicBool::new(false), reach: watch::Sender::new(0), wrong: Mutex::default() }
+        Self { rng, faulty: AtomicBool::new(false), wrong: Mutex::default() }
     }
 
     /// Whether something goes wrong now, once in `n` times.
     pub(super) fn fails(&self, n: u64) -> bool {
         self.faulty.load(Ordering::SeqCst) && self.rng.one_in(n)
-    }
-
-    pub(super) fn changed(&self) {
-        self.reach.send_modify(|count| *count += 1);
     }
 
     /// What must never happen has happened.

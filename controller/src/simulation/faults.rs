@@ -2,17 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use super::controller::{Controller, Ground};
 use super::guest::Guest;
-use super::world::{Cut, World};
-use crate::ids::InstanceId;
 
 /// The names of the controllers.
 pub(super) const NAMES: [&str; 2] = ["one", "two"];
-/// After this a connection that passes nothing on in one direction is taken for ended.
-const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// The controllers that live.
 pub(super) struct Controllers {
@@ -30,7 +25,6 @@ impl Controllers {
         let new = Controller::start(&self.ground, name).await;
         self.ground.world.rng.note(format!("controller {name} starts"));
         self.alive.lock().unwrap().insert(name, new);
-        self.ground.world.changed();
     }
 
     /// Ends the life of one; another begins after a while.
@@ -90,32 +84,9 @@ impl Controllers {
                     guest.instance
                 ));
             }
+            (12, Some(guest)) => world.break_connection(name, guest.instance),
             (_, Some(guest)) => world.cut_link(name, guest.instance),
             (_, None) => {}
         }
-    }
-}
-
-impl World {
-    /// A controller and an agent do not reach each other for a while.
-    pub(super) fn cut_link(self: &Arc<Self>, name: &'static str, instance: InstanceId) {
-        let world = self.clone();
-        let way = world.rng.pick(&[Cut::Both, Cut::Requests, Cut::Replies]);
-        let kind =
-            if way == Cut::Both { "connections that were cut" } else { "connections that were cut in one direction" };
-        world.rng.fault(kind, format!("{name} and {instance} do not reach each other: {way:?}"));
-        world.cuts.lock().unwrap().insert((name, instance), way);
-        world.changed();
-        tokio::spawn(async move {
-            let lasts = Duration::from_millis(world.rng.between(500, 150_000));
-            tokio::time::sleep(lasts.min(KEEPALIVE)).await;
-            if lasts > KEEPALIVE {
-                world.cuts.lock().unwrap().entry((name, instance)).and_modify(|way| *way = Cut::Both);
-                world.changed();
-                tokio::time::sleep(lasts - KEEPALIVE).await;
-            }
-            world.cuts.lock().unwrap().remove(&(name, instance));
-            world.changed();
-        });
     }
 }

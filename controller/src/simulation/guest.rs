@@ -1,32 +1,29 @@
-//! A host with its agent: the agent's own journal, fence and jobs, over an engine that is a set of facts.
+//! A host: its agent, whose life ends and begins again, and the work on its engine, which is a set of facts.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use trove_agent::assignment::AssignmentStore;
-use trove_agent::durable::Durable;
-use trove_agent::jobs::{Job, Jobs, Outcome, Worker};
-use trove_agent::journal::Journal;
+use trove_agent::jobs::{Job, Outcome, Worker};
+use trove_agent::supervisor::EngineStatus;
 use trove_proto::v1;
-use trove_strategy::Size;
+use trove_strategy::Health;
+use v1::ServiceState;
 use v1::account_change::Kind as Change;
 use v1::start::Work;
 
-use super::crash::Crash;
+use super::agent::Life;
 use super::engine::{Engine, refuse};
+use super::world::World;
+use crate::compute::{Bootstrap, HostSpec};
 use crate::ids::InstanceId;
-use crate::state::{HostState, Service};
+use crate::state::HostState;
 
-/// One life of the agent, from its start to its death.
-#[derive(Clone)]
-pub(super) struct Life {
-    pub(super) jobs: Jobs,
-    pub(super) assignments: Arc<AssignmentStore>,
-    pub(super) end: CancellationToken,
-}
+/// Of every engine.
+const VERSION: &str = "15";
 
 /// What a host was made as.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,7 +41,9 @@ pub(super) struct Sizes {
 pub(super) struct Guest {
     pub(super) instance: InstanceId,
     directory: PathBuf,
-    crash: Arc<Crash>,
+    pub(super) world: Arc<World>,
+    bootstrap: Arc<Mutex<Bootstrap>>,
+    status: watch::Sender<EngineStatus>,
     pub(super) engine: Arc<Mutex<Engine>>,
     pub(super) sizes: Arc<Mutex<Sizes>>,
     /// The greatest fence under which the driver has changed it.
@@ -54,29 +53,35 @@ pub(super) struct Guest {
     /// Whether the driver keeps its agent running.
     kept: Arc<Mutex<bool>>,
     life: Arc<Mutex<Option<Life>>>,
+    /// How many lives there were.
+    boots: Arc<AtomicU64>,
 }
 
 struct SimulatedWork {
     guest: Guest,
-    crash: Arc<Crash>,
     end: CancellationToken,
 }
 
 impl Guest {
-    pub(super) fn new(instance: InstanceId, directory: PathBuf, crash: Arc<Crash>) -> Self {
+    pub(super) fn new(spec: &HostSpec, directory: PathBuf, world: Arc<World>) -> Self {
+        let instance = spec.instance;
         let (engine, sizes, kept, life) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
-        let dud = crash.fails(30);
+        let dud = world.fails(30);
         if dud {
-            crash.rng.fault("agents that never come", format!("the agent of {instance} will never come"));
+            world.rng.fault("agents that never come", format!("the agent of {instance} will never come"));
         }
-        Self { instance, directory, crash, engine, sizes, fence: Arc::default(), dud, kept, life }
+        let nothing = EngineStatus { service: ServiceState::New, detail: String::new(), health: None };
+        let (status, bootstrap) = (watch::Sender::new(nothing), Arc::new(Mutex::new(spec.bootstrap.clone())));
+        let (fence, boots) = (Arc::default(), Arc::default());
+        Self { instance, directory, world, bootstrap, status, engine, sizes, fence, dud, kept, life, boots }
     }
 
     /// What the driver is told that it is to be.
-    pub(super) fn resize(&self, size: Size) {
+    pub(super) fn become_as(&self, spec: &HostSpec) {
+        *self.bootstrap.lock().unwrap() = spec.bootstrap.clone();
         let mut sizes = self.sizes.lock().unwrap();
-        sizes.ram_mib = size.memory_mib;
-        sizes.volume_gib = sizes.volume_gib.max(size.volume_gib);
+        sizes.ram_mib = spec.size.memory_mib;
+        sizes.volume_gib = sizes.volume_gib.max(spec.size.volume_gib);
     }
 
     /// Starts the agent, from what its earlier life left.
@@ -84,20 +89,16 @@ impl Guest {
         if self.dud {
             return;
         }
-        let files = Durable::open(&self.directory).unwrap();
-        let assignments = Arc::new(AssignmentStore::open(files).unwrap());
-        let journal = Journal::open(&self.directory.join("jobs")).unwrap();
         let end = CancellationToken::new();
-        let worker = SimulatedWork { guest: self.clone(), crash: self.crash.clone(), end: end.clone() };
-        let jobs = Jobs::new(Arc::new(worker), assignments.clone(), journal);
-        *self.life.lock().unwrap() = Some(Life { jobs, assignments, end });
+        let worker = Arc::new(SimulatedWork { guest: self.clone(), end: end.clone() });
+        let bootstrap = self.bootstrap.lock().unwrap().clone();
+        *self.life.lock().unwrap() = Some(Life::begin(self, &self.directory, &bootstrap, worker, end));
         *self.kept.lock().unwrap() = true;
         {
             let mut sizes = self.sizes.lock().unwrap();
             sizes.ram_mib_in_force = sizes.ram_mib;
         }
         self.revive();
-        self.crash.changed();
     }
 
     /// Kills the agent, at whatever it is. The engine runs on, and the driver starts the agent again.
@@ -105,10 +106,9 @@ impl Guest {
         if let Some(life) = self.life.lock().unwrap().take() {
             life.end.cancel();
         }
-        self.crash.changed();
         let guest = self.clone();
         tokio::spawn(async move {
-            guest.crash.rng.delay(200, 5000).await;
+            guest.world.rng.delay(200, 5000).await;
             let kept = *guest.kept.lock().unwrap();
             if kept && guest.life().is_none() {
                 guest.start();
@@ -118,7 +118,7 @@ impl Guest {
 
     /// The machine goes down under everything, and comes back.
     pub(super) fn lose_power(&self) {
-        self.engine.lock().unwrap().running = false;
+        self.set_running(false);
         self.kill();
     }
 
@@ -130,9 +130,8 @@ impl Guest {
 
     /// The engine ends by itself.
     pub(super) fn crash(&self) {
-        self.engine.lock().unwrap().running = false;
+        self.set_running(false);
         self.revive();
-        self.crash.changed();
     }
 
     /// The agent starts the engine after a while, where it is to run.
@@ -140,12 +139,10 @@ impl Guest {
         let Some(life) = self.life() else { return };
         let guest = self.clone();
         tokio::spawn(async move {
-            guest.crash.rng.delay(100, 3000).await;
-            let mut engine = guest.engine.lock().unwrap();
-            if !life.end.is_cancelled() && engine.wanted && !engine.running {
-                engine.running = true;
-                drop(engine);
-                guest.crash.changed();
+            guest.world.rng.delay(100, 3000).await;
+            let wanted = guest.engine.lock().unwrap().wanted;
+            if !life.end.is_cancelled() && wanted {
+                guest.set_running(true);
             }
         });
     }
@@ -159,30 +156,45 @@ impl Guest {
         if self.dud || self.life().is_some() { HostState::Active } else { HostState::Dead }
     }
 
-    pub(super) fn service(&self) -> Service {
-        let engine = self.engine.lock().unwrap();
-        match (engine.installed, engine.running, engine.wanted) {
-            (false, ..) => Service::New,
-            (true, true, _) => Service::Healthy,
-            (true, false, true) => Service::Crashed,
-            (true, false, false) => Service::Shutdown,
-        }
+    /// What the agent says of the engine.
+    pub(super) fn status(&self) -> watch::Receiver<EngineStatus> {
+        self.status.subscribe()
     }
 
-    /// Generation of the assignment in force.
-    pub(super) fn generation(&self) -> u64 {
-        self.life().map_or(0, |life| life.assignments.assigned().borrow().generation)
+    fn set_running(&self, running: bool) {
+        let mut engine = self.engine.lock().unwrap();
+        engine.running = running;
+        let service = match (engine.installed, running, engine.wanted) {
+            (false, ..) => ServiceState::New,
+            (true, true, _) => ServiceState::Healthy,
+            (true, false, true) => ServiceState::Crashed,
+            (true, false, false) => ServiceState::Shutdown,
+        };
+        drop(engine);
+        let health = running.then(|| Health::new(VERSION));
+        self.status.send_replace(EngineStatus { service, detail: String::new(), health });
+    }
+
+    /// The agent has done something under this fence.
+    pub(super) fn obey(&self, fence: u64) {
+        let mut engine = self.engine.lock().unwrap();
+        engine.fence = engine.fence.max(fence);
+    }
+
+    /// The name of the agent's next life.
+    pub(super) fn next_boot(&self) -> String {
+        format!("{} {}", self.instance, self.boots.fetch_add(1, Ordering::SeqCst))
     }
 }
 
 impl SimulatedWork {
     /// Takes its time. A dead agent never comes back from here.
     async fn pause(&self, from: u64, to: u64) {
-        let dies = self.crash.fails(20);
-        self.crash.rng.delay(from, to).await;
+        let dies = self.guest.world.fails(20);
+        self.guest.world.rng.delay(from, to).await;
         if dies && !self.end.is_cancelled() {
             let died = format!("agent {} dies in the midst of a job", self.guest.instance);
-            self.crash.rng.fault("agents that died in the midst of a job", died);
+            self.guest.world.rng.fault("agents that died in the midst of a job", died);
             self.guest.kill();
         }
         if self.end.is_cancelled() {
@@ -192,32 +204,27 @@ impl SimulatedWork {
 
     /// Some work lasts longer than a lease, so that a controller that sleeps comes back in the midst of it.
     fn longest(&self, usual: u64) -> u64 {
-        if self.crash.rng.one_in(3) { 60_000 } else { usual }
+        if self.guest.world.rng.one_in(3) { 60_000 } else { usual }
     }
 
-    fn run(&self, running: bool) {
-        let mut engine = self.guest.engine.lock().unwrap();
-        engine.running = running;
-        if running {
-            engine.installed = true;
-        }
-        drop(engine);
-        self.crash.changed();
+    fn start(&self) {
+        self.guest.engine.lock().unwrap().installed = true;
+        self.guest.set_running(true);
     }
 
     async fn prepare(&self, prepare: v1::Prepare) -> Result<(), v1::Error> {
-        let (guest, crash) = (&self.guest, &self.crash);
+        let (guest, world) = (&self.guest, &self.guest.world);
         let assignments = guest.life().map(|life| life.assignments);
         let assigned = assignments
             .map(|assignments| assignments.assign(prepare.generation, prepare.specification.unwrap_or_default()));
         assigned.transpose().map_err(|error| refuse(v1::ErrorKind::Transient, error.to_string()))?;
         self.pause(200, self.longest(4000)).await;
-        if crash.fails(30) {
-            crash.rng.fault("engines that cannot be installed", format!("{} is not installed", guest.instance));
+        if world.fails(30) {
+            world.rng.fault("engines that cannot be installed", format!("{} is not installed", guest.instance));
             return Err(refuse(v1::ErrorKind::Fatal, "initialise: it does not like this"));
         }
         guest.engine.lock().unwrap().wanted = true;
-        self.run(true);
+        self.start();
         let databases = prepare.databases.into_iter().map(Change::CreateDatabase);
         let users = prepare.users.into_iter().map(Change::CreateUser);
         for change in databases.chain(users) {
@@ -242,8 +249,8 @@ impl SimulatedWork {
                 self.guest.engine.lock().unwrap().change(kind)?;
             }
         }
-        if self.crash.fails(20) {
-            self.crash.rng.fault("changes of accounts that failed half-way", "a tenant holds a lock");
+        if self.guest.world.fails(20) {
+            self.guest.world.rng.fault("changes of accounts that failed half-way", "a tenant holds a lock");
             return Err(refuse(v1::ErrorKind::Transient, "a tenant holds a lock"));
         }
         Ok(())
@@ -253,10 +260,10 @@ impl SimulatedWork {
 #[async_trait]
 impl Worker for SimulatedWork {
     async fn work(&self, job: &Job, work: Work) -> Result<Outcome, v1::Error> {
-        let (guest, crash) = (&self.guest, &self.crash);
+        let (guest, world) = (&self.guest, &self.guest.world);
         let key = format!("{} {} {}", job.key.operation, job.key.step, job.key.attempt);
         self.pause(5, 300).await;
-        let engine_version = || "15".to_owned();
+        let engine_version = || VERSION.to_owned();
         let outcome = match work {
             Work::Prepare(prepare) => {
                 self.prepare(prepare).await?;
@@ -264,14 +271,14 @@ impl Worker for SimulatedWork {
             }
             Work::Restart(_) => {
                 guest.engine.lock().unwrap().wanted = true;
-                self.run(false);
+                self.guest.set_running(false);
                 self.pause(100, self.longest(2000)).await;
-                self.run(true);
+                self.start();
                 Outcome::Restarted(v1::Restarted { engine_version: engine_version() })
             }
             Work::Stop(_) => {
                 guest.engine.lock().unwrap().wanted = false;
-                self.run(false);
+                self.guest.set_running(false);
                 Outcome::Stopped(v1::Stopped {})
             }
             Work::ChangeAccounts(changes) => {
@@ -280,14 +287,14 @@ impl Worker for SimulatedWork {
                 Outcome::AccountsChanged(v1::AccountsChanged { changes: made })
             }
         };
-        if crash.fails(15) {
-            crash.rng.fault("agents that died between an effect and its record", format!("{key} is not written down"));
+        if world.fails(15) {
+            world.rng.fault("agents that died between an effect and its record", format!("{key} is not written down"));
             guest.kill();
             std::future::pending::<()>().await;
         }
         // From here to the journal nothing is awaited: what is counted is written down.
         *guest.engine.lock().unwrap().effects.entry(key.clone()).or_default() += 1;
-        crash.rng.note(format!("{} has done {key}", guest.instance));
+        world.rng.note(format!("{} has done {key}", guest.instance));
         Ok(outcome)
     }
 }

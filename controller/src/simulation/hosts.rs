@@ -77,12 +77,12 @@ impl Compute for Hosts {
         let guest = known.clone().unwrap_or_else(|| {
             world.rng.note(format!("host {} is made", spec.instance));
             let n = world.made.fetch_add(1, Ordering::SeqCst);
-            let guest = Guest::new(spec.instance, world.directory.path().join(n.to_string()), world.crash.clone());
+            let guest = Guest::new(spec, world.directory.path().join(n.to_string()), world.clone());
             world.guests.lock().unwrap().insert(spec.instance, guest.clone());
             guest
         });
         self.admit(&guest, spec.fence)?;
-        guest.resize(spec.size);
+        guest.become_as(spec);
         if known.is_none() {
             let world = world.clone();
             tokio::spawn(async move {

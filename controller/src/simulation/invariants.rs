@@ -11,6 +11,7 @@ use super::expected::Expected;
 use super::guest::Guest;
 use super::workload::{Ledger, Renamed};
 use super::world::World;
+use crate::agents::hub::service;
 use crate::ids::InstanceId;
 use crate::store::sql::simulated::Server;
 
@@ -282,7 +283,7 @@ fn check_host(row: &Present, what: &Expected, guest: &Guest) -> Found {
     if guest.life().is_none() {
         return Ok(());
     }
-    let service = guest.service().tag();
+    let service = service(guest.status().borrow().service).tag();
     unless(row.agent.as_ref().is_none_or(|(said, _)| said != service), || format!("the service is {service}"))?;
     unless(row.links != 2, || format!("{} controllers hear it", row.links))?;
     let engine = guest.engine.lock().unwrap().clone();

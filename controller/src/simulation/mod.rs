@@ -1,7 +1,8 @@
 //! Thousands of histories of two controllers, their agents and everything that goes wrong between them, in one process:
-//! the real runner, reconcilers, use cases, SQL and agents' journal; simulated are time, network, hosts and engines.
+//! the real runner, reconcilers, use cases, SQL, hub and agents; simulated are time, network, hosts and engines.
 //! The same seed is the same history. `make sim` runs them; see docs/simulation.md.
 
+mod agent;
 mod controller;
 mod crash;
 mod engine;
@@ -117,30 +118,4 @@ fn the_same_seed_is_the_same_history() {
         assert_eq!(one.trace, two.trace, "seed {seed}: what is too small for a line");
     }
     assert_ne!(history::run(1).trace, history::run(2).trace);
-}
-
-/// Lives through the one of a bug that was found.
-#[cfg(tokio_unstable)]
-fn ends_well(seed: u64) {
-    let outcome = history::run(seed);
-    assert_eq!(outcome.ended, Ok(()), "{}", outcome.lines.join("\n"));
-}
-
-#[cfg(tokio_unstable)]
-#[test]
-fn a_host_that_a_stalled_controller_stops_is_started_again() {
-    ends_well(130);
-    ends_well(250);
-}
-
-#[cfg(tokio_unstable)]
-#[test]
-fn a_stalled_controller_makes_no_token_for_what_is_deleted() {
-    ends_well(342);
-}
-
-#[cfg(tokio_unstable)]
-#[test]
-fn an_agent_that_comes_back_while_its_loss_is_being_written_is_heard() {
-    ends_well(787);
 }

@@ -1,290 +1,184 @@
-//! The agents, as one controller hears them: requests and answers are lost, come twice, or come when nobody waits for them.
+//! The network between controllers and agents, which carries bytes: a connection is slow, may break, may pass nothing on in one
+//! direction or in both, and ends with the process at either end, whether the other is told or not.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
-use async_trait::async_trait;
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
-use trove_agent::jobs::Attached;
-use trove_agent::lanes::Lane;
-use trove_proto::v1;
+use anyhow::{Context as _, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf, duplex, split};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use trove_agent::dial;
 
-use super::engine::Fact;
-use super::guest::Guest;
-use super::world::{Cut, Machine, World};
-use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
+use super::faults::NAMES;
+use super::world::{Machine, World};
+use crate::authority::AgentName;
 use crate::ids::InstanceId;
 
-/// For how long a question waits for an answer, and for an agent that is away.
-const QUESTION: Duration = Duration::from_secs(5);
-/// How often a job says how far it is.
-const PROGRESS: Duration = Duration::from_secs(2);
-/// What an agent's verdict is worth more than "did not answer".
-const VERDICT: Duration = Duration::from_secs(3);
+/// What is under way in one direction at most, bytes.
+const BUFFER: usize = 64 * 1024;
 
-/// The connections of one life of a controller.
-pub(super) struct Network {
-    pub(super) world: Arc<World>,
+/// What does not pass between a controller and an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    Both,
+    /// What the controller says.
+    Requests,
+    /// What the agent says.
+    Replies,
+}
+
+/// By controller and instance.
+pub(super) type Cuts = BTreeMap<(&'static str, InstanceId), Cut>;
+
+/// Where agents reach a life of a controller.
+#[derive(Clone)]
+pub(super) struct Listener {
     pub(super) machine: Machine,
-    states: Mutex<BTreeMap<InstanceId, watch::Sender<AgentState>>>,
+    /// Ends with this life.
+    pub(super) end: CancellationToken,
+    pub(super) accepted: mpsc::UnboundedSender<(DuplexStream, AgentName)>,
 }
 
-impl Network {
-    pub(super) fn new(world: Arc<World>, machine: Machine) -> Self {
-        Self { world, machine, states: Mutex::default() }
-    }
+/// One connection.
+struct Connection {
+    world: Arc<World>,
+    instance: InstanceId,
+    agent_end: CancellationToken,
+    controller: Listener,
+    broken: CancellationToken,
+}
 
-    fn sender(&self, instance: InstanceId) -> watch::Sender<AgentState> {
-        let new = || watch::Sender::new(AgentState::unheard());
-        self.states.lock().unwrap().entry(instance).or_insert_with(new).clone()
-    }
-
-    /// What is heard of an agent now, as far as it changed.
-    pub(super) fn hear(&self, instance: InstanceId) {
-        let guest = self.world.connected(self.machine.name, instance);
-        let mute = self.world.cut(self.machine.name, instance) == Some(Cut::Replies);
-        self.sender(instance).send_if_modified(|state| {
-            let before = state.clone();
-            state.connected = guest.is_some();
-            if let Some(guest) = guest.filter(|_| !mute) {
-                state.service = guest.service();
-                state.assignment_generation = guest.generation();
-            }
-            *state != before
-        });
-    }
-
-    /// A moment on the way, in either direction.
-    async fn travel(&self) {
-        self.machine.runs().await;
-        self.world.rng.delay(1, 50).await;
-        self.machine.runs().await;
-    }
-
-    fn is_cut(&self, instance: InstanceId, way: Cut) -> bool {
-        let cut = self.world.cut(self.machine.name, instance);
-        cut == Some(way) || cut == Some(Cut::Both)
-    }
-
-    fn loses(&self, what: &str) -> bool {
-        let lost = self.world.fails(10);
-        if lost {
-            self.world.rng.fault("messages that were lost", format!("{what} is lost at {}", self.machine.name));
+impl World {
+    /// Connects an agent, whose life ends with `end`, to the controller at an address. Its name leads to it, whatever the port.
+    pub(super) async fn dial(
+        self: Arc<Self>,
+        agent: AgentName,
+        end: CancellationToken,
+        address: String,
+    ) -> Result<DuplexStream> {
+        match end.run_until_cancelled(self.connect(agent, &end, &address)).await {
+            Some(connected) => connected,
+            // A process that was killed does nothing any more.
+            None => std::future::pending().await,
         }
-        lost
     }
 
-    /// The agent, once a request has come to it. `None`: it never will.
-    async fn reach(&self, instance: InstanceId) -> Option<Guest> {
-        self.travel().await;
-        let guest = self.world.connected(self.machine.name, instance)?;
-        if self.is_cut(instance, Cut::Requests) || self.loses("a request") { None } else { Some(guest) }
-    }
-
-    /// The answer, if it comes.
-    async fn answer<T>(&self, instance: InstanceId, answer: T) -> Option<T> {
-        self.travel().await;
-        if self.is_cut(instance, Cut::Replies) || self.loses("an answer") { None } else { Some(answer) }
-    }
-
-    /// Nothing comes for as long as the connection seems to stand and is none.
-    async fn notice(&self, instance: InstanceId) {
-        let mut reach = self.world.reach.subscribe();
-        while matches!(self.world.cut(self.machine.name, instance), Some(Cut::Requests | Cut::Replies)) {
+    async fn connect(
+        self: &Arc<Self>,
+        agent: AgentName,
+        agent_end: &CancellationToken,
+        address: &str,
+    ) -> Result<DuplexStream> {
+        let name = NAMES.into_iter().find(|name| address.starts_with(name)).context("no such host")?;
+        self.rng.delay(1, 50).await;
+        let is_open = async {
+            let mut cuts = self.cuts.subscribe();
             // The sender lives in the world.
-            let _ = reach.changed().await;
-        }
-    }
-
-    /// A start comes to the agent.
-    fn deliver(&self, guest: &Guest, start: &v1::Start) -> Option<Attached> {
-        let life = guest.life()?;
-        let attached = life.jobs.start(start.clone());
-        self.world.rng.mark((self.machine.name, start.fence));
-        let newest = {
-            let mut engine = guest.engine.lock().unwrap();
-            engine.fence = engine.fence.max(start.fence);
-            engine.fence
+            let _ = cuts.wait_for(|cuts| !cuts.contains_key(&(name, agent.instance))).await;
         };
-        let ended = attached.state.borrow().ended.clone();
-        let error = ended.and_then(|ended| ended.error);
-        let refused = error.is_some_and(|error| error.kind() == v1::ErrorKind::Fenced);
-        if refused != (start.fence < newest) {
-            let (instance, fence) = (guest.instance, start.fence);
-            self.world.violated(format!("{instance} has seen {newest} and takes {fence}: refused {refused}"));
-        }
-        Some(attached)
+        timeout(dial::LIMIT, is_open).await.context("nobody answers")?;
+        let refused = "the connection is refused";
+        let controller = self.listeners.lock().unwrap().get(name).cloned().context(refused)?;
+        let ((near, of_agent), (accepted, of_controller)) = (duplex(BUFFER), duplex(BUFFER));
+        controller.accepted.send((accepted, agent)).ok().context(refused)?;
+        let broken = CancellationToken::new();
+        self.connections.lock().unwrap().insert((controller.machine.name, agent.instance), broken.clone());
+        let (world, instance, agent_end) = (self.clone(), agent.instance, agent_end.clone());
+        let connection = Connection { world, instance, agent_end, controller, broken };
+        tokio::spawn(connection.carry(of_agent, of_controller));
+        Ok(near)
     }
 
-    /// The same start comes once more, when its sender may be gone, and what it was for too.
-    fn come_again(&self, guest: &Guest, start: &v1::Start) {
-        let late = Self::new(self.world.clone(), self.machine.clone());
-        let (guest, start) = (guest.clone(), start.clone());
-        tokio::spawn(async move {
-            late.world.rng.delay(1000, 120_000).await;
-            let what = format!("a start of {} comes late to {}", late.machine.name, guest.instance);
-            late.world.rng.fault("requests that came late", what);
-            late.deliver(&guest, &start);
+    /// Breaks the connection of a controller and an agent, if there is one.
+    pub(super) fn break_connection(&self, name: &'static str, instance: InstanceId) {
+        let connection = self.connections.lock().unwrap().remove(&(name, instance));
+        if let Some(broken) = connection {
+            self.rng.fault("connections that broke", format!("the connection of {name} and {instance} breaks"));
+            broken.cancel();
+        }
+    }
+
+    /// A controller and an agent do not reach each other for a while.
+    pub(super) fn cut_link(self: &Arc<Self>, name: &'static str, instance: InstanceId) {
+        let way = self.rng.pick(&[Cut::Both, Cut::Requests, Cut::Replies]);
+        let kind =
+            if way == Cut::Both { "connections that were cut" } else { "connections that were cut in one direction" };
+        self.rng.fault(kind, format!("{name} and {instance} do not reach each other: {way:?}"));
+        self.cuts.send_modify(|cuts| {
+            cuts.insert((name, instance), way);
         });
-    }
-
-    /// Asks once for a job and hears of its end, unless something gets lost.
-    async fn ask(&self, instance: InstanceId, start: &v1::Start) -> Option<Result<JobOutcome, v1::Error>> {
-        let guest = self.reach(instance).await?;
-        let life = guest.life()?;
-        let mut attached = self.deliver(&guest, start)?;
-        if self.world.fails(10) {
-            self.world.rng.fault("requests that came twice", format!("a start comes twice to {instance}"));
-            attached = self.deliver(&guest, start)?;
-        }
-        if self.world.fails(10) {
-            self.come_again(&guest, start);
-        }
-        if self.world.fails(15) {
-            self.world.cut_link(self.machine.name, instance);
-        }
-        if self.loses("a call") {
-            return None;
-        }
-        let ended = tokio::select! {
-            biased;
-            () = life.end.cancelled() => return None,
-            ended = attached.state.wait_for(|state| state.ended.is_some()) => ended.ok()?.ended.clone()?,
-        };
-        self.world.changed();
-        self.answer(instance, ended.error.map_or(Ok(ended.outcome), Err)).await
-    }
-
-    /// One question, asked again on the next connection when the one it was asked on broke.
-    async fn question<T>(&self, instance: InstanceId, read: impl Fn(&Guest) -> T + Sync) -> Result<T, AgentError> {
-        let asked = async {
-            loop {
-                if let Some(guest) = self.reach(instance).await
-                    && let Some(answer) = self.answer(instance, read(&guest)).await
-                {
-                    return answer;
-                }
-                self.notice(instance).await;
-                self.world.rng.delay(100, 500).await;
-            }
-        };
-        timeout(QUESTION, asked).await.map_err(|_| AgentError::Late(instance, QUESTION.as_secs()))
+        let world = self.clone();
+        tokio::spawn(async move {
+            world.rng.delay(500, 150_000).await;
+            world.cuts.send_modify(|cuts| {
+                cuts.remove(&(name, instance));
+            });
+        });
     }
 }
 
-#[async_trait]
-impl Agents for Network {
-    fn state(&self, instance: InstanceId) -> watch::Receiver<AgentState> {
-        let receiver = self.sender(instance).subscribe();
-        self.hear(instance);
-        receiver
-    }
-
-    async fn run(
-        &self,
-        instance: InstanceId,
-        start: v1::Start,
-        progress: OnProgress<'_>,
-    ) -> Result<JobOutcome, AgentError> {
-        let deadline = Instant::now() + Duration::from_secs(start.deadline_s.into()) + VERDICT;
-        progress(v1::Progress { stage: "sent".to_owned(), ..v1::Progress::default() });
-        let mut state = self.state(instance);
-        let asked = async {
-            loop {
-                if state.wait_for(|state| state.connected).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                if let Some(ended) = self.ask(instance, &start).await {
-                    return ended;
-                }
-                self.notice(instance).await;
-                self.world.rng.delay(10, 500).await;
+impl Connection {
+    /// Carries bytes both ways for as long as it lives.
+    async fn carry(self, agent: DuplexStream, controller: DuplexStream) {
+        let ((mut from_agent, to_agent), (mut from_controller, to_controller)) = (split(agent), split(controller));
+        let mut survivor = tokio::select! {
+            biased;
+            () = self.broken.cancelled() => return,
+            () = self.agent_end.cancelled() => {
+                drop(from_agent);
+                from_controller
             }
-        };
-        let tells = async {
-            for done in 1.. {
-                tokio::time::sleep(PROGRESS).await;
-                progress(v1::Progress { done: Some(done), unit: "items".to_owned(), ..v1::Progress::default() });
+            () = self.controller.end.cancelled() => {
+                drop(from_controller);
+                from_agent
             }
-            std::future::pending().await
+            () = self.pass(Cut::Requests, &mut from_controller, to_agent) => return,
+            () = self.pass(Cut::Replies, &mut from_agent, to_controller) => return,
         };
-        let ended = async {
-            tokio::select! {
-                biased;
-                ended = asked => ended,
-                never = tells => never,
-            }
-        };
-        match timeout_at(deadline, ended).await {
-            Err(_) => Err(AgentError::Unreachable(instance)),
-            Ok(Ok(outcome)) => Ok(outcome),
-            Ok(Err(error)) => Err(AgentError::Refused { kind: error.kind(), message: error.message }),
+        if self.world.fails(3) {
+            let (name, instance) = (self.controller.machine.name, self.instance);
+            let untold = format!("the connection of {name} and {instance} has one end, which is not told");
+            self.world.rng.fault("ends of connections that the other side was not told of", untold);
+            // What is said into it comes to nobody.
+            let _ = tokio::io::copy(&mut survivor, &mut tokio::io::sink()).await;
         }
     }
 
-    async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<u64, AgentError> {
-        let gone = || AgentError::Unreachable(instance);
-        let guest = self.reach(instance).await.ok_or_else(gone)?;
-        let life = guest.life().ok_or_else(gone)?;
-        let refused = |kind, message: String| AgentError::Refused { kind, message };
-        let admitted = life.assignments.admit(Lane::LifeCycle, request.fence);
-        if !admitted.map_err(|error| refused(v1::ErrorKind::Transient, error.to_string()))? {
-            return Err(refused(v1::ErrorKind::Fenced, "fenced".to_owned()));
+    /// Carries bytes one way until they end.
+    async fn pass(&self, way: Cut, from: &mut ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>) {
+        let (world, machine) = (&self.world, &self.controller.machine);
+        let mut bytes = vec![0; BUFFER];
+        while let Ok(n) = from.read(&mut bytes).await {
+            machine.runs().await;
+            world.rng.delay(1, 50).await;
+            self.is_open(way).await;
+            machine.runs().await;
+            if world.fails(150) {
+                let (name, instance) = (machine.name, self.instance);
+                world.rng.fault("connections that broke", format!("{name} and {instance} lose their connection"));
+                return;
+            }
+            world.rng.mark((machine.name, self.instance));
+            if n == 0 || to.write_all(&bytes[..n]).await.is_err() {
+                return;
+            }
         }
-        {
-            let mut engine = guest.engine.lock().unwrap();
-            engine.fence = engine.fence.max(request.fence);
+    }
+
+    /// Waits for as long as nothing passes this way; what was held back comes late, or never.
+    async fn is_open(&self, way: Cut) {
+        let mut cuts = self.world.cuts.subscribe();
+        let link = (self.controller.machine.name, self.instance);
+        let is_cut = |cuts: &Cuts| cuts.get(&link).is_some_and(|cut| *cut == way || *cut == Cut::Both);
+        if !is_cut(&cuts.borrow()) {
+            return;
         }
-        let assigned = life.assignments.assign(request.generation, request.specification.unwrap_or_default());
-        assigned.map_err(|error| refused(v1::ErrorKind::Transient, error.to_string()))?;
-        self.world.changed();
-        let in_force = life.assignments.assigned().borrow().generation;
-        self.answer(instance, in_force).await.ok_or_else(gone)
-    }
-
-    async fn list_databases(&self, instance: InstanceId) -> Result<Vec<v1::Database>, AgentError> {
-        let database = |fact: &Fact| match fact {
-            Fact::Database(name) => Some(v1::Database { name: name.clone(), ..v1::Database::default() }),
-            _ => None,
-        };
-        self.question(instance, |guest| guest.engine.lock().unwrap().facts.iter().filter_map(database).collect()).await
-    }
-
-    async fn list_users(&self, instance: InstanceId) -> Result<Vec<v1::User>, AgentError> {
-        let users = |guest: &Guest| {
-            let engine = guest.engine.lock().unwrap();
-            let user = |fact: &Fact| match fact {
-                Fact::User(name) => Some(v1::User {
-                    account: Some(v1::Account { name: name.clone(), host: "%".to_owned() }),
-                    databases: engine.grants(name),
-                }),
-                _ => None,
-            };
-            engine.facts.iter().filter_map(user).collect()
-        };
-        self.question(instance, users).await
-    }
-
-    async fn get_user(&self, instance: InstanceId, account: v1::Account) -> Result<Option<v1::User>, AgentError> {
-        let users = self.list_users(instance).await?;
-        Ok(users.into_iter().find(|user| user.account.as_ref().is_some_and(|known| known.name == account.name)))
-    }
-
-    async fn check_size(&self, instance: InstanceId, _: u64, _: u32) -> Result<Option<String>, AgentError> {
-        self.question(instance, |_| None).await
-    }
-
-    async fn ping(&self, instance: InstanceId) -> Result<(), AgentError> {
-        self.question(instance, |_| ()).await
-    }
-
-    async fn diagnose(&self, instance: InstanceId) -> Result<v1::GetDiagnosticsReply, AgentError> {
-        self.question(instance, |_| v1::GetDiagnosticsReply::default()).await
-    }
-
-    fn forget(&self, instance: InstanceId) {
-        self.states.lock().unwrap().remove(&instance);
+        // The sender lives in the world.
+        let _ = cuts.wait_for(|cuts| !is_cut(cuts)).await;
+        if self.world.rng.one_in(2) {
+            std::future::pending::<()>().await;
+        }
     }
 }

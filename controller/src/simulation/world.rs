@@ -9,30 +9,24 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::crash::Crash;
 use super::guest::Guest;
+use super::network::{Cuts, Listener};
 use super::rng::Rng;
 use crate::ids::InstanceId;
 use crate::store::sql::simulated::{Gate, Moment};
-
-/// What does not pass between a controller and an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
-    /// Anything: the connection has ended.
-    Both,
-    /// What the controller says; it still hears the agent.
-    Requests,
-    /// What the agent says, which still hears the controller.
-    Replies,
-}
 
 /// Everything but the controllers.
 pub(super) struct World {
     pub(super) crash: Arc<Crash>,
     pub(super) guests: Mutex<BTreeMap<InstanceId, Guest>>,
-    /// By controller and instance.
-    pub(super) cuts: Mutex<BTreeMap<(&'static str, InstanceId), Cut>>,
+    pub(super) cuts: watch::Sender<Cuts>,
+    /// The lives of controllers that can be reached.
+    pub(super) listeners: Mutex<BTreeMap<&'static str, Listener>>,
+    /// What ends the last connection of a controller and an instance.
+    pub(super) connections: Mutex<BTreeMap<(&'static str, InstanceId), CancellationToken>>,
     pub(super) addresses: AtomicU8,
     pub(super) directory: TempDir,
     /// How many hosts were made, for a directory of its own each.
@@ -56,7 +50,9 @@ impl World {
         let world = Self {
             crash: Arc::new(Crash::new(rng)),
             guests: Mutex::default(),
-            cuts: Mutex::default(),
+            cuts: watch::Sender::default(),
+            listeners: Mutex::default(),
+            connections: Mutex::default(),
             addresses: AtomicU8::new(0),
             directory: TempDir::new_in("/dev/shm").unwrap(),
             made: AtomicU8::new(0),
@@ -67,16 +63,6 @@ impl World {
 
     pub(super) fn guest(&self, instance: InstanceId) -> Option<Guest> {
         self.guests.lock().unwrap().get(&instance).cloned()
-    }
-
-    pub(super) fn cut(&self, controller: &'static str, instance: InstanceId) -> Option<Cut> {
-        self.cuts.lock().unwrap().get(&(controller, instance)).copied()
-    }
-
-    /// The host whose agent has a connection to this controller, though perhaps one that passes nothing on.
-    pub(super) fn connected(&self, controller: &'static str, instance: InstanceId) -> Option<Guest> {
-        let ended = self.cut(controller, instance) == Some(Cut::Both);
-        self.guest(instance).filter(|guest| !ended && guest.life().is_some())
     }
 }
 

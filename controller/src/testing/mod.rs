@@ -2,5 +2,6 @@
 //! checks that every operation passes. No other room holds such things for others.
 
 pub(crate) mod app;
+pub(crate) mod no_engine;
 pub(crate) mod operations;
 pub(crate) mod store;

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,10 +23,7 @@ use trove_agent::service::Services;
 use trove_agent::supervisor::{self, Parts};
 use trove_agent::{dial, link};
 use trove_proto::v1;
-use trove_strategy::{
-    Account, Datastore, Engine, EngineError, FirstStart, Health, Host, Installation, Kind, Metric, Places, RealHost,
-    Settings, Site, Size, StartMode, StartSpec,
-};
+use trove_strategy::{Account, Datastore, RealHost, Size};
 use turmoil::net::{TcpListener, TcpStream};
 
 use crate::agents::hub::Hub;
@@ -40,7 +36,7 @@ use crate::operations::Nudge;
 use crate::seal::Seal;
 use crate::store::sql::simulated::{Link, Moment, Server};
 use crate::store::{Clock, Store};
-use crate::testing::store as testing_store;
+use crate::testing::no_engine::{NoEngine, site};
 
 pub(super) const CONTROLLERS: [&str; 2] = ["one", "two"];
 const PORT: u16 = 8778;
@@ -303,9 +299,9 @@ async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>
     Ok(Arc::new(Services {
         datastore,
         site,
-        supervisor: supervisor::spawn(parts).await?,
+        supervisor: Arc::new(supervisor::spawn(parts).await?),
         assignments,
-        jobs,
+        jobs: Arc::new(jobs),
         identity,
         used,
         cgroups: Vec::new(),
@@ -314,12 +310,6 @@ async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>
         size,
         reports: std::sync::atomic::AtomicU64::new(0),
     }))
-}
-
-fn site(directory: &Path, host: &RealHost, size: Size) -> Site {
-    let at = || directory.to_owned();
-    let places = Places { data: at(), config: at(), run: at(), log: at(), secrets: at() };
-    Site::new(NoEngine::installation(), places, Ipv4Addr::LOCALHOST.into(), 1, size, host)
 }
 
 /// Work that takes its time and is counted.
@@ -340,64 +330,5 @@ impl Worker for SlowWork {
         *self.0.effects.lock().unwrap().entry(job.key.operation.clone()).or_default() += 1;
         self.0.note(format!("job {} is done", job.key.operation));
         Ok(Outcome::Stopped(v1::Stopped {}))
-    }
-}
-
-/// A datastore without an engine: the agent's task that owns it has nothing to start here.
-struct NoEngine;
-
-impl NoEngine {
-    fn installation() -> Installation {
-        Installation::new("1", "1", "/nowhere")
-    }
-}
-
-#[async_trait]
-impl Datastore for NoEngine {
-    fn identity(&self) -> trove_strategy::Identity {
-        testing_store::manifest().identity
-    }
-
-    async fn installations(
-        &self,
-        _host: &dyn Host,
-        _bindir: Option<&std::path::Path>,
-    ) -> Result<Vec<Installation>, EngineError> {
-        Ok(vec![Self::installation()])
-    }
-
-    fn engine(&self) -> &dyn Engine {
-        self
-    }
-}
-
-#[async_trait]
-impl Engine for NoEngine {
-    async fn initialise(&self, _site: &Site) -> Result<FirstStart, EngineError> {
-        Ok(FirstStart::Normal)
-    }
-
-    async fn configure(&self, _site: &Site, _settings: &Settings) -> Result<(), EngineError> {
-        Ok(())
-    }
-
-    fn start_spec(&self, _site: &Site, _settings: &Settings, _mode: StartMode) -> StartSpec {
-        StartSpec::new("/nowhere/engine", Vec::new())
-    }
-
-    async fn secure(&self, _site: &Site) -> Result<(), EngineError> {
-        Ok(())
-    }
-
-    async fn probe(&self, _site: &Site) -> Result<Health, EngineError> {
-        Err(EngineError::new(Kind::Transient, "there is no engine"))
-    }
-
-    async fn metrics(&self, _site: &Site) -> Result<Vec<Metric>, EngineError> {
-        Ok(Vec::new())
-    }
-
-    async fn reload(&self, _site: &Site, _settings: &Settings) -> Result<(), EngineError> {
-        Ok(())
     }
 }
