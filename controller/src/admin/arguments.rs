@@ -34,7 +34,7 @@ pub struct Arguments {
 
 /// Where the state is.
 #[derive(Args)]
-pub struct Place {
+pub struct Options {
     /// The state directory: the store, keys, hosts. Made when absent.
     #[arg(long, env = "TROVE_STATE")]
     pub state: PathBuf,
@@ -49,7 +49,7 @@ pub enum Verb {
     /// Run the service: API and identity, agents, operations. Prints one line when it serves; logs to standard error.
     ///
     /// SIGTERM ends it within 5 s; agents and engines go on, and the next start finds them.
-    Serve(Place),
+    Serve(Options),
     /// The configuration.
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -85,21 +85,21 @@ pub enum ConfigVerb {
 #[derive(Subcommand)]
 pub enum DbVerb {
     /// Bring the schema up to date (`serve` does so too). The controller must not run.
-    Migrate(Place),
+    Migrate(Options),
 }
 
 /// Datastores.
 #[derive(Subcommand)]
 pub enum DatastoreVerb {
     /// List versions with their state.
-    List(Place),
+    List(Options),
     /// Register what is installed on this machine now (`serve` does so at its start).
-    Register(Place),
+    Register(Options),
     /// Activate a version, so that it can be ordered again.
     Activate {
         /// Where.
         #[command(flatten)]
-        place: Place,
+        options: Options,
         /// The version's id, of `datastore list`.
         version: String,
     },
@@ -107,7 +107,7 @@ pub enum DatastoreVerb {
     Deactivate {
         /// Where.
         #[command(flatten)]
-        place: Place,
+        options: Options,
         /// The version's id, of `datastore list`.
         version: String,
     },
@@ -120,7 +120,7 @@ pub enum CaVerb {
     Show {
         /// Where.
         #[command(flatten)]
-        place: Place,
+        options: Options,
         /// That of controllers and agents.
         #[arg(long)]
         agents: bool,
@@ -133,7 +133,7 @@ pub enum UserVerb {
     /// Read a password from standard input and print its hash, for `[[identity.users]]` of the configuration.
     Hash,
     /// List users with their projects and roles.
-    List(Place),
+    List(Options),
 }
 
 /// Hosts.
@@ -141,7 +141,7 @@ pub enum UserVerb {
 pub enum HostsVerb {
     /// Stop every agent with its engine in an orderly way, keeping the data. The next `serve` starts them again. The
     /// controller must not run.
-    Stop(Place),
+    Stop(Options),
 }
 
 /// A state directory that a controller made: looking at one does not make it.

@@ -16,18 +16,18 @@ use crate::identity;
 /// What went wrong, in a sentence.
 pub async fn dispatch(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Serve(place) => crate::serve::run(&place.state, Config::load(place.config.as_deref())?).await,
+        Verb::Serve(options) => crate::serve::run(&options.state, Config::load(options.config.as_deref())?).await,
         Verb::Config(ConfigVerb::Show { config }) => print(&documented::show(&Config::load(config.as_deref())?)?),
-        Verb::Db(DbVerb::Migrate(place)) => {
-            let directory = StateDirectory::open(&place.state)?;
+        Verb::Db(DbVerb::Migrate(options)) => {
+            let directory = StateDirectory::open(&options.state)?;
             let _lock = directory.lock()?;
-            directory.store(&Config::load(place.config.as_deref())?).await?;
+            directory.store(&Config::load(options.config.as_deref())?).await?;
             print("The schema is up to date.\n")
         }
         Verb::Datastore(verb) => datastores::dispatch(verb).await,
-        Verb::Ca(CaVerb::Show { place, agents }) => {
+        Verb::Ca(CaVerb::Show { options, agents }) => {
             let authorities =
-                Authorities::load(&existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?)
+                Authorities::load(&existing(&options.state)?.store(&Config::load(options.config.as_deref())?).await?)
                     .await?;
             print(if agents { authorities.agents_pem() } else { authorities.engines_pem() })
         }
@@ -38,15 +38,15 @@ pub async fn dispatch(verb: Verb) -> Result<()> {
             let password = SecretString::from(password.trim_end_matches('\n').to_owned());
             print(&(identity::hash_password(&password)? + "\n"))
         }
-        Verb::User(UserVerb::List(place)) => {
+        Verb::User(UserVerb::List(options)) => {
             let users =
-                existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?.list_users().await?;
+                existing(&options.state)?.store(&Config::load(options.config.as_deref())?).await?.list_users().await?;
             let line = |user: &crate::store::identity::User| {
                 format!("{:<20} {:<20} {}\n", user.name, user.project_name, user.roles.join(","))
             };
             let lines: String = users.iter().map(line).collect();
             print(&format!("{:<20} {:<20} ROLES\n{lines}", "USER", "PROJECT"))
         }
-        Verb::Hosts(HostsVerb::Stop(place)) => hosts::stop(&place).await,
+        Verb::Hosts(HostsVerb::Stop(options)) => hosts::stop(&options).await,
     }
 }

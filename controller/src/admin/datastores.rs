@@ -1,6 +1,6 @@
 //! Datastores from the command line.
 
-use super::arguments::{DatastoreVerb, Place, existing, print};
+use super::arguments::{DatastoreVerb, Options, existing, print};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::VersionId;
@@ -9,18 +9,18 @@ use crate::store::datastores::{Unregistered, VersionChange};
 
 pub(super) async fn dispatch(verb: DatastoreVerb) -> Result<()> {
     match verb {
-        DatastoreVerb::List(place) => list(&place).await,
-        DatastoreVerb::Register(place) => {
-            let store = existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?;
-            register::register_installed(&store, &Config::load(place.config.as_deref())?).await
+        DatastoreVerb::List(options) => list(&options).await,
+        DatastoreVerb::Register(options) => {
+            let store = existing(&options.state)?.store(&Config::load(options.config.as_deref())?).await?;
+            register::register_installed(&store, &Config::load(options.config.as_deref())?).await
         }
-        DatastoreVerb::Activate { place, version } => set_active(&place, &version, true).await,
-        DatastoreVerb::Deactivate { place, version } => set_active(&place, &version, false).await,
+        DatastoreVerb::Activate { options, version } => set_active(&options, &version, true).await,
+        DatastoreVerb::Deactivate { options, version } => set_active(&options, &version, false).await,
     }
 }
 
-async fn list(place: &Place) -> Result<()> {
-    let store = existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?;
+async fn list(options: &Options) -> Result<()> {
+    let store = existing(&options.state)?.store(&Config::load(options.config.as_deref())?).await?;
     let mut text = format!("{:<38} {:<14} {:<8} {:<10} ACTIVE\n", "ID", "DATASTORE", "VERSION", "NUMBER");
     for datastore in store.list_datastores().await?.iter() {
         for version in &datastore.versions {
@@ -48,10 +48,10 @@ async fn list(place: &Place) -> Result<()> {
     print(&text)
 }
 
-async fn set_active(place: &Place, version: &str, active: bool) -> Result<()> {
+async fn set_active(options: &Options, version: &str, active: bool) -> Result<()> {
     let unknown = || Error::NotFound(format!("There is no version {version}. `datastore list` shows their ids."));
     let id: VersionId = version.parse().map_err(|_| unknown())?;
-    let store = existing(&place.state)?.store(&Config::load(place.config.as_deref())?).await?;
+    let store = existing(&options.state)?.store(&Config::load(options.config.as_deref())?).await?;
     let mut tx = store.begin().await?;
     let change = VersionChange { active: Some(active), ..VersionChange::default() };
     if !store.change_version(&mut tx, id, &change).await? {

@@ -41,13 +41,13 @@ const STREAMS: u32 = 50;
 pub(super) struct Streams(Arc<Mutex<HashMap<ProjectId, u32>>>);
 
 /// One of them, until it is dropped.
-struct Place {
+struct Subscription {
     streams: Streams,
     project: ProjectId,
 }
 
 impl Streams {
-    fn take(&self, project: &ProjectId) -> Result<Place> {
+    fn take(&self, project: &ProjectId) -> Result<Subscription> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(project.clone()).or_default();
         if *count >= STREAMS {
@@ -55,11 +55,11 @@ impl Streams {
             return Err(Error::Unavailable { message, retry_after_s: 30 });
         }
         *count += 1;
-        Ok(Place { streams: self.clone(), project: project.clone() })
+        Ok(Subscription { streams: self.clone(), project: project.clone() })
     }
 }
 
-impl Drop for Place {
+impl Drop for Subscription {
     fn drop(&mut self) {
         let mut counts = self.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.project) {
@@ -80,7 +80,7 @@ struct Stream {
     admin: bool,
     waiting: VecDeque<Sent>,
     ended: bool,
-    _place: Place,
+    _subscription: Subscription,
 }
 
 /// Stream what changes in the project
@@ -138,7 +138,7 @@ fn open(
     let since = text("last-event-id").filter(|id| !id.is_empty()).map(|id| id.parse()).transpose().map_err(wrong)?;
     let caller = authorized.caller.clone();
     let stream = Stream {
-        _place: state.streams.take(&caller.project)?,
+        _subscription: state.streams.take(&caller.project)?,
         watcher: state.app.watch(watched, since),
         authorized: Arc::new(authorized),
         shutdown: state.shutdown.clone(),

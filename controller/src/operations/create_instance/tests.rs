@@ -159,7 +159,7 @@ async fn an_engine_that_fails_after_its_installation_is_no_instance() {
 async fn an_undo_that_does_not_succeed_is_shown_and_never_dropped() {
     let (stage, operation) = make().await;
     stage.agents.fail_next("prepare", AgentError::Refused { kind: v1::ErrorKind::Fatal, message: "no".to_owned() });
-    for _ in 0..40 {
+    for _ in 0..1000 {
         stage.compute.fail_next("delete_host", ComputeError::Fatal("volume is locked".to_owned()));
     }
     let running = stage.start(None);
@@ -170,6 +170,7 @@ async fn an_undo_that_does_not_succeed_is_shown_and_never_dropped() {
         if operation.status == "stuck" {
             assert_eq!(operation.step.as_deref(), Some("boot_host"));
             assert_eq!(operation.steps[2].error.as_deref(), Some("undo: volume is locked"));
+            stage.compute.failures.lock().unwrap().clear();
             break;
         }
         changes.changed().await.unwrap();
