@@ -15,6 +15,7 @@ pub mod directory;
 pub mod error;
 pub mod identity;
 pub mod ids;
+pub mod listen;
 pub mod model;
 pub mod monitor;
 pub mod operations;

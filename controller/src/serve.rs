@@ -1,7 +1,6 @@
 //! Puts the service together and runs it.
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +24,7 @@ use crate::connections::{self, Gate, Limits, Port, Shares, Source};
 use crate::directory::{Presence, StateDirectory};
 use crate::error::{Error, Result, chain};
 use crate::identity::{Identity, builtin};
+use crate::listen::listen;
 use crate::operations::{Changes, Nudge, Runner, RunnerContext};
 use crate::reconcile::controllers;
 use crate::store::Store;
@@ -51,12 +51,15 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let store = directory.store(&config).await?;
     let authorities = Arc::new(Authorities::load(&store).await?);
     let identity = Identity::open(&store, &config, directory.path()).await?;
-    let api_listener = bind(config.api.listen, "api.listen").await?;
-    let agents_listener = listener::bind(config.agents.listen)
-        .map_err(|error| Error::internal(format!("listen on {} (agents.listen)", config.agents.listen), error))?;
+    let compute = compute::open(directory.path(), &config)?;
+    let api_listener = listen(&*compute, config.api.listen, "api.listen").await?;
+    let agents_listener = listen(&*compute, config.agents.listen, "agents.listen").await?;
+    let metrics_listener = match config.metrics.listen {
+        Some(address) => Some(listen(&*compute, address, "metrics.listen").await?),
+        None => None,
+    };
 
     let (nudge, changes, shutdown) = (Nudge::default(), Changes::default(), CancellationToken::new());
-    let compute = compute::open(directory.path(), &config)?;
     let own =
         Controller { id: controller_id.clone(), agents_address: config.agents_address(), place: compute.location()? };
     join(&store, &own).await?;
@@ -81,10 +84,10 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let router = api::router(state, built_in).layer(written).layer(cors);
 
     let shares = shares()?;
-    let monitor = match config.metrics.listen {
-        Some(address) => {
+    let monitor = match metrics_listener {
+        Some(listener) => {
             let gate = Gate::new("the figures", shares.figures, Vec::new());
-            Some(monitor::listen(address, store.clone(), hub.clone(), gate, shutdown.clone()).await?)
+            Some(monitor::serve(listener, store.clone(), hub.clone(), gate, shutdown.clone())?)
         }
         None => None,
     };
@@ -170,11 +173,6 @@ fn check_account(config: &Config) {
              --user-group --no-create-home --shell /usr/sbin/nologin {account}"
         );
     }
-}
-
-async fn bind(address: SocketAddr, option: &str) -> Result<TcpListener> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|error| Error::internal(format!("listen on {address} ({option})"), error))
 }
 
 /// A task whose failure ends the service: it cannot do its job without any of them.

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 use trove_proto::v1::ServiceState;
-use trove_strategy::{EngineError, Kind, Site, StartMode};
+use trove_strategy::{EngineError, Kind, StartMode};
 
 use super::{FIRST_MEASURE, MARK, Owner, Reply, ended, millis, pass};
 use crate::process::Process;
@@ -254,10 +254,11 @@ impl Owner {
     /// what else has it may end too. Meanwhile the status says so.
     fn waits_for_address(&mut self) -> bool {
         let Some(starting) = &mut self.starting else { return false };
-        if !is_taken(&self.parts.site) {
+        let site = &self.parts.site;
+        let mut ports = std::iter::once(site.port).chain(self.parts.datastore.identity().tls_port);
+        let Some(at) = ports.find_map(|port| Some(SocketAddr::new(site.address, port)).filter(is_taken)) else {
             return false;
-        }
-        let at = SocketAddr::new(self.parts.site.address, self.parts.site.port);
+        };
         let error = EngineError::new(Kind::Transient, format!("another process has the engine's address {at}"));
         starting.postpone(&error);
         let is_over = starting.is_over();
@@ -294,10 +295,9 @@ impl Owner {
 
 /// Whether the engine could not listen, since another process has its address. It is bound as engines do it, and nobody
 /// is listened to.
-fn is_taken(site: &Site) -> bool {
-    let address = SocketAddr::new(site.address, site.port);
+fn is_taken(address: &SocketAddr) -> bool {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-    let bound = socket.and_then(|socket| socket.set_reuseaddr(true).and_then(|()| socket.bind(address)));
+    let bound = socket.and_then(|socket| socket.set_reuseaddr(true).and_then(|()| socket.bind(*address)));
     bound.is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
 }
 

@@ -43,6 +43,8 @@ async fn keep(site: &Site, at: Location, owner: Owner) -> Result<(), EngineError
     Ok(site.host.write(File { at, contents, mode: 0o640, owner }).await?)
 }
 
+const TLS_PORT: u16 = 7802;
+
 struct Sleeper {
     mood: Mutex<Mood>,
     asked: AtomicU32,
@@ -66,7 +68,9 @@ impl Sleeper {
 #[async_trait]
 impl Datastore for Sleeper {
     fn identity(&self) -> Identity {
-        Identity::new("sleeper", 1)
+        let mut identity = Identity::new("sleeper", 1);
+        identity.tls_port = Some(TLS_PORT);
+        identity
     }
 
     async fn installations(
@@ -296,12 +300,20 @@ const STARTS_AGAIN: &str = "test -s /proc/self/fd/1 && exec sleep 600; echo the 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_another_has_is_waited_for_with_the_reason() {
+    for port in [None, Some(TLS_PORT)] {
+        waits_for_its_address(port).await;
+    }
+}
+
+async fn waits_for_its_address(port: Option<u16>) {
     let stage = stage(STARTS_AGAIN, Mood::Answers).await;
-    let taken = std::net::TcpListener::bind((stage.site.address, stage.site.port)).unwrap();
+    let at = std::net::SocketAddr::new(stage.site.address, port.unwrap_or(stage.site.port));
+    let taken = std::net::TcpListener::bind(at).unwrap();
     let supervisor = stage.supervisor.clone();
     let start = tokio::spawn(async move { supervisor.start().await });
     let mut status = stage.supervisor.status();
-    let told = status.wait_for(|now| now.detail.contains("another process has the engine's address"));
+    let reason = format!("another process has the engine's address {at}");
+    let told = status.wait_for(|now| now.detail.contains(&reason));
     let told = tokio::time::timeout(Duration::from_secs(10), told).await.expect("it says so").unwrap().service;
     assert_eq!(told, ServiceState::Starting);
     // Longer than the start itself may take; whoever asked hears of that, and it goes on.

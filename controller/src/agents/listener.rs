@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls_pki_types::CertificateDer;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -25,8 +25,6 @@ use crate::authority::AgentName;
 use crate::connections::{ACCEPT_PAUSE, Gate, Source};
 use crate::error::{Result, chain};
 
-/// After a restart of the controller all agents come at once.
-const BACKLOG: u32 = 4096;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// An enrolment is one call.
 const ENROLMENT_LIMIT: Duration = Duration::from_secs(30);
@@ -34,17 +32,6 @@ const ENROLMENT_LIMIT: Duration = Duration::from_secs(30);
 const ENROLMENT_LIMIT_BYTES: usize = 64 * 1024;
 /// For the links to be written as lost at shutdown; what is left then is done at the next start.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
-
-/// Listens for agents.
-///
-/// # Errors
-/// Those of the system: the address is taken or not there.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
 
 /// Serves agents until `shutdown`. Connections that have not proved who they are yet have a place in the gate.
 ///

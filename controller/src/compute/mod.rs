@@ -1,7 +1,7 @@
 //! Hosts for agents. Every verb is idempotent by instance id. The agent's behaviour is the same under every driver.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -65,6 +65,8 @@ pub struct Network {
     pub address: IpAddr,
     /// The port it listens on.
     pub port: u16,
+    /// The other one, of an engine that speaks TLS on a port of its own.
+    pub tls_port: Option<u16>,
 }
 
 /// How an agent finds the controllers and is believed by them.
@@ -144,6 +146,14 @@ pub trait Compute: Send + Sync {
     /// time; a driver whose hosts share no addresses finds none.
     async fn end_squatters(&self) -> std::result::Result<Vec<Squatter>, ComputeError> {
         Ok(Vec::new())
+    }
+    /// Ends the programs of instances that have taken an address of the controller's own, which could not listen there; `again`
+    /// where some were ended and it still cannot. `true`: it is worth another try. `false`: the driver knows nothing of it.
+    ///
+    /// # Errors
+    /// What has it is no instance's, and is named.
+    async fn free_address(&self, _at: SocketAddr, _again: bool) -> std::result::Result<bool, ComputeError> {
+        Ok(false)
     }
     /// Names what its hosts lie on where not every controller reaches them: controllers of two such names share no store.
     fn location(&self) -> Result<Option<String>> {

@@ -5,7 +5,6 @@
 mod instances;
 mod process;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,16 +45,14 @@ struct Monitor {
 /// Begins to keep figures, and serves them until the controller ends.
 ///
 /// # Errors
-/// The address cannot be listened on.
-pub async fn listen(
-    address: SocketAddr,
+/// Internal: there are figures already.
+pub fn serve(
+    listener: TcpListener,
     store: Store,
     hub: Arc<Hub>,
     gate: Arc<Gate>,
     shutdown: CancellationToken,
 ) -> Result<impl Future<Output = ()>> {
-    let failed = |error| Error::internal(format!("listen on {address} (metrics.listen)"), error);
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
     let builder = PrometheusBuilder::new().set_buckets(DURATIONS);
     let builder = builder.map_err(|error| Error::internal("set up the figures", error))?;
     let recorder = builder.install_recorder().map_err(|error| Error::internal("set up the figures", error))?;

@@ -67,6 +67,7 @@ impl RunnerContext {
             network: Network {
                 address: facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?,
                 port: facts.port,
+                tls_port: facts.tls_port,
             },
             bootstrap: Bootstrap {
                 generation: facts.generation,

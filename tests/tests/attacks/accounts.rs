@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use tokio_postgres::Client;
-use trove_tests::{APP, Api, Stack, StackOptions, connect, leftovers, poll, rows};
+use trove_tests::{APP, Api, Engine, Failpoints, Stack, StackOptions, connect, leftovers, poll, rows};
 
 use super::postgresql::{has_root, root};
 
@@ -132,6 +132,74 @@ async fn whoever_listens_on_another_address_answers_nobody_and_is_ended_where_it
     for what in [uid.to_string(), mine, other] {
         ensure!(!leftovers::filtered(&what)?, "{what} is still in the packet filter");
     }
+    Ok(())
+}
+
+/// A program that takes an address and port as soon as it can, and listens to nobody. Nobody else can have it then.
+fn holder(address: &str, port: u16) -> String {
+    let script = format!(
+        "use Socket; while (1) {{ socket my $s, PF_INET, SOCK_STREAM, 0; \
+         bind $s, pack_sockaddr_in({port}, inet_aton(\"{address}\")) and sleep 600; select(undef, undef, undef, 0.001) }}"
+    );
+    format!("setsid perl -e '{script}' >/dev/null 2>&1 </dev/null &")
+}
+
+#[tokio::test]
+async fn whoever_holds_the_tls_port_of_another_engine_does_not_keep_it_down() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root gives engines accounts of their own");
+        return Ok(());
+    }
+    let it = Neighbours::new().await?;
+    let answer = it.api.post("/instances", &Engine::Redis.order("redis")).await?;
+    let redis = answer.body["instance"]["id"].as_str().with_context(|| format!("{answer:?}"))?.to_owned();
+    let address = it.api.await_active(&redis).await?["ip"][0].as_str().context("an address")?.to_owned();
+    // Several, so that one has it before the engine.
+    for _ in 0..4 {
+        it.run(&holder(&address, 6380)).await?;
+    }
+    let restarted = it.api.post(&format!("/instances/{redis}/action"), &json!({"restart": {}})).await?;
+    ensure!(restarted.status == 202, "{restarted:?}");
+    let ended = it.api.await_operations(&redis).await?;
+    ensure!(ended[0]["status"] == "done", "{ended}");
+    let fault = async || it.api.instance(&it.mine).await;
+    let fault = poll("a fault", WAIT, fault, |view| view["fault"].is_object()).await?;
+    ensure!(fault["fault"]["message"].as_str().unwrap_or_default().contains("another instance"), "{fault}");
+    let view = it.api.await_active(&redis).await?;
+    Engine::Redis.log_in(&view, APP.0, APP.1).await?;
+    ensure!(listens(&address, 6380), "no TLS");
+    it.assert_other_is_well().await
+}
+
+#[tokio::test]
+async fn whoever_takes_the_addresses_of_a_controller_that_restarts_is_ended() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root gives engines accounts of their own");
+        return Ok(());
+    }
+    let mut it = Neighbours::new().await?;
+    let address = it.stack.address().to_string();
+    // Sees to it that each has what it is to have, before the controller is back.
+    it.run(&format!("{} {}", listener(&address, 8779), holder(&address, 8778))).await?;
+    it.stack.kill()?;
+    poll("a listener", WAIT, async || Ok(listens(&address, 8779)), |listens| *listens).await?;
+    let agents: SocketAddr = format!("{address}:8778").parse()?;
+    let is_held = async || Ok(std::net::TcpListener::bind(agents).is_err());
+    poll("a holder", WAIT, is_held, |is_held| *is_held).await?;
+    it.stack.run(&Failpoints::default())?;
+    let log = fs::read_to_string(it.stack.log())?;
+    ensure!(log.contains("has taken an address of this controller"), "{}", it.stack.log_end());
+    ensure!(log.contains(&it.mine) && log.contains("perl, process"), "{}", it.stack.log_end());
+    let well = |view: &serde_json::Value| view["operating_status"] == "HEALTHY";
+    for id in [&it.mine, &it.other] {
+        poll("an engine that is heard", WAIT, async || it.api.instance(id).await, well).await?;
+    }
+    // What is no instance's is left alone, and named.
+    it.stack.kill()?;
+    let _taken = std::net::TcpListener::bind((it.stack.address(), 8779))?;
+    let (status, said) = it.stack.run_to_end()?;
+    let own = format!("process {}, has it", std::process::id());
+    ensure!(!status.success() && said.contains("api.listen") && said.contains(&own), "{said}");
     Ok(())
 }
 

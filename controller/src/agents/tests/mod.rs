@@ -51,7 +51,7 @@ impl Controller {
         let authorities = Arc::new(Authorities::load(&store).await.unwrap());
         let config = Arc::new(Config::default());
         let hub = Hub::new(store.clone(), Arc::clone(&authorities), config, "here".to_owned(), Nudge::default());
-        let listener = listener::bind(address).unwrap();
+        let listener = crate::listen::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let gate = Gate::new("the agents' port", Shares::of(20_000).agents, Vec::new());

@@ -196,7 +196,7 @@ mod tests {
     use crate::ids::InstanceId;
 
     fn tenant(uid: u32, address: &str) -> Tenant {
-        Tenant { instance: InstanceId::random(), uid, address: Some(address.parse().unwrap()), port: 5432 }
+        Tenant { instance: InstanceId::random(), uid, address: Some(address.parse().unwrap()), ports: vec![5432] }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::keys;
 use super::lock;
 use super::migrate;
 use super::namespace::{self, View};
-use super::tenant::{Tenant, WHOLE, WITHDRAWN};
+use super::tenant::{PORTS, Tenant, WHOLE, WITHDRAWN};
 use crate::compute::{ComputeError, HostSpec};
 use crate::ids::InstanceId;
 use crate::model::Artifact;
@@ -343,6 +343,9 @@ impl Hosts {
             cgroups: self.groups_of(spec.instance, Part::Agent),
             engine_cgroups: self.groups_of(spec.instance, Part::Engine),
         };
+        let ports: Vec<u16> = std::iter::once(spec.network.port).chain(spec.network.tls_port).collect();
+        let lines: String = ports.iter().map(|port| format!("{port}\n")).collect();
+        write(&directory.join(PORTS), lines.as_bytes())?;
         let text = toml::to_string(&config)
             .map_err(|error| ComputeError::Fatal(format!("write the agent's configuration: {error}")))?;
         write(&self.config_file(spec.instance), text.as_bytes())?;

@@ -25,7 +25,7 @@ mod tenant;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -329,6 +329,22 @@ impl Compute for ProcessDriver {
         let transient = |error: std::io::Error| ComputeError::Transient(format!("look who listens: {error}"));
         let tenants = self.hosts.tenants().map_err(transient)?;
         squatters::end(&self.hosts, &tenants).await.map_err(transient)
+    }
+
+    async fn free_address(&self, at: SocketAddr, again: bool) -> std::result::Result<bool, ComputeError> {
+        if self.hosts.apart.is_none() {
+            return Ok(false);
+        }
+        let transient = |error: std::io::Error| ComputeError::Transient(format!("look who has {at}: {error}"));
+        let tenants = self.hosts.tenants().map_err(transient)?;
+        if squatters::end_at(&self.hosts, &tenants, at, again).await.map_err(transient)? {
+            return Ok(true);
+        }
+        match squatters::others_at(at).map_err(transient)? {
+            Some(process) => Err(ComputeError::Fatal(format!("{process}, has it"))),
+            // A connection that has ended keeps it for a minute, or who had it has just gone.
+            None => Ok(true),
+        }
     }
 
     /// The directory of hosts on this boot of this machine: controllers that share it see the same hosts.

@@ -1,4 +1,5 @@
-//! Programs of an instance that have taken the address of another, which keeps its engine from starting. They are ended.
+//! Programs of an instance that have taken the address of another, which keeps its engine from starting, or one of the
+//! controller's own. They are ended.
 //!
 //! What listens is seen in the kernel's tables, which costs little and is looked at all the time. Where an address is taken and
 //! nothing is seen to listen there, and to find out which processes have a socket, the sockets of all that runs as an
@@ -48,21 +49,14 @@ pub(super) async fn end(hosts: &Hosts, tenants: &[Tenant]) -> io::Result<Vec<Squ
             break;
         }
         for tenant in tenants.iter().filter(|tenant| suspects.contains(&tenant.uid)) {
-            let holders = holders(tenant, tenants)?;
-            let has_it = holders.is_empty() && has_anothers(tenant, tenants);
+            let is_anothers_at = |at, listens| is_anothers(at, listens, tenant, tenants);
+            let holders = holders(tenant.uid, is_anothers_at)?;
+            let has_it = holders.is_empty() && has(tenant.uid, |at| is_anothers(at, false, tenant, tenants));
             let listens =
                 listeners()?.iter().any(|it| it.uid == tenant.uid && is_anothers(it.at, true, tenant, tenants));
             for process in &holders {
-                let name = name(*process)?;
-                if let Some(handle) = process.open()? {
-                    tracing::warn!(
-                        instance_id = %tenant.instance, pid = process.pid, name,
-                        "a process of this instance has taken another instance's address and is ended"
-                    );
-                    handle.send(Signal::KILL)?;
-                    // What does not end is met again in the next round.
-                    let _ = tokio::time::timeout(LONGEST_DYING, handle.ended()).await;
-                    ended.insert(tenant.instance, format!("{name}, process {}", process.pid));
+                if let Some(name) = end_one(*process, tenant, "another instance's address").await? {
+                    ended.insert(tenant.instance, name);
                 }
             }
             // One that starts itself again and again, or whose socket no process has in its table (it is on its way between two).
@@ -80,6 +74,57 @@ pub(super) async fn end(hosts: &Hosts, tenants: &[Tenant]) -> io::Result<Vec<Squ
     Ok(ended.into_iter().map(|(instance, process)| Squatter { instance, process }).collect())
 }
 
+/// Ends what has taken an address of the controller's own: at first the processes that have it, then all that runs as the
+/// accounts of those who come back. Whether there was anything.
+pub(super) async fn end_at(hosts: &Hosts, tenants: &[Tenant], own: SocketAddr, again: bool) -> io::Result<bool> {
+    let mut found = false;
+    for tenant in tenants {
+        let holders = holders(tenant.uid, |at, _| collide(at, own))?;
+        if holders.is_empty() && !has(tenant.uid, |at| collide(at, own)) {
+            continue;
+        }
+        found = true;
+        for process in &holders {
+            end_one(*process, tenant, "an address of this controller").await?;
+        }
+        if again || holders.is_empty() {
+            tracing::warn!(
+                instance_id = %tenant.instance,
+                "this instance does not leave the controller's address: all that runs as its account is ended"
+            );
+            strike(tenant.uid, &hosts.groups_of(tenant.instance, Part::Engine)).await?;
+        }
+    }
+    Ok(found)
+}
+
+/// A process of the machine that has an address of the controller's own, for people.
+pub(super) fn others_at(own: SocketAddr) -> io::Result<Option<String>> {
+    for process in system::processes()? {
+        if sockets(process.id)?.into_iter().any(|(at, _)| collide(at, own)) {
+            return Ok(Some(described(process.id)?));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a socket here may keep another from listening there.
+fn collide(at: SocketAddr, there: SocketAddr) -> bool {
+    let [one, other] = [at, there].map(|it| it.ip().to_canonical());
+    at.port() == there.port() && (one == other || one.is_unspecified() || other.is_unspecified())
+}
+
+/// Ends a process, and says what it was; `None` where it has gone by itself.
+async fn end_one(process: ProcessId, tenant: &Tenant, taken: &str) -> io::Result<Option<String>> {
+    let what = described(process)?;
+    let Some(handle) = process.open()? else { return Ok(None) };
+    tracing::warn!(instance_id = %tenant.instance, process = what, "a process of this instance has taken {taken} and is ended");
+    handle.send(Signal::KILL)?;
+    // What does not end is met again in the next round.
+    let _ = tokio::time::timeout(LONGEST_DYING, handle.ended()).await;
+    Ok(Some(what))
+}
+
 /// Accounts of those who may have taken another's address.
 fn suspects(tenants: &[Tenant]) -> io::Result<BTreeSet<u32>> {
     let listeners = listeners()?;
@@ -91,11 +136,13 @@ fn suspects(tenants: &[Tenant]) -> io::Result<BTreeSet<u32>> {
     }
     for tenant in tenants {
         let Some(address) = tenant.address else { continue };
-        let is_served = listeners
-            .iter()
-            .any(|it| it.at.port() == tenant.port && [Ipv4Addr::UNSPECIFIED, address].contains(&plain(it.at)));
-        if !is_served && is_taken(address, tenant.port)? {
-            return Ok(tenants.iter().map(|other| other.uid).collect());
+        for port in tenant.ports.iter().copied() {
+            let is_served = listeners
+                .iter()
+                .any(|it| it.at.port() == port && [Ipv4Addr::UNSPECIFIED, address].contains(&plain(it.at)));
+            if !is_served && is_taken(address, port)? {
+                return Ok(tenants.iter().map(|other| other.uid).collect());
+            }
         }
     }
     Ok(found)
@@ -117,7 +164,7 @@ fn is_taken(address: Ipv4Addr, port: u16) -> io::Result<bool> {
 fn is_anothers(at: SocketAddr, listens: bool, own: &Tenant, tenants: &[Tenant]) -> bool {
     let address = plain(at);
     if address == Ipv4Addr::UNSPECIFIED {
-        return at.port() != 0 && (listens || tenants.iter().any(|tenant| tenant.port == at.port()));
+        return at.port() != 0 && (listens || tenants.iter().any(|tenant| tenant.ports.contains(&at.port())));
     }
     tenants.iter().any(|tenant| tenant.uid != own.uid && tenant.address == Some(address))
 }
@@ -131,10 +178,10 @@ fn plain(at: SocketAddr) -> Ipv4Addr {
     }
 }
 
-/// Whether the kernel has a socket of this account where another's engine is to be, whoever has it in his table.
-fn has_anothers(tenant: &Tenant, tenants: &[Tenant]) -> bool {
+/// Whether the kernel has such a socket of this account, whoever has it in his table.
+fn has(uid: u32, is_meant: impl Fn(SocketAddr) -> bool) -> bool {
     match diag::sockets() {
-        Ok(all) => all.into_iter().any(|(at, uid)| uid == tenant.uid && is_anothers(at, false, tenant, tenants)),
+        Ok(all) => all.into_iter().any(|(at, of)| of == uid && is_meant(at)),
         // A kernel may be built without it; what listens is seen all the same.
         Err(error) => {
             tracing::warn!("sockets that are only bound are not seen: ask the kernel (sock_diag): {error}");
@@ -143,11 +190,11 @@ fn has_anothers(tenant: &Tenant, tenants: &[Tenant]) -> bool {
     }
 }
 
-/// Processes of a tenant that have a socket where another's engine is to be.
-fn holders(tenant: &Tenant, tenants: &[Tenant]) -> io::Result<Vec<ProcessId>> {
+/// Processes of an account that have such a socket; of each it is also told whether it listens.
+fn holders(uid: u32, is_meant: impl Fn(SocketAddr, bool) -> bool) -> io::Result<Vec<ProcessId>> {
     let mut found = Vec::new();
-    for process in system::processes_of(tenant.uid)? {
-        if sockets(process)?.into_iter().any(|(at, listens)| is_anothers(at, listens, tenant, tenants)) {
+    for process in system::processes_of(uid)? {
+        if sockets(process)?.into_iter().any(|(at, listens)| is_meant(at, listens)) {
             found.push(process);
         }
     }
@@ -176,10 +223,11 @@ fn sockets(process: ProcessId) -> io::Result<Vec<(SocketAddr, bool)>> {
     Ok(all)
 }
 
-/// What it calls itself, as far as that can be shown.
-fn name(process: ProcessId) -> io::Result<String> {
+/// What it calls itself, as far as that can be shown, and its number.
+fn described(process: ProcessId) -> io::Result<String> {
     let said = if_there(fs::read(format!("/proc/{}/comm", process.pid)))?.unwrap_or_default();
-    Ok(said.into_iter().filter(u8::is_ascii_graphic).map(char::from).collect())
+    let name: String = said.into_iter().filter(u8::is_ascii_graphic).map(char::from).collect();
+    Ok(format!("{name}, process {}", process.pid))
 }
 
 /// Every socket of the machine that listens.
@@ -245,12 +293,12 @@ mod tests {
             instance: InstanceId::random(),
             uid,
             address: Some(address.parse().unwrap()),
-            port: 5432,
+            ports: vec![5432, 5433],
         };
         let all = [tenant(1, "127.64.0.1"), tenant(2, "127.64.0.2")];
         let is = |at: &str, listens| is_anothers(at.parse().unwrap(), listens, &all[0], &all);
         for (at, listens) in
-            [("127.64.0.2:1", true), ("127.64.0.2:5432", false), ("0.0.0.0:9", true), ("[::]:5432", false)]
+            [("127.64.0.2:1", true), ("127.64.0.2:5432", false), ("0.0.0.0:9", true), ("[::]:5433", false)]
         {
             assert!(is(at, listens), "{at}");
         }
@@ -258,6 +306,22 @@ mod tests {
             assert!(!is(at, true), "{at}");
         }
         assert!(!is("0.0.0.0:0", false), "not bound yet");
+    }
+
+    #[test]
+    fn a_socket_collides_at_its_own_address_and_everywhere_where_it_is_on_the_wildcard() {
+        for (at, there, expected) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("0.0.0.0:1", "127.0.0.1:1", true),
+            ("[::]:1", "127.0.0.1:1", true),
+            ("127.9.9.9:1", "0.0.0.0:1", true),
+            ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", true),
+            ("127.0.0.1:2", "127.0.0.1:1", false),
+            ("127.0.0.2:1", "127.0.0.1:1", false),
+            ("[::1]:1", "127.0.0.1:1", false),
+        ] {
+            assert_eq!(collide(at.parse().unwrap(), there.parse().unwrap()), expected, "{at} {there}");
+        }
     }
 
     #[test]

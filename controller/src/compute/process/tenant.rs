@@ -16,6 +16,9 @@ use crate::ids::InstanceId;
 pub(super) const WHOLE: &str = "agent.toml";
 /// The same of one that was stopped: its address stays its own.
 pub(super) const WITHDRAWN: &str = "agent.toml.withdrawn";
+/// All ports of its engine, one a line, in a file of their own: agents of before refuse a configuration that says more than
+/// they know. Hosts of before have none until they are started again.
+pub(super) const PORTS: &str = "ports";
 
 /// A host among others on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +28,8 @@ pub(super) struct Tenant {
     pub(super) uid: u32,
     /// Where its engine listens; `None` where that is no IPv4 address, which this driver gives to nobody.
     pub(super) address: Option<Ipv4Addr>,
-    /// The port it listens on there.
-    pub(super) port: u16,
+    /// The ports that are its engine's there.
+    pub(super) ports: Vec<u16>,
 }
 
 #[derive(Deserialize)]
@@ -49,8 +52,12 @@ impl Tenant {
                 IpAddr::V4(address) => Some(address),
                 IpAddr::V6(_) => None,
             };
-            let of = |uid| Self { instance: written.instance_id, uid, address, port: written.port };
-            return Ok(written.engine_uid.map(of));
+            let file = host.join(PORTS);
+            let text = if_there(fs::read_to_string(&file))?;
+            let ports = text.map(|text| text.lines().map(str::parse).collect::<Result<Vec<u16>, _>>()).transpose();
+            let ports = ports.map_err(|error| io::Error::other(format!("read {}: {error}", file.display())))?;
+            let ports = ports.unwrap_or_else(|| vec![written.port]);
+            return Ok(written.engine_uid.map(|uid| Self { instance: written.instance_id, uid, address, ports }));
         }
         Ok(None)
     }

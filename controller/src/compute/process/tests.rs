@@ -81,7 +81,7 @@ impl World {
             fence: 1,
             size: Size { memory_mib: 512, vcpus: 1, volume_gib: 1 },
             requirements: Requirements::default(),
-            network: Network { address: "127.0.0.1".parse().unwrap(), port: 5432 },
+            network: Network { address: "127.0.0.1".parse().unwrap(), port: 5432, tls_port: None },
             bootstrap: Bootstrap {
                 generation: 1,
                 datastore: "engine".to_owned(),

@@ -37,6 +37,8 @@ pub struct HostFacts {
     pub address: Option<IpAddr>,
     /// The port it listens on.
     pub port: u16,
+    /// The other one, of an engine that speaks TLS on a port of its own.
+    pub tls_port: Option<u16>,
     /// The account of its engine, where it has one of its own.
     pub engine_uid: Option<u32>,
 }
@@ -166,6 +168,7 @@ fn host_facts(row: &Row, id: InstanceId) -> Result<HostFacts> {
         },
         address: address(row)?,
         port: narrow(row, "port")?,
+        tls_port: manifest.identity.tls_port,
         engine_uid: maybe_uid(row)?,
         requirements: Requirements {
             nics: json(row, "nics")?,
