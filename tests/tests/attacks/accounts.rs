@@ -286,7 +286,8 @@ async fn who_looks_like_an_agent_is_not_taken_for_one() -> Result<()> {
     it.run(&start(&format!("'{like_it}'"))).await?;
     it.run(&start(&format!("--config '{}'", outside.display()))).await?;
     let named = |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.starts_with(b"sh\0-c\0"));
-    ensure!(leftovers::processes(&it.mine).iter().filter(|pid| named(pid)).count() == 2, "they do not run");
+    let both = |pids: &Vec<i32>| pids.iter().filter(|pid| named(pid)).count() == 2;
+    poll("two that look like it", WAIT, async || Ok(leftovers::processes(&it.mine)), both).await?;
 
     kill(Pid::from_raw(before[0]), Signal::SIGKILL)?;
     let ask = async || Ok(leftovers::agents(&it.mine));
