@@ -57,7 +57,7 @@ impl Search {
             && facts.stx_uid == self.sought.uid
             && (facts.stx_dev_major, facts.stx_dev_minor) == self.sought.device;
         if is_meant && self.seen.insert(facts.stx_ino) {
-            self.bytes += facts.stx_blocks * 512;
+            self.bytes += Measure::of_blocks(facts.stx_blocks);
         }
     }
 
