@@ -1,4 +1,5 @@
-//! Time limits on every call into a strategy, in one place: one that forgets its own does not make the agent deaf.
+//! Limits on every call into a strategy, in one place: one that forgets its own does not make the agent deaf, and an engine whose
+//! superuser makes it say megabytes does not make it dumb: no controller takes a report of that length.
 //!
 //! What is asked often is short; work ends with the job that it is for, and these limits are for what no job bounds.
 
@@ -21,6 +22,10 @@ const PROBE: Duration = Duration::from_secs(2);
 const QUESTION: Duration = Duration::from_secs(5);
 /// Writing configuration, and having the server take it up.
 const CONFIGURATION: Duration = Duration::from_secs(60);
+/// Bytes of a version or a position that are passed on. Real ones have a few dozen.
+const WORD: usize = 128;
+/// Bytes of an error that are passed on.
+const ERROR: usize = 2000;
 /// The longest work.
 const WORK: Duration = Duration::from_secs(900);
 
@@ -40,7 +45,17 @@ async fn within<T>(
     call: impl Future<Output = Result<T, EngineError>>,
 ) -> Result<T, EngineError> {
     let late = |_| EngineError::new(Kind::Transient, format!("{attempt}: no answer within {} s", limit.as_secs()));
-    tokio::time::timeout(limit, call).await.map_err(late)?
+    tokio::time::timeout(limit, call).await.map_err(late)?.map_err(short)
+}
+
+/// The beginning of a text that an engine chose.
+fn cut(text: String, most: usize) -> String {
+    if text.len() <= most { text } else { text[..text.floor_char_boundary(most)].to_owned() }
+}
+
+fn short(error: EngineError) -> EngineError {
+    let text = error.chain();
+    if text.len() <= ERROR { error } else { EngineError::new(error.kind(), cut(text, ERROR)) }
 }
 
 fn missing(capability: &str) -> EngineError {
@@ -105,7 +120,10 @@ impl Engine for Bounded {
     }
 
     async fn probe(&self, site: &Site) -> Result<Health, EngineError> {
-        within(PROBE, "probe", self.0.engine().probe(site)).await
+        let mut health = within(PROBE, "probe", self.0.engine().probe(site)).await?;
+        health.version = cut(health.version, WORD);
+        health.position = health.position.map(|position| cut(position, WORD));
+        Ok(health)
     }
 
     async fn metrics(&self, site: &Site) -> Result<Vec<Metric>, EngineError> {
@@ -225,6 +243,18 @@ impl Parameters for Bounded {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_engine_says_is_cut_between_characters() {
+        assert_eq!(cut("15.18".to_owned(), 128), "15.18");
+        assert_eq!(cut("9".repeat(3_000_000), 128).len(), 128);
+        assert_eq!(cut("\u{20ac}".repeat(100), 128).len(), 126);
+        let long = short(EngineError::new(Kind::LockedOut, "\u{20ac}".repeat(1_000_000)));
+        assert_eq!((long.kind(), long.chain().len()), (Kind::LockedOut, 1998));
+        assert_eq!(short(EngineError::new(Kind::Fatal, "no")).chain(), "no");
+    }
+
     /// The verbs of a trait's file.
     fn verbs(text: &str) -> Vec<&str> {
         let names = text.split("fn ").skip(1).filter_map(|rest| rest.split_once('(')).map(|(name, _)| name);

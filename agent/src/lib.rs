@@ -19,6 +19,7 @@ pub mod identity;
 pub mod jobs;
 pub mod journal;
 pub mod lanes;
+mod leftovers;
 pub mod link;
 pub mod manifest;
 pub mod process;

@@ -46,7 +46,8 @@ pub struct Process {
 }
 
 impl Mark {
-    fn of(pid: i32) -> io::Result<Option<Self>> {
+    /// Of what runs under this number.
+    pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
         let alive = Stat::of(pid)?.filter(Stat::is_alive);
         Ok(alive.map(|stat| Self { pid, started: stat.started }))
     }

@@ -254,7 +254,7 @@ impl Owner {
             process.stop(spec.stop, spec.stop_deadline).await;
             info!(elapsed_ms = millis(begun), "the engine was stopped");
         }
-        self.signs.await_none(&spec, DYING).await;
+        self.end_earlier_life(DYING).await;
         self.healthy_since = None;
         let is_halted = self.wanted && self.room == Room::Over;
         let why = if is_halted { self.room.words(self.volume_bytes()) } else { String::new() };

@@ -2,6 +2,8 @@
 //!
 //! Found are those that are open, mapped, or the program of a process. Not found are those that are only on their way in a
 //! message between sockets, registered in an io_uring, or mounted in a namespace of the tenant's.
+//!
+//! Looking is bounded. What has more than can be looked at could hide any file, and no engine has so much: it is ended.
 
 #![allow(
     clippy::disallowed_methods,
@@ -10,16 +12,22 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use trove_strategy::beneath::Measure;
-use trove_strategy::process::if_visible;
+use trove_strategy::process::{Stat, accounts, if_there, if_visible};
 
-/// Descriptors and mappings that are looked at, far more than an engine has; each takes a microsecond or two.
-const LOOKS: u32 = 100_000;
-/// Bytes of a process's list of mappings that are read.
-const MAPPINGS: u64 = 4 << 20;
+use crate::process::Mark;
+
+/// Work is counted in descriptors and mappings that are looked at, each of which takes a microsecond or two, and in such pieces of
+/// the lists of mappings.
+const PIECE: usize = 64;
+/// Of one process: five threads that share 100,000 connections, as a Redis may have, are below.
+const WORK: u64 = 1 << 20;
+/// Of all: 1024 processes of a PostgreSQL with a thousand files each are below.
+const WORK_OF_ALL: u64 = 2 << 20;
 
 /// Which file system, and whose files on it.
 #[derive(Clone, Copy, Debug)]
@@ -34,18 +42,14 @@ struct Search {
     sought: Sought,
     bytes: u64,
     seen: HashSet<u64>,
-    looks_left: u32,
-    is_whole: bool,
+    /// On the present process.
+    work: u64,
 }
 
 impl Search {
     /// Counts what a link of /proc leads to. Nothing is asked of a file system that is a program of the tenant's.
     fn look(&mut self, link: &str) {
-        let Some(left) = self.looks_left.checked_sub(1) else {
-            self.is_whole = false;
-            return;
-        };
-        self.looks_left = left;
+        self.work += 1;
         let wanted = StatxFlags::NLINK | StatxFlags::UID | StatxFlags::INO | StatxFlags::BLOCKS;
         // What has gone meanwhile, or may not be seen by an ordinary user, is not counted.
         let Ok(facts) = statx(CWD, link, AtFlags::STATX_DONT_SYNC, wanted) else { return };
@@ -53,56 +57,117 @@ impl Search {
             && facts.stx_uid == self.sought.uid
             && (facts.stx_dev_major, facts.stx_dev_minor) == self.sought.device;
         if is_meant && self.seen.insert(facts.stx_ino) {
-            self.bytes += facts.stx_blocks * 512;
+            self.bytes += Measure::of_blocks(facts.stx_blocks);
         }
     }
 
-    /// What each thread has open: one may have descriptors of its own.
-    fn look_at_descriptors(&mut self, pid: i32) -> io::Result<()> {
+    /// Whether all that a process has was looked at.
+    fn look_at(&mut self, pid: i32) -> io::Result<bool> {
+        self.work = 0;
+        // All threads have the same program and mappings, which one that has ended does not show, be it the first.
+        let mut is_shown = false;
         for thread in names(&format!("/proc/{pid}/task"))? {
-            let thread = format!("/proc/{pid}/task/{}/fd", thread?);
-            for descriptor in names(&thread)? {
-                self.look(&format!("{thread}/{}", descriptor?));
-                if !self.is_whole {
-                    return Ok(());
-                }
+            let thread = thread?;
+            self.look_at_descriptors(&format!("/proc/{pid}/task/{thread}/fd"))?;
+            if !is_shown {
+                self.look_at_mappings(&format!("/proc/{thread}"))?;
+                is_shown = thread
+                    .parse()
+                    .is_ok_and(|thread| Stat::of(thread).is_ok_and(|stat| stat.is_some_and(has_not_ended)));
+            }
+            if self.work > WORK {
+                return Ok(false);
+            }
+        }
+        // One that goes on without its first thread; any other that shows nothing is about to end.
+        Ok(is_shown || !Stat::of(pid)?.is_some_and(|stat| !has_not_ended(stat) && stat.is_alive()))
+    }
+
+    /// One thread may have descriptors of its own.
+    fn look_at_descriptors(&mut self, directory: &str) -> io::Result<()> {
+        for descriptor in names(directory)? {
+            self.look(&format!("{directory}/{}", descriptor?));
+            if self.work > WORK {
+                break;
             }
         }
         Ok(())
     }
 
-    fn look_at_mappings(&mut self, pid: i32) -> io::Result<()> {
-        let Some(maps) = if_visible(File::open(format!("/proc/{pid}/maps")))? else { return Ok(()) };
-        let mut lines = BufReader::new(maps.take(MAPPINGS));
-        let (mut line, mut read) = (Vec::new(), 0);
-        loop {
+    /// And at the program. A thread has a directory as a process has.
+    fn look_at_mappings(&mut self, thread: &str) -> io::Result<()> {
+        self.look(&format!("{thread}/exe"));
+        let Some(maps) = if_visible(File::open(format!("{thread}/maps")))? else { return Ok(()) };
+        let mut lines = BufReader::new(maps);
+        let mut line = Vec::new();
+        while self.work <= WORK {
             line.clear();
-            let Some(more) = if_visible(lines.read_until(b'\n', &mut line))?.filter(|more| *more > 0) else { break };
-            read += more as u64;
+            let Some(read) = if_visible(lines.read_until(b'\n', &mut line))?.filter(|read| *read > 0) else { break };
+            self.work += read.div_ceil(PIECE) as u64;
             if let Some(range) = of_unlinked(&line) {
-                self.look(&format!("/proc/{pid}/map_files/{range}"));
+                self.look(&format!("{thread}/map_files/{range}"));
             }
         }
-        self.is_whole &= read < MAPPINGS;
         Ok(())
     }
 }
 
-/// What the account's unlinked files on that file system take, as far as these processes have them.
+fn has_not_ended(thread: Stat) -> bool {
+    !matches!(thread.state, b'Z' | b'X' | b'x')
+}
+
+/// What the account's unlinked files on that file system take, as far as these processes have them. A process that cannot be
+/// looked at as a whole is ended, and where all together are too much, those that have most are.
 ///
 /// # Errors
 /// It could not be looked.
 pub(crate) fn measure(sought: Sought, processes: impl IntoIterator<Item = i32>) -> io::Result<Measure> {
-    let mut search = Search { sought, bytes: 0, seen: HashSet::new(), looks_left: LOOKS, is_whole: true };
+    let mut search = Search { sought, bytes: 0, seen: HashSet::new(), work: 0 };
+    let (mut looked_at, mut all, mut is_whole) = (Vec::new(), 0, true);
     for pid in processes {
-        search.look_at_descriptors(pid)?;
-        search.look(&format!("/proc/{pid}/exe"));
-        search.look_at_mappings(pid)?;
-        if !search.is_whole {
+        let Some(mark) = Mark::of(pid)? else { continue };
+        if !search.look_at(pid)? {
+            is_whole = false;
+            end(mark, sought.uid)?;
+        }
+        looked_at.push((search.work, mark));
+        all += search.work;
+        if all > WORK_OF_ALL {
+            is_whole = false;
             break;
         }
     }
-    Ok(Measure { bytes: search.bytes, is_whole: search.is_whole })
+    if all > WORK_OF_ALL {
+        for mark in largest(looked_at, all) {
+            end(mark, sought.uid)?;
+        }
+    }
+    Ok(Measure { bytes: search.bytes, is_whole })
+}
+
+/// Those that took most of all the work, without which half of what may be is left.
+fn largest(mut looked_at: Vec<(u64, Mark)>, mut all: u64) -> Vec<Mark> {
+    looked_at.sort_by_key(|(work, _)| std::cmp::Reverse(*work));
+    let is_too_much = |(work, _): &(u64, Mark)| {
+        let is_too_much = all > WORK_OF_ALL / 2;
+        all -= work;
+        is_too_much
+    };
+    looked_at.into_iter().take_while(is_too_much).map(|(_, mark)| mark).collect()
+}
+
+/// Ends a process, unless it has gone and its number is another's.
+fn end(mark: Mark, uid: u32) -> io::Result<()> {
+    let Some(pid) = Pid::from_raw(mark.pid) else { return Ok(()) };
+    let Some(handle) = if_there(pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from))? else { return Ok(()) };
+    if !mark.runs()? || accounts(mark.pid)?.is_none_or(|accounts| !accounts.iter().eq([&uid])) {
+        return Ok(());
+    }
+    let name = if_visible(std::fs::read(format!("/proc/{}/comm", mark.pid)))?.unwrap_or_default();
+    let name = String::from_utf8_lossy(&name).trim_end().to_owned();
+    tracing::warn!(pid = mark.pid, ?name, "a process has more open or mapped than can be measured, and is ended");
+    // It may end at this very moment, which is as good.
+    if_there(pidfd_send_signal(handle, Signal::KILL).map_err(io::Error::from)).map(drop)
 }
 
 /// `range mode offset device inode name`, where the name of an unlinked file ends with a mark: the range as it is written in
@@ -141,11 +206,14 @@ mod tests {
         file
     }
 
-    fn kib(directory: &Path, pid: u32) -> u64 {
+    fn sought(directory: &Path) -> Sought {
         let device = std::fs::metadata(directory).unwrap().dev();
         let device = (rustix::fs::major(device), rustix::fs::minor(device));
-        let sought = Sought { device, uid: nix::unistd::geteuid().as_raw() };
-        let found = measure(sought, [i32::try_from(pid).unwrap()]).unwrap();
+        Sought { device, uid: nix::unistd::geteuid().as_raw() }
+    }
+
+    fn kib(directory: &Path, pid: u32) -> u64 {
+        let found = measure(sought(directory), [i32::try_from(pid).unwrap()]).unwrap();
         assert!(found.is_whole);
         found.bytes >> 10
     }
@@ -158,7 +226,7 @@ mod tests {
         }
     }
 
-    fn end(mut child: Child) {
+    fn stop(mut child: Child) {
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -173,7 +241,7 @@ mod tests {
         command.arg("600").stdin(held.try_clone().unwrap()).stdout(held).stderr(File::open(&named).unwrap());
         let child = command.spawn().unwrap();
         let found = kib(scratch.path(), child.id());
-        end(child);
+        stop(child);
         assert!((1024..1100).contains(&found), "{found}");
     }
 
@@ -195,7 +263,7 @@ mod tests {
         let pid = child.id();
         until("its thread has the file", || !scratch.path().join("file").exists());
         let found = kib(scratch.path(), pid);
-        end(child);
+        stop(child);
         assert!((1024..1100).contains(&found), "{found}");
     }
 
@@ -212,7 +280,7 @@ mod tests {
         let child = Command::new("python3").args(["-c", script]).current_dir(scratch.path()).spawn().unwrap();
         until("it has mapped the file", || !scratch.path().join("file").exists());
         let found = kib(scratch.path(), child.id());
-        end(child);
+        stop(child);
         // The kernel shows mappings to root alone.
         assert!((1024..1100).contains(&found) || !nix::unistd::geteuid().is_root(), "{found}");
 
@@ -222,8 +290,61 @@ mod tests {
         until("it runs", || std::fs::read_link(format!("/proc/{}/exe", child.id())).is_ok_and(|exe| exe == program));
         std::fs::remove_file(&program).unwrap();
         let found = kib(scratch.path(), child.id());
-        end(child);
+        stop(child);
         assert!(found > 8, "{found}");
+    }
+
+    /// It has no mappings any more, and all the others have them still.
+    #[test]
+    fn what_is_mapped_counts_after_the_first_thread_has_ended() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join("file"), vec![1; 1 << 20]).unwrap();
+        let script = "import ctypes, os, platform, threading, time\n\
+                      file = os.open('file', os.O_RDONLY)\n\
+                      ctypes.CDLL(None).mmap(None, ctypes.c_size_t(1 << 20), 1, 2, file, ctypes.c_long(0))\n\
+                      os.close(file)\n\
+                      threading.Thread(target=time.sleep, args=(600,)).start()\n\
+                      os.unlink('file')\n\
+                      ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)";
+        let child = Command::new("python3").args(["-c", script]).current_dir(scratch.path()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        until("its first thread ends", || Stat::of(pid).unwrap().is_some_and(|stat| !has_not_ended(stat)));
+        let found = kib(scratch.path(), child.id());
+        stop(child);
+        assert!((1024..1100).contains(&found) || !nix::unistd::geteuid().is_root(), "{found}");
+    }
+
+    #[test]
+    fn who_has_too_much_is_ended_and_the_others_count() {
+        let scratch = tempfile::tempdir().unwrap();
+        let script = "import ctypes, os, time\n\
+                      os.makedirs(('x' * 250 + '/') * 10)\n\
+                      file = os.open(('x' * 250 + '/') * 10 + 'x', os.O_RDWR | os.O_CREAT)\n\
+                      os.truncate(file, 4096)\n\
+                      map = ctypes.CDLL(None).mmap\n\
+                      [map(None, ctypes.c_size_t(4096), 1, 2, file, ctypes.c_long(0)) for _ in range(40000)]\n\
+                      open('ready', 'w')\n\
+                      time.sleep(600)";
+        let mut hog = Command::new("python3").args(["-c", script]).current_dir(scratch.path()).spawn().unwrap();
+        until("it has its mappings", || scratch.path().join("ready").exists());
+        let holder = Command::new("sleep").arg("600").stdin(file(scratch.path(), 1024)).spawn().unwrap();
+        let pids = [&hog, &holder].map(|child| i32::try_from(child.id()).unwrap());
+        let found = measure(sought(scratch.path()), pids).unwrap();
+        stop(holder);
+        assert!(!found.is_whole && (1024..1100).contains(&(found.bytes >> 10)), "{found:?}");
+        assert!(!hog.wait().unwrap().success(), "it was not ended");
+    }
+
+    #[test]
+    fn the_largest_are_chosen_where_all_are_too_much() {
+        let mark = |pid| Mark { pid, started: 0 };
+        let of = |work: [u64; 4]| {
+            let marked = work.into_iter().zip(1..).map(|(work, pid)| (work, mark(pid))).collect();
+            largest(marked, work.iter().sum()).into_iter().map(|mark| mark.pid).collect::<Vec<_>>()
+        };
+        assert_eq!(of([1000, WORK_OF_ALL, 2000, WORK_OF_ALL / 4]), [2]);
+        assert_eq!(of([1000, WORK_OF_ALL / 2, 2000, WORK_OF_ALL / 2]), [2, 4]);
+        assert!(of([1000, WORK_OF_ALL / 4, 2000, 3000]).is_empty());
     }
 
     #[test]

@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 use trove_proto::v1::ServiceState;
-use trove_strategy::{EngineError, Kind, StartMode};
+use trove_strategy::{EngineError, Kind, Settings, StartMode};
 
 use super::{FIRST_MEASURE, MARK, Owner, Reply, ended, millis, pass};
+use crate::leftovers;
 use crate::process::Process;
 use crate::volume::Room;
 
@@ -95,6 +96,10 @@ impl Owner {
     /// Starts one that ended, or that an earlier agent left wanted.
     pub(super) async fn start_again(&mut self) {
         self.restart_at = None;
+        if self.process.is_none() {
+            // Before the engine's program is asked about its configuration, which takes memory as well.
+            self.end_earlier_life(ORPHANS).await;
+        }
         let begun = match self.configure().await {
             Ok(()) => self.begin_start(StartMode::Normal).await,
             Err(error) => Err(error),
@@ -144,7 +149,7 @@ impl Owner {
         let spec = self.start_spec(mode)?;
         // Children of one that was killed live on for a moment and hold its shared memory; what a tenant has started in
         // it might answer in its place.
-        self.signs.await_none(&spec, ORPHANS).await;
+        self.end_earlier_life(ORPHANS).await;
         self.parts.datastore.engine().forget_earlier_life(&self.parts.site).await?;
         self.parts.log.begin();
         let started = Process::start(&spec, &self.parts.host, &self.parts.log.path());
@@ -158,6 +163,16 @@ impl Owner {
         self.process = Some(process);
         self.room_is_told = true;
         Ok(())
+    }
+
+    /// Waits until no process of the engine is left, and removes what they left in memory.
+    pub(super) async fn end_earlier_life(&self, deadline: Duration) {
+        // What is run, and where, follows from no parameter.
+        let spec = self.parts.start_spec(&Settings::default(), StartMode::Normal);
+        self.signs.await_none(&spec, deadline).await;
+        let host = self.parts.host.clone();
+        // It fails where the thread panicked, which was said then.
+        let _ = tokio::task::spawn_blocking(move || leftovers::remove(&host)).await;
     }
 
     /// An engine whose volume is over-full is not started.

@@ -40,12 +40,18 @@ fn at<'a>(object: &'a Value, path: &str) -> &'a Value {
     })
 }
 
+/// A text that others chose, without what a terminal would obey.
+pub(crate) fn plain(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
+}
+
 /// A value as a cell has it.
 pub(crate) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) if text.is_empty() => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => plain(text),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
         Value::Object(object) => match object.get("name").or_else(|| object.get("id")) {
             Some(name) => cell(name),
@@ -145,7 +151,7 @@ pub(crate) fn print(text: &str) -> Result<()> {
 /// Says something to standard error.
 pub(crate) fn complain(text: &str) {
     // Nothing can be done about a broken standard error.
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", plain(text));
 }
 
 #[cfg(test)]
@@ -163,5 +169,11 @@ mod tests {
         assert_eq!(cell(at(&item, "ip.1")), "b");
         assert_eq!(cell(at(&item, "databases")), "x");
         assert_eq!(cell(at(&item, "none")), "-");
+    }
+
+    #[test]
+    fn a_terminal_obeys_nothing_that_is_shown() {
+        assert_eq!(cell(&json!("\u{1b}[31mred\u{7}\u{9b}2J")), "\\u{1b}[31mred\\u{7}\\u{9b}2J");
+        assert_eq!(cell(&json!("j\u{fc}rgen\nline")), "j\u{fc}rgen\nline");
     }
 }

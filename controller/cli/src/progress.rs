@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use crate::output::complain;
+use crate::output::{complain, plain};
 
 /// Draws the steps of one operation as they come.
 pub(crate) struct Progress {
@@ -68,7 +68,7 @@ impl Progress {
                 let unit = text(&step["progress"]["unit"]);
                 let stage = if unit.is_empty() { String::new() } else { format!(" ({unit})") };
                 let again = step["error"].as_str().map(|why| format!(", trying again: {why}")).unwrap_or_default();
-                let message = format!("[{}/{total}] {}{stage}{again}", n + 1, words(name));
+                let message = plain(&format!("[{}/{total}] {}{stage}{again}", n + 1, words(name)));
                 match &self.bar {
                     Some(bar) => bar.set_message(message),
                     None if !self.quiet && !self.told.contains(&key) => complain(&format!("  {mark} {message}")),

@@ -121,6 +121,48 @@ async fn every_place_that_a_tenant_may_write_to_is_bounded() -> Result<()> {
     it.assert_other_is_well().await
 }
 
+/// No name is free in the directory of sockets, and files that outlive their processes take all memory that the engine has.
+#[tokio::test]
+async fn what_a_tenant_leaves_in_memory_keeps_no_engine_stopped() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root gives engines accounts of their own");
+        return Ok(());
+    }
+    let it = Neighbours::new().await?;
+    let sockets = format!("/run/trove-rs/{}/s", it.mine);
+    let leave = format!(
+        "ipcmk -M 65536; ipcmk -Q; for d in /dev/shm /tmp /var/tmp /run/lock; do mkdir $d/mine && touch $d/mine/file; done; \
+         cd {sockets} && seq 2000 | xargs touch"
+    );
+    let said = it.run(&leave).await?;
+    ensure!(said.contains("No space left"), "{said}");
+    let inside = |path: &str| PathBuf::from(format!("/proc/{}/root{path}", leftovers::agents(&it.mine)[0]));
+    ensure!(inside("/tmp/mine/file").exists() && inside(&format!("{sockets}/7")).exists());
+    // The kernel may end the engine, and with it whoever asks.
+    let _ = it.run("while head -c 16M /dev/zero >> /dev/shm/junk; do :; done").await;
+    let ended = |pids: &Vec<i32>| *pids != [it.my_engine];
+    let restart = serde_json::json!({ "restart": {} });
+    if !ended(&leftovers::engines(&it.mine)) {
+        ensure!(it.api.post(&format!("/instances/{}/action", it.mine), &restart).await?.status == 202);
+    }
+    poll("another engine", WAIT, async || Ok(leftovers::engines(&it.mine)), |now| now.len() == 1 && ended(now)).await?;
+    let well = |view: &serde_json::Value| view["status"] == "ACTIVE" && view["operating_status"] == "HEALTHY";
+    poll("an engine that is well", WAIT, async || it.api.instance(&it.mine).await, well).await?;
+    for path in
+        ["/dev/shm/junk", "/dev/shm/mine", "/tmp/mine", "/var/tmp/mine", "/run/lock/mine", &format!("{sockets}/7")]
+    {
+        ensure!(!inside(path).exists(), "{path} is still there");
+    }
+    let agent = format!("--target={}", leftovers::agents(&it.mine)[0]);
+    let look = ["--mount", "--ipc", "cat", "/proc/sysvipc/shm", "/proc/sysvipc/msg"];
+    let objects = std::process::Command::new("nsenter").arg(agent).args(look).output()?.stdout;
+    let objects = String::from_utf8(objects)?;
+    // The engine has some shared memory, of another size, and no queue.
+    let (memory, queues) = objects.split_once("msqid").context("two lists")?;
+    ensure!(!memory.contains(" 65536 ") && queues.lines().count() == 1, "{objects}");
+    it.assert_other_is_well().await
+}
+
 /// System calls by their numbers: add a key, work on keys, open a message queue.
 fn calls() -> [u32; 3] {
     if cfg!(target_arch = "x86_64") { [248, 250, 240] } else { [217, 219, 180] }

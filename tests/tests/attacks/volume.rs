@@ -145,6 +145,35 @@ async fn files_without_a_name_count() -> Result<()> {
     it.assert_other_is_well().await
 }
 
+/// Its list of mappings has a hundred megabytes, and who holds the file comes after it.
+#[tokio::test]
+async fn who_has_too_much_to_be_looked_at_is_ended_and_hides_nothing() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root runs a service that hands out the superuser");
+        return Ok(());
+    }
+    let it = Neighbours::new().await?;
+    let host = it.stack.host(&it.mine);
+    let room = 1060 * MIB - used(&host.join("volume")) - used(&host.join("log"));
+    let map = "import ctypes, os, time; d = (250 * 'x' + '/') * 10; os.makedirs(d); f = os.open(d + 'x', os.O_RDWR | os.O_CREAT); \
+               os.truncate(f, 4096); map = ctypes.CDLL(None).mmap; \
+               [map(None, ctypes.c_size_t(4096), 1, 2, f, ctypes.c_long(0)) for _ in range(40000)]; time.sleep(600)";
+    let script = format!(
+        "fallocate -l {room} ../junk; (cd /tmp; exec setsid python3 -c \"{map}\" >/dev/null 2>&1 </dev/null) & sleep 1; \
+         (exec setsid sleep 600 9<../junk >/dev/null 2>&1 </dev/null) & sleep 1; rm ../junk"
+    );
+    it.run(&script).await?;
+    await_fault(&it.api, &it.mine, "HEALTHY", "is full").await?;
+    let log = host.join("log/agent.log");
+    let said = async || Ok(std::fs::read_to_string(&log)?);
+    poll("its end", WAIT, said, |said| said.contains("more open or mapped than can be measured")).await?;
+    let python = |pid: &i32| {
+        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.to_string_lossy().contains("python3"))
+    };
+    ensure!(!leftovers::processes(&it.mine).iter().any(python), "it lives on");
+    it.assert_other_is_well().await
+}
+
 #[tokio::test]
 async fn a_full_volume_of_an_engine_in_memory_takes_nothing_but_deletes() -> Result<()> {
     let stack = Stack::start().await?;

@@ -35,6 +35,8 @@ const NAMESPACES: FsType = FsType(0x6e73_6673);
 const SHARED_PLACES: [&str; 4] = ["/tmp", "/var/tmp", "/run/lock", "/dev/shm"];
 /// An empty file system for some sockets and lock files.
 const FOR_SOCKETS: &str = "mode=0711,size=4m,nr_inodes=1024";
+/// The source of what is mounted for a host's engine to write to: the agent empties it before each start of the engine.
+const OF_HOST: &str = "trove-host";
 const NONE: Option<&str> = None;
 
 /// What a host sees of the machine.
@@ -104,9 +106,9 @@ impl View {
             if let Some(program) = self.programs.iter().find(|program| program.starts_with(place)) {
                 tracing::warn!("{} is shared by hosts, since {} is there", place.display(), program.display());
             } else if place.starts_with("/dev") {
-                empty(place, &format!("mode=1777,size={}m", self.memory_mib), MsFlags::MS_NOEXEC)?;
+                mount_empty(OF_HOST, place, &format!("mode=1777,size={}m", self.memory_mib), MsFlags::MS_NOEXEC)?;
             } else {
-                empty(place, "mode=1777,size=64m,nr_inodes=4096", MsFlags::empty())?;
+                mount_empty(OF_HOST, place, "mode=1777,size=64m,nr_inodes=4096", MsFlags::empty())?;
             }
         }
         replace_queues()?;
@@ -126,7 +128,7 @@ impl View {
         make_directory(&self.run)?;
         bind(&run, &self.run)?;
         bind(&host, &Self::home(&self.run))?;
-        empty(&Self::sockets(&self.run), FOR_SOCKETS, MsFlags::MS_NOEXEC)?;
+        mount_empty(OF_HOST, &Self::sockets(&self.run), FOR_SOCKETS, MsFlags::MS_NOEXEC)?;
         File::options().create(true).append(true).mode(0o600).open(objects(&self.run))?;
         bind(&File::open("/proc/thread-self/ns/ipc")?, &objects(&self.run))?;
         self.make_etc()?;
@@ -257,11 +259,12 @@ fn go_into(namespace: &File) -> io::Result<()> {
 
 /// Message queues are files where their file system is mounted: those of the namespace in which it was.
 fn replace_queues() -> io::Result<()> {
-    let (name, place) = (Some("mqueue"), Path::new("/dev/mqueue"));
+    let place = Path::new("/dev/mqueue");
     if !place.is_dir() {
         return Ok(());
     }
-    match mount(name, place, name, MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, NONE) {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    match mount(Some(OF_HOST), place, Some("mqueue"), flags, NONE) {
         // A kernel without them.
         Err(nix::Error::ENODEV) => Ok(()),
         mounted => mounted.map_err(tell("mount the message queues")),
@@ -340,8 +343,13 @@ fn make_directory(path: &Path) -> io::Result<()> {
 
 /// Mounts an empty file system.
 fn empty(place: &Path, options: &str, more: MsFlags) -> io::Result<()> {
+    mount_empty("tmpfs", place, options, more)
+}
+
+/// The same, known by its source.
+fn mount_empty(source: &str, place: &Path, options: &str, more: MsFlags) -> io::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | more;
-    mount(Some("tmpfs"), place, Some("tmpfs"), flags, Some(options))
+    mount(Some(source), place, Some("tmpfs"), flags, Some(options))
         .map_err(tell(&format!("mount an empty {}", place.display())))
 }
 

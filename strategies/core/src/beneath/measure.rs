@@ -15,13 +15,24 @@ const WALKS: u32 = 3;
 /// Levels whose directories stay open: the way back to them cannot be lost, wherever they are moved meanwhile.
 const OPEN: usize = 64;
 
+/// What an entry takes at least: a file system has a bounded number of files, be they empty, links or pipes.
+const ENTRY: u64 = 4096;
+
 /// What a tree takes on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measure {
-    /// Bytes: blocks, each file once however many names it has.
+    /// Bytes: blocks, at least 4 KiB for each entry whatever it is; each file once however many names it has.
     pub bytes: u64,
     /// Whether all of it was found. Else directories were moved meanwhile, and there may be more.
     pub is_whole: bool,
+}
+
+impl Measure {
+    /// Bytes that count for one entry with so many blocks of 512.
+    #[must_use]
+    pub fn of_blocks(blocks: u64) -> u64 {
+        (blocks * 512).max(ENTRY)
+    }
 }
 
 #[derive(Default)]
@@ -59,7 +70,7 @@ impl Walk {
                 seen.insert(id);
             }
         }
-        self.bytes += u64::try_from(facts.st_blocks).unwrap_or_default() * 512;
+        self.bytes += Measure::of_blocks(u64::try_from(facts.st_blocks).unwrap_or_default());
         directories.then(|| openat(directory, name, directory_flags(), Mode::empty()).ok())?
     }
 

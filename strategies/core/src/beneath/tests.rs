@@ -273,6 +273,19 @@ fn wide_trees_go_and_names_of_one_file_count_once() {
 }
 
 #[test]
+fn every_entry_counts_also_one_without_blocks() {
+    let place = Place::new();
+    let before = place.dir.used_bytes().unwrap();
+    for n in 0..10 {
+        nix::unistd::mkfifo(&place.below().join(format!("pipe{n}")), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        symlink("nowhere", place.below().join(format!("link{n}"))).unwrap();
+        fs::write(place.below().join(format!("file{n}")), "").unwrap();
+        fs::create_dir(place.below().join(format!("directory{n}"))).unwrap();
+    }
+    assert_eq!(place.dir.used_bytes().unwrap() - before, 40 * 4096);
+}
+
+#[test]
 fn directories_that_are_moved_meanwhile_hide_nothing() {
     let place = Place::new();
     let below = place.below();

