@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -132,6 +132,44 @@ async fn whoever_listens_on_another_address_answers_nobody_and_is_ended_where_it
     for what in [uid.to_string(), mine, other] {
         ensure!(!leftovers::filtered(&what)?, "{what} is still in the packet filter");
     }
+    Ok(())
+}
+
+/// Eight processes that each have one socket many times.
+fn hoarders() -> String {
+    let script = "use POSIX; use Socket; socket(my $s, PF_INET, SOCK_STREAM, 0); POSIX::dup(fileno $s) for 1..15000; \
+                  fork for 1..3; sleep 600";
+    format!("ulimit -n $(ulimit -Hn); setsid perl -e '{script}' >/dev/null 2>&1 </dev/null &")
+}
+
+#[tokio::test]
+async fn whoever_has_much_to_be_looked_at_neither_stalls_the_service_nor_keeps_an_address() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root gives engines accounts of their own");
+        return Ok(());
+    }
+    let it = Neighbours::new().await?;
+    let other = address(&it.api, &it.other).await?;
+    it.run(&hoarders()).await?;
+    let descriptors = |pid: i32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    let all = async || Ok(leftovers::processes(&it.mine).into_iter().map(descriptors).sum::<usize>());
+    poll("more descriptors than are looked at", WAIT, all, |all| *all > 100_000).await?;
+    it.run(&listener(&other, 9999)).await?;
+    poll("a listener", WAIT, async || Ok(listens(&other, 9999)), |listens| *listens).await?;
+    let longest = async {
+        let mut longest = Duration::ZERO;
+        loop {
+            let begun = Instant::now();
+            it.api.get("/instances").await?;
+            longest = longest.max(begun.elapsed());
+            if !listens(&other, 9999) {
+                return anyhow::Ok(longest);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let longest = tokio::time::timeout(Duration::from_secs(60), longest).await.context("it listens on")??;
+    ensure!(longest < Duration::from_secs(5), "an answer took {longest:?}");
     Ok(())
 }
 

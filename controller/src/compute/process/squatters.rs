@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
@@ -30,6 +31,9 @@ use crate::compute::Squatter;
 const ROUNDS: usize = 3;
 /// A killed process that does not end is stuck in the kernel.
 const LONGEST_DYING: Duration = Duration::from_secs(5);
+/// Descriptors of an account that are looked at: about a second. An engine with all its clients has fewer, and where it has not, the
+/// kernel says whether its account has the address.
+const LOOKS: usize = 100_000;
 /// The state of a listener in the kernel's tables, which begin with these.
 const LISTENS: &str = "0A";
 
@@ -40,28 +44,65 @@ struct Listener {
     uid: u32,
 }
 
+/// One whose sockets were looked at.
+struct Suspect {
+    tenant: Tenant,
+    /// The processes that have what they must not have; `None`: all together have too much open to be looked through.
+    holders: Option<Vec<ProcessId>>,
+    /// Whether the kernel says that the account has it.
+    has_it: bool,
+}
+
+impl Suspect {
+    fn of(tenant: &Tenant, is_meant: impl Fn(SocketAddr, bool) -> bool) -> io::Result<Self> {
+        let listens = listeners()?.into_iter().any(|it| it.uid == tenant.uid && is_meant(it.at, true));
+        let has_it = listens || has(tenant.uid, |at| is_meant(at, false));
+        Ok(Self { tenant: tenant.clone(), holders: holders(tenant.uid, &is_meant)?, has_it })
+    }
+
+    /// Whether no process can be named: the socket is on its way between two, or in the table of a thread that is not the first.
+    fn hides(&self) -> bool {
+        self.holders.as_ref().is_none_or(Vec::is_empty)
+    }
+
+    /// Ends the processes that have it.
+    async fn end(&self, taken: &str) -> io::Result<Option<String>> {
+        let mut last = None;
+        for process in self.holders.iter().flatten() {
+            last = end_one(*process, &self.tenant, taken).await?.or(last);
+        }
+        Ok(last)
+    }
+}
+
+/// Looks on a thread that serves nobody: a tenant decides how much there is to be looked at.
+async fn off_the_runtime<T: Send + 'static>(look: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?
+}
+
 /// Ends all that is found, and says whose it was.
 pub(super) async fn end(hosts: &Hosts, tenants: &[Tenant]) -> io::Result<Vec<Squatter>> {
+    let all: Arc<[Tenant]> = tenants.into();
     let mut ended = BTreeMap::new();
     for round in 1..=ROUNDS {
-        let suspects = suspects(tenants)?;
+        let tenants = all.clone();
+        let look = move || {
+            let suspects = suspects(&tenants)?;
+            let is_one = |tenant: &&Tenant| suspects.contains(&tenant.uid);
+            let look_at = |own: &Tenant| Suspect::of(own, |at, listens| is_anothers(at, listens, own, &tenants));
+            tenants.iter().filter(is_one).map(look_at).collect::<io::Result<Vec<_>>>()
+        };
+        let suspects = off_the_runtime(look).await?;
         if suspects.is_empty() {
             break;
         }
-        for tenant in tenants.iter().filter(|tenant| suspects.contains(&tenant.uid)) {
-            let is_anothers_at = |at, listens| is_anothers(at, listens, tenant, tenants);
-            let holders = holders(tenant.uid, is_anothers_at)?;
-            let has_it = holders.is_empty() && has(tenant.uid, |at| is_anothers(at, false, tenant, tenants));
-            let listens =
-                listeners()?.iter().any(|it| it.uid == tenant.uid && is_anothers(it.at, true, tenant, tenants));
-            for process in &holders {
-                if let Some(name) = end_one(*process, tenant, "another instance's address").await? {
-                    ended.insert(tenant.instance, name);
-                }
+        for suspect in suspects {
+            let tenant = &suspect.tenant;
+            if let Some(name) = suspect.end("another instance's address").await? {
+                ended.insert(tenant.instance, name);
             }
-            // One that starts itself again and again, or whose socket no process has in its table (it is on its way between two).
-            // Nor has one whose only thread with that table is not its first.
-            if has_it || listens && (round == ROUNDS || holders.is_empty()) {
+            // One that starts itself again and again comes here too.
+            if suspect.has_it && (round == ROUNDS || suspect.hides()) {
                 tracing::warn!(
                     instance_id = %tenant.instance,
                     "this instance does not leave another's address: all that runs as its account is ended"
@@ -77,17 +118,20 @@ pub(super) async fn end(hosts: &Hosts, tenants: &[Tenant]) -> io::Result<Vec<Squ
 /// Ends what has taken an address of the controller's own: at first the processes that have it, then all that runs as the
 /// accounts of those who come back. Whether there was anything.
 pub(super) async fn end_at(hosts: &Hosts, tenants: &[Tenant], own: SocketAddr, again: bool) -> io::Result<bool> {
+    let tenants = tenants.to_vec();
+    let look = move || {
+        let all = tenants.iter().map(|tenant| Suspect::of(tenant, |at, _| collide(at, own)));
+        all.collect::<io::Result<Vec<_>>>()
+    };
     let mut found = false;
-    for tenant in tenants {
-        let holders = holders(tenant.uid, |at, _| collide(at, own))?;
-        if holders.is_empty() && !has(tenant.uid, |at| collide(at, own)) {
+    for suspect in off_the_runtime(look).await? {
+        if suspect.hides() && !suspect.has_it {
             continue;
         }
         found = true;
-        for process in &holders {
-            end_one(*process, tenant, "an address of this controller").await?;
-        }
-        if again || holders.is_empty() {
+        suspect.end("an address of this controller").await?;
+        if again || suspect.hides() {
+            let tenant = &suspect.tenant;
             tracing::warn!(
                 instance_id = %tenant.instance,
                 "this instance does not leave the controller's address: all that runs as its account is ended"
@@ -101,7 +145,8 @@ pub(super) async fn end_at(hosts: &Hosts, tenants: &[Tenant], own: SocketAddr, a
 /// A process of the machine that has an address of the controller's own, for people.
 pub(super) fn others_at(own: SocketAddr) -> io::Result<Option<String>> {
     for process in system::processes()? {
-        if sockets(process.id)?.into_iter().any(|(at, _)| collide(at, own)) {
+        let mut looks = LOOKS;
+        if sockets(process.id, &mut looks)?.into_iter().flatten().any(|(at, _)| collide(at, own)) {
             return Ok(Some(described(process.id)?));
         }
     }
@@ -190,25 +235,29 @@ fn has(uid: u32, is_meant: impl Fn(SocketAddr) -> bool) -> bool {
     }
 }
 
-/// Processes of an account that have such a socket; of each it is also told whether it listens.
-fn holders(uid: u32, is_meant: impl Fn(SocketAddr, bool) -> bool) -> io::Result<Vec<ProcessId>> {
-    let mut found = Vec::new();
+/// Processes of an account that have such a socket; of each it is also told whether it listens. `None`: there is more to be
+/// looked at than [`LOOKS`].
+fn holders(uid: u32, is_meant: impl Fn(SocketAddr, bool) -> bool) -> io::Result<Option<Vec<ProcessId>>> {
+    let (mut found, mut looks) = (Vec::new(), LOOKS);
     for process in system::processes_of(uid)? {
-        if sockets(process)?.into_iter().any(|(at, listens)| is_meant(at, listens)) {
+        let Some(sockets) = sockets(process, &mut looks)? else { return Ok(None) };
+        if sockets.into_iter().any(|(at, listens)| is_meant(at, listens)) {
             found.push(process);
         }
     }
-    Ok(found)
+    Ok(Some(found))
 }
 
-/// The TCP sockets of a process, and whether each listens.
-fn sockets(process: ProcessId) -> io::Result<Vec<(SocketAddr, bool)>> {
-    let Some(handle) = process.open()? else { return Ok(Vec::new()) };
-    let Some(entries) = if_there(fs::read_dir(format!("/proc/{}/fd", process.pid)))? else { return Ok(Vec::new()) };
+/// The TCP sockets of a process, and whether each listens; `None`: it has more descriptors than there are looks left.
+fn sockets(process: ProcessId, looks: &mut usize) -> io::Result<Option<Vec<(SocketAddr, bool)>>> {
     let mut all = Vec::new();
+    let Some(handle) = process.open()? else { return Ok(Some(all)) };
+    let Some(entries) = if_there(fs::read_dir(format!("/proc/{}/fd", process.pid)))? else { return Ok(Some(all)) };
     for entry in entries {
         // A process that ends meanwhile has none.
         let Ok(entry) = entry else { break };
+        let Some(left) = looks.checked_sub(1) else { return Ok(None) };
+        *looks = left;
         let is_socket =
             fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
         let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -220,7 +269,7 @@ fn sockets(process: ProcessId) -> io::Result<Vec<(SocketAddr, bool)>> {
             all.push((at, sockopt::socket_acceptconn(&socket).unwrap_or(false)));
         }
     }
-    Ok(all)
+    Ok(Some(all))
 }
 
 /// What it calls itself, as far as that can be shown, and its number.
@@ -332,7 +381,8 @@ mod tests {
         let at = SocketAddr::from((Ipv4Addr::new(127, 201, 9, 9), port));
         bind(&held, &at).unwrap();
         assert!(is_taken(Ipv4Addr::new(127, 201, 9, 9), port).unwrap());
-        assert!(sockets(mine).unwrap().contains(&(at, false)));
+        assert!(sockets(mine, &mut 1000).unwrap().unwrap().contains(&(at, false)));
+        assert_eq!(sockets(mine, &mut 1).unwrap(), None, "there is more to look at");
         drop(held);
         assert!(!is_taken(Ipv4Addr::new(127, 201, 9, 9), port).unwrap());
     }
