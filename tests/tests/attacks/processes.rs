@@ -63,8 +63,10 @@ async fn who_uses_up_his_processes_and_memory_keeps_no_agent_dead() -> Result<()
     kill(Pid::from_raw(before[0]), Signal::SIGKILL)?;
     let ask = async || Ok(leftovers::agents(&it.mine));
     poll("another agent", WAIT, ask, |now| now.len() == 1 && *now != before).await?;
-    let groups = fs::read_to_string(format!("/proc/{}/cgroup", leftovers::agents(&it.mine)[0]))?;
-    ensure!(groups.contains(&format!("{}.agent", it.mine)), "{groups}");
+    let agent = leftovers::agents(&it.mine)[0];
+    let groups = async || Ok(fs::read_to_string(format!("/proc/{agent}/cgroup"))?);
+    let own = format!("{}.agent", it.mine);
+    poll("the agent in groups of its own", WAIT, groups, |groups: &String| groups.contains(&own)).await?;
     let engines = fs::read_to_string(format!("/proc/{}/cgroup", it.my_engine))?;
     ensure!(engines.contains(&it.mine) && !engines.contains(".agent"), "{engines}");
     // It ends them all, and starts the engine among none.
