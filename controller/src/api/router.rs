@@ -82,13 +82,14 @@ fn instance_routes() -> OpenApiRouter<ApiState> {
 }
 
 fn datastore_routes() -> OpenApiRouter<ApiState> {
+    use datastores::{delete, list, list_flavors, show, versions};
     OpenApiRouter::default()
-        .routes(routes!(datastores::list))
-        .routes(routes!(datastores::show, datastores::delete))
-        .routes(routes!(datastores::list_versions))
-        .routes(routes!(datastores::show_version))
-        .routes(routes!(datastores::show_version_by_id))
-        .routes(routes!(datastores::list_flavors))
+        .routes(routes!(list::list))
+        .routes(routes!(show::show, delete::delete))
+        .routes(routes!(versions::list))
+        .routes(routes!(versions::show))
+        .routes(routes!(versions::show_by_id))
+        .routes(routes!(list_flavors::list_flavors))
         .routes(routes!(parameters::list))
         .routes(routes!(parameters::show))
         .routes(routes!(parameters::list_by_id))
