@@ -80,6 +80,25 @@ async fn an_order_becomes_a_redis_that_can_be_used() -> Result<()> {
     leftovers::assert_nothing_of(&id, &stack.host(&id), &pids)
 }
 
+#[tokio::test]
+async fn clear_connections_are_refused_when_the_configuration_says_so_and_only_then() -> Result<()> {
+    let mut stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let id = order(&api, "private").await?;
+    let view = api.instance(&id).await?;
+    let (clear, tls) = (Redis::plain(&view)?, Redis::tls(&view, &authority(&stack, &api, &id).await?)?);
+    let told = std::fs::read_to_string(stack.config())?;
+    for (mode, open) in [("enforced", false), ("basic", true)] {
+        std::fs::write(stack.config(), format!("{told}\n[datastores]\ntls = \"{mode}\"\n"))?;
+        stack.kill_and_run()?;
+        let what = format!("the engine takes up {mode}");
+        let entered = async || Ok(clear.run(APP.0, APP.1, &["PING"]).is_ok());
+        poll(&what, Duration::from_secs(90), entered, |entered| *entered == open).await?;
+        assert_eq!(tls.run(APP.0, APP.1, &["PING"])?, "PONG");
+    }
+    Ok(())
+}
+
 /// The most memory that the engine takes for data, bytes.
 fn memory(redis: &Redis) -> Result<u64> {
     let said = redis.run(APP.0, APP.1, &["INFO", "memory"])?;

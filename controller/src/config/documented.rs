@@ -17,6 +17,11 @@ const OPTIONS: &[(&str, &str, &str)] = &[
         "allow_open",
         "Datastores without accounts, by name, that can be ordered all the same: whoever reaches the port of one is in.",
     ),
+    (
+        "datastores",
+        "tls",
+        "basic: engines offer TLS and accept clear connections too; enforced: they refuse clear ones. Running engines change, too.",
+    ),
     ("api", "listen", "Where the API and the identity listen. Another than a loopback address needs TLS."),
     ("api", "public_url", "How clients reach it; links and the catalog are made from it. Unset: http(s)://<listen>."),
     ("api", "tls_by_proxy", "Says that a proxy in front speaks TLS, which allows to listen anywhere in clear."),

@@ -240,6 +240,19 @@ pub struct RateLimits {
 pub struct Datastores {
     /// Those without accounts, by name, of which instances can be ordered all the same: whoever reaches the port of one is in.
     pub allow_open: Vec<String>,
+    /// How connections to engines are encrypted.
+    pub tls: TlsMode,
+}
+
+/// How connections to engines are encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsMode {
+    /// TLS is offered; a password in clear is accepted too.
+    #[default]
+    Basic,
+    /// Connections in clear are refused.
+    Enforced,
 }
 
 /// Figures for Prometheus.

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use trove_proto::v1;
 
 use super::{Store, from_micros, micros};
-use crate::config::Config;
+use crate::config::{Config, TlsMode};
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::model::EngineCertificate;
@@ -24,6 +24,9 @@ pub struct Specification {
     pub heartbeat_interval_s: u32,
     /// Seconds between two probes of the engine.
     pub probe_interval_s: u32,
+    /// How connections to the engine are encrypted; `basic` in what was stored before it could be chosen.
+    #[serde(default)]
+    pub tls: TlsMode,
     /// Values chosen by an operator or tenant, each a JSON scalar as text.
     pub parameters: BTreeMap<String, String>,
     /// Size of the volume, GiB; 0 in what was stored before agents were told.
@@ -40,6 +43,7 @@ impl Specification {
             controllers,
             heartbeat_interval_s: seconds(config.agents.heartbeat_interval),
             probe_interval_s: seconds(config.agents.probe_interval),
+            tls: config.datastores.tls,
             parameters: BTreeMap::new(),
             volume_gib: 0,
         }
@@ -71,7 +75,11 @@ impl Assignment {
         v1::Specification {
             controllers: specification.controllers,
             role: v1::Role::Primary.into(),
-            tls_mode: v1::TlsMode::Basic.into(),
+            tls_mode: match specification.tls {
+                TlsMode::Basic => v1::TlsMode::Basic,
+                TlsMode::Enforced => v1::TlsMode::Enforced,
+            }
+            .into(),
             certificate: Some(v1::EngineCertificate {
                 certificate_pem: self.certificate_pem.clone(),
                 key_pem: self.key_pem.expose_secret().to_owned(),
