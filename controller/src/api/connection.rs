@@ -29,12 +29,15 @@ struct ClientView {
     env: Vec<[String; 2]>,
     /// Variables of the caller whose names begin like these are to be kept from it.
     unset: Vec<String>,
+    /// The package that brings the program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    package: Option<String>,
 }
 
 impl From<Client> for ClientView {
     fn from(client: Client) -> Self {
         let env = client.env.into_iter().map(|(name, value)| [name, value]).collect();
-        Self { program: client.program, args: client.args, env, unset: client.unset }
+        Self { program: client.program, args: client.args, env, unset: client.unset, package: client.package }
     }
 }
 

@@ -89,6 +89,9 @@ pub struct Client {
     /// connects to.
     #[serde(default)]
     pub unset: Vec<String>,
+    /// The package that brings the program, to be named where it is not installed: Debian's, or its maker's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<String>,
 }
 
 impl Client {
@@ -99,6 +102,7 @@ impl Client {
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             unset: Vec::new(),
+            package: None,
         }
     }
 }

@@ -62,6 +62,7 @@ impl Datastore for Postgresql {
         ];
         let mut client = Client::new("psql", &["--host={address}", "--port={port}", "--username={user}"], &env);
         client.unset.push("PG".to_owned());
+        client.package = Some("postgresql-client".to_owned());
         identity.client = Some(client);
         identity
     }

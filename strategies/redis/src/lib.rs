@@ -79,7 +79,9 @@ impl Datastore for Redis {
         SPACES.clone_into(&mut identity.users.names.forbidden_characters);
         identity.users.rename = true;
         let args = ["-h", "{address}", "-p", "{tls_port}", "--tls", "--cacert", "{ca_file}", "--user", "{user}"];
-        identity.client = Some(Client::new(self.client, &args, &[(self.client_password, "{password}")]));
+        let mut client = Client::new(self.client, &args, &[(self.client_password, "{password}")]);
+        client.package = Some(format!("{}-tools", self.name));
+        identity.client = Some(client);
         identity
     }
 

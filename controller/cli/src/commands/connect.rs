@@ -85,8 +85,14 @@ pub(crate) async fn run(session: &mut Session, arguments: &Arguments) -> Result<
         }
     }
     let error = command.args(&arguments.extra).exec();
+    let install = match client["package"].as_str() {
+        Some(package) if error.kind() == std::io::ErrorKind::NotFound => {
+            format!("The package {package} brings it: install that")
+        }
+        _ => "Install it".to_owned(),
+    };
     Err(Failure::failed(format!(
-        "Could not start {program}: {error}. Install it, or use another client: address {address}, port {port}, user \
+        "Could not start {program}: {error}. {install}, or use another client: address {address}, port {port}, user \
          {user}, database {database}, authority {}.",
         ca_file.display()
     )))
