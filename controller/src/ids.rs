@@ -112,6 +112,10 @@ id!(
     /// A version of a datastore.
     VersionId
 );
+id!(
+    /// A configuration group.
+    ConfigurationId
+);
 
 /// A project (tenant) of the identity service: an opaque text, since not every Keystone uses UUIDs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -124,6 +124,9 @@ impl LastSeen {
 /// | `restart_required` | RESTART_REQUIRED |
 /// | `none` | by host: `active` ACTIVE, `building` BUILD, `dead` SHUTDOWN, `absent` UNKNOWN |
 ///
+/// What would be ACTIVE and HEALTHY is RESTART_REQUIRED while a value of a parameter waits for the engine's next start
+/// (`pending`).
+///
 /// `operating_status` is empty unless there is no task and the host is active. Then a silent agent is ERROR, whatever it
 /// said last; otherwise the service decides. Ours is finer than upstream's, which has no word for the first start of an
 /// engine or for the time between a crash and the agent's next start of it:
@@ -136,7 +139,13 @@ impl LastSeen {
 /// | `blocked` | BLOCKED |
 /// | `failed` | FAILED |
 /// | `unknown` | ERROR |
-pub fn status(task: Task, service: Service, host: HostState, silent: bool) -> (&'static str, &'static str) {
+pub fn status(
+    task: Task,
+    service: Service,
+    host: HostState,
+    silent: bool,
+    pending: bool,
+) -> (&'static str, &'static str) {
     let status = match (task, host) {
         (Task::BuildingError | Task::Error, _) => "ERROR",
         (Task::Building, _) | (Task::None, HostState::Building) => "BUILD",
@@ -157,7 +166,7 @@ pub fn status(task: Task, service: Service, host: HostState, silent: bool) -> (&
         Service::Failed => "FAILED",
         Service::Unknown => "ERROR",
     };
-    (status, operating_status)
+    if pending && operating_status == "HEALTHY" { ("RESTART_REQUIRED", "") } else { (status, operating_status) }
 }
 
 #[cfg(test)]
@@ -165,6 +174,26 @@ mod tests {
     use super::*;
 
     const SILENT: bool = true;
+
+    fn status(task: Task, service: Service, host: HostState, silent: bool) -> (&'static str, &'static str) {
+        super::status(task, service, host, silent, false)
+    }
+
+    #[test]
+    fn a_healthy_instance_says_when_a_value_waits_for_a_restart() {
+        for task in Task::ALL.iter().copied() {
+            for service in Service::ALL.iter().copied() {
+                for host in HostState::ALL.iter().copied() {
+                    for silent in [SILENT, !SILENT] {
+                        let without = status(task, service, host, silent);
+                        let expected =
+                            if without == ("ACTIVE", "HEALTHY") { ("RESTART_REQUIRED", "") } else { without };
+                        assert_eq!(super::status(task, service, host, silent, true), expected, "{task:?} {service:?}");
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn status_is_that_of_the_reference() {

@@ -164,6 +164,7 @@ impl App {
             region: order.region.clone().unwrap_or_else(|| self.config.region.clone()),
             port: checked.manifest.identity.port,
             requirements: order.requirements.clone(),
+            configuration: None,
         }
     }
 }

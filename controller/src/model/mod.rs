@@ -1,5 +1,6 @@
 //! The words that every room uses: an instance, a size, a datastore, and what belongs to them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,9 +12,11 @@ use crate::ids::{DatastoreId, InstanceId, ProjectId, VersionId};
 use crate::state::{self, HostState, LastSeen, Service, Task};
 
 mod artifact;
+pub mod configurations;
 pub mod operations;
 
 pub use self::artifact::Artifact;
+use self::configurations::{AttachedConfiguration, ParameterResult, needs_restart};
 
 /// Who may connect, as it was ordered.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -145,6 +148,10 @@ pub struct Instance {
     pub nics: Vec<Nic>,
     /// Whether it shares a machine with its replicas, as it was ordered.
     pub locality: Option<Locality>,
+    /// Its configuration group.
+    pub configuration: Option<AttachedConfiguration>,
+    /// What became of the values of parameters that it was last given.
+    pub parameter_results: BTreeMap<String, ParameterResult>,
     /// What the controller does with it.
     pub task: Task,
     /// What the agent last said.
@@ -177,7 +184,8 @@ pub struct Instance {
 impl Instance {
     /// `status` and `operating_status` of the API.
     pub fn status(&self) -> (&'static str, &'static str) {
-        state::status(self.task, self.service, self.host, self.is_silent())
+        let pending = needs_restart(&self.parameter_results);
+        state::status(self.task, self.service, self.host, self.is_silent(), pending)
     }
 
     /// Why it is in error; else what its agent says is amiss: why the engine does not answer, or that the volume is full.

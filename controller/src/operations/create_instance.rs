@@ -116,7 +116,10 @@ async fn issue_certificate(work: &Work, target: &Target, _: &Params, _: &mut Eng
     let address = facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?;
     let context = &work.context;
     let certificate = context.authorities.issue_engine(target.instance, &[address])?;
+    let wanted = context.store.wanted_parameters(target.instance).await?;
     let specification = Specification {
+        // The engine starts with the values of the instance's configuration group from the first.
+        parameters: wanted.into_iter().map(|(name, value)| (name, value.to_string())).collect(),
         volume_gib: facts.size.volume_gib,
         ..Specification::of(&context.config, context.store.agents_addresses(GRACE).await?)
     };

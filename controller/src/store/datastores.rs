@@ -248,16 +248,17 @@ impl Store {
     /// Takes a version away. `false`: there is none.
     ///
     /// # Errors
-    /// 400 while an instance is of it; internal.
+    /// 400 while an instance or a configuration group is of it; internal.
     pub async fn remove_version(&self, conn: &mut Connection, id: VersionId) -> Result<bool> {
         let failed = |error| Error::internal(format!("remove the version {id}"), error);
-        let used = query("select id from instance where version_id = $1 and deleted is null limit 1")
-            .bind(id.to_string())
-            .fetch_optional(&mut *conn)
-            .await
-            .map_err(failed)?;
-        if used.is_some() {
-            return Err(Error::BadRequest(format!("Datastore version {id} is in use by instances.")));
+        for (users, sql) in [
+            ("instances", "select id from instance where version_id = $1 and deleted is null limit 1"),
+            ("configuration groups", "select id from configuration where version_id = $1 limit 1"),
+        ] {
+            let used = query(sql).bind(id.to_string()).fetch_optional(&mut *conn).await.map_err(failed)?;
+            if used.is_some() {
+                return Err(Error::BadRequest(format!("Datastore version {id} is in use by {users}.")));
+            }
         }
         query("update datastore set default_version_id = null where default_version_id = $1")
             .bind(id.to_string())

@@ -3,6 +3,7 @@
 //! Methods with `conn` take part in the caller's transaction. Each of them is idempotent, touches only an instance that
 //! is not deleted, and sets `updated`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sqlx::AssertSqlSafe;
@@ -11,13 +12,14 @@ use trove_strategy::Manifest;
 
 use super::{Store, from_micros};
 use crate::error::{Error, Result};
-use crate::ids::{DatastoreId, InstanceId, ProjectId, VersionId};
+use crate::ids::{ConfigurationId, DatastoreId, InstanceId, ProjectId, VersionId};
+use crate::model::configurations::{AttachedConfiguration, ParameterResult};
 use crate::model::{Fault, Flavor, Instance, InstanceLabels};
 use crate::state::{HostState, LastSeen, Service, Task};
 use crate::store::sql::{Row, query};
 
 mod placement;
-mod rows;
+pub(super) mod rows;
 mod sizes;
 mod writes;
 
@@ -31,13 +33,15 @@ pub use writes::NewRow;
 /// the last controller lost its agent, and the greatest number while one hears it.
 const SELECT: &str = "select i.id, i.project_id, i.name, i.flavor_id, i.flavor_name, i.ram_mib, i.vcpus, i.volume_gib, i.version_id, i.region, i.address, i.port, \
      i.access, i.nics, i.locality, i.task, i.host, i.fault_message, i.fault_details, i.fault_created, i.root_enabled_at, i.root_enabled_by, i.created, i.updated, i.deleted, \
+     i.configuration_id, c.name as configuration_name, i.parameter_results, \
      a.service, a.service_detail, a.service_updated, a.volume_used_bytes, \
      v.name as version_name, v.number as version_number, d.id as datastore_id, d.name as datastore_name, \
      (select max(case when l.lost_at is null and c.seen_until > $1 then 9223372036854775807 \
      else coalesce(l.lost_at, c.seen_until) end) from agent_link l join controller c on c.id = l.controller_id \
      where l.instance_id = i.id) as heard";
 const FROM: &str = " from instance i join datastore_version v on v.id = i.version_id \
-     join datastore d on d.id = v.datastore_id left join agent a on a.instance_id = i.id";
+     join datastore d on d.id = v.datastore_id left join agent a on a.instance_id = i.id \
+     left join configuration c on c.id = i.configuration_id";
 
 /// Which instances the management list shows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -184,6 +188,8 @@ fn instance(row: &Row, now: i64) -> Result<Instance> {
         access: access(row)?,
         nics: json(row, "nics")?,
         locality: locality(row)?,
+        configuration: configuration(row)?,
+        parameter_results: parameter_results(row)?,
         task: tagged(row, "task", Task::from_tag)?,
         service: service(row)?,
         service_detail: maybe_text(row, "service_detail")?.unwrap_or_default().to_owned(),
@@ -207,6 +213,16 @@ fn flavor(row: &Row) -> Result<Flavor> {
         ram_mib: unsigned(row, "ram_mib")?,
         vcpus: narrow(row, "vcpus")?,
     })
+}
+
+fn configuration(row: &Row) -> Result<Option<AttachedConfiguration>> {
+    let Some(name) = column(row, "configuration_name")? else { return Ok(None) };
+    Ok(Some(AttachedConfiguration { id: ConfigurationId(parsed(row, "configuration_id")?), name }))
+}
+
+fn parameter_results(row: &Row) -> Result<BTreeMap<String, ParameterResult>> {
+    let none = maybe_text(row, "parameter_results")?.is_none();
+    if none { Ok(BTreeMap::new()) } else { json(row, "parameter_results") }
 }
 
 fn service(row: &Row) -> Result<Service> {

@@ -30,6 +30,7 @@ pub mod agents;
 pub mod assignments;
 pub mod authorities;
 mod clock;
+pub mod configurations;
 pub mod controllers;
 pub mod datastores;
 mod health;
@@ -92,6 +93,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (15, "driver_state", include_str!("migrations/0015_driver_state.sql")),
     (16, "host_fence", include_str!("migrations/0016_host_fence.sql")),
     (17, "requirements", include_str!("migrations/0017_requirements.sql")),
+    (18, "configurations", include_str!("migrations/0018_configurations.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -134,6 +134,7 @@ impl Fixture {
             region: "RegionOne".to_owned(),
             port: 5432,
             requirements: Requirements::default(),
+            configuration: None,
         }
     }
 }

@@ -15,15 +15,15 @@ pub(super) fn failed(verb: &'static str, id: InstanceId) -> impl FnOnce(sqlx::Er
     move |error| Error::internal(format!("{verb} instance {id}"), error)
 }
 
-pub(super) fn column<T: Column>(row: &Row, name: &'static str) -> Result<T> {
+pub(in crate::store) fn column<T: Column>(row: &Row, name: &'static str) -> Result<T> {
     row.try_get(name).map_err(|error| Error::internal(format!("read the column {name}"), error))
 }
 
-pub(super) fn damaged(name: &'static str, value: &str) -> Error {
+pub(in crate::store) fn damaged(name: &'static str, value: &str) -> Error {
     Error::Internal { attempt: format!("read the column {name}: {value:?} is not a value of it"), source: None }
 }
 
-pub(super) fn unsigned(row: &Row, name: &'static str) -> Result<u64> {
+pub(in crate::store) fn unsigned(row: &Row, name: &'static str) -> Result<u64> {
     let value: i64 = column(row, name)?;
     u64::try_from(value).map_err(|_| damaged(name, &value.to_string()))
 }
@@ -33,19 +33,19 @@ pub(super) fn narrow<T: TryFrom<i64>>(row: &Row, name: &'static str) -> Result<T
     T::try_from(value).map_err(|_| damaged(name, &value.to_string()))
 }
 
-pub(super) fn time(row: &Row, name: &'static str) -> Result<OffsetDateTime> {
+pub(in crate::store) fn time(row: &Row, name: &'static str) -> Result<OffsetDateTime> {
     column(row, name).map(from_micros)
 }
 
-pub(super) fn text<'r>(row: &'r Row, name: &'static str) -> Result<&'r str> {
+pub(in crate::store) fn text<'r>(row: &'r Row, name: &'static str) -> Result<&'r str> {
     maybe_text(row, name)?.ok_or_else(|| damaged(name, "null"))
 }
 
-pub(super) fn maybe_text<'r>(row: &'r Row, name: &'static str) -> Result<Option<&'r str>> {
+pub(in crate::store) fn maybe_text<'r>(row: &'r Row, name: &'static str) -> Result<Option<&'r str>> {
     row.try_text(name).map_err(|error| Error::internal(format!("read the column {name}"), error))
 }
 
-pub(super) fn parsed<T: FromStr>(row: &Row, name: &'static str) -> Result<T> {
+pub(in crate::store) fn parsed<T: FromStr>(row: &Row, name: &'static str) -> Result<T> {
     let text = text(row, name)?;
     text.parse().map_err(|_| damaged(name, text))
 }
@@ -55,7 +55,7 @@ pub(super) fn tagged<T>(row: &Row, name: &'static str, from_tag: fn(&str) -> Opt
     from_tag(tag).ok_or_else(|| damaged(name, tag))
 }
 
-pub(super) fn json<T: serde::de::DeserializeOwned>(row: &Row, name: &'static str) -> Result<T> {
+pub(in crate::store) fn json<T: serde::de::DeserializeOwned>(row: &Row, name: &'static str) -> Result<T> {
     let text = text(row, name)?;
     serde_json::from_str(text).map_err(|error| Error::internal(format!("read the column {name}"), error))
 }

@@ -1,11 +1,14 @@
 //! What is written of an instance by orders and operations.
 
+use std::collections::BTreeMap;
+
 use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 
 use super::rows::{column, failed, signed, tagged, unsigned};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId, VersionId};
+use crate::model::configurations::AttachedConfiguration;
 use crate::model::{Datastore, Flavor, Instance, Locality, Requirements, Version};
 use crate::state::{HostState, LastSeen, Service, Task};
 use crate::store::quota::Amounts;
@@ -30,6 +33,8 @@ pub struct NewRow {
     pub port: u16,
     /// What was ordered of the host.
     pub requirements: Requirements,
+    /// Its configuration group.
+    pub configuration: Option<AttachedConfiguration>,
 }
 
 impl NewRow {
@@ -53,6 +58,8 @@ impl NewRow {
             access: self.requirements.access,
             nics: self.requirements.nics,
             locality: self.requirements.locality,
+            configuration: self.configuration,
+            parameter_results: BTreeMap::new(),
             task: Task::Building,
             service: Service::New,
             service_detail: String::new(),
@@ -80,8 +87,8 @@ impl Store {
         query(
             "insert into instance (id, project_id, name, flavor_id, flavor_name, ram_mib, vcpus, volume_gib, \
              version_id, region, availability_zone, port, access, nics, task, host, generation, created, updated, \
-             volume_type, locality) \
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1, $17, $17, $18, $19)",
+             volume_type, locality, configuration_id) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1, $17, $17, $18, $19, $20)",
         )
         .bind(new.id.to_string())
         .bind(&new.project.0)
@@ -102,6 +109,7 @@ impl Store {
         .bind(created)
         .bind(&wanted.volume_type)
         .bind(wanted.locality.map(Locality::tag))
+        .bind(new.configuration.as_ref().map(|configuration| configuration.id.to_string()))
         .execute(conn)
         .await
         .map_err(failed("insert", new.id))?;
@@ -228,10 +236,10 @@ impl Store {
         row.map(read).transpose()
     }
 
-    /// That it is gone: gives back its quota and its address.
+    /// That it is gone: gives back its quota, its address and its configuration group.
     pub async fn mark_deleted(&self, conn: &mut Connection, id: InstanceId) -> Result<()> {
         let row = query(
-            "update instance set deleted = $2, updated = $2, task = $3, host = $4 \
+            "update instance set deleted = $2, updated = $2, task = $3, host = $4, configuration_id = null \
              where id = $1 and deleted is null returning project_id, ram_mib, volume_gib",
         )
         .bind(id.to_string())
