@@ -90,6 +90,7 @@ impl Seed {
             region: "RegionOne".to_owned(),
             port: 5432,
             requirements: Requirements::default(),
+            configuration: None,
         }
     }
 }
