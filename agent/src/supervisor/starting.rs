@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -244,7 +245,7 @@ impl Owner {
     pub(super) async fn start_failed(&mut self, error: EngineError) {
         let is_stopped = self.process.is_none() || error.kind() == Kind::LockedOut;
         let listens = self.starting.as_ref().is_some_and(|starting| starting.mode == StartMode::Normal);
-        if listens && self.process.is_none() && self.waits_for_address() {
+        if listens && self.process.is_none() && (self.waits_for_address() || self.had_no_address(&error)) {
             warn!(error = error.chain(), "another process has the engine's address, which is waited for");
             return;
         }
@@ -282,6 +283,18 @@ impl Owner {
             self.start_ended(Err(error));
         }
         true
+    }
+
+    /// Whether the engine found its address taken by a process that has lost it again since: then it is started once more,
+    /// for as long as a start may take. The words are the C library's, which every engine repeats; a tenant who can write
+    /// them into the engine's output delays with them only a start that has failed.
+    fn had_no_address(&mut self, error: &EngineError) -> bool {
+        let Some(starting) = &mut self.starting else { return false };
+        let is_taken = error.chain().contains(Errno::EADDRINUSE.desc()) && !starting.is_over();
+        if is_taken {
+            starting.postpone(error);
+        }
+        is_taken
     }
 
     /// Tells those who wait; one that failed is tried again after a while.

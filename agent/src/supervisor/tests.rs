@@ -326,6 +326,15 @@ async fn waits_for_its_address(port: Option<u16>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_engine_whose_address_was_taken_in_the_moment_of_its_start_is_started_again() {
+    let fails_once = "test -s /proc/self/fd/1 && exec sleep 600; echo bind: Address already in use; exit 1";
+    let stage = stage(fails_once, Mood::Answers).await;
+    stage.supervisor.start().await.unwrap();
+    assert_eq!(stage.until(ServiceState::Healthy).await, "");
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_recovers_is_asked_seldom_and_can_be_stopped_meanwhile() {
     let stage = stage(SLEEPS, Mood::Recovers).await;
     let supervisor = stage.supervisor.clone();
