@@ -1,7 +1,8 @@
-//! Limits on every call into a strategy, in one place: one that forgets its own does not make the agent deaf, and an engine whose
-//! superuser makes it say megabytes does not make it dumb: no controller takes a report of that length.
+//! Time and length limits on every call into a strategy. Without the time limits a strategy that hangs would block the
+//! agent; without the length limits a tenant who is superuser could make the engine return megabytes, and the
+//! controller would refuse the agent's reports, which have a greatest length.
 //!
-//! What is asked often is short; work ends with the job that it is for, and these limits are for what no job bounds.
+//! Jobs have deadlines of their own; `WORK` only catches a call that its job does not end.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,24 +17,23 @@ use trove_strategy::{
     StartMode, StartSpec, User, UserChange, Users,
 };
 
-/// Whether it lives.
+/// Limit of a liveness probe.
 const PROBE: Duration = Duration::from_secs(2);
-/// What a controller asks and waits for.
+/// Limit of a call that a controller waits for.
 const QUESTION: Duration = Duration::from_secs(5);
-/// Writing configuration, and having the server take it up.
+/// Limit of writing the configuration and of making the server reload it.
 const CONFIGURATION: Duration = Duration::from_secs(60);
-/// Bytes of a version or a position that are passed on. Real ones have a few dozen.
+/// Greatest length of a version or a replication position, bytes. Real ones have a few dozen.
 const WORD: usize = 128;
-/// Bytes of an error that are passed on.
+/// Greatest length of an error's text, bytes.
 const ERROR: usize = 2000;
-/// The longest work.
+/// Limit of every other call.
 const WORK: Duration = Duration::from_secs(900);
 
-/// A datastore whose every call ends in time.
+/// A datastore whose every call has a time limit.
 pub struct Bounded(Arc<dyn Datastore>);
 
 impl Bounded {
-    /// Bounds this one.
     pub fn new(datastore: Arc<dyn Datastore>) -> Self {
         Self(datastore)
     }
@@ -48,7 +48,7 @@ async fn within<T>(
     tokio::time::timeout(limit, call).await.map_err(late)?.map_err(short)
 }
 
-/// The beginning of a text that an engine chose.
+/// Cuts a text from the engine to at most `most` bytes, between two characters.
 fn cut(text: String, most: usize) -> String {
     if text.len() <= most { text } else { text[..text.floor_char_boundary(most)].to_owned() }
 }
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(short(EngineError::new(Kind::Fatal, "no")).chain(), "no");
     }
 
-    /// The verbs of a trait's file.
+    /// Names of the functions in a trait's source file.
     fn verbs(text: &str) -> Vec<&str> {
         let names = text.split("fn ").skip(1).filter_map(|rest| rest.split_once('(')).map(|(name, _)| name);
         names.filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_')).collect()

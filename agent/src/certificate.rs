@@ -1,12 +1,9 @@
-//! The engine's own certificate, as files.
+//! Writes the engine's TLS certificate to files.
 
 use trove_proto::v1;
 use trove_strategy::{EngineError, File, Owner, Site};
 
-/// Writes the engine's certificate where the strategy's configuration points to.
-///
-/// # Errors
-/// A file cannot be written.
+/// Writes the engine's certificate to the paths that the strategy's configuration names.
 pub(crate) async fn write_certificate(
     site: &Site,
     certificate: Option<&v1::EngineCertificate>,

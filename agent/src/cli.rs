@@ -11,7 +11,6 @@ use trove_strategy::{Account, RealHost, failpoint};
 
 use crate::{Agent, config, guest, manifest, run};
 
-/// What `--version` says.
 const VERSION: &str = if failpoint::BUILT_IN {
     concat!(env!("CARGO_PKG_VERSION"), " with failpoints")
 } else {
@@ -27,30 +26,30 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Keep an engine. The compute driver starts this with the configuration file that it wrote.
+    /// Run the agent of an instance. The compute driver starts this with the configuration file that it wrote.
     Run {
         /// The configuration file (TOML).
         #[arg(long)]
         config: PathBuf,
     },
-    /// Print what a datastore is and can do, asked of the engine that is installed: it is started in a scratch
-    /// directory, without a network listener, and removed.
+    /// Print the manifest of a datastore as JSON. To make it, the installed engine is started in a scratch directory,
+    /// without a network listener, and removed.
     ///
     /// Example: trove-agent manifest NAME --bindir /usr/lib/…/bin
     Manifest {
         /// The datastore's name; `trove-agent datastores` lists them.
         datastore: String,
-        /// The directory of the engine's programs; else the newest that is installed.
+        /// The directory of the engine's programs; by default that of the newest installed version.
         #[arg(long)]
         bindir: Option<PathBuf>,
-        /// The account that runs the engine; this one when absent. Needed as root.
+        /// The account that runs the engine; by default the present one. Required when run as root.
         #[arg(long)]
         account: Option<String>,
     },
-    /// Becomes a process of the engine's account, in its cgroups: how the agent starts each of them.
+    /// Execute a program with the engine's account, in the engine's cgroups. The agent starts each of them this way.
     #[command(hide = true)]
     Become {
-        /// The engine's account.
+        /// User and group id of the engine's account.
         #[arg(long)]
         uid: u32,
         /// The directory of a cgroup; more than one may be given.
@@ -60,17 +59,17 @@ enum Verb {
         #[arg(last = true, required = true)]
         program: Vec<OsString>,
     },
-    /// List the datastores that are linked into this program, with what is installed of each, as JSON.
+    /// List the datastores of this program and the installed versions of each, as JSON.
     Datastores,
 }
 
-/// Parses the command line, does it, and says what went wrong.
+/// Parses and runs the command line; prints an error to standard error.
 pub(crate) fn main(agent: Agent) -> ExitCode {
     let arguments = Arguments::parse();
     match dispatch(agent, arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nothing can be done about a broken standard error.
+            // If standard error is broken, nothing is left to report to.
             let _ = writeln!(std::io::stderr(), "trove-agent: {error:#}");
             ExitCode::FAILURE
         }
@@ -78,12 +77,12 @@ pub(crate) fn main(agent: Agent) -> ExitCode {
 }
 
 fn dispatch(agent: Agent, verb: Verb) -> Result<()> {
-    // A second installation in one process (tests) is no error.
+    // In tests several agents share a process, and only the first call succeeds.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match verb {
         Verb::Run { config } => {
             let config = config::Config::read(&config)?;
-            // By the first thread, before there is another.
+            // Must run while the process has one thread.
             guest::enter(&config)?;
             logs();
             runtime()?.block_on(run::run(agent, config))
@@ -115,13 +114,13 @@ fn logs() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    // A line that cannot be written, on a full disk say, is lost. To say so on standard error as well would end whoever
-    // wrote it by a panic.
+    // A log line that cannot be written, for example on a full disk, is lost. With `log_internal_errors` the failed
+    // write of the error message would panic in the thread that logs.
     builder.log_internal_errors(false).init();
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    // Two threads: one engine is all there is to do, and each thread costs memory in every guest.
+    // Two threads are enough for one engine, and each thread costs memory in every guest.
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2).enable_all().build().context("start the runtime")
 }

@@ -12,39 +12,37 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use uuid::Uuid;
 
-/// All of it. Relative paths are relative to the file's directory.
+/// The whole file. Relative paths are relative to the file's directory.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The instance that this guest is for.
     pub instance_id: Uuid,
-    /// The host's generation.
+    /// Generation of the host. It grows when the host is made anew; certificates of an older one are refused.
     pub generation: u64,
-    /// The datastore to run.
+    /// Name of the datastore to run.
     pub datastore: String,
-    /// Controllers' agents' addresses, `host:port`, until an assignment says others.
+    /// Addresses on which controllers listen for agents, `host:port`, until an assignment names others.
     pub controllers: Vec<String>,
-    /// PEM of the authority of controllers and agents.
+    /// PEM file with the certificate authority of controllers and agents.
     pub authority_file: PathBuf,
-    /// The enrolment token; removed after it was used.
+    /// File with the enrolment token; removed after use.
     pub token_file: PathBuf,
-    /// What the agent itself keeps.
+    /// The agent's own state.
     pub state_dir: PathBuf,
-    /// The data volume.
+    /// Mount point of the data volume.
     pub volume_dir: PathBuf,
-    /// The engine's configuration files.
+    /// Directory of the engine's configuration files.
     pub config_dir: PathBuf,
-    /// The engine's sockets.
+    /// Directory of the engine's sockets.
     pub run_dir: PathBuf,
-    /// The engine's output.
+    /// Directory of the engine's log.
     pub log_dir: PathBuf,
-    /// The engine's programs; the newest that is installed when absent.
+    /// Directory of the engine's programs; when absent, that of the newest installed version.
     pub bindir: Option<PathBuf>,
-    /// Which of several installed versions.
+    /// Major version to run, where several are installed.
     pub major: Option<String>,
-    /// Where the engine listens.
+    /// Address on which the engine listens.
     pub address: IpAddr,
-    /// The port it listens on.
     pub port: u16,
     /// Memory of the guest, MiB.
     pub memory_mib: u64,
@@ -54,19 +52,16 @@ pub struct Config {
     pub volume_gib: u64,
     /// The account that runs the engine, user and group; the agent's own when absent.
     pub engine_uid: Option<u32>,
-    /// cgroup directories to join before anything is started.
+    /// cgroup directories that the agent joins before it starts anything.
     #[serde(default)]
     pub cgroups: Vec<PathBuf>,
-    /// cgroup directories of everything that runs as the engine's account; the agent's own when absent.
+    /// cgroup directories for every process of the engine's account; the agent's own when absent.
     #[serde(default)]
     pub engine_cgroups: Vec<PathBuf>,
 }
 
 impl Config {
-    /// Reads the file.
-    ///
-    /// # Errors
-    /// It cannot be read, or an option is wrong: the message names it.
+    /// Reads the file. The error names the wrong option.
     pub fn read(file: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
         let mut config: Self = toml::from_str(&text).with_context(|| format!("parse {}", file.display()))?;
@@ -78,7 +73,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Every path that may be relative.
+    /// All paths that may be relative.
     fn paths(&mut self) -> [&mut PathBuf; 7] {
         [
             &mut self.authority_file,

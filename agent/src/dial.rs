@@ -16,41 +16,36 @@ use crate::identity::Identity;
 
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(10);
-/// Whoever cannot be dialled within this is not there.
+/// Time limit for TCP and TLS together.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
-/// Delays between tries: doubling, with full jitter, so that agents of a controller that comes back do not all come at
-/// once.
+/// Exponential backoff with full jitter, so that agents do not all reconnect at once when a controller comes back.
 pub struct Backoff {
     ceiling: Duration,
     dice: StdRng,
 }
 
 impl Backoff {
-    /// With delays that follow from `seed`, which must differ from agent to agent.
+    /// The delays are derived from `seed`, which must differ from agent to agent.
     pub fn new(seed: impl Hash) -> Self {
         let mut hasher = DefaultHasher::new();
         seed.hash(&mut hasher);
         Self { ceiling: FIRST_DELAY, dice: StdRng::seed_from_u64(hasher.finish()) }
     }
 
-    /// The next delay.
     pub fn next_delay(&mut self) -> Duration {
         let delay = self.ceiling.mul_f64(self.dice.random());
         self.ceiling = (self.ceiling * 2).min(LAST_DELAY);
         delay
     }
 
-    /// Back to the shortest.
+    /// Starts again with the shortest delay.
     pub fn reset(&mut self) {
         self.ceiling = FIRST_DELAY;
     }
 }
 
-/// Connects and speaks TLS.
-///
-/// # Errors
-/// The controller cannot be reached, or is not the one that the authority vouches for.
+/// Connects with TLS and checks the controller's certificate.
 pub async fn dial(address: &str, identity: &Identity, alpn: &[u8]) -> Result<TlsStream<TcpStream>> {
     let config = identity.client(alpn)?;
     let all = async {

@@ -1,4 +1,4 @@
-//! Small files of the agent's own, replaced as one step, 0600.
+//! The agent's small state files: replaced atomically, mode 0600.
 
 #![allow(clippy::disallowed_methods, reason = "directories of the agent alone, 0700")]
 
@@ -12,20 +12,17 @@ use serde::de::DeserializeOwned;
 use tracing::warn;
 use trove_strategy::beneath;
 
-/// Such a file is at most so long; one that is longer is not of this agent.
+/// Greatest length of a file that is read. The agent writes none this long.
 const MOST_BYTES: u64 = 16 << 20;
 
-/// The directory of such files. Cheap to clone.
+/// A directory of state files. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Durable {
     directory: PathBuf,
 }
 
 impl Durable {
-    /// In this directory, which is made 0700 when absent.
-    ///
-    /// # Errors
-    /// It cannot be made.
+    /// Opens the directory, and makes it with mode 0700 when it is absent.
     pub fn open(directory: &Path) -> Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
@@ -33,24 +30,20 @@ impl Durable {
         Ok(Self { directory: directory.to_owned() })
     }
 
-    /// The path of a file.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 
-    /// Writes a file: beside, flushed, renamed, the directory flushed.
+    /// Replaces a file atomically: writes a temporary file, flushes it, renames it, and flushes the directory.
     ///
     /// # Errors
-    /// The system refused; a full disk is named as such. What was there before is untouched.
+    /// The file could not be written; a full disk is named as such. The previous contents are untouched.
     pub fn write(&self, name: &str, contents: &[u8]) -> Result<()> {
         let path = self.path(name);
         beneath::replace(&path, contents).with_context(|| format!("write {}", path.display()))
     }
 
-    /// The contents of a file, or `None` when it is not there.
-    ///
-    /// # Errors
-    /// It is there and cannot be read, or has more than 16 MiB.
+    /// The contents of a file, or `None` when it is absent. A file of more than 16 MiB is an error.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let read = || {
             let mut contents = Vec::new();
@@ -65,10 +58,7 @@ impl Durable {
         }
     }
 
-    /// When a file was written last.
-    ///
-    /// # Errors
-    /// It is not there, or cannot be looked at.
+    /// When a file was last written.
     pub fn written_at(&self, name: &str) -> Result<SystemTime> {
         let path = self.path(name);
         let at = std::fs::metadata(&path).and_then(|facts| facts.modified());
@@ -76,26 +66,17 @@ impl Durable {
     }
 
     /// Writes a value as JSON.
-    ///
-    /// # Errors
-    /// As [`Durable::write`].
     pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
         self.write(name, &serde_json::to_vec(value)?)
     }
 
-    /// A value that was written as JSON. One that is damaged is set aside and counts as absent.
-    ///
-    /// # Errors
-    /// It cannot be read, or not be set aside.
+    /// Reads a JSON value. A damaged file is set aside and counts as absent.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         self.read_whole(name, |contents| serde_json::from_slice(contents).context("parse it as JSON"))
     }
 
-    /// A value that this function knows to read. One that is damaged is set aside as `<name>.damaged`, for whoever looks into
-    /// it, and counts as absent: an agent that refused to start would leave its engine without anybody.
-    ///
-    /// # Errors
-    /// It cannot be read, or not be set aside.
+    /// Reads a file with `parse`. A file that it rejects is renamed to `<name>.damaged`, for later inspection, and
+    /// counts as absent: if the agent refused to start, nothing would manage its engine.
     pub fn read_whole<T>(&self, name: &str, parse: impl FnOnce(&[u8]) -> Result<T>) -> Result<Option<T>> {
         let Some(contents) = self.read(name)? else { return Ok(None) };
         match parse(&contents) {
@@ -109,7 +90,7 @@ impl Durable {
         }
     }
 
-    /// Whether a file of this name was damaged once and set aside.
+    /// Whether a file of this name was ever damaged and set aside.
     pub fn was_set_aside(&self, name: &str) -> bool {
         self.aside(name).exists()
     }
@@ -118,10 +99,7 @@ impl Durable {
         self.path(&format!("{name}.damaged"))
     }
 
-    /// Removes a file; one that is not there counts as removed.
-    ///
-    /// # Errors
-    /// The system refused.
+    /// Removes a file. An absent file is no error.
     pub fn remove(&self, name: &str) -> Result<()> {
         match std::fs::remove_file(self.path(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

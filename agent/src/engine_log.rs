@@ -1,8 +1,8 @@
-//! The engine's output. The engine appends to one file; the agent reads its end, and cuts it in place when it has grown: a
-//! tenant decides how much an engine writes there.
+//! The engine's log. The engine appends its output to one file. Since a tenant can make an engine write any amount, the
+//! agent truncates the file in place when it has grown too long.
 //!
-//! The last bytes of what is cut off are kept as `engine.log.1` to `engine.log.4`, the newest first. What is written
-//! between the copy and the cut is lost.
+//! Before each truncation the end of the file is copied to `engine.log.1`; older copies move on to at most
+//! `engine.log.4`. Output that is written between the copy and the truncation is lost.
 
 #![allow(
     clippy::disallowed_methods,
@@ -20,47 +20,46 @@ use nix::fcntl::OFlag;
 use tracing::warn;
 
 const NAME: &str = "engine.log";
-/// The file is cut when it is greater, and this much of its end is kept.
+/// The file is truncated when it is longer than this, bytes. So much of its end is copied first.
 const PIECE: u64 = 8 << 20;
 const PIECES: u32 = 4;
-/// The end of the log that is looked at for its last lines.
+/// Bytes at the end of the log in which the last lines are looked for.
 const TAIL: u64 = 16 << 10;
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The files.
+/// The log and its older copies.
 pub struct EngineLog {
     directory: PathBuf,
     state: Mutex<State>,
 }
 
-/// Positions count every byte that was written since the agent started, also those that have been cut off.
+/// Positions count every byte written since the agent started, also truncated ones.
 #[derive(Default)]
 struct State {
-    /// The position of the file's first byte.
+    /// Position of the file's first byte.
     cut: u64,
-    /// Where the output of the start that is under way begins.
+    /// Position at which the current start of the engine began, while one is under way.
     start: Option<u64>,
 }
 
 impl EngineLog {
-    /// In this directory, which only the agent changes.
+    /// Only the agent may change `directory`.
     pub fn new(directory: &Path) -> Arc<Self> {
         Arc::new(Self { directory: directory.to_owned(), state: Mutex::default() })
     }
 
-    /// Cuts the file whenever it has grown, for as long as the agent lives.
+    /// Truncates the file whenever it is too long. Never returns.
     pub async fn keep_short(self: Arc<Self>) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             look.tick().await;
             let log = self.clone();
-            // The copying is bounded; the thread only panics with a bug, which is logged by the runtime.
+            // An error here is a panic in `shorten`; the runtime has logged it.
             let _ = tokio::task::spawn_blocking(move || log.shorten()).await;
         }
     }
 
-    /// The file that the engine appends to.
     pub fn path(&self) -> PathBuf {
         self.directory.join(NAME)
     }
@@ -73,24 +72,24 @@ impl EngineLog {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that all of it takes on the disk.
+    /// Disk space of the log and its older copies, bytes.
     pub fn used_bytes(&self) -> u64 {
         let files = std::iter::once(self.path()).chain((1..=PIECES).map(|number| self.piece(number)));
         files.filter_map(|path| Some(std::fs::symlink_metadata(path).ok()?.blocks() * 512)).sum()
     }
 
-    /// A start begins: what is written from now on is its.
+    /// Marks the beginning of a start of the engine.
     pub fn begin(&self) {
         let mut state = self.lock();
         state.start = Some(state.cut.saturating_add(length(&self.path())));
     }
 
-    /// A start has ended.
+    /// Marks the end of a start of the engine.
     pub fn end(&self) {
         self.lock().start = None;
     }
 
-    /// The last lines, in one line; of the present start only, while one is under way.
+    /// The last five lines, joined into one; while the engine starts, only those written since the start began.
     pub fn last_words(&self) -> String {
         let state = self.lock();
         let from = state.start.map_or(0, |start| start.saturating_sub(state.cut));
@@ -98,16 +97,17 @@ impl EngineLog {
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let said = lines[lines.len().saturating_sub(5)..].join(" / ");
-        // The end says why.
+        // Keep the end, which most often has the reason of a failure.
         let from = (said.len().saturating_sub(1000)..).find(|at| said.is_char_boundary(*at)).unwrap_or_default();
         let said = said[from..].to_owned();
         if said.is_empty() { "it wrote nothing".to_owned() } else { said }
     }
 
-    /// Cuts it when it has grown.
+    /// Truncates the file if it is too long.
     fn shorten(&self) {
         let mut state = self.lock();
-        // Whoever has it open may reserve room beyond its end.
+        // The file's blocks are compared, too: a process that has it open may allocate space beyond its end
+        // (fallocate(2)).
         let on_disk = std::fs::symlink_metadata(self.path()).map_or(0, |facts| facts.blocks() * 512);
         if length(&self.path()) > PIECE || on_disk > 2 * PIECE {
             self.cut(&mut state);
@@ -116,7 +116,7 @@ impl EngineLog {
 
     fn cut(&self, state: &mut State) {
         if let Err(error) = self.keep_end() {
-            // The disk may be full, which is one reason more to cut.
+            // Truncate all the same: the copy may have failed because the disk is full.
             warn!(%error, "the end of the engine's log could not be kept");
         }
         let written = length(&self.path());
@@ -138,17 +138,14 @@ impl EngineLog {
         let mut kept = File::options().create_new(true).write(true).mode(0o600).open(self.piece(1))?;
         let copied = io::copy(&mut from.take(PIECE), &mut kept).and_then(|_| kept.flush());
         if copied.is_err() {
-            // Half of it is worth less than the room.
+            // An incomplete copy is worth less than the disk space.
             std::fs::remove_file(self.piece(1))?;
         }
         copied
     }
 }
 
-/// Opens the log. Whoever has the rights to put something else there, a pipe say, holds nobody up by that.
-///
-/// # Errors
-/// It is not there, or is no regular file.
+/// Opens the log. Anything but a regular file, such as a pipe whose opening would block, is refused.
 pub fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = options.custom_flags(flags.bits()).open(path)?;
@@ -162,7 +159,7 @@ fn length(path: &Path) -> u64 {
     std::fs::symlink_metadata(path).map_or(0, |facts| facts.len())
 }
 
-/// The last bytes of a file, at most `most`, none before `from`.
+/// The last bytes of a file: at most `most`, and none before `from`.
 fn tail(path: &Path, from: u64, most: u64) -> io::Result<Vec<u8>> {
     let mut file = open(File::options().read(true), path)?;
     let length = file.metadata()?.len();
@@ -261,7 +258,7 @@ mod tests {
         log.begin();
         for round in 0..3 {
             let file = File::options().write(true).open(log.path()).unwrap();
-            // As long as the file system lets it be.
+            // The greatest length that the file system allows.
             let lengths = [i64::MAX as u64, (16 << 40) - (1 << 20), 1 << 40];
             assert!(lengths.into_iter().any(|length| file.set_len(length).is_ok()));
             assert!(log.last_words().len() <= 1000);

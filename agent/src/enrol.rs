@@ -1,4 +1,4 @@
-//! Enrolment: from a single-use token, or an expired certificate, to a certificate.
+//! Enrolment: exchanges a single-use token, or an expired certificate, for a new certificate.
 
 #![allow(clippy::disallowed_methods, reason = "the token lies in a directory of the agent alone")]
 
@@ -11,7 +11,7 @@ use trove_proto::{ALPN_ENROL, v1};
 use crate::dial::{Backoff, dial};
 use crate::identity::Identity;
 
-/// Asks one of the controllers for the first certificate, or for another when the present one has expired.
+/// Asks the controllers, one after the other, for a certificate: the first one, or a new one after the old one expired.
 pub async fn enrol(controllers: &[String], identity: &Identity, token: Option<&str>) -> Result<()> {
     let mut last = None;
     for address in controllers {
@@ -39,14 +39,14 @@ async fn enrol_at(address: &str, identity: &Identity, token: Option<&str>) -> Re
         None => client.renew(v1::RenewRequest { csr_der }).await,
     };
     driver.abort();
-    // A status carries the controller's sentence and no secret of ours.
+    // The status holds the controller's message and none of the agent's secrets.
     let reply = reply.map_err(|status| anyhow::anyhow!("{:?}: {}", status.code(), status.message()));
     let reply = reply.with_context(|| format!("enrol at {address}"))?.into_inner();
     identity.accept(&reply.certificate_pem, &reply.authority_pem)
 }
 
-/// Enrols at the first start, and after the certificate's file was damaged, and removes the token that was used. Tries on
-/// until it succeeds: meanwhile the engine is kept, and a token may come yet.
+/// Enrols if the agent has no certificate (at its first start, or after the file was damaged), and removes the used
+/// token. Retries until it succeeds: the engine runs meanwhile, and a token may still arrive.
 pub async fn enrol_once(controllers: &[String], identity: &Identity, token_file: &std::path::Path) -> Result<()> {
     let mut backoff = Backoff::new(rand::random::<u64>());
     let mut told = String::new();

@@ -1,5 +1,5 @@
-//! What this process does before it starts anything: joins its cgroups, leaves root's keys, and gives up what a program could
-//! gain by being executed. And how a process gets from the agent's place to the engine's.
+//! What the agent does before it starts any process: it joins its cgroups, leaves root's keyring, and sets
+//! `no_new_privs`. And how a child process gets the engine's account and cgroups.
 
 #![allow(clippy::disallowed_methods, reason = "control groups")]
 
@@ -16,36 +16,31 @@ use trove_strategy::Confinement;
 
 use crate::config::Config;
 
-/// Joins. Must be called while this process has one thread.
-///
-/// # Errors
-/// The system refused; the message says what.
+/// Joins the agent's cgroups and gives up privileges. Must be called while this process has one thread.
 pub fn enter(config: &Config) -> Result<()> {
-    // In the mount namespace of a host that was made before its agent had groups of its own these are not to be seen: the driver
-    // has put this process into them.
+    // A host made by an older compute driver does not show these cgroups in its mount namespace. There the driver has
+    // already put this process into them.
     config.cgroups.iter().filter(|cgroup| cgroup.exists()).try_for_each(|cgroup| join(cgroup))?;
     gain_nothing()
 }
 
-/// From now on no program of the machine makes this process, or any that it starts, more than it is: the engine and its tenants
-/// neither. They have none of root's keys either. Must be called while this process has one thread.
-///
-/// # Errors
-/// The system refused.
+/// Sets `no_new_privs`, so that neither this process nor its children (the engine, a tenant's shell) gain privileges
+/// from a setuid program; and leaves root's session keyring. Must be called while this process has one thread.
 pub fn gain_nothing() -> Result<()> {
     leave_keys()?;
     nix::sys::prctl::set_no_new_privs().context("give up setuid programs")
 }
 
-/// Takes an empty session keyring (keyrings(7)). Every process has the one of its parent, whatever its account, and may read
-/// the keys in it: those of root's session, and those that other tenants leave there.
+/// Takes a new, empty session keyring (keyrings(7)). A process inherits the keyring of its parent whatever its account,
+/// and may read the keys in it: those of root's session, and those that other tenants leave there.
 fn leave_keys() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        // This account shares its keys with its engines anyhow, and may have only a few keyrings.
+        // Without root the agent and its engine have the same account, hence the same keys; and an account may have
+        // only a few keyrings.
         return Ok(());
     }
     match keyutils_raw::keyctl_join_session_keyring(None).map_err(|error| Errno::from_raw(error.0)) {
-        // A kernel without keys, or a container whose processes may not use them.
+        // The kernel has no keyrings, or the container forbids them.
         Ok(_) | Err(Errno::ENOSYS | Errno::EPERM | Errno::EOPNOTSUPP) => Ok(()),
         Err(error) => Err(error).context("take an empty session keyring"),
     }
@@ -57,7 +52,7 @@ fn join(cgroup: &Path) -> Result<()> {
     joined.with_context(|| format!("join the cgroup {}", cgroup.display()))
 }
 
-/// Where this guest's processes of the engine's account are; `None` where they are where the agent is.
+/// How processes get into the engine's cgroups; `None` if they stay in the agent's.
 pub fn confinement(config: &Config) -> Option<Confinement> {
     let uid = config.engine_uid?;
     if config.engine_cgroups.is_empty() {
@@ -68,14 +63,11 @@ pub fn confinement(config: &Config) -> Option<Confinement> {
         args.extend(["--cgroup".to_owned(), cgroup.to_string_lossy().into_owned()]);
     }
     args.push("--".to_owned());
-    // This program, also when its file has been replaced meanwhile.
+    // /proc/self/exe is this program even after its file was replaced.
     Some(Confinement { groups: config.engine_cgroups.clone(), program: "/proc/self/exe".into(), args })
 }
 
-/// Goes into these cgroups, and becomes this account and this program.
-///
-/// # Errors
-/// The system refused; the message says what.
+/// Joins `cgroups`, takes the account `uid`, and executes `words`: a program and its arguments.
 pub fn turn_into(cgroups: &[PathBuf], uid: u32, words: &[OsString]) -> Result<Infallible> {
     cgroups.iter().try_for_each(|cgroup| join(cgroup))?;
     leave_keys()?;
@@ -88,7 +80,7 @@ pub fn turn_into(cgroups: &[PathBuf], uid: u32, words: &[OsString]) -> Result<In
 mod tests {
     use super::*;
 
-    /// A thread has a session keyring of its own.
+    /// A session keyring belongs to one thread, so this test disturbs no other.
     #[test]
     fn keys_of_the_session_before_cannot_be_read() {
         if !nix::unistd::geteuid().is_root() {

@@ -1,4 +1,4 @@
-//! Who this agent is: its key, which never leaves the guest, and its certificate.
+//! The agent's identity: its private key, which never leaves the guest, and its certificate.
 
 #![allow(
     clippy::disallowed_methods,
@@ -17,27 +17,25 @@ use time::OffsetDateTime;
 
 use crate::durable::Durable;
 
-/// The key and its certificate: one file, so that a crash never leaves one without the other.
+/// One file for the key and its certificate, so that a crash never leaves one without the other.
 const PAIR: &str = "identity.pem";
 const NEXT_KEY: &str = "next-key.pem";
 const AUTHORITY: &str = "authority.pem";
 
-/// The files of the identity.
+/// Access to the files of the identity.
 #[derive(Clone)]
 pub struct Identity {
     files: Durable,
 }
 
-/// When a certificate begins and ends.
+/// Period in which the agent uses its certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
-    /// From.
     pub from: OffsetDateTime,
-    /// To.
     pub to: OffsetDateTime,
 }
 
-/// The certificates of a file, of which there is at least one.
+/// Parses PEM certificates; none is an error.
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
     ensure!(!all.is_empty(), "there is no certificate");
@@ -48,10 +46,8 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 impl Identity {
-    /// Its files; the driver's copy of the authority is taken over at the first start, and where the agent's is damaged.
-    ///
-    /// # Errors
-    /// A file cannot be read or written.
+    /// Opens the files. The agent copies the authority's certificate from the driver's file at the first start, and
+    /// again when its copy is damaged.
     pub fn open(files: Durable, authority: &Path) -> Result<Self> {
         if files.read_whole(AUTHORITY, certificates)?.is_none() {
             let pem = std::fs::read(authority).with_context(|| format!("read {}", authority.display()))?;
@@ -60,7 +56,7 @@ impl Identity {
         Ok(Self { files })
     }
 
-    /// Key and certificate. A damaged file is set aside: then the agent has to enrol again.
+    /// Reads key and certificate. A damaged file is set aside; then the agent must enrol again.
     fn pair(&self) -> Result<Option<(PrivateKeyDer<'static>, Vec<CertificateDer<'static>>)>> {
         self.files.read_whole(PAIR, |pem| {
             let key = PrivateKeyDer::from_pem_slice(pem).context("read the agent's key")?;
@@ -68,30 +64,24 @@ impl Identity {
         })
     }
 
-    /// Whether it had a certificate whose file was damaged.
+    /// Whether the file of the certificate was damaged.
     pub fn was_damaged(&self) -> bool {
         self.files.was_set_aside(PAIR)
     }
 
-    /// When the certificate is good, or `None` before the agent enrolled, and when its file is damaged.
-    ///
-    /// # Errors
-    /// The file cannot be read, or not be set aside.
+    /// Validity of the certificate; `None` before enrolment and when its file is damaged.
     pub fn validity(&self) -> Result<Option<Validity>> {
         let Some((_, chain)) = self.pair()? else { return Ok(None) };
         let der = chain.first().context("read the agent's certificate")?;
         let (_, parsed) = x509_parser::parse_x509_certificate(der).context("parse the agent's certificate")?;
         let validity = parsed.validity();
-        // Certificates are dated back against clocks that differ; the life that counts began when this one came.
+        // Certificates are backdated to allow for clocks that differ; for renewal, count from the time of its arrival.
         let taken = OffsetDateTime::from(self.files.written_at(PAIR)?);
         let from = validity.not_before.to_datetime().max(taken);
         Ok(Some(Validity { from, to: validity.not_after.to_datetime() }))
     }
 
-    /// A request for a certificate. Its key is stored first, so that a request that is repeated has the same one.
-    ///
-    /// # Errors
-    /// The key cannot be made or stored.
+    /// Makes a certificate request. Its key is stored first, so that a repeated request has the same key.
     pub fn request(&self) -> Result<Vec<u8>> {
         let stored = self.files.read_whole(NEXT_KEY, |pem| {
             KeyPair::from_pem(std::str::from_utf8(pem)?).context("read the agent's next key")
@@ -104,15 +94,12 @@ impl Identity {
                 key
             }
         };
-        // Names come from the token or the present certificate: the controller looks at the key alone.
+        // The request carries no names: the controller takes them from the token or the present certificate.
         let request = CertificateParams::default().serialize_request(&key).context("make a certificate request")?;
         Ok(request.der().to_vec())
     }
 
-    /// Takes up a certificate for the key of the last request.
-    ///
-    /// # Errors
-    /// It cannot be stored.
+    /// Stores a certificate for the key of the last request.
     pub fn accept(&self, certificate_pem: &str, authority_pem: &str) -> Result<()> {
         let Some(key) = self.files.read(NEXT_KEY)? else { bail!("a certificate came that was not asked for") };
         self.files.write(AUTHORITY, authority_pem.as_bytes())?;
@@ -123,10 +110,8 @@ impl Identity {
         self.files.remove(NEXT_KEY)
     }
 
-    /// TLS towards a controller, under this protocol name; with the agent's certificate where there is one.
-    ///
-    /// # Errors
-    /// A file is damaged.
+    /// TLS settings for a connection to a controller, with this ALPN protocol, and with the agent's certificate if it
+    /// has one.
     pub fn client(&self, alpn: &[u8]) -> Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         let authority = self.files.read(AUTHORITY)?.context("the authority of controllers is not there")?;
@@ -148,7 +133,7 @@ impl Identity {
 mod tests {
     use super::*;
 
-    /// An agent that has enrolled, and has made a key for its next certificate.
+    /// An enrolled agent that has made the key for its next certificate.
     fn enrolled(directory: &Path) -> Identity {
         let key = KeyPair::generate().unwrap();
         let pem = CertificateParams::default().self_signed(&key).unwrap().pem();
@@ -164,7 +149,7 @@ mod tests {
 
     #[test]
     fn files_that_are_cut_off_at_any_length_are_set_aside_and_made_anew() {
-        // The process-wide choice may have been made by another test.
+        // Fails if another test has installed the process-wide provider already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let scratch = tempfile::tempdir().unwrap();
         let identity = enrolled(scratch.path());

@@ -1,5 +1,5 @@
-//! Jobs: started once a key, attached to as often as wanted, recorded in the journal. A job waits for those that came before
-//! it and that its lane excludes ([`crate::lanes`]); one under a newer fence cancels them.
+//! Jobs. A job is started once per key; a second call with the key attaches to it or gets its recorded result. A job
+//! waits for earlier jobs of lanes that exclude its own ([`crate::lanes`]); a job with a newer fence cancels them.
 
 #[cfg(test)]
 mod tests;
@@ -21,12 +21,12 @@ use crate::lanes::Lane;
 use crate::status::wire_error;
 use crate::supervisor::pass;
 
-/// What a job is doing.
+/// State of a job.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JobState {
-    /// How far it is; without a stage before it has begun.
+    /// Progress; has no stage before the job has begun.
     pub progress: v1::Progress,
-    /// How it ended.
+    /// The result, once it has ended.
     pub ended: Option<v1::Result>,
 }
 
@@ -41,28 +41,25 @@ struct Running {
 
 pub use v1::result::Outcome;
 
-/// Does what jobs ask for. The engine's is [`crate::work::EngineWork`]; the simulator has its own.
+/// Carries out the work of jobs. The agent's is [`crate::work::EngineWork`]; the simulator has its own.
 #[async_trait]
 pub trait Worker: Send + Sync {
-    /// Does it, stage by stage.
-    ///
-    /// # Errors
-    /// As they go back to the controller.
+    /// Does the work, stage by stage. The error is sent to the controller as it is.
     async fn work(&self, job: &Job, work: v1::start::Work) -> Result<Outcome, v1::Error>;
 
-    /// What it excludes.
+    /// The lane of a work.
     fn lane(&self, work: &v1::start::Work) -> Lane {
         Lane::of(work)
     }
 }
 
-/// Where the services hand jobs in. The real one is [`Jobs`]; the simulator looks at what passes to it.
+/// Queue to which the services submit jobs. The agent's is [`Jobs`]; the simulator wraps it to observe the calls.
 pub trait JobQueue: Send + Sync {
-    /// Starts a job, attaches to it, or answers with what became of it.
+    /// Starts a job, attaches to it if it runs, or returns its recorded result.
     fn start(&self, start: v1::Start) -> Attached;
 }
 
-/// All jobs. Cheap to clone.
+/// All jobs of the agent. Cheap to clone.
 #[derive(Clone)]
 pub struct Jobs(Arc<Inner>);
 
@@ -73,11 +70,10 @@ struct Inner {
     running: Mutex<HashMap<Vec<u8>, Running>>,
 }
 
-/// What is heard of a job, and the way to cancel it.
+/// A caller's handle to a job.
 pub struct Attached {
-    /// Its state, and every change of it.
     pub state: watch::Receiver<JobState>,
-    /// Cancels it at its next safe point.
+    /// Cancels the job at its next safe point.
     pub cancel: CancellationToken,
 }
 
@@ -91,7 +87,7 @@ fn ended(result: v1::Result) -> Attached {
 }
 
 impl Jobs {
-    /// With nothing running; what the journal has as begun was cut off.
+    /// No job runs yet. Jobs that the journal has as begun were interrupted by the end of an earlier agent.
     pub fn new(worker: Arc<dyn Worker>, assignments: Arc<AssignmentStore>, journal: Journal) -> Self {
         Self(Arc::new(Inner { worker, assignments, journal, running: Mutex::default() }))
     }
@@ -109,8 +105,8 @@ impl Jobs {
         let sum = fingerprint(&work).map_err(broken)?;
         let id = prost::Message::encode_to_vec(&key);
         let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
-        // One operation at a time works in a lane, one job after the other: whoever asks for another job under a newer fence has
-        // given up what still runs.
+        // The controller runs one operation at a time in a lane. A job with a newer fence therefore means that it has
+        // given up the older operation: cancel that operation's jobs.
         for (_, old) in running.iter().filter(|(key, old)| **key != id && old.lane.excludes(lane)) {
             if old.fence < start.fence {
                 info!(job = old.name, by = ?key, "cancelled: its operation is over");
@@ -159,12 +155,11 @@ impl JobQueue for Jobs {
     }
 }
 
-/// Jobs that come before one, with what they are called.
+/// Name and state of each job that another one waits for.
 type Before = Vec<(String, watch::Receiver<JobState>)>;
 
-/// A job that runs.
+/// A running job, as its worker sees it.
 pub struct Job {
-    /// Under which it was asked for.
     pub key: v1::JobKey,
     jobs: Jobs,
     state: watch::Sender<JobState>,
@@ -183,7 +178,7 @@ impl Job {
         let outcome = outcome.await;
         let recorded = match &outcome {
             Ok(outcome) => Some(journal::Outcome::succeeded(outcome.clone())),
-            // What may work when it is asked again under the same key is not written down as its end.
+            // A transient failure is not recorded, so that the controller can try again under the same key.
             Err(e) if e.kind() == v1::ErrorKind::Transient => None,
             Err(e) => Some(journal::Outcome::Failed { kind: e.kind, message: e.message.clone() }),
         };
@@ -205,14 +200,14 @@ impl Job {
         self.state.send_modify(|state| state.ended = Some(result));
     }
 
-    /// Waits until the jobs that came before it have ended. They wait for none that came later.
+    /// Waits until the given earlier jobs have ended. There is no deadlock, since a job waits for earlier ones only.
     async fn wait_for(&self, before: Before) -> Result<(), v1::Error> {
         for (name, mut state) in before {
             let text = format!("waits for {name}");
             self.note(&text);
             info!("{text}");
             tokio::select! {
-                // One whose sender is gone has ended too.
+                // A dropped sender means that the job has ended, too.
                 _ = state.wait_for(|state| state.ended.is_some()) => {}
                 () = self.cancel.cancelled() => {
                     return Err(error(v1::ErrorKind::Cancelled, format!("cancelled while it waited for {name}")));
@@ -222,27 +217,24 @@ impl Job {
         Ok(())
     }
 
-    /// Says what it is doing. What was said of amounts stays.
+    /// Reports the stage. Reported amounts stay as they are.
     pub fn note(&self, stage: &str) {
         self.state.send_modify(|state| stage.clone_into(&mut state.progress.stage));
     }
 
-    /// Says how far it is: what is done of a total, which may not be known, in a unit such as `bytes` or `items`.
+    /// Reports the stage and an amount: `done` of `total`, if that is known, in a unit such as `bytes` or `items`.
     pub fn progress(&self, stage: &str, done: u64, total: Option<u64>, unit: &str) {
         let progress = v1::Progress { stage: stage.to_owned(), done: Some(done), total, unit: unit.to_owned() };
         self.state.send_modify(|state| state.progress = progress);
     }
 
-    /// Is cancelled when the job is to end. A stage that takes long observes it, leaves nothing half done, and returns any
-    /// error, which then counts as the cancellation.
+    /// Token that is cancelled when the job must end. A long stage observes it, leaves nothing half done, and returns
+    /// any error; that error is reported as a cancellation.
     pub fn cancel(&self) -> &CancellationToken {
         &self.cancel
     }
 
-    /// Waits for something that goes on by itself when nobody waits for it any more.
-    ///
-    /// # Errors
-    /// Its own, or that the job was cancelled.
+    /// Waits for `work` until the job is cancelled. Only for work that continues when nobody waits for it.
     pub async fn unless_cancelled<T>(
         &self,
         wait: impl Future<Output = Result<T, EngineError>>,
@@ -254,10 +246,8 @@ impl Job {
         }
     }
 
-    /// A stage with failpoints around it; the cancellation takes effect before it, and in it where its work observes it.
-    ///
-    /// # Errors
-    /// As the stage's work.
+    /// Runs a stage, with a failpoint before and after it. A cancelled job does not begin the stage; a running stage is
+    /// interrupted only where its work observes [`Job::cancel`].
     pub async fn stage<T>(
         &self,
         job: &str,

@@ -1,5 +1,5 @@
-//! The journal of jobs: what was asked under which key, and what became of it. It outlives the agent; it holds no
-//! secrets, only a sum over the work without them.
+//! The journal of jobs: for each key a fingerprint of the work and its outcome. It survives a restart of the agent. It
+//! holds no secrets: the fingerprint is computed without them.
 
 #![allow(clippy::disallowed_methods, reason = "a directory of the agent alone, 0700")]
 
@@ -16,43 +16,37 @@ use trove_proto::v1;
 use crate::durable::Durable;
 
 const KEPT: usize = 1000;
-/// How many are written between two looks for those that are too many or too old.
+/// Entries written between two prunings.
 const BETWEEN_PRUNES: u32 = 100;
 const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What became of a job.
+/// Outcome of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It was begun; when no task runs it, it was cut off by the agent's death.
+    /// The job began. If no task runs it, it was interrupted by the end of the agent.
     Begun,
-    /// It succeeded, as an earlier agent wrote it.
+    /// It succeeded; written by older agents, which kept no result.
     Done,
-    /// It succeeded.
     Succeeded {
-        /// The wire's `Result`, in hex.
+        /// The protobuf message `Result`, in hex.
         result: String,
     },
-    /// It failed.
     Failed {
-        /// Number of the kind on the wire.
+        /// Number of the protobuf `ErrorKind`.
         kind: i32,
-        /// Why.
         message: String,
     },
 }
 
 impl Outcome {
-    /// Of a job that succeeded.
+    /// Outcome of a job that succeeded.
     pub fn succeeded(outcome: v1::result::Outcome) -> Self {
         let result = v1::Result { error: None, outcome: Some(outcome) };
         Self::Succeeded { result: hex::encode(result.encode_to_vec()) }
     }
 
-    /// As it is sent; `None` while there is no end.
-    ///
-    /// # Errors
-    /// What was written down is damaged.
+    /// The message for the controller; `None` while the job has not ended.
     pub fn result(&self) -> Result<Option<v1::Result>> {
         Ok(match self {
             Self::Begun => None,
@@ -69,16 +63,14 @@ impl Outcome {
     }
 }
 
-/// One entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Sum over the work without its secrets.
+    /// Fingerprint of the work without its secrets.
     pub fingerprint: String,
-    /// What became of it.
     pub outcome: Outcome,
 }
 
-/// The journal: a file an entry.
+/// The journal: one file per entry.
 pub struct Journal {
     files: Durable,
     directory: std::path::PathBuf,
@@ -86,10 +78,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// In this directory. Old entries go.
-    ///
-    /// # Errors
-    /// It cannot be made.
+    /// Opens the journal and prunes old entries.
     pub fn open(directory: &Path) -> Result<Self> {
         let journal =
             Self { files: Durable::open(directory)?, directory: directory.to_owned(), written: AtomicU32::new(0) };
@@ -97,18 +86,12 @@ impl Journal {
         Ok(journal)
     }
 
-    /// The entry of a key. One that is damaged counts as absent, so that the job runs again as one that was cut off does.
-    ///
-    /// # Errors
-    /// It cannot be read.
+    /// The entry of a key. A damaged one counts as absent: the job then runs again, like an interrupted one.
     pub fn entry(&self, key: &v1::JobKey) -> Result<Option<Entry>> {
         self.files.read_json(&name(key))
     }
 
-    /// Writes an entry; it is on the disk when this returns.
-    ///
-    /// # Errors
-    /// It cannot be written.
+    /// Writes an entry. It is durable when this returns.
     pub fn record(&self, key: &v1::JobKey, fingerprint: &str, outcome: Outcome) -> Result<()> {
         self.files.write_json(&name(key), &Entry { fingerprint: fingerprint.to_owned(), outcome })?;
         if (self.written.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(BETWEEN_PRUNES) {
@@ -129,7 +112,7 @@ impl Journal {
         for (n, (written, path)) in entries.into_iter().enumerate() {
             if n < surplus || now.duration_since(written).is_ok_and(|age| age > KEPT_FOR) {
                 match std::fs::remove_file(path) {
-                    // A half written one that was renamed meanwhile.
+                    // A temporary file that was renamed meanwhile.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                     removed => removed?,
                 }
@@ -143,10 +126,6 @@ fn name(key: &v1::JobKey) -> String {
     format!("{}.json", hex::encode(Sha256::digest(key.encode_to_vec())))
 }
 
-/// A sum over the work without its secrets, so that the journal says nothing about them.
-///
-/// # Errors
-/// None that a work of this contract meets.
 pub fn fingerprint(work: &v1::start::Work) -> Result<String> {
     let start = v1::Start { work: Some(work.clone()), ..v1::Start::default() };
     let scrubbed = trove_proto::without_secrets(&start).context("take the secrets out of the work")?;

@@ -1,7 +1,8 @@
-//! What an engine's processes leave in the memory of their host: files in `/dev/shm`, `/tmp` and the directory of sockets, System
-//! V objects, message queues. They count against the engine's memory and fill what its next life needs, so they go before it begins.
+//! Removes what an engine's processes leave in memory when they end: files in `/dev/shm`, `/tmp` and the socket
+//! directory, System V objects and message queues. They count against the engine's memory limit and fill these file
+//! systems, so they are removed before each start.
 //!
-//! Only what the compute driver has mounted for this host is touched, never a place that the machine has.
+//! Only mounts that the compute driver made for this host are emptied, never those of the machine.
 
 #![allow(clippy::disallowed_methods, reason = "the kernel's list of mounts")]
 
@@ -13,13 +14,13 @@ use std::path::Path;
 use trove_strategy::beneath::Dir;
 use trove_strategy::{Owner, RealHost};
 
-/// What the compute driver gives as the source of the places that a host's engine may write to.
+/// Mount source (the device field) that the compute driver gives to mounts that it makes for a host.
 const OF_HOST: &[u8] = b"trove-host";
 
-/// A line of the list of mounts, proc(5).
+/// A line of /proc/self/mountinfo, see proc(5).
 #[derive(Debug, PartialEq, Eq)]
 struct Mount<'a> {
-    /// Its device, major and minor.
+    /// Major and minor number.
     device: (u32, u32),
     root: &'a [u8],
     place: &'a Path,
@@ -38,7 +39,8 @@ impl<'a> Mount<'a> {
     }
 }
 
-/// Removes it. No process of the engine's account may be left. Where this host has no such places of its own, nothing happens.
+/// Empties the host's own mounts and IPC namespace. No process of the engine's account may be running. Does nothing
+/// where the host has no mounts of its own.
 pub(crate) fn remove(host: &RealHost) {
     let outcomes = match std::fs::read("/proc/self/mountinfo") {
         Ok(mounts) => {
@@ -48,7 +50,7 @@ pub(crate) fn remove(host: &RealHost) {
         }
         Err(error) => vec![Err(tell("read the list of mounts", &error))],
     };
-    // The engine is started all the same: it may do without.
+    // Not fatal: the engine may start in spite of leftovers.
     for error in outcomes.into_iter().filter_map(Result::err) {
         tracing::warn!("what an earlier life of the engine left is still there: {error}");
     }
@@ -66,8 +68,8 @@ fn empty(mount: &Mount<'_>) -> io::Result<()> {
     empty().map_err(|error| tell(&format!("empty {}", mount.place.display()), &error))
 }
 
-/// Of System V, where the mounts of this host hold the namespace that this process has them in. By the agent: in the engine's
-/// control groups there may be no memory left.
+/// Removes all System V objects, if the IPC namespace of this process is the host's own, which one of its mounts shows.
+/// `ipcrm` runs in the agent's cgroups, since those of the engine may have no memory left.
 fn remove_objects(mounts: &[Mount<'_>], host: &RealHost) -> io::Result<()> {
     let namespace = std::fs::read_link("/proc/self/ns/ipc")?;
     if !mounts.iter().any(|mount| mount.root == namespace.as_os_str().as_bytes()) {
@@ -101,7 +103,7 @@ mod tests {
         assert_eq!(Mount::parse(b""), None);
     }
 
-    /// A test runs where nothing was mounted for a host.
+    /// The test runs outside of a host, so `/dev/shm` is the machine's.
     #[test]
     fn what_is_the_machines_stays() {
         let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();

@@ -1,7 +1,9 @@
-//! The guest agent: enrols, dials its controllers and serves them on that connection, and keeps one engine.
+//! The guest agent. It enrols, connects to its controllers, serves their calls on these connections, and runs one
+//! engine.
 //!
-//! [`Agent`] is the whole program but for the list of datastores, so that an out-of-tree program is a `main` of ten
-//! lines. One task owns the engine ([`supervisor`]); jobs ([`jobs`], recorded in [`journal`]) ask it and wait.
+//! [`Agent`] is the whole program except the list of datastores, so a program with other datastores is a `main` of ten
+//! lines. One task owns the engine's process ([`supervisor`]); jobs ([`jobs`], recorded in [`journal`]) send it
+//! requests.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant files and look at them"))]
 
@@ -35,36 +37,33 @@ use std::sync::Arc;
 
 use trove_strategy::Datastore;
 
-/// The agent's program: the datastores that it can run.
+/// The agent's program, with the datastores that it can run.
 #[derive(Clone, Default)]
 pub struct Agent {
     datastores: Vec<Arc<dyn Datastore>>,
 }
 
 impl Agent {
-    /// Without any datastore.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With one more.
+    /// Adds a datastore.
     #[must_use]
     pub fn with(mut self, datastore: impl Datastore + 'static) -> Self {
         self.datastores.push(Arc::new(datastore));
         self
     }
 
-    /// All of them.
     pub fn datastores(&self) -> &[Arc<dyn Datastore>] {
         &self.datastores
     }
 
-    /// The one of this name.
     pub fn datastore(&self, name: &str) -> Option<Arc<dyn Datastore>> {
         self.datastores.iter().find(|datastore| datastore.identity().name == name).cloned()
     }
 
-    /// Does what the command line says.
+    /// Parses the command line and runs it.
     pub fn main(self) -> std::process::ExitCode {
         cli::main(self)
     }

@@ -1,4 +1,4 @@
-//! The links to the controllers: dial, and then serve on the very connection.
+//! Connections to controllers. The agent dials, and then is the gRPC server on that connection.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,11 +17,12 @@ use crate::service::Services;
 
 const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(5);
-/// A controller calls at once. Until it has spoken there is no PING: without a limit, one that vanished in this very
-/// moment would be waited for until TCP gives it up, which takes a quarter of an hour.
+/// A controller calls at once after the handshake. HTTP/2 sends no PING before the first frame of the peer, so without
+/// this limit the agent would notice a controller that vanished just then only at TCP's timeout, after a quarter of an
+/// hour.
 const FIRST_CALL: Duration = Duration::from_secs(15);
 
-/// Keeps one link to each controller of the assignment, for as long as it is in it. `dial` connects to an address.
+/// Keeps one connection to each controller that the assignment names. `dial` connects to an address.
 pub async fn keep_all<D, C, S>(services: Arc<Services>, dial: D)
 where
     D: Fn(String) -> C + Clone + Send + Sync + 'static,
@@ -56,7 +57,7 @@ where
     }
 }
 
-/// Keeps a connection to one controller until it is cancelled.
+/// Keeps a connection to one controller, and reconnects, until it is cancelled.
 async fn keep<D, C, S>(address: String, services: Arc<Services>, dial: D, cancel: CancellationToken)
 where
     D: Fn(String) -> C,
@@ -80,7 +81,7 @@ where
                 told = false;
                 debug!(address, "the connection ended");
             }
-            // A controller that is away is nothing to repeat at every try.
+            // Warn once per outage, not at every try.
             Err(error) if told => debug!(address, error = format!("{error:#}"), "no connection"),
             Err(error) => {
                 told = true;
@@ -106,7 +107,8 @@ where
     let service = TowerToHyperService::new(Routes::prepare(routes));
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
-    // A refused agent learns of it only after its own half of the handshake: "connected" is the first call.
+    // In TLS 1.3 an agent learns only after its own half of the handshake whether it was refused. So it counts as
+    // connected from the controller's first call on.
     tokio::select! {
         biased;
         () = called.notified() => {

@@ -1,4 +1,5 @@
-//! The guest agent with the datastores that its features name. A program of one's own lists others beside them.
+//! The guest agent with the datastores that its features name. A program with other datastores is a `main` like this
+//! one.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What a datastore is and can do, asked of the engine that is installed, in a scratch directory.
+//! Makes the manifest of a datastore: starts the installed engine in a scratch directory and queries it.
 
 #![allow(clippy::disallowed_methods, reason = "a scratch directory of its own, before anything is in it")]
 
@@ -15,18 +15,15 @@ use trove_strategy::{
 use crate::Agent;
 use crate::process::Process;
 
-/// A datastore of this program and what is installed of it.
+/// A datastore of this program and its installed versions.
 #[derive(Debug, Serialize)]
 pub struct Installed {
     pub name: String,
-    /// What is installed, newest first; empty when it is not.
+    /// Installed versions, newest first.
     pub installations: Vec<Installation>,
 }
 
-/// The datastores of this program.
-///
-/// # Errors
-/// An engine's program is there and does not say its version.
+/// The datastores of this program. It is an error if an engine is installed and does not report its version.
 pub async fn installed(agent: &Agent, host: &RealHost) -> Result<Vec<Installed>> {
     let mut list = Vec::new();
     for datastore in agent.datastores() {
@@ -36,17 +33,14 @@ pub async fn installed(agent: &Agent, host: &RealHost) -> Result<Vec<Installed>>
     Ok(list)
 }
 
-/// Starts the engine privately, asks it, and removes everything.
-///
-/// # Errors
-/// It is not installed, or cannot be started.
+/// Makes the manifest. The engine is started without a network listener, and everything is removed afterwards.
 pub async fn make(datastore: &dyn Datastore, host: &RealHost, bindir: Option<&Path>) -> Result<Manifest> {
     let found = datastore.installations(host, bindir).await.map_err(plain)?;
     let installation = found.into_iter().next();
     let installation = installation.with_context(|| format!("{} is not installed", datastore.identity().name))?;
     let mut described = Described::default();
     if datastore.parameters().is_some() || datastore.databases().is_some() {
-        // Short: it holds a socket.
+        // The path must be short, since a socket's path has at most 107 bytes.
         let scratch = tempfile::Builder::new().prefix("trove-").tempdir().context("make a scratch directory")?;
         let (site, host) = scratch_site(scratch.path(), datastore, installation.clone(), host)?;
         let started = started(datastore, &site, &host).await;
@@ -74,7 +68,7 @@ fn scratch_site(
     installation: Installation,
     host: &RealHost,
 ) -> Result<(Site, RealHost)> {
-    // The engine's account has to pass through; what is below is closed.
+    // The engine's account must be able to traverse it. The directories below are closed to others.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
     std::fs::set_permissions(scratch, open).context("open the scratch directory")?;
     let at = |name: &str| scratch.join(name);
@@ -100,7 +94,7 @@ async fn started(datastore: &dyn Datastore, site: &Site, host: &RealHost) -> Res
     Ok(process)
 }
 
-/// A certificate that lives as long as the scratch directory.
+/// A self-signed certificate for the scratch engine.
 fn scratch_certificate() -> Result<trove_proto::v1::EngineCertificate> {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).context("make a certificate")?;
     let certificate_pem = made.cert.pem();
@@ -108,7 +102,7 @@ fn scratch_certificate() -> Result<trove_proto::v1::EngineCertificate> {
     Ok(trove_proto::v1::EngineCertificate { authority_pem: certificate_pem.clone(), certificate_pem, key_pem })
 }
 
-/// Waits until the engine answers; where its first account is yet to be made, by making it.
+/// Waits until the engine answers. With `secure` each try is a call of `secure`, which makes the first account.
 async fn answer(datastore: &dyn Datastore, site: &Site, process: &mut Process, secure: bool) -> Result<()> {
     let engine = datastore.engine();
     let asking = async {

@@ -1,5 +1,5 @@
-//! The engine's process: started in a session of its own so that it outlives the agent, found again, watched through a
-//! pidfd, stopped.
+//! The engine's process. It runs in a session of its own, so that it survives the agent; a new agent finds it again and
+//! watches it through a pidfd.
 
 #![allow(
     clippy::disallowed_methods,
@@ -23,30 +23,29 @@ use tokio::sync::watch;
 use trove_strategy::process::{self, Stat, if_visible};
 use trove_strategy::{Owner, RealHost, Signal as Stop, StartSpec, Trusted};
 
-/// How soon it is looked again for what could not be seen.
+/// Pause after a failed search for processes.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What is written down of a process, enough to know it again: a pid alone may be another's by then.
+/// Identifies a process across restarts of the agent. The pid alone does not, since pids are reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    /// Process id.
     pub pid: i32,
     /// Start time, clock ticks since boot (proc(5), field 22 of stat).
     pub started: u64,
 }
 
-/// A process that runs, or has just ended.
+/// The engine's main process; it may have ended.
 pub struct Process {
     pub mark: Mark,
     gone: watch::Receiver<bool>,
-    /// Ours to reap; `None` for one that an earlier agent started.
+    /// Must be reaped by this agent. `None` if an earlier agent started the process.
     child: Option<Child>,
-    /// While this lives the agent talks to it.
+    /// As long as this is held, the strategies connect to the process; see [`RealHost::trust`].
     trusted: Option<Trusted>,
 }
 
 impl Mark {
-    /// Of what runs under this number.
+    /// The mark of the process that has this pid now.
     pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
         let alive = Stat::of(pid)?.filter(Stat::is_alive);
         Ok(alive.map(|stat| Self { pid, started: stat.started }))
@@ -54,15 +53,12 @@ impl Mark {
 
     fn kill(self) {
         if self.runs().unwrap_or(false) {
-            // Gone already is as good.
+            // It may have ended by itself.
             let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
         }
     }
 
-    /// Whether this very process runs, at least one thread of it; a zombie does not.
-    ///
-    /// # Errors
-    /// It could not be looked.
+    /// Whether this process still has a running thread. A zombie has none.
     pub fn runs(self) -> io::Result<bool> {
         Ok(Self::of(self.pid)? == Some(self))
     }
@@ -70,13 +66,11 @@ impl Mark {
 
 impl Process {
     /// Starts the engine. Its output goes to the end of `log`.
-    ///
-    /// # Errors
-    /// The program cannot be started.
     pub fn start(spec: &StartSpec, host: &RealHost, log: &Path) -> Result<Self> {
         let output = crate::engine_log::open(std::fs::File::options().create(true).append(true), log);
         let output = output.with_context(|| format!("open {}", log.display()))?;
-        // util-linux: as a child that leads no group, setsid replaces itself by the program under the same pid.
+        // setsid(1) of util-linux: a child is not the leader of a process group, so setsid does not fork and the pid
+        // stays.
         let mut command = host.command(Path::new("setsid"), Owner::Engine);
         command.arg(&spec.program).args(&spec.args);
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LANG", "C.UTF-8");
@@ -86,7 +80,7 @@ impl Process {
         match Self::watch_new(&child) {
             Ok(process) => Ok(Self { child: Some(child), ..process }.trusted_by(host)),
             Err(error) => {
-                // One that nobody would know must not live.
+                // End a process that the agent cannot watch.
                 let _ = child.kill().and_then(|()| child.wait());
                 Err(error)
             }
@@ -99,23 +93,20 @@ impl Process {
         Self::watch(Mark { pid, started: stat.map_or(0, |stat| stat.started) })
     }
 
-    /// The agent talks to it from now on.
+    /// Allows strategies to connect to the process.
     #[must_use]
     pub fn trusted_by(mut self, host: &RealHost) -> Self {
         self.trusted = Some(host.trust(self.mark.pid));
         self
     }
 
-    /// Takes over one that runs already, or `None` when it does not.
-    ///
-    /// # Errors
-    /// It runs and cannot be watched.
+    /// Watches a process that an earlier agent started. `None` if it no longer runs.
     pub fn adopt(mark: Mark) -> Result<Option<Self>> {
         if !mark.runs()? {
             return Ok(None);
         }
         let process = Self::watch(mark)?;
-        // The descriptor is for whoever had the pid when it was opened.
+        // Check again: the pid may have been reused before the pidfd was opened.
         Ok(mark.runs()?.then_some(process))
     }
 
@@ -123,7 +114,7 @@ impl Process {
         let pid = rustix::process::Pid::from_raw(mark.pid).context("a process id")?;
         let fd = pidfd_open(pid, PidfdFlags::empty()).context("watch the engine's process")?;
         let (sender, gone) = watch::channel(false);
-        // A thread that sleeps in the kernel: the runtime's own way to watch a descriptor is unsafe to call.
+        // A thread blocks in poll(2), since tokio's `AsyncFd` needs unsafe code here.
         let watcher = move || {
             while let Err(Errno::INTR) = poll(&mut [PollFd::new(&fd, PollFlags::IN)], None) {}
             sender.send_replace(true);
@@ -133,9 +124,9 @@ impl Process {
         Ok(Self { mark, gone, child: None, trusted: None })
     }
 
-    /// Waits until it has ended, and says how where that can be known. May be dropped and called again.
+    /// Waits for the end. Returns the exit status if this agent started the process. Cancel safe.
     pub async fn ended(&mut self) -> String {
-        // The only error is that the watching thread is gone, which it is when the process is.
+        // An error means that the watching thread has ended, which it does when the process ends.
         let _ = self.gone.wait_for(|gone| *gone).await;
         match self.child.as_mut().map(Child::wait) {
             Some(Ok(status)) => status.to_string(),
@@ -143,7 +134,7 @@ impl Process {
         }
     }
 
-    /// Asks it to stop and waits; kills it after the deadline.
+    /// Sends the stop signal, waits, and kills the process after the deadline.
     pub async fn stop(&mut self, signal: Stop, deadline: Duration) {
         let signal = match signal {
             Stop::Hangup => Signal::SIGHUP,
@@ -154,66 +145,59 @@ impl Process {
             _ => Signal::SIGTERM,
         };
         self.send(signal);
-        // One that was stopped by a signal would not hear it.
+        // A process stopped with SIGSTOP handles no signal before SIGCONT.
         self.send(Signal::SIGCONT);
         if tokio::time::timeout(deadline, self.ended()).await.is_err() {
             self.kill().await;
         }
     }
 
-    /// Kills it.
+    /// Kills the process and waits for its end.
     pub async fn kill(&mut self) {
         self.send(Signal::SIGKILL);
         self.ended().await;
     }
 
     fn send(&self, signal: Signal) {
-        // Where it cannot be looked whose the pid is, nobody is hit.
+        // If it cannot be checked that the pid is still this process, send no signal.
         if self.mark.runs().unwrap_or(false) {
-            // It may end at this very moment, which is what is wanted.
+            // It may have ended by itself.
             let _ = kill(Pid::from_raw(self.mark.pid), signal);
         }
     }
 }
 
-/// How the processes of an engine are told from all others: by their account, and by what of this instance they use. Not by
-/// their command line, which anybody can imitate.
+/// Recognises the processes of an engine, by their account and by the files and cgroups of this instance that they use.
+/// Not by the command line, which any process can imitate.
 #[derive(Clone, Debug)]
 pub struct Signs {
-    /// The engine's account.
+    /// Account of the engine.
     uid: u32,
-    /// Whether all processes of that account are of this instance.
+    /// Whether the account is used by this instance only.
     is_its_own: bool,
-    /// The engine's data.
+    /// Data directory of the engine.
     data: PathBuf,
-    /// What the engine's output goes to.
+    /// Log file of the engine.
     log: PathBuf,
-    /// The control groups of the engine; none where it shares the agent's.
+    /// cgroups of the engine; empty if it is in those of the agent.
     groups: Vec<PathBuf>,
 }
 
 impl Signs {
-    /// Of the engine with this data and output.
     pub fn new(host: &RealHost, data: &Path, log: &Path) -> Self {
         let is_its_own = host.engine.uid != host.agent.uid;
         let groups = host.engine_groups().to_vec();
         Self { uid: host.engine.uid.as_raw(), is_its_own, data: data.to_owned(), log: log.to_owned(), groups }
     }
 
-    /// Whether a process that was written down is the engine's still: an id is used again, after a restart of the
-    /// machine at the same time since its start.
-    ///
-    /// # Errors
-    /// It could not be looked.
+    /// Whether a recorded process still belongs to the engine. The mark alone is not enough: after a restart of the
+    /// machine, another process may have the same pid and the same time since boot.
     pub fn fit(&self, mark: Mark) -> io::Result<bool> {
         Ok(mark.runs()? && self.has_account(mark.pid)? && self.is_member(mark.pid)?)
     }
 
-    /// Every process of the engine and of whoever has a shell in it, also those that outlived their parent; where other
-    /// instances have the same account, those that work below the data. Zombies do not count.
-    ///
-    /// # Errors
-    /// It could not be looked.
+    /// All processes of the engine and of a tenant's shell in it, without zombies. Where other instances have the same
+    /// account, only those whose working directory is in the data directory.
     pub fn all(&self) -> io::Result<Vec<Mark>> {
         let works =
             |pid: i32| Ok::<_, io::Error>(process::directory(pid)?.is_some_and(|cwd| cwd.starts_with(&self.data)));
@@ -226,33 +210,27 @@ impl Signs {
         Ok(found)
     }
 
-    /// The account's number.
     pub fn uid(&self) -> u32 {
         self.uid
     }
 
-    /// The same at little cost, where the engine has control groups: their members, among which root may be for an instant.
-    ///
-    /// # Errors
-    /// It could not be looked.
+    /// Like [`Signs::all`], but cheaper where the engine has cgroups: their members. A process of root may be among
+    /// them for an instant, before it has taken the engine's account.
     pub fn members(&self) -> io::Result<BTreeSet<i32>> {
         let mut found = BTreeSet::new();
         for group in &self.groups {
             found.extend(process::members(group)?);
         }
         if found.is_empty() {
-            // No groups, or none that may be seen from here.
+            // The engine has no cgroups, or they are not visible from this mount namespace.
             found.extend(self.all()?.into_iter().map(|mark| mark.pid));
         }
         Ok(found)
     }
 
-    /// The engine that was started with this program, for when a crash came before it was written down: it leads a session,
-    /// writes to the instance's log, is in the engine's cgroups, and no process of the same program has started it. The first
-    /// such, since tenants come after it.
-    ///
-    /// # Errors
-    /// It could not be looked.
+    /// Finds the engine's main process if the agent crashed before it recorded it. That process runs the program, leads
+    /// a session, writes to the instance's log, is in the engine's cgroups, and its parent runs another program. A
+    /// tenant can imitate this, but only later; so the oldest such process is returned.
     pub fn started(&self, spec: &StartSpec) -> io::Result<Option<Mark>> {
         let Some(program) = if_visible(std::fs::canonicalize(&spec.program))? else { return Ok(None) };
         let Some(log) = file(&self.log)? else { return Ok(None) };
@@ -277,8 +255,8 @@ impl Signs {
         Ok(found.into_iter().min_by_key(|mark| mark.started))
     }
 
-    /// Waits until none is left. What is not the engine's program is killed at once, since it would never end by itself; the
-    /// rest after the deadline.
+    /// Waits until no process of the engine is left. Those that run another program would never end and are killed at
+    /// once; the others are killed after the deadline.
     pub async fn await_none(&self, spec: &StartSpec, deadline: Duration) {
         let program = std::fs::canonicalize(&spec.program).unwrap_or_else(|_| spec.program.clone());
         let mut end = tokio::time::Instant::now() + deadline;
@@ -287,7 +265,7 @@ impl Signs {
                 Ok(None) => return,
                 Ok(Some(process)) => process,
                 Err(error) => {
-                    // Until it is seen that none is left, some may be.
+                    // Some may still run, so try again.
                     tracing::warn!("the engine's processes cannot be looked for: {error:#}");
                     tokio::time::sleep(LOOK_AGAIN).await;
                     continue;
@@ -301,7 +279,7 @@ impl Signs {
         }
     }
 
-    /// One of those that are left, once what is not the engine's program is killed.
+    /// Kills what does not run the engine's program, and returns one of the processes that are left.
     fn first_left(&self, program: &Path) -> Result<Option<Process>> {
         loop {
             let left = self.all()?;
@@ -319,16 +297,17 @@ impl Signs {
             if is_none_left {
                 return Ok(None);
             }
-            // All have just gone, but may have made others before.
+            // All of them have just ended, but they may have forked others before: search again.
         }
     }
 
-    /// Whether it is where the engine is.
+    /// Whether the process is in the engine's cgroups.
     fn is_member(&self, pid: i32) -> io::Result<bool> {
         if self.groups.is_empty() {
             return Ok(cgroup(pid)? == cgroup_of_own()?);
         }
-        // In one is enough, since nobody leaves what root has put him into: a controller of before had fewer hierarchies.
+        // One of them is enough, since only root can move a process out of it. An older controller used fewer cgroup
+        // hierarchies.
         for group in &self.groups {
             if process::members(group)?.contains(&pid) {
                 return Ok(true);
@@ -337,18 +316,17 @@ impl Signs {
         Ok(false)
     }
 
-    /// Whether it can act as the engine's account and as no other.
+    /// Whether all user ids of the process are the engine's account.
     fn has_account(&self, pid: i32) -> io::Result<bool> {
         Ok(process::accounts(pid)?.is_some_and(|accounts| accounts.iter().eq([&self.uid])))
     }
 }
 
-/// Whether a process runs this program.
 fn runs_program(pid: i32, program: &Path) -> io::Result<bool> {
     Ok(process::program(pid)?.is_some_and(|runs| runs == program))
 }
 
-/// Which file that is, whatever it is called.
+/// Device and inode of a file, which are the same under each of its names.
 fn file(path: &Path) -> io::Result<Option<(u64, u64)>> {
     use std::os::unix::fs::MetadataExt;
     Ok(if_visible(std::fs::metadata(path))?.map(|facts| (facts.dev(), facts.ino())))

@@ -1,4 +1,4 @@
-//! The agent in its guest, from start to end.
+//! `trove-agent run`: puts the parts of the agent together and runs until a signal comes.
 
 #![allow(clippy::disallowed_methods, reason = "the lock lies in a directory of the agent alone")]
 
@@ -31,13 +31,10 @@ use crate::supervisor::{self, Parts, Supervisor};
 use crate::volume;
 use crate::work::EngineWork;
 
-/// Runs until it is told to end by SIGTERM, which leaves the engine running, or SIGINT, which stops it first.
-///
-/// # Errors
-/// The configuration or the guest is not as it has to be.
+/// Runs until SIGTERM, which leaves the engine running, or SIGINT, which stops the engine first.
 pub async fn run(agent: Agent, config: Config) -> Result<()> {
     info!(instance = %config.instance_id, version = env!("CARGO_PKG_VERSION"), "the agent starts");
-    // Also what engines make by themselves is their account's alone.
+    // Engines inherit the umask, so files that they create are readable by their account only.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let files = Durable::open(&config.state_dir)?;
     let _lock = lock(&files)?;
@@ -108,7 +105,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
     }
 }
 
-/// Enrols where that is still to be done, and keeps a connection to every controller.
+/// Enrols if needed, and keeps a connection to every controller.
 async fn serve(config: Config, identity: Identity, services: Arc<Services>) -> Result<()> {
     enrol::enrol_once(&config.controllers, &identity, &config.token_file).await?;
     let renewing = services.clone();
@@ -123,14 +120,14 @@ async fn serve(config: Config, identity: Identity, services: Arc<Services>) -> R
     Ok(())
 }
 
-/// Stops the engine but leaves it wanted: the next agent starts it.
+/// Stops the engine, but keeps it recorded as wanted, so that the next agent starts it.
 async fn pause(supervisor: &Supervisor) -> Result<()> {
     info!("told to end with the engine");
     let stopped = supervisor.stop_for_a_while().await;
     stopped.map_err(|error| anyhow::anyhow!(error.chain()))
 }
 
-/// One agent for a state directory: a second one would own the same engine.
+/// Locks the state directory, so that no second agent manages the same engine.
 fn lock(files: &Durable) -> Result<nix::fcntl::Flock<std::fs::File>> {
     let path = files.path("lock");
     let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path);
@@ -139,11 +136,11 @@ fn lock(files: &Durable) -> Result<nix::fcntl::Flock<std::fs::File>> {
     locked.map_err(|(_, errno)| anyhow::anyhow!("{}: another agent runs here ({errno})", path.display()))
 }
 
-/// Of the engine and of the agent.
+/// The accounts of the engine and of the agent.
 fn accounts(config: &Config) -> Result<(Account, Account)> {
     let agent = Account::own().context("look up the account of this process")?;
     let engine = match config.engine_uid {
-        // The compute driver gives it this name in the guest's list of accounts.
+        // The compute driver gives the account this name in the guest's /etc/passwd.
         Some(uid) => Account { name: "os_admin".to_owned(), uid: Uid::from_raw(uid), gid: Gid::from_raw(uid) },
         None => agent.clone(),
     };

@@ -1,9 +1,11 @@
-//! Files of the engine's account that have no name any more, and take room on the volume for as long as a process has them.
+//! Measures unlinked files: files of the engine's account that have no name, but occupy space on the volume as long as
+//! a process uses them.
 //!
-//! Found are those that are open, mapped, or the program of a process. Not found are those that are only on their way in a
-//! message between sockets, registered in an io_uring, or mounted in a namespace of the tenant's.
+//! Found are files that are open, mapped, or the executable of a process. Not found are files that are only in transit
+//! in a socket message (SCM_RIGHTS), registered in an io_uring, or mounted in a namespace of the tenant's.
 //!
-//! Looking is bounded. What has more than can be looked at could hide any file, and no engine has so much: it is ended.
+//! The search is bounded. A process with more descriptors and mappings than the bound could hide any file, and no
+//! engine needs so many: it is killed.
 
 #![allow(
     clippy::disallowed_methods,
@@ -21,20 +23,20 @@ use trove_strategy::process::{Stat, accounts, if_there, if_visible};
 
 use crate::process::Mark;
 
-/// Work is counted in descriptors and mappings that are looked at, each of which takes a microsecond or two, and in such pieces of
-/// the lists of mappings.
+/// Bytes of a list of mappings that count as one unit of work. To look at one descriptor or mapping is a unit, too, and
+/// takes one or two microseconds.
 const PIECE: usize = 64;
-/// Of one process: five threads that share 100,000 connections, as a Redis may have, are below.
+/// Greatest work for one process. A Redis with five threads that share 100,000 connections stays below it.
 const WORK: u64 = 1 << 20;
-/// Of all: 1024 processes of a PostgreSQL with a thousand files each are below.
+/// Greatest work for all processes. A PostgreSQL with 1024 processes of a thousand files each stays below it.
 const WORK_OF_ALL: u64 = 2 << 20;
 
-/// Which file system, and whose files on it.
+/// Which files are looked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sought {
-    /// Its device, major and minor.
+    /// Their file system: major and minor number.
     pub(crate) device: (u32, u32),
-    /// The account.
+    /// Their owner.
     pub(crate) uid: u32,
 }
 
@@ -42,16 +44,17 @@ struct Search {
     sought: Sought,
     bytes: u64,
     seen: HashSet<u64>,
-    /// On the present process.
+    /// Work for the current process.
     work: u64,
 }
 
 impl Search {
-    /// Counts what a link of /proc leads to. Nothing is asked of a file system that is a program of the tenant's.
+    /// Counts the file that a link of /proc leads to. `STATX_DONT_SYNC` keeps a FUSE file system, which could be a
+    /// program of the tenant's, from being asked.
     fn look(&mut self, link: &str) {
         self.work += 1;
         let wanted = StatxFlags::NLINK | StatxFlags::UID | StatxFlags::INO | StatxFlags::BLOCKS;
-        // What has gone meanwhile, or may not be seen by an ordinary user, is not counted.
+        // The file is gone, or not visible without root.
         let Ok(facts) = statx(CWD, link, AtFlags::STATX_DONT_SYNC, wanted) else { return };
         let is_meant = facts.stx_nlink == 0
             && facts.stx_uid == self.sought.uid
@@ -61,10 +64,11 @@ impl Search {
         }
     }
 
-    /// Whether all that a process has was looked at.
+    /// Looks at one process. `false` if it has more than the bound.
     fn look_at(&mut self, pid: i32) -> io::Result<bool> {
         self.work = 0;
-        // All threads have the same program and mappings, which one that has ended does not show, be it the first.
+        // Threads share executable and mappings, so one thread is enough; but a thread that has ended, such as the
+        // first one, does not show them.
         let mut is_shown = false;
         for thread in names(&format!("/proc/{pid}/task"))? {
             let thread = thread?;
@@ -79,11 +83,12 @@ impl Search {
                 return Ok(false);
             }
         }
-        // One that goes on without its first thread; any other that shows nothing is about to end.
+        // If no thread showed its mappings: a process that runs without its first thread could hide files; any other is
+        // ending.
         Ok(is_shown || !Stat::of(pid)?.is_some_and(|stat| !has_not_ended(stat) && stat.is_alive()))
     }
 
-    /// One thread may have descriptors of its own.
+    /// Looks at the descriptors of one thread, which may have its own table.
     fn look_at_descriptors(&mut self, directory: &str) -> io::Result<()> {
         for descriptor in names(directory)? {
             self.look(&format!("{directory}/{}", descriptor?));
@@ -94,7 +99,7 @@ impl Search {
         Ok(())
     }
 
-    /// And at the program. A thread has a directory as a process has.
+    /// Looks at the executable and the mappings of one thread. `thread` is a directory of /proc.
     fn look_at_mappings(&mut self, thread: &str) -> io::Result<()> {
         self.look(&format!("{thread}/exe"));
         let Some(maps) = if_visible(File::open(format!("{thread}/maps")))? else { return Ok(()) };
@@ -116,11 +121,8 @@ fn has_not_ended(thread: Stat) -> bool {
     !matches!(thread.state, b'Z' | b'X' | b'x')
 }
 
-/// What the account's unlinked files on that file system take, as far as these processes have them. A process that cannot be
-/// looked at as a whole is ended, and where all together are too much, those that have most are.
-///
-/// # Errors
-/// It could not be looked.
+/// Disk space of the unlinked files that these processes use. A process with more than [`WORK`] is killed; if all
+/// together have more than [`WORK_OF_ALL`], those with the most are killed.
 pub(crate) fn measure(sought: Sought, processes: impl IntoIterator<Item = i32>) -> io::Result<Measure> {
     let mut search = Search { sought, bytes: 0, seen: HashSet::new(), work: 0 };
     let (mut looked_at, mut all, mut is_whole) = (Vec::new(), 0, true);
@@ -145,7 +147,7 @@ pub(crate) fn measure(sought: Sought, processes: impl IntoIterator<Item = i32>) 
     Ok(Measure { bytes: search.bytes, is_whole })
 }
 
-/// Those that took most of all the work, without which half of what may be is left.
+/// The processes with the most work, until the rest is at most half of [`WORK_OF_ALL`].
 fn largest(mut looked_at: Vec<(u64, Mark)>, mut all: u64) -> Vec<Mark> {
     looked_at.sort_by_key(|(work, _)| std::cmp::Reverse(*work));
     let is_too_much = |(work, _): &(u64, Mark)| {
@@ -156,7 +158,7 @@ fn largest(mut looked_at: Vec<(u64, Mark)>, mut all: u64) -> Vec<Mark> {
     looked_at.into_iter().take_while(is_too_much).map(|(_, mark)| mark).collect()
 }
 
-/// Ends a process, unless it has gone and its number is another's.
+/// Kills a process, unless it has ended or its pid was reused.
 fn end(mark: Mark, uid: u32) -> io::Result<()> {
     let Some(pid) = Pid::from_raw(mark.pid) else { return Ok(()) };
     let Some(handle) = if_there(pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from))? else { return Ok(()) };
@@ -166,12 +168,12 @@ fn end(mark: Mark, uid: u32) -> io::Result<()> {
     let name = if_visible(std::fs::read(format!("/proc/{}/comm", mark.pid)))?.unwrap_or_default();
     let name = String::from_utf8_lossy(&name).trim_end().to_owned();
     tracing::warn!(pid = mark.pid, ?name, "a process has more open or mapped than can be measured, and is ended");
-    // It may end at this very moment, which is as good.
+    // It may have ended by itself.
     if_there(pidfd_send_signal(handle, Signal::KILL).map_err(io::Error::from)).map(drop)
 }
 
-/// `range mode offset device inode name`, where the name of an unlinked file ends with a mark: the range as it is written in
-/// `map_files`, without zeros in front.
+/// Parses a line of /proc/PID/maps, `range mode offset device inode name`. If its file is unlinked (the name ends with
+/// " (deleted)"), returns the range without leading zeros, as `map_files` has it.
 fn of_unlinked(line: &[u8]) -> Option<String> {
     line.strip_suffix(b" (deleted)\n")?;
     let range = std::str::from_utf8(line.split(|byte| *byte == b' ').next()?).ok()?;
@@ -180,7 +182,7 @@ fn of_unlinked(line: &[u8]) -> Option<String> {
     Some(format!("{:x}-{:x}", plain(from)?, plain(to)?))
 }
 
-/// A directory of /proc, which may be gone, or hidden from an ordinary user.
+/// Names in a directory of /proc; none if it is gone, or hidden from a user without root.
 fn names(directory: &str) -> io::Result<impl Iterator<Item = io::Result<String>>> {
     let entries = if_visible(std::fs::read_dir(directory))?.into_iter().flatten();
     Ok(entries.filter_map(|entry| {
@@ -245,7 +247,7 @@ mod tests {
         assert!((1024..1100).contains(&found), "{found}");
     }
 
-    /// The first thread has ended, and another has descriptors of its own.
+    /// The first thread has ended; another has its own table of descriptors.
     #[test]
     fn what_one_thread_has_open_counts() {
         let scratch = tempfile::tempdir().unwrap();
@@ -281,7 +283,7 @@ mod tests {
         until("it has mapped the file", || !scratch.path().join("file").exists());
         let found = kib(scratch.path(), child.id());
         stop(child);
-        // The kernel shows mappings to root alone.
+        // map_files is readable by root only.
         assert!((1024..1100).contains(&found) || !nix::unistd::geteuid().is_root(), "{found}");
 
         let program = scratch.path().join("program");
@@ -294,7 +296,7 @@ mod tests {
         assert!(found > 8, "{found}");
     }
 
-    /// It has no mappings any more, and all the others have them still.
+    /// The first thread, which has ended, shows no mappings; the others do.
     #[test]
     fn what_is_mapped_counts_after_the_first_thread_has_ended() {
         let scratch = tempfile::tempdir().unwrap();

@@ -1,11 +1,11 @@
-//! How much of the volume is in use, and what follows from that.
+//! Measures how much of the volume is in use, and restricts the engine when it is full.
 //!
 //! ```text
 //! Enough --(more than 100 %)--> Full: sessions begin read-only --(more than 110 %)--> Over: the engine is stopped
 //!    ^--------(less than 95 %)---'  ^------------------(100 % or less)------------------'
 //! ```
-//! It follows from the measure and the ordered size alone, so that a restart of the engine or of the agent changes nothing,
-//! and both emptying and growing end it.
+//! The state depends only on the measurement and the ordered size. So a restart of the engine or the agent changes
+//! nothing, and deleting data or resizing the volume ends the restriction.
 
 #![allow(clippy::disallowed_methods, reason = "the root of the volume is the agent's; below it goes a handle")]
 
@@ -23,27 +23,27 @@ use crate::engine_log::EngineLog;
 use crate::process::Signs;
 use crate::unlinked::{self, Sought};
 
-/// Between two measures, and when the volume is nearly full.
+/// Pauses between two measurements: usually, and when the volume is nearly full.
 const SELDOM: Duration = Duration::from_secs(5);
 const OFTEN: Duration = Duration::from_secs(1);
-/// Per cent of the volume from which it is measured often.
+/// Use of the volume, per cent, from which it is measured often.
 const NEAR: u64 = 80;
-/// A walk through the files is followed by a pause of so many times its own duration.
+/// The pause after a measurement is at least so many times its duration.
 const REST: u32 = 10;
 
-/// What the volume has room for.
+/// State of the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// More data.
+    /// There is room for more data.
     Enough,
-    /// No more: sessions begin read-only.
+    /// It is full: sessions begin read-only.
     Full,
-    /// Not even what is there: the engine is stopped.
+    /// More than 110 % is in use: the engine is stopped until at most 100 % is.
     Over,
 }
 
 impl Room {
-    /// With so many bytes in use on a volume of so many. A volume of no size has no limit.
+    /// The next state, with `used` bytes in use on a volume of `size` bytes. A `size` of 0 means no limit.
     #[must_use]
     pub fn next(self, used: u64, size: u64) -> Self {
         let over = |percent: u64| u128::from(used) * 100 > u128::from(size) * u128::from(percent);
@@ -57,7 +57,7 @@ impl Room {
         }
     }
 
-    /// What a tenant is told.
+    /// Text for the tenant.
     pub fn words(self, size: u64) -> String {
         let gib = size >> 30;
         match self {
@@ -74,8 +74,8 @@ impl Room {
     }
 }
 
-/// What everything below the directory takes on the disk, and what the engine's processes hold that has no name any more. The
-/// engine's account changes what is below it.
+/// Disk space of everything in the directory, and of unlinked files that the engine's processes use. The engine's
+/// account can change everything in the directory.
 fn below(directory: &Path, signs: &Signs) -> io::Result<Measure> {
     let own = nix::unistd::geteuid().as_raw();
     let volume = match Dir::open(directory, &[own]) {
@@ -84,13 +84,14 @@ fn below(directory: &Path, signs: &Signs) -> io::Result<Measure> {
     };
     let device = rustix::fs::fstat(&volume)?.st_dev;
     let sought = Sought { device: (rustix::fs::major(device), rustix::fs::minor(device)), uid: signs.uid() };
-    // First, so that what loses its name meanwhile is missed once rather than counted twice.
+    // Unlinked files first: a file that is unlinked between the two measurements is missed once instead of counted
+    // twice.
     let unlinked = unlinked::measure(sought, signs.members()?)?;
     let named = volume.measure()?;
     Ok(Measure { bytes: named.bytes + unlinked.bytes, is_whole: named.is_whole && unlinked.is_whole })
 }
 
-/// The volume's use, and the engine's log; for a volume that is a file system of its own, the file system is asked.
+/// Disk space of the volume and of the engine's log. If the volume is a file system of its own, statvfs(3) tells.
 fn measure(directory: &Path, log: &EngineLog, signs: &Signs) -> io::Result<Measure> {
     let device = |path: &Path| std::fs::metadata(path).map(|facts| facts.dev()).ok();
     let own = directory.parent().is_some_and(|parent| device(parent) != device(directory));
@@ -103,7 +104,8 @@ fn measure(directory: &Path, log: &EngineLog, signs: &Signs) -> io::Result<Measu
     Ok(Measure { bytes: used.bytes + log.used_bytes(), ..used })
 }
 
-/// What counts after this measure, which may have failed; `last` is the last that was whole. What was not found may be there.
+/// The value to use after a measurement. If it failed, that is the last complete one (`last`); if it is incomplete, the
+/// greater of the two, since what it missed may still be there.
 fn counted(measured: io::Result<Measure>, last: &mut Option<u64>) -> Option<u64> {
     match measured {
         Ok(Measure { bytes, is_whole: true }) => *last = Some(bytes),
@@ -113,8 +115,8 @@ fn counted(measured: io::Result<Measure>, last: &mut Option<u64>) -> Option<u64>
     *last
 }
 
-/// Measures it for as long as somebody listens: more often when it is nearly full, less often when that takes long. `size`
-/// is asked each time. Whoever waits is woken by each measure.
+/// Measures the volume until the receiver is dropped: more often when it is nearly full, less often when measuring
+/// takes long. `size` is called each time. Receivers are notified of each measurement.
 pub fn watch(
     directory: PathBuf,
     log: Arc<EngineLog>,

@@ -1,4 +1,4 @@
-//! What jobs do to the engine.
+//! The work of jobs: calls into the strategy and the supervisor.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,20 +14,16 @@ use crate::assignment::AssignmentStore;
 use crate::jobs::{Job, Outcome, Worker};
 use crate::supervisor::{SupervisedEngine as _, Supervisor};
 
-/// How long a change is tried on an engine that refuses it for a reason that may pass, and does not recover.
+/// How long a change is retried on an engine that refuses it with a transient error, while it does not restart.
 const PATIENCE: Duration = Duration::from_secs(50);
-/// Between two tries.
+/// Pause between two tries.
 const NOTICE: Duration = Duration::from_secs(2);
 
-/// Works on the one engine of this agent.
+/// The [`crate::jobs::Worker`] of the agent.
 pub struct EngineWork {
-    /// Its strategy.
     pub datastore: Arc<dyn Datastore>,
-    /// Where it lies.
     pub site: Site,
-    /// Starts and stops it.
     pub supervisor: Supervisor,
-    /// What it is to be.
     pub assignments: Arc<AssignmentStore>,
 }
 
@@ -56,7 +52,7 @@ impl Worker for EngineWork {
 }
 
 impl EngineWork {
-    /// As the engine said it last.
+    /// Version that the engine reported last.
     fn engine_version(&self) -> String {
         self.supervisor.status().borrow().health.as_ref().map(|health| health.version.clone()).unwrap_or_default()
     }
@@ -106,9 +102,9 @@ impl EngineWork {
         Ok(Outcome::Prepared(v1::Prepared { engine_version: self.engine_version() }))
     }
 
-    /// Makes a change that was accepted: an engine that is starting or recovering is waited for until the job's time is
-    /// over, also one that goes away in the midst of it. One that is stopped is not: whatever starts it would have to wait
-    /// for this change.
+    /// Makes a change of accounts. Waits for an engine that is starting or recovering, also when it crashes during the
+    /// change, until the job's deadline. Does not wait for a stopped engine: the job that starts it would wait for this
+    /// one.
     async fn change_once_up(&self, job: &Job, stage: &str, change: v1::AccountChange) -> Result<(), EngineError> {
         let mut status = self.supervisor.status();
         let mut end = Instant::now() + PATIENCE;
@@ -116,7 +112,7 @@ impl EngineWork {
             if is_coming(status.borrow_and_update().service) {
                 job.note("waits for the engine, which recovers");
                 let up = async {
-                    // Its sender lives as long as the agent.
+                    // Cannot fail: the sender lives as long as the agent.
                     let _ = status.wait_for(|status| !is_coming(status.service)).await;
                     Ok(())
                 };
@@ -131,11 +127,12 @@ impl EngineWork {
                 Err(error) if error.kind() == Kind::Transient && !job.cancel().is_cancelled() => error,
                 done => return done,
             };
-            // The end of the engine's process is noticed a moment after its connections break.
+            // The supervisor notices the end of the process a moment after its connections break.
             let coming =
                 status.wait_for(|status| is_coming(status.service) || status.service == ServiceState::Shutdown);
             if tokio::time::timeout(NOTICE, coming).await.is_err() && Instant::now() > end {
-                // Nobody is to wait behind this for as long as a recovery may take.
+                // Give up, so that later jobs of this lane need not wait until this job's deadline, which allows for a
+                // recovery.
                 let text = format!("{} (tried for {} s)", error.chain(), PATIENCE.as_secs());
                 return Err(EngineError::new(Kind::Fatal, text));
             }
@@ -173,7 +170,7 @@ impl EngineWork {
     }
 }
 
-/// Whether it does not answer now and will by itself.
+/// Whether the engine does not answer now, but will without help.
 fn is_coming(service: ServiceState) -> bool {
     matches!(service, ServiceState::Starting | ServiceState::Crashed)
 }

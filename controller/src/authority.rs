@@ -219,9 +219,6 @@ fn leaf(now: OffsetDateTime, common_name: &str, lifetime: Duration) -> (Certific
 }
 
 /// The certificates in a PEM text.
-///
-/// # Errors
-/// Internal: it is not PEM.
 pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<std::result::Result<_, _>>()

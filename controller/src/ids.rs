@@ -13,9 +13,6 @@ pub struct NotAnId;
 
 /// Reads the one way in which ids are written. A thing that had several names would have several paths, which policies of a
 /// proxy, limits and logs would take for several things.
-///
-/// # Errors
-/// It is written otherwise.
 pub fn canonical(text: &str) -> Result<Uuid, NotAnId> {
     let id = Uuid::try_parse(text).map_err(|_| NotAnId)?;
     let is_canonical = id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text;

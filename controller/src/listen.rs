@@ -46,9 +46,6 @@ pub async fn listen(compute: &dyn Compute, address: SocketAddr, option: &str) ->
 }
 
 /// Listens.
-///
-/// # Errors
-/// Those of the system: the address is taken or not there.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;

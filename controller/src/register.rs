@@ -51,9 +51,6 @@ pub fn image(bindir: &Path) -> Uuid {
 }
 
 /// The agent program: configured, or beside the controller's own.
-///
-/// # Errors
-/// Internal: this program cannot be found.
 pub fn agent_program(config: &Config) -> Result<PathBuf> {
     if let Some(path) = &config.process.agent_program {
         return Ok(path.clone());
@@ -73,9 +70,6 @@ pub async fn run(store: &Store, config: &Config) {
 /// Registers every installation of every datastore, newest last, so that it is the default. One that an administrator took
 /// away stays away, a deactivated one stays so, and the default stays where it is; one that is registered is asked again
 /// only after it, or the agent program, was replaced.
-///
-/// # Errors
-/// The agent program cannot be run, or the store failed.
 pub async fn register_installed(store: &Store, config: &Config) -> Result<()> {
     let asked = async {
         let agent = Agent::of(config)?;

@@ -23,9 +23,6 @@ impl Seal {
     }
 
     /// A text that can be stored. `purpose` is bound to it: it opens under the same purpose only.
-    ///
-    /// # Errors
-    /// Internal: a text of many gigabytes.
     pub fn seal(&self, purpose: &str, secret: &SecretString) -> Result<String> {
         let nonce_bytes: [u8; NONCE_BYTES] = rand::random();
         let nonce = XNonce::from(nonce_bytes);

@@ -37,9 +37,6 @@ const LOOK: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(4);
 
 /// Serves until SIGTERM or SIGINT.
-///
-/// # Errors
-/// The service cannot start: the sentence says why.
 pub async fn run(state: &Path, config: Config) -> Result<()> {
     logs(&config)?;
     let config = Arc::new(config);

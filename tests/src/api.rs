@@ -44,9 +44,6 @@ pub struct Api {
 
 impl Api {
     /// Logs in as a cloud of a clouds file.
-    ///
-    /// # Errors
-    /// The file or the login is wrong.
     pub async fn login(clouds: &Path, cloud: &str) -> Result<Self> {
         let text = std::fs::read_to_string(clouds).with_context(|| format!("read {}", clouds.display()))?;
         let all: Value = serde_yaml_ng::from_str(&text)?;
@@ -91,17 +88,11 @@ impl Api {
     }
 
     /// Sends a request under the project's path.
-    ///
-    /// # Errors
-    /// No answer came.
     pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
         self.send_to(method, &format!("/v1.0/{}{path}", self.project), body).await
     }
 
     /// Sends a request to any path.
-    ///
-    /// # Errors
-    /// No answer came.
     pub async fn send_to(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
         let mut request =
             self.client.request(method, format!("{}{path}", self.base)).header("x-auth-token", &self.token);
@@ -123,33 +114,21 @@ impl Api {
     }
 
     /// GET.
-    ///
-    /// # Errors
-    /// No answer came.
     pub async fn get(&self, path: &str) -> Result<Answer> {
         self.send(Method::GET, path, None).await
     }
 
     /// POST.
-    ///
-    /// # Errors
-    /// No answer came.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
         self.send(Method::POST, path, Some(body)).await
     }
 
     /// DELETE.
-    ///
-    /// # Errors
-    /// No answer came.
     pub async fn delete(&self, path: &str) -> Result<Answer> {
         self.send(Method::DELETE, path, None).await
     }
 
     /// Orders the smallest instance, with a database `app` and a user `app` whose password is `secret-app-1`.
-    ///
-    /// # Errors
-    /// It was refused.
     pub async fn order(&self, name: &str) -> Result<String> {
         let answer = self.post("/instances", &order_body(name)).await?;
         if answer.status != 200 {
@@ -159,9 +138,6 @@ impl Api {
     }
 
     /// Orders an instance and waits until it can be used.
-    ///
-    /// # Errors
-    /// It was refused or did not come up.
     pub async fn order_and_await(&self, name: &str) -> Result<String> {
         let id = self.order(name).await?;
         self.await_active(&id).await?;
@@ -169,9 +145,6 @@ impl Api {
     }
 
     /// The instance's view, or null when it is gone.
-    ///
-    /// # Errors
-    /// No answer came.
     pub async fn instance(&self, id: &str) -> Result<Value> {
         let answer = self.get(&format!("/instances/{id}")).await?;
         Ok(if answer.status == 404 { Value::Null } else { answer.body["instance"].clone() })

@@ -36,9 +36,6 @@ impl Clients {
     }
 
     /// Runs `openstack … -f json` and returns what it prints, parsed.
-    ///
-    /// # Errors
-    /// It failed, or printed no JSON.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         let args: Vec<&str> = args.iter().copied().chain(["-f", "json"]).collect();
         let text = self.openstack(&args)?;
@@ -46,9 +43,6 @@ impl Clients {
     }
 
     /// Runs `openstack`; whether it succeeded, and what it printed (both streams when it failed).
-    ///
-    /// # Errors
-    /// It could not be started.
     pub fn try_openstack(&self, args: &[&str]) -> Result<(bool, String)> {
         self.run(Command::new(self.bin.join("openstack")).arg("--os-cloud").arg(&self.cloud).args(args))
     }

@@ -43,25 +43,16 @@ fn as_account(program: &str) -> Result<Command> {
 
 impl Database {
     /// A server that answers, and forgets everything in a power cut: tests have none.
-    ///
-    /// # Errors
-    /// It could not be made or started.
     pub fn start() -> Result<Self> {
         Self::start_with(&["fsync=off"])
     }
 
     /// A server with these settings, each `name=value`.
-    ///
-    /// # Errors
-    /// It could not be made or started.
     pub fn start_with(settings: &[&str]) -> Result<Self> {
         Self::start_in(&std::env::temp_dir(), settings)
     }
 
     /// The same, with everything that it writes below `parent`.
-    ///
-    /// # Errors
-    /// It could not be made or started.
     pub fn start_in(parent: &Path, settings: &[&str]) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("trove-store-").tempdir_in(parent)?;
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
@@ -106,9 +97,6 @@ impl Database {
     }
 
     /// Kills it and all its processes with SIGKILL, and returns when they are gone.
-    ///
-    /// # Errors
-    /// It does not run.
     pub fn kill(&self) -> Result<()> {
         let all = self.signal(Signal::SIGKILL)?;
         let is_there = |pid: &i32| Path::new(&format!("/proc/{pid}/exe")).exists();
@@ -119,9 +107,6 @@ impl Database {
     }
 
     /// Sends a signal to it and all its processes, and says which they are.
-    ///
-    /// # Errors
-    /// It does not run.
     pub fn signal(&self, signal: Signal) -> Result<Vec<i32>> {
         let first = self.pid()?;
         let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children"))?;
@@ -164,18 +149,12 @@ impl Database {
     }
 
     /// Its first process, of which all others are children.
-    ///
-    /// # Errors
-    /// It does not run.
     pub fn pid(&self) -> Result<i32> {
         let text = std::fs::read_to_string(self.data().join("postmaster.pid")).context("the server's pid file")?;
         text.lines().next().context("the server's pid")?.parse().context("the server's pid")
     }
 
     /// A session in the store's database.
-    ///
-    /// # Errors
-    /// The server refused.
     pub async fn connect(&self) -> Result<Client> {
         let mut config = tokio_postgres::Config::new();
         config.host(self.address.to_string()).port(self.port).user("store").password(PASSWORD).dbname("postgres");

@@ -12,9 +12,6 @@ pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// Mounts one of this size (`200m`) on a directory that is there.
-    ///
-    /// # Errors
-    /// It could not be mounted.
     pub fn mount(path: &Path, size: &str) -> Result<Self> {
         let options = format!("size={size},mode=0755");
         let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).status()?;
@@ -23,9 +20,6 @@ impl SmallDisk {
     }
 
     /// Fills it to the last block with one file, which may be there already.
-    ///
-    /// # Errors
-    /// The file could not be made.
     pub fn fill(&self) -> Result<PathBuf> {
         let path = self.0.join("filler");
         let mut file = File::options().create(true).append(true).open(&path)?;

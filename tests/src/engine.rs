@@ -52,9 +52,6 @@ impl Engine {
     }
 
     /// Logs in and out.
-    ///
-    /// # Errors
-    /// The engine refused.
     pub async fn log_in(self, view: &Value, user: &str, password: &str) -> Result<()> {
         match self {
             Self::PostgreSql => connect(view, user, password, "app").await.map(|_| ()),
@@ -63,9 +60,6 @@ impl Engine {
     }
 
     /// Writes a text as `app`; on its return the engine has acknowledged it.
-    ///
-    /// # Errors
-    /// The engine refused.
     pub async fn write(self, view: &Value, text: &str) -> Result<()> {
         match self {
             Self::PostgreSql => {
@@ -79,9 +73,6 @@ impl Engine {
     }
 
     /// What was written, in its order.
-    ///
-    /// # Errors
-    /// The engine refused.
     pub async fn read(self, view: &Value) -> Result<Vec<String>> {
         match self {
             Self::PostgreSql => {

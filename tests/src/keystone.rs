@@ -57,9 +57,6 @@ impl Keystone {
     }
 
     /// Starts it, or starts it again on the same state.
-    ///
-    /// # Errors
-    /// It ended before it served.
     pub fn run(&mut self) -> Result<()> {
         let cache =
             std::env::var_os("TROVE_TESTS_KEYSTONE").context("TROVE_TESTS_KEYSTONE is not set; run `make test`")?;
@@ -82,9 +79,6 @@ impl Keystone {
     }
 
     /// Kills it with SIGKILL; its state stays.
-    ///
-    /// # Errors
-    /// It does not run.
     pub fn kill(&mut self) -> Result<()> {
         let mut child = self.child.take().context("Keystone does not run")?;
         child.kill()?;
@@ -93,9 +87,6 @@ impl Keystone {
     }
 
     /// Sends it a signal.
-    ///
-    /// # Errors
-    /// It does not run.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let child = self.child.as_ref().context("Keystone does not run")?;
         Ok(kill(Pid::from_raw(i32::try_from(child.id())?), signal)?)
@@ -138,18 +129,12 @@ impl Keystone {
     }
 
     /// How often a token was asked about.
-    ///
-    /// # Errors
-    /// Its log cannot be read.
     pub fn validations(&self) -> Result<usize> {
         let log = std::fs::read_to_string(self.state().join("access.log"))?;
         Ok(log.lines().filter(|line| line.starts_with("GET /v3/auth/tokens")).count())
     }
 
     /// How often somebody logged in.
-    ///
-    /// # Errors
-    /// Its log cannot be read.
     pub fn logins(&self) -> Result<usize> {
         let log = std::fs::read_to_string(self.state().join("access.log"))?;
         Ok(log.lines().filter(|line| line.starts_with("POST /v3/auth/tokens")).count())
@@ -157,9 +142,6 @@ impl Keystone {
 
     /// A stack whose identity this is, and whose service stands in this Keystone's catalog. `config` is more of its
     /// configuration, `section` more of the section of Keystone.
-    ///
-    /// # Errors
-    /// As [`Stack::start_with`].
     pub async fn stack(&self, section: &str, config: &str) -> Result<Stack> {
         let password = self.directory.path().join("password");
         std::fs::write(&password, "trove\n")?;
@@ -221,9 +203,6 @@ impl Keystone {
     }
 
     /// A token of a user for a project, or for none.
-    ///
-    /// # Errors
-    /// Keystone refused.
     pub async fn log_in(&self, user: &str, password: &str, project: &str) -> Result<String> {
         let domain = json!({"name": "Default"});
         let mut body = json!({"auth": {"identity": {"methods": ["password"], "password": {
@@ -239,9 +218,6 @@ impl Keystone {
     }
 
     /// Makes a token worthless.
-    ///
-    /// # Errors
-    /// Keystone refused.
     pub async fn revoke(&self, token: &str) -> Result<()> {
         let request = self.client.delete(self.url() + "/auth/tokens");
         let answer = request.header("x-auth-token", &self.token).header("x-subject-token", token).send().await?;
@@ -250,9 +226,6 @@ impl Keystone {
     }
 
     /// Makes all tokens of the service's own user worthless, by a new password that is the old one.
-    ///
-    /// # Errors
-    /// Keystone refused.
     pub async fn forget_the_service(&self) -> Result<()> {
         let found = self.call(Method::GET, "/users?name=trove", &Value::Null).await?;
         let id = found["users"][0]["id"].as_str().context("the user trove")?;

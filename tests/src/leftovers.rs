@@ -164,9 +164,6 @@ pub fn end_host(host: &Path, instance: &str) {
 }
 
 /// Says what is left of an instance that is gone; `pids` are processes that it had.
-///
-/// # Errors
-/// Something is.
 pub fn assert_nothing_of(instance: &str, host: &Path, pids: &[i32]) -> Result<()> {
     let (left, places, memory) = (processes(instance), directories(instance), shared_memory(pids));
     ensure!(left.is_empty(), "processes of {instance} are left: {left:?}");

@@ -6,9 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 /// Asks until `done` says so. A failure names what was waited for and what was seen last.
-///
-/// # Errors
-/// The deadline passed.
 pub async fn poll<T: Debug, F: AsyncFnMut() -> Result<T>>(
     what: &str,
     deadline: Duration,

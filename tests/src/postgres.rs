@@ -7,9 +7,6 @@ use serde_json::Value;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// Connects to an instance over TCP with a password.
-///
-/// # Errors
-/// The engine refused.
 pub async fn connect(view: &Value, user: &str, password: &str, database: &str) -> Result<Client> {
     let address: IpAddr = view["ip"][0].as_str().with_context(|| format!("an address in {view}"))?.parse()?;
     let (client, connection) = tokio_postgres::Config::new()
@@ -26,9 +23,6 @@ pub async fn connect(view: &Value, user: &str, password: &str, database: &str) -
 }
 
 /// The rows of a statement, each as its columns' texts joined by `|`.
-///
-/// # Errors
-/// The statement failed.
 pub async fn rows(client: &Client, sql: &str) -> Result<Vec<String>> {
     let messages = client.simple_query(sql).await?;
     let row = |message| match message {

@@ -15,18 +15,12 @@ pub struct Redis {
 
 impl Redis {
     /// The port that speaks in clear.
-    ///
-    /// # Errors
-    /// The view has no address.
     pub fn plain(view: &Value) -> Result<Self> {
         let address = view["ip"][0].as_str().with_context(|| format!("an address in {view}"))?.to_owned();
         Ok(Self { address, authority: None })
     }
 
     /// The port that speaks TLS, whose certificate has to be signed by `authority`, a file.
-    ///
-    /// # Errors
-    /// The view has no address.
     pub fn tls(view: &Value, authority: &Path) -> Result<Self> {
         Ok(Self { authority: Some(authority.to_owned()), ..Self::plain(view)? })
     }
@@ -44,9 +38,6 @@ impl Redis {
     }
 
     /// Runs a command of the engine's and returns its answer.
-    ///
-    /// # Errors
-    /// The engine refused: with its words.
     pub fn run(&self, user: &str, password: &str, words: &[&str]) -> Result<String> {
         let output = self.client(user, password).args(words).output().context("redis-cli")?;
         let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();

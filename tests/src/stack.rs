@@ -99,9 +99,6 @@ impl Stack {
     }
 
     /// A stack that serves, made otherwise than usual.
-    ///
-    /// # Errors
-    /// As [`Stack::start`].
     pub async fn start_with(options: StackOptions) -> Result<Self> {
         let mut stack = Self::prepare(options)?;
         stack.run(&Failpoints::default())?;
@@ -110,9 +107,6 @@ impl Stack {
     }
 
     /// A directory and a configuration, nothing running yet.
-    ///
-    /// # Errors
-    /// The directory cannot be made.
     pub fn prepare(mut options: StackOptions) -> Result<Self> {
         let asked = std::env::var_os("TROVE_TEST_STORE").is_some_and(|kind| kind == "postgres");
         let database = if asked && options.shared.is_none() && options.account.is_none() {
@@ -220,9 +214,6 @@ impl Stack {
     }
 
     /// Starts the controller where it is expected to end by itself, and returns its status and log.
-    ///
-    /// # Errors
-    /// It could not be started.
     pub fn run_to_end(&mut self) -> Result<(ExitStatus, String)> {
         let output = self.command(&Failpoints::default())?.stderr(Stdio::piped()).output()?;
         Ok((output.status, String::from_utf8_lossy(&output.stderr).into_owned()))
@@ -276,9 +267,6 @@ impl Stack {
     }
 
     /// Where agents write down which failpoints have fired: hosts of root see no temporary directory but their own.
-    ///
-    /// # Errors
-    /// The agent program is not built.
     pub fn fired(&self) -> Result<PathBuf> {
         if self.options.account.is_some() || !nix::unistd::geteuid().is_root() {
             return Ok(self.directory.path().join("fired"));
@@ -300,27 +288,18 @@ impl Stack {
     }
 
     /// The controller's process id.
-    ///
-    /// # Errors
-    /// It does not run.
     pub fn pid(&self) -> Result<Pid> {
         let child = self.child.as_ref().context("the controller does not run")?;
         Ok(Pid::from_raw(i32::try_from(child.id())?))
     }
 
     /// Waits until the controller has ended.
-    ///
-    /// # Errors
-    /// It does not run.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         let mut child = self.child.take().context("the controller does not run")?;
         Ok(child.wait()?)
     }
 
     /// Waits until the controller has ended by itself, for at most `deadline`.
-    ///
-    /// # Errors
-    /// It still runs.
     pub async fn await_death(&mut self, deadline: Duration) -> Result<ExitStatus> {
         let mut child = self.child.take().context("the controller does not run")?;
         let ended = poll("the controller's end", deadline, async || Ok(child.try_wait()?), Option::is_some).await;
@@ -334,9 +313,6 @@ impl Stack {
     }
 
     /// Kills the controller with SIGKILL.
-    ///
-    /// # Errors
-    /// It does not run.
     pub fn kill(&mut self) -> Result<()> {
         kill(self.pid()?, Signal::SIGKILL)?;
         self.wait()?;
@@ -344,35 +320,23 @@ impl Stack {
     }
 
     /// Kills the controller and starts it again.
-    ///
-    /// # Errors
-    /// It did not come up.
     pub fn kill_and_run(&mut self) -> Result<()> {
         self.kill()?;
         self.run(&Failpoints::default())
     }
 
     /// Ends the controller in an orderly way; agents and engines go on.
-    ///
-    /// # Errors
-    /// It does not run.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         kill(self.pid()?, Signal::SIGTERM)?;
         self.wait()
     }
 
     /// Sends the controller a signal.
-    ///
-    /// # Errors
-    /// It does not run.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill(self.pid()?, signal)?)
     }
 
     /// The API as a cloud of another controller's clouds file, when both share a store.
-    ///
-    /// # Errors
-    /// The login failed.
     pub async fn login_as_known_to(&self, other: &Self, cloud: &str) -> Result<Api> {
         let text = std::fs::read_to_string(other.clouds_yaml())?.replace(&other.url(), &self.url());
         let path = self.directory.path().join("clouds-of-the-other.yaml");
@@ -381,9 +345,6 @@ impl Stack {
     }
 
     /// The API as a cloud of the clouds file: `trove` or `trove-admin`.
-    ///
-    /// # Errors
-    /// The login failed.
     pub async fn login(&self, cloud: &str) -> Result<Api> {
         Api::login(&self.clouds_yaml(), cloud).await
     }

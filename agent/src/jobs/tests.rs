@@ -10,7 +10,7 @@ use crate::durable::Durable;
 const SOON: Duration = Duration::from_secs(10);
 const A_MOMENT: Duration = Duration::from_millis(200);
 
-/// Work that goes on when the test lets it. A restart stands for a backup, of which there is no work yet.
+/// Work that continues when the test allows it. A restart stands for a backup, which does not exist yet.
 struct TestWork {
     go_on: Semaphore,
     running: AtomicUsize,

@@ -1,4 +1,4 @@
-//! Questions about databases.
+//! Read calls about databases.
 
 use tonic::{Request, Response, Status};
 use trove_proto::v1;

@@ -1,4 +1,4 @@
-//! Figures of the agent itself and of the guest, from proc(5).
+//! Figures about the agent's process and the guest, from proc(5).
 
 #![allow(clippy::disallowed_methods, reason = "/proc and control groups")]
 
@@ -8,7 +8,7 @@ use trove_proto::v1::diagnostics_server::Diagnostics;
 
 use super::Connection;
 
-/// A number of `/proc/self/status`, 0 where the system does not say it.
+/// A number from `/proc/self/status`; 0 if it is absent.
 fn figure(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or_default()

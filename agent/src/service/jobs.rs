@@ -1,4 +1,4 @@
-//! Long work and every change.
+//! The Jobs service: starts jobs and streams their progress. Every change and all long work are jobs.
 
 use std::pin::Pin;
 
@@ -31,7 +31,7 @@ impl Jobs for Connection {
     }
 }
 
-/// Tells the caller of each stage and of the end. The job goes on when the caller goes.
+/// Sends each stage and the result to the caller. The job goes on if the caller disconnects.
 async fn tell(
     attached: Attached,
     mut inbox: Streaming<v1::RunRequest>,
@@ -51,7 +51,7 @@ async fn tell(
         }
         if let Some(result) = now.ended {
             let reply = v1::RunReply { kind: Some(run_reply::Kind::Result(result)) };
-            // A caller that has gone asks again and gets the recorded outcome.
+            // If the caller has disconnected: it calls again and gets the recorded outcome.
             let _ = sender.send(Ok(reply)).await;
             return;
         }
@@ -61,7 +61,7 @@ async fn tell(
             message = inbox.next(), if listening => match message {
                 Some(Ok(v1::RunRequest { kind: Some(run_request::Kind::Cancel(_)) })) => cancel.cancel(),
                 Some(Ok(_)) => {}
-                // The caller may close its half and still listen.
+                // The caller may close its sending half and still receive.
                 Some(Err(_)) | None => listening = false,
             },
             () = sender.closed() => return,

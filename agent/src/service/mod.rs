@@ -1,4 +1,4 @@
-//! What a controller may call, a file a subject.
+//! The gRPC services that controllers call, one file each.
 
 mod assignment;
 mod databases;
@@ -30,33 +30,30 @@ use crate::{enrol, status};
 
 const QUESTION: Duration = Duration::from_secs(5);
 
-/// What the services work with.
+/// State that all services share.
 pub struct Services {
     pub datastore: Arc<dyn Datastore>,
-    /// Where the engine lives.
+    /// Directories, address and installation of the engine.
     pub site: Site,
     pub supervisor: Arc<dyn SupervisedEngine>,
-    /// The assignment and the fence.
     pub assignments: Arc<AssignmentStore>,
-    /// Jobs.
     pub jobs: Arc<dyn JobQueue>,
-    /// Key and certificate.
     pub identity: Identity,
-    /// Bytes in use on the volume, as they are measured.
+    /// Bytes in use on the volume; `None` before the first measurement.
     pub used: signal::Receiver<Option<u64>>,
-    /// The engine's cgroups, which know the memory of everything that counts against the flavor.
+    /// The engine's cgroups. Their memory use is what counts against the flavor.
     pub cgroups: Vec<PathBuf>,
-    /// Controllers until an assignment names others.
+    /// Addresses of controllers from the configuration file, used until an assignment names others.
     pub first_controllers: Vec<String>,
-    /// Made anew at each start.
+    /// Random id, new at each start of the agent.
     pub boot_id: String,
-    /// What was ordered.
+    /// Memory, cores and volume from the configuration file.
     pub size: Size,
-    /// How many reports were made in this boot, to whichever controller.
+    /// Number of reports since the agent started, to all controllers together.
     pub reports: AtomicU64,
 }
 
-/// One connection's view of the services.
+/// The services as seen from one connection.
 #[derive(Clone)]
 struct Connection {
     services: Arc<Services>,
@@ -64,7 +61,7 @@ struct Connection {
 }
 
 impl Services {
-    /// The routes of one connection, and what is notified at its first call.
+    /// Makes the routes of one connection. The `Notify` fires at the first call.
     pub fn routes(self: &Arc<Self>) -> (Routes, Arc<Notify>) {
         let called = Arc::new(Notify::new());
         let connection = Connection { services: self.clone(), called: called.clone() };
@@ -79,10 +76,7 @@ impl Services {
         (routes, called)
     }
 
-    /// Asks for another certificate over the enrolment path when the present one has run out.
-    ///
-    /// # Errors
-    /// The controller refused or cannot be reached.
+    /// Enrols again if the certificate has expired.
     pub async fn renew_when_expired(&self) -> Result<()> {
         let Some(validity) = self.identity.validity()? else { return Ok(()) };
         if validity.to > time::OffsetDateTime::now_utc() {
@@ -101,7 +95,7 @@ impl Services {
     }
 }
 
-/// A question to the engine, with its time limit.
+/// Awaits a query to the engine, for at most 5 s.
 async fn answered<T>(question: impl Future<Output = Result<T, EngineError>>) -> Result<T, Status> {
     let answer = tokio::time::timeout(QUESTION, question).await;
     answer.map_err(|_| status::late())?.map_err(|error| status::question_error(&error))

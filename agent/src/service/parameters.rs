@@ -1,4 +1,4 @@
-//! What is in force in the engine.
+//! Read calls about parameters: the values in force in the engine.
 
 use tonic::{Request, Response, Status};
 use trove_proto::v1;

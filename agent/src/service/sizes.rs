@@ -1,4 +1,4 @@
-//! Questions before the guest gets another size.
+//! Checks before the guest is resized.
 
 use tonic::{Request, Response, Status};
 use trove_proto::v1;

@@ -1,4 +1,4 @@
-//! Questions about accounts.
+//! Read calls about accounts.
 
 use tonic::{Request, Response, Status};
 use trove_proto::v1;

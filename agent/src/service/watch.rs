@@ -1,4 +1,4 @@
-//! The life of the agent, both ways.
+//! The Watch service: reports and certificate requests go to the controller, certificates come back.
 
 #![allow(clippy::disallowed_methods, reason = "/proc and control groups")]
 
@@ -54,7 +54,7 @@ async fn say(sender: &Up, kind: watch_up::Kind) -> bool {
     sender.send(Ok(v1::WatchUp { kind: Some(kind) })).await.is_ok()
 }
 
-/// Speaks until the connection ends.
+/// Sends a hello, then reports on each change and at each heartbeat, until the connection ends.
 async fn speak(services: &Services, mut inbox: Streaming<v1::WatchDown>, sender: Up) {
     if !say(&sender, watch_up::Kind::Hello(hello(services))).await {
         return;
@@ -96,7 +96,8 @@ async fn speak(services: &Services, mut inbox: Streaming<v1::WatchDown>, sender:
         let sequence = services.reports.fetch_add(1, Ordering::SeqCst) + 1;
         let now = status.borrow_and_update().clone();
         let generation = assigned.borrow_and_update().generation;
-        // What is said of the volume follows from the newest measure, so that stands beside it.
+        // The detail about a full volume comes from the newest measurement, so report that one, not the one of the
+        // heartbeat.
         if let Some(used) = *services.used.borrow() {
             figures.volume_used_bytes = used;
         }
@@ -129,13 +130,13 @@ fn report(sequence: u64, status: EngineStatus, figures: &Figures, assignment_gen
     }
 }
 
-/// What is measured at each heartbeat.
+/// Measurements made at each heartbeat.
 #[derive(Default)]
 struct Figures {
     volume_used_bytes: u64,
     memory_used_bytes: u64,
     metrics: Vec<v1::Metric>,
-    /// How often in a row an engine that answers had no figures, and why, once that is no accident.
+    /// How often in a row a healthy engine failed to return metrics; and, after `AMISS_AFTER` times, the error.
     misses: u32,
     amiss: String,
 }
@@ -146,7 +147,7 @@ impl Figures {
         let asked = if healthy { services.datastore.engine().metrics(&services.site).await } else { Ok(Vec::new()) };
         self.hear(asked);
         let mut used = services.used.clone();
-        // The first measure follows at once; one that never comes counts as nothing.
+        // The first measurement may take a moment. If it does not come, report 0.
         let measured = tokio::time::timeout(Duration::from_secs(2), used.wait_for(Option::is_some)).await;
         self.volume_used_bytes = measured.ok().and_then(|used| used.ok().and_then(|used| *used)).unwrap_or_default();
         self.memory_used_bytes = memory(services);
@@ -156,7 +157,7 @@ impl Figures {
         let wire = |metric: Metric| v1::Metric { name: metric.name.to_owned(), value: metric.value };
         (self.metrics, self.misses, self.amiss) = match asked {
             Ok(metrics) => (metrics.into_iter().map(wire).collect(), 0, String::new()),
-            // An engine that has just stopped to answer is reported by the probe.
+            // Not reported at the first failure: if the engine has just stopped answering, the probe reports that.
             Err(error) => {
                 let misses = self.misses.saturating_add(1);
                 let amiss = if misses < AMISS_AFTER { String::new() } else { error.chain() };
@@ -166,7 +167,7 @@ impl Figures {
     }
 }
 
-/// Memory of the guest, from its cgroup, else of this process alone.
+/// Memory in use by the guest, bytes: from its cgroup, or of this process alone if it has none.
 fn memory(services: &Services) -> u64 {
     let files = ["memory.current", "memory.usage_in_bytes"];
     let known = services.cgroups.iter().flat_map(|cgroup| files.map(|file| cgroup.join(file)));
@@ -178,7 +179,8 @@ fn memory(services: &Services) -> u64 {
     })
 }
 
-/// Between a half and two thirds of the certificate's life, drawn anew for each, so that guests do not come together.
+/// Time until the certificate is renewed: a random point between a half and two thirds of its lifetime, so that guests
+/// do not renew all at once.
 fn renewal_delay(services: &Services) -> Duration {
     let Ok(Some(validity)) = services.identity.validity() else { return Duration::from_secs(60) };
     let life = validity.to - validity.from;
