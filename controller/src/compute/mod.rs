@@ -1,4 +1,5 @@
-//! Hosts for agents. Every verb is idempotent by instance id. The agent's behaviour is the same under every driver.
+//! Compute drivers: they make the hosts in which agents and engines run. Every call is idempotent by instance id.
+//! Agents behave the same under every driver.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -17,16 +18,16 @@ use crate::state::HostState;
 
 pub mod process;
 
-/// Opens a driver, from the controller's state directory and the configuration.
+/// Opens a driver, given the controller's state directory and configuration.
 type Open = fn(&Path, &Arc<Config>) -> Result<Arc<dyn Compute>>;
 
-/// The drivers that there are, by the name that the configuration gives (`compute`).
+/// All drivers, by their name in the configuration (`compute`).
 const DRIVERS: &[(&str, Open)] = &[("process", process::open)];
 
 /// Opens the driver that the configuration names.
 ///
 /// # Errors
-/// 400: there is none of this name; and the driver's.
+/// 400 if there is no such driver; those of the driver.
 pub fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Compute>> {
     let Some((_, open)) = DRIVERS.iter().find(|(name, _)| *name == config.compute) else {
         let names: Vec<&str> = DRIVERS.iter().map(|(name, _)| *name).collect();
@@ -36,105 +37,106 @@ pub fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Compute>> 
     open(state_dir, config)
 }
 
-/// What a host is to be.
+/// Specification of a host.
 #[derive(Clone, Debug)]
 pub struct HostSpec {
     pub instance: InstanceId,
-    /// That of the lease under which the host is asked for; see [`Compute`].
+    /// Fence of the lease of the calling operation; see [`Compute`].
     pub fence: u64,
-    /// What was ordered.
+    /// Memory, cores and volume of the flavor.
     pub size: Size,
-    /// What else was ordered of it, which [`Compute::check_order`] has let pass.
+    /// Network, zone and the like from the create request; [`Compute::check_order`] has accepted them.
     pub requirements: Requirements,
-    /// Where it is reached.
     pub network: Network,
-    /// How its agent finds the controllers and is believed by them.
     pub bootstrap: Bootstrap,
-    /// What runs in it.
+    /// Programs to run in the host.
     pub artifact: Artifact,
-    /// The account of its engine on a machine that it shares; see [`Compute::reserve_account`].
+    /// User id of the engine, if hosts share a machine; see [`Compute::reserve_account`].
     pub engine_uid: Option<u32>,
-    /// What the driver said when it made the host, [`Placement::driver_state`]; null at first.
+    /// [`Placement::driver_state`] of the last call; null at first.
     pub driver_state: serde_json::Value,
 }
 
-/// Where a host is reached.
+/// Addresses of a host.
 #[derive(Clone, Debug)]
 pub struct Network {
-    /// Where the engine listens.
+    /// Address on which the engine listens.
     pub address: IpAddr,
-    /// The port it listens on.
+    /// Port on which the engine listens.
     pub port: u16,
-    /// The other one, of an engine that speaks TLS on a port of its own.
+    /// Port for TLS, for engines that have a separate one.
     pub tls_port: Option<u16>,
 }
 
-/// How an agent finds the controllers and is believed by them.
+/// What a new agent needs to find the controllers and to enrol.
 #[derive(Clone, Debug)]
 pub struct Bootstrap {
     /// Grows when the host is made anew; certificates of an older one are refused.
     pub generation: u64,
-    /// The datastore's name.
+    /// Name of the datastore.
     pub datastore: String,
-    /// Every controller's agents' address.
+    /// Addresses on which the controllers listen for agents.
     pub controllers: Vec<String>,
-    /// PEM of the authority of controllers and agents.
+    /// Certificate authority of controllers and agents, PEM.
     pub authority_pem: String,
-    /// The enrolment token; `None` once the agent has enrolled.
+    /// Enrolment token; `None` once the agent has enrolled.
     pub token: Option<SecretString>,
 }
 
-/// What came of making a host.
+/// Result of [`Compute::ensure_host`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// Where its engine is reached; that of [`Network::address`] is among them.
+    /// Addresses of the engine, [`Network::address`] among them.
     pub addresses: Vec<IpAddr>,
-    /// What the driver must remember of it: ids of servers, ports and volumes. It is stored with the instance, and comes back in
-    /// every later [`HostSpec`].
+    /// What the driver must remember, such as ids of servers, ports and volumes. It is stored with the instance and
+    /// passed in every later [`HostSpec`].
     pub driver_state: serde_json::Value,
 }
 
-/// A program of an instance that had taken the address of another, and was ended.
+/// A process of an instance that had bound an address of another instance, and was killed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Squatter {
-    /// Whose program it was.
+    /// Instance to which the process belonged.
     pub instance: InstanceId,
-    /// Its name and number, for people.
+    /// Name and pid, for the event's text.
     pub process: String,
 }
 
-/// What a driver could not do.
+/// Error of a driver.
 #[derive(Debug, thiserror::Error)]
 pub enum ComputeError {
-    /// Asking again may help.
+    /// A retry may succeed.
     #[error("{0}")]
     Transient(String),
-    /// It cannot be done as it was asked; a person or another request is needed.
+    /// A retry will not succeed. An operator must act, or the request must change.
     #[error("{0}")]
     Fatal(String),
-    /// The host was changed under a greater fence since: whoever asks has lost its lease. Nothing was changed.
+    /// The host was changed under a greater fence, so the caller has lost its lease. Nothing was changed.
     #[error("fence {fence} is older than {seen}, under which the host was changed")]
     Fenced {
-        /// What was asked under.
+        /// Fence of this call.
         fence: u64,
-        /// The greatest one so far.
+        /// Greatest fence so far.
         seen: u64,
     },
 }
 
-/// A driver. Whatever changes a host is asked for under a fence, a number that is drawn anew whenever somebody begins to
-/// decide about the host. The driver keeps the greatest one with the host, from before it changes anything until the host
-/// is deleted, and refuses a smaller one: so a controller that has stalled changes nothing any more.
+/// A compute driver. Every call that changes a host carries a fence: a number that grows each time a controller takes
+/// the lease of an operation on the instance. The driver stores the greatest fence with the host before it changes
+/// anything, and refuses smaller ones until the host is deleted. So a controller that stalled and lost its lease can
+/// change nothing.
 #[async_trait]
 pub trait Compute: Send + Sync {
-    /// Why no host can be made as an order requires: a sentence that begins with the field. Asked before anything is written.
+    /// Checks the requirements of a create request before anything is stored. The error is a sentence that begins with
+    /// the field.
     fn check_order(&self, requirements: &Requirements) -> std::result::Result<(), String>;
-    /// An address on which `port` is free now. It is stored under a unique row before it is used; a driver for which the
-    /// cloud chooses the address answers with that of the instance.
+    /// Chooses an address on which `port` is free now. The caller stores it, with a unique constraint, before it is
+    /// used. A driver whose cloud chooses the addresses returns the instance's.
     async fn choose_address(&self, instance: InstanceId, port: u16) -> std::result::Result<IpAddr, ComputeError>;
-    /// An account of its own for the engine of a host, reserved on the machine until the host is deleted; the same when
-    /// it is asked again, but for one among `taken`, which are other instances'. It is stored under a unique row before
-    /// it is used. `None` where hosts share no machine, or all accounts are one.
+    /// Reserves a user id for the engine of a host, on the machine, until the host is deleted. A second call returns
+    /// the same id, unless it is in `taken`, the ids of other instances. The caller stores it, with a unique
+    /// constraint, before it is used. `None` if hosts do not share a machine, or all engines have the account of the
+    /// controller.
     async fn reserve_account(
         &self,
         _instance: InstanceId,
@@ -142,38 +144,40 @@ pub trait Compute: Send + Sync {
     ) -> std::result::Result<Option<u32>, ComputeError> {
         Ok(None)
     }
-    /// Ends the programs of instances that have taken the address of another, and says which those were. Called all the
-    /// time; a driver whose hosts share no addresses finds none.
+    /// Kills processes of instances that have bound the address of another instance, and returns them. Called
+    /// periodically. A driver whose hosts have separate networks does nothing.
     async fn end_squatters(&self) -> std::result::Result<Vec<Squatter>, ComputeError> {
         Ok(Vec::new())
     }
-    /// Ends the programs of instances that have taken an address of the controller's own, which could not listen there; `again`
-    /// where some were ended and it still cannot. `true`: it is worth another try. `false`: the driver knows nothing of it.
+    /// Kills processes of instances that have bound an address on which the controller must listen. `again` says that
+    /// an earlier call did not free the address. Returns `true` if the caller should try to bind again, `false` if the
+    /// driver does not know who has the address.
     ///
     /// # Errors
-    /// What has it is no instance's, and is named.
+    /// Another process has it; the error names that process.
     async fn free_address(&self, _at: SocketAddr, _again: bool) -> std::result::Result<bool, ComputeError> {
         Ok(false)
     }
-    /// Names what its hosts lie on where not every controller reaches them: controllers of two such names share no store.
+    /// If only controllers on one machine reach the hosts: a name of the place where the hosts are. Controllers with
+    /// different names must not share a store.
     fn location(&self) -> Result<Option<String>> {
         Ok(None)
     }
-    /// Whether a tenant who has a shell as the account of his engine reaches nothing of another's.
+    /// Whether a tenant with a shell in the account of his engine is kept away from other tenants' data and addresses.
     fn separates_tenants(&self) -> bool;
-    /// Makes the host with its volume and starts the agent, or finds it made. A volume that is smaller than `spec` says
-    /// grows; memory and cores are those of `spec` from the next start on. An agent that dies later is started again
-    /// by the driver for as long as the host is there. What it answers is stored; it may be asked again before that is.
+    /// Makes the host with its volume and starts the agent, unless it is there. Grows the volume to the size in `spec`;
+    /// memory and cores take effect at the next start. While the host exists, the driver restarts an agent that dies.
+    /// The caller stores the result; after a crash the call may be repeated before that.
     async fn ensure_host(&self, spec: &HostSpec) -> std::result::Result<Placement, ComputeError>;
-    /// Ends every process of the host, in an orderly way where that works, and keeps its volume. It stays stopped until
-    /// [`Compute::ensure_host`]; a host that is not there counts as stopped.
+    /// Ends every process of the host, gracefully if possible, and keeps its volume. The host stays stopped until
+    /// [`Compute::ensure_host`]. An absent host counts as stopped.
     async fn stop_host(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError>;
-    /// Ends every process of the host and removes it with its volume, sockets, shared memory and cgroup, and gives its
-    /// account back last; a host that is not there counts as deleted.
+    /// Kills every process of the host, removes its volume, sockets, shared memory and cgroups, and releases its
+    /// account last. An absent host counts as deleted.
     async fn delete_host(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError>;
-    /// What there is.
+    /// State of the host.
     async fn describe(&self, instance: InstanceId) -> std::result::Result<HostState, ComputeError>;
-    /// Every host that the driver knows of, so that leftovers can be found.
+    /// All hosts that the driver knows, so that hosts without an instance can be found.
     async fn list(&self) -> std::result::Result<Vec<InstanceId>, ComputeError>;
 }
 

@@ -1,8 +1,10 @@
-//! Accounts of engines: numbers without a name on the machine, each reserved for one host until it is deleted.
+//! Accounts of engines: user ids that have no name in /etc/passwd. Each is reserved for one host until the host is
+//! deleted.
 //!
-//! Several services may run on one machine, each with a store of its own. So a reservation is also a file of the machine,
-//! named by the number, which holds the directory of the host that has it. It goes with the machine's restart, as
-//! every process does, and is made again when the host is started. One whose host is gone counts for nothing.
+//! Several services, each with a store of its own, may run on one machine. So a reservation is also a file of the
+//! machine: its name is the user id, its content the directory of the host. A restart of the machine removes these
+//! files, as it ends all processes; the file is written again when the host is started. A reservation whose host
+//! directory is gone is void.
 
 #![allow(clippy::disallowed_methods, reason = "reservations lie in a directory of root's")]
 
@@ -24,14 +26,14 @@ use super::lock;
 use super::system;
 use crate::compute::ComputeError;
 
-/// Where reservations of this machine are, whatever else is configured.
+/// Directory of the reservations. Not configurable, since all services of the machine must use the same.
 pub(super) const RESERVATIONS: &str = "/run/trove-rs/uids";
-/// How long another service may have the reservations: it may wait for nft, for which there are ten seconds.
+/// How long to wait for the lock on the reservations. Its holder may run nft, which takes up to ten seconds.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
-/// So many random numbers are not all taken one by one.
+/// Number of random ids that are tried.
 const TRIES: u32 = 64;
 
-/// The accounts that engines are given.
+/// The configured range of user ids and its reservations.
 #[derive(Debug)]
 pub(super) struct Accounts {
     first: u32,
@@ -40,21 +42,21 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    /// Of a range such as `70000-99999`.
+    /// Parses a range such as `70000-99999`.
     pub(super) fn parse(range: &str, reservations: &Path) -> Result<Self, String> {
         let wrong = || format!("{range} is no range of at least 16 user ids above 999, such as 70000-99999");
         let (first, last) = range.split_once('-').ok_or_else(wrong)?;
         let (first, last): (u32, u32) =
             (first.trim().parse().map_err(|_| wrong())?, last.trim().parse().map_err(|_| wrong())?);
-        // The last two numbers mean "none" to the system.
+        // The two greatest ids are special: -1 means "unchanged" to chown(2), and -2 is nobody on some systems.
         if first < 1000 || last > u32::MAX - 2 || last.saturating_sub(first) < 15 {
             return Err(wrong());
         }
         Ok(Self { first, last, reservations: reservations.to_owned() })
     }
 
-    /// Reserves an account for the host in `owner`: the one that it has, or a random one that nobody uses. Never one of
-    /// `taken`.
+    /// Reserves an account for the host in the directory `owner`: the one that it has already, or a random free one.
+    /// Never one of `taken`.
     pub(super) fn reserve(&self, owner: &Path, taken: &BTreeSet<u32>) -> Result<u32, ComputeError> {
         let _alone = self.alone().map_err(|error| self.failed("lock", &error))?;
         let own = self.of(owner).map_err(|error| self.failed("look into", &error))?;
@@ -69,7 +71,7 @@ impl Accounts {
             if taken.contains(&uid) || in_use.contains(&uid) || is_named || holder.is_some() {
                 continue;
             }
-            // One whose keys cannot be removed is given to nobody.
+            // Skip an account whose kernel keys cannot be removed.
             if !keys::clear(uid).is_ok_and(|is_clear| is_clear) {
                 continue;
             }
@@ -82,7 +84,7 @@ impl Accounts {
         )))
     }
 
-    /// Reserves this very account, which the host was given before, unless it has it.
+    /// Renews the reservation of an account that the host has, for after a restart of the machine.
     pub(super) fn keep(&self, uid: u32, owner: &Path) -> Result<(), ComputeError> {
         let _alone = self.alone().map_err(|error| self.failed("lock", &error))?;
         match self.holder(uid).map_err(|error| self.failed("look into", &error))? {
@@ -96,7 +98,7 @@ impl Accounts {
         }
     }
 
-    /// What the host has reserved: one, or none.
+    /// Accounts reserved for the host: one or none.
     pub(super) fn of(&self, owner: &Path) -> io::Result<Vec<u32>> {
         let Some(entries) = if_there(fs::read_dir(&self.reservations))? else { return Ok(Vec::new()) };
         let mut own = Vec::new();
@@ -109,7 +111,8 @@ impl Accounts {
         Ok(own)
     }
 
-    /// Every reservation that counts, with the host's directory. Whoever acts on it keeps others from changing it.
+    /// All valid reservations, each with the directory of its host. A caller that acts on them must hold the lock
+    /// ([`Accounts::alone`]).
     pub(super) fn all(&self) -> io::Result<Vec<(u32, PathBuf)>> {
         let Some(entries) = if_there(fs::read_dir(&self.reservations))? else { return Ok(Vec::new()) };
         let mut all = Vec::new();
@@ -120,7 +123,7 @@ impl Accounts {
         Ok(all)
     }
 
-    /// Gives back what the host has reserved. Nothing of the host may be left.
+    /// Releases the account of the host. No process or file of the host may be left.
     pub(super) fn release(&self, owner: &Path) -> Result<(), ComputeError> {
         let _alone = self.alone().map_err(|error| self.failed("lock", &error))?;
         for uid in self.of(owner).map_err(|error| self.failed("look into", &error))? {
@@ -134,7 +137,7 @@ impl Accounts {
         Ok(())
     }
 
-    /// The host that has reserved it and is still there.
+    /// Directory of the host that has reserved the account, if that directory exists.
     fn holder(&self, uid: u32) -> io::Result<Option<PathBuf>> {
         let Some(holder) = self.written(uid)? else { return Ok(None) };
         Ok(holder.try_exists()?.then_some(holder))
@@ -153,7 +156,7 @@ impl Accounts {
         self.reservations.join(uid.to_string())
     }
 
-    /// Keeps the services of this machine apart while one reserves, or does what follows from the reservations.
+    /// Takes the machine-wide lock, which is held while reservations are changed or acted upon.
     pub(super) fn alone(&self) -> io::Result<Flock<File>> {
         fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.reservations)?;
         if !fs::symlink_metadata(&self.reservations).is_ok_and(|facts| facts.is_dir() && facts.uid() == 0) {
@@ -209,7 +212,7 @@ mod tests {
         let first = accounts().of(&hosts[0]).unwrap()[0];
         assert!(accounts().keep(first, &hosts[0]).is_ok());
         assert!(matches!(accounts().keep(first, &hosts[16]), Err(ComputeError::Fatal(_))), "it is another's");
-        // The host went without giving its account back.
+        // The host was removed, but its account was not released.
         fs::remove_dir(&hosts[0]).unwrap();
         accounts().keep(first, &hosts[16]).unwrap();
         accounts().release(&hosts[0]).unwrap();

@@ -1,4 +1,4 @@
-//! Loopback addresses, one an instance.
+//! Loopback addresses, one for each instance.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
@@ -7,21 +7,21 @@ use ipnet::Ipv4Net;
 
 use crate::compute::ComputeError;
 
-/// So many random addresses are not all taken one by one.
+/// Number of random addresses that are tried.
 const TRIES: u32 = 8;
 
-/// A random address of the range that looks like a host's.
+/// A random host address of the range.
 fn draw(range: Ipv4Net) -> Ipv4Addr {
     loop {
         let address = Ipv4Addr::from(rand::random_range(u32::from(range.network())..=u32::from(range.broadcast())));
-        // .0 and .255 look like a network's; 127.0.0.1 is everybody's.
+        // Addresses that end in .0 or .255 look like network and broadcast addresses; 127.0.0.1 is used by others.
         if !matches!(address.octets(), [_, _, _, 0 | 255] | [127, 0, 0, 1]) {
             return address;
         }
     }
 }
 
-/// A random address on which `port` is free now: it is bound as an engine will bind it.
+/// A random address on which `port` is free now. This is tested by binding it as an engine will.
 pub(crate) fn choose(range: Ipv4Net, port: u16) -> Result<IpAddr, ComputeError> {
     for _ in 0..TRIES {
         let address = draw(range);

@@ -1,4 +1,4 @@
-//! The agent of a host: who it is, and its start in what the host sees of the machine.
+//! The agent of a host: how its process is found, and how it is started in the host's namespaces.
 
 #![allow(
     clippy::disallowed_methods,
@@ -21,24 +21,24 @@ use super::system::{self, Process, ProcessId};
 use crate::compute::ComputeError;
 use crate::ids::InstanceId;
 
-/// Whether it is this account's and can be no other's.
+/// Whether all user ids of the process are the controller's account.
 fn is_own(process: &Process) -> bool {
     process.accounts.iter().eq([&nix::unistd::geteuid().as_raw()])
 }
 
-/// What became of a start.
+/// Result of [`Hosts::ensure_agent`].
 #[derive(Debug)]
 pub(super) enum Started {
-    /// It was started.
+    /// It was started now.
     Now(Child),
-    /// It runs already, perhaps started by another controller.
+    /// It was running already, perhaps started by another controller.
     Before,
-    /// There is no such host, or it was withdrawn.
+    /// There is no such host, or it was stopped.
     Gone,
 }
 
-/// An agent that was started, in a file that only this account can write. A process id is used again, and a start time is
-/// counted from the start of the machine.
+/// Identifies a started agent, in a file that only this account can write. The boot id is needed because pids are
+/// reused and a start time counts from the boot.
 #[derive(Serialize, Deserialize)]
 struct Record {
     boot: String,
@@ -46,19 +46,19 @@ struct Record {
 }
 
 impl Hosts {
-    /// The agent of a host: the process that was written down when it was started, as long as it lives. What it runs is not
-    /// compared, since a program may be a script that gives way to another.
+    /// The agent of a host: the process that was recorded when it was started, if it still lives. Its program is not
+    /// compared, since the agent program may be a script that executes another.
     ///
     /// # Errors
-    /// It could not be looked: that says nothing about the agent.
+    /// The search failed. The agent may still run.
     pub(super) fn find_agent(&self, instance: InstanceId) -> std::io::Result<Option<ProcessId>> {
         let Some(bytes) = if_there(fs::read(self.record_file(instance)))? else { return self.look_for_agent(instance) };
-        // One that was cut off while it was written names nobody.
+        // The record may be incomplete, if its writer was killed.
         let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return self.look_for_agent(instance) };
         let Some(process) = Process::of(record.process.pid)? else { return Ok(None) };
         let is_it = process.id == record.process && is_own(&process) && boot()? == record.boot;
         let is_member = match &self.cgroups {
-            // One of a version before this is where its engine is.
+            // Older versions put the agent into the engine's cgroups.
             Some(cgroups) => [Part::Agent, Part::Engine].into_iter().try_fold(false, |is_member, part| {
                 let group = cgroups.path(&instance.to_string(), part);
                 Ok::<_, std::io::Error>(is_member || system::is_in_group(process.id.pid, &group)?)
@@ -68,9 +68,9 @@ impl Hosts {
         Ok((is_it && is_member).then_some(process.id))
     }
 
-    /// One that was not written down, since this process was killed just then, or is older than such records: it is
-    /// this account's, runs the agent's program, leads a session, and works in the host's directory. No engine's account can
-    /// make such a process, where engines have accounts of their own.
+    /// Finds an agent that was not recorded, because the controller was killed just then, or because an older version
+    /// started it. It has the controller's account, runs the agent program, leads a session, and its working directory
+    /// is the host's. An engine with an account of its own cannot make such a process.
     fn look_for_agent(&self, instance: InstanceId) -> std::io::Result<Option<ProcessId>> {
         let directories = [self.directory(instance), View::home(&self.run_directory(instance))];
         let program = if_there(fs::canonicalize(self.program(instance)))?;
@@ -85,7 +85,6 @@ impl Hosts {
         self.directory(instance).join("agent-process")
     }
 
-    /// The agent program of a host.
     fn program(&self, instance: InstanceId) -> PathBuf {
         match fs::read(self.directory(instance).join("agent-program")) {
             Ok(bytes) => PathBuf::from(String::from_utf8_lossy(&bytes).into_owned()),
@@ -93,14 +92,14 @@ impl Hosts {
         }
     }
 
-    /// Whether an agent can be started for the host as it was written: one of an earlier version had no account.
+    /// Whether an agent can be started from the host's configuration. Hosts of older versions had no account.
     fn can_start(&self, instance: InstanceId) -> Result<bool, ComputeError> {
         Ok(self.is_whole(instance)? && (self.apart.is_none() || self.written(instance)?.engine_uid.is_some()))
     }
 
-    /// Waits until the host has no agent: `child` where this process started it.
+    /// Waits until the host's agent ends. `child` is the agent if this process started it.
     pub(super) async fn await_agents_end(&self, instance: InstanceId, child: Option<&Child>) {
-        // A child that has ended cannot be taken for another until it is collected.
+        // The pid of a child is not reused until the child is reaped.
         let agent = match child.map(|child| i32::try_from(child.id())) {
             Some(Ok(pid)) => ProcessId::of(pid),
             Some(Err(_)) => Ok(None),
@@ -112,12 +111,12 @@ impl Hosts {
                     handle.ended().await;
                 }
             }
-            // Whoever waits looks again after a while.
+            // The caller tries again after a pause.
             Err(error) => tracing::warn!(%instance, "an agent cannot be looked at: {error}"),
         }
     }
 
-    /// Starts the host's agent unless it runs.
+    /// Starts the host's agent unless it is running.
     pub(super) async fn ensure_agent(&self, instance: InstanceId) -> Result<Started, ComputeError> {
         self.off_the_runtime(move |hosts| hosts.ensure_agent_now(instance)).await
     }
@@ -137,7 +136,7 @@ impl Hosts {
         self.start_agent(instance).map(Started::Now)
     }
 
-    /// Starts the agent in a session of its own, so that it outlives this process, and writes down which it is.
+    /// Starts the agent in a session of its own, so that it outlives this process, and records its pid.
     fn start_agent(&self, instance: InstanceId) -> Result<Child, ComputeError> {
         let (directory, run, program) =
             (self.directory(instance), self.run_directory(instance), self.program(instance));
@@ -148,7 +147,8 @@ impl Hosts {
         let output = File::options().create(true).append(true).mode(0o600).open(&log).map_err(failed("open", &log))?;
         let again = output.try_clone().map_err(failed("open", &log))?;
         let home = if self.apart.is_some() { View::home(&run) } else { directory };
-        // util-linux: as a child that leads no group, setsid replaces itself by the program.
+        // setsid(1) of util-linux: a child is not the leader of a process group, so setsid does not fork and the pid
+        // stays.
         let mut command = Command::new("setsid");
         command.arg(&program).args(["run", "--config"]).arg(home.join("agent.toml"));
         command
@@ -173,14 +173,14 @@ impl Hosts {
         };
         let mut child = started.map_err(failed("start", &program))?;
         if let Err(error) = self.write_down(instance, &child) {
-            // One that nobody would know must not live.
+            // An agent that is not recorded would not be found again: end it.
             let _ = child.kill().and_then(|()| child.wait());
             return Err(error);
         }
         Ok(child)
     }
 
-    /// What the host sees of the machine.
+    /// The namespaces of the host; `None` if the controller is not root.
     fn view(&self, instance: InstanceId, written: &Written, program: &Path) -> Option<View> {
         let apart = self.apart.as_ref()?;
         Some(View {
@@ -194,9 +194,9 @@ impl Hosts {
         })
     }
 
-    /// Puts a new agent into its control group and writes it down.
+    /// Puts a new agent into its cgroups and records it.
     fn write_down(&self, instance: InstanceId, child: &Child) -> Result<(), ComputeError> {
-        // One that has ended already is not missed.
+        // Nothing to record if it has ended already.
         let process = i32::try_from(child.id()).map_or(Ok(None), ProcessId::of);
         let process =
             process.map_err(|error| ComputeError::Transient(format!("look at the agent of {instance}: {error}")))?;

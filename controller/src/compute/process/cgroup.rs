@@ -1,9 +1,10 @@
-//! The control groups of hosts: version 2, version 1, or both side by side (memory, pids and cpu in version 1, the kill
-//! switch in version 2).
+//! The cgroups of hosts: version 2, version 1, or both side by side (memory, pids and cpu in version 1, `cgroup.kill`
+//! in version 2).
 //!
-//! A host has two directories in each hierarchy: `trove-rs/<key>/<id>` for the engine and everything else of its account,
-//! `trove-rs/<key>/<id>.agent` for the agent, which goes on when the tenant has used up his part. They are side by side, since
-//! in version 2 a group that passes limits on has no processes of its own. The key tells state directories apart.
+//! A host has two cgroups in each hierarchy: `trove-rs/<key>/<id>` for all processes of the engine's account, and
+//! `trove-rs/<key>/<id>.agent` for the agent, which so keeps working when the tenant has used up his share. They are
+//! siblings, because in version 2 a cgroup that delegates controllers may have no processes itself. The key differs for
+//! each state directory.
 
 #![allow(clippy::disallowed_methods, reason = "control groups")]
 
@@ -16,19 +17,20 @@ use trove_strategy::process::{self, if_there};
 
 use super::system::ProcessId;
 
-/// For the agent, beside what was ordered for the engine.
+/// Memory limit of the agent, MiB, in addition to the flavor's.
 const AGENT_MIB: u64 = 256;
-/// Processes and threads of the agent, far more than it has.
+/// Limit of processes and threads of the agent; it needs far fewer.
 const AGENT_PROCESSES: u64 = 512;
-/// Processes and threads of the smallest host; PostgreSQL takes 50 connections there and some 20 processes of its own.
+/// Limit of processes and threads of the smallest host. PostgreSQL has 50 connections and about 20 processes of its own
+/// there.
 const LEAST_PROCESSES: u64 = 128;
-/// Enough for the 500 connections of the largest PostgreSQL, too few for a runaway to harm the machine.
+/// Greatest limit of processes and threads: enough for PostgreSQL with 500 connections, too few to harm the machine.
 const MOST_PROCESSES: u64 = 1024;
-/// The period of quotas, in microseconds: the kernel's default.
+/// Period of CPU quotas, microseconds; the kernel's default.
 const PERIOD: u64 = 100_000;
 const TOP: &str = "trove-rs";
 
-/// The hierarchies in which hosts get groups.
+/// The cgroup hierarchies of the machine that hosts use.
 #[derive(Debug)]
 pub(crate) struct Cgroups {
     hierarchies: Vec<Hierarchy>,
@@ -49,12 +51,12 @@ enum Kind {
     Cpu,
 }
 
-/// Whose a group of a host is.
+/// The two parts of a host that have separate cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// The engine's, with everything else that runs as its account: the tenant's, that is.
+    /// All processes of the engine's account, hence those of the tenant.
     Engine,
-    /// The agent's.
+    /// The agent.
     Agent,
 }
 
@@ -63,22 +65,22 @@ impl Part {
 
     fn name(self, host: &str) -> String {
         match self {
-            // Also the agent's, in versions before this.
+            // In older versions the agent was in this one, too.
             Self::Engine => host.to_owned(),
             Self::Agent => format!("{host}.agent"),
         }
     }
 
-    /// The host that has a group of this name.
+    /// Name of the host, given the name of one of its cgroups.
     fn host(name: &str) -> String {
         name.strip_suffix(".agent").unwrap_or(name).to_owned()
     }
 }
 
-/// Limits by the files that they are written to; each controller has its own name for them in each version.
+/// Pairs of a cgroup file and its value, for both versions; the names of the files differ.
 type Settings = Vec<(&'static str, String)>;
 
-/// Writes those that the group's controllers know.
+/// Writes the settings whose files exist in this cgroup.
 fn set(group: &Path, settings: &Settings) -> io::Result<()> {
     for (file, value) in settings {
         let file = group.join(file);
@@ -99,17 +101,17 @@ fn agents() -> Settings {
     sizes(AGENT_MIB, AGENT_PROCESSES)
 }
 
-/// What a tenant may take of the machine.
+/// Limits of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Memory of the flavor.
+    /// Memory of the flavor, MiB.
     pub(crate) memory_mib: u64,
-    /// Processors of the flavor.
+    /// Cores of the flavor.
     pub(crate) vcpus: u32,
 }
 
 impl Limits {
-    /// Processes and threads.
+    /// Greatest number of processes and threads.
     fn processes(self) -> u64 {
         (LEAST_PROCESSES + self.memory_mib / 2).min(MOST_PROCESSES)
     }
@@ -119,8 +121,8 @@ impl Limits {
         let quota = vcpus * PERIOD;
         let mut all = sizes(self.memory_mib, self.processes());
         all.extend([
-            // Where one process more than the memory has room for is killed, the rest goes too: the engine starts anew instead
-            // of fighting for ever.
+            // If the kernel kills a process for lack of memory, it kills the whole cgroup, so that the engine restarts
+            // instead of losing one process after the other.
             ("memory.oom.group", "1".to_owned()),
             ("cpu.weight", (100 * vcpus).min(10_000).to_string()),
             ("cpu.max", format!("{quota} {PERIOD}")),
@@ -133,7 +135,7 @@ impl Limits {
 }
 
 impl Cgroups {
-    /// Finds what can be used; the reason when nothing limits memory.
+    /// Finds the usable hierarchies. The error says why memory cannot be limited.
     pub(crate) fn find(key: &str) -> Result<Self, String> {
         let mounts =
             fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("mounts are not known: {error}"))?;
@@ -150,41 +152,41 @@ impl Cgroups {
                 }
                 made => made.map_err(|error| format!("control groups cannot be made in {}: {error}", top.display()))?,
             }
-            // It was a try: a controller without hosts has no groups. What is in use stays.
+            // This was only a test: without hosts there are no directories. Those in use are not empty, so they stay.
             hierarchy.tidy(&top);
             found.hierarchies.push(hierarchy);
         }
         Ok(found)
     }
 
-    /// The directories of one of a host's groups, there or not.
+    /// Cgroup directories of one part of a host, whether they exist or not.
     pub(crate) fn of(&self, host: &str, part: Part) -> Vec<PathBuf> {
         self.hierarchies.iter().map(|hierarchy| self.parent(hierarchy).join(part.name(host))).collect()
     }
 
-    /// The directories of all of them.
+    /// Cgroup directories of both parts of a host.
     pub(crate) fn all(&self, host: &str) -> Vec<PathBuf> {
         Part::ALL.into_iter().flat_map(|part| self.of(host, part)).collect()
     }
 
-    /// The path of a host's group, the same in each hierarchy, below where that is mounted.
+    /// Path of a host's cgroup relative to the mount point, the same in each hierarchy.
     pub(crate) fn path(&self, host: &str, part: Part) -> PathBuf {
         Path::new(TOP).join(&self.key).join(part.name(host))
     }
 
-    /// Puts an agent into the groups of its host.
+    /// Moves an agent into its cgroups.
     pub(crate) fn join(&self, host: &str, agent: ProcessId) -> io::Result<()> {
         let groups = self.of(host, Part::Agent);
         groups.iter().try_for_each(|group| fs::write(group.join("cgroup.procs"), agent.pid.to_string()))
     }
 
-    /// Makes the groups of a host, or finds them made, and sets their limits.
+    /// Makes the cgroups of a host if needed, and sets their limits.
     pub(crate) fn ensure(&self, host: &str, limits: Limits) -> io::Result<()> {
         for hierarchy in &self.hierarchies {
             let parent = self.parent(hierarchy);
             for part in Part::ALL {
                 let group = parent.join(part.name(host));
-                // Another controller that tidies up may remove an empty directory in between.
+                // Another controller's `tidy` may remove the empty parent in between; so try twice.
                 let made = || hierarchy.prepare(&parent).and_then(|()| make(&group));
                 made().or_else(|error| if error.kind() == ErrorKind::NotFound { made() } else { Err(error) })?;
                 match part {
@@ -196,7 +198,7 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Every host that has a group.
+    /// All hosts that have a cgroup.
     pub(crate) fn hosts(&self) -> io::Result<BTreeSet<String>> {
         let mut hosts = BTreeSet::new();
         for hierarchy in &self.hierarchies {
@@ -209,7 +211,7 @@ impl Cgroups {
         Ok(hosts)
     }
 
-    /// Removes the groups of a host, in which no process may be left, and the directories above that are empty then.
+    /// Removes the cgroups of a host, in which no process may be left, and the parent directories if they are empty.
     pub(crate) fn remove(&self, host: &str) -> io::Result<()> {
         for hierarchy in &self.hierarchies {
             let parent = self.parent(hierarchy);
@@ -224,7 +226,7 @@ impl Cgroups {
     }
 }
 
-/// The processes in a group and the groups below it.
+/// Processes in a cgroup and its descendants.
 pub(crate) fn members(group: &Path) -> io::Result<Vec<ProcessId>> {
     let mut members = Vec::new();
     for pid in process::members(group)? {
@@ -236,14 +238,14 @@ pub(crate) fn members(group: &Path) -> io::Result<Vec<ProcessId>> {
     Ok(members)
 }
 
-/// Groups in which no process can be made, while this lives. What is in them is killed at once where the kernel can do that
-/// (version 2, Linux 5.14).
+/// While this lives, no process can be created in the cgroups. If the kernel supports `cgroup.kill` (version 2, Linux
+/// 5.14), all processes in them are killed at once.
 #[derive(Debug)]
 pub(crate) struct Held(Vec<(PathBuf, String)>);
 
 impl Held {
     pub(crate) fn new(groups: &[PathBuf]) -> Self {
-        // A group that is gone, or a kernel without it, takes the signals one by one.
+        // If the cgroup has no pids.max, the caller's signals must do.
         let hold = |group: &PathBuf| {
             let file = group.join("pids.max");
             let limit = fs::read_to_string(&file).ok()?;
@@ -258,7 +260,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         for (file, limit) in &self.0 {
-            // What is gone needs none.
+            // Fails if the cgroup was removed meanwhile.
             let _ = fs::write(file, limit.trim());
         }
     }
@@ -273,7 +275,7 @@ impl Hierarchy {
         }
     }
 
-    /// Makes the directories above hosts; in version 2 each passes the controllers on.
+    /// Makes the parent directories of hosts. In version 2 it also enables the controllers for their children.
     fn prepare(&self, parent: &Path) -> io::Result<()> {
         let top = self.mount.join(TOP);
         for directory in [top.as_path(), parent] {
@@ -291,7 +293,7 @@ impl Hierarchy {
                 if !wanted.is_empty() {
                     fs::write(&control, wanted.join(" "))?;
                 }
-                // A machine with real-time processes passes processors on to nobody.
+                // The kernel may refuse to enable cpu while there are real-time processes.
                 if offered.contains("cpu") {
                     let _ = fs::write(&control, "+cpu");
                 }
@@ -300,8 +302,8 @@ impl Hierarchy {
         Ok(())
     }
 
-    /// Removes the directories above hosts when they are empty. Another host may be there, or be made this moment:
-    /// `ensure` makes them again.
+    /// Removes the parent directories if they are empty. If a host is being made this moment, `ensure` makes them
+    /// again.
     fn tidy(&self, parent: &Path) {
         let _ = fs::remove_dir(parent).and_then(|()| fs::remove_dir(self.mount.join(TOP)));
     }
@@ -312,7 +314,7 @@ fn offered(directory: &Path) -> BTreeSet<String> {
     text.split_ascii_whitespace().map(str::to_owned).collect()
 }
 
-/// proc(5): `id parent major:minor root mount options ... - type source super-options`.
+/// Parses /proc/self/mountinfo, proc(5): `id parent major:minor root mount options ... - type source super-options`.
 fn hierarchies(mounts: &str) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in mounts.lines() {
@@ -328,7 +330,7 @@ fn hierarchies(mounts: &str) -> Vec<Hierarchy> {
             "cgroup" if has("cpu") => Kind::Cpu,
             _ => continue,
         };
-        // A hierarchy may be mounted twice: one place is enough.
+        // A hierarchy may be mounted several times; one mount is enough.
         if !found.iter().any(|hierarchy| hierarchy.kind == kind) {
             found.push(Hierarchy { mount: mount.into(), kind });
         }
@@ -343,7 +345,7 @@ fn make(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Directories only: the files of a group go with it.
+/// Removes a cgroup and its descendants. Only directories are removed; the kernel removes their files.
 fn remove(group: &Path) -> io::Result<()> {
     for child in children(group)? {
         remove(&child)?;
@@ -400,7 +402,7 @@ mod tests {
         let memory = (512_u64 << 20).to_string();
         assert_eq!(set, [memory.as_str(), "384", "200", "200000 100000", "2048", "200000"]);
         assert!(!directory.path().join("memory.oom.group").exists(), "a controller that is not there is not asked");
-        // PostgreSQL takes a tenth of the memory's MiB as connections, 50 to 500, and starts some processes of its own.
+        // PostgreSQL has one connection per 10 MiB, at least 50 and at most 500, and some processes of its own.
         for memory_mib in [64, 512, 1024, 5120, 65536] {
             let limits = Limits { memory_mib, vcpus: 32 };
             assert!(limits.processes() >= (memory_mib / 10).clamp(50, 500) + 32 + 20, "{memory_mib}");

@@ -1,5 +1,6 @@
-//! The TCP sockets of the machine as the kernel knows them (sock_diag(7)): also those that are bound and do not listen, which its
-//! tables in /proc leave out, and those that no process has in its own table, since they are on their way between two.
+//! Lists all TCP sockets of the machine, by sock_diag(7). Unlike /proc/net/tcp, that includes sockets that are bound
+//! and do not listen; and it includes those that no process has open at the moment, as they are in transit in a socket
+//! message.
 
 #![allow(clippy::disallowed_methods, reason = "a socket is read like a file")]
 
@@ -17,10 +18,10 @@ const ERROR: u16 = 2;
 const DONE: u16 = 3;
 const TCP: u8 = 6;
 const HEADER: usize = 16;
-/// The least that an answer has (struct inet_diag_msg).
+/// Size of struct inet_diag_msg, the least that an answer has.
 const ANSWER: usize = 72;
 
-/// Local addresses and accounts of all sockets. Kernels before 6.8 leave out those that are only bound.
+/// Local address and owner of each socket. Kernels before 6.8 leave out those that are only bound.
 pub(super) fn sockets() -> io::Result<Vec<(SocketAddr, u32)>> {
     let mut all = Vec::new();
     for family in [AddressFamily::INET, AddressFamily::INET6] {
@@ -40,7 +41,7 @@ pub(super) fn sockets() -> io::Result<Vec<(SocketAddr, u32)>> {
 }
 
 fn request(family: u8) -> Vec<u8> {
-    // struct nlmsghdr, and struct inet_diag_req_v2, whose last 48 bytes name one socket.
+    // struct nlmsghdr, then struct inet_diag_req_v2, whose last 48 bytes (the id of one socket) stay zero.
     let mut bytes = Vec::with_capacity(HEADER + 56);
     bytes.extend(72_u32.to_ne_bytes());
     bytes.extend(BY_FAMILY.to_ne_bytes());
@@ -52,7 +53,7 @@ fn request(family: u8) -> Vec<u8> {
     bytes
 }
 
-/// Reads what came at once. Whether it was the last.
+/// Parses the messages of one datagram. Returns whether the last one was among them.
 fn read(mut bytes: &[u8], all: &mut Vec<(SocketAddr, u32)>) -> io::Result<bool> {
     let misread = || io::Error::new(ErrorKind::InvalidData, "what the kernel says of sockets is not understood");
     while let Some(header) = bytes.first_chunk::<HEADER>() {
@@ -73,7 +74,8 @@ fn read(mut bytes: &[u8], all: &mut Vec<(SocketAddr, u32)>) -> io::Result<bool> 
     Ok(false)
 }
 
-/// Family, 3 bytes; port, remote port, address and remote address of 16 bytes each, 12 bytes; 12 bytes; the account.
+/// Parses a struct inet_diag_msg: family; 3 bytes; port; remote port; address and remote address, 16 bytes each; 12
+/// bytes; 12 bytes; user id.
 fn parse(body: &[u8]) -> Option<(SocketAddr, u32)> {
     let body = body.first_chunk::<ANSWER>()?;
     let port = u16::from_be_bytes([body[4], body[5]]);

@@ -1,19 +1,23 @@
-//! Nobody answers in another instance's place: a packet filter (nftables) by the account that sends.
+//! A packet filter (nftables) that keeps an instance from serving connections to another instance's address. It goes by
+//! the account (user id) that owns the sending socket.
 //!
-//! Hosts share the machine's network, so a tenant with a shell as his engine's account can listen on another instance's
-//! address while its engine is down. One table of the machine, for all services on it, drops what he sends from there. It is
-//! made from the reservations of accounts ([`Accounts`]), which are the machine's too: a table for each service would, left
-//! over, drop what an account sends that another service has given to a host since.
+//! Hosts share the machine's network, so a tenant with a shell in his engine's account can listen on another instance's
+//! address while that engine is down. One nftables table for all services of the machine drops what he sends from
+//! there. The table is made from the reservations of accounts ([`Accounts`]), which are machine-wide, too. With one
+//! table per service, a table that a service left behind would drop packets of an account that another service has
+//! given to a host since.
 //!
-//! What is dropped, of an instance's account:
-//! - everything from a loopback address that is neither its own nor 127.0.0.1, which the kernel gives to connections that a
-//!   program makes to any loopback address;
-//! - the second step of TCP's handshake (SYN-ACK) from every other address, so that a listener there, or on the wildcard
-//!   address, completes no connection, over IPv6 neither. Connections that the account itself makes are not touched.
+//! Dropped are, if sent by an instance's account:
+//! - every packet from a loopback address other than its own and 127.0.0.1. (127.0.0.1 is the source address of
+//!   connections that a program makes to any loopback address.)
+//! - SYN-ACKs, the second step of TCP's handshake, from every other address. So a listener there, or on the wildcard
+//!   address, completes no connection, neither by IPv6. Connections that the account itself opens are not affected.
 //!
-//! And of nobody's: SYN-ACKs from an instance's address. The kernel names no account for those that it sends as SYN cookies, when the
-//! listener's queue is full, which whoever listens can bring about. No other packet needs that, and none may: what a closed
-//! socket has still to send is nobody's too. Connections are not tracked (`ct`) for this, since their table is the machine's and can be full.
+//! Dropped are, if the packet has no owner: SYN-ACKs from an instance's address. When the queue of a listener is full,
+//! which any listener can bring about, the kernel sends SYN cookies, and these have no owner. Other packets without
+//! owner must pass: what a closed socket has still to send has none, either.
+//!
+//! Connection tracking (`ct`) is not used, since its table is shared by the whole machine and may be full.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -25,9 +29,9 @@ use std::sync::{Mutex, PoisonError};
 use super::accounts::Accounts;
 use super::tenant::Tenant;
 
-/// The table of this machine.
+/// Name of the table.
 pub(super) const TABLE: &str = "trove-rs";
-/// After the definition of the sets. Accepted here is what this table has nothing against; others are asked all the same.
+/// The chains, which follow the sets. `accept` ends only this table's decision; other tables may still drop the packet.
 const CHAINS: &str = "\
     chain foreign {
         ip saddr 127.0.0.0/8 ip saddr != 127.0.0.1 drop
@@ -40,7 +44,7 @@ const CHAINS: &str = "\
         ip saddr @addresses tcp flags & (syn | ack) == (syn | ack) goto unowned
     }
 ";
-/// What belongs to a program has some account, whatever its number.
+/// Accepts packets that have an owner, whatever its user id (`>= 0` matches any), and drops the others.
 const UNOWNED: &str = "\
     chain unowned {
         meta skuid >= 0 accept
@@ -48,51 +52,51 @@ const UNOWNED: &str = "\
     }
 ";
 
-/// The filter.
+/// The packet filter.
 #[derive(Debug)]
 pub(super) struct Filter {
     table: String,
-    /// Why it does not hold, if it does not.
+    /// Why the filter is not in force, if so.
     obstacle: Mutex<Option<String>>,
 }
 
 impl Filter {
-    /// The filter in this table, which is not looked at yet.
+    /// Does not touch the table yet.
     pub(super) fn new(table: &str) -> Self {
         Self { table: table.to_owned(), obstacle: Mutex::default() }
     }
 
-    /// Why it does not hold, if it does not.
+    /// Why the filter is not in force, if so.
     pub(super) fn obstacle(&self) -> Option<String> {
         self.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Makes the table what the reservations say, as one step: at the start, and again and again, since whoever loads the
-    /// machine's rules anew (`flush ruleset`) takes it away.
+    /// Replaces the table atomically by one made from the reservations. Called at the start and periodically, since
+    /// reloading the machine's firewall (`flush ruleset`) removes the table.
     pub(super) fn renew(&self, accounts: &Accounts) {
         let done = accounts.alone().and_then(|_alone| self.write(accounts));
         self.note(done);
     }
 
-    /// Lets a host send from its address. Where that fails the host is started all the same, and root is given to nobody
-    /// until it works again: databases that are down do more harm.
+    /// Allows a host to send from its address. If this fails, the host is started all the same, since databases that
+    /// are down do more harm; but root cannot be enabled on any instance until the filter works again.
     pub(super) fn add(&self, accounts: &Accounts, tenant: &Tenant) {
         let done = accounts.alone().and_then(|_alone| {
-            // Without the table, all of it is missing.
+            // If the table is missing, write all of it.
             run(&self.adding(tenant)).or_else(|_| self.write(accounts))
         });
         self.note(done);
     }
 
-    /// Forgets a host of which nothing is left, and the table with the last one.
+    /// Removes a host of which no process is left; removes the table with the last host.
     pub(super) fn remove(&self, accounts: &Accounts, tenant: &Tenant) {
         let done = accounts.alone().and_then(|_alone| {
             let others = accounts.all()?.into_iter().any(|(uid, _)| uid != tenant.uid);
-            // What is not there can be removed only after it was added.
+            // Add the elements first, because nft fails to delete elements that are not there.
             if others { run(&(self.adding(tenant) + &self.removing(tenant))) } else { run(&self.gone()) }
         });
         if let Err(error) = done {
-            // An account that is nobody's sends nothing; the table is renewed within a minute.
+            // Harmless: the account has no processes, and the table is renewed within a minute.
             tracing::warn!("a host is still in the packet filter: {error}");
         }
     }
@@ -124,7 +128,7 @@ impl Filter {
     }
 
     fn whole(&self, tenants: &[(u32, Option<Ipv4Addr>)]) -> String {
-        // Two hosts never have one account: a map keeps what nft would refuse from ever being asked of it.
+        // Two hosts never have the same account. A map makes sure, since nft refuses duplicate elements.
         let tenants: BTreeMap<u32, Option<Ipv4Addr>> = tenants.iter().copied().collect();
         let mut text = self.gone();
         let known = || tenants.iter().filter_map(|(uid, address)| Some((uid, (*address)?)));
@@ -133,7 +137,7 @@ impl Filter {
             ("addresses", "ipv4_addr", known().map(|(_, address)| address.to_string()).collect()),
             ("own", "uid . ipv4_addr", known().map(|(uid, address)| format!("{uid} . {address}")).collect()),
         ];
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "table inet {} {{", self.table);
         for (name, kind, elements) in sets {
             let elements = match elements.as_slice() {
@@ -164,14 +168,14 @@ impl Filter {
     }
 }
 
-/// Has nft do all of this as one step, within ten seconds.
+/// Runs nft with a script, which nft applies atomically. Time limit: ten seconds.
 fn run(script: &str) -> io::Result<()> {
     let mut command = Command::new("timeout");
     command.args(["10", "nft", "-f", "-"]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     if let Some(mut input) = child.stdin.take() {
-        // One that reads nothing says why when it has ended.
+        // If nft does not read its input, its exit status and standard error say why.
         let _ = input.write_all(script.as_bytes());
     }
     let output = child.wait_with_output()?;
@@ -222,7 +226,7 @@ mod tests {
         );
     }
 
-    /// Serves one address as an account, by a program that says when it listens.
+    /// A program that serves one address with the given account, and prints a line once it listens.
     struct Server(std::process::Child);
 
     impl Server {
@@ -270,7 +274,7 @@ mod tests {
             }
         }
         let _gone = Gone(&filter);
-        // Accounts beyond any range, so that no host of this machine has them.
+        // User ids outside of the usual ranges, so that no host of this machine has them.
         let (mine, other) = (4_000_000_001, 4_000_000_002);
         run(&filter.whole(&[(mine, Some(Ipv4Addr::new(127, 201, 7, 1)))])).unwrap();
         run(&filter.adding(&tenant(other, "127.201.7.2"))).unwrap();
@@ -297,7 +301,7 @@ mod tests {
         let served = std::thread::spawn(move || machines.accept().unwrap().0.write_all(b"hello").unwrap());
         assert!(answers("127.201.7.2", port), "the machine's own programs are not meant");
         served.join().unwrap();
-        // What an account asks of others is answered, unless it asks in another's name.
+        // Connections that an account opens work, unless it binds another's address as source.
         let ask = |from: &str| {
             let _server = Server::start(other, "4", "127.201.7.2", port);
             let script = "use IO::Socket::INET; my $s = IO::Socket::INET->new(PeerAddr => '127.201.7.2', PeerPort => $ARGV[0], \

@@ -1,4 +1,4 @@
-//! Which control groups a host has, and what its agent is told of them.
+//! The cgroups of a host, and what its agent's configuration says about them.
 
 #![allow(clippy::disallowed_methods, reason = "the agent's configuration lies right in a directory of this account's")]
 
@@ -11,17 +11,17 @@ use crate::compute::ComputeError;
 use crate::ids::InstanceId;
 
 impl Hosts {
-    /// Its control groups, there or not.
+    /// All cgroup directories of the host, whether they exist or not.
     pub(super) fn groups(&self, instance: InstanceId) -> Vec<PathBuf> {
         self.cgroups.as_ref().map(|cgroups| cgroups.all(&instance.to_string())).unwrap_or_default()
     }
 
-    /// Those of one part of it.
+    /// Cgroup directories of one part of the host.
     pub(super) fn groups_of(&self, instance: InstanceId, part: Part) -> Vec<PathBuf> {
         self.cgroups.as_ref().map(|cgroups| cgroups.of(&instance.to_string(), part)).unwrap_or_default()
     }
 
-    /// Writes down the groups of a host for its agent: in a version before this it was in its engine's.
+    /// Writes the cgroups into the agent's configuration. Configurations of older versions lack them or name others.
     pub(super) fn renew_groups(&self, instance: InstanceId) -> Result<(), ComputeError> {
         if self.cgroups.is_none() {
             return Ok(());
@@ -39,7 +39,7 @@ impl Hosts {
         if config == before { Ok(()) } else { write(&file, config.to_string().as_bytes()) }
     }
 
-    /// Sets the limits of a host that runs: an earlier version may have set others.
+    /// Sets the limits of a running host again, since an older version may have set others.
     pub(super) fn renew_limits(&self, instance: InstanceId) {
         let Some(cgroups) = &self.cgroups else { return };
         let written = self.written(instance).map_err(|error| error.to_string());
@@ -47,7 +47,7 @@ impl Hosts {
             cgroups.ensure(&instance.to_string(), written.limits()).map_err(|error| error.to_string())
         });
         if let Err(error) = renewed {
-            // It takes more memory than it may, say. The next start sets them.
+            // Fails if, for example, the host uses more memory than the new limit. The next start sets the limits.
             tracing::warn!(%instance, "the limits of a host are not renewed: {error}");
         }
     }

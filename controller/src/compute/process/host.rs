@@ -1,4 +1,4 @@
-//! One host on the disk: its directories and its agent's configuration. The agent's process is in `agent.rs`.
+//! A host on disk: its directories and its agent's configuration. The agent's process is in `agent.rs`.
 
 #![allow(
     clippy::disallowed_methods,
@@ -31,35 +31,35 @@ use crate::compute::{ComputeError, HostSpec};
 use crate::ids::InstanceId;
 use crate::model::Artifact;
 
-/// Where hosts live. Cheap to clone.
+/// All hosts of this machine, and how they are made. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Hosts {
     /// `<state>/hosts`.
     pub(super) root: PathBuf,
-    /// Short paths for sockets.
+    /// Runtime directory. Its path is short, since sockets are below it.
     pub(super) runtime: PathBuf,
-    /// Where hosts are limited; `None` where they cannot be.
+    /// `None` if memory cannot be limited.
     pub(super) cgroups: Option<Arc<Cgroups>>,
-    /// What keeps hosts apart; `None` where all is one ordinary user's.
+    /// `None` if the controller is not root.
     pub(super) apart: Option<Arc<Apart>>,
-    /// The agent program where a version names no other.
+    /// Agent program, unless the datastore version names another.
     pub(super) program: PathBuf,
 }
 
-/// What keeps hosts apart where the controller is root.
+/// What separates hosts from each other, if the controller is root.
 #[derive(Debug)]
 pub(super) struct Apart {
-    /// Whose their engines are.
+    /// User ids of the engines.
     pub(super) accounts: Accounts,
-    /// Keeps them from answering in another's hosts.
+    /// Packet filter, so that a host cannot serve another's address.
     pub(super) filter: Filter,
-    /// Directories of which a host sees its own part alone.
+    /// Directories of which a host sees only its own part.
     pub(super) hidden: Vec<PathBuf>,
-    /// Why this machine lets no host have a mount namespace.
+    /// Why mount namespaces cannot be made on this machine, if so.
     pub(super) obstacle: Option<String>,
 }
 
-/// The agent's configuration, as the agent reads it.
+/// The agent's configuration file.
 #[derive(Serialize)]
 struct AgentConfig<'a> {
     instance_id: InstanceId,
@@ -86,39 +86,39 @@ struct AgentConfig<'a> {
     engine_cgroups: Vec<PathBuf>,
 }
 
-/// Tells state directories apart where names of theirs would meet.
+/// A short key of a state directory, for names that must differ between state directories.
 pub(super) fn key(state: &Path) -> String {
     hex::encode(&Sha256::digest(state.as_os_str().as_encoded_bytes())[..4])
 }
 
-/// Changes whenever the machine is started.
+/// The boot id, which changes at each start of the machine.
 pub(super) fn boot() -> std::io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// `trove-agent` beside this program.
+/// Path of `trove-agent` in the directory of this program.
 pub(super) fn program_beside() -> PathBuf {
-    // A program that was replaced while it ran is still named by its directory.
+    // After this program's file was replaced, the path ends with " (deleted)"; its directory is still right.
     std::env::current_exe().map(|own| own.with_file_name("trove-agent")).unwrap_or_else(|_| "trove-agent".into())
 }
 
 pub(super) fn failed(attempt: &str, path: &Path) -> impl FnOnce(std::io::Error) -> ComputeError {
     let text = format!("{attempt} {}", path.display());
     move |error| match error.kind() {
-        // A person has to make room; meanwhile nothing is lost by trying again.
+        // Transient, since an operator can make room and the operation is retried until then.
         ErrorKind::StorageFull => ComputeError::Transient(format!("{text}: No space left on device")),
         _ => ComputeError::Fatal(format!("{text}: {error}")),
     }
 }
 
-/// How long another controller may be about to start or remove a host's agent.
+/// How long to wait for the lock of a host, while another controller starts or removes its agent.
 const LOCK_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
-/// The agent's key and certificate, in the host's directory.
+/// The agent's key and certificate.
 const IDENTITY: &str = "agent/identity.pem";
-/// The token with which it gets its first one.
+/// Token with which the agent gets its first certificate.
 const TOKEN: &str = "token";
 
-/// What the driver itself reads of the agent's configuration.
+/// Those fields of the agent's configuration that the driver reads back.
 #[derive(Deserialize)]
 pub(super) struct Written {
     pub(super) memory_mib: u64,
@@ -129,7 +129,7 @@ pub(super) struct Written {
 
 impl Written {
     pub(super) fn limits(&self) -> Limits {
-        // One that was written by hand may say less.
+        // A file that was written by hand may lack vcpus.
         Limits { memory_mib: self.memory_mib, vcpus: self.vcpus.unwrap_or(1) }
     }
 }
@@ -139,8 +139,8 @@ fn make(path: &Path, mode: u32) -> Result<(), ComputeError> {
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("open", path))
 }
 
-/// Removes a directory, which lies in one of this program's own, with everything that an engine's account has put there:
-/// links, and trees of any depth.
+/// Removes a directory and all that an engine's account has put into it, such as symlinks and very deep trees. The
+/// parent directory must be writable by this program only.
 fn remove(path: &Path) -> Result<(), ComputeError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(ComputeError::Fatal(format!("remove {}: this is no directory of a host", path.display())));
@@ -153,18 +153,17 @@ fn remove(path: &Path) -> Result<(), ComputeError> {
     }
 }
 
-/// Replaces a file as one step, 0600, for good.
+/// Replaces a file atomically and durably, mode 0600.
 pub(super) fn write(path: &Path, contents: &[u8]) -> Result<(), ComputeError> {
     beneath::replace(path, contents).map_err(failed("write", path))
 }
 
 impl Hosts {
-    /// The directory of a host.
     pub(super) fn directory(&self, instance: InstanceId) -> PathBuf {
         self.root.join(instance.to_string())
     }
 
-    /// The directory of its sockets.
+    /// Runtime directory of a host.
     pub(super) fn run_directory(&self, instance: InstanceId) -> PathBuf {
         self.runtime.join(instance.to_string())
     }
@@ -173,19 +172,18 @@ impl Hosts {
         self.directory(instance).join(WHOLE)
     }
 
-    /// Whether the host has a directory.
     pub(super) fn is_there(&self, instance: InstanceId) -> Result<bool, ComputeError> {
         let directory = self.directory(instance);
         directory.try_exists().map_err(failed("look for", &directory))
     }
 
-    /// Whether the host has been made, and was not withdrawn since.
+    /// Whether the host was completely made, and not stopped since ([`Hosts::withdraw`]).
     pub(super) fn is_whole(&self, instance: InstanceId) -> Result<bool, ComputeError> {
         let file = self.config_file(instance);
         file.try_exists().map_err(failed("look for", &file))
     }
 
-    /// Whether the agent has a certificate, or a token to get one with. It sets a certificate aside whose file is damaged.
+    /// Whether the agent has a certificate, or a token to get one. (It renames a damaged certificate.)
     pub(super) fn can_enter(&self, instance: InstanceId) -> Result<bool, ComputeError> {
         for name in [IDENTITY, TOKEN] {
             let file = self.directory(instance).join(name);
@@ -196,7 +194,8 @@ impl Hosts {
         Ok(false)
     }
 
-    /// From now on no agent is started for the host until it is written anew, whenever this process is killed.
+    /// Renames the agent's configuration, so that no controller starts an agent for the host until [`Hosts::write`] is
+    /// called. This holds also if this process is killed right after.
     pub(super) async fn withdraw(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
         self.off_the_runtime(move |hosts| hosts.withdraw_now(instance, fence)).await
     }
@@ -211,14 +210,14 @@ impl Hosts {
         }
     }
 
-    /// Every host that has a directory.
+    /// All hosts that have a directory.
     pub(super) fn list(&self) -> std::io::Result<Vec<InstanceId>> {
         let names =
             fs::read_dir(&self.root)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
         Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
     }
 
-    /// Refuses what cannot be started, before anything is made.
+    /// Checks whether the host could be started, before anything is made.
     pub(super) fn check(&self, spec: &HostSpec) -> Result<(), ComputeError> {
         let Artifact::Local { installation, agent_program } = &spec.artifact;
         let program = agent_program.as_ref().unwrap_or(&self.program);
@@ -247,7 +246,7 @@ impl Hosts {
         }
     }
 
-    /// An account for the engine of a host, whose directory is made first: a reservation without one counts for nothing.
+    /// Reserves an account for the engine. The host's directory is made first, since a reservation without it is void.
     pub(super) fn reserve(&self, instance: InstanceId, taken: &BTreeSet<u32>) -> Result<Option<u32>, ComputeError> {
         let Some(apart) = &self.apart else { return Ok(None) };
         let directory = self.directory(instance);
@@ -255,27 +254,27 @@ impl Hosts {
         apart.accounts.reserve(&directory, taken).map(Some)
     }
 
-    /// The account of a host's engine, as it is reserved.
+    /// Reserved account of the host's engine.
     pub(super) fn account(&self, instance: InstanceId) -> std::io::Result<Option<u32>> {
         let Some(apart) = &self.apart else { return Ok(None) };
         Ok(apart.accounts.of(&self.directory(instance))?.first().copied())
     }
 
-    /// The hosts that have an account, as they were written down.
+    /// All hosts that have an account, read from their configuration files.
     pub(super) fn tenants(&self) -> std::io::Result<Vec<Tenant>> {
         let all = self.list()?.into_iter().map(|instance| Tenant::in_directory(&self.directory(instance)));
         all.filter_map(Result::transpose).collect()
     }
 
-    /// Whether the host's engine had another account until now.
+    /// Whether the host's engine had another account than the one in `spec`.
     ///
     /// # Errors
-    /// It could not be looked: that says nothing about the account.
+    /// The host's files could not be read. The account may be another or not.
     pub(super) fn had_another_account(&self, spec: &HostSpec) -> Result<bool, ComputeError> {
         let Some(uid) = spec.engine_uid else { return Ok(false) };
         let directory = self.directory(spec.instance);
         let look = || {
-            // One that was cut off names no account, and is written anew.
+            // The file may be incomplete; it is then written again.
             let text = if_there(fs::read_to_string(self.config_file(spec.instance)))?.unwrap_or_default();
             let written = toml::from_str::<Written>(&text).ok();
             Ok(written.is_some_and(|written| written.engine_uid != Some(uid))
@@ -286,7 +285,7 @@ impl Hosts {
         })
     }
 
-    /// Gives what the engine owns to the account that it has now. No process of the host may be left.
+    /// Changes the owner of the engine's files to the account in `spec`. No process of the host may be left.
     pub(super) async fn give(&self, spec: &HostSpec) -> Result<(), ComputeError> {
         let Some(uid) = spec.engine_uid else { return Ok(()) };
         let directory = self.directory(spec.instance);
@@ -297,7 +296,7 @@ impl Hosts {
             .map_err(|error| ComputeError::Fatal(error.to_string()))
     }
 
-    /// Makes the host's directories and its agent's configuration.
+    /// Writes the host's directories and its agent's configuration.
     pub(super) async fn write(&self, spec: &HostSpec) -> Result<(), ComputeError> {
         let spec = spec.clone();
         self.off_the_runtime(move |hosts| hosts.write_now(&spec)).await
@@ -315,7 +314,7 @@ impl Hosts {
         }
         let (bootstrap, Artifact::Local { installation, agent_program }) = (&spec.bootstrap, &spec.artifact);
         write(&directory.join("authority.pem"), bootstrap.authority_pem.as_bytes())?;
-        // An agent that has its certificate needs no token, and would leave it lying there.
+        // An enrolled agent needs no token and would not remove the file.
         let enrolled = directory.join(IDENTITY).exists();
         if let Some(token) = bootstrap.token.as_ref().filter(|_| !enrolled) {
             write(&directory.join(TOKEN), token.expose_secret().as_bytes())?;
@@ -361,8 +360,8 @@ impl Hosts {
         fs::read_to_string(&file).and_then(parse).map_err(failed("read", &file))
     }
 
-    /// Keeps the controllers that share this host from starting or removing its agent at the same time; `None` where there is
-    /// no host. Each host has a lock of its own, so that a controller that is stopped in the midst delays no other host.
+    /// Locks the host, so that two controllers do not start or remove its agent at the same time. `None` if there is no
+    /// host. Each host has its own lock, so that a controller that is stopped while it holds one delays no other host.
     pub(super) fn alone(&self, instance: InstanceId) -> Result<Option<Flock<File>>, ComputeError> {
         let directory = self.directory(instance);
         let locked =
@@ -370,7 +369,7 @@ impl Hosts {
         locked.map_err(|error| ComputeError::Transient(format!("lock {}: {error}", directory.display())))
     }
 
-    /// Does what may wait for a lock or for the disk, and keeps no thread that serves from its work meanwhile.
+    /// Runs work that may block, on a lock or the disk, on a thread for blocking work.
     pub(super) async fn off_the_runtime<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, ComputeError> + Send + 'static,
@@ -380,8 +379,8 @@ impl Hosts {
         done.map_err(|error| ComputeError::Transient(format!("work on a host: {error}")))?
     }
 
-    /// Makes what a restart of the machine takes away: the directory of sockets, the control group, the account's
-    /// reservation.
+    /// Makes what a restart of the machine removes: the runtime directory, the cgroups, and the reservation of the
+    /// account.
     pub(super) fn make_volatile(&self, instance: InstanceId, written: &Written) -> Result<(), ComputeError> {
         let run = self.run_directory(instance);
         make(&run, 0o711)?;
@@ -400,7 +399,7 @@ impl Hosts {
         limited.map_err(|error| ComputeError::Transient(format!("limit the host {instance}: {error}")))
     }
 
-    /// Takes the directory of sockets and the control group away; no process of the host may be left.
+    /// Removes the runtime directory and the cgroups. No process of the host may be left.
     pub(super) fn remove_volatile(&self, instance: InstanceId) -> Result<(), ComputeError> {
         let run = self.run_directory(instance);
         if self.apart.is_some() {
@@ -412,18 +411,18 @@ impl Hosts {
         removed.map_err(|error| ComputeError::Transient(format!("remove the control group of {instance}: {error}")))
     }
 
-    /// Removes what the host has on the disk, the directory that it is known by last.
+    /// Removes the host from disk. Its directory goes last, so that an interrupted removal can be repeated.
     pub(super) async fn remove(&self, instance: InstanceId) -> Result<(), ComputeError> {
         let hosts = self.clone();
         let all = move || {
             let directory = hosts.directory(instance);
             hosts.remove_volatile(instance)?;
             let Some(apart) = &hosts.apart else { return remove(&directory) };
-            // What cannot be read any more leaves the filter when that is renewed.
+            // If the file is unreadable, the periodic renewal of the filter removes the host.
             if let Ok(Some(tenant)) = Tenant::in_directory(&directory) {
                 apart.filter.remove(&apart.accounts, &tenant);
             }
-            // While the host is known: what is left of this by one who is killed here is done again.
+            // Before the directory is removed, so that it is repeated if this process is killed here.
             for uid in apart.accounts.of(&directory).map_err(failed("look whose is", &directory))? {
                 match keys::clear(uid) {
                     Ok(true) => {}
@@ -432,7 +431,7 @@ impl Hosts {
                 }
             }
             remove(&directory)?;
-            // Last: from now on it may be another's.
+            // Last, since from now on another host may get the account.
             apart.accounts.release(&directory)
         };
         let done = tokio::task::spawn_blocking(all).await;

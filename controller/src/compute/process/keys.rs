@@ -1,5 +1,5 @@
-//! Keys that the kernel keeps for an account (keyrings(7)). They outlive its processes, and would be those of whoever gets its
-//! number next.
+//! Removes the kernel keys of an account (keyrings(7)). They outlive its processes; the next host that gets the user id
+//! could read them.
 
 #![allow(clippy::disallowed_methods, reason = "/proc")]
 
@@ -11,15 +11,16 @@ use nix::unistd::{Uid, setfsuid};
 use rustix::io::Errno;
 use trove_strategy::process::if_there;
 
-/// The keyring of an account and that of its sessions: the kernel never gives them up once they were asked for.
+/// Number of keyrings that always remain: the user keyring and the user session keyring, which the kernel never
+/// removes.
 const KEYRINGS: u64 = 2;
 
-/// Removes the keys of an account of which no process is left. Whether none is left but its keyrings, which are empty.
+/// Removes the keys of an account that has no processes. Returns whether only the two empty keyrings are left.
 pub(super) fn clear(uid: u32) -> io::Result<bool> {
     if count(uid)?.is_none() {
         return Ok(true);
     }
-    // On a thread of its own, whose session and account for files are no others'.
+    // On a separate thread, since session keyring and fsuid belong to the thread.
     let cleared = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("keys".to_owned()).spawn_scoped(scope, || clear_here(uid))?;
         thread.join().map_err(|_| io::Error::other("the thread that removes keys panicked"))?
@@ -28,11 +29,11 @@ pub(super) fn clear(uid: u32) -> io::Result<bool> {
     Ok(count(uid)?.is_none_or(|keys| keys <= KEYRINGS))
 }
 
-/// As a thread that has the account for files and keys, and is root's for everything else: nobody of the account may signal or
-/// trace it.
+/// Takes the account's fsuid, which counts for keys, and keeps root as user id, so that processes of the account can
+/// neither signal nor trace this thread.
 fn clear_here(uid: u32) -> io::Result<()> {
     let session = keyctl_join_session_keyring(None)?;
-    // Whoever has it in his session may change it, and root may have anybody's.
+    // Root may link any account's persistent keyring to its session; a keyring in the session may be changed.
     match keyctl_get_persistent(uid, session).map_err(io::Error::from) {
         Ok(persistent) => keyctl_clear(persistent)?,
         Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {}
@@ -41,7 +42,7 @@ fn clear_here(uid: u32) -> io::Result<()> {
     setfsuid(Uid::from_raw(uid));
     for keyring in keyrings(&fs::read_to_string("/proc/keys")?, uid) {
         match keyctl_clear(keyring).map_err(io::Error::from) {
-            // The account has taken the right from itself: what is in it counts as left.
+            // The account has removed its own permission. What is in this keyring is counted as left.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
             cleared => cleared?,
         }
@@ -49,25 +50,25 @@ fn clear_here(uid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Keys and keyrings that count for an account; `None` where it has never had any.
+/// Number of keys and keyrings of an account; `None` if it never had any.
 fn count(uid: u32) -> io::Result<Option<u64>> {
-    // A kernel without keys has no such file.
+    // The file is absent if the kernel has no keyrings.
     let text = if_there(fs::read_to_string("/proc/key-users"))?.unwrap_or_default();
     Ok(text.lines().find_map(|line| parse_count(line, uid)))
 }
 
-/// `uid: usage keys/instantiated keys/most bytes/most`.
+/// Parses a line of /proc/key-users: `uid: usage keys/instantiated keys/maximum bytes/maximum`.
 fn parse_count(line: &str, uid: u32) -> Option<u64> {
     let (owner, rest) = line.split_once(':')?;
     let is_it = owner.trim().parse() == Ok(uid);
     rest.split_ascii_whitespace().nth(2)?.split_once('/')?.0.parse().ok().filter(|_| is_it)
 }
 
-/// `serial flags usage timeout permissions uid gid type description`, as far as they may be seen.
+/// Parses /proc/keys: `serial flags usage timeout permissions uid gid type description`.
 fn keyrings(text: &str, uid: u32) -> Vec<KeyringSerial> {
     let parse = |line: &str| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        // The greater half of the numbers is written as negative ones.
+        // User ids above 2^31 are printed as negative numbers.
         let owner = fields.get(5)?.parse::<i64>().ok()? & i64::from(u32::MAX);
         let is_it = *fields.get(7)? == "keyring" && owner == i64::from(uid);
         KeyringSerial::new(i32::from_str_radix(fields.first()?, 16).ok()?).filter(|_| is_it)
@@ -81,7 +82,7 @@ mod tests {
 
     use super::*;
 
-    /// Of no range that anything else uses.
+    /// A user id that nothing else uses.
     const UID: u32 = 3_999_000_017;
 
     #[test]
@@ -96,7 +97,7 @@ mod tests {
         assert_eq!(keyrings(keys, 3_999_000_021), [KeyringSerial::new(0x0511_942a).unwrap()]);
     }
 
-    /// On a thread that has the account as far as keys go, with the keyring that outlives its sessions.
+    /// Runs `work` on a thread with the account's fsuid, and passes it the account's persistent keyring.
     fn as_account<T: Send>(work: impl FnOnce(KeyringSerial) -> T + Send) -> T {
         let enter = || {
             let session = keyctl_join_session_keyring(None).unwrap();

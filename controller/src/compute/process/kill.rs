@@ -1,4 +1,4 @@
-//! Ending a host whole: every process, and the shared memory that they leave.
+//! Ends a host: kills all its processes and removes the shared memory that they leave.
 
 #![allow(clippy::disallowed_methods, reason = "the agent's own directory, and shared memory right in /dev/shm")]
 
@@ -18,32 +18,32 @@ use super::host::Hosts;
 use super::system::{self, Kind, Object, Process, ProcessId, Shared};
 use crate::ids::InstanceId;
 
-/// A killed process that does not end is stuck in the kernel.
+/// How long to wait for killed processes. One that takes longer is stuck in the kernel.
 const LONGEST_DYING: Duration = Duration::from_secs(20);
-/// Before it is tried again to kill what could not be killed.
+/// Pause before another try to kill.
 const NEXT_ROUND: Duration = Duration::from_millis(50);
-/// For one System V object.
+/// Time limit for the removal of one System V object.
 const LONGEST_REMOVAL: Duration = Duration::from_secs(5);
 
-/// Asks an agent to end together with its engine, and waits for at most `deadline`.
+/// Asks an agent to stop its engine and end, and waits for at most `deadline`.
 pub(super) async fn interrupt(agent: ProcessId, deadline: Duration) -> io::Result<()> {
     if let Some(handle) = agent.open()? {
         handle.send(Signal::INT)?;
-        // One that does not end in time is killed by whoever asked.
+        // The caller kills an agent that does not end in time.
         let _ = tokio::time::timeout(deadline, handle.ended()).await;
     }
     Ok(())
 }
 
 impl Hosts {
-    /// Kills every process of a host, waits until none is left, and removes the shared memory that they had.
+    /// Kills every process of a host, waits until none is left, and removes their shared memory.
     pub(super) async fn kill_all(&self, instance: InstanceId) -> io::Result<()> {
         let mut killed = BTreeSet::new();
         killed.extend(self.recorded_engine(instance)?);
         let mut shared = BTreeSet::new();
         let account = self.account(instance)?;
         let groups = self.groups(instance);
-        // Without an account it is remembered who used what before anything is killed.
+        // If the engine has no account of its own, note which shared memory each process uses before it is killed.
         let note = |process: &ProcessId| {
             killed.insert(process.pid);
             shared.extend(if account.is_none() { Shared::of(*process)? } else { Vec::new() });
@@ -51,14 +51,15 @@ impl Hosts {
         };
         end(&groups, || self.processes(instance, account), note).await?;
         match account {
-            // Of hosts of earlier versions: those of others are in a namespace that goes with them.
+            // Only hosts of older versions leave objects here; the others have an IPC namespace, which ends with them.
             Some(uid) => remove_objects(|object| object.owner == uid).await,
             None => remove_shared(&shared, &killed).await,
         }
     }
 
-    /// What lives of a host: the members of its control groups and the processes of its account; without either, what works
-    /// in its directories and what descends from that. Engines' backends have sessions of their own and outlive a killed parent.
+    /// All processes of a host: the members of its cgroups and the processes of its account. Without cgroups, those
+    /// whose working directory is the host's and their descendants. (Backends of engines lead sessions of their own and
+    /// outlive their parent.)
     fn processes(&self, instance: InstanceId, account: Option<u32>) -> io::Result<Vec<ProcessId>> {
         let mut found = match &self.cgroups {
             Some(_) => {
@@ -100,29 +101,30 @@ impl Hosts {
         }
     }
 
-    /// The engine that the agent last started: one that crashed before is not among the living, but its segment is.
+    /// Pid of the engine that the agent started last. It may have crashed and still have a shared memory segment.
     fn recorded_engine(&self, instance: InstanceId) -> io::Result<Option<i32>> {
         let text = if_there(std::fs::read(self.directory(instance).join("agent/engine.json")))?;
-        // One that is half written names no engine.
+        // The file may be incomplete.
         let value: Option<serde_json::Value> = text.and_then(|text| serde_json::from_slice(&text).ok());
         Ok(value.and_then(|value| i32::try_from(value["pid"].as_i64()?).ok()))
     }
 }
 
-/// Kills everything that an account runs; `groups` are the control groups that it runs in.
+/// Kills all processes of an account; `groups` are its cgroups.
 pub(super) async fn strike(uid: u32, groups: &[PathBuf]) -> io::Result<()> {
     end(groups, || system::processes_of(uid), |_| Ok(())).await
 }
 
-/// Kills what is found in the groups and by `look`, until nothing is left. By signals of root alone: a process of the account
-/// itself, which could do it in one call, is at the mercy of those that it is to kill.
+/// Kills the processes in `groups` and those that `look` finds, until none is left. Root sends the signals one by one.
+/// A helper process of the account could kill all in one call, kill(-1), but the processes of the account could stop or
+/// kill it first.
 async fn end(
     groups: &[PathBuf],
     look: impl Fn() -> io::Result<Vec<ProcessId>>,
     mut note: impl FnMut(&ProcessId) -> io::Result<()>,
 ) -> io::Result<()> {
     let deadline = Instant::now() + LONGEST_DYING;
-    // From now on those that multiply cannot: none is left that would be seen too late.
+    // No process in the cgroups can fork any more, so the search misses none.
     let _held = Held::new(groups);
     loop {
         let alive = look()?;
@@ -146,13 +148,13 @@ async fn end(
     }
 }
 
-/// Sends to all of them; tells the last failure.
+/// Sends SIGKILL to all of them. Returns the last error.
 fn kill(processes: &[ProcessId]) -> Option<io::Error> {
     let kill = |process: &ProcessId| process.open()?.map_or(Ok(()), |handle| handle.send(Signal::KILL));
     processes.iter().filter_map(|process| kill(process).err()).reduce(|_, last| last)
 }
 
-/// Removes what engines leave that share an account: it goes by who made or had it.
+/// Removes shared memory that was made or used by the given processes. For engines that share an account.
 async fn remove_shared(shared: &BTreeSet<Shared>, makers: &BTreeSet<i32>) -> io::Result<()> {
     let is_theirs = |object: &Object| {
         let was_theirs = object.maker.is_some_and(|maker| makers.contains(&maker))
@@ -173,7 +175,7 @@ async fn remove_shared(shared: &BTreeSet<Shared>, makers: &BTreeSet<i32>) -> io:
     Ok(())
 }
 
-/// Removes those System V objects.
+/// Removes the System V objects that `are_meant` selects.
 async fn remove_objects(are_meant: impl Fn(&Object) -> bool) -> io::Result<()> {
     let mut objects = Vec::new();
     for kind in Kind::ALL {
@@ -183,15 +185,16 @@ async fn remove_objects(are_meant: impl Fn(&Object) -> bool) -> io::Result<()> {
         let mut command = removal(&object);
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        // One that has gone by itself meanwhile is as good.
+        // The exit status is ignored: the object may be gone already.
         let removed = tokio::time::timeout(LONGEST_REMOVAL, command.status()).await;
         removed.map_err(|_| io::Error::other("the removal of a System V object takes too long"))??;
     }
     Ok(())
 }
 
-/// ipcrm(1). Of root it has the effective account of the owner, so that what has this number by now and is another's stays,
-/// and the real one of root, so that nobody of that account may trace it, or make anything of its rights.
+/// The command ipcrm(1). If run by root, its effective user id is that of the owner, so that it cannot remove an object
+/// of another account that has got this id meanwhile; its real user id is root's, so that processes of the owner cannot
+/// trace it.
 fn removal(object: &Object) -> Command {
     let target = [object.kind.option().to_owned(), object.id.to_string()];
     if !nix::unistd::geteuid().is_root() {
@@ -206,7 +209,7 @@ fn removal(object: &Object) -> Command {
     command
 }
 
-/// Whether anybody still has it.
+/// Whether any process still maps the file.
 fn is_mapped(file: &Shared) -> io::Result<bool> {
     for process in system::processes()? {
         if Shared::of(process.id)?.contains(file) {

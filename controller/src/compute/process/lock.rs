@@ -1,6 +1,7 @@
-//! Locks between the controllers of a machine. They are held around short work on this machine alone, never while an agent
-//! or a network is waited for. One that is held for longer is that of a controller that is stopped, and whoever wants it
-//! says so, and tries again later: to break it would let the other go on in the midst of what it was about to do.
+//! File locks between the controllers of a machine. They are held only for short work on this machine, never while
+//! waiting for an agent or the network. A lock that is held for long means that its holder is stopped (SIGSTOP). The
+//! waiter then fails with the holder's pid and tries again later. The lock is never broken, since the holder would
+//! continue in the middle of its work.
 
 #![allow(clippy::disallowed_methods, reason = "/proc, and directories of root's in tests")]
 
@@ -12,13 +13,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-/// Between two tries. A wait in the kernel could not be bounded.
+/// Pause between two tries. A blocking flock(2) has no time limit.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Locks the file, or directory, until the result is dropped. Blocks the thread.
+/// Locks the file or directory until the result is dropped. Blocks the thread.
 ///
 /// # Errors
-/// Another process has had it for so long: named by its pid.
+/// Another process held the lock until the time limit; the error names its pid.
 pub(super) fn take(mut file: File, limit: Duration) -> io::Result<Flock<File>> {
     let deadline = Instant::now() + limit;
     loop {
@@ -36,11 +37,12 @@ pub(super) fn take(mut file: File, limit: Duration) -> io::Result<Flock<File>> {
     }
 }
 
-/// Who has locked it, as far as can be seen: for the message alone.
+/// Pid of the holder of the lock, if visible. For the error's text only.
 fn holder(file: &File) -> Option<i32> {
     let inode = file.metadata().ok()?.ino().to_string();
     fs::read_to_string("/proc/locks").ok()?.lines().find_map(|line| {
-        // 1: FLOCK  ADVISORY  WRITE 4711 08:01:131 0 EOF; the lines of those who wait have an arrow.
+        // A line is `1: FLOCK  ADVISORY  WRITE 4711 08:01:131 0 EOF`; lines of waiting processes have an arrow after
+        // the number.
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let [_, "FLOCK", _, _, pid, place, ..] = fields.as_slice() else { return None };
         (place.rsplit(':').next()? == inode).then(|| pid.parse().ok())?

@@ -1,7 +1,8 @@
-//! Hosts of the time when all engines had one account: what their engines own is given to the account that they have now.
+//! Migrates hosts of older versions, in which all engines had the same account: changes the owner of an engine's files
+//! to the account that it has now.
 //!
-//! Whoever had that account could plant anything in there. So all goes by handles that follow no link, and what may be
-//! another's file under a second name is refused.
+//! Any tenant could have planted symlinks or hard links there. So the files are opened without following links, and a
+//! file with more than one link is refused, since it may be somebody else's.
 
 #![allow(clippy::disallowed_methods, reason = "goes by handles: no other place gives a whole tree away")]
 
@@ -12,15 +13,16 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-/// Where engines own files in a host's directory.
+/// Directories of a host that contain files of the engine.
 const PLACES: [&str; 2] = ["volume", "etc"];
-/// No engine makes directories as deep as that; each costs a descriptor.
+/// Greatest depth; no engine has directories this deep, and each level costs a descriptor.
 const DEPTH: u32 = 64;
 
-/// Whether another account than this owns something of the host. What is on top is given last, so it tells of the rest.
+/// Whether another account owns files of the host. Only the top two levels are checked, because [`give`] changes them
+/// last.
 ///
 /// # Errors
-/// It could not be looked: that says nothing about the account.
+/// The directories could not be read. The files may be another account's or not.
 pub(super) fn is_of_another(host: &Path, uid: u32) -> io::Result<bool> {
     let is_other = |facts: &Stat| ![0, uid].contains(&facts.st_uid);
     for place in PLACES.map(|place| host.join(place)) {
@@ -34,9 +36,9 @@ pub(super) fn is_of_another(host: &Path, uid: u32) -> io::Result<bool> {
         for entry in Dir::read_from(&handle)? {
             let entry = entry?;
             match rustix::fs::statat(&handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
-                // The directory above is root's whoever owns the host.
+                // The parent directory is always root's.
                 _ if entry.file_name() == c".." => {}
-                // It has gone meanwhile.
+                // It was removed meanwhile.
                 Err(Errno::NOENT) => {}
                 facts if is_other(&facts?) => return Ok(true),
                 _ => {}
@@ -46,7 +48,7 @@ pub(super) fn is_of_another(host: &Path, uid: u32) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Gives everything in a host's directory that is not root's to this account. No process of the host may be left.
+/// Changes the owner of all files of the host to `uid`, except root's. No process of the host may be left.
 pub(super) fn give(host: &Path, uid: u32) -> io::Result<()> {
     for place in PLACES.map(|place| host.join(place)) {
         match rustix::fs::openat(CWD, &place, directory_flags(), Mode::empty()) {
@@ -63,7 +65,7 @@ fn directory_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
-/// What is below first, so that a half given directory is seen as not given.
+/// Changes a directory after its contents, so that an interrupted migration is noticed by [`is_of_another`].
 fn give_all(directory: &OwnedFd, uid: u32, depth: u32) -> io::Result<()> {
     if depth > DEPTH {
         return Err(io::Error::other("directories are too deep"));

@@ -1,8 +1,10 @@
-//! The embedded driver: a host is an agent with its engine on this machine, a volume is a directory.
+//! The process driver: a host is an agent and its engine, running as processes on this machine; a volume is a
+//! directory.
 //!
-//! The agent outlives the controller, which finds it again by what it wrote down when it started it. As root each host has an
-//! account for its engine, a mount namespace in which there is no other host, and a control group by which it is limited
-//! and ended whole. As an ordinary user a host is what works in its directories.
+//! The agent outlives the controller, which finds it again by a record that it wrote when it started the agent. If the
+//! controller is root, each host has a user id for its engine, a mount namespace in which other hosts are not visible,
+//! and cgroups that limit it and by which all its processes are killed. Otherwise the processes of a host are those
+//! whose working directory is the host's.
 
 mod accounts;
 mod address;
@@ -47,24 +49,21 @@ use host::{Apart, Hosts};
 
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(30);
-/// An agent that ran this long did not die of its start.
+/// After an agent ran this long, the next restart has the shortest delay again.
 const LONG_LIFE: Duration = Duration::from_secs(60);
-/// For agents that are asked to end together with their engines.
+/// Time that an agent and its engine have to end gracefully.
 const ORDERLY: Duration = Duration::from_secs(75);
-/// How long the packet filter may be gone when somebody has flushed the machine's.
+/// Interval in which the packet filter is renewed, in case the machine's firewall was flushed.
 const FILTER_RENEWAL: Duration = Duration::from_secs(60);
 
-/// What the driver is made of.
+/// Settings of the driver.
 pub struct ProcessOptions {
-    /// The controller's state directory.
     pub state_dir: PathBuf,
     pub config: Arc<Config>,
 }
 
 /// Opens the driver; see [`crate::compute::open`].
 ///
-/// # Errors
-/// As [`ProcessDriver::new`].
 pub(super) fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Compute>> {
     let options = ProcessOptions { state_dir: state_dir.to_owned(), config: config.clone() };
     let driver: Arc<dyn Compute> = ProcessDriver::new(options)?;
@@ -75,7 +74,7 @@ pub struct ProcessDriver {
     hosts: Hosts,
     range: Ipv4Net,
     watchers: Mutex<HashMap<InstanceId, Watcher>>,
-    /// Calls about one host come one after the other.
+    /// Serialises calls for the same host.
     turns: Mutex<HashMap<InstanceId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -85,7 +84,7 @@ struct Watcher {
 }
 
 impl ProcessDriver {
-    /// The driver, which watches every host that is there and starts the agents that are not.
+    /// Opens the driver. It watches all hosts and starts agents that are not running.
     ///
     /// # Errors
     /// Internal: a directory cannot be made; 400: the range of addresses is wrong.
@@ -97,7 +96,7 @@ impl ProcessDriver {
 
     fn over(hosts: Hosts, range: Ipv4Net) -> std::result::Result<Arc<Self>, ComputeError> {
         let driver = Arc::new(Self { hosts, range, watchers: Mutex::default(), turns: Mutex::default() });
-        // One that is half made or half removed is left to the operation that does it.
+        // A host that is half made or half removed is left to the operation that makes or removes it.
         let all = driver.hosts.list();
         let all = all.map_err(|error| ComputeError::Transient(format!("look which hosts there are: {error}")))?;
         for instance in all {
@@ -112,7 +111,7 @@ impl ProcessDriver {
         Ok(driver)
     }
 
-    /// Stops every agent with its engine in an orderly way, keeping all data.
+    /// Stops every agent and engine gracefully. All data stays.
     ///
     /// # Errors
     /// Internal: a host cannot be ended.
@@ -134,7 +133,8 @@ impl ProcessDriver {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(instance).or_default().clone()
     }
 
-    /// Watches a host unless it is watched; `child` is its agent when this process has just started it.
+    /// Starts the task that keeps the host's agent running, unless there is one. `child` is the agent if this process
+    /// started it.
     fn watch(&self, instance: InstanceId, child: Option<std::process::Child>) {
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         if watchers.get(&instance).is_some_and(|watcher| !watcher.task.is_finished()) {
@@ -145,7 +145,7 @@ impl ProcessDriver {
         watchers.insert(instance, Watcher { cancel, task });
     }
 
-    /// Ends every process of a host, in an orderly way where that works.
+    /// Ends every process of a host, gracefully if possible.
     async fn end(&self, instance: InstanceId, fence: u64) -> std::result::Result<(), ComputeError> {
         self.hosts.withdraw(instance, fence).await?;
         self.unwatch(instance).await;
@@ -153,7 +153,8 @@ impl ProcessDriver {
         if let Some(agent) = self.hosts.find_agent(instance).map_err(transient)? {
             kill::interrupt(agent, ORDERLY).await.map_err(transient)?;
         }
-        // Each takes long, and another controller may have started the host again if this one stalled meanwhile.
+        // Check the fence again after each long step: if this controller stalled, another one may have started the host
+        // again.
         self.hosts.check_fence(instance, fence)?;
         self.hosts.kill_all(instance).await.map_err(transient)?;
         self.hosts.check_fence(instance, fence)?;
@@ -164,7 +165,7 @@ impl ProcessDriver {
         let watcher = self.watchers.lock().unwrap_or_else(PoisonError::into_inner).remove(&instance);
         if let Some(watcher) = watcher {
             watcher.cancel.cancel();
-            // It ends at its next instant; a panic in it is logged by the runtime.
+            // The task ends soon after its cancellation. A panic in it is logged by the runtime.
             let _ = watcher.task.await;
         }
     }
@@ -174,7 +175,7 @@ impl ProcessDriver {
     }
 }
 
-/// Keeps the agent of a host running until it is cancelled.
+/// Restarts the agent of a host whenever it ends, until cancelled.
 async fn keep_agent(
     hosts: Hosts,
     instance: InstanceId,
@@ -188,7 +189,7 @@ async fn keep_agent(
             match hosts.ensure_agent(instance).await {
                 Ok(Started::Now(started)) => child = Some(started),
                 Ok(Started::Before) => {}
-                // Another controller has removed it.
+                // Another controller has removed the host.
                 Ok(Started::Gone) => return,
                 Err(error) => tracing::error!(%instance, "the agent cannot be started: {error}"),
             }
@@ -197,7 +198,7 @@ async fn keep_agent(
             () = hosts.await_agents_end(instance, child.as_ref()) => {}
             () = cancel.cancelled() => return collect(child),
         }
-        // It has ended: this collects it. One that lives after all is waited for again.
+        // Reap the agent. If it has not ended after all, the loop waits for it again.
         if let Some(Some(status)) = child.as_mut().and_then(|child| child.try_wait().ok()) {
             child = None;
             tracing::warn!(%instance, %status, "an agent ended and is started again");
@@ -210,7 +211,7 @@ async fn keep_agent(
     }
 }
 
-/// Keeps the packet filter there as long as there is a driver.
+/// Renews the packet filter periodically, as long as the driver exists.
 async fn keep_filter(apart: Weak<Apart>) {
     loop {
         tokio::time::sleep(FILTER_RENEWAL).await;
@@ -220,7 +221,7 @@ async fn keep_filter(apart: Weak<Apart>) {
     }
 }
 
-/// Collects a child when it ends, off the threads that serve: nobody else will.
+/// Reaps a child when it ends, on a thread for blocking work.
 fn collect(child: Option<std::process::Child>) {
     if let Some(mut child) = child {
         tokio::task::spawn_blocking(move || child.wait());
@@ -277,7 +278,7 @@ fn find_hosts(options: &ProcessOptions) -> Result<Hosts> {
     })
 }
 
-/// What keeps the hosts of this machine apart.
+/// Opens what separates hosts from each other.
 fn apart(process: &crate::config::Process, hidden: Vec<PathBuf>) -> Result<Apart> {
     let accounts = accounts::Accounts::parse(&process.uid_range, Path::new(accounts::RESERVATIONS));
     let accounts = accounts.map_err(|error| Error::BadRequest(format!("process.uid_range: {error}.")))?;
@@ -290,8 +291,9 @@ fn apart(process: &crate::config::Process, hidden: Vec<PathBuf>) -> Result<Apart
 
 #[async_trait]
 impl Compute for ProcessDriver {
-    /// All hosts are on this machine, behind addresses that only this machine reaches. Any network will do, since clients
-    /// that know no other service insist on one; nor is there anybody whom `access.allowed_cidrs` would keep out.
+    /// All hosts have loopback addresses of this machine. Networks (`nics`) are accepted and ignored, since some
+    /// clients always send one; `access.allowed_cidrs` is ignored, since other machines cannot reach these addresses
+    /// anyway.
     fn check_order(&self, requirements: &Requirements) -> std::result::Result<(), String> {
         let Requirements { nics: _, access, availability_zone, volume_type, locality } = requirements;
         let refusal = if availability_zone.is_some() {
@@ -342,12 +344,13 @@ impl Compute for ProcessDriver {
         }
         match squatters::others_at(at).map_err(transient)? {
             Some(process) => Err(ComputeError::Fatal(format!("{process}, has it"))),
-            // A connection that has ended keeps it for a minute, or who had it has just gone.
+            // A connection in TIME_WAIT blocks the address for a minute, or the process has just ended.
             None => Ok(true),
         }
     }
 
-    /// The directory of hosts on this boot of this machine: controllers that share it see the same hosts.
+    /// Identifies the directory of hosts on this boot of this machine; controllers with the same directory share their
+    /// hosts.
     #[allow(clippy::disallowed_methods, reason = "the directory of hosts is this account's")]
     fn location(&self) -> Result<Option<String>> {
         let boot = host::boot().map_err(|error| Error::internal("read the boot id", error))?;
@@ -370,7 +373,7 @@ impl Compute for ProcessDriver {
             self.hosts.give(spec).await?;
         }
         self.hosts.write(spec).await?;
-        // One starts at a time: the watcher may be about to.
+        // The watching task may be about to start the agent, too; only one may.
         self.unwatch(spec.instance).await;
         let child = match self.hosts.ensure_agent(spec.instance).await? {
             Started::Now(child) => Some(child),
@@ -380,7 +383,7 @@ impl Compute for ProcessDriver {
             }
         };
         self.watch(spec.instance, child);
-        // The host's directory says the rest.
+        // No driver state is needed: everything else is in the host's directory.
         Ok(Placement { addresses: vec![spec.network.address], driver_state: serde_json::Value::Null })
     }
 
@@ -411,13 +414,14 @@ impl Compute for ProcessDriver {
             return Ok(HostState::Absent);
         }
         if self.hosts.is_whole(instance)? {
-            // Another controller may have made it.
+            // Another controller may have made the host, so it may not be watched yet.
             self.watch(instance, None);
         }
         let agent = self.hosts.find_agent(instance);
         let agent =
             agent.map_err(|error| ComputeError::Transient(format!("look for the agent of {instance}: {error}")))?;
-        // One that cannot come in is as good as none: who finds a dead host makes it anew, with a token.
+        // An agent that has neither certificate nor token cannot connect. Report the host as dead, so that it is made
+        // again with a new token.
         let alive = self.is_watched(instance) && agent.is_some() && self.hosts.can_enter(instance)?;
         Ok(if alive { HostState::Active } else { HostState::Dead })
     }

@@ -1,13 +1,15 @@
-//! The mount namespace of a host, in which there are no other hosts, and the namespace of its System V objects and message
-//! queues.
+//! The namespaces of a host: a mount namespace in which other hosts are not visible, and an IPC namespace for its
+//! System V objects and message queues.
 //!
-//! They are made before the host's first start and live until the host is stopped. The first is held by a bind mount of itself in
-//! the host's runtime directory, so that every agent of the host enters the same one, whichever controller starts it; the second by
-//! a mount in the first, so that both begin and end as one. A thread can be in other namespaces than its process, and what it
-//! starts is in those too: so nothing here is unsafe, and nothing of it touches the rest of the controller.
+//! They are made at the host's first start and live until the host is stopped. A bind mount in the host's runtime
+//! directory keeps the mount namespace alive, so that every agent of the host enters the same one, whichever controller
+//! starts it. A mount inside of it keeps the IPC namespace, so that both have the same lifetime.
 //!
-//! Where the host's own directories are inside is said by [`View::home`]: reachable for the engine's account, also where a
-//! directory above the state directory is closed to it.
+//! Namespaces belong to a thread, and children of the thread inherit them. So all of this happens on separate threads:
+//! it needs no unsafe code and does not affect the rest of the controller.
+//!
+//! Inside, the host's directory is mounted at [`View::home`], where the engine's account can reach it even if a parent
+//! of the state directory is closed to it.
 
 #![allow(clippy::disallowed_methods, reason = "the runtime directory is root's, and what is mounted is opened before")]
 
@@ -29,50 +31,51 @@ use nix::sys::statfs::{FsType, fstatfs};
 use super::system;
 use crate::ids::InstanceId;
 
-/// The kernel's file system of namespaces (NSFS_MAGIC).
+/// NSFS_MAGIC: type of the file system that namespace files are on.
 const NAMESPACES: FsType = FsType(0x6e73_6673);
-/// Places in which every account of a machine may leave files: a host has its own.
+/// World-writable directories; each host gets its own.
 const SHARED_PLACES: [&str; 4] = ["/tmp", "/var/tmp", "/run/lock", "/dev/shm"];
-/// An empty file system for some sockets and lock files.
+/// Mount options of the tmpfs for sockets and lock files.
 const FOR_SOCKETS: &str = "mode=0711,size=4m,nr_inodes=1024";
-/// The source of what is mounted for a host's engine to write to: the agent empties it before each start of the engine.
+/// Source of mounts to which the engine may write. The agent recognises them by it and empties them before each start
+/// of the engine.
 const OF_HOST: &str = "trove-host";
 const NONE: Option<&str> = None;
 
-/// What a host sees of the machine.
+/// Specification of a host's namespaces.
 #[derive(Clone, Debug)]
 pub(super) struct View {
-    /// The host's directory.
+    /// Directory of the host.
     pub(super) host: PathBuf,
-    /// Its runtime directory, inside too.
+    /// Runtime directory of the host; has the same path inside.
     pub(super) run: PathBuf,
-    /// The account of its engine, which is named `os_admin` inside.
+    /// User id of the engine. Inside it has the name `os_admin`.
     pub(super) uid: u32,
-    /// Its control groups, which are inside where they are outside.
+    /// cgroups of the host; have the same paths inside.
     pub(super) groups: Vec<PathBuf>,
-    /// Directories of which nothing but the host's own is there.
+    /// Directories of which only the host's own part is visible inside.
     pub(super) hidden: Vec<PathBuf>,
-    /// Programs that must be there.
+    /// Programs that must be visible inside.
     pub(super) programs: Vec<PathBuf>,
-    /// Limits its shared memory.
+    /// Size limit of /dev/shm.
     pub(super) memory_mib: u64,
 }
 
 impl View {
-    /// The host's directory as it is called inside.
+    /// Path of the host's directory inside.
     pub(super) fn home(run: &Path) -> PathBuf {
         run.join("h")
     }
 
-    /// Where its engine's sockets are.
+    /// Directory of the engine's sockets.
     pub(super) fn sockets(run: &Path) -> PathBuf {
         run.join("s")
     }
 
-    /// Does `work` on a thread inside, which is made first unless it is there.
+    /// Runs `work` on a thread in the host's namespaces. Makes them first if needed.
     pub(super) fn enter<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         let namespace = match held(&self.run)? {
-            // One of an earlier version is used as long as anything of the engine's account lives in it.
+            // A namespace made by an older version is kept as long as processes of the engine's account run in it.
             Some(namespace) if self.is_whole(&namespace)? || !system::processes_of(self.uid)?.is_empty() => namespace,
             _ => self.hold(&apart(|| self.make())?)?,
         };
@@ -85,7 +88,7 @@ impl View {
         })
     }
 
-    /// Whether it has objects of its own, and so everything else that this version makes.
+    /// Whether the namespace was made by this version: older ones made no IPC namespace.
     fn is_whole(&self, namespace: &File) -> io::Result<bool> {
         apart(|| {
             go_into(namespace)?;
@@ -93,12 +96,12 @@ impl View {
         })
     }
 
-    /// Makes the namespaces around the calling thread.
+    /// Makes the namespaces, and moves the calling thread into them.
     fn make(&self) -> io::Result<File> {
         leave_the_machines()?;
         umask(Mode::empty());
         self.detach_others()?;
-        // Opened before they are hidden.
+        // Open them before empty file systems are mounted over their parents.
         let (host, run) = (directory(&self.host)?, directory(&self.run)?);
         let groups = self.groups.iter().map(|group| Ok((group, directory(group)?)));
         let groups: Vec<(&PathBuf, OwnedFd)> = groups.collect::<io::Result<_>>()?;
@@ -116,7 +119,7 @@ impl View {
             make_directory(hidden)?;
             empty(hidden, "mode=0711,size=1m", MsFlags::MS_NOEXEC)?;
         }
-        // All controllers' groups are below one directory of each hierarchy.
+        // The cgroups of all controllers are below one directory of each hierarchy.
         let tops: BTreeSet<&Path> = self.groups.iter().filter_map(|group| group.ancestors().nth(2)).collect();
         for top in tops {
             empty(top, "mode=0711,size=1m", MsFlags::MS_NOEXEC)?;
@@ -136,14 +139,15 @@ impl View {
         File::open("/proc/thread-self/ns/mnt")
     }
 
-    /// Lets go of what is mounted for other hosts: below what is hidden it would be out of reach, but its name would stand in the
-    /// list of mounts. Those of other services on this machine lie elsewhere, and are known by what they are.
+    /// Unmounts the mounts of other hosts. Those below hidden directories are not reachable anyway, but the list of
+    /// mounts would show their names. Those of other services are elsewhere and are recognised by
+    /// [`Mounted::holds_host`].
     fn detach_others(&self) -> io::Result<()> {
         let real = |path: &PathBuf| fs::canonicalize(path);
         let hidden = self.hidden.iter().filter(|path| path.exists()).map(real).collect::<io::Result<Vec<_>>>()?;
         let own = [real(&self.host)?, real(&self.run)?];
         let mounts = fs::read("/proc/thread-self/mountinfo")?;
-        // What was mounted last first.
+        // In reverse order of mounting.
         for Mounted { place, holds_host } in mounted(&mounts).iter().rev() {
             let is_hidden = hidden.iter().any(|hidden| place.starts_with(hidden) && place != hidden);
             let is_own = own.iter().any(|own| own.starts_with(place) || place.starts_with(own));
@@ -151,7 +155,7 @@ impl View {
                 continue;
             }
             match umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-                // It went together with the one that it was mounted in.
+                // It was unmounted together with its parent mount.
                 Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
                 Err(error) => return Err(tell(&format!("let go of {}", place.display()))(error)),
             }
@@ -159,8 +163,9 @@ impl View {
         Ok(())
     }
 
-    /// A directory /etc with two files of its own; all else in it leads to the machine's. The two cannot be mounted over the
-    /// machine's: such a mount goes when the machine's file is replaced, as every program does that edits it.
+    /// Mounts an /etc with its own passwd and group; all other entries are symlinks to the machine's. Bind mounts over
+    /// the two files would not do: a bind mount disappears when the machine's file is replaced, which is how programs
+    /// edit them.
     fn make_etc(&self) -> io::Result<()> {
         let machines = self.run.join("etc");
         let names = fs::read_dir("/etc")?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
@@ -171,7 +176,7 @@ impl View {
         empty(Path::new("/etc"), "mode=0755,size=4m", MsFlags::MS_NOEXEC)?;
         for name in names.iter().filter(|name| *name != "passwd" && *name != "group") {
             let of_machine = machines.join(name);
-            // One that is a link itself may be meant from where it is.
+            // Copy a symlink as it is, since a relative target counts from its directory.
             let target = fs::read_link(&of_machine).unwrap_or(of_machine);
             symlink(target, Path::new("/etc").join(name))?;
         }
@@ -182,10 +187,10 @@ impl View {
         Ok(())
     }
 
-    /// Keeps a namespace that was made.
+    /// Keeps a new namespace alive by a bind mount in the runtime directory.
     fn hold(&self, namespace: &File) -> io::Result<File> {
         release(&self.run)?;
-        // The kernel holds a mount namespace only in a mount that is not passed on to others.
+        // A mount namespace can be bind-mounted only onto a private mount.
         let run = Some(&self.run);
         mount(run, &self.run, NONE, MsFlags::MS_BIND, NONE).map_err(tell("mount the runtime directory"))?;
         mount(NONE, &self.run, NONE, MsFlags::MS_PRIVATE, NONE).map_err(tell("make a mount private"))?;
@@ -196,15 +201,15 @@ impl View {
     }
 }
 
-/// Makes the places in a host's runtime directory that a namespace needs.
+/// Makes the directories in a host's runtime directory that serve as mount points.
 pub(super) fn prepare(run: &Path) -> io::Result<()> {
     [View::home(run), View::sockets(run), run.join("etc")].iter().try_for_each(|place| make_directory(place))
 }
 
-/// Lets a namespace go; it ends with the last process in it.
+/// Removes the bind mount of a namespace. The namespace ends with the last process in it.
 pub(super) fn release(run: &Path) -> io::Result<()> {
     for place in [run.join("ns"), run.to_owned()] {
-        // Once more, should it have been mounted twice; what is no mount is as good.
+        // Repeat, in case it was mounted twice, until it is no longer a mount.
         while umount2(&place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_ok() {}
     }
     match held(run)? {
@@ -213,7 +218,7 @@ pub(super) fn release(run: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether this machine lets a process make such namespaces; else why not.
+/// Tests whether namespaces can be made on this machine. The error says why not.
 pub(super) fn can_be_made() -> Result<(), String> {
     let tried = apart(|| {
         leave_the_machines()?;
@@ -222,17 +227,17 @@ pub(super) fn can_be_made() -> Result<(), String> {
     tried.map_err(|error| error.to_string())
 }
 
-/// The namespace that is held for a host; `None` where there is none, as after a restart of the machine.
+/// The mount namespace of a host; `None` if there is none, as after a restart of the machine.
 fn held(run: &Path) -> io::Result<Option<File>> {
     namespace_at(&run.join("ns"))
 }
 
-/// What holds the namespace of a host's objects, inside.
+/// File, inside, on which the IPC namespace is mounted.
 fn objects(run: &Path) -> PathBuf {
     run.join("ipc")
 }
 
-/// The namespace that is mounted there.
+/// Opens the namespace that is mounted on a file.
 fn namespace_at(place: &Path) -> io::Result<Option<File>> {
     let file = match File::open(place) {
         Ok(file) => file,
@@ -243,21 +248,21 @@ fn namespace_at(place: &Path) -> io::Result<Option<File>> {
     Ok(is_namespace.then_some(file))
 }
 
-/// Gives the calling thread namespaces of its own.
+/// Moves the calling thread into new namespaces.
 fn leave_the_machines() -> io::Result<()> {
     let both = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
     unshare(both).map_err(tell("make a namespace of mounts and one of System V objects"))?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(tell("make mounts private"))
 }
 
-/// Takes the calling thread into a mount namespace.
+/// Moves the calling thread into a mount namespace.
 fn go_into(namespace: &File) -> io::Result<()> {
-    // A thread that shares its working directory with others cannot leave alone.
+    // setns(2) refuses a thread that shares its working directory with other threads.
     unshare(CloneFlags::CLONE_FS).map_err(tell("have a working directory of its own"))?;
     setns(namespace.as_fd(), CloneFlags::CLONE_NEWNS).map_err(tell("enter the mount namespace"))
 }
 
-/// Message queues are files where their file system is mounted: those of the namespace in which it was.
+/// Mounts /dev/mqueue again: a mount of mqueue shows the queues of the IPC namespace in which it was made.
 fn replace_queues() -> io::Result<()> {
     let place = Path::new("/dev/mqueue");
     if !place.is_dir() {
@@ -265,21 +270,21 @@ fn replace_queues() -> io::Result<()> {
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     match mount(Some(OF_HOST), place, Some("mqueue"), flags, NONE) {
-        // A kernel without them.
+        // The kernel has no message queues.
         Err(nix::Error::ENODEV) => Ok(()),
         mounted => mounted.map_err(tell("mount the message queues")),
     }
 }
 
-/// A mount of the machine.
 #[derive(Debug, PartialEq, Eq)]
 struct Mounted {
     place: PathBuf,
-    /// Whether it is the runtime directory of a host, mounted on itself ([`View::hold`]).
+    /// Whether it is the runtime directory of a host, bind-mounted on itself ([`View::hold`]).
     holds_host: bool,
 }
 
-/// proc(5): `id parent major:minor root mount-point ...`, in which spaces and the like are octal numbers behind a backslash.
+/// Parses mountinfo, proc(5): `id parent major:minor root mount-point ...`. Spaces and some other characters are
+/// written as a backslash and an octal number.
 fn mounted(mounts: &[u8]) -> Vec<Mounted> {
     let parse = |line: &[u8]| {
         let mut fields = line.split(|byte| *byte == b' ').map(|field| PathBuf::from(OsString::from_vec(plain(field))));
@@ -306,7 +311,7 @@ fn plain(escaped: &[u8]) -> Vec<u8> {
     all
 }
 
-/// On a thread of its own, which ends with it.
+/// Runs `work` on a separate thread, and waits for it.
 fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("namespace".to_owned()).spawn_scoped(scope, work)?;
@@ -314,7 +319,7 @@ fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> 
     })
 }
 
-/// Lets nobody see processes of other accounts. Older kernels know the word by a number.
+/// Mounts /proc so that processes of other accounts are hidden. Kernels before 5.8 know the option only as a number.
 fn hide_processes() {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let proc = |options: &str| mount(Some("proc"), "/proc", Some("proc"), flags, Some(options));
@@ -323,7 +328,7 @@ fn hide_processes() {
     }
 }
 
-/// A machine's list with one line more, and without any other line of that name.
+/// The contents of passwd or group, with `line` added and other lines for `os_admin` removed.
 fn named(list: &str, line: &str) -> io::Result<String> {
     let text = fs::read_to_string(list)?;
     let mut lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("os_admin:")).collect();
@@ -341,12 +346,12 @@ fn make_directory(path: &Path) -> io::Result<()> {
     made.map_err(|error| io::Error::other(format!("make {}: {error}", path.display())))
 }
 
-/// Mounts an empty file system.
+/// Mounts an empty tmpfs.
 fn empty(place: &Path, options: &str, more: MsFlags) -> io::Result<()> {
     mount_empty("tmpfs", place, options, more)
 }
 
-/// The same, known by its source.
+/// Mounts an empty tmpfs with the given source.
 fn mount_empty(source: &str, place: &Path, options: &str, more: MsFlags) -> io::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | more;
     mount(Some(source), place, Some("tmpfs"), flags, Some(options))

@@ -1,10 +1,10 @@
-//! Programs of an instance that have taken the address of another, which keeps its engine from starting, or one of the
-//! controller's own. They are ended.
+//! Kills squatters: processes of an instance that have bound the address of another instance, whose engine then cannot
+//! start, or an address of the controller.
 //!
-//! What listens is seen in the kernel's tables, which costs little and is looked at all the time. Where an address is taken and
-//! nothing is seen to listen there, and to find out which processes have a socket, the sockets of all that runs as an
-//! instance's account are taken over (`pidfd_getfd`) and asked for their address. Where no process is found so, the kernel is
-//! asked whose socket it is ([`diag`]), and all that runs as that account is ended.
+//! Listening sockets are found in /proc/net/tcp, which is cheap and done periodically. To find the process that has a
+//! socket, and if an address is taken although nothing listens on it, the sockets of all processes of the instances'
+//! accounts are duplicated (`pidfd_getfd`) to get their addresses. If no process is found this way, sock_diag tells
+//! which account owns the socket ([`diag`]), and all processes of that account are killed.
 
 #![allow(clippy::disallowed_methods, reason = "/proc")]
 
@@ -27,29 +27,29 @@ use super::system::{self, ProcessId};
 use super::tenant::Tenant;
 use crate::compute::Squatter;
 
-/// Who comes back so often is ended with everything else of its account.
+/// After so many rounds all processes of an account that still has the address are killed.
 const ROUNDS: usize = 3;
-/// A killed process that does not end is stuck in the kernel.
+/// How long to wait for a killed process. One that takes longer is stuck in the kernel.
 const LONGEST_DYING: Duration = Duration::from_secs(5);
-/// Descriptors of an account that are looked at: about a second. An engine with all its clients has fewer, and where it has not, the
-/// kernel says whether its account has the address.
+/// Greatest number of descriptors of one account that are looked at, which takes about a second. An engine with all its
+/// clients has fewer. For an account with more, sock_diag tells whether it has the address.
 const LOOKS: usize = 100_000;
-/// The state of a listener in the kernel's tables, which begin with these.
+/// TCP state LISTEN in /proc/net/tcp. These lines come first.
 const LISTENS: &str = "0A";
 
-/// A socket that listens.
+/// A listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Listener {
     at: SocketAddr,
     uid: u32,
 }
 
-/// One whose sockets were looked at.
+/// A tenant whose sockets were looked at.
 struct Suspect {
     tenant: Tenant,
-    /// The processes that have what they must not have; `None`: all together have too much open to be looked through.
+    /// Processes that have such a socket. `None` if the account has more than [`LOOKS`] descriptors.
     holders: Option<Vec<ProcessId>>,
-    /// Whether the kernel says that the account has it.
+    /// Whether the account owns such a socket, according to the kernel's tables.
     has_it: bool,
 }
 
@@ -60,12 +60,13 @@ impl Suspect {
         Ok(Self { tenant: tenant.clone(), holders: holders(tenant.uid, &is_meant)?, has_it })
     }
 
-    /// Whether no process can be named: the socket is on its way between two, or in the table of a thread that is not the first.
+    /// Whether no process was found: the socket is in transit in a socket message, or only a thread other than the
+    /// first has it open.
     fn hides(&self) -> bool {
         self.holders.as_ref().is_none_or(Vec::is_empty)
     }
 
-    /// Ends the processes that have it.
+    /// Kills the processes that have such a socket. Returns the name of the last one.
     async fn end(&self, taken: &str) -> io::Result<Option<String>> {
         let mut last = None;
         for process in self.holders.iter().flatten() {
@@ -75,12 +76,12 @@ impl Suspect {
     }
 }
 
-/// Looks on a thread that serves nobody: a tenant decides how much there is to be looked at.
+/// Runs `look` on a thread for blocking work, since a tenant decides how much there is to be looked at.
 async fn off_the_runtime<T: Send + 'static>(look: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?
 }
 
-/// Ends all that is found, and says whose it was.
+/// Finds and kills squatters on addresses of instances.
 pub(super) async fn end(hosts: &Hosts, tenants: &[Tenant]) -> io::Result<Vec<Squatter>> {
     let all: Arc<[Tenant]> = tenants.into();
     let mut ended = BTreeMap::new();
@@ -101,7 +102,7 @@ pub(super) async fn end(hosts: &Hosts, tenants: &[Tenant]) -> io::Result<Vec<Squ
             if let Some(name) = suspect.end("another instance's address").await? {
                 ended.insert(tenant.instance, name);
             }
-            // One that starts itself again and again comes here too.
+            // A process that starts itself again each time ends here, too.
             if suspect.has_it && (round == ROUNDS || suspect.hides()) {
                 tracing::warn!(
                     instance_id = %tenant.instance,
@@ -115,8 +116,8 @@ pub(super) async fn end(hosts: &Hosts, tenants: &[Tenant]) -> io::Result<Vec<Squ
     Ok(ended.into_iter().map(|(instance, process)| Squatter { instance, process }).collect())
 }
 
-/// Ends what has taken an address of the controller's own: at first the processes that have it, then all that runs as the
-/// accounts of those who come back. Whether there was anything.
+/// Kills squatters on an address of the controller: first the processes that have it; if called `again`, all processes
+/// of their accounts. Returns whether there were any.
 pub(super) async fn end_at(hosts: &Hosts, tenants: &[Tenant], own: SocketAddr, again: bool) -> io::Result<bool> {
     let tenants = tenants.to_vec();
     let look = move || {
@@ -142,7 +143,7 @@ pub(super) async fn end_at(hosts: &Hosts, tenants: &[Tenant], own: SocketAddr, a
     Ok(found)
 }
 
-/// A process of the machine that has an address of the controller's own, for people.
+/// Name and pid of any process of the machine that has an address of the controller.
 pub(super) fn others_at(own: SocketAddr) -> io::Result<Option<String>> {
     for process in system::processes()? {
         let mut looks = LOOKS;
@@ -153,24 +154,24 @@ pub(super) fn others_at(own: SocketAddr) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Whether a socket here may keep another from listening there.
+/// Whether a socket bound to `at` may keep another from listening on `there`.
 fn collide(at: SocketAddr, there: SocketAddr) -> bool {
     let [one, other] = [at, there].map(|it| it.ip().to_canonical());
     at.port() == there.port() && (one == other || one.is_unspecified() || other.is_unspecified())
 }
 
-/// Ends a process, and says what it was; `None` where it has gone by itself.
+/// Kills a process and returns its name and pid; `None` if it had ended already.
 async fn end_one(process: ProcessId, tenant: &Tenant, taken: &str) -> io::Result<Option<String>> {
     let what = described(process)?;
     let Some(handle) = process.open()? else { return Ok(None) };
     tracing::warn!(instance_id = %tenant.instance, process = what, "a process of this instance has taken {taken} and is ended");
     handle.send(Signal::KILL)?;
-    // What does not end is met again in the next round.
+    // If it does not end in time, the next round finds it again.
     let _ = tokio::time::timeout(LONGEST_DYING, handle.ended()).await;
     Ok(Some(what))
 }
 
-/// Accounts of those who may have taken another's address.
+/// Accounts that may have bound another instance's address.
 fn suspects(tenants: &[Tenant]) -> io::Result<BTreeSet<u32>> {
     let listeners = listeners()?;
     let listen =
@@ -193,10 +194,11 @@ fn suspects(tenants: &[Tenant]) -> io::Result<BTreeSet<u32>> {
     Ok(found)
 }
 
-/// Whether an engine could not bind this.
+/// Whether an engine could not bind this address.
 fn is_taken(address: Ipv4Addr, port: u16) -> io::Result<bool> {
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
-    // As engines do, so that connections that have ended are in nobody's way. It does not listen, so nobody gets to it.
+    // Engines set SO_REUSEADDR, too, so that connections in TIME_WAIT do not count. The socket does not listen, so no
+    // client can connect to it.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     match bind(&socket, &SocketAddr::from((address, port))) {
         Ok(()) => Ok(false),
@@ -205,7 +207,7 @@ fn is_taken(address: Ipv4Addr, port: u16) -> io::Result<bool> {
     }
 }
 
-/// Whether a socket of this tenant is where another's engine is to be. One on the wildcard address is everywhere.
+/// Whether a socket of this tenant is in the way of another tenant's engine. The wildcard address is in the way of all.
 fn is_anothers(at: SocketAddr, listens: bool, own: &Tenant, tenants: &[Tenant]) -> bool {
     let address = plain(at);
     if address == Ipv4Addr::UNSPECIFIED {
@@ -214,7 +216,7 @@ fn is_anothers(at: SocketAddr, listens: bool, own: &Tenant, tenants: &[Tenant]) 
     tenants.iter().any(|tenant| tenant.uid != own.uid && tenant.address == Some(address))
 }
 
-/// An address as IPv4 has it; those of IPv6 alone are nobody's, so they are 127.0.0.1.
+/// The IPv4 address of a socket. Other IPv6 addresses conflict with no engine, so they become 127.0.0.1.
 fn plain(at: SocketAddr) -> Ipv4Addr {
     match at.ip() {
         IpAddr::V4(address) => address,
@@ -223,11 +225,11 @@ fn plain(at: SocketAddr) -> Ipv4Addr {
     }
 }
 
-/// Whether the kernel has such a socket of this account, whoever has it in his table.
+/// Whether the account owns such a socket, whichever process has it open.
 fn has(uid: u32, is_meant: impl Fn(SocketAddr) -> bool) -> bool {
     match diag::sockets() {
         Ok(all) => all.into_iter().any(|(at, of)| of == uid && is_meant(at)),
-        // A kernel may be built without it; what listens is seen all the same.
+        // The kernel may be built without sock_diag. Listening sockets are found all the same.
         Err(error) => {
             tracing::warn!("sockets that are only bound are not seen: ask the kernel (sock_diag): {error}");
             false
@@ -235,8 +237,8 @@ fn has(uid: u32, is_meant: impl Fn(SocketAddr) -> bool) -> bool {
     }
 }
 
-/// Processes of an account that have such a socket; of each it is also told whether it listens. `None`: there is more to be
-/// looked at than [`LOOKS`].
+/// Processes of an account that have such a socket; `is_meant` also gets whether it listens. `None` if the account has
+/// more than [`LOOKS`] descriptors.
 fn holders(uid: u32, is_meant: impl Fn(SocketAddr, bool) -> bool) -> io::Result<Option<Vec<ProcessId>>> {
     let (mut found, mut looks) = (Vec::new(), LOOKS);
     for process in system::processes_of(uid)? {
@@ -248,20 +250,20 @@ fn holders(uid: u32, is_meant: impl Fn(SocketAddr, bool) -> bool) -> io::Result<
     Ok(Some(found))
 }
 
-/// The TCP sockets of a process, and whether each listens; `None`: it has more descriptors than there are looks left.
+/// The TCP sockets of a process, and whether each listens. `None` if it has more descriptors than `looks`.
 fn sockets(process: ProcessId, looks: &mut usize) -> io::Result<Option<Vec<(SocketAddr, bool)>>> {
     let mut all = Vec::new();
     let Some(handle) = process.open()? else { return Ok(Some(all)) };
     let Some(entries) = if_there(fs::read_dir(format!("/proc/{}/fd", process.pid)))? else { return Ok(Some(all)) };
     for entry in entries {
-        // A process that ends meanwhile has none.
+        // The process has ended meanwhile.
         let Ok(entry) = entry else { break };
         let Some(left) = looks.checked_sub(1) else { return Ok(None) };
         *looks = left;
         let is_socket =
             fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
         let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // It may have closed it, or have ended.
+        // The process has closed the descriptor, or has ended.
         let Some(socket) = is_socket.then(|| handle.descriptor(number).ok()).flatten() else { continue };
         let is_stream = sockopt::socket_type(&socket).is_ok_and(|kind| kind == SocketType::STREAM);
         let at = getsockname(&socket).ok().and_then(|at| SocketAddr::try_from(at).ok());
@@ -272,24 +274,24 @@ fn sockets(process: ProcessId, looks: &mut usize) -> io::Result<Option<Vec<(Sock
     Ok(Some(all))
 }
 
-/// What it calls itself, as far as that can be shown, and its number.
+/// Name (printable characters only) and pid of a process.
 fn described(process: ProcessId) -> io::Result<String> {
     let said = if_there(fs::read(format!("/proc/{}/comm", process.pid)))?.unwrap_or_default();
     let name: String = said.into_iter().filter(u8::is_ascii_graphic).map(char::from).collect();
     Ok(format!("{name}, process {}", process.pid))
 }
 
-/// Every socket of the machine that listens.
+/// All listening TCP sockets of the machine.
 fn listeners() -> io::Result<Vec<Listener>> {
     let mut all = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        // A machine without IPv6 has the first alone.
+        // Without IPv6 there is no tcp6.
         let Some(file) = if_there(fs::File::open(table))? else { continue };
         for line in BufReader::new(file).lines().skip(1) {
             let line = line?;
             match parse(&line) {
                 Some(listener) => all.push(listener),
-                // After these come connections, which may be many.
+                // Connections follow, which may be many.
                 None if line.split_ascii_whitespace().nth(3) != Some(LISTENS) => break,
                 None => return Err(io::Error::new(ErrorKind::InvalidData, format!("{table} is not understood"))),
             }
@@ -298,7 +300,8 @@ fn listeners() -> io::Result<Vec<Listener>> {
     Ok(all)
 }
 
-/// `number: address:port remote state queues timer retransmits uid …`; addresses as words of the machine's order.
+/// Parses a line of /proc/net/tcp: `number: address:port remote state queues timer retransmits uid …`. Addresses are 32
+/// bit words in the machine's byte order.
 fn parse(line: &str) -> Option<Listener> {
     let mut fields = line.split_ascii_whitespace();
     let (address, port) = fields.nth(1)?.split_once(':')?;

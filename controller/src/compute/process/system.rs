@@ -1,5 +1,5 @@
-//! Processes of this machine, as /proc shows them. A process is its id together with its start time, since ids are used
-//! again; it is signalled and waited for through a pidfd, which can mean no other.
+//! Processes of this machine, from /proc. A process is identified by pid and start time, since pids are reused. It is
+//! signalled and waited for through a pidfd, which always refers to the same process.
 
 #![allow(clippy::disallowed_methods, reason = "/proc")]
 
@@ -17,27 +17,27 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pid
 use serde::{Deserialize, Serialize};
 use trove_strategy::process::{self, Stat, if_there, if_visible};
 
-/// A thread that only sleeps needs little.
+/// Stack of a thread that only waits, bytes.
 const WAITER_STACK: usize = 64 * 1024;
-/// How long a process is taken to live where no thread can be had that would watch it.
+/// Pause that replaces the wait for a process if no thread can be started.
 const WITHOUT_THREAD: Duration = Duration::from_secs(1);
 
-/// One process for as long as it lives.
+/// Identity of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
     pub(crate) pid: i32,
-    /// Clock ticks since the machine started.
+    /// Start time, clock ticks since boot.
     started: u64,
 }
 
 impl ProcessId {
-    /// The process that has this id now; `None` when there is none, or only its zombie.
+    /// The process that has this pid now; `None` if there is none, or only a zombie.
     pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
         let stat = Stat::of(pid)?.filter(Stat::is_alive);
         Ok(stat.map(|stat| Self { pid, started: stat.started }))
     }
 
-    /// Opens it; `None` when it is gone.
+    /// Opens the process; `None` if it has ended.
     pub(crate) fn open(self) -> io::Result<Option<Handle>> {
         let Some(pid) = Pid::from_raw(self.pid) else { return Ok(None) };
         let fd = match pidfd_open(pid, PidfdFlags::empty()) {
@@ -45,7 +45,7 @@ impl ProcessId {
             Err(Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        // Looked at after opening: if it is the one that was meant now, the descriptor means it for ever.
+        // Check after opening: if the pid is still the same process, the descriptor refers to it.
         if Self::of(self.pid)? != Some(self) {
             return Ok(None);
         }
@@ -59,7 +59,7 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Sends a signal; to one that is gone already counts as sent.
+    /// Sends a signal. It is no error if the process has ended.
     pub(crate) fn send(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(&self.fd, signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
@@ -67,54 +67,53 @@ impl Handle {
         }
     }
 
-    /// A second descriptor of what the process has open under this number.
+    /// Duplicates a descriptor of the process.
     pub(crate) fn descriptor(&self, number: i32) -> io::Result<OwnedFd> {
         Ok(pidfd_getfd(&self.fd, number, PidfdGetfdFlags::empty())?)
     }
 
-    /// Waits until it has ended; whether its parent has collected it does not matter. On a thread that sleeps in the
-    /// kernel, since the runtime's own way to watch a descriptor is unsafe to call; and on none of the runtime's threads
-    /// for blocking work, which so many hosts would use up.
+    /// Waits until the process has ended, reaped or not. Uses a thread that blocks in poll(2), since tokio's `AsyncFd`
+    /// needs unsafe code here. The thread is not one of tokio's for blocking work, since many hosts would use those up.
     pub(crate) async fn ended(&self) {
         let fd = Arc::clone(&self.fd);
         let (told, heard) = tokio::sync::oneshot::channel();
         let wait = move || {
             while let Err(Errno::INTR) = poll(&mut [PollFd::new(&fd, PollFlags::IN)], None) {}
-            // Whoever waited may have gone.
+            // The waiting future may have been dropped.
             let _ = told.send(());
         };
         let thread = std::thread::Builder::new().name("process-end".to_owned()).stack_size(WAITER_STACK);
         if let Err(error) = thread.spawn(wait) {
             tracing::error!("a process cannot be watched: start a thread: {error}");
-            // Whoever waits looks at the process again afterwards.
+            // The caller checks afterwards whether the process runs.
             tokio::time::sleep(WITHOUT_THREAD).await;
             return;
         }
-        // It is always told.
+        // The thread always sends.
         let _ = heard.await;
     }
 }
 
-/// A process in a picture of the machine.
+/// A process as it was when /proc was read.
 pub(crate) struct Process {
     pub(crate) id: ProcessId,
     pub(crate) parent: i32,
-    /// Whether it leads a session, as agents and engines do.
+    /// Whether it leads a session. Agents and engines do.
     pub(crate) leads: bool,
-    /// Whether it belongs to somebody's terminal, which nothing that this program starts does.
+    /// Whether it has a controlling terminal. Nothing that this program starts has one.
     pub(crate) has_terminal: bool,
-    /// The accounts that it can act as: one, for any program that cannot change it.
+    /// Its user ids: real, effective, saved and file system.
     pub(crate) accounts: BTreeSet<u32>,
-    /// The program that it runs, also when its file was replaced meanwhile; `None` when it may not be known.
+    /// Its executable, even after the file was replaced; `None` if not readable.
     pub(crate) program: Option<PathBuf>,
-    /// `None` when it may not be known.
+    /// Its working directory; `None` if not readable.
     pub(crate) directory: Option<PathBuf>,
 }
 
 impl Process {
-    /// The living process that has this id now.
+    /// The process that has this pid now, unless it is a zombie.
     pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
-        // Any of these files may go away with its process.
+        // Each of these files disappears when the process ends.
         let Some(stat) = Stat::of(pid)?.filter(Stat::is_alive) else { return Ok(None) };
         let Some(accounts) = process::accounts(pid)? else { return Ok(None) };
         Ok(Some(Self {
@@ -129,12 +128,12 @@ impl Process {
     }
 }
 
-/// Every living process, zombies left out.
+/// All processes except zombies.
 pub(crate) fn processes() -> io::Result<Vec<Process>> {
     process::pids()?.into_iter().filter_map(|pid| Process::of(pid).transpose()).collect()
 }
 
-/// Living processes that can act as this account.
+/// Processes that have this user id, except zombies.
 pub(crate) fn processes_of(uid: u32) -> io::Result<Vec<ProcessId>> {
     let mut found = Vec::new();
     for pid in process::pids()? {
@@ -145,7 +144,7 @@ pub(crate) fn processes_of(uid: u32) -> io::Result<Vec<ProcessId>> {
     Ok(found)
 }
 
-/// Every account of which there are processes or System V objects.
+/// All user ids that have processes or System V objects.
 pub(crate) fn accounts() -> io::Result<BTreeSet<u32>> {
     let mut all = BTreeSet::new();
     for pid in process::pids()? {
@@ -157,24 +156,24 @@ pub(crate) fn accounts() -> io::Result<BTreeSet<u32>> {
     Ok(all)
 }
 
-/// Whether a process is in the control group with this path in one hierarchy at least.
+/// Whether a process is in the cgroup with this path, in at least one hierarchy.
 pub(crate) fn is_in_group(pid: i32, group: &Path) -> io::Result<bool> {
     let text = if_there(fs::read_to_string(format!("/proc/{pid}/cgroup")))?.unwrap_or_default();
-    // `id:controllers:path`, where the path may have others in front when the controller itself is in a group.
+    // `id:controllers:path`. The path may have a prefix if the controller itself is in a cgroup.
     Ok(text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| Path::new(path).ends_with(group)))
 }
 
-/// Shared memory that outlives the processes that use it.
+/// Shared memory, which outlives the processes that use it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Shared {
-    /// A System V segment, by its id.
+    /// A System V segment, by id.
     Segment(u64),
     /// A file of /dev/shm.
     File(PathBuf),
 }
 
 impl Shared {
-    /// What a process has mapped.
+    /// Shared memory that a process has mapped.
     pub(crate) fn of(process: ProcessId) -> io::Result<Vec<Self>> {
         let maps = if_visible(fs::read(format!("/proc/{}/maps", process.pid)))?.unwrap_or_default();
         let maps = String::from_utf8_lossy(&maps);
@@ -184,7 +183,8 @@ impl Shared {
         Ok(mapped)
     }
 
-    /// `range mode offset device inode name`: the name of a segment is `/SYSV<key>`, its inode the segment's id.
+    /// Parses a line of /proc/PID/maps, `range mode offset device inode name`. A segment has the name `/SYSV<key>`, and
+    /// its id as inode.
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split_ascii_whitespace();
         let inode = fields.nth(4)?;
@@ -192,27 +192,27 @@ impl Shared {
         if name.starts_with("/SYSV") {
             return inode.parse().ok().map(Self::Segment);
         }
-        // Whoever works below a directory there may put a link in its place.
+        // Only files directly in /dev/shm, since a process could replace a subdirectory by a symlink.
         let is_there = Path::new(name).parent() == Some(Path::new("/dev/shm")) && fields.next().is_none();
         is_there.then(|| Self::File(name.into()))
     }
 }
 
-/// A kind of System V object; each outlives the processes that use it.
+/// Kind of a System V object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Shared memory.
+    /// Shared memory segment.
     Segment,
-    /// Semaphores.
+    /// Set of semaphores.
     Semaphores,
-    /// A message queue.
+    /// Message queue.
     Queue,
 }
 
 impl Kind {
     pub(crate) const ALL: [Self; 3] = [Self::Segment, Self::Semaphores, Self::Queue];
 
-    /// The option of ipcrm(1) that removes one by its id.
+    /// Option of ipcrm(1) that removes an object by id.
     pub(crate) fn option(self) -> &'static str {
         match self {
             Self::Segment => "-m",
@@ -221,7 +221,7 @@ impl Kind {
         }
     }
 
-    /// The kernel's table, and in which columns id, owner, maker and number of users are.
+    /// The kernel's table of these objects, and its columns of owner, creator's pid and number of users.
     fn table(self) -> (&'static str, usize, Option<usize>, Option<usize>) {
         match self {
             // key shmid perms size cpid lpid nattch uid ...
@@ -234,22 +234,22 @@ impl Kind {
     }
 }
 
-/// A System V object.
+/// A System V object. It outlives the processes that use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Object {
     pub(crate) kind: Kind,
     pub(crate) id: u64,
-    /// The account that it belongs to.
+    /// User id of the owner.
     pub(crate) owner: u32,
-    /// The process that made it, living or not, where that is known.
+    /// Pid of the process that created it, if known. It may have ended.
     pub(crate) maker: Option<i32>,
-    /// How many processes have it, where that is known.
+    /// Number of processes that have it attached, if known.
     pub(crate) users: Option<u64>,
 }
 
-/// The System V objects of a kind.
+/// All System V objects of a kind.
 pub(crate) fn objects(kind: Kind) -> io::Result<Vec<Object>> {
-    // A kernel without them has no table.
+    // The table is absent if the kernel has no System V IPC.
     let table = if_there(fs::read_to_string(kind.table().0))?.unwrap_or_default();
     Ok(table.lines().skip(1).filter_map(|line| Object::parse(kind, line)).collect())
 }
@@ -272,7 +272,7 @@ impl Object {
 mod tests {
     use super::*;
 
-    /// So that logins and locks do not wait for hosts to die.
+    /// Waiting for processes takes none of tokio's threads for blocking work, which logins and locks need.
     #[test]
     fn those_who_are_watched_take_no_thread_of_the_runtime() {
         let runtime =

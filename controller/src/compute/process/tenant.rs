@@ -1,4 +1,4 @@
-//! Which account and which address a host has, as it was written down for its agent.
+//! Account, address and ports of a host, read from the files that were written for its agent.
 
 #![allow(clippy::disallowed_methods, reason = "what lies right in a host's directory is this account's")]
 
@@ -12,23 +12,23 @@ use trove_strategy::process::if_there;
 
 use crate::ids::InstanceId;
 
-/// The agent's configuration, by which a host can be started.
+/// File of the agent's configuration. The host is started only if it exists.
 pub(super) const WHOLE: &str = "agent.toml";
-/// The same of one that was stopped: its address stays its own.
+/// Name of that file while the host is stopped. Its address stays reserved.
 pub(super) const WITHDRAWN: &str = "agent.toml.withdrawn";
-/// All ports of its engine, one a line, in a file of their own: agents of before refuse a configuration that says more than
-/// they know. Hosts of before have none until they are started again.
+/// File with all ports of the engine, one per line. It is separate because older agents refuse unknown options in their
+/// configuration. Hosts of older versions have no such file until they are started again.
 pub(super) const PORTS: &str = "ports";
 
-/// A host among others on this machine.
+/// Account and addresses of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tenant {
     pub(super) instance: InstanceId,
-    /// The account of its engine.
+    /// User id of the engine.
     pub(super) uid: u32,
-    /// Where its engine listens; `None` where that is no IPv4 address, which this driver gives to nobody.
+    /// Address of the engine; `None` if it is not IPv4, which this driver never assigns.
     pub(super) address: Option<Ipv4Addr>,
-    /// The ports that are its engine's there.
+    /// Ports of the engine.
     pub(super) ports: Vec<u16>,
 }
 
@@ -41,7 +41,7 @@ struct Written {
 }
 
 impl Tenant {
-    /// The host in this directory; `None` for one that was not written down yet, or has no account.
+    /// Reads the files of the host in this directory. `None` if it has no configuration yet, or no account.
     pub(super) fn in_directory(host: &Path) -> io::Result<Option<Self>> {
         for name in [WHOLE, WITHDRAWN] {
             let file = host.join(name);

@@ -1,4 +1,4 @@
-//! Hosts whose agent is a script: it joins its groups, leaves grandchildren in sessions of their own, and stays.
+//! Tests of hosts whose agent is a shell script, which starts grandchildren in sessions of their own and keeps running.
 
 mod groups;
 mod namespaces;
@@ -45,7 +45,7 @@ impl World {
         Self { directory, driver }
     }
 
-    /// As a controller that has just started.
+    /// A new driver, as after a start of the controller.
     fn driver(directory: &Path, with_cgroups: bool) -> Arc<ProcessDriver> {
         let mut config = Config::default();
         config.process.runtime_dir = Some(directory.join("run"));
@@ -58,7 +58,7 @@ impl World {
         ProcessDriver::over(hosts, "127.0.0.0/8".parse().unwrap()).unwrap()
     }
 
-    /// The controller is killed and started again; its agents go on.
+    /// Replaces the driver, as if the controller was killed and started again. Agents keep running.
     async fn restart(&mut self) {
         let watchers: Vec<Watcher> = self.driver.watchers.lock().unwrap().drain().map(|(_, watcher)| watcher).collect();
         for watcher in watchers {
@@ -68,7 +68,7 @@ impl World {
         self.driver = Self::driver(self.directory.path(), self.driver.hosts.cgroups.is_some());
     }
 
-    /// With an account where hosts have one; nothing of these hosts runs as it.
+    /// A specification, with an account if hosts have one. (The scripts do not run as that account.)
     async fn spec(&self, instance: InstanceId) -> HostSpec {
         let engine_uid = self.driver.reserve_account(instance, &BTreeSet::new()).await.unwrap();
         Self::spec_with(instance, engine_uid)
@@ -94,16 +94,16 @@ impl World {
         }
     }
 
-    /// The processes that a host's agents have written down, living or not.
+    /// Pids that the agents of a host have written to a file. The processes may have ended.
     fn listed(&self, instance: InstanceId, file: &str) -> Vec<i32> {
         let file = self.driver.hosts.directory(instance).join(file);
         std::fs::read_to_string(file).unwrap_or_default().lines().map(|line| line.parse().unwrap()).collect()
     }
 
-    /// The agent, once it has all its children.
+    /// The `nth` agent of the host, once it has started all its children.
     async fn agent(&self, instance: InstanceId, nth: usize) -> ProcessId {
         until("the agent has its children", || self.listed(instance, "children").len() == 3 * nth).await;
-        // It may be quicker than the controller, which writes down which process it is.
+        // The script may be ready before the controller has recorded its pid.
         let find = || self.driver.hosts.find_agent(instance).unwrap();
         until("the agent runs", || find().is_some()).await;
         find().unwrap()
@@ -114,7 +114,7 @@ fn local(agent_program: Option<PathBuf>) -> Artifact {
     Artifact::Local { installation: Installation::new("1.2", "1", "/usr/bin"), agent_program }
 }
 
-/// After a failure nothing is to be left: what the agents wrote down is killed.
+/// Kills the processes that the agents have recorded, so that a failed test leaves none.
 impl Drop for World {
     fn drop(&mut self) {
         for instance in self.driver.hosts.list().unwrap_or_default() {
@@ -143,7 +143,7 @@ fn kill(process: ProcessId) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), nix::sys::signal::Signal::SIGKILL).unwrap();
 }
 
-/// From its order to its end, through deaths of the agent and of the controller.
+/// The life of a host from its creation to its deletion, with crashes of the agent and the controller.
 async fn live_and_die(mut world: World) {
     let instance = InstanceId::random();
     let driver = world.driver.clone();
@@ -221,7 +221,7 @@ fn a_host_of_an_ordinary_user_lives_and_dies_whole() {
         println!("covered by the test without control groups: this account is no other");
         return;
     }
-    // Where an ordinary user can reach it.
+    // A directory that an ordinary user can reach.
     let directory = tempfile::tempdir().unwrap();
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = directory.path().join("tests");
@@ -246,7 +246,7 @@ async fn a_half_removed_host_is_listed_gets_no_agent_and_can_be_removed() {
     let instance = InstanceId::random();
     world.driver.ensure_host(&world.spec(instance).await).await.unwrap();
     let agent = world.agent(instance, 1).await;
-    // The controller is killed when the removal has begun.
+    // As if the controller was killed after the deletion began.
     world.driver.hosts.withdraw(instance, 1).await.unwrap();
     kill(agent);
     world.restart().await;
@@ -281,7 +281,7 @@ async fn the_shared_memory_of_a_crashed_engine_goes_too() {
     let spec = world.spec(instance).await;
     world.driver.ensure_host(&spec).await.unwrap();
     world.agent(instance, 1).await;
-    // Segments that nobody has attached. The maker of one is the engine that the agent wrote down, and is dead.
+    // Segments that no process has attached. One was created by the engine that the agent recorded, which has ended.
     let mut command = Command::new("ipcmk");
     if let Some(uid) = spec.engine_uid {
         command = Command::new("setpriv");
@@ -316,7 +316,7 @@ async fn a_process_that_looks_like_the_agent_is_not_taken_for_it() {
     world.driver.delete_host(instance, 1).await.unwrap();
 }
 
-/// Its controller was killed before it wrote down which process is the agent.
+/// As if the controller was killed before it recorded the agent's pid.
 #[tokio::test]
 async fn an_agent_that_was_not_written_down_is_found_by_what_it_is() {
     let world = World::new(true);
@@ -324,7 +324,7 @@ async fn an_agent_that_was_not_written_down_is_found_by_what_it_is() {
     world.driver.ensure_host(&world.spec(instance).await).await.unwrap();
     let agent = world.agent(instance, 1).await;
     std::fs::remove_file(world.driver.hosts.directory(instance).join("agent-process")).unwrap();
-    // The script's program is the shell.
+    // The executable of a script's process is the shell.
     let mut hosts = world.driver.hosts.clone();
     assert_eq!(hosts.find_agent(instance).unwrap(), None);
     hosts.program = "/bin/sh".into();
@@ -360,7 +360,7 @@ async fn each_host_has_an_account_and_a_namespace_that_go_with_it() {
     assert_eq!(names(&world.driver.hosts.runtime), [one.to_string()], "no other host");
     assert_eq!(names(&world.driver.hosts.root), Vec::<String>::new());
     assert_eq!(names(Path::new("/dev/shm")), Vec::<String>::new());
-    // The second was made when the first was there.
+    // The second host was made while the first one existed.
     let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", agents[1].pid)).unwrap();
     assert!(!mounts.contains(&one.to_string()) && mounts.contains(&two.to_string()), "{mounts}");
     let uid = first.engine_uid.unwrap();
@@ -368,7 +368,7 @@ async fn each_host_has_an_account_and_a_namespace_that_go_with_it() {
     assert!(passwd.contains(&format!("\nos_admin:x:{uid}:{uid}:")), "{passwd}");
     assert!(!std::fs::read_to_string("/etc/passwd").unwrap().contains("os_admin"));
 
-    // The next agent enters the same one, whichever controller starts it.
+    // The next agent enters the same namespace, whichever controller starts it.
     kill(agents[0]);
     world.restart().await;
     let next = world.agent(one, 2).await;
@@ -400,7 +400,7 @@ async fn a_host_of_an_engine_that_shared_its_account_is_taken_over() {
     let owner = std::fs::metadata(directory.join("volume/15/data")).unwrap().uid();
     assert_eq!(Some(owner), spec.engine_uid);
 
-    // Who cannot look does not take it for the same account's.
+    // If the files cannot be read, the result is an error, not "the same account".
     std::fs::rename(directory.join("agent.toml"), directory.join("kept")).unwrap();
     std::fs::create_dir(directory.join("agent.toml")).unwrap();
     assert!(matches!(world.driver.ensure_host(&spec).await, Err(ComputeError::Transient(_))));
@@ -410,7 +410,7 @@ async fn a_host_of_an_engine_that_shared_its_account_is_taken_over() {
     world.driver.delete_host(instance, 1).await.unwrap();
 }
 
-/// Makes a segment by `ipcmk`, and tells it with its maker, which has ended.
+/// Makes a segment with `ipcmk`. Returns its id and the pid of ipcmk, which has ended.
 fn make_segment(command: &mut Command) -> (u64, i32) {
     let child = command.args(["--shmem", "4096"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let maker = i32::try_from(child.id()).unwrap();
@@ -434,7 +434,7 @@ async fn an_agent_that_cannot_come_in_is_dead_until_it_has_a_token() {
     std::fs::create_dir_all(host.join("agent")).unwrap();
     std::fs::rename(host.join("token"), host.join("agent/identity.pem")).unwrap();
     assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Active, "it has enrolled");
-    // As the agent does with a file that is damaged.
+    // The agent renames a damaged file like this.
     std::fs::rename(host.join("agent/identity.pem"), host.join("agent/identity.pem.damaged")).unwrap();
     assert_eq!(world.driver.describe(instance).await.unwrap(), HostState::Dead);
     world.driver.ensure_host(&spec).await.unwrap();
@@ -482,7 +482,7 @@ async fn what_a_stalled_controller_asks_for_late_changes_nothing() {
     let written = std::fs::read_to_string(&config).unwrap();
     assert!(written.contains("memory_mib = 2048"), "{written}");
 
-    // Whichever controller the late one speaks to, and after that one's restart.
+    // The fence holds in another driver, and after a restart.
     for _ in 0..2 {
         let late = [
             world.driver.ensure_host(&at(&spec, 8, 512)).await.map(drop),
@@ -500,7 +500,7 @@ async fn what_a_stalled_controller_asks_for_late_changes_nothing() {
     let facts = std::fs::metadata(config.with_file_name("fence")).unwrap();
     assert_eq!((facts.permissions().mode() & 0o777, facts.uid()), (0o600, nix::unistd::geteuid().as_raw()));
 
-    // A damaged record holds nobody up.
+    // A damaged fence file blocks no call.
     std::fs::write(config.with_file_name("fence"), [0xff]).unwrap();
     world.driver.ensure_host(&at(&spec, 9, 2048)).await.unwrap();
     assert_eq!(std::fs::read_to_string(config.with_file_name("fence")).unwrap(), "9");

@@ -1,4 +1,4 @@
-//! Control groups of hosts: their limits, whose they are, and how they end those who multiply.
+//! Tests of cgroups: their limits, their members, and that fork bombs in them can be killed.
 
 use super::*;
 use crate::compute::process::cgroup::{Held, Part, members};
@@ -28,7 +28,7 @@ async fn limits_are_those_of_the_flavor_and_follow_it() {
     assert!(!read("pids.max").is_empty());
     assert_limits("384", 1);
 
-    // A new controller sets what an earlier one set otherwise.
+    // A new controller sets limits again that an older version set differently.
     let file = groups.iter().map(|group| group.join("pids.max")).find(|file| file.exists()).unwrap();
     std::fs::write(&file, "8192").unwrap();
     world.restart().await;
@@ -42,7 +42,7 @@ async fn limits_are_those_of_the_flavor_and_follow_it() {
     world.driver.delete_host(instance, 1).await.unwrap();
 }
 
-/// As a version before this made it: the agent was in its engine's groups.
+/// A host of an older version, whose agent was in its engine's cgroups.
 #[tokio::test]
 async fn an_agent_among_its_tenants_processes_gets_groups_of_its_own() {
     let mut world = World::new(true);
@@ -78,7 +78,7 @@ async fn an_agent_among_its_tenants_processes_gets_groups_of_its_own() {
     world.driver.delete_host(instance, 1).await.unwrap();
 }
 
-/// A tenant's program that stops whatever else runs as its account, and multiplies as far as it may.
+/// A tenant's program that stops all other processes of its account and forks as often as it can.
 #[tokio::test]
 async fn who_stops_and_multiplies_is_ended() {
     let world = World::new(true);
@@ -91,7 +91,7 @@ async fn who_stops_and_multiplies_is_ended() {
     world.driver.ensure_host(&spec).await.unwrap();
     world.agent(instance, 1).await;
     let groups = cgroups.of(&instance.to_string(), Part::Engine);
-    // So that the machine has no trouble with it.
+    // A low limit, to spare the machine.
     let limit = groups.iter().map(|group| group.join("pids.max")).find(|file| file.exists()).unwrap();
     std::fs::write(&limit, "64").unwrap();
     let uid = spec.engine_uid.unwrap();
@@ -105,7 +105,7 @@ async fn who_stops_and_multiplies_is_ended() {
     };
     until("they are stopped", || system::processes_of(uid).unwrap().iter().any(stopped)).await;
     let deleted = tokio::time::timeout(SOON, world.driver.delete_host(instance, 1)).await;
-    // After a failure nothing is to be left.
+    // A failed test leaves no process.
     drop(Held::new(&groups));
     storm.wait().unwrap();
     deleted.expect("it takes its time").unwrap();

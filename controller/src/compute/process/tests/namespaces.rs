@@ -1,4 +1,4 @@
-//! What is a host's own in its namespaces, and namespaces that an earlier version made.
+//! Tests of namespaces: what a host has of its own inside, and namespaces made by older versions.
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -12,7 +12,7 @@ fn inside(process: ProcessId, path: &Path) -> PathBuf {
     Path::new(&format!("/proc/{}/root", process.pid)).join(path.strip_prefix("/").unwrap())
 }
 
-/// Runs this in the namespaces of a process.
+/// A command that runs in the namespaces of a process.
 fn run_inside(process: ProcessId, words: &[&str]) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--target={}", process.pid)).args(["--mount", "--ipc", "--"]).args(words);
@@ -40,7 +40,7 @@ async fn sockets_and_objects_are_the_hosts_own_and_bounded() {
     let (of_agent, before) = (namespace(agent, "ipc"), queues(agent));
     assert_eq!(before.split(|byte| *byte == b'\n').count(), 3);
 
-    // Another agent, of another controller, finds what was there.
+    // An agent that another controller starts finds the same objects.
     kill(agent);
     world.restart().await;
     let next = world.agent(instance, 2).await;

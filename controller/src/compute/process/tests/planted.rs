@@ -1,4 +1,5 @@
-//! What an engine's account puts into its host's directories, between any two stages of the host's life.
+//! Tests that links and special files that an engine's account plants in its host's directories do no harm, whenever it
+//! plants them.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, lchown, symlink};
@@ -9,14 +10,15 @@ use super::*;
 
 const SECRET: &str = "a secret of root's";
 const NOBODY: u32 = 65_534;
-/// A stage that takes longer hangs.
+/// Time limit of a stage.
 const LONGEST: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug)]
 enum Plant {
     LinkToFile,
     LinkToDirectory,
-    /// The kernel lets nobody make one to another's file where it is told so; it may have come in otherwise.
+    /// With `fs.protected_hardlinks` an account cannot link to another's file. Test it all the same, since it is a
+    /// setting.
     HardLink,
     Pipe,
     Device,
@@ -26,7 +28,7 @@ enum Plant {
 enum Deed {
     Ensure,
     Stop,
-    /// The engine's files are another account's, and are given to the host's.
+    /// Changes the owner of the engine's files from another account to the host's.
     Give,
     Delete,
 }
@@ -34,7 +36,7 @@ enum Deed {
 const PLANTS: [Plant; 5] = [Plant::LinkToFile, Plant::LinkToDirectory, Plant::HardLink, Plant::Pipe, Plant::Device];
 const LIFE: [Deed; 5] = [Deed::Ensure, Deed::Stop, Deed::Ensure, Deed::Give, Deed::Delete];
 
-/// Puts one at each place: below the data, in the place of the data, and among the sockets.
+/// Plants one in each place: in the data directory, beside it, and among the sockets.
 fn plant(host: &Path, run: &Path, roots: &Path, plant: Plant, uid: u32) {
     let data = host.join("volume/1/data");
     if !fs::symlink_metadata(&data).is_ok_and(|facts| facts.is_dir()) {
@@ -48,13 +50,13 @@ fn plant(host: &Path, run: &Path, roots: &Path, plant: Plant, uid: u32) {
         places.push(run.join("s/socket"));
     }
     for path in &places {
-        // What is not there need not go.
+        // Fails if there is no such file.
         let _ = fs::remove_file(path);
         match plant {
             Plant::LinkToFile => symlink(roots.join("secret"), path).unwrap(),
             Plant::LinkToDirectory => symlink(roots, path).unwrap(),
             Plant::HardLink => match fs::hard_link(roots.join("other"), path) {
-                // Sockets lie in a mount of their own.
+                // The directory of sockets is a mount of its own.
                 Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {}
                 linked => linked.unwrap(),
             },
@@ -70,12 +72,13 @@ fn plant(host: &Path, run: &Path, roots: &Path, plant: Plant, uid: u32) {
         symlink(roots, &data).unwrap();
     }
     for path in [data, host.join("volume/1"), run.join("s")] {
-        // The last of them is there while the host runs.
+        // Fails for the sockets if the host is not running.
         let _ = lchown(path, Some(uid), Some(uid));
     }
 }
 
-/// What is root's. The engine's account gives the other file names and takes them away, so they are not counted.
+/// Facts of root's files that must not change. The link count of `other` is left out, since the account adds and removes
+/// links.
 fn facts(roots: &Path) -> Vec<(u32, u32, u32, u64, String)> {
     let of = |name: &str| {
         let (path, names) = (roots.join(name), name == "secret");
