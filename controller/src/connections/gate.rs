@@ -1,7 +1,9 @@
-//! Who may connect: so many connections in all, and so many from one source. Where there is no place left, a silent one gives
-//! up its own: one of the source that has most, at once, for a source that has fewer; else the one that has been silent
-//! longest. Where none is silent, the source that has most loses the request that has taken longest, again for a source
-//! that has fewer. So those who hold many keep nobody out.
+//! Limits the connections of a port, in total and per source.
+//!
+//! When the total is reached, a new connection replaces another one, so that a source with many connections cannot keep
+//! others out. Replaced is an idle connection of the source with the most connections, if it has more than the new
+//! one's source; else the connection that has been idle longest. If none is idle, the source with the most connections
+//! loses the one whose request has taken longest, again only if the new one's source has fewer.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,17 +14,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::source::Source;
 
-/// A connection keeps its place for so long, however many of its own source want one: time enough to begin a request.
+/// A connection that has been idle for less than this is not replaced by one of the same source, so that it can begin a
+/// request.
 const UNDISTURBED: Duration = Duration::from_secs(1);
-/// Between two lines in the log about refused connections.
+/// Pause between two log lines about refused connections.
 const REMINDER: Duration = Duration::from_secs(60);
 
-/// How many connections a port may have.
+/// Limits of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// In all.
+    /// Connections in total.
     pub all: usize,
-    /// From one source.
+    /// Connections from one source.
     pub source: usize,
 }
 
@@ -32,31 +35,30 @@ impl Limits {
     }
 }
 
-/// What the limit of open files leaves for connections from outside. More than half of it is kept for the inside: the
-/// database, agents that have proved who they are, processes and files.
+/// How the limit of open files is divided among ports. More than half of it is kept for the store, authenticated
+/// agents, processes and files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
-    /// The API.
     pub api: Limits,
-    /// Those at the agents' port who have not proved who they are.
+    /// The agents' port: connections that are not authenticated yet.
     pub agents: Limits,
-    /// The figures.
+    /// The metrics port.
     pub figures: Limits,
 }
 
 impl Shares {
-    /// The shares in so many descriptors.
+    /// Divides a limit of `descriptors` open files.
     pub fn of(descriptors: u64) -> Self {
         let part = |divisor: u64, most: usize| {
             Limits::quarter(usize::try_from(descriptors / divisor).unwrap_or(most).clamp(4, most))
         };
-        // All agents of a machine come from one address.
+        // All agents of a machine have the same address, so one source may have half of the connections.
         let agents = part(8, 4096);
         Self { api: part(4, 8192), agents: Limits { source: agents.all / 2, ..agents }, figures: part(32, 64) }
     }
 }
 
-/// Counts the connections of a port.
+/// Counts and limits the connections of a port.
 pub struct Gate {
     port: &'static str,
     limits: Limits,
@@ -74,15 +76,15 @@ struct State {
 
 struct Open {
     source: Source,
-    /// Whether a request is under way.
+    /// Whether a request is in progress.
     busy: bool,
-    /// Since when it is.
+    /// Since when it has been busy or idle.
     since: Instant,
     given_up: CancellationToken,
 }
 
 impl Gate {
-    /// The gate of a port, by its name in the log. Proxies may have as many connections as there are in all.
+    /// `port` is its name in the log. The limit per source does not apply to `proxies`.
     pub fn new(port: &'static str, limits: Limits, proxies: Vec<Source>) -> Arc<Self> {
         Arc::new(Self { port, limits, proxies, state: Mutex::default() })
     }
@@ -99,7 +101,7 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection from this source; `None` where it has to be closed.
+    /// Admits a connection. `None` if it must be closed.
     pub fn admit(self: &Arc<Self>, source: Source) -> Option<Place> {
         let now = Instant::now();
         let mut state = self.state();
@@ -133,8 +135,9 @@ impl Gate {
 }
 
 impl State {
-    /// Ends a connection of the source that has most, if that is more than what the one who comes will have; else a silent
-    /// one of any. Requests under way are ended last, and a proxy's never: one proxy has the requests of many.
+    /// Ends a connection for a new one, whose source has `of_source` already: an idle one of the source with the most,
+    /// if that source has more than the new one's will have; else an idle one of any source; else a busy one. Busy
+    /// connections of proxies are spared, since a proxy forwards requests of many clients.
     fn make_room(&mut self, of_source: usize, proxies: &[Source], now: Instant) -> bool {
         let most = self.greatest(of_source, &[]);
         most.is_some_and(|source| self.end_one(false, Some(source), Duration::ZERO, now))
@@ -144,14 +147,13 @@ impl State {
                 .is_some_and(|source| self.end_one(true, Some(source), Duration::ZERO, now))
     }
 
-    /// The source that has most of those that have at least two more than this.
+    /// The source with the most connections, among those with at least `of_source` + 2.
     fn greatest(&self, of_source: usize, spared: &[Source]) -> Option<Source> {
         let others = self.sources.iter().filter(|(source, count)| **count > of_source + 1 && !spared.contains(source));
         others.max_by_key(|(_, count)| **count).map(|(source, _)| *source)
     }
 
-    /// Ends the connection that has been silent, or busy, longest and at least for this time, of this source where one is
-    /// given.
+    /// Ends the connection (of `source`, if given) that has been busy or idle longest, if that is at least `least`.
     fn end_one(&mut self, busy: bool, source: Option<Source>, least: Duration, now: Instant) -> bool {
         let all = self.open.iter().filter(|(_, open)| open.busy == busy && source.is_none_or(|s| open.source == s));
         match all.map(|(id, open)| (open.since, *id)).min().filter(|(since, _)| now.duration_since(*since) >= least) {
@@ -175,7 +177,7 @@ impl State {
     }
 }
 
-/// A connection's place, until it is dropped.
+/// An admitted connection. It counts until this is dropped.
 pub struct Place {
     gate: Arc<Gate>,
     id: u64,
@@ -184,12 +186,11 @@ pub struct Place {
 }
 
 impl Place {
-    /// Where the connection comes from.
     pub fn source(&self) -> Source {
         self.source
     }
 
-    /// Cancelled when the connection has to end, since another takes its place.
+    /// Cancelled when the connection must end because another one replaces it.
     pub fn given_up(&self) -> CancellationToken {
         self.given_up.clone()
     }
@@ -198,7 +199,7 @@ impl Place {
         self.gate.clone()
     }
 
-    /// Says whether a request is under way.
+    /// Records whether a request is in progress.
     pub(super) fn set_busy(&self, busy: bool) {
         if let Some(open) = self.gate.state().open.get_mut(&self.id) {
             (open.busy, open.since) = (busy, Instant::now());

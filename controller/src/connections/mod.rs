@@ -1,9 +1,9 @@
-//! Connections from outside: how many there may be, how long they may be silent, and where they come from.
+//! HTTP connections from clients: their number, idle timeout, and source address.
 //!
-//! A connection in which no request is under way for a while is closed. That is one rule for a head that never ends, for a
-//! client that says nothing, for a TLS handshake and for HTTP/2. Bodies have a time of their own (`api/http/body.rs`), and so
-//! has a client that does not read its answer (`written.rs`). A request is under way from the end of its body on: who
-//! sends a part of one holds a place no better than who says nothing.
+//! A connection without a request for some time is closed. This one rule covers slow request heads, silent clients, TLS
+//! handshakes and HTTP/2. Request bodies have a timeout of their own (`api/http/body.rs`), and so has writing to a
+//! client that does not read (`written.rs`). For the gate, a connection is busy only once a request's body has arrived,
+//! so a client that sends half a body is replaced like an idle one.
 
 mod gate;
 mod source;
@@ -36,24 +36,22 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use written::Written;
 
-/// When no descriptor is left, accepting at once again would only spin.
+/// Pause after a failed accept. Without it the loop would spin while no file descriptor is free.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// For the last bytes of an answer when the service ends.
+/// Time to send the last bytes of an answer at shutdown.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// A port on which HTTP is served.
+/// A port to serve HTTP on.
 pub struct Port {
-    /// Bound already.
     pub listener: TcpListener,
-    /// Where it speaks TLS.
+    /// Set if the port uses TLS.
     pub tls: Option<TlsAcceptor>,
-    /// Who may connect.
     pub gate: Arc<Gate>,
-    /// How long a connection may have no request under way.
+    /// Idle timeout.
     pub idle: Duration,
 }
 
-/// Serves until `shutdown`, and then until the requests that are under way are answered.
+/// Serves until `shutdown`, then until the requests in progress are answered.
 pub async fn serve(port: Port, router: Router, shutdown: CancellationToken) {
     let Port { listener, tls, gate, idle } = port;
     let tasks = TaskTracker::new();
@@ -81,7 +79,6 @@ pub async fn serve(port: Port, router: Router, shutdown: CancellationToken) {
     tasks.wait().await;
 }
 
-/// One connection.
 struct One {
     router: Router,
     place: Place,
@@ -91,7 +88,7 @@ struct One {
 
 impl One {
     async fn begin(self, stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>) {
-        // Without it answers would only be slower.
+        // Not essential: without it answers are slower.
         let _ = stream.set_nodelay(true);
         let Some(tls) = tls else { return self.speak(stream).await };
         let given_up = self.place.given_up();
@@ -132,11 +129,11 @@ impl One {
         let (mut silence, mut ending, mut was_busy) = (pin!(sleep(idle)), false, false);
         loop {
             tokio::select! {
-                // What the client did wrong is its own affair.
+                // An error here is the client's: ignore it.
                 _ = connection.as_mut() => return,
                 _ = changes.changed() => {
                     let busy = changes.borrow_and_update().under_way > 0;
-                    // A request whose body has not arrived leaves a silent connection as silent as it was.
+                    // A request whose body has not arrived does not end the idle time.
                     if busy || was_busy {
                         place.set_busy(busy);
                     }
@@ -155,12 +152,12 @@ impl One {
     }
 }
 
-/// The requests of a connection.
+/// Numbers of requests of a connection.
 #[derive(Clone, Copy, Default)]
 struct Requests {
-    /// Those of which a part of the body is missing.
+    /// Requests whose body has not arrived completely.
     arriving: usize,
-    /// Those that are worked on or answered.
+    /// Requests that are being processed or answered.
     under_way: usize,
 }
 
@@ -170,7 +167,7 @@ impl Requests {
     }
 }
 
-/// One of a connection's requests, until it is dropped.
+/// A request of a connection. It counts until this is dropped.
 struct Held {
     requests: Arc<watch::Sender<Requests>>,
     has_arrived: AtomicBool,
@@ -202,7 +199,7 @@ impl Drop for Held {
     }
 }
 
-/// A request's body, which tells when it has arrived.
+/// A request's body, which records when it has arrived completely.
 struct Arriving {
     body: Incoming,
     held: Arc<Held>,
@@ -241,7 +238,7 @@ impl HttpBody for Arriving {
     }
 }
 
-/// An answer's body: its request is under way until it is sent.
+/// An answer's body, which keeps its request in progress until it is sent.
 struct Answer {
     body: Body,
     _held: Arc<Held>,

@@ -1,17 +1,15 @@
-//! Where a connection comes from.
+//! Source of a connection.
 
 use std::net::IpAddr;
 
 use axum::http::HeaderMap;
 use ipnet::Ipv6Net;
 
-/// What is counted as one place that connections come from: an IPv4 address, or a /64 of IPv6, which is what one customer
-/// has.
+/// What counts as one client for limits: an IPv4 address, or an IPv6 /64, which is usually one customer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Source(IpAddr);
 
 impl Source {
-    /// The source of an address.
     pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V6(address) => Ipv6Net::new_assert(address, 64).network().into(),
@@ -20,8 +18,8 @@ impl Source {
     }
 }
 
-/// The source that a proxy names: the last entry of `X-Forwarded-For`, which is the one that this proxy wrote. The proxy
-/// itself where it names none.
+/// The source that a proxy names, which is the last entry of `X-Forwarded-For`, since the proxy itself appends that
+/// one. Without such an entry, the proxy itself.
 pub fn behind_proxy(headers: &HeaderMap, proxy: Source) -> Source {
     let last = headers.get_all("x-forwarded-for").iter().next_back();
     let last = last.and_then(|value| value.to_str().ok()?.rsplit(',').next());

@@ -1,4 +1,4 @@
-//! A port on a real socket.
+//! Tests with a port on a real socket.
 
 use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,10 +20,10 @@ async fn port(limits: Limits) -> (SocketAddr, CancellationToken, tokio::task::Jo
     (address, shutdown.clone(), tokio::spawn(serve(port, router, shutdown)))
 }
 
-/// What comes until the other side closes, within some time.
+/// Reads until the other side closes, with a timeout.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
-    // A reset is an end too.
+    // A reset counts as an end, too.
     let _ = timeout(IDLE * 10, stream.read_to_end(&mut text)).await.unwrap();
     String::from_utf8_lossy(&text).into_owned()
 }
@@ -76,7 +76,7 @@ async fn a_full_port_refuses_at_once_who_has_most() {
     assert_eq!(rest(&mut refused).await, "");
 }
 
-/// Connections from this address, each with this said.
+/// Opens connections from an address, and sends `text` on each.
 async fn say(port: SocketAddr, from: [u8; 4], number: usize, text: &str) -> Vec<TcpStream> {
     let mut streams = Vec::new();
     for _ in 0..number {

@@ -1,4 +1,4 @@
-//! A stream whose writes have a time: who does not read what was asked for is not waited for.
+//! A stream with a write timeout, against clients that do not read the answer.
 
 use std::io;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A write that makes no progress for this time ends in an error.
+/// Ends a write with an error if it makes no progress for `limit`.
 pub(super) struct Written<S> {
     stream: S,
     limit: Duration,

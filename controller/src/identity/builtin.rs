@@ -1,4 +1,5 @@
-//! Enough of Keystone's v3 API that clients log in and find the service: tokens, catalog, look-ups of projects and users.
+//! The built-in identity's HTTP API: the part of Keystone's v3 API that clients need to log in and find the service
+//! (tokens, catalog, projects and users).
 
 #[cfg(test)]
 mod tests;
@@ -24,12 +25,12 @@ use crate::error::{Error, chain};
 use crate::store::identity::{Token, User};
 
 const DOMAIN: &str = "default";
-/// After how many seconds a client may try whether the store is back.
+/// `Retry-After` while the store is unavailable, seconds.
 const STORE_BACK_S: u64 = 2;
-/// Methods that a login may name at most.
+/// Greatest number of methods in a login request.
 const METHODS: usize = 10;
 
-/// Keystone's own form of a fault.
+/// An error in Keystone's format.
 struct Fault {
     status: StatusCode,
     message: String,
@@ -81,7 +82,7 @@ impl IntoResponse for Fault {
     }
 }
 
-/// Says where to log in, on every 401.
+/// Adds the `WWW-Authenticate` header to every 401.
 async fn challenge(State(service): State<Arc<Service>>, mut response: Response) -> Response {
     if response.status() == StatusCode::UNAUTHORIZED
         && let Ok(value) = HeaderValue::from_str(&super::challenge(&service.url()))
@@ -93,7 +94,7 @@ async fn challenge(State(service): State<Arc<Service>>, mut response: Response) 
 
 type Answer = Result<Response, Fault>;
 
-/// The routes, to be mounted at `/identity`.
+/// The routes. They are mounted at `/identity`.
 pub fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/", get(versions))
@@ -171,7 +172,7 @@ fn bad(message: &str) -> Fault {
     Fault::new(StatusCode::BAD_REQUEST, message.to_owned())
 }
 
-/// Whether a domain of a request is the one that there is; none given is it too.
+/// Whether a request's domain is the default domain, the only one. An absent domain counts as the default.
 fn is_default(domain: &Value) -> bool {
     let said = domain.get("id").or_else(|| domain.get("name")).and_then(Value::as_str);
     said.is_none_or(|said| said.eq_ignore_ascii_case(DOMAIN))
@@ -212,7 +213,7 @@ async fn login(
     Ok((StatusCode::CREATED, [("x-subject-token", text)], Json(body)).into_response())
 }
 
-/// Each user has roles in one project: that one, or none said, is what can be asked for.
+/// Whether the user may have a token with this scope: that of the user's only project, or no scope given.
 fn may_scope(token: &Token, scope: &Value) -> bool {
     let Some(project) = scope.get("project") else { return scope.is_null() || scope == "unscoped" };
     let said = |field: &str| project.get(field).and_then(Value::as_str);
@@ -228,7 +229,7 @@ fn token_body(service: &Service, token: &Token, catalog: bool) -> Value {
     let domain = json!({"id": DOMAIN, "name": "Default"});
     let roles: Vec<Value> = user.roles.iter().map(|role| json!({"id": role, "name": role})).collect();
     let time = |time: time::OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
-    // As Keystone has it: a token for a token also names how the first one was got.
+    // As in Keystone, a token got with another token also lists the methods of that one.
     let (methods, audit_ids) = match &token.parent_audit_id {
         None => (json!(["password"]), json!([token.audit_id])),
         Some(first) => (json!(["token", "password"]), json!([token.audit_id, first])),
@@ -265,7 +266,8 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// Who may see and end what is others': the policy is Trove's and has no rules for it.
+/// Whether a user may see and revoke tokens of others. The policy file does not decide this, since it has only Trove's
+/// rules.
 fn is_admin(user: &User) -> bool {
     user.roles.iter().any(|role| role == "admin")
 }
@@ -274,7 +276,7 @@ async fn caller(service: &Service, headers: &HeaderMap) -> Result<Token, Fault> 
     Ok(service.find(header(headers, "x-auth-token")).await?)
 }
 
-/// The token that is asked about; it has to be the caller's own unless the caller is an administrator.
+/// The token in `X-Subject-Token`. It must be the caller's own, unless the caller is an administrator.
 async fn subject(service: &Service, headers: &HeaderMap) -> Result<(String, Token), Fault> {
     let bearer = caller(service, headers).await?;
     let text = header(headers, "x-subject-token").to_owned();
@@ -316,7 +318,7 @@ fn user_body(user: &User) -> Value {
            "default_project_id": user.project_id, "options": {}, "password_expires_at": null, "links": {}})
 }
 
-/// The users that the caller may see: all for an administrator, itself for anybody else.
+/// The users that the caller may see: all for an administrator, otherwise only the caller.
 async fn visible(service: &Service, headers: &HeaderMap) -> Result<Vec<User>, Fault> {
     let token = caller(service, headers).await?;
     let all = is_admin(&token.user);
@@ -334,7 +336,7 @@ fn list(name: &str, items: Vec<Value>) -> Response {
     Json(json!({name: items, "links": {"next": null, "previous": null}})).into_response()
 }
 
-/// Each project once, though several users may have it.
+/// One user for each project, since several users may share one.
 fn distinct(users: &[User]) -> Vec<&User> {
     let mut seen = std::collections::BTreeSet::new();
     users.iter().filter(|user| seen.insert(user.project_id.clone())).collect()

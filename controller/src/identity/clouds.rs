@@ -1,4 +1,4 @@
-//! The first users, and the clouds file from which clients know them.
+//! Creates the first users, and the file clouds.yaml with their passwords for clients.
 
 #![allow(clippy::disallowed_methods, reason = "the state directory is the controller's alone")]
 
@@ -15,19 +15,19 @@ use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::store::identity::User;
 
-/// The users of a first start: cloud, user and project, role.
+/// Users made at the first start: name of the cloud, name of user and project, role.
 const FIRST: [(&str, &str, &str); 2] = [("trove", "demo", "member"), ("trove-admin", "admin", "admin")];
 
 const FILE: &str = "clouds.yaml";
-/// The file before its users are there.
+/// Name of the file until its users are stored.
 const BESIDE: &str = "clouds.yaml.new";
 
 fn hex_id() -> String {
     Uuid::new_v4().simple().to_string()
 }
 
-/// Puts the configured users into the store; where none are configured and none are there, `demo` and `admin` with
-/// passwords that stand in the clouds file alone. Users that were configured and no longer are can log in no more.
+/// Stores the configured users, and deletes users that are no longer configured. If none are configured and none are
+/// stored, makes `demo` and `admin` with random passwords, which are written to the clouds file only.
 ///
 /// # Errors
 /// Internal: the file cannot be written.
@@ -60,8 +60,8 @@ pub(super) async fn ensure_users(store: &Store, config: &Config, state: &Path) -
     let beside = state.join(BESIDE);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) if FIRST.iter().all(|(_, name, _)| known.iter().any(|user| user.name == *name)) => Some(text),
-        // The users were made by another controller, whose file has their passwords, or by an earlier life of this one,
-        // which ended before the file had its name.
+        // Another controller made the users and has their passwords in its file; or this one made them and was killed
+        // before it renamed the file.
         _ if store.is_shared() && !known.is_empty() => match std::fs::read_to_string(&beside) {
             Ok(text) if opens(&text, &known).await? => Some(text),
             Ok(_) => return remove(&beside),
@@ -74,11 +74,12 @@ pub(super) async fn ensure_users(store: &Store, config: &Config, state: &Path) -
         return name(state);
     }
     let (users, text) = first(config).await?;
-    // Before the users are there: passwords that stand nowhere would be lost with this process.
+    // Write the file before the users are stored. Otherwise the passwords would be lost if this process was killed in
+    // between.
     write(&beside, &text)?;
     if store.is_shared() {
         if !store.insert_users(&users).await? {
-            // Another controller makes them at this very moment, and has their passwords.
+            // Another controller has just made them and has their passwords.
             return remove(&beside);
         }
     } else {
@@ -89,7 +90,7 @@ pub(super) async fn ensure_users(store: &Store, config: &Config, state: &Path) -
     name(state)
 }
 
-/// Whether the file has the password of the first of its users.
+/// Whether the file has the right password of its first user.
 async fn opens(text: &str, known: &[User]) -> Result<bool> {
     let (cloud, name, _) = FIRST[0];
     let file: serde_json::Value = serde_yaml_ng::from_str(text).unwrap_or_default();
@@ -101,12 +102,12 @@ async fn opens(text: &str, known: &[User]) -> Result<bool> {
     checked.map_err(|error| Error::internal("check a password", error))
 }
 
-/// The same id for the same name, so that two users of a configuration share their project.
+/// Derives the id from the name, so that two configured users with the same project name share the project.
 fn project_id(name: &str) -> String {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).simple().to_string()
 }
 
-/// The first users, and the file with their passwords.
+/// Makes the first users, and the text of the clouds file.
 async fn first(config: &Config) -> Result<(Vec<User>, String)> {
     let mut users = Vec::new();
     let mut text =
@@ -131,7 +132,7 @@ async fn first(config: &Config) -> Result<(Vec<User>, String)> {
     Ok((users, text))
 }
 
-/// The file with the present address and region; everything else stays.
+/// The text of the clouds file with the present address and region; everything else stays.
 fn moved(text: &str, url: &str, region: &str) -> String {
     let line = |line: &str| {
         let indent: String = line.chars().take_while(|c| *c == ' ').collect();
@@ -214,7 +215,7 @@ mod tests {
         let now = std::fs::read_to_string(&file).unwrap();
         assert!(opens(&now, &known).await.unwrap());
         assert!(!store.is_shared() || now == text);
-        // What was written for users that another controller made is not taken for theirs.
+        // A file that was written for other users is not used for those that another controller made.
         std::fs::remove_file(&file).unwrap();
         std::fs::write(&beside, text.replace("password: ", "password: x")).unwrap();
         ensure_users(&store, &config, directory.path()).await.unwrap();

@@ -1,5 +1,5 @@
-//! Wrong passwords: so many of a source, so many of a source for one account. A source that has guessed nothing wrong is
-//! never refused, whatever others do to the account, so that nobody can lock its owner out.
+//! Limits wrong passwords, per source and per source and account. A source without wrong passwords is never refused, so
+//! nobody can lock the owner out by guessing at his account.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 use crate::connections::Source;
 use crate::error::{Error, Result};
 
-/// So many wrong passwords at once, and one more each `every`.
+/// A token bucket: `times` wrong passwords at once, and one more each `every`.
 struct Allowance {
     times: u32,
     every: Duration,
 }
 
-/// Of one source for one account.
+/// For one source and one account.
 const PAIR: Allowance = Allowance { times: 10, every: Duration::from_secs(3) };
-/// The same while the account is guessed at from everywhere.
+/// For one source and one account, while the account is attacked.
 const ATTACKED: Allowance = Allowance { times: 3, every: PAIR.every };
-/// Of one source for all accounts.
+/// For one source, all accounts together.
 const SOURCE: Allowance = Allowance { times: 60, every: Duration::from_secs(1) };
-/// For one account from all sources, before it counts as attacked.
+/// For one account, all sources together. An account that exceeds it counts as attacked.
 const ACCOUNT: Allowance = Allowance { times: 100, every: Duration::from_millis(600) };
-/// Above so many counts, those that are over are forgotten. What is left is bounded by how many passwords can be compared
-/// in a minute.
+/// With more entries than this, expired ones are removed. The rest is bounded by the number of passwords that can be
+/// checked in a minute.
 const MANY: usize = 10_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,21 +32,21 @@ enum Of {
     Pair(Source, String),
 }
 
-/// The counts: for each the instant at which its allowance is whole again.
+/// For each bucket that is not full, the time at which it will be.
 #[derive(Default)]
 pub(super) struct Failures(HashMap<Of, Instant>);
 
 impl Failures {
-    /// How long until another may fail.
+    /// How long until the bucket allows another wrong password.
     fn wait(&self, of: &Of, allowance: &Allowance, now: Instant) -> Duration {
         let owed = self.0.get(of).map_or(Duration::ZERO, |whole| whole.saturating_duration_since(now));
         (owed + allowance.every).saturating_sub(allowance.every * allowance.times)
     }
 
-    /// Whether this source may try this account now.
+    /// Checks whether the source may try the account now.
     ///
     /// # Errors
-    /// 413, with the seconds after which it may.
+    /// 413 with `Retry-After`.
     pub(super) fn admit(&self, source: Source, account: &str, now: Instant) -> Result<()> {
         let attacked = !self.wait(&Of::Account(account.to_owned()), &ACCOUNT, now).is_zero();
         let pair = if attacked { &ATTACKED } else { &PAIR };
@@ -59,7 +59,7 @@ impl Failures {
         Err(Error::OverLimit { message, retry_after_s: Some(wait.as_secs() + 1) })
     }
 
-    /// Counts how an attempt ended.
+    /// Records the result of an attempt.
     pub(super) fn remember(&mut self, source: Source, account: &str, right: bool, now: Instant) {
         let pair = Of::Pair(source, account.to_owned());
         if right {

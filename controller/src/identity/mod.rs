@@ -1,4 +1,4 @@
-//! Who asks, and what they may.
+//! Authentication and authorisation of API requests.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,24 +24,22 @@ mod service;
 pub use policy::Policy;
 pub use service::Service;
 
-/// How often it is looked whether a token is still good, by an answer that takes long.
+/// How often a long response checks whether its token is still valid.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// The verified bearer of a token.
+/// The authenticated user of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The user's id.
     pub user_id: String,
-    /// The project that the token is scoped to.
+    /// Project of the token.
     pub project: ProjectId,
-    /// The roles in it.
+    /// Roles in the project.
     pub roles: Vec<String>,
-    /// Whether the rule `context_is_admin` gives Trove's admin context.
+    /// Whether the rule `context_is_admin` holds.
     pub admin: bool,
 }
 
 impl Caller {
-    /// Whether the caller has Trove's admin context.
     pub fn is_admin(&self) -> bool {
         self.admin
     }
@@ -52,7 +50,7 @@ enum Source {
     Keystone(Arc<keystone::Keystone>),
 }
 
-/// Who asks, by the identity that is configured, and what they may, by the policy.
+/// The configured identity (built-in or Keystone) and the policy.
 pub struct Identity {
     source: Source,
     policy: Policy,
@@ -60,11 +58,11 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The identity and the policy of the configuration. The built-in one gets its users, and its clouds file in the
-    /// state directory; a real Keystone is not waited for, so that it may come up later.
+    /// Opens the configured identity and policy. The built-in identity gets its users and, in the state directory, its
+    /// clouds file. Keystone need not be up yet.
     ///
     /// # Errors
-    /// 400: the policy file, or a file of the Keystone section, is wrong. Internal.
+    /// 400 if the policy file or a file of the Keystone section is wrong; internal.
     pub async fn open(store: &Store, config: &Arc<Config>, state: &Path) -> Result<Arc<Self>> {
         let policy = Policy::load(config.identity.policy_file.as_deref())?;
         if config.identity.mode == Mode::Keystone {
@@ -76,13 +74,12 @@ impl Identity {
         Ok(Self::builtin(Service::new(store.clone(), config.clone())?, policy))
     }
 
-    /// The built-in identity with these rules.
     pub fn builtin(service: Arc<Service>, policy: Policy) -> Arc<Self> {
         let challenge = challenge(&service.url());
         Arc::new(Self { source: Source::Builtin(service), policy, challenge })
     }
 
-    /// The caller that a token stands for.
+    /// Authenticates a token.
     ///
     /// # Errors
     /// 401; 403 for a token without a project; 503 while Keystone cannot be asked.
@@ -97,11 +94,12 @@ impl Identity {
         Ok(self.policy.with_context(caller))
     }
 
-    /// Waits until a token is refused, and says why. A revocation at this controller is seen at once, another's and the
-    /// end of its life soon; that Keystone or the store cannot be asked is no refusal.
+    /// Waits until a token is no longer valid, and returns the error. A revocation at this controller is noticed at
+    /// once, one at another controller and expiry within [`LOOK_AGAIN`]. That Keystone or the store cannot be asked
+    /// does not count.
     pub async fn refused(&self, token: &str) -> Error {
         loop {
-            // Heard before it is looked, so that no revocation falls between the two.
+            // Subscribe before the check, so that no revocation is missed in between.
             let mut revoked = match &self.source {
                 Source::Builtin(service) => Some(service.revocations()),
                 Source::Keystone(_) => None,
@@ -111,22 +109,21 @@ impl Identity {
             }
             let revocation = async {
                 match &mut revoked {
-                    // The sender lives as long as the identity.
+                    // Cannot fail: the sender lives as long as the identity.
                     Some(revoked) => drop(revoked.changed().await),
                     None => std::future::pending().await,
                 }
             };
-            // In time or not, it is looked again.
+            // Check again after a revocation as well as after the timeout.
             let _ = tokio::time::timeout(LOOK_AGAIN, revocation).await;
         }
     }
 
-    /// What roles may.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// The built-in identity, where it is the one.
+    /// The built-in identity, if that is the configured one.
     pub fn service(&self) -> Option<Arc<Service>> {
         match &self.source {
             Source::Builtin(service) => Some(service.clone()),
@@ -134,13 +131,13 @@ impl Identity {
         }
     }
 
-    /// The header `WWW-Authenticate` of a 401: where to log in.
+    /// Value of the header `WWW-Authenticate` of a 401.
     pub fn challenge(&self) -> &str {
         &self.challenge
     }
 }
 
-/// As Keystone and its middleware say it.
+/// The challenge in the form that Keystone's middleware uses.
 fn challenge(url: &str) -> String {
     format!("Keystone uri=\"{url}\"")
 }
@@ -149,13 +146,13 @@ fn unauthorized() -> Error {
     Error::Unauthorized("The token is missing, unknown or expired. Log in again.".to_owned())
 }
 
-/// A password that nobody has chosen: 24 characters that no shell and no URL minds.
+/// A random password of 24 characters that need no quoting in a shell or URL.
 pub(crate) fn generate_password() -> SecretString {
     let bytes: [u8; 18] = rand::random();
     SecretString::from(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// An argon2id hash of a password, PHC string. Takes tens of milliseconds and 19 MiB.
+/// Hashes a password with argon2id; returns a PHC string. Takes tens of milliseconds and 19 MiB.
 pub fn hash_password(password: &SecretString) -> Result<String> {
     passwords::hash(password.expose_secret())
 }

@@ -1,4 +1,4 @@
-//! Passwords: argon2id, on threads of their own, in turns of the sources that ask, and slower after failures.
+//! Checks passwords (argon2id) on separate threads. Sources take turns, and failures are limited ([`Failures`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,11 +14,11 @@ use super::failures::Failures;
 use crate::connections::Source;
 use crate::error::{Error, Result};
 
-/// Each takes 19 MiB and a core for a while.
+/// Number of threads. Each check takes 19 MiB and a core for tens of milliseconds.
 const THREADS: usize = 2;
-/// Logins of one source that wait for their turn at most.
+/// Greatest number of waiting logins of one source.
 const WAITING_OF_SOURCE: usize = 64;
-/// Logins that wait for their turn at most. Where there are more, those of the source that has most give way.
+/// Greatest number of waiting logins. Above it, a login of the source with the most is refused.
 const WAITING: usize = 1024;
 
 pub(super) fn hash(password: &str) -> Result<String> {
@@ -27,24 +27,25 @@ pub(super) fn hash(password: &str) -> Result<String> {
     hashed.map(|hash| hash.to_string()).map_err(failed)
 }
 
-/// Whether the password is the one of the hash. Takes a core for a while.
+/// Whether the password has this hash. Takes a core for tens of milliseconds.
 pub(super) fn matches(hash: &str, password: &str) -> bool {
     let parsed = PasswordHash::new(hash);
     parsed.is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
 
-/// Somebody who says that an account is his.
+/// A login attempt.
 pub(super) struct Attempt {
     pub(super) source: Source,
-    /// The account's name, or something that stands for the unknown one that was asked for.
+    /// Name of the account; for an unknown account, a string derived from the given name.
     pub(super) account: String,
-    /// What the password is compared with. For an unknown account it is another's, so that it takes the same time.
+    /// Hash that the password is checked against. For an unknown account it is another account's, so that the check
+    /// takes the same time.
     pub(super) hash: String,
     pub(super) known: bool,
     pub(super) password: SecretString,
 }
 
-/// Compares passwords, on threads that end when this is dropped.
+/// Checks passwords on threads that end when this is dropped.
 pub(super) struct Passwords(Arc<Shared>);
 
 struct Shared {
@@ -57,13 +58,13 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An attempt that waits for its turn, and whom it is told.
+/// A waiting attempt and where to send its result.
 struct Waiting {
     attempt: Attempt,
     answer: oneshot::Sender<Result<bool>>,
 }
 
-/// Who is next: each source in its turn, whatever it has waiting, so that many from one wait behind themselves.
+/// A queue in which sources take turns, so that a source with many logins delays only its own.
 #[derive(Default)]
 struct Turns {
     waiting: HashMap<Source, VecDeque<Waiting>>,
@@ -86,7 +87,7 @@ impl Turns {
             && let Some(longest) = self.waiting.values_mut().max_by_key(|waiting| waiting.len())
             && longest.len() > 1
         {
-            // Whose answer is dropped hears that too many log in.
+            // Its waiter gets the error "too many log in", since the sender is dropped.
             longest.pop_back();
             self.count -= 1;
         }
@@ -114,7 +115,7 @@ impl Turns {
 }
 
 impl Shared {
-    /// Waits for the next one; `None` at the end.
+    /// Waits for the next attempt; `None` when the threads must end.
     fn next(&self) -> Option<Waiting> {
         let mut turns = hold(&self.turns);
         loop {
@@ -131,14 +132,14 @@ impl Shared {
     fn work(&self) {
         while let Some(Waiting { attempt, answer }) = self.next() {
             if !answer.is_closed() {
-                // Who asked may have gone meanwhile.
+                // The waiter may be gone.
                 let _ = answer.send(self.check(&attempt));
             }
         }
     }
 
     fn check(&self, attempt: &Attempt) -> Result<bool> {
-        // Others of the same source may have failed since this one began to wait.
+        // Check again: other attempts of the source may have failed while this one waited.
         hold(&self.failures).admit(attempt.source, &attempt.account, Instant::now())?;
         let right = matches(&attempt.hash, attempt.password.expose_secret()) && attempt.known;
         hold(&self.failures).remember(attempt.source, &attempt.account, right, Instant::now());
@@ -160,7 +161,7 @@ impl Passwords {
         Ok(passwords)
     }
 
-    /// Whether the password is right; that of an unknown account never is.
+    /// Whether the password is right. For an unknown account always `false`.
     pub(super) async fn verify(&self, attempt: Attempt) -> Result<bool> {
         hold(&self.0.failures).admit(attempt.source, &attempt.account, Instant::now())?;
         let (answer, answered) = oneshot::channel();
@@ -201,7 +202,7 @@ mod tests {
     async fn many_from_one_source_wait_behind_themselves() {
         let passwords = Passwords::new().unwrap();
         let hash = hash("sesame").unwrap();
-        // One account each: that of a user would be closed to this source after some.
+        // A different account each time, since one account would be refused after some attempts.
         let flood = (0..WAITING_OF_SOURCE + THREADS + 5)
             .map(|n| passwords.verify(Attempt { account: format!("a{n}"), ..attempt(1, &hash, "open") }));
         let owner = async {

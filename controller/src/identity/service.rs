@@ -1,4 +1,4 @@
-//! The built-in identity: its users and tokens.
+//! The built-in identity: users and tokens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,20 +20,21 @@ use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::store::identity::{Token, User};
 
-/// How long a controller believes a token without asking the store; another controller's revocation acts after this.
-const BELIEVED: Duration = Duration::from_secs(5);
-/// About so many tokens are believed at most.
-const REMEMBERED: u64 = 10_000;
+/// How long a token is cached. A revocation at another controller takes effect after this time.
+const CACHE_LIFETIME: Duration = Duration::from_secs(5);
+/// About the greatest number of cached tokens.
+const CACHE_SIZE: u64 = 10_000;
 
 /// The built-in identity.
 pub struct Service {
     store: Store,
     pub(super) config: Arc<Config>,
     passwords: passwords::Passwords,
-    /// What a password is compared with where there is no user at all.
+    /// Hash that passwords are checked against if there are no users.
     nobody: String,
-    believed: Cache<String, Token>,
-    /// Counts them, so that what was read before one is not believed after it.
+    cached: Cache<String, Token>,
+    /// Number of revocations. It shows whether a token was revoked while it was being read from the store; then it must
+    /// not be cached.
     revocations: watch::Sender<u64>,
 }
 
@@ -42,43 +43,43 @@ fn sum(token: &str) -> String {
 }
 
 impl Service {
-    /// With the users of the store; [`clouds::ensure_users`] puts them there.
+    /// The users are those of the store; [`clouds::ensure_users`] writes them.
     pub fn new(store: Store, config: Arc<Config>) -> Result<Arc<Self>> {
         let (passwords, nobody) = (passwords::Passwords::new()?, passwords::hash("nobody has this password")?);
-        let believed = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
+        let cached = Cache::builder().max_capacity(CACHE_SIZE).time_to_live(CACHE_LIFETIME).build();
         let revocations = watch::Sender::new(0);
-        Ok(Arc::new(Self { store, config, passwords, nobody, believed, revocations }))
+        Ok(Arc::new(Self { store, config, passwords, nobody, cached, revocations }))
     }
 
-    /// The token itself.
+    /// Looks a token up.
     ///
     /// # Errors
     /// 401.
     pub async fn find(&self, token: &str) -> Result<Token> {
         let (hash, now) = (sum(token), self.store.now());
-        if let Some(token) = self.believed.get(&hash).filter(|token| token.expires_at > now) {
+        if let Some(token) = self.cached.get(&hash).filter(|token| token.expires_at > now) {
             return Ok(token);
         }
         let revocations = *self.revocations.borrow();
         let found = self.store.get_token(&hash, now).await?.ok_or_else(unauthorized)?;
-        // It may have been this one that was revoked while the store was asked.
-        self.believed.entry(hash).and_compute_with(|_| match *self.revocations.borrow() == revocations {
+        // Do not cache the token if any was revoked while the store was read; it may have been this one.
+        self.cached.entry(hash).and_compute_with(|_| match *self.revocations.borrow() == revocations {
             true => Op::Put(found.clone()),
             false => Op::Nop,
         });
         Ok(found)
     }
 
-    /// Its address.
+    /// URL of the identity.
     pub(super) fn url(&self) -> String {
         format!("{}/identity/v3", self.config.public_url())
     }
 
-    /// A token for a user who knows the password, with the token's text. `asked` is the name or id that was given.
+    /// Logs a user in with a password. Returns the token's text and the token. `asked` is the given name or id.
     ///
     /// # Errors
-    /// 401, the same for an unknown user and a wrong password, in the same time; 413 after many failures of this source;
-    /// 503 when too many log in from it at once.
+    /// 401, the same and after the same time for an unknown user and a wrong password; 413 after many failures of the
+    /// source; 503 if too many logins of the source are waiting.
     pub async fn login(
         &self,
         source: Source,
@@ -88,8 +89,9 @@ impl Service {
     ) -> Result<(String, Token)> {
         let users = self.store.list_users().await?;
         let found = users.iter().position(find);
-        // An unknown user is counted by itself, and compared with some user's hash: always the same one, since those that
-        // were configured may take different times.
+        // Failures for an unknown user are counted under the hash of the given name. The password is checked against
+        // some user's hash, the same one each time for the same name, since hashes that were configured may take
+        // different times.
         let unknown = sum(asked);
         let some = usize::from(unknown.as_bytes()[0]).checked_rem(users.len()).unwrap_or_default();
         let hash = users.get(found.unwrap_or(some)).map_or(&self.nobody, |user| &user.password_hash).clone();
@@ -101,7 +103,7 @@ impl Service {
         self.issue(user, None, self.store.now() + self.config.identity.token_lifetime).await
     }
 
-    /// A token for the bearer of another, which ends when that one does.
+    /// Makes a token for the owner of another token. It expires when that one does.
     ///
     /// # Errors
     /// 401.
@@ -127,22 +129,21 @@ impl Service {
         Ok((text, token))
     }
 
-    /// Makes a token worthless at once.
+    /// Revokes a token.
     pub async fn revoke(&self, token: &str) -> Result<()> {
         let hash = sum(token);
         self.store.delete_token(&hash).await?;
         self.revocations.send_modify(|count| *count += 1);
-        // In turn with whoever is about to believe it.
-        self.believed.entry(hash).and_compute_with(|_| Op::Remove);
+        // Removing by `and_compute_with` is serialised with `find`, which may be about to cache the token.
+        self.cached.entry(hash).and_compute_with(|_| Op::Remove);
         Ok(())
     }
 
-    /// Changes with each token that is revoked here.
+    /// Notifies of each revocation at this controller.
     pub(super) fn revocations(&self) -> watch::Receiver<u64> {
         self.revocations.subscribe()
     }
 
-    /// All users.
     pub async fn users(&self) -> Result<Vec<User>> {
         self.store.list_users().await
     }

@@ -1,4 +1,4 @@
-//! The router over a real store.
+//! Tests of the router with a real store.
 
 use axum::body::Body;
 use axum::http::Request;
@@ -17,7 +17,7 @@ struct Answer {
     body: Value,
 }
 
-/// The identity with one user, `ann`, whose password is `sesame`.
+/// An identity with one user, `ann`, whose password is `sesame`.
 async fn bench() -> (tempfile::TempDir, Router) {
     let directory = tempfile::tempdir().unwrap();
     let store = crate::testing::store::open(directory.path(), 1).await;
@@ -83,7 +83,7 @@ async fn a_token_says_how_it_was_got() {
 async fn refusals_say_where_to_log_in_and_when() {
     let (_directory, router) = bench().await;
     let mut refused = 0;
-    // Places come back with time: on a slow machine there are more than ten.
+    // The allowance grows with time, so a slow machine may allow more than ten attempts.
     let late = loop {
         let wrong = by_password(&router, "ann", "open").await;
         if wrong.status != 401 || refused == 100 {

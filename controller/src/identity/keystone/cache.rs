@@ -1,14 +1,14 @@
-//! What is known of tokens, for a bounded time and of a bounded number.
+//! A cache of tokens, bounded in time and size.
 
 use std::time::{Duration, Instant};
 
 use moka::Expiry;
 use moka::policy::EvictionPolicy;
 
-/// A token by its sum, so that this memory holds none.
+/// SHA-256 of a token, so that the cache holds no tokens.
 pub(super) type Key = [u8; 32];
 
-/// Facts with the instants until which they hold.
+/// Values with the time at which they expire.
 pub(super) type Cache<V> = moka::sync::Cache<Key, (V, Instant)>;
 
 struct UntilEnd;
@@ -29,7 +29,7 @@ impl<V> Expiry<Key, (V, Instant)> for UntilEnd {
     }
 }
 
-/// Of about so many facts. When it is full, the one that was asked for longest ago goes.
+/// A cache of about `size` entries, which evicts the least recently used.
 pub(super) fn of<V: Clone + Send + Sync + 'static>(size: usize) -> Cache<V> {
     let size = u64::try_from(size).unwrap_or(u64::MAX);
     Cache::builder().max_capacity(size).eviction_policy(EvictionPolicy::lru()).expire_after(UntilEnd).build()

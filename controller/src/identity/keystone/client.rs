@@ -1,4 +1,4 @@
-//! What is asked of Keystone: a token for this service, and what another's token is.
+//! Client of Keystone: logs this service in, and validates tokens of users.
 
 #![allow(clippy::disallowed_methods, reason = "files that the operator names")]
 
@@ -19,23 +19,24 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::ids::ProjectId;
 
-/// The service's own token is renewed this long before its end, or at three quarters of a shorter life.
+/// The service's own token is renewed this long before it expires, or after three quarters of its lifetime if that is
+/// later.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
-/// Between a login that failed and the next.
+/// Pause after a failed login.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// What Keystone says of a token.
+/// Result of the validation of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It stands for this user in this project.
+    /// Valid, and scoped to a project.
     Valid(Bearer),
-    /// It is valid, and for no project.
+    /// Valid, but not scoped to a project.
     Unscoped,
-    /// It is none, or has expired, or was revoked.
+    /// Unknown, expired or revoked.
     Invalid,
 }
 
-/// For whom and for what a token is.
+/// User, project and roles of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bearer {
     pub(super) user_id: String,
@@ -43,32 +44,31 @@ pub(super) struct Bearer {
     pub(super) roles: Vec<String>,
 }
 
-/// Why Keystone could not be asked: a sentence without secrets, for the log.
+/// Why Keystone could not be asked. The text is for the log and holds no secrets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Unavailable(pub(super) String);
 
-/// The service's own token.
 #[derive(Clone)]
 struct Own {
     text: SecretString,
     renew_at: Instant,
-    /// Tells this one from the next.
+    /// Counts the service's tokens, to tell a refused one from its successor.
     number: u64,
 }
 
-/// A client of one Keystone.
 pub(super) struct Client {
     http: reqwest::Client,
     settings: config::Keystone,
     login: Mutex<Login>,
 }
 
-/// How the last login went.
+/// Result of the last login.
 #[derive(Default)]
 struct Login {
     own: Option<Own>,
-    /// A failure stands for those that would follow at once: a wrong password must not lock the account.
+    /// The last failure. It is returned for [`PAUSE`] instead of trying again, so that a wrong password does not lock
+    /// the account.
     failed: Option<(Instant, Unavailable)>,
 }
 
@@ -97,14 +97,12 @@ struct Role {
 }
 
 impl Client {
-    /// Of the Keystone of the configuration.
-    ///
     /// # Errors
-    /// 400: a file is not there or wrong; names the option.
+    /// 400 if a file is absent or wrong; the message names the option.
     pub(super) fn new(settings: &config::Keystone) -> Result<Self> {
         let mut builder = reqwest::Client::builder()
             .timeout(settings.timeout)
-            // Credentials go to the configured address alone.
+            // Credentials are sent only to the configured address.
             .redirect(reqwest::redirect::Policy::none());
         if let Some(file) = &settings.ca_file {
             let refuse = |reason: String| Error::BadRequest(format!("keystone.ca_file {}: {reason}.", file.display()));
@@ -122,14 +120,14 @@ impl Client {
         Ok(client)
     }
 
-    /// Whether this service can log in: asked at the start, so that a mistake is seen before the first user meets it.
+    /// Logs in at the start, so that a wrong configuration is logged before the first request of a user.
     pub(super) async fn greet(&self) {
         if let Err(error) = self.own_token(None).await {
             tracing::warn!(%error, "no token can be checked at Keystone yet");
         }
     }
 
-    /// The password, from its file each time: whoever changes it there need not restart the service.
+    /// Reads the password. The file is read each time, so that the password can be changed without a restart.
     fn read_password(&self) -> Result<SecretString> {
         let Some(file) = &self.settings.password_file else {
             let missing = || Error::BadRequest("keystone.password is not set.".to_owned());
@@ -138,7 +136,7 @@ impl Client {
         read_secret(file)
     }
 
-    /// What a token is, with the time at which a valid one ends.
+    /// Validates a token. A valid one comes with the time at which it expires.
     ///
     /// # Errors
     /// Keystone cannot be reached, or refuses this service.
@@ -159,19 +157,19 @@ impl Client {
                     return Ok(verdict(body.token, now));
                 }
                 StatusCode::NOT_FOUND => return Ok((Verdict::Invalid, Instant::now())),
-                // Its own token was revoked, or Keystone has other keys now.
+                // The service's own token was revoked, or Keystone's keys have changed: log in again, once.
                 StatusCode::UNAUTHORIZED if !last => own = self.own_token(Some(own.number)).await?,
                 StatusCode::UNAUTHORIZED => break,
                 status => return Err(refused("check a token", status)),
             }
         }
-        // A token that is refused as soon as it is there: no next one until the pause is over.
+        // The new token is refused, too. Wait before the next login.
         let error = Unavailable("Keystone refuses a token that it has just given to this service".to_owned());
         self.login.lock().await.failed = Some((Instant::now(), error.clone()));
         Err(error)
     }
 
-    /// The service's token; a new one when there is none, when it is about to end, or when that number was refused.
+    /// The service's own token. Logs in if there is none, it expires soon, or it is the one with the number `refused`.
     async fn own_token(&self, refused: Option<u64>) -> std::result::Result<Own, Unavailable> {
         let mut login = self.login.lock().await;
         if let Some(known) = &login.own
@@ -221,7 +219,7 @@ impl Client {
 }
 
 impl config::Keystone {
-    /// Says what is unwise.
+    /// Logs a warning if passwords go over the network in clear.
     fn warn(&self) {
         let url = url::Url::parse(&self.auth_url).ok();
         let here = |url: &url::Url| match url.host() {
@@ -240,7 +238,7 @@ impl config::Keystone {
     }
 }
 
-/// A password from a file, without the end of its line.
+/// Reads a password from a file, without the newline at its end.
 fn read_secret(file: &PathBuf) -> Result<SecretString> {
     let refuse = |reason: String| Error::BadRequest(format!("keystone.password_file {}: {reason}.", file.display()));
     let text = std::fs::read_to_string(file).map_err(|error| refuse(format!("cannot be read: {error}")))?;
@@ -267,7 +265,7 @@ fn refused(attempt: &str, status: StatusCode) -> Unavailable {
     Unavailable(format!("Keystone answers {} to an attempt to {attempt}{hint}", status.as_u16()))
 }
 
-/// The time at Keystone, so that a wrong clock here neither shortens nor stretches a token's life.
+/// Keystone's time, from the `Date` header, so that a wrong local clock does not change a token's lifetime.
 fn server_time(headers: &HeaderMap) -> OffsetDateTime {
     let date = headers.get(DATE).and_then(|value| value.to_str().ok());
     date.and_then(|date| OffsetDateTime::parse(date, &Rfc2822).ok()).unwrap_or_else(OffsetDateTime::now_utc)

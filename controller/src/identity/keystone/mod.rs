@@ -1,4 +1,4 @@
-//! Tokens of a real Keystone: asked with the service's own credentials, and believed for a while.
+//! Validates tokens at a real Keystone, with the service's own credentials, and caches the results.
 
 mod cache;
 mod client;
@@ -18,36 +18,36 @@ use super::{Caller, unauthorized};
 use crate::config;
 use crate::error::{Error, Result};
 
-/// A token that Keystone does not know is refused without asking for at most this time.
+/// How long an invalid token is refused without asking Keystone again.
 const REFUSED: Duration = Duration::from_secs(10);
-/// Questions that Keystone gets at once.
+/// Greatest number of concurrent requests to Keystone.
 const AT_ONCE: usize = 16;
-/// Tokens that are asked about or wait for it at most.
+/// Greatest number of tokens that are being validated or wait for it.
 const WAITING: usize = 512;
-/// When to try again while Keystone is not there.
+/// `Retry-After` while Keystone is unavailable, seconds.
 const RETRY_S: u64 = 5;
 
 type Outcome = std::result::Result<Verdict, Unavailable>;
 
-/// The tokens of one Keystone.
+/// Validator of tokens.
 pub(super) struct Keystone {
     client: Client,
-    /// For everything that one token needs: a turn, a login, a question, and both again.
+    /// Time limit of one validation: waiting for a turn, login and request, and the last two once more.
     deadline: Duration,
     lifetime: Duration,
     turns: Semaphore,
     accepted: Cache<Verdict>,
-    /// Apart, so that a flood of made-up tokens drives out no real one.
+    /// Invalid tokens. A cache of its own, so that a flood of invalid tokens does not evict valid ones.
     refused: Cache<()>,
-    /// Those that are being asked about. Whoever looks into the others holds this, so that none is asked about that is known.
+    /// Validations in progress. Locked while the caches are read, so that no token is validated twice.
     asked: Mutex<HashMap<Key, Shared<BoxFuture<'static, Outcome>>>>,
 }
 
 impl Keystone {
-    /// Asks in the background whether this service can log in: a Keystone that is away may come up later.
+    /// Logs in in the background, since Keystone may come up later than this service.
     ///
     /// # Errors
-    /// 400: a file of the section is wrong.
+    /// 400 if a file of the section is wrong.
     pub(super) fn new(settings: &config::Keystone) -> Result<Arc<Self>> {
         let size = settings.cache_size;
         let this = Arc::new(Self {
@@ -64,10 +64,11 @@ impl Keystone {
         Ok(this)
     }
 
-    /// The caller that a token stands for; its admin context is the policy's to say. Usually nothing is asked.
+    /// The caller whose token this is, usually from the cache. The policy decides later whether the caller is an
+    /// administrator.
     ///
     /// # Errors
-    /// 401, 403 for a token without a project, 503 when Keystone cannot be asked.
+    /// 401; 403 for a token without a project; 503 if Keystone cannot be asked.
     pub(super) async fn validate(self: &Arc<Self>, token: &str) -> Result<Caller> {
         match self.verdict(token).await? {
             Verdict::Valid(bearer) => {
@@ -107,7 +108,7 @@ impl Keystone {
         };
         let outcome = asked.await;
         if outcome.is_err() {
-            // A question that panicked has not taken itself off.
+            // A task that panicked has not removed its entry.
             let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             if all.get(&key).is_some_and(|asked| asked.peek().is_some()) {
                 all.remove(&key);
@@ -116,7 +117,7 @@ impl Keystone {
         outcome.map_err(|_| unavailable("Keystone, which knows who you are, cannot be asked at present.", RETRY_S))
     }
 
-    /// Asks once for all who wait, and to the end, whether they go on waiting or not.
+    /// Validates a token in a task that all callers with this token share. It goes on if they stop waiting.
     fn ask(self: &Arc<Self>, key: Key, token: String) -> Shared<BoxFuture<'static, Outcome>> {
         let this = self.clone();
         let task = tokio::spawn(async move {

@@ -1,10 +1,10 @@
-//! The language of rules, as oslo.policy has it: `role:x`, `rule:x`, `is_admin:True`, `project_id:%(project_id)s`, `@`,
-//! `!`, joined by `not`, `and`, `or` and parentheses. What oslo would evaluate to "never" because it is not known is refused.
+//! The rule language of oslo.policy: `role:x`, `rule:x`, `is_admin:True`, `project_id:%(project_id)s`, `@`, `!`, joined
+//! by `not`, `and`, `or` and parentheses. Unknown checks are errors here; oslo.policy evaluates them to false.
 
 use crate::identity::Caller;
 use crate::ids::ProjectId;
 
-/// Parentheses and `not` within each other at most.
+/// Greatest nesting of parentheses and `not`.
 const DEPTH: usize = 32;
 
 /// A parsed rule.
@@ -18,7 +18,7 @@ pub(super) enum Expression {
     Role(String),
     Rule(String),
     IsAdmin(bool),
-    /// The caller's project is the target's.
+    /// The caller's project is that of the target.
     OwnProject,
     /// The caller's project is this one.
     Project(String),
@@ -26,18 +26,18 @@ pub(super) enum Expression {
     User(String),
 }
 
-/// What a rule is asked about.
+/// Input of an evaluation.
 pub(super) struct Question<'a> {
     pub(super) caller: &'a Caller,
-    /// The project of what is to be done.
+    /// Project of the target.
     pub(super) project: &'a ProjectId,
 }
 
 impl Expression {
-    /// The expression of a text; the empty one is always true.
+    /// Parses an expression. The empty text is always true.
     ///
     /// # Errors
-    /// A sentence without its full stop that says what is not understood.
+    /// What is not understood: a sentence without full stop.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let words = words(text);
         if words.is_empty() {
@@ -51,7 +51,7 @@ impl Expression {
         }
     }
 
-    /// Whether it is true. `rule` gives the expression of another rule; circles have been refused before.
+    /// Evaluates the expression. `rule` looks another rule up; cycles were refused when the policy was loaded.
     pub(super) fn is_true<'a>(&self, asked: &Question<'_>, rule: &impl Fn(&str) -> Option<&'a Self>) -> bool {
         let caller = asked.caller;
         match self {
@@ -69,7 +69,7 @@ impl Expression {
         }
     }
 
-    /// The rules that it refers to.
+    /// Names of the rules to which it refers.
     pub(super) fn rules(&self) -> Vec<&str> {
         match self {
             Self::Not(inner) => inner.rules(),
@@ -80,7 +80,7 @@ impl Expression {
     }
 }
 
-/// Splits at blanks and parentheses; `%(name)s` keeps its own.
+/// Splits at blanks and parentheses, except those in `%(name)s`.
 fn words(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut rest = text.trim_start();

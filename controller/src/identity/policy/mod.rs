@@ -1,4 +1,4 @@
-//! Who may do what: Trove's rule names, each with an expression; a policy file overrides them.
+//! The policy: Trove's rules, each with an expression. A policy file overrides the defaults.
 
 #![allow(clippy::disallowed_methods, reason = "a file that the operator names")]
 
@@ -15,9 +15,9 @@ use super::Caller;
 use crate::error::{Error, Result};
 use crate::ids::ProjectId;
 
-/// The rule that decides who has Trove's admin context.
+/// The rule that decides who is an administrator.
 const CONTEXT_IS_ADMIN: &str = "context_is_admin";
-/// The rule that stands for every one that there is not.
+/// The rule that is used for undefined ones.
 const DEFAULT: &str = "default";
 
 /// The rules in force.
@@ -27,11 +27,11 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The rules that are built in, with those of a policy file in their place: YAML, or JSON where the name ends in
-    /// `.json`. A rule that nothing here asks for is warned of, since its name is probably mistyped.
+    /// Loads the default rules, overridden by those of a policy file: YAML, or JSON if its name ends in `.json`. Logs a
+    /// warning for unknown rule names, which are probably typos.
     ///
     /// # Errors
-    /// 400: names the file, the line or the rule, and the reason.
+    /// 400 with the file, the line or rule, and the reason.
     pub fn load(file: Option<&Path>) -> Result<Self> {
         let mut policy = Self { rules: BTreeMap::new() };
         for (name, text) in rules::defaults() {
@@ -48,7 +48,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Takes over what a file says; the names of the rules that nothing asks for.
+    /// Applies a policy file. Returns the unknown rule names.
     fn override_from(&mut self, file: &Path) -> Result<Vec<String>> {
         let refuse = |reason: String| Error::BadRequest(format!("The policy file {}: {reason}.", file.display()));
         let text = std::fs::read_to_string(file).map_err(|error| refuse(format!("cannot be read: {error}")))?;
@@ -68,7 +68,7 @@ impl Policy {
         Ok(idle.cloned().collect())
     }
 
-    /// Refuses references to what is not there, and circles.
+    /// Refuses references to undefined rules, and cycles.
     fn follow(&self, name: &str, above: &mut Vec<String>) -> std::result::Result<(), String> {
         if above.iter().any(|rule| rule == name) {
             return Err(format!("it refers to itself: {} -> {name}", above.join(" -> ")));
@@ -82,7 +82,7 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether the caller may do what the rule stands for, on something of this project.
+    /// Checks whether a rule allows the caller to act on a resource of the project.
     ///
     /// # Errors
     /// 403.
@@ -96,31 +96,31 @@ impl Policy {
         find(rule).or_else(|| find(DEFAULT)).is_some_and(|expression| expression.is_true(question, &find))
     }
 
-    /// The caller with Trove's admin context, if the rule for it says so.
+    /// Sets [`Caller::admin`] if the rule `context_is_admin` holds.
     pub(super) fn with_context(&self, mut caller: Caller) -> Caller {
         caller.admin = self.passes(CONTEXT_IS_ADMIN, &Question { caller: &caller, project: &caller.project });
         caller
     }
 }
 
-/// The rules of a file by name, or why it has none.
+/// Reads the rules of a file by name; the error says why it has none.
 fn read(file: &Path, text: &str) -> std::result::Result<Map<String, Value>, String> {
     let value: Value = if file.extension().is_some_and(|extension| extension == "json") {
         serde_json::from_str(text).map_err(|error| error.to_string())?
     } else {
-        // Its own value first: that one refuses a rule that is there twice.
+        // Parse into a YAML value first, since that refuses duplicate keys.
         let value: serde_yaml_ng::Value = serde_yaml_ng::from_str(text).map_err(|error| error.to_string())?;
         serde_json::to_value(value).map_err(|error| error.to_string())?
     };
     match value {
         Value::Object(rules) => Ok(rules),
-        // A file in which every rule is commented out, as generators make it.
+        // Every rule of the file is commented out, as in generated samples.
         Value::Null => Ok(Map::new()),
         _ => Err("it must be a map from rules to expressions".to_owned()),
     }
 }
 
-/// `line 3, ` of a rule's name in the text, where it is found.
+/// The text `line 3, ` for the line of a rule, if found.
 fn line(text: &str, name: &str) -> String {
     let starts = |line: &str| {
         let rest = line.trim_start_matches([' ', '\t', '{', '"', '\'']).strip_prefix(name);

@@ -1,12 +1,12 @@
-//! The rules and what they say without a policy file: Trove's names and defaults, but that a member's role is asked for,
-//! and that a reader may look.
+//! Default rules. They are Trove's, with two differences: writing requires the role member, and the role reader may
+//! read.
 
-/// What the other rules are made of.
+/// Rules to which the others refer.
 const BASE: &[(&str, &str)] = &[
     ("context_is_admin", "role:admin"),
     ("admin", "is_admin:True"),
     ("admin_or_owner", "rule:admin or (role:member and project_id:%(project_id)s)"),
-    // Ours: what reads.
+    // Not in Trove: used for rules that read.
     ("admin_or_reader", "rule:admin_or_owner or (role:reader and project_id:%(project_id)s)"),
     ("default", "rule:admin_or_owner"),
 ];
@@ -58,7 +58,7 @@ const READS: &[&str] = &[
     "module:index",
     "module:instances",
     "module:show",
-    // Ours: Trove asks for no rule here.
+    // Not in Trove, which checks no rule here.
     "quota:show",
 ];
 
