@@ -1,6 +1,6 @@
-//! Datastores that are installed on this machine: an agent program and an engine's directory are the "image" of a version
-//! under the process driver. Those that are found are registered in the background; an administrator may take them away,
-//! and register them again.
+//! Registers the engines that are installed on this machine as datastore versions. Under the process driver, the
+//! "image" of a version is an agent program and the directory of an engine. Registration runs in the background at the
+//! start; an administrator may delete versions and register them again.
 
 #![allow(clippy::disallowed_methods, reason = "the system's programs")]
 
@@ -21,36 +21,36 @@ use crate::store::datastores::{Registered, Registration, Unregistered};
 
 const ASK: Duration = Duration::from_secs(120);
 
-/// What `trove-agent datastores` prints.
+/// Output of `trove-agent datastores`.
 #[derive(Debug, Deserialize)]
 struct Installed {
     name: String,
     installations: Vec<Installation>,
 }
 
-/// An order to register an engine that is installed.
+/// A request to register an installed engine.
 #[derive(Clone, Debug)]
 pub struct NewVersion {
-    /// Its datastore, by the name of its strategy.
+    /// Name of its datastore, which is that of its strategy.
     pub datastore: String,
-    /// The name of the version.
+    /// Name of the version.
     pub name: String,
-    /// The whole version that the engine is expected to be of.
+    /// Complete version number that the engine must have, if given.
     pub number: Option<String>,
-    /// Which of the installed engines: see [`image`].
+    /// Id of the installed engine, see [`image`].
     pub image: Uuid,
-    /// Whether instances of it can be ordered.
+    /// Whether instances of it can be created.
     pub active: bool,
-    /// Whether it is meant where an order names no version.
+    /// Whether it is the datastore's default version.
     pub default: bool,
 }
 
-/// The id that stands for the engine of a directory where Trove's API speaks of an image: the same on every machine.
+/// The id that Trove's API calls an image, derived from the engine's directory; the same on every machine.
 pub fn image(bindir: &Path) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("file://{}", bindir.display()).as_bytes())
 }
 
-/// The agent program: configured, or beside the controller's own.
+/// Path of the agent program: as configured, or in the directory of the controller's program.
 pub fn agent_program(config: &Config) -> Result<PathBuf> {
     if let Some(path) = &config.process.agent_program {
         return Ok(path.clone());
@@ -59,17 +59,17 @@ pub fn agent_program(config: &Config) -> Result<PathBuf> {
     Ok(own.with_file_name("trove-agent"))
 }
 
-/// Registers what is installed and not registered yet, or was patched. What could not be registered is logged, stands in the
-/// store with the reason, and is tried again at the next start.
+/// Registers installed engines that are new or were updated. Failures are logged, stored with their reason, and tried
+/// again at the next start.
 pub async fn run(store: &Store, config: &Config) {
     if let Err(error) = register_installed(store, config).await {
         tracing::error!(error = chain(&error), "the installed datastores could not be registered");
     }
 }
 
-/// Registers every installation of every datastore, newest last, so that it is the default. One that an administrator took
-/// away stays away, a deactivated one stays so, and the default stays where it is; one that is registered is asked again
-/// only after it, or the agent program, was replaced.
+/// Registers all installations of all datastores. The newest comes last and becomes the default. Versions that an
+/// administrator deleted or deactivated stay so, and a default that was set stays. The manifest of a registered version
+/// is made again only after the engine or the agent program was replaced.
 pub async fn register_installed(store: &Store, config: &Config) -> Result<()> {
     let asked = async {
         let agent = Agent::of(config)?;
@@ -92,7 +92,7 @@ pub async fn register_installed(store: &Store, config: &Config) -> Result<()> {
             left.push(left_out(name, None, "It is not installed on this machine.".to_owned()));
         }
         for (age, installation) in installed.installations.iter().enumerate().rev() {
-            // By both, since the programs of several datastores may lie in one directory.
+            // Compare datastore and directory, since engines of several datastores may be in one directory.
             let is_it =
                 |known: &&Registered| known.datastore == *name && known.installation.bindir == installation.bindir;
             let here: Vec<&Registered> = known.iter().filter(is_it).collect();
@@ -130,10 +130,10 @@ fn left_out(datastore: &str, installation: Option<&Installation>, reason: String
     Unregistered { datastore: datastore.to_owned(), bindir, version, reason }
 }
 
-/// Registers one installed engine by an administrator's order.
+/// Registers one installed engine on request of an administrator.
 ///
 /// # Errors
-/// 400: no such engine is installed, or it is of another version; internal: it cannot be asked.
+/// 400 if no such engine is installed or it has another version; internal if its manifest cannot be made.
 pub async fn register_one(store: &Store, config: &Config, order: &NewVersion) -> Result<VersionId> {
     let agent = Agent::of(config)?;
     let installed = agent.installed().await?;
@@ -176,11 +176,11 @@ async fn register(
     Ok(id)
 }
 
-/// The agent program, which knows the engines.
+/// The agent program, which detects engines and makes manifests.
 struct Agent<'a> {
     config: &'a Config,
     program: PathBuf,
-    /// Another one when the program was replaced.
+    /// Fingerprint of the program's file, which changes when it is replaced.
     print: String,
 }
 
@@ -197,7 +197,7 @@ impl<'a> Agent<'a> {
         parse(&self.ask(&["datastores"]).await?)
     }
 
-    /// Asks one installed engine for its manifest, in a scratch directory.
+    /// Makes the manifest of an installed engine, in a scratch directory.
     async fn manifest(&self, name: &str, installation: &Installation) -> Result<Manifest> {
         let bindir = installation.bindir.to_string_lossy().into_owned();
         let mut args = vec!["manifest", name, "--bindir", &bindir];

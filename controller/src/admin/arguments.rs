@@ -1,4 +1,4 @@
-//! The words of the command line, and what every command needs.
+//! Arguments of the command line.
 
 #![allow(clippy::disallowed_methods, reason = "files that the operator names")]
 
@@ -11,7 +11,6 @@ use trove_strategy::failpoint;
 use crate::directory::StateDirectory;
 use crate::error::{Error, Result};
 
-/// What `--version` says.
 const VERSION: &str = if failpoint::BUILT_IN {
     concat!(env!("CARGO_PKG_VERSION"), " with failpoints")
 } else {
@@ -27,12 +26,11 @@ const VERSION: &str = if failpoint::BUILT_IN {
     then log in with the clouds file that it made:\n  OS_CLIENT_CONFIG_FILE=/var/lib/trove/clouds.yaml trovectl --os-cloud trove instance list"
 )]
 pub struct Arguments {
-    /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
 }
 
-/// Where the state is.
+/// Options of every command that uses the state directory.
 #[derive(Args)]
 pub struct Options {
     /// The state directory: the store, keys, hosts. Made when absent.
@@ -43,12 +41,12 @@ pub struct Options {
     pub config: Option<PathBuf>,
 }
 
-/// What the controller can be told.
+/// The commands.
 #[derive(Subcommand)]
 pub enum Verb {
     /// Run the service: API and identity, agents, operations. Prints one line when it serves; logs to standard error.
     ///
-    /// SIGTERM ends it within 5 s; agents and engines go on, and the next start finds them.
+    /// SIGTERM ends it within 5 s. Agents and engines keep running, and the next start finds them.
     Serve(Options),
     /// The configuration.
     #[command(subcommand)]
@@ -56,10 +54,10 @@ pub enum Verb {
     /// The database of the controller.
     #[command(subcommand)]
     Db(DbVerb),
-    /// Datastores that can be ordered.
+    /// Datastores and their versions.
     #[command(subcommand)]
     Datastore(DatastoreVerb),
-    /// The authorities that sign.
+    /// Certificate authorities.
     #[command(subcommand)]
     Ca(CaVerb),
     /// Users of the built-in identity.
@@ -70,10 +68,9 @@ pub enum Verb {
     Hosts(HostsVerb),
 }
 
-/// The configuration.
 #[derive(Subcommand)]
 pub enum ConfigVerb {
-    /// Print the effective configuration with the meaning of every option: a template for a file of one's own.
+    /// Print the effective configuration with the meaning of every option: a template for a configuration file.
     Show {
         /// The configuration file.
         #[arg(long, env = "TROVE_CONFIG")]
@@ -81,31 +78,27 @@ pub enum ConfigVerb {
     },
 }
 
-/// The database.
 #[derive(Subcommand)]
 pub enum DbVerb {
-    /// Bring the schema up to date (`serve` does so too). The controller must not run.
+    /// Bring the schema up to date (`serve` does so too). The controller must not be running.
     Migrate(Options),
 }
 
-/// Datastores.
 #[derive(Subcommand)]
 pub enum DatastoreVerb {
     /// List versions with their state.
     List(Options),
     /// Register what is installed on this machine now (`serve` does so at its start).
     Register(Options),
-    /// Activate a version, so that it can be ordered again.
+    /// Activate a version, so that instances of it can be created again.
     Activate {
-        /// Where.
         #[command(flatten)]
         options: Options,
         /// The version's id, of `datastore list`.
         version: String,
     },
-    /// Deactivate a version: it cannot be ordered any more, and its instances go on.
+    /// Deactivate a version: no instances of it can be created any more; those that exist keep running.
     Deactivate {
-        /// Where.
         #[command(flatten)]
         options: Options,
         /// The version's id, of `datastore list`.
@@ -113,21 +106,18 @@ pub enum DatastoreVerb {
     },
 }
 
-/// Authorities.
 #[derive(Subcommand)]
 pub enum CaVerb {
-    /// Print an authority's certificate (PEM): that of engines, which tenants trust, unless --agents.
+    /// Print the certificate (PEM) of the authority of engines, which tenants trust; with --agents that of agents.
     Show {
-        /// Where.
         #[command(flatten)]
         options: Options,
-        /// That of controllers and agents.
+        /// Print the certificate of the authority of controllers and agents.
         #[arg(long)]
         agents: bool,
     },
 }
 
-/// Users.
 #[derive(Subcommand)]
 pub enum UserVerb {
     /// Read a password from standard input and print its hash, for `[[identity.users]]` of the configuration.
@@ -136,15 +126,14 @@ pub enum UserVerb {
     List(Options),
 }
 
-/// Hosts.
 #[derive(Subcommand)]
 pub enum HostsVerb {
-    /// Stop every agent with its engine in an orderly way, keeping the data. The next `serve` starts them again. The
-    /// controller must not run.
+    /// Stop every agent and its engine gracefully; data is kept. The next `serve` starts them again. The controller must
+    /// not be running.
     Stop(Options),
 }
 
-/// A state directory that a controller made: looking at one does not make it.
+/// Opens an existing state directory; does not make one.
 pub(super) fn existing(path: &Path) -> Result<StateDirectory> {
     if !path.join("trove.sqlite").exists() {
         return Err(Error::NotFound(format!("{} is no state directory of a controller.", path.display())));

@@ -1,4 +1,4 @@
-//! What each command of the controller does.
+//! Runs the commands of the controller.
 
 use secrecy::SecretString;
 
@@ -10,10 +10,7 @@ use crate::directory::StateDirectory;
 use crate::error::{Error, Result};
 use crate::identity;
 
-/// Does anything but `serve`.
-///
-/// # Errors
-/// What went wrong, in a sentence.
+/// Runs any command except `serve`.
 pub async fn dispatch(verb: Verb) -> Result<()> {
     match verb {
         Verb::Serve(options) => crate::serve::run(&options.state, Config::load(options.config.as_deref())?).await,

@@ -1,4 +1,4 @@
-//! Datastores from the command line.
+//! `trove-controller datastore`.
 
 use super::arguments::{DatastoreVerb, Options, existing, print};
 use crate::config::Config;

@@ -1,4 +1,4 @@
-//! Hosts of the process driver from the command line.
+//! `trove-controller hosts`, for the process driver.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::compute::process::{ProcessDriver, ProcessOptions};
 use crate::config::Config;
 use crate::error::Result;
 
-/// Stops every agent with its engine.
+/// Stops every agent and its engine.
 pub(super) async fn stop(options: &Options) -> Result<()> {
     let directory = existing(&options.state)?;
     let _lock = directory.lock()?;

@@ -1,4 +1,4 @@
-//! The administration of a state directory from the command line.
+//! The command line: administration of a state directory.
 
 mod arguments;
 mod command;

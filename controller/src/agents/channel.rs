@@ -1,4 +1,4 @@
-//! A connection on which the agent serves, as a gRPC channel.
+//! A gRPC channel over a connection that the agent has opened. The agent is the gRPC server.
 
 use std::future::Future;
 use std::task::{Context, Poll};
@@ -21,21 +21,22 @@ use trove_proto::v1::sizes_client::SizesClient;
 use trove_proto::v1::users_client::UsersClient;
 use trove_proto::v1::watch_client::WatchClient;
 
-/// A dead peer is known after the interval and the limit together.
+/// A dead peer is noticed after this interval plus the limit for the PONG.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_LIMIT: Duration = Duration::from_secs(5);
-/// An instance may have tens of thousands of databases or accounts.
+/// Greatest size of an answer. Large, since an instance may have tens of thousands of databases or accounts.
 const ANSWER_LIMIT_BYTES: usize = 32 * 1024 * 1024;
-/// A report: a few texts and some hundred figures.
+/// Greatest size of a report, which has a few texts and some hundred numbers.
 const REPORT_LIMIT_BYTES: usize = 256 * 1024;
-/// Progress or the result of a job.
+/// Greatest size of a job's progress or result.
 const JOB_LIMIT_BYTES: usize = 1024 * 1024;
 
-/// Calls on one connection. Cheap to clone.
+/// Sends gRPC calls on one connection. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Channel(SendRequest<Body>);
 
-/// Runs what serves a connection until it is cut: hyper alone would go on for as long as a call is under way.
+/// An executor whose tasks end when the connection is cut. Otherwise hyper would keep the connection while a call is in
+/// progress.
 #[derive(Clone)]
 pub(crate) struct UntilCut(CancellationToken);
 
@@ -49,8 +50,8 @@ where
     }
 }
 
-/// Begins HTTP/2 as the client. The second part is the life of the connection: it must be polled, and resolves when
-/// the connection has ended. `cut` ends it, with every call that is under way on it.
+/// Opens HTTP/2 as the client. The returned future drives the connection: it must be polled, and resolves when the
+/// connection has ended. `cut` ends the connection and all its calls.
 pub(crate) async fn open<S>(
     stream: S,
     cut: CancellationToken,
@@ -112,7 +113,7 @@ impl Channel {
     }
 }
 
-/// HTTP wants a host; the connection has only one.
+/// A dummy host, which HTTP requires; the connection has only one.
 fn origin() -> Uri {
     Uri::from_static("http://agent")
 }

@@ -1,4 +1,4 @@
-//! Calls to agents, with their deadlines. One of the two places that know gRPC's codes; the other is the agent's.
+//! Calls to agents, with deadlines. Only this file and the agent's `status.rs` know gRPC status codes.
 
 use std::future::Future;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use crate::ids::InstanceId;
 
 const QUESTION_LIMIT: Duration = Duration::from_secs(5);
 const ASSIGN_LIMIT: Duration = Duration::from_secs(10);
-/// The agent gives a job up at its deadline; its verdict is worth a moment more than "did not answer".
+/// The agent ends a job at its deadline. Wait this much longer for its result, which says more than "did not answer".
 const VERDICT_GRACE: Duration = Duration::from_secs(3);
-/// Before a job is attached to again on a connection that still stands.
+/// Pause before attaching to a job again on the same connection.
 const ATTACH_PAUSE: Duration = Duration::from_millis(500);
 
 #[async_trait]
@@ -48,7 +48,8 @@ impl Agents for Hub {
                         tracing::debug!(instance_id = %instance, "a job of instance {instance} is to be attached to again: {reason}");
                     }
                 }
-                // Either the connection goes down, which the hub notices, or only this call did.
+                // Wait until the hub notices that the connection is down; if only this call failed, until the pause is
+                // over.
                 let mut links = self.watch_link(instance);
                 let same = |now: &Option<Link>| now.as_ref().is_some_and(|now| now.number == link.number);
                 let _ = timeout(ATTACH_PAUSE, links.wait_for(|now| !same(now))).await;
@@ -126,18 +127,18 @@ impl Agents for Hub {
 }
 
 impl Hub {
-    /// The connection; one that is not there is waited for, since after a restart of either end it soon is. `broken` is
-    /// the number of one that is no use any more.
+    /// Waits for a connection, since an agent reconnects soon after a restart of either side. `broken` is the number of
+    /// a connection that has failed and must not be returned.
     async fn await_link(&self, instance: InstanceId, broken: Option<u64>) -> Result<Link, AgentError> {
         let mut links = self.watch_link(instance);
         let of_use = |link: &Option<Link>| link.as_ref().is_some_and(|link| Some(link.number) != broken);
-        // The sender goes with `forget`: then nothing is waited for.
+        // `forget` drops the sender. Then waiting ends.
         let link = links.wait_for(of_use).await.map_err(|_| AgentError::Unreachable(instance))?;
         (*link).clone().ok_or(AgentError::Unreachable(instance))
     }
 
-    /// One call that may be repeated, the wait for a connection included. When the connection breaks under it, it is
-    /// made again on the next one.
+    /// Makes an idempotent call, and repeats it on the next connection if the connection breaks. `limit` includes the
+    /// wait for a connection.
     async fn ask<T, F>(
         &self,
         instance: InstanceId,
@@ -166,16 +167,16 @@ impl Hub {
     }
 }
 
-/// How one call of a job ended.
+/// How one call of `Run` ended.
 enum Ended {
-    /// With the job's own result, or a refusal that another call would meet again.
+    /// With the job's result, or with an error that a repeated call would get again.
     Result(Result<JobOutcome, AgentError>),
-    /// Without one: the job may go on, and is to be attached to again under the same key.
+    /// Without a result. The job may still run; call again with the same key.
     Broken(String),
 }
 
 async fn attach(channel: &Channel, start: &v1::Start, progress: OnProgress<'_>, attached: &mut bool) -> Ended {
-    // The sender lives until the answer is there: an ended request stream would say that no grant or cancel follows.
+    // Keep the sender until the result: the end of the request stream would tell the agent that no cancel follows.
     let (requests, queue) = mpsc::channel(1);
     if requests.send(v1::RunRequest { kind: Some(Ask::Start(start.clone())) }).await.is_err() {
         return Ended::Broken("the call ended before it began".to_owned());
@@ -197,7 +198,7 @@ async fn attach(channel: &Channel, start: &v1::Start, progress: OnProgress<'_>, 
                     Some(error) => Ended::Result(Err(refused(error))),
                 };
             }
-            // A kind of a newer agent.
+            // A message kind that only newer agents know.
             Ok(Some(v1::RunReply { kind: None })) => {}
             Ok(None) => return Ended::Broken("the agent ended the call without a result".to_owned()),
             Err(status) => return broken_or_refused(&status),
@@ -230,10 +231,10 @@ fn error(instance: InstanceId, limit: Duration, status: &Status) -> AgentError {
     }
 }
 
-/// What an agent meant by a status; `None` when it is not the agent's word but that of the broken connection, or when
-/// the time was over.
+/// The error kind that an agent expressed by a status. `None` if the status was made on this side, because the
+/// connection broke or the time was over.
 fn kind(status: &Status) -> Option<v1::ErrorKind> {
-    // A status that the agent sent has no source; one that was made here from a transport error has.
+    // A status from the agent has no source. One that tonic made from a transport error has.
     if std::error::Error::source(status).is_some() {
         return None;
     }

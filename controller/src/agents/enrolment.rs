@@ -1,5 +1,5 @@
-//! How an agent gets its certificate: by its token, or by the certificate that it has. The one service of the agents'
-//! port in which the controller is the server.
+//! The Enrolment service, by which an agent gets a certificate with its token or its old certificate. It is the only
+//! service of the agents' port in which the controller is the gRPC server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::authority::{AgentName, CertificateRequest};
 use crate::error::{Error, chain};
 use crate::store::agents::Redeemed;
 
-/// The service, for one connection.
+/// The service on one connection.
 pub(crate) struct Enrolment {
     hub: Arc<Hub>,
-    /// Who the verified certificate says is asking.
+    /// The agent named by the client's certificate, if it has one.
     bearer: Option<AgentName>,
     peer: SocketAddr,
 }

@@ -1,12 +1,13 @@
-//! The live connections. One task a connection: it opens `Watch`, keeps what the agent says, acknowledges it, signs its
-//! certificate requests, and knows at once when the connection ends.
+//! The connections of agents to this controller. Each has a task that opens `Watch`, stores and acknowledges reports,
+//! signs certificate requests, and notices at once when the connection ends.
 //!
 //! ```text
-//! verified certificate -> admitted by the store -> Hello heard (link there, row open) -> Reports ... -> link gone, row closed
+//! certificate verified -> admitted by the store -> Hello received (link usable, row written) -> Reports ... -> link
+//! lost, row closed
 //! ```
-//! A link is there for callers from the Hello on, so that a call does not run into a connection that is refused yet.
-//! The store is written on change, never per heartbeat. Of two connections of an agent the one that was accepted last
-//! counts, whichever says Hello last.
+//! Callers can use a link from the Hello on, since a connection may still be refused before. The store is written on
+//! change, not at each heartbeat. Of two connections of an agent, the one that was accepted last counts, even if its
+//! Hello came first.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -35,18 +36,19 @@ use crate::state::Service;
 use crate::store::Store;
 use crate::store::agents::{AgentRow, ReportSequence};
 
-/// An agent says Hello at once; one that does not is no agent.
+/// Time limit for the Hello, which an agent sends at once.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
-/// Acknowledgements under way to an agent that does not read them.
+/// Queue of messages to an agent that does not read them.
 const DOWN_QUEUE: usize = 16;
-/// Numbers of an engine that are kept at most.
+/// Greatest number of metrics of an engine that are kept.
 const METRICS: usize = 200;
-/// Before the loss of a link is written again: the store is away, and others take the agent for heard meanwhile.
+/// Pause before another try to store the loss of a link, while the store fails. Until then other controllers take the
+/// agent for connected.
 const LOSS_PAUSE: Duration = Duration::from_secs(1);
-/// Change of the volume's use that is worth a write, in parts of what was written last.
+/// The volume's use is stored if it changed by more than this fraction (1/100) of the stored value.
 const VOLUME_CHANGE: u64 = 100;
 
-/// The live connections of this controller.
+/// The agents' connections of this controller.
 pub struct Hub {
     pub(crate) store: Store,
     pub(crate) authorities: Arc<Authorities>,
@@ -57,13 +59,13 @@ pub struct Hub {
     links: AtomicU64,
 }
 
-/// What is known of one agent, connected or not.
+/// State of one agent, connected or not.
 struct Agent {
     state: watch::Sender<AgentState>,
-    /// Of the last report: what nobody waits for.
+    /// Metrics of the last report. Nobody waits for their change.
     figures: Mutex<Option<Figures>>,
     link: watch::Sender<Option<Link>>,
-    /// Held while a link's begin or end is written, so that rows are written in the order of events.
+    /// Locked while the begin or end of a link is stored, so that the store sees them in order.
     row: tokio::sync::Mutex<()>,
 }
 
@@ -73,7 +75,7 @@ struct Figures {
     metrics: Vec<(String, f64)>,
 }
 
-/// Figures of an agent that is connected.
+/// Metrics of a connected agent.
 #[derive(Clone, Debug)]
 pub struct LastSeen {
     pub instance: InstanceId,
@@ -83,20 +85,19 @@ pub struct LastSeen {
     pub volume_used_bytes: u64,
     /// Memory of the guest's processes, bytes.
     pub memory_used_bytes: u64,
-    /// Since its last report.
+    /// Time since its last report.
     pub age: Duration,
-    /// The engine's own numbers, by name.
+    /// The engine's metrics, by name.
     pub metrics: Vec<(String, f64)>,
 }
 
-/// A connection that has said Hello.
+/// A connection whose Hello was received.
 #[derive(Clone)]
 pub(crate) struct Link {
-    /// Unique in this process, in the order in which connections were accepted.
+    /// Unique in this process; grows in the order in which connections were accepted.
     pub(crate) number: u64,
-    /// For calls.
     pub(crate) channel: Channel,
-    /// Ends the connection.
+    /// Cancelled to end the connection.
     cut: CancellationToken,
 }
 
@@ -112,7 +113,7 @@ impl Agent {
 }
 
 impl Hub {
-    /// With no connection yet. `nudge` is called whenever a link or a service changes.
+    /// `nudge` is called whenever a link or the state of a service changes.
     pub fn new(
         store: Store,
         authorities: Arc<Authorities>,
@@ -124,22 +125,20 @@ impl Hub {
         Arc::new(Self { store, authorities, controller_id, config, nudge, agents, links: AtomicU64::new(1) })
     }
 
-    /// Signs an agent, PEM.
+    /// Signs a certificate for an agent; returns PEM.
     pub(crate) fn sign(&self, request: &CertificateRequest, name: AgentName) -> Result<String> {
         self.authorities.sign_agent(request, name, self.config.agents.certificate_lifetime)
     }
 
-    /// What the agent last said.
     pub(crate) fn watch_state(&self, instance: InstanceId) -> watch::Receiver<AgentState> {
         self.agent(instance).state.subscribe()
     }
 
-    /// Its connection, and every change of it.
     pub(crate) fn watch_link(&self, instance: InstanceId) -> watch::Receiver<Option<Link>> {
         self.agent(instance).link.subscribe()
     }
 
-    /// Every agent that is connected and has reported.
+    /// All agents that are connected and have reported.
     pub fn heard(&self) -> Vec<LastSeen> {
         let agents: Vec<(InstanceId, Arc<Agent>)> = {
             let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,7 +160,7 @@ impl Hub {
         agents.into_iter().filter_map(heard).collect()
     }
 
-    /// Forgets what an agent said and cuts its connection.
+    /// Removes the agent's state and cuts its connection.
     pub(crate) fn forget_agent(&self, instance: InstanceId) {
         let agent = self.agents.lock().unwrap_or_else(PoisonError::into_inner).remove(&instance);
         if let Some(link) = agent.and_then(|agent| agent.link.send_replace(None)) {
@@ -174,7 +173,7 @@ impl Hub {
         Arc::clone(agents.entry(instance).or_insert_with(|| Arc::new(Agent::new())))
     }
 
-    /// Serves one verified connection until it ends.
+    /// Handles a connection whose certificate was verified, until it ends.
     pub(crate) async fn serve_agent<S>(&self, stream: S, name: AgentName, peer: SocketAddr, shutdown: CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -226,7 +225,7 @@ impl Hub {
             cut.cancel();
             end
         };
-        // The conversation is never dropped half-way, since it may be writing that the link is there.
+        // Do not drop the conversation before it ends, since it may be storing the begin of the link.
         tokio::pin!(connection, conversation);
         let end = tokio::select! {
             biased;
@@ -236,9 +235,9 @@ impl Hub {
         self.lose(instance, number, &end).await;
     }
 
-    /// Takes note of the end of a connection, and writes it until it is written, unless another is there by then.
+    /// Stores the end of a connection, and retries until that succeeds or another connection is there.
     async fn lose(&self, instance: InstanceId, number: u64, why: &str) {
-        // Only one that is known can be lost: to make it anew would undo `forget`.
+        // Do not insert an agent here, since that would undo `forget`.
         let known = self.agents.lock().unwrap_or_else(PoisonError::into_inner).get(&instance).cloned();
         let Some(agent) = known else { return };
         loop {
@@ -258,7 +257,7 @@ impl Hub {
                 agent.state.send_modify(|state| state.connected = false);
                 tracing::info!(instance_id = %instance, "agent of instance {instance} lost: {why}");
             }
-            // Also for a link that was not taken up: that it is there may have been written all the same.
+            // Also if the link never became usable, since its begin may have been stored.
             match self.store.lose_link(instance, &self.controller_id).await {
                 Ok(()) => break,
                 Err(error) => tracing::error!(instance_id = %instance, "{}", chain(&error)),
@@ -270,20 +269,20 @@ impl Hub {
     }
 }
 
-/// The conversation on one connection.
+/// The exchange of messages on one connection.
 struct Conversation<'a> {
     hub: &'a Hub,
     agent: Arc<Agent>,
     name: AgentName,
     link: Link,
-    /// What this conversation wrote last.
+    /// The row that this conversation stored last.
     row: Option<AgentRow>,
-    /// As the Hello said.
+    /// From the Hello.
     boot_id: String,
 }
 
 impl Conversation<'_> {
-    /// Holds it until it ends, and says why it did.
+    /// Runs until the connection ends, and returns the reason.
     async fn hold(mut self) -> String {
         let (down, queue) = mpsc::channel(DOWN_QUEUE);
         let (hello, mut up) = match timeout(HELLO_LIMIT, self.begin(queue)).await {
@@ -304,7 +303,7 @@ impl Conversation<'_> {
             let answer = match kind {
                 Some(Up::Report(report)) => Some(self.hear(report).await),
                 Some(Up::CertificateRequest(request)) => self.renew(&request.csr_der).await.map(Down::Certificate),
-                // A second Hello, or a kind of a newer agent.
+                // A second Hello, or a message kind that only newer agents know.
                 Some(Up::Hello(_)) | None => None,
             };
             if let Some(kind) = answer
@@ -315,7 +314,7 @@ impl Conversation<'_> {
         }
     }
 
-    /// Opens Watch and hears the Hello.
+    /// Opens Watch and receives the Hello.
     async fn begin(
         &self,
         queue: mpsc::Receiver<v1::WatchDown>,
@@ -333,14 +332,14 @@ impl Conversation<'_> {
         }
     }
 
-    /// Makes this the link of its agent.
+    /// Makes this connection the link of its agent.
     async fn register(&self, hello: &v1::Hello) -> std::result::Result<(), String> {
         let instance = self.name.instance;
         if let Err(error) = trove_strategy::check_interface(hello.interface) {
             return Err(format!("its agent, version {}, is newer than this controller: {error}", hello.agent_version));
         }
         let _row = self.agent.row.lock().await;
-        // A Hello that was long on its way, of an earlier life of the agent or of its earlier host.
+        // A delayed Hello, sent before the agent reconnected or its host was made again.
         if self.agent.link.borrow().as_ref().is_some_and(|present| present.number > self.link.number) {
             return Err("a newer connection is there".to_owned());
         }
@@ -353,7 +352,7 @@ impl Conversation<'_> {
         }
         self.agent.state.send_modify(|state| {
             state.connected = true;
-            // What was said last may be of another life of the engine; the first report follows.
+            // The last known state may be outdated. A report follows at once.
             state.service = Service::Unknown;
             state.assignment_generation = hello.assignment_generation;
         });
@@ -365,7 +364,7 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    /// Keeps what a report says, and acknowledges it.
+    /// Stores a report, and returns its acknowledgement.
     async fn hear(&mut self, report: v1::Report) -> Down {
         let sequence = report.sequence;
         let reported = service(report.service());
@@ -380,7 +379,7 @@ impl Conversation<'_> {
             volume_used_bytes: report.volume_used_bytes,
             assignment_generation: report.assignment_generation,
         };
-        // Of the rest, such as the use of the volume, which changes all the time, no reconciler has to know.
+        // Reconcilers are nudged only for these. The others, such as the volume's use, change all the time.
         let mut is_news = false;
         self.agent.state.send_if_modified(|state| {
             is_news = (state.service, state.assignment_generation, state.role)
@@ -405,9 +404,9 @@ impl Conversation<'_> {
         if reset || self.row.as_ref().is_none_or(|written| is_worth_a_write(written, &row)) {
             let word = ReportSequence { boot_id: self.boot_id.clone(), sequence };
             match self.hub.store.put_agent(instance, &row, &word).await {
-                // Where another controller has written a newer word, the next report makes sure that it stands.
+                // `false`: another controller has stored a newer report. The next report is stored in any case.
                 Ok(written) => self.row = written.then_some(row),
-                // The next report tries again.
+                // The next report is stored in any case.
                 Err(error) => {
                     self.row = None;
                     tracing::error!(instance_id = %instance, "{}", chain(&error));
@@ -420,7 +419,7 @@ impl Conversation<'_> {
         Down::Acknowledgement(v1::Acknowledgement { sequence })
     }
 
-    /// Signs a new key of the agent, for as long as it is still the one of its instance.
+    /// Signs a certificate for a new key, if the agent is still the one of its instance.
     async fn renew(&self, csr_der: &[u8]) -> Option<v1::Certificate> {
         let instance = self.name.instance;
         let signed = match self.hub.store.is_current_agent(instance, self.name.generation).await {
@@ -444,12 +443,12 @@ impl Conversation<'_> {
     }
 }
 
-/// A status of a broken connection repeats its cause in its own text: the cause alone is said.
+/// Text of a status. For a transport error only the source, which tonic repeats in the status's own text.
 fn reason(status: &tonic::Status) -> String {
     std::error::Error::source(status).map_or_else(|| status.message().to_owned(), chain)
 }
 
-/// A state of an agent newer than this controller is not known to it.
+/// Converts the state. One that only newer agents know becomes unknown.
 pub(crate) fn service(state: v1::ServiceState) -> Service {
     match state {
         v1::ServiceState::Unspecified => Service::Unknown,

@@ -1,5 +1,5 @@
-//! The agents' port: one TCP port, two protocols told apart by ALPN. Under `trove-enrol/1` the controller serves
-//! enrolment; under `trove-agent/1` the agent serves, and the hub takes the connection over.
+//! The agents' port: one TCP port with two protocols, chosen by ALPN. With `trove-enrol/1` the controller serves
+//! enrolment. With `trove-agent/1` the agent is the gRPC server, and the hub handles the connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,17 +26,17 @@ use crate::connections::{ACCEPT_PAUSE, Gate, Source};
 use crate::error::{Result, chain};
 
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// An enrolment is one call.
+/// Time limit of an enrolment connection, which has one call.
 const ENROLMENT_LIMIT: Duration = Duration::from_secs(30);
-/// A token and a certificate request, of somebody who is not known yet.
+/// Greatest size of an enrolment request (a token and a certificate request), whose sender is not authenticated yet.
 const ENROLMENT_LIMIT_BYTES: usize = 64 * 1024;
-/// For the links to be written as lost at shutdown; what is left then is done at the next start.
+/// Time to store the end of all links at shutdown. The next start does the rest.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 
-/// Serves agents until `shutdown`. Connections that have not proved who they are yet have a place in the gate.
+/// Serves agents until `shutdown`. The gate limits connections that are not authenticated yet.
 ///
 /// # Errors
-/// Internal: TLS cannot be configured, or the links of an earlier life cannot be closed.
+/// Internal: TLS cannot be configured, or links of the last run cannot be closed in the store.
 pub async fn serve(hub: Arc<Hub>, listener: TcpListener, gate: Arc<Gate>, shutdown: CancellationToken) -> Result<()> {
     let configs = Arc::new(Configs::new(&hub.authorities)?);
     let left_open = hub.store.lose_own_links(&hub.controller_id).await?;

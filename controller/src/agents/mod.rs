@@ -1,4 +1,4 @@
-//! The agents: who is connected, what they last said, and the calls to them.
+//! Agents: their connections, last reports, and calls to them.
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -16,31 +16,31 @@ pub mod listener;
 mod tests;
 mod tls;
 
-/// What an agent last said, as this controller heard it.
+/// The last reported state of an agent, as this controller knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentState {
-    /// Whether its connection lives.
+    /// Whether the agent is connected.
     pub connected: bool,
-    /// What it said of the engine.
+    /// State of the engine.
     pub service: Service,
-    /// Why, for a service that is not well.
+    /// Reason, if the engine is not healthy.
     pub detail: String,
     /// Generation of the assignment in force.
     pub assignment_generation: u64,
     /// Bytes in use on the volume.
     pub volume_used_bytes: u64,
-    /// The version that the engine reports; empty until it answered once.
+    /// Version of the engine; empty until it first answered.
     pub engine_version: String,
-    /// What the engine is in a set; unspecified until it answered once.
+    /// Role in a replica set; unspecified until it first answered.
     pub role: v1::Role,
-    /// How far the engine's log has come, in the engine's own words; empty where it does not say.
+    /// Position in the engine's replication log, in the engine's format; empty if unknown.
     pub position: String,
-    /// How far a replica is behind, seconds; `None` where the engine does not say.
+    /// Lag of a replica, seconds; `None` if unknown.
     pub lag_s: Option<f64>,
 }
 
 impl AgentState {
-    /// Of an agent that never spoke.
+    /// State of an agent that never reported.
     pub(crate) fn unheard() -> Self {
         Self {
             connected: false,
@@ -56,60 +56,57 @@ impl AgentState {
     }
 }
 
-/// What a call to an agent came to.
+/// Error of a call to an agent.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// No connection, or it broke: the outcome is unknown, ask again under the same key.
+    /// There was no connection, or it broke. The outcome is unknown; call again with the same key.
     #[error("agent of instance {0} cannot be reached")]
     Unreachable(InstanceId),
-    /// The agent did not answer in time: the outcome is unknown.
+    /// The agent did not answer in time. The outcome is unknown.
     #[error("agent of instance {0} did not answer within {1} s")]
     Late(InstanceId, u64),
-    /// The agent answered with an error of this kind.
+    /// The agent returned an error.
     #[error("{message}")]
     Refused {
-        /// What is to be done about it.
+        /// Kind, which says how to react.
         kind: v1::ErrorKind,
-        /// Why.
         message: String,
     },
 }
 
-/// What a job that succeeded came to, by the kind of its work; `None` from an agent that does not say.
+/// Outcome of a successful job, by kind of work; `None` from older agents.
 pub type JobOutcome = Option<v1::result::Outcome>;
 
-/// Progress of a job, as the operation shows it.
+/// Callback for the progress of a job.
 pub type OnProgress<'a> = &'a (dyn Fn(v1::Progress) + Send + Sync);
 
-/// What operations and the API ask of agents. The hub is the real one; tests of operations have a simulated one.
+/// Calls to agents for operations and the API. [`hub::Hub`] implements it; tests of operations have a simulated one.
 #[async_trait]
 pub trait Agents: Send + Sync {
-    /// What the agent last said, and every change of it. A value is there from the first call, also before the agent
-    /// ever connected.
+    /// State of the agent, with notification of changes. Also works before the agent first connects.
     fn state(&self, instance: InstanceId) -> watch::Receiver<AgentState>;
-    /// Runs a job to its end, attaching to it again whenever the connection breaks, until `start.deadline_s` is over.
-    /// A connection that is not there is waited for.
+    /// Runs a job and returns its outcome. Waits for a connection, and attaches to the job again when the connection
+    /// breaks, until `start.deadline_s` is over.
     async fn run(
         &self,
         instance: InstanceId,
         start: v1::Start,
         progress: OnProgress<'_>,
     ) -> Result<JobOutcome, AgentError>;
-    /// Gives the agent an assignment.
+    /// Sends the agent an assignment; returns the generation that is in force then.
     async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<u64, AgentError>;
-    /// Databases, by name. Limit 5 s, as for every question below.
+    /// Databases, by name. The time limit is 5 s, as for all calls below.
     async fn list_databases(&self, instance: InstanceId) -> Result<Vec<v1::Database>, AgentError>;
-    /// Accounts, by name and host.
     async fn list_users(&self, instance: InstanceId) -> Result<Vec<v1::User>, AgentError>;
-    /// One account.
     async fn get_user(&self, instance: InstanceId, account: v1::Account) -> Result<Option<v1::User>, AgentError>;
-    /// Why what the engine holds has no room in this memory (MiB) and these cores; `None`: it has.
+    /// Checks whether the engine's data and settings fit into this memory (MiB) and these cores. Returns the reason if
+    /// not.
     async fn check_size(&self, instance: InstanceId, memory_mib: u64, vcpus: u32)
     -> Result<Option<String>, AgentError>;
-    /// Whether the agent hears and answers, whatever its engine does.
+    /// Checks that the agent answers, whatever the state of its engine.
     async fn ping(&self, instance: InstanceId) -> Result<(), AgentError>;
-    /// Figures of the agent's own process and of its machine.
+    /// Figures of the agent's process and its machine.
     async fn diagnose(&self, instance: InstanceId) -> Result<v1::GetDiagnosticsReply, AgentError>;
-    /// Forgets an instance that is gone and cuts its connection.
+    /// Removes the state of a deleted instance and cuts its connection.
     fn forget(&self, instance: InstanceId);
 }

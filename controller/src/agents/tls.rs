@@ -1,4 +1,4 @@
-//! TLS of the agents' port: what the controller shows, and whom it believes.
+//! TLS of the agents' port: the controller's certificate, and the verification of agents' certificates.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,11 +15,11 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::authority::{Authorities, certificates};
 use crate::error::{Error, Result, chain};
 
-/// One configuration for each of the two protocols of the port.
+/// TLS configurations of the two protocols.
 pub(crate) struct Configs {
-    /// A certificate is optional, and may have expired.
+    /// For enrolment. The client's certificate is optional and may have expired.
     pub(crate) enrolment: Arc<ServerConfig>,
-    /// A certificate is required, and good now.
+    /// For agents. A valid client certificate is required.
     pub(crate) agent: Arc<ServerConfig>,
 }
 
@@ -60,13 +60,13 @@ fn config(
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(identity);
     config.alpn_protocols = vec![protocol.to_vec()];
-    // A resumed session would bring a certificate along without verifying it again.
+    // No session resumption, since the client's certificate would not be verified again.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
-/// The certificate that this controller shows; made anew when half of its life is over.
+/// The controller's certificate. It is renewed after half of its lifetime.
 struct Identity {
     authorities: Arc<Authorities>,
     provider: Arc<CryptoProvider>,
@@ -79,7 +79,7 @@ impl Identity {
         Ok(Self { authorities, provider, current })
     }
 
-    /// A certificate, and when the next one is to be made.
+    /// Makes a certificate. Returns it with the time of its renewal.
     fn make(authorities: &Authorities, provider: &CryptoProvider) -> Result<(Arc<CertifiedKey>, OffsetDateTime)> {
         let now = authorities.now();
         let issued = authorities.issue_controller()?;
@@ -101,7 +101,7 @@ impl ResolvesServerCert for Identity {
         if self.authorities.now() >= current.1 {
             match Self::make(&self.authorities, &self.provider) {
                 Ok(next) => *current = next,
-                // The old one is good for as long again; the next connection tries anew.
+                // The old certificate is valid for the other half. The next connection tries again.
                 Err(error) => tracing::error!("this controller's certificate is not renewed: {}", chain(&error)),
             }
         }
@@ -109,8 +109,8 @@ impl ResolvesServerCert for Identity {
     }
 }
 
-/// Believes a certificate that was good until it expired: an agent that slept too long comes with it to renew it.
-/// Whether it is of the present generation is asked of the store.
+/// Accepts expired certificates, so that an agent that was off for long can renew its own. The store decides whether
+/// its generation is the present one.
 #[derive(Debug)]
 struct LateVerifier(Arc<dyn ClientCertVerifier>);
 

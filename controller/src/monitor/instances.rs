@@ -1,4 +1,5 @@
-//! Figures that are gathered when they are asked for, as Prometheus' text: those of what is gone are not there.
+//! Metrics that are gathered at each scrape and rendered in Prometheus' text format, so that deleted instances
+//! disappear.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,14 +8,14 @@ use crate::agents::hub::LastSeen;
 use crate::model::InstanceLabels;
 use crate::store::datastores::Unregistered;
 
-/// Samples of one name.
+/// A metric family: all samples of one name.
 struct Family {
     kind: &'static str,
     help: &'static str,
     samples: Vec<(String, f64)>,
 }
 
-/// Operations that have not ended: kind, status and how many.
+/// Unfinished operations: kind, status and number.
 pub(super) fn render_operations(text: &mut String, active: &[(String, String, u64)]) {
     let mut families = BTreeMap::new();
     for (kind, status, count) in active {
@@ -32,7 +33,8 @@ pub(super) fn render_operations(text: &mut String, active: &[(String, String, u6
     write(text, &families);
 }
 
-/// Engines that could not be registered, one sample each; `trove-controller datastore list` says why.
+/// Installed engines that could not be registered, one sample each. `trove-controller datastore list` shows the
+/// reasons.
 pub(super) fn render_unregistered(text: &mut String, all: &[Unregistered]) {
     let mut families = BTreeMap::new();
     for one in all {
@@ -48,7 +50,7 @@ pub(super) fn render_unregistered(text: &mut String, all: &[Unregistered]) {
     write(text, &families);
 }
 
-/// Every instance whose agent is heard; the engine's own numbers under `trove_engine_…`.
+/// Instances whose agents are connected. The engine's metrics are named `trove_engine_…`.
 pub(super) fn render(text: &mut String, agents: &[LastSeen], labels: &[InstanceLabels]) {
     let by_id: BTreeMap<_, _> = labels.iter().map(|labels| (labels.id, labels)).collect();
     let mut families = BTreeMap::new();
@@ -94,7 +96,7 @@ fn add(
 
 fn write(text: &mut String, families: &BTreeMap<String, Family>) {
     for (name, Family { kind, help, samples }) in families {
-        // A string takes every write.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
         for (labels, value) in samples {
             let _ = writeln!(text, "{name}{{{labels}}} {value}");
@@ -102,12 +104,12 @@ fn write(text: &mut String, families: &BTreeMap<String, Family>) {
     }
 }
 
-/// A label's value.
+/// Escapes the value of a label.
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// Part of a name: agents are not trusted to know Prometheus' grammar.
+/// Makes a part of a metric name valid, since it comes from an agent.
 fn plain(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }

@@ -1,6 +1,7 @@
-//! What Prometheus asks for: figures of this controller, and of the instances whose agents it hears.
+//! Metrics for Prometheus: of this controller, and of the instances whose agents are connected to it.
 //!
-//! Counters and histograms are kept by the `metrics` crate where things happen; the rest is gathered when it is asked for.
+//! Counters and histograms are recorded in the code with the crate `metrics`; everything else is gathered at each
+//! scrape.
 
 mod instances;
 mod process;
@@ -25,14 +26,14 @@ use crate::model::InstanceLabels;
 use crate::store::Store;
 use crate::store::datastores::Unregistered;
 
-/// Bounds of durations, seconds.
+/// Bounds of the histograms of durations, seconds.
 const DURATIONS: &[f64] =
     &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
-/// Active operations by kind and status, the instances, and the installed engines that could not be registered.
+/// Active operations by kind and status, instances, and installed engines that could not be registered.
 type Stored = (Vec<(String, String, u64)>, Vec<InstanceLabels>, Vec<Unregistered>);
 
-/// How long a connection may have no request under way: longer than the time between two.
+/// Idle timeout of connections; longer than the interval of scrapes.
 const IDLE: Duration = Duration::from_secs(90);
 
 #[derive(Clone)]
@@ -42,10 +43,10 @@ struct Monitor {
     recorder: PrometheusHandle,
 }
 
-/// Begins to keep figures, and serves them until the controller ends.
+/// Installs the recorder of metrics, and serves them until the controller ends.
 ///
 /// # Errors
-/// Internal: there are figures already.
+/// Internal: a recorder is installed already.
 pub fn serve(
     listener: TcpListener,
     store: Store,
@@ -106,20 +107,20 @@ impl Monitor {
                 instances::render_unregistered(&mut text, &unregistered);
                 instances::render(&mut text, &agents, &tenants);
             }
-            // What this controller knows by itself is told all the same: it is then that somebody looks.
+            // Serve the controller's own metrics all the same, since they are needed most while the store fails.
             Err(error) => tracing::warn!("the figures lack those of the store: {}", chain(&error)),
         }
         text
     }
 
-    /// What the store knows.
+    /// Metrics from the store.
     async fn stored(&self) -> Result<Stored> {
         let active = self.store.count_operations().await?;
         Ok((active, self.store.instance_labels().await?, self.store.unregistered().await?))
     }
 }
 
-/// A count as Prometheus has it.
+/// Converts a count for Prometheus.
 #[allow(clippy::cast_precision_loss)]
 fn figure(count: usize) -> f64 {
     count as f64

@@ -1,10 +1,10 @@
-//! Figures of the controller's own process, from proc(5), under the names that every client library uses.
+//! Metrics of the controller's process, from proc(5), under the names that Prometheus client libraries use.
 
 #![allow(clippy::disallowed_methods, reason = "/proc")]
 
 use metrics::{describe_gauge, gauge};
 
-/// What the figures mean.
+/// Describes the metrics.
 pub(super) fn describe() {
     describe_gauge!("process_cpu_seconds", "User and system time of this process, seconds.");
     describe_gauge!("process_resident_memory_bytes", "Resident memory.");
@@ -12,7 +12,7 @@ pub(super) fn describe() {
     describe_gauge!("process_threads", "Threads.");
 }
 
-/// Measures them now; what the system does not say keeps its value.
+/// Updates the metrics. Those that cannot be read keep their value.
 pub(super) fn measure() {
     if let Ok(usage) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF) {
         let seconds = |time: nix::sys::time::TimeVal| seconds(time.tv_sec(), time.tv_usec());

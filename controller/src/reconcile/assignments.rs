@@ -1,5 +1,5 @@
-//! Assignments: what the configuration asks for is stored, an engine's certificate never expires, and what is stored is
-//! in force in the guest.
+//! Reconciles assignments: stores changes that follow from the configuration, renews engines' certificates before they
+//! expire, and sends agents assignments that are not in force yet.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::operations::RunnerContext;
 use crate::store::assignments::{AssignmentStatus, Specification};
 use crate::store::controllers::GRACE;
 
-/// A certificate that has less than this left is replaced.
+/// A certificate is renewed this long before it expires.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How many agents are told at once.
+/// Number of concurrent calls to agents.
 const AT_ONCE: usize = 16;
 
-/// Compares once.
+/// Reconciles all assignments once.
 ///
 /// # Errors
-/// Internal: the assignments could not be listed. What goes wrong with one of them is logged.
+/// Internal: the assignments could not be listed. A failure with one of them is logged.
 pub async fn reconcile(context: &RunnerContext) -> Result<()> {
     let assignments = context.store.list_settled_assignments().await?;
     let wanted = Specification::of(&context.config, context.store.agents_addresses(GRACE).await?);
@@ -39,7 +39,7 @@ pub async fn reconcile(context: &RunnerContext) -> Result<()> {
 
 async fn settle(context: &RunnerContext, wanted: &Specification, status: AssignmentStatus) -> Result<()> {
     let expires = status.not_after - RENEW_BEFORE < context.store.now();
-    // Values that a tenant chose are not the configuration's, and the size is the instance's.
+    // Parameters are the tenant's and the size is the instance's; neither comes from the configuration.
     let parameters = status.specification.parameters.clone();
     let wanted = Specification { parameters, volume_gib: status.volume_gib, ..wanted.clone() };
     let changed = wanted != status.specification;
@@ -53,7 +53,7 @@ async fn settle(context: &RunnerContext, wanted: &Specification, status: Assignm
     Ok(())
 }
 
-/// `false`: another controller was faster.
+/// Stores a new generation. `false` if another controller did so first.
 async fn replace(
     context: &RunnerContext,
     wanted: &Specification,

@@ -1,4 +1,4 @@
-//! Controllers: this one's row says that it lives, and those that are gone for long are forgotten.
+//! Keeps the row of this controller in the store, and deletes rows of controllers that are gone for long.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::store::Store;
 use crate::store::controllers::{Controller, GRACE};
 use crate::store::sql::News;
 
-/// How long a controller that says nothing is taken to live.
+/// A controller counts as alive for this long after it renewed its row.
 pub const LIFETIME: Duration = Duration::from_secs(30);
-/// How often it says so.
+/// Interval in which the row is renewed.
 const RENEW: Duration = Duration::from_secs(10);
-/// After an error of the store.
+/// Pause after an error of the store.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Keeps the row of this controller alive, until `shutdown`. Nothing to do for the only one.
+/// Renews the row of this controller until `shutdown`. Does nothing if the store is not shared.
 pub async fn keep(store: Store, own: Controller, shutdown: CancellationToken) {
     if !store.is_shared() {
         return shutdown.cancelled().await;
@@ -44,7 +44,7 @@ pub async fn keep(store: Store, own: Controller, shutdown: CancellationToken) {
     }
 }
 
-/// Passes on what controllers announce, until `shutdown`.
+/// Forwards notifications from other controllers until `shutdown`.
 pub async fn listen(store: Store, nudge: Nudge, changes: Changes, shutdown: CancellationToken) {
     if !store.is_shared() {
         return shutdown.cancelled().await;

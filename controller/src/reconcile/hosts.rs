@@ -1,4 +1,5 @@
-//! Hosts: none outlives its instance, each runs, and the store says what the driver sees.
+//! Reconciles hosts: deletes those of deleted instances, starts those that should run, and stores the state that the
+//! driver sees.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,15 +10,17 @@ use crate::operations::RunnerContext;
 use crate::state::{HostState, Task};
 use crate::store::hosts::HostRow;
 
-/// A driver starts a dead agent again within this; only what is still different afterwards is written.
+/// Pause before hosts that differ are looked at again. The driver restarts a dead agent in this time, so that it is not
+/// reported.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
 
-/// Compares once.
+/// Reconciles all hosts once.
 ///
 /// # Errors
-/// Internal: the store failed, or the driver could not say which hosts there are.
+/// Internal: the store failed, or the driver could not list the hosts.
 pub async fn reconcile(context: &RunnerContext) -> Result<()> {
-    // The driver first: the row of a host is written before the host is made, so each of these has one by now.
+    // List the driver's hosts before the store's rows: the row is stored before the host is made, so each host has a
+    // row then.
     let there =
         context.compute.list().await.map_err(|error| Error::internal("ask the driver which hosts there are", error))?;
     let rows = context.store.list_hosts(&there).await?;
@@ -25,7 +28,8 @@ pub async fn reconcile(context: &RunnerContext) -> Result<()> {
     for instance in there {
         remove_leftover(context, instance, by_id.get(&instance)).await?;
     }
-    // A leftover that could not be deleted now is deleted next time: recorded as there, it would be one no more.
+    // Leftovers are skipped. If one could not be deleted, it is tried next time; if its state was stored as present, it
+    // would no longer be recognised.
     let settled = rows.iter().filter(|row| !is_leftover(row) && !row.busy);
     let mut different = Vec::new();
     for row in settled {
@@ -51,8 +55,8 @@ pub async fn reconcile(context: &RunnerContext) -> Result<()> {
 
 async fn remove_leftover(context: &RunnerContext, instance: InstanceId, row: Option<&HostRow>) -> Result<()> {
     let Some(row) = row else {
-        // Rows are never removed: this host is another store's, or this store was restored from an old copy. Its data
-        // may be all that is left, so a person decides.
+        // Rows are never deleted, so the host belongs to another store, or this store was restored from an old backup.
+        // An operator must decide, since the host's volume may be the only copy of its data.
         tracing::warn!(instance_id = %instance, "host {instance} belongs to no instance of this store; it is left alone");
         return Ok(());
     };
@@ -68,19 +72,19 @@ async fn remove_leftover(context: &RunnerContext, instance: InstanceId, row: Opt
     Ok(())
 }
 
-/// Whether no host may be there. A failed create has undone its own; that of any other instance is never touched here,
-/// whatever is stored of it.
+/// Whether the instance must have no host: it is deleted, or its failed create has removed the host. Hosts of other
+/// instances are never deleted here.
 fn is_leftover(row: &HostRow) -> bool {
     row.deleted || (row.task == Task::BuildingError && row.host == HostState::Absent)
 }
 
-/// Whether it is stopped and nobody means it to be. One whose operation failed is a person's.
+/// Whether the host is stopped but should run. If its operation failed, it is left to an operator.
 fn is_stopped(row: &HostRow, seen: HostState) -> bool {
     seen == HostState::Dead && matches!(row.task, Task::None | Task::RestartRequired)
 }
 
-/// Starts a host that was left stopped: by an operation that was ended half-way, or by a controller that had stalled and came
-/// back to it when another had finished. Whether it was tried.
+/// Starts a host that was left stopped by an aborted operation, or by a controller that stalled and went on after
+/// another one had finished the operation. Returns whether it was tried.
 async fn start(context: &RunnerContext, instance: InstanceId) -> Result<bool> {
     let Some(fence) = super::draw_fence(context, instance).await? else { return Ok(false) };
     tracing::warn!(instance_id = %instance, "host {instance} was left stopped; it is started");
@@ -103,7 +107,7 @@ async fn look(context: &RunnerContext, instance: InstanceId) -> Option<HostState
 async fn write(context: &RunnerContext, row: HostRow, seen: HostState) -> Result<()> {
     let store = &context.store;
     let mut tx = store.begin().await?;
-    // In the transaction, since an operation may have begun meanwhile.
+    // Check in the transaction, since an operation may have begun meanwhile.
     if store.is_busy(&mut tx, row.instance).await? {
         return Ok(());
     }

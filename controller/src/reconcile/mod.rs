@@ -1,5 +1,5 @@
-//! What must stay true. A reconciler takes no input, works from the store and from what the drivers see, may run at any
-//! time and twice, and leaves alone what an operation is active on.
+//! Reconcilers, which keep the actual state equal to the stored one. A reconciler takes no input, works from the store
+//! and from what the drivers report, is idempotent, and does not touch an instance that has an active operation.
 
 use std::time::Duration;
 
@@ -16,19 +16,20 @@ pub mod hosts;
 pub mod restarts;
 pub mod squatters;
 
-/// How often the drivers are asked and everything is compared; a nudge compares only what is stored.
+/// Interval in which hosts are reconciled, which asks the drivers. A nudge runs only the reconcilers that need the
+/// store alone.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// Between two looks at the least: nudges come by the hundred when many order or connect at once.
+/// Least pause between two runs, since nudges come in hundreds when many agents connect or instances are created.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A fence under which a reconciler may act on an instance, as agents and drivers take it; `None` where an operation is active on
-/// it, which then decides.
+/// Draws a fence for calls of a reconciler to an agent or a driver. `None` if an operation is active on the instance.
 async fn draw_fence(context: &RunnerContext, instance: InstanceId) -> Result<Option<u64>> {
     let mut tx = context.store.begin().await?;
     if context.store.is_busy(&mut tx, instance).await? {
         return Ok(None);
     }
-    // In one transaction with the look: an operation that begins afterwards has a greater fence, and is not hindered.
+    // Check and draw in one transaction, so that an operation that begins later has a greater fence and its calls are
+    // accepted.
     let fence = context.store.draw_fence(&mut tx).await?;
     tx.commit().await.map_err(|error| Error::internal(format!("draw a fence for instance {instance}"), error))?;
     Ok(Some(fence.unsigned_abs()))

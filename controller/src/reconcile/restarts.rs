@@ -1,5 +1,5 @@
-//! Restarts that failed: an agent goes on starting its engine. Once that answers, the instance is in error no more, as if it
-//! had answered when the restart failed.
+//! Reconciles failed restarts. After a failed restart the agent keeps trying to start its engine. Once the engine
+//! answers, the error of the instance is cleared.
 
 use crate::error::{Error, Result};
 use crate::operations::RunnerContext;
@@ -17,7 +17,7 @@ pub async fn reconcile(context: &RunnerContext) -> Result<()> {
             continue;
         }
         let mut tx = store.begin().await?;
-        // In the transaction, since an operation may have begun meanwhile.
+        // Check in the transaction, since an operation may have begun meanwhile.
         if store.is_busy(&mut tx, instance).await?
             || !store.begin_task(&mut tx, instance, &[Task::Error], Task::None).await?
         {

@@ -1,5 +1,5 @@
-//! Addresses: no program of an instance keeps the address of another from its engine. One that does is ended, and the instance
-//! that it belongs to gets the fault.
+//! Kills squatters: processes of an instance that have bound the address of another instance. The instance of the
+//! process gets a fault.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result, chain};
 use crate::operations::RunnerContext;
 
-/// An agent waits longer than this for the address of its engine to be free.
+/// Interval of the search. An agent waits longer than this for the address of its engine.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Looks again and again until `shutdown`.
+/// Searches periodically until `shutdown`.
 pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
     loop {
         tokio::select! {
@@ -25,10 +25,10 @@ pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
     }
 }
 
-/// Looks once.
+/// Searches once.
 ///
 /// # Errors
-/// Internal: the driver could not look, or the store failed.
+/// Internal: the driver could not search, or the store failed.
 pub async fn reconcile(context: &RunnerContext) -> Result<()> {
     let ended = context.compute.end_squatters().await;
     for squatter in ended.map_err(|error| Error::internal("look whether addresses are taken", error))? {

@@ -16,7 +16,7 @@ use crate::store::agents::{AgentRow, ReportSequence};
 use crate::store::assignments::Specification;
 use crate::testing::operations::Stage;
 
-/// Stores that this generation is in force, as the hub does when an agent says so.
+/// Stores that this generation is in force, as the hub does when an agent reports it.
 async fn in_force(stage: &Stage, generation: u64) {
     let agent = AgentRow {
         service: Service::Healthy,
@@ -96,7 +96,7 @@ async fn what_a_reconciler_asks_of_a_driver_is_older_than_an_operation_that_begi
     go_on.notify_one();
     reconciler.await.unwrap().unwrap();
     assert_eq!(stage.compute.specs.lock().unwrap().len(), specs, "it came late");
-    // The next look may start it.
+    // The next run may start the host.
     stage.stop_host().await;
     hosts::reconcile(&stage.context).await.unwrap();
     assert_eq!(stage.compute.specs.lock().unwrap().len(), specs + 1);
@@ -161,7 +161,7 @@ async fn an_agent_that_is_behind_is_assigned_once_it_is_connected() {
     in_force(&stage, 2).await;
     assignments::reconcile(&context).await.unwrap();
     assert_eq!(assigned(&stage), [2]);
-    // The next operation has a greater fence than the reconciler drew, so that the agent does not refuse it.
+    // The fence of the next operation is greater than the reconciler's, so the agent accepts its calls.
     let fence = stage.agents.assigned.lock().unwrap()[0].fence;
     stage.complete(restart_instance::new(stage.origin())).await.unwrap();
     assert!(stage.agents.starts.lock().unwrap()[0].fence > fence);
@@ -209,7 +209,7 @@ async fn an_engine_that_answers_after_its_restart_failed_is_in_error_no_more() {
     let row = stage.row().await;
     assert_eq!((row.task, row.fault), (Task::None, None));
 
-    // What else went wrong is not mended by an engine that answers.
+    // Other errors are not cleared by an engine that answers.
     stage.compute.fail_next("delete_host", ComputeError::Fatal("the volume is locked".to_owned()));
     stage.complete(delete_instance::new(stage.origin())).await.unwrap_err();
     stage.agents.change(stage.instance, |state| state.service = Service::Healthy);
@@ -242,7 +242,7 @@ async fn what_the_driver_said_to_a_controller_that_stalled_is_not_written_over_w
     assert!(matches!(late, Err(StepError::Fenced)), "{late:?}");
     assert_eq!(store.host_facts(stage.instance).await.unwrap().unwrap().driver_state, told);
 
-    // Nor is an account that was reserved for it.
+    // A reserved account is not released, either.
     let mut tx = store.begin().await.unwrap();
     assert!(!store.set_engine_uid(&mut tx, stage.instance, old, 7).await.unwrap());
     assert!(store.set_engine_uid(&mut tx, stage.instance, new, 7).await.unwrap());

@@ -1,4 +1,4 @@
-//! With an agent program that is a script.
+//! Tests with an agent program that is a shell script.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::store::datastores::VersionChange;
 use crate::testing::store::{manifest, open};
 
-/// Says that engines of these names are installed in one directory; `broken` says no more.
+/// An agent program that reports engines with these names in one directory. `broken` yields no manifest.
 fn agent(directory: &Path, names: &[&str]) -> Config {
     let installation = manifest().installation;
     let all: Vec<_> = names.iter().map(|name| json!({"name": name, "installations": [installation]})).collect();
@@ -19,7 +19,7 @@ fn agent(directory: &Path, names: &[&str]) -> Config {
         std::fs::write(directory.join(name), serde_json::to_string(&manifest).unwrap()).unwrap();
     }
     let program = directory.join("agent");
-    // Each makes the program another one than before.
+    // The names are in the script, so that each call makes a different program.
     let script = format!("#!/bin/sh\n# {}\ncat \"{}/${{2:-$1}}\"\n", names.join(" "), directory.display());
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -65,7 +65,7 @@ async fn what_an_administrator_did_lasts() {
     assert!(store.change_version(&mut tx, deactivated.id, &change).await.unwrap());
     assert!(store.remove_version(&mut tx, taken.id).await.unwrap());
     tx.commit().await.unwrap();
-    // Another agent program: everything is asked again.
+    // With another agent program all manifests are made again.
     register_installed(&store, &agent(directory.path(), &["enginedb", "otherdb", "third"])).await.unwrap();
     assert!(!version("enginedb").await.active);
     assert_eq!(names(&store).await, ["enginedb", "third"]);

@@ -1,4 +1,4 @@
-//! Calls to agents, over connections that break.
+//! Tests of calls to agents over connections that break.
 
 use std::sync::Mutex;
 
@@ -36,7 +36,7 @@ async fn a_job_waits_for_its_agent_and_is_attached_to_again_until_it_has_a_resul
     };
     let (result, _agent) = tokio::join!(run, agent);
     assert!(matches!(result, Err(AgentError::Refused { kind: v1::ErrorKind::Busy, .. })), "{result:?}");
-    // What was said in the moment of death may be lost.
+    // The progress sent right before the connection broke may be lost.
     assert!(stages.lock().unwrap().len() >= 2);
     let jobs = brain.jobs.lock().unwrap().clone();
     assert_eq!(jobs, vec![start(30); 3], "always under the same key");

@@ -1,4 +1,4 @@
-//! Who is believed, and who is not.
+//! Tests of which certificates and tokens are accepted.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::ids::InstanceId;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Whether a connection as an agent is cut off before the controller says anything, for its certificate or its name.
+/// Whether the controller closes an agent's connection because of its certificate or name, before it sends anything.
 async fn is_refused(controller: &Controller, identity: Option<Identity>) -> bool {
     let pem = controller.authorities.agents_pem();
     let Ok(mut stream) = dial(controller.address, pem, identity, trove_proto::ALPN_AGENT).await else { return true };
@@ -33,7 +33,7 @@ fn signed(controller: &Controller, instance: InstanceId, generation: u64, lifeti
     key.with(&pem)
 }
 
-/// A certificate counts whole seconds: it has expired when the one in which it was made is over.
+/// An expired certificate. Validity counts in whole seconds, so wait until the second is over.
 async fn expired(controller: &Controller, instance: InstanceId) -> Identity {
     let identity = signed(controller, instance, 2, Duration::ZERO);
     let made = OffsetDateTime::now_utc().unix_timestamp();
@@ -109,7 +109,7 @@ async fn only_a_present_certificate_of_the_agents_authority_opens_the_channel() 
     controller.stop().await;
 }
 
-/// Says the right name under a CA of its own.
+/// A certificate with the right name, signed by another authority.
 fn foreign(instance: InstanceId) -> Identity {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::default();

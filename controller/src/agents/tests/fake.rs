@@ -1,4 +1,4 @@
-//! The agent of a few lines.
+//! A minimal agent for tests.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -48,7 +48,7 @@ pub(super) async fn dial(
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("controller").unwrap(), stream).await
 }
 
-/// Calls the enrolment service once.
+/// Calls the enrolment service.
 pub(super) async fn ask<T>(
     address: SocketAddr,
     authority_pem: &str,
@@ -86,17 +86,17 @@ pub(super) async fn renew(
     ask(address, authority_pem, identity, async move |mut client| client.renew(request).await).await
 }
 
-/// What a job does when it is called for the n-th time.
+/// What a job does at its n-th call.
 #[derive(Clone)]
 pub(super) enum Script {
-    /// Reports a stage, then ends the connection.
+    /// Reports a stage, then closes the connection.
     Die,
-    /// Reports a stage and nothing more.
+    /// Reports a stage, then hangs.
     Hang,
     Answer(Option<v1::Error>),
 }
 
-/// The parts of an agent that outlive a connection.
+/// State of the agent that outlives a connection.
 #[derive(Clone, Default)]
 pub(super) struct Brain {
     pub(super) jobs: Arc<Mutex<Vec<v1::Start>>>,
@@ -104,7 +104,6 @@ pub(super) struct Brain {
     dead: Arc<Mutex<Option<tokio::sync::oneshot::Sender<()>>>>,
 }
 
-/// One connection.
 pub(super) struct FakeAgent {
     pub(super) up: mpsc::UnboundedSender<v1::WatchUp>,
     pub(super) down: mpsc::UnboundedReceiver<v1::WatchDown>,
@@ -113,14 +112,14 @@ pub(super) struct FakeAgent {
 }
 
 impl FakeAgent {
-    /// Dials, serves, and says Hello.
+    /// Connects, serves, and sends a Hello.
     pub(super) async fn connect(address: SocketAddr, authority_pem: &str, identity: Identity, brain: Brain) -> Self {
         let agent = Self::connect_silently(address, authority_pem, identity, brain).await;
         agent.hello();
         agent
     }
 
-    /// Dials and serves.
+    /// Connects and serves, without a Hello.
     pub(super) async fn connect_silently(
         address: SocketAddr,
         authority_pem: &str,

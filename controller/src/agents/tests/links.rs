@@ -1,4 +1,4 @@
-//! What the hub keeps of its connections.
+//! Tests of the hub's links.
 
 use std::time::Duration;
 
@@ -108,7 +108,7 @@ async fn a_hello_that_was_long_on_its_way_does_not_take_the_place_of_a_newer_con
     let controller = Controller::start().await;
     let instance = controller.instance(1).await;
     let older = connect_silently(&controller, instance, &Brain::default()).await;
-    // The controller has accepted it when it has asked it for Watch.
+    // The controller has accepted the connection once it has called Watch.
     until("the older one is asked", || async { older.is_watched() }).await;
     let mut newer = connect(&controller, instance, &Brain::default()).await;
     newer.report(1, v1::ServiceState::Healthy);

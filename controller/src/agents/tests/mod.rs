@@ -1,4 +1,4 @@
-//! The agents' port, hub and client against an agent of a few lines that enrols, dials and serves as the real one does.
+//! Tests of the agents' port, hub and client with a minimal agent that enrols, connects and serves.
 
 mod calls;
 mod enrolment;
@@ -29,7 +29,7 @@ use crate::store::sql::query;
 
 pub(super) const SOON: Duration = Duration::from_secs(10);
 
-/// A controller's agents' side on a port of its own.
+/// The agents' port of a controller.
 pub(super) struct Controller {
     pub(super) store: Store,
     pub(super) authorities: Arc<Authorities>,
@@ -66,7 +66,7 @@ impl Controller {
         (self.store, self._directory, self.address)
     }
 
-    /// An instance whose host has this generation.
+    /// Inserts an instance whose host has this generation.
     pub(super) async fn instance(&self, generation: i64) -> InstanceId {
         insert_instance(&self.store, generation).await
     }
@@ -75,7 +75,7 @@ impl Controller {
         sql(&self.store, statement).await;
     }
 
-    /// How many rows a condition holds for.
+    /// Number of rows that a condition selects.
     pub(super) async fn count(&self, what: &str) -> i64 {
         self.store.number(&format!("select count(*) from {what}")).await
     }
@@ -85,7 +85,7 @@ async fn sql(store: &Store, statement: &str) {
     query(AssertSqlSafe(statement)).execute(&store.write).await.unwrap();
 }
 
-/// An instance whose host has this generation.
+/// Inserts an instance whose host has this generation.
 pub(super) async fn insert_instance(store: &Store, generation: i64) -> InstanceId {
     let id = InstanceId::random();
     for statement in [
@@ -104,7 +104,7 @@ pub(super) async fn insert_instance(store: &Store, generation: i64) -> InstanceI
     id
 }
 
-/// A key pair with its certificate request.
+/// A key pair and its certificate request.
 pub(super) struct Key {
     pub(super) pair: KeyPair,
     pub(super) csr_der: Vec<u8>,

@@ -1,5 +1,5 @@
-//! The channel on a network that fails: real agent, real hubs, and hosts, wires and time that are simulated by turmoil.
-//! The same seed is the same history. See docs/simulation.md.
+//! Tests of connections on a failing network. Agent and hubs are real; hosts, network and time are simulated by
+//! turmoil. A seed always gives the same history. See docs/simulation.md.
 
 mod parts;
 mod seeds;
@@ -13,28 +13,29 @@ use self::parts::{CONTROLLERS, Order, World, agent, controller};
 use crate::store::sql::simulated::Moment;
 
 const LATENCY: Duration = Duration::from_millis(20);
-/// Within this each end knows that the other is silent: the interval of PINGs and the limit for a PONG, and a moment.
+/// Within this time each side notices that the other is gone: interval of PINGs, limit for the PONG, and some slack.
 const KEEPALIVE: Duration = Duration::from_secs(16);
-/// Within this an agent is back that can be: the greatest delay between two tries, and a moment.
+/// Within this time an agent reconnects if it can: greatest delay between two tries, and some slack.
 const BACKOFF: Duration = Duration::from_secs(11);
-/// Within this everything is as if nothing had been wrong: both, and what is dialled into a network that holds back.
+/// Within this time everything is normal again: both of the above, and connections begun while the network held
+/// packets.
 const SETTLED: Duration = Duration::from_secs(45);
 
-/// The network with its hosts.
 struct Network {
     sim: Sim<'static>,
     world: Arc<World>,
 }
 
 impl Network {
-    /// Both controllers hear the agent.
+    /// A network in which both controllers are connected to the agent.
     fn settled(seed: u64) -> Self {
         let mut builder = turmoil::Builder::new();
         builder
             .rng_seed(seed)
             .tick_duration(Duration::from_millis(20))
             .simulation_duration(Duration::from_secs(3600))
-            // Drawn for each message, it would depend on their order, which the thread that measures a volume decides.
+            // Fixed. A random latency would depend on the order of messages, which depends on the thread that measures
+            // the volume.
             .min_message_latency(LATENCY)
             .max_message_latency(LATENCY);
         let (mut sim, world) = (builder.build(), World::new(seed));
@@ -61,7 +62,7 @@ impl Network {
         }
     }
 
-    /// Goes on until something holds; how long that took.
+    /// Runs until a condition holds. Returns how long that took.
     fn until(&mut self, limit: Duration, what: &str, holds: impl Fn(&World) -> bool) -> Duration {
         let begun = self.sim.elapsed();
         while !holds(&self.world) {
@@ -72,7 +73,7 @@ impl Network {
         self.sim.elapsed() - begun
     }
 
-    /// Connections that a host takes for open.
+    /// Number of connections that a host considers open.
     fn connections(&mut self, host: &'static str) -> usize {
         let counted = Arc::new(std::sync::Mutex::new(0));
         let count = counted.clone();
@@ -85,7 +86,7 @@ impl Network {
     }
 }
 
-/// Both controllers hear the agent, as is written, over one connection each.
+/// Asserts that both controllers have exactly one connection to the agent, in memory and in the store.
 fn is_whole(network: &mut Network) {
     for name in CONTROLLERS {
         assert!(network.world.hears(name) && network.world.is_written(name), "{name}");
@@ -102,7 +103,7 @@ fn a_partition_is_noticed_at_both_ends_and_the_agent_comes_back_by_itself() {
     network.until(KEEPALIVE, "the controller notices", |world| !world.hears("one") && !world.is_written("one"));
     network.run_for(KEEPALIVE);
     network.sim.repair("one", "agent");
-    // Had the agent not noticed, it would not dial yet.
+    // The agent has noticed, else it would not have connected again yet.
     network.until(BACKOFF, "the agent is back", |world| world.hears("one"));
     is_whole(&mut network);
     let generation = u64::try_from(order).unwrap();
@@ -121,7 +122,7 @@ fn a_one_way_partition_leaves_no_link_half_open() {
         assert!(!network.world.hears("one"));
         network.sim.repair_oneway(from, to);
         network.until(SETTLED, "the agent is back", |world| world.hears("one"));
-        // A connection that only one end has noticed is gone by then.
+        // By then both sides have closed connections that one of them had closed.
         network.run_for(KEEPALIVE);
         is_whole(&mut network);
     }
@@ -172,7 +173,7 @@ fn a_host_that_lost_its_power_comes_back_and_its_old_connection_disturbs_nobody(
     *network.world.job_takes.lock().unwrap() = Duration::from_secs(5);
     let order = network.world.order("one", Order::Job);
     network.run_for(Duration::from_secs(2));
-    // Nobody is told of the end: the controllers take their connections for good.
+    // The controllers do not learn of the agent's end; they consider their connections open.
     for name in CONTROLLERS {
         network.sim.partition(name, "agent");
     }

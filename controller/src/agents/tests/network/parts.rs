@@ -1,5 +1,5 @@
-//! Controllers and an agent on hosts of a simulated network. Everything is the real thing but the transport (TCP without
-//! TLS), the database (SQLite that answers at once), and what jobs do.
+//! Controllers and an agent on hosts of a simulated network. All parts are real, except the transport (TCP without
+//! TLS), the database (SQLite that answers at once), and the work of jobs.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -40,17 +40,17 @@ use crate::testing::no_engine::{NoEngine, site};
 
 pub(super) const CONTROLLERS: [&str; 2] = ["one", "two"];
 const PORT: u16 = 8778;
-/// When a history begins, microseconds since 1970.
+/// Time at which a history begins, microseconds since 1970.
 const BEGIN: i64 = 1_800_000_000_000_000;
 
-/// What a controller is to have the agent do; asked again until it is answered, as the runner does.
+/// A request of a controller to the agent. It is repeated until it is answered, as the runner does.
 #[derive(Clone)]
 pub(super) enum Order {
     Job,
     Assign,
 }
 
-/// What outlives a crash, and what is looked at from outside.
+/// State that survives crashes, and is inspected by the tests.
 pub(super) struct World {
     pub(super) instance: InstanceId,
     server: Server,
@@ -58,23 +58,23 @@ pub(super) struct World {
     directory: TempDir,
     hubs: Mutex<BTreeMap<&'static str, Arc<Hub>>>,
     agent: Mutex<Option<Arc<Services>>>,
-    /// By whom, in the order of asking: the number of an order is its fence, and the generation of an assignment.
+    /// Orders and their controllers. The number of an order is its fence, and the generation of its assignment.
     orders: watch::Sender<Vec<(&'static str, Order)>>,
     answers: Mutex<BTreeMap<usize, Result<(), String>>>,
-    /// How often the work of a job was carried out, by its order.
+    /// How often the work of each order was carried out.
     effects: Mutex<BTreeMap<String, u32>>,
-    /// How long a job takes.
+    /// Duration of a job.
     pub(super) job_takes: Mutex<Duration>,
     boots: Mutex<u32>,
-    /// The moment at which the database fails everybody.
+    /// The point at which the database fails, for all callers.
     pub(super) store_fails: Arc<Mutex<Option<Moment>>>,
-    /// Time that has passed.
+    /// Simulated time that has passed.
     pub(super) now: Mutex<Duration>,
     notes: Mutex<Vec<String>>,
 }
 
 impl World {
-    /// One instance with its authorities, in a database that was never used.
+    /// A new database with one instance and its authorities.
     pub(super) fn new(seed: u64) -> Arc<Self> {
         let server = Store::simulated_server(BEGIN, "");
         let store_fails = Arc::default();
@@ -102,18 +102,18 @@ impl World {
         })
     }
 
-    /// Writes down what happens.
+    /// Adds a line to the history.
     pub(super) fn note(&self, line: impl std::fmt::Display) {
         let at = *self.now.lock().unwrap();
         self.notes.lock().unwrap().push(format!("{:>9.3} {line}", at.as_secs_f64()));
     }
 
-    /// What happened.
+    /// The history.
     pub(super) fn history(&self) -> Vec<String> {
         self.notes.lock().unwrap().clone()
     }
 
-    /// Has a controller ask the agent; the order's number.
+    /// Gives a controller an order. Returns its number.
     pub(super) fn order(&self, controller: &'static str, order: Order) -> usize {
         let mut number = 0;
         self.orders.send_modify(|orders| {
@@ -127,39 +127,39 @@ impl World {
         self.answers.lock().unwrap().get(&order).cloned()
     }
 
-    /// Whether something was written down.
+    /// Whether the history has this line.
     pub(super) fn was_noted(&self, line: &str) -> bool {
         self.notes.lock().unwrap().iter().any(|note| note.ends_with(line))
     }
 
-    /// How often the work of a job was carried out.
+    /// How often the work of an order was carried out.
     pub(super) fn effects(&self, order: usize) -> u32 {
         self.effects.lock().unwrap().get(&order.to_string()).copied().unwrap_or_default()
     }
 
-    /// Whether a controller takes the agent for connected: by its memory, which must be what it has written.
+    /// Whether a controller considers the agent connected; asserts that memory and store agree.
     pub(super) fn hears(&self, controller: &str) -> bool {
         let hub = self.hubs.lock().unwrap().get(controller).cloned();
         hub.is_some_and(|hub| hub.watch_state(self.instance).borrow().connected)
     }
 
-    /// Whether it is written that a controller hears the agent.
+    /// Whether the store says that the agent is connected to the controller.
     pub(super) fn is_written(&self, controller: &str) -> bool {
         let open = format!("select count(*) from agent_link where controller_id = '{controller}' and lost_at is null");
         self.ask::<i64>(&open) == 1
     }
 
-    /// The first value that a query answers.
+    /// The first value of a query.
     pub(super) fn ask<T: for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>>(&self, sql: &str) -> T {
         sqlx::Row::get(&self.server.ask(sql)[0], 0)
     }
 
-    /// The generation of the assignment that the agent keeps.
+    /// Generation of the assignment that the agent has stored.
     pub(super) fn kept_generation(&self) -> u64 {
         self.agent.lock().unwrap().as_ref().unwrap().assignments.assigned().borrow().generation
     }
 
-    /// The same, as a controller has heard.
+    /// Generation of the agent's assignment, as reported to a controller.
     pub(super) fn heard_generation(&self, controller: &str) -> u64 {
         let hub = self.hubs.lock().unwrap()[controller].clone();
         hub.watch_state(self.instance).borrow().assignment_generation
@@ -176,13 +176,13 @@ fn database(server: &Server, fails: &Arc<Mutex<Option<Moment>>>) -> Link {
     Link::new(server.clone(), Arc::new(gate), 0)
 }
 
-/// A life of a controller.
+/// Runs a controller until it crashes.
 pub(super) async fn controller(world: Arc<World>, name: &'static str) -> turmoil::Result {
     world.note(format!("controller {name} starts"));
     let store =
         Store::simulated(database(&world.server, &world.store_fails), Clock::simulated(BEGIN), Seal::new(&[5; 32]));
     let mut config = Config::default();
-    // The agent goes by the clock of the machine that runs the tests.
+    // Certificates never expire, since the agent uses the real clock of the machine that runs the tests.
     config.agents.certificate_lifetime = Duration::from_secs(100 * 365 * 86_400);
     let config = Arc::new(config);
     let hub = Hub::new(store, world.authorities.clone(), config, name.to_owned(), Nudge::default());
@@ -199,7 +199,7 @@ pub(super) async fn controller(world: Arc<World>, name: &'static str) -> turmoil
     }
 }
 
-/// Writes down when a controller hears the agent, and when it no longer does.
+/// Adds a line to the history when an agent connects to a controller, and when the connection is lost.
 async fn tell(world: Arc<World>, hub: Arc<Hub>, name: &'static str) {
     let mut state = hub.watch_state(world.instance);
     let mut said = false;
@@ -209,7 +209,7 @@ async fn tell(world: Arc<World>, hub: Arc<Hub>, name: &'static str) {
     }
 }
 
-/// Does what is ordered of this controller, also what its earlier life was about.
+/// Carries out the orders of a controller, including those that it had not finished before a crash.
 async fn carry_out(world: Arc<World>, hub: Arc<Hub>, name: &'static str) {
     let mut orders = world.orders.subscribe();
     let mut begun = 0;
@@ -252,7 +252,7 @@ async fn carry_out_one(world: Arc<World>, hub: Arc<Hub>, number: usize, order: O
     world.answers.lock().unwrap().insert(number, result);
 }
 
-/// A life of the agent.
+/// Runs the agent until it crashes.
 pub(super) async fn agent(world: Arc<World>) -> turmoil::Result {
     let boot = {
         let mut boots = world.boots.lock().unwrap();
@@ -315,7 +315,7 @@ async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>
     }))
 }
 
-/// Work that takes its time and is counted.
+/// Work that takes [`World::job_takes`] and is counted.
 struct SlowWork(Arc<World>);
 
 #[async_trait]
@@ -329,7 +329,7 @@ impl Worker for SlowWork {
             };
             job.stage("work", &second.to_string(), work).await?;
         }
-        // From here to the journal nothing is awaited: what is counted is written down.
+        // Nothing is awaited between this and the journal, so counted work is recorded.
         *self.0.effects.lock().unwrap().entry(job.key.operation.clone()).or_default() += 1;
         self.0.note(format!("job {} is done", job.key.operation));
         Ok(Outcome::Stopped(v1::Stopped {}))

@@ -1,5 +1,5 @@
-//! What a seed draws: a few minutes in which wires, hosts and the database fail, and what must be true when they no
-//! longer do.
+//! Random histories: a few minutes in which network, hosts and database fail, followed by checks once nothing fails any
+//! more.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::parts::{CONTROLLERS, Order};
 use super::{KEEPALIVE, LATENCY, Network, SETTLED, is_whole};
 use crate::store::sql::simulated::Moment;
 
-/// How many things go wrong in a history.
+/// Number of faults in a history.
 const FAULTS: u32 = 6;
 
-/// Lives through the history of a seed. What happened.
+/// Runs the history of a seed, and returns it.
 fn live(seed: u64) -> Vec<String> {
     let mut dice = StdRng::seed_from_u64(seed);
     let mut network = Network::settled(seed);
@@ -50,7 +50,7 @@ fn live(seed: u64) -> Vec<String> {
     world.history()
 }
 
-/// One operation at a time works on an instance: the next order comes when the last is answered.
+/// Gives the next order once the last one is answered, since only one operation at a time works on an instance.
 fn ask(network: &mut Network, dice: &mut StdRng, orders: &mut Vec<(usize, Order)>) {
     let (controller, is_job, takes) =
         (CONTROLLERS[dice.random_range(0..2)], dice.random_bool(0.7), dice.random_range(1..30));
