@@ -1,4 +1,6 @@
 //! The effective configuration: defaults, then the file, then the environment (`TROVE_<SECTION>__<OPTION>`).
+//!
+//! The meaning of each option is in `documented.rs`, from which `config show` prints it; a test checks that none is missing.
 
 pub mod documented;
 mod load;
@@ -12,111 +14,74 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Flavor;
 
-/// Everything that can be set.
+/// All options.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Name of the region, shown in instances and in the catalog.
     pub region: String,
-    /// The datastore that is meant when an order names none; unset: the only one there is, else the order is refused.
     pub default_datastore: Option<String>,
-    /// Whether root is enabled by the create operation and its password returned by the create call.
     pub root_on_create: bool,
-    /// Greatest volume that can be ordered, GiB.
     pub max_accepted_volume_size: u64,
-    /// The driver that makes hosts: `process`.
     pub compute: String,
-    /// What is allowed of datastores.
     pub datastores: Datastores,
-    /// The public API.
     pub api: Api,
-    /// The agents' side.
     pub agents: AgentsSection,
-    /// Who may ask.
     pub identity: Identity,
-    /// The store.
     pub store: Store,
-    /// Operations.
     pub operations: Operations,
-    /// The real Keystone, for `identity.mode = "keystone"`.
     pub keystone: Keystone,
-    /// What a project may have.
     pub quota: Quota,
-    /// How often a project may ask.
     pub rate_limits: RateLimits,
-    /// Figures for Prometheus.
     pub metrics: Metrics,
-    /// The sizes that local drivers offer.
     pub flavors: Vec<Flavor>,
-    /// The process driver.
     pub process: Process,
-    /// What is logged.
     pub log: Log,
 }
 
-/// The public API.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
-    /// Where it listens.
     pub listen: SocketAddr,
-    /// How clients reach it; links and the catalog are made from it. Unset: `http://<listen>`.
     pub public_url: Option<String>,
-    /// Says that a proxy in front speaks TLS, which allows to listen on another than a loopback address in clear.
     pub tls_by_proxy: bool,
-    /// Web pages of these origins may use the API from a browser: `https://dashboard.example.org`.
     pub cors_origins: Vec<String>,
-    /// PEM certificate chain; with `tls_key` the API speaks TLS itself.
     pub tls_certificate: Option<PathBuf>,
-    /// PEM private key.
     pub tls_key: Option<PathBuf>,
-    /// How long an answer waits until what was asked for acts, where Trove's does.
     #[serde(with = "humantime_serde")]
     pub answer_within: Duration,
-    /// How long a connection may have no request under way, also at its begin; and how long a client may take to read.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
-    /// Connections at most. Unset: a quarter of the open files that the system allows, at most 8192.
     pub max_connections: Option<usize>,
-    /// Connections from one address at most. Unset: a quarter of those.
     pub max_connections_per_source: Option<usize>,
-    /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpAddr>,
 }
 
-/// The agents' side.
+/// The controller's side of the agents' connections.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AgentsSection {
-    /// Where agents connect to.
     pub listen: SocketAddr,
-    /// The address that agents are told, `host:port`. Unset: `listen`.
     pub advertise: Option<String>,
-    /// Time between two heartbeats.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
-    /// A silent agent counts as an error after this time.
     #[serde(with = "humantime_serde")]
     pub heartbeat_expiry: Duration,
-    /// Time between two probes of an engine.
     #[serde(with = "humantime_serde")]
     pub probe_interval: Duration,
-    /// Life of an agent's certificate.
     #[serde(with = "humantime_serde")]
     pub certificate_lifetime: Duration,
-    /// Life of an enrolment token.
     #[serde(with = "humantime_serde")]
     pub token_lifetime: Duration,
 }
 
-/// Whose tokens are accepted.
+/// Which tokens are accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Those of this service's own users.
+    /// Tokens of the built-in identity.
     #[default]
     Builtin,
-    /// Those of a real Keystone.
+    /// Tokens of a real Keystone.
     Keystone,
 }
 
@@ -124,48 +89,31 @@ pub enum Mode {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Keystone {
-    /// Its address, with or without `/v3`.
     pub auth_url: String,
-    /// Its address as users know it, for the header of a 401. Unset: `auth_url`.
     pub www_authenticate_uri: Option<String>,
-    /// The service's own user.
     pub username: String,
-    /// Its password. Never printed.
     #[serde(skip_serializing)]
     pub password: Option<SecretString>,
-    /// A file with the password, read at each login.
     pub password_file: Option<PathBuf>,
-    /// The domain of the user, by name.
     pub user_domain_name: String,
-    /// The project in which the user has the role `service` or `admin`.
     pub project_name: String,
-    /// The domain of the project, by name.
     pub project_domain_name: String,
-    /// PEM certificates that Keystone's has to come from. Unset: those that the system trusts.
     pub ca_file: Option<PathBuf>,
-    /// How long a token is believed without asking again: a revoked one is refused after this time.
     #[serde(with = "humantime_serde")]
     pub cache_lifetime: Duration,
-    /// Tokens that are remembered at most.
     pub cache_size: usize,
-    /// For one request to Keystone.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
 }
 
-/// Who may ask.
+/// Authentication and authorisation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Identity {
-    /// Whose tokens are accepted.
     pub mode: Mode,
-    /// Rules that override the built-in ones: YAML, or JSON where the name ends in `.json`.
     pub policy_file: Option<PathBuf>,
-    /// Life of a token.
     #[serde(with = "humantime_serde")]
     pub token_lifetime: Duration,
-    /// Users of the built-in identity. Empty: `demo` and `admin` are made at the first start, with passwords in
-    /// `clouds.yaml` of the state directory.
     pub users: Vec<User>,
 }
 
@@ -173,95 +121,72 @@ pub struct Identity {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct User {
-    /// The user's name.
     pub name: String,
-    /// The password as an argon2id PHC string.
     pub password_hash: String,
-    /// The project's name.
     pub project: String,
-    /// The roles in it: `admin`, `member`, `reader`.
     pub roles: Vec<String>,
 }
 
-/// Where the state is kept.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
-    /// `postgres://user@host:port/database`, without a password; `None` is SQLite in the state directory.
     pub url: Option<String>,
-    /// A file with the password of that user.
     pub password_file: Option<PathBuf>,
 }
 
-/// How operations are done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Operations {
-    /// How long a controller that says nothing keeps an operation.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
-    /// Takes orders and begins none of them; other controllers on the store do, unless they are paused too.
     pub paused: bool,
 }
 
-/// What a project may have; -1 is unlimited.
+/// Default quotas of a project; -1 is unlimited.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quota {
-    /// Instances.
     pub max_instances_per_tenant: i64,
-    /// Memory of all instances, MiB.
     pub max_ram_per_tenant: i64,
-    /// Volumes of all instances, GiB.
     pub max_volumes_per_tenant: i64,
-    /// Backups.
     pub max_backups_per_tenant: i64,
 }
 
-/// Requests a minute of one project at one controller; 0 is unlimited.
+/// Requests per minute of one project at one controller; 0 is unlimited.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimits {
-    /// GET.
     pub get: u32,
-    /// POST, but not below `/mgmt`.
     pub post: u32,
-    /// PUT.
     pub put: u32,
-    /// DELETE.
     pub delete: u32,
-    /// POST below `/mgmt`.
     pub mgmt_post: u32,
 }
 
-/// What is allowed of datastores.
+/// Rules for all datastores.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Datastores {
-    /// Those without accounts, by name, of which instances can be ordered all the same: whoever reaches the port of one is in.
     pub allow_open: Vec<String>,
-    /// How connections to engines are encrypted.
     pub tls: TlsMode,
 }
 
-/// How connections to engines are encrypted.
+/// Whether engines require TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TlsMode {
-    /// TLS is offered; a password in clear is accepted too.
+    /// TLS is offered; clear connections are accepted, too.
     #[default]
     Basic,
-    /// Connections in clear are refused.
+    /// Clear connections are refused.
     Enforced,
 }
 
-/// Figures for Prometheus.
+/// Metrics for Prometheus.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Metrics {
-    /// Where `/metrics` is served, in clear and without a token; unset: nowhere.
     pub listen: Option<SocketAddr>,
-    /// Allows to listen on another than a loopback address.
     pub allow_remote: bool,
 }
 
@@ -269,29 +194,20 @@ pub struct Metrics {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Process {
-    /// Addresses of instances are drawn from this part of 127.0.0.0/8, CIDR.
     pub address_range: String,
-    /// As root: the accounts that engines are given, one each. The default is used by neither useradd nor subuid on Debian.
     pub uid_range: String,
-    /// As root: the account that runs an engine in a scratch directory while its manifest is made.
     pub engine_account: String,
-    /// Short directory for sockets. Unset: `/run/trove-rs` for root, else under `XDG_RUNTIME_DIR` or `/tmp`.
     pub runtime_dir: Option<PathBuf>,
-    /// Where hosts are kept; `None` is `hosts` in the state directory. Controllers of one machine share it.
     pub hosts_dir: Option<PathBuf>,
-    /// The agent program. Unset: `trove-agent` beside the controller's own program.
     pub agent_program: Option<PathBuf>,
-    /// Where hosts are not kept apart, as those of an ordinary user: allows root-enable all the same, which hands out a shell.
     pub allow_root: bool,
 }
 
-/// What is logged, to standard error.
+/// Logging, to standard error.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// Filter, as of `tracing`: `info`, `trove_controller=debug`.
     pub filter: String,
-    /// One JSON object a line instead of text.
     pub json: bool,
 }
 
