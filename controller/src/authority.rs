@@ -1,5 +1,6 @@
-//! The two authorities: one signs agents and controllers, the other signs engines. Their keys are sealed in the store.
-//! Tenants trust the second only, so that an engine's certificate opens nothing but that engine.
+//! The two certificate authorities: one for agents and controllers, one for engines. Their keys are stored encrypted.
+//! Tenants trust only the second, and agents and controllers only the first, so an engine's certificate is of no use
+//! towards them.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -24,20 +25,20 @@ use crate::store::Store;
 use crate::store::authorities::StoredAuthority;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Life of the authorities themselves.
+/// Lifetime of the authorities' own certificates.
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
-/// Life of an engine's certificate: the longest that common clients accept.
+/// Lifetime of an engine's certificate: the longest that common clients accept.
 const ENGINE_LIFETIME: Duration = Duration::from_secs(397 * 24 * 3600);
-/// Every certificate is good from a day before it was made, for guests and controllers whose clock is behind.
+/// Certificates are valid from this long before they are made, for machines whose clock is slow.
 const BACKDATED: Duration = DAY;
-/// What an agent's certificate says of it, before `<instance>/<generation>`.
+/// Prefix of the URI in an agent's certificate; `<instance>/<generation>` follows.
 const AGENT_URI: &str = "trove://instance/";
 
-/// Both authorities, loaded.
+/// Both authorities with their keys.
 pub struct Authorities {
     agents: Authority,
     engines: Authority,
-    /// For its clock: certificates are good by the clock of the store, whatever this machine's shows.
+    /// Its clock is used for the validity of certificates instead of this machine's.
     store: Store,
 }
 
@@ -46,46 +47,45 @@ struct Authority {
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// A certificate for a controller's agents' port, with its key.
+/// Certificate and key for a controller's agents' port.
 pub struct ControllerCertificate {
     /// DER.
     pub certificate: CertificateDer<'static>,
     /// PKCS#8.
     pub key: PrivateKeyDer<'static>,
-    /// When it expires.
     pub not_after: OffsetDateTime,
 }
 
-/// A certificate request of an agent, whose own signature has been verified. Only its public key is used.
+/// A certificate request of an agent with a verified signature. Only its public key is used.
 pub struct CertificateRequest(CertificateSigningRequestParams);
 
 impl CertificateRequest {
-    /// Reads a PKCS#10 request.
+    /// Parses a PKCS#10 request.
     ///
     /// # Errors
-    /// Bad request: it is none, or is not signed by its own key.
+    /// 400 if it cannot be parsed or is not signed by its own key.
     pub fn parse(der: &[u8]) -> Result<Self> {
         CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der))
             .map(Self)
             .map_err(|error| Error::BadRequest(format!("The certificate request cannot be read: {error}.")))
     }
 
-    /// SHA-256 of its public key, hexadecimal.
+    /// SHA-256 of the public key, hexadecimal.
     pub fn key_hash(&self) -> String {
         hex::encode(Sha256::digest(self.0.public_key.der_bytes()))
     }
 }
 
-/// Who an agent's certificate says it is.
+/// The name in an agent's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgentName {
     pub instance: InstanceId,
-    /// Of which generation of its host.
+    /// Generation of its host.
     pub generation: u64,
 }
 
 impl AgentName {
-    /// Reads the name in a certificate. Whether to believe the certificate is the verifier's business.
+    /// Reads the name in a certificate. Does not verify the certificate.
     pub fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         let names = certificate.subject_alternative_name().ok()??;
@@ -106,31 +106,31 @@ impl AgentName {
 }
 
 impl Authorities {
-    /// Loads them, or makes them at the first start. Two controllers that start at once end up with the same pair.
+    /// Loads the authorities, or makes them at the first start. Two controllers that start at once get the same pair.
     ///
     /// # Errors
-    /// Internal: the store failed, or the keys were sealed with another key than the configured one.
+    /// Internal: the store failed, or the keys were encrypted with another key than the configured one.
     pub async fn load(store: &Store) -> Result<Self> {
         let (agents, engines) = (Authority::load(store, "agents").await?, Authority::load(store, "engines").await?);
         Ok(Self { agents, engines, store: store.clone() })
     }
 
-    /// The time by which certificates are good.
+    /// The time used for the validity of certificates.
     pub fn now(&self) -> OffsetDateTime {
         self.store.now()
     }
 
-    /// PEM of the authority of controllers and agents.
+    /// Certificate of the authority of controllers and agents, PEM.
     pub fn agents_pem(&self) -> &str {
         &self.agents.pem
     }
 
-    /// PEM of the engines' authority, which is what tenants trust.
+    /// Certificate of the engines' authority, which tenants trust, PEM.
     pub fn engines_pem(&self) -> &str {
         &self.engines.pem
     }
 
-    /// Signs an agent: URI SAN `trove://instance/<id>/<generation>`. PEM.
+    /// Signs a certificate for an agent, with the URI SAN `trove://instance/<id>/<generation>`. Returns PEM.
     pub fn sign_agent(&self, request: &CertificateRequest, name: AgentName, lifetime: Duration) -> Result<String> {
         let attempt = || format!("sign the agent of instance {}", name.instance);
         let (mut params, _) = leaf(self.now(), &name.instance.to_string(), lifetime);
@@ -143,7 +143,7 @@ impl Authorities {
             .map_err(|error| Error::internal(attempt(), error))
     }
 
-    /// Makes a key and a certificate for an engine: SANs are its addresses and the instance's id.
+    /// Makes a key and a certificate for an engine. The SANs are its addresses and the instance's id.
     pub fn issue_engine(&self, instance: InstanceId, addresses: &[IpAddr]) -> Result<EngineCertificate> {
         let failed = |error: rcgen::Error| Error::internal(format!("sign the engine of instance {instance}"), error);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
@@ -161,7 +161,7 @@ impl Authorities {
         })
     }
 
-    /// Makes a key and a certificate of one day for this controller's agents' port. Never stored.
+    /// Makes a key and a certificate, valid for one day, for this controller's agents' port. They are never stored.
     pub fn issue_controller(&self) -> Result<ControllerCertificate> {
         let failed = |error: rcgen::Error| Error::internal("sign this controller", error);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
@@ -183,7 +183,7 @@ impl Authority {
         if store.get_authority(name).await?.is_none() {
             store.insert_authority(name, &Self::make(name, store.now())?).await?;
         }
-        // Read back in any case: another controller may have been first.
+        // Read it back, since another controller may have stored one first.
         let stored = store
             .get_authority(name)
             .await?
@@ -205,7 +205,7 @@ impl Authority {
     }
 }
 
-/// What all certificates have in common, and when this one expires.
+/// The parameters that all certificates have in common, and the time at which this one expires.
 fn leaf(now: OffsetDateTime, common_name: &str, lifetime: Duration) -> (CertificateParams, OffsetDateTime) {
     let not_after = now + lifetime;
     let mut params = CertificateParams::default();
@@ -218,7 +218,7 @@ fn leaf(now: OffsetDateTime, common_name: &str, lifetime: Duration) -> (Certific
     (params, not_after)
 }
 
-/// The certificates in a PEM text.
+/// Parses the certificates in a PEM text.
 pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<std::result::Result<_, _>>()

@@ -1,4 +1,4 @@
-//! The state directory: its lock, its key, its controller's name, its store.
+//! The state directory: lock, encryption key, id of the controller, and store.
 
 #![allow(clippy::disallowed_methods, reason = "the state directory is the controller's alone")]
 
@@ -26,11 +26,11 @@ pub struct StateDirectory {
     path: PathBuf,
 }
 
-/// How long a look at the files that are open is good for: there are as many as there are connections.
+/// How long the result of a search through the open files is used. There are as many files as connections.
 const GOOD: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(1) };
 
-/// Holds the directory for this process, and notices that it, or a file of the database in it, was deleted or replaced
-/// meanwhile: what is written then is in files that have no name any more, and the next start would not find it.
+/// Holds the lock of the directory, and notices when the directory or a file of the database in it is deleted or
+/// replaced. What is written then goes to unlinked files and would be lost at the next start.
 pub struct Presence {
     path: PathBuf,
     directory: File,
@@ -40,11 +40,11 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Whether the directory, the lock in it and the files of the database are still those that this process opened. Says in
-    /// the log when that changes.
+    /// Checks that the directory, its lock and the database's files are still those that this process opened. Logs each
+    /// change.
     ///
     /// # Errors
-    /// 503: nothing may be written.
+    /// 503 if they are not; then nothing may be written.
     pub fn check(&self) -> Result<()> {
         let directory = is_another(self.directory.metadata(), &self.path)
             || is_another(self.lock.metadata(), &self.path.join("lock"));
@@ -74,8 +74,8 @@ impl Presence {
         Err(Error::Unavailable { message: message.to_owned(), retry_after_s: 30 })
     }
 
-    /// Whether a file of the database is open that has no name any more. SQLite itself makes the files beside the database
-    /// anew when all its connections were closed, so none of them can be known beforehand.
+    /// Whether an open file of the database was unlinked. All open files are searched, since SQLite makes the files
+    /// beside the database again whenever all its connections were closed.
     fn has_lost_database(&self) -> bool {
         let mut last = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, lost)) = *last
@@ -83,23 +83,23 @@ impl Presence {
         {
             return lost;
         }
-        // That it cannot be looked at says nothing.
+        // If the search fails, assume that nothing is lost.
         let lost = lost_files(&self.path.join(DATABASE)).unwrap_or_default();
         *last = Some((Instant::now(), lost));
         lost
     }
 }
 
-/// Whether this process has a file open that had this name, or one that begins with it, and has it no more.
+/// Whether this process has an unlinked file open whose name began with that of the database.
 fn lost_files(database: &Path) -> std::io::Result<bool> {
     let known = std::fs::canonicalize(database.parent().unwrap_or(database))?;
     let known = known.join(database.file_name().unwrap_or_default());
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let opened = entry?.path();
-        // One that was closed meanwhile is nobody's.
+        // The descriptor was closed meanwhile.
         let Ok(target) = std::fs::read_link(&opened) else { continue };
         let Some(name) = target.as_os_str().as_bytes().strip_suffix(b" (deleted)") else { continue };
-        // Only looked at: to open one and close it would end the locks that SQLite has on it.
+        // Only stat the file. Opening and closing it would drop the locks that SQLite holds on it (fcntl(2)).
         if name.starts_with(known.as_os_str().as_bytes())
             && is_another(std::fs::metadata(opened), Path::new(OsStr::from_bytes(name)))
         {
@@ -109,7 +109,7 @@ fn lost_files(database: &Path) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// Whether a path leads to something else than what was opened. That it cannot be looked at says nothing.
+/// Whether a path leads to another file than the opened one. If that cannot be found out, assume that it does not.
 fn is_another(opened: std::io::Result<Metadata>, path: &Path) -> bool {
     match (opened, std::fs::metadata(path)) {
         (Ok(opened), Ok(there)) => (opened.dev(), opened.ino()) != (there.dev(), there.ino()),
@@ -123,7 +123,7 @@ fn failed(attempt: &'static str, path: &Path) -> impl Fn(std::io::Error) -> Erro
 }
 
 impl StateDirectory {
-    /// The directory, made when absent. Others may pass through (the engines' account has to) but not list it.
+    /// Opens the directory, and makes it if absent. Other accounts may traverse it, as engines must, but not list it.
     pub fn open(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).map_err(failed("find", path))?;
         for directory in [path.clone(), path.join("hosts")] {
@@ -133,15 +133,14 @@ impl StateDirectory {
         Ok(Self { path })
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Takes the directory for this process, until the result is dropped.
+    /// Locks the directory until the result is dropped.
     ///
     /// # Errors
-    /// 409: another controller has it; the sentence names its pid.
+    /// 409 if another controller has locked it; the message names its pid.
     pub fn lock(&self) -> Result<Flock<File>> {
         let path = self.path.join("lock");
         let mut options = File::options();
@@ -156,7 +155,7 @@ impl StateDirectory {
             }
             Err((mut file, _)) => {
                 let mut pid = String::new();
-                // Only for the sentence; without it the sentence is shorter.
+                // The pid is only for the message.
                 let _ = file.read_to_string(&mut pid);
                 Err(Error::Conflict(format!(
                     "The state directory {} is in use by another controller (pid {}). Stop that one, or name another \
@@ -168,7 +167,7 @@ impl StateDirectory {
         }
     }
 
-    /// Watches over the directory that `lock` was taken in.
+    /// Makes a [`Presence`] from the lock of this directory.
     pub fn presence(&self, lock: Flock<File>) -> Result<Arc<Presence>> {
         let directory = File::open(&self.path).map_err(failed("open", &self.path))?;
         Ok(Arc::new(Presence {
@@ -180,7 +179,8 @@ impl StateDirectory {
         }))
     }
 
-    /// The store that is configured, opened with the directory's key (or the one in the file that `TROVE_SECRET_KEY_FILE` names).
+    /// Opens the configured store with the encryption key of the directory, or with the one in the file that
+    /// `TROVE_SECRET_KEY_FILE` names.
     pub async fn store(&self, config: &Config) -> Result<Store> {
         let seal = Seal::new(&self.key()?);
         let Some(url) = &config.store.url else { return Store::open(&self.path, seal).await };
@@ -203,7 +203,7 @@ impl StateDirectory {
         bytes.try_into().map_err(wrong)
     }
 
-    /// This controller's name, made at the first start: leases and links carry it.
+    /// The id of this controller, which is made at the first start. Leases and links contain it.
     pub fn controller_id(&self) -> Result<String> {
         let path = self.path.join("controller-id");
         if !path.exists() {
@@ -254,7 +254,7 @@ mod tests {
         assert!(presence.check().is_err(), "another controller could lock it");
     }
 
-    /// Closed and opened again by whoever owns them is no loss; deleted under whoever has them open is.
+    /// Files that SQLite closes and makes again are not lost. Files that are deleted while they are open are.
     #[tokio::test]
     async fn files_of_the_database_that_were_deleted_are_noticed() {
         let scratch = tempfile::tempdir().unwrap();

@@ -1,7 +1,8 @@
-//! The one error of the controller. A variant is a fault of Trove's API; `api/http/fault.rs` alone turns it into a response.
+//! The error type of the controller. Each variant is a fault of Trove's API; `api/http/fault.rs` makes responses of
+//! them.
 
-/// What went wrong, in the words of the API. Messages are for the user: one sentence that names the field or the thing,
-/// without secrets. The context of an internal error is for the log only.
+/// An error. Messages are for the user: one sentence that names the field or resource, without secrets. The context of
+/// an internal error is for the log only.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// 400 `badRequest`.
@@ -23,7 +24,7 @@ pub enum Error {
     #[error("{message}")]
     OverLimit {
         message: String,
-        /// Seconds after which it may work, for rate limits.
+        /// `Retry-After`, seconds, for rate limits.
         retry_after_s: Option<u64>,
     },
     /// 415 `badMediaType`.
@@ -32,34 +33,33 @@ pub enum Error {
     /// 422 `unprocessableEntity`.
     #[error("{0}")]
     Unprocessable(String),
-    /// 503 `serviceUnavailable`: something that is needed is not there, or too much is asked at once.
+    /// 503 `serviceUnavailable`: a dependency is unavailable, or there are too many requests at once.
     #[error("{message}")]
     Unavailable {
         message: String,
-        /// Seconds after which it may work.
+        /// `Retry-After`, seconds.
         retry_after_s: u64,
     },
     /// 501 `notImplemented`.
     #[error("{0}")]
     NotImplemented(String),
-    /// 500 `instanceFault`: the message carries an id that the log has too.
+    /// 500 `instanceFault`. The message contains an id that is also in the log.
     #[error("{attempt}")]
     Internal {
-        /// What was attempted.
+        /// What was attempted, a verb phrase.
         attempt: String,
-        /// Why it failed.
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
 }
 
 impl Error {
-    /// An unexpected failure with its cause.
+    /// Makes an internal error.
     pub fn internal(attempt: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal { attempt: attempt.into(), source: Some(source.into()) }
     }
 
-    /// Seconds after which asking again may help, where that is known.
+    /// `Retry-After`, seconds, if known.
     pub fn retry_after_s(&self) -> Option<u64> {
         match self {
             Self::OverLimit { retry_after_s, .. } => *retry_after_s,
@@ -69,7 +69,7 @@ impl Error {
     }
 }
 
-/// The text of an error with all its causes, for one line of a log.
+/// The text of an error and all its sources, in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -81,5 +81,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The controller's result.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,4 +1,4 @@
-//! A type for every id, so that none is passed for another.
+//! A type for each kind of id, so that they cannot be confused.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,20 +6,20 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
-/// A text that is the id of nothing.
+/// Error: the text is not a canonical id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an id is a UUID in lower case, with hyphens")]
 pub struct NotAnId;
 
-/// Reads the one way in which ids are written. A thing that had several names would have several paths, which policies of a
-/// proxy, limits and logs would take for several things.
+/// Parses a UUID in canonical form only. If other forms were accepted, one resource would have several URL paths, which
+/// proxies, limits and logs would treat as different resources.
 pub fn canonical(text: &str) -> Result<Uuid, NotAnId> {
     let id = Uuid::try_parse(text).map_err(|_| NotAnId)?;
     let is_canonical = id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text;
     is_canonical.then_some(id).ok_or(NotAnId)
 }
 
-/// A new random one; in the simulator, the next of the history's seed.
+/// A new random id. In the simulator it is derived from the seed of the history.
 fn fresh() -> Uuid {
     #[cfg(test)]
     if let Some(id) = seeded::next() {
@@ -30,7 +30,7 @@ fn fresh() -> Uuid {
 
 #[cfg(test)]
 pub(crate) mod seeded {
-    //! Ids of a history that happens the same way twice.
+    //! Reproducible ids for the simulator.
 
     use std::cell::RefCell;
 
@@ -42,12 +42,12 @@ pub(crate) mod seeded {
         static SEEDED: RefCell<Option<StdRng>> = const { RefCell::new(None) };
     }
 
-    /// From now on, on this thread.
+    /// Makes ids of this thread reproducible from now on.
     pub(crate) fn start(seed: u64) {
         SEEDED.with_borrow_mut(|rng| *rng = Some(StdRng::seed_from_u64(seed)));
     }
 
-    /// No more.
+    /// Makes ids of this thread random again.
     pub(crate) fn end() {
         SEEDED.with_borrow_mut(|rng| *rng = None);
     }
@@ -65,7 +65,6 @@ macro_rules! id {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// A new random one.
             pub fn random() -> Self {
                 Self(fresh())
             }
@@ -94,27 +93,27 @@ macro_rules! id {
 }
 
 id!(
-    /// An instance: the database server that a tenant ordered.
+    /// Id of an instance, a tenant's database server.
     InstanceId
 );
 id!(
-    /// An operation: asked for once, and it ends.
+    /// Id of an operation.
     OperationId
 );
 id!(
-    /// A datastore, such as the one named `postgresql`.
+    /// Id of a datastore, such as that of `postgresql`.
     DatastoreId
 );
 id!(
-    /// A version of a datastore.
+    /// Id of a datastore version.
     VersionId
 );
 id!(
-    /// A configuration group.
+    /// Id of a configuration group.
     ConfigurationId
 );
 
-/// A project (tenant) of the identity service: an opaque text, since not every Keystone uses UUIDs.
+/// Id of a project (tenant). An opaque string, since not every Keystone uses UUIDs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ProjectId(pub String);

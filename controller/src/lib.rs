@@ -1,5 +1,6 @@
-//! The control plane. Arrows point down only: `api` (HTTP types, no SQL) -> `app` (use cases) -> `store` (the only SQL)
-//! and `operations` / `reconcile` -> `compute` and `agents` (drivers). `identity` and the command line stand beside.
+//! The controller (control plane). Dependencies point down only: `api` (HTTP types, no SQL) -> `app` (use cases) ->
+//! `store` (the only SQL) and `operations` / `reconcile` -> `compute` and `agents`. `identity` and `admin` (the command
+//! line) stand beside.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant files and look at them"))]
 

@@ -1,5 +1,5 @@
-//! The addresses that the controller itself listens on. A tenant's program may have taken one while no controller ran: the
-//! compute driver ends it.
+//! Binds the addresses of the controller. A tenant's process may have bound one while no controller ran; the compute
+//! driver kills such a process.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -11,16 +11,17 @@ use tokio::time::Instant;
 use crate::compute::Compute;
 use crate::error::{Error, Result};
 
-/// After a restart of the controller all agents and clients come at once.
+/// Backlog of listen(2). It is large because all agents and clients reconnect at once after a restart of the
+/// controller.
 const BACKLOG: u32 = 4096;
-/// A connection that has ended keeps an address for a minute.
+/// How long to try. A connection in TIME_WAIT blocks an address for a minute.
 const LIMIT: Duration = Duration::from_secs(75);
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Listens on the address of an option.
+/// Listens on the address of a configuration option.
 ///
 /// # Errors
-/// Internal: it is not there, or taken by what is no instance's.
+/// Internal: the machine does not have the address, or a process that belongs to no instance has bound it.
 pub async fn listen(compute: &dyn Compute, address: SocketAddr, option: &str) -> Result<TcpListener> {
     let attempt = || format!("listen on {address} ({option})");
     let begun = Instant::now();
@@ -45,7 +46,6 @@ pub async fn listen(compute: &dyn Compute, address: SocketAddr, option: &str) ->
     }
 }
 
-/// Listens.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;

@@ -1,4 +1,4 @@
-//! The service and its administration.
+//! The program `trove-controller`.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -8,7 +8,8 @@ use clap::Parser;
 use trove_controller::admin::{Arguments, dispatch};
 use trove_controller::error::chain;
 
-/// The C library's allocator keeps what a load took: five times as much memory after it (docs/benchmarks.md).
+/// glibc's allocator does not return memory after a load; the controller would keep five times as much
+/// (docs/benchmarks.md).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nothing can be done about a broken standard error.
+            // If standard error is broken, nothing is left to report to.
             let _ = writeln!(std::io::stderr(), "trove-controller: {error:#}");
             ExitCode::FAILURE
         }
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: Arguments) -> Result<()> {
-    // The only failure is that one is installed already.
+    // Fails only if one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     raise_descriptors().context("raise the limit of open files")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
@@ -34,7 +35,7 @@ fn start(arguments: Arguments) -> Result<()> {
     done.map_err(|error| anyhow::anyhow!(chain(&error)))
 }
 
-/// One descriptor an agent: as many as the system lets us have.
+/// Raises the limit of open files to the hard limit, since each agent needs a descriptor.
 fn raise_descriptors() -> nix::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -1,4 +1,5 @@
-//! Secrets at rest: sealed with one key that lies in a 0600 file of the state directory or comes from configuration.
+//! Encrypts secrets for the store. The key is in a file of the state directory, mode 0600, or comes from the
+//! configuration.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,19 +11,18 @@ use crate::error::{Error, Result};
 
 const NONCE_BYTES: usize = 24;
 
-/// Seals and opens. Cheap to clone.
+/// Encrypts and decrypts secrets. Cheap to clone.
 #[derive(Clone)]
 pub struct Seal {
     cipher: XChaCha20Poly1305,
 }
 
 impl Seal {
-    /// With this key.
     pub fn new(key: &[u8; 32]) -> Self {
         Self { cipher: XChaCha20Poly1305::new(key.into()) }
     }
 
-    /// A text that can be stored. `purpose` is bound to it: it opens under the same purpose only.
+    /// Encrypts a secret for the store. It can be decrypted only with the same `purpose`.
     pub fn seal(&self, purpose: &str, secret: &SecretString) -> Result<String> {
         let nonce_bytes: [u8; NONCE_BYTES] = rand::random();
         let nonce = XNonce::from(nonce_bytes);
@@ -36,10 +36,10 @@ impl Seal {
         Ok(STANDARD.encode(bytes))
     }
 
-    /// What was sealed.
+    /// Decrypts a secret.
     ///
     /// # Errors
-    /// Internal: another key or purpose, or a damaged text.
+    /// Internal: the key or purpose is another, or the text is damaged.
     pub fn open(&self, purpose: &str, text: &str) -> Result<SecretString> {
         let failed = || Error::Internal {
             attempt: format!("open the sealed {purpose}: it was sealed with another key, or is damaged"),

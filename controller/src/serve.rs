@@ -1,4 +1,4 @@
-//! Puts the service together and runs it.
+//! `trove-controller serve`: puts the parts of the service together and runs them.
 
 use std::io::Write;
 use std::path::Path;
@@ -31,9 +31,9 @@ use crate::store::Store;
 use crate::store::controllers::Controller;
 use crate::{monitor, reconcile, register};
 
-/// How often it is looked whether the state directory is there.
+/// Interval in which the state directory is checked.
 const LOOK: Duration = Duration::from_secs(10);
-/// For what is under way at the end.
+/// Time that tasks have to end at shutdown.
 const GRACE: Duration = Duration::from_secs(4);
 
 /// Serves until SIGTERM or SIGINT.
@@ -104,7 +104,7 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let port = api_port(&config, api_listener, &shares)?;
     tasks.push(endless(&shutdown, connections::serve(port, router, shutdown.clone())));
     let (registrar, installed) = (store.clone(), config.clone());
-    // Waited for at the end, since the engine that it asks would be left behind.
+    // This task is awaited at shutdown, since it may have an engine running in a scratch directory.
     tasks.push(tokio::spawn(async move {
         register::run(&registrar, &installed).await;
         looked.send_replace(true);
@@ -114,13 +114,13 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     shutdown.cancel();
     let deadline = tokio::time::Instant::now() + GRACE;
     for task in tasks {
-        // What does not end in time is cut off: everything bears that at any moment.
+        // Tasks that do not end in time are aborted. All of them tolerate that, as they tolerate a crash.
         let _ = tokio::time::timeout_at(deadline, task).await;
     }
     Ok(())
 }
 
-/// Makes this controller one of those that share the store.
+/// Registers this controller with the shared store.
 async fn join(store: &Store, own: &Controller) -> Result<()> {
     if let Some(place) = &own.place
         && let Some(other) = store.controller_elsewhere(&own.id, place).await?
@@ -133,7 +133,7 @@ async fn join(store: &Store, own: &Controller) -> Result<()> {
     store.put_controller(own, controllers::LIFETIME).await
 }
 
-/// Looks now and then whether the state directory is there, so that the log says so also where nobody asks.
+/// Checks the state directory periodically, so that its loss is logged even without requests.
 async fn watch_over(presence: Arc<Presence>, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(LOOK);
     loop {
@@ -141,7 +141,7 @@ async fn watch_over(presence: Arc<Presence>, shutdown: CancellationToken) {
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        // It has said so itself.
+        // `check` has logged the error.
         let _ = presence.check();
     }
 }
@@ -150,8 +150,8 @@ fn logs(config: &Config) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter)
         .map_err(|error| Error::BadRequest(format!("log.filter is wrong: {error}.")))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    // A line that cannot be written, on a full disk say, is lost. To say so on standard error as well would end whoever
-    // wrote it by a panic.
+    // A log line that cannot be written, for example on a full disk, is lost. With `log_internal_errors` the failed
+    // write of the error message would panic in the thread that logs.
     let builder = builder.log_internal_errors(false);
     let done = if config.log.json { builder.json().try_init() } else { builder.try_init() };
     done.map_err(|error| Error::internal("set up the log", error))
@@ -172,7 +172,7 @@ fn check_account(config: &Config) {
     }
 }
 
-/// A task whose failure ends the service: it cannot do its job without any of them.
+/// Spawns a task whose failure ends the service.
 fn task(
     name: &'static str,
     shutdown: CancellationToken,
@@ -186,7 +186,7 @@ fn task(
     })
 }
 
-/// A task that ends only with the service.
+/// Spawns a task that runs until shutdown.
 fn endless(shutdown: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
@@ -195,7 +195,7 @@ fn endless(shutdown: &CancellationToken, work: impl Future<Output = ()> + Send +
     })
 }
 
-/// The API's port, with the limits that are configured or that the descriptors leave.
+/// The API's port, with the configured limits or else those derived from the limit of open files.
 fn api_port(config: &Config, listener: TcpListener, shares: &Shares) -> Result<Port> {
     let api = &config.api;
     let tls = match (&api.tls_certificate, &api.tls_key) {
@@ -209,14 +209,14 @@ fn api_port(config: &Config, listener: TcpListener, shares: &Shares) -> Result<P
     Ok(Port { listener, tls, gate, idle: api.idle_timeout })
 }
 
-/// How many connections from outside there may be, by the limit of open files.
+/// Limits of connections, derived from the limit of open files.
 fn shares() -> Result<Shares> {
     let limit = getrlimit(Resource::RLIMIT_NOFILE);
     let (descriptors, _) = limit.map_err(|error| Error::internal("read the limit of open files", error))?;
     Ok(Shares::of(descriptors))
 }
 
-/// The one line on standard output. Whoever waits for it may go then.
+/// Prints the line on standard output that says that the service is ready. Its reader may close the pipe afterwards.
 fn announce(config: &Config, state: &Path) -> Result<()> {
     let line = format!(
         "trove-controller serves {} (agents {}, state {})\n",

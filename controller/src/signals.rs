@@ -1,37 +1,34 @@
-//! Signals inside one controller: that there may be work, and that operations have changed.
+//! Notifications within a controller: that there may be work, and that operations have changed.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Wakes the runner and the reconcilers after a commit. Cheap to clone; all clones are one.
+/// Wakes the runner and the reconcilers after a commit. Clones share their state.
 #[derive(Clone, Default)]
 pub struct Nudge(Signal);
 
 impl Nudge {
-    /// There may be work.
+    /// Notifies that there may be work.
     pub fn now(&self) {
         self.0.send();
     }
 
-    /// Nudges from now on.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.0.subscribe()
     }
 }
 
-/// Tells that operations have changed: bumped after every commit of this controller that changes one. Cheap to clone;
-/// all clones are one.
+/// Notifies of changes of operations, after each commit that changes one. Clones share their state.
 #[derive(Clone, Default)]
 pub struct Changes(Signal);
 
 impl Changes {
-    /// Something has changed.
+    /// Notifies that operations have changed.
     pub fn bump(&self) {
         self.0.send();
     }
 
-    /// Changes from now on.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.0.subscribe()
     }

@@ -1,5 +1,5 @@
-//! What an instance is doing: the task of the controller, the service that the agent sees, the state of the host, and
-//! the two words that the API makes of them.
+//! State of an instance: the controller's task, the service as the agent sees it, and the host; and the API's `status`
+//! and `operating_status`, which are derived from them.
 
 use std::time::Duration;
 
@@ -13,15 +13,13 @@ macro_rules! tagged {
         pub enum $name { $($(#[$vdoc])* #[serde(rename = $tag)] $variant),+ }
 
         impl $name {
-            /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The tag under which it is stored.
+            /// The text by which it is stored.
             pub fn tag(self) -> &'static str {
                 match self { $(Self::$variant => $tag),+ }
             }
 
-            /// The one with this tag.
             pub fn from_tag(tag: &str) -> Option<Self> {
                 match tag { $($tag => Some(Self::$variant),)+ _ => None }
             }
@@ -30,9 +28,8 @@ macro_rules! tagged {
 }
 
 tagged!(
-    /// What the controller does with an instance.
+    /// What the controller is doing with an instance.
     Task {
-        /// Nothing.
         None = "none",
         /// An operation creates it.
         Building = "building",
@@ -42,9 +39,9 @@ tagged!(
         Resizing = "resizing",
         /// An operation deletes it.
         Deleting = "deleting",
-        /// A change waits for a restart.
+        /// A change takes effect with a restart, which is up to the tenant.
         RestartRequired = "restart_required",
-        /// Creating it failed: the fault says at which step.
+        /// Creating it failed; the fault names the step.
         BuildingError = "building_error",
         /// Another life-cycle operation failed and left it unusable.
         Error = "error",
@@ -52,30 +49,30 @@ tagged!(
 );
 
 tagged!(
-    /// What the agent last said of the engine.
+    /// State of the engine as the agent last reported it.
     Service {
-        /// Nothing yet.
+        /// Not reported yet.
         New = "new",
         /// Being installed.
         Building = "building",
         /// Starting or recovering.
         Starting = "starting",
         Healthy = "healthy",
-        /// Runs and does not answer.
+        /// Running, but does not answer.
         Blocked = "blocked",
         /// Stopped on purpose.
         Shutdown = "shutdown",
-        /// Ended by itself; the agent starts it again.
+        /// Crashed; the agent starts it again.
         Crashed = "crashed",
-        /// Cannot be installed or started.
+        /// It cannot be installed or started.
         Failed = "failed",
-        /// Set by reset_status until the agent says otherwise.
+        /// Set by reset_status until the agent's next report.
         Unknown = "unknown",
     }
 );
 
 tagged!(
-    /// What the compute driver last said of the host.
+    /// State of the host as the compute driver last reported it.
     HostState {
         /// Not there.
         Absent = "absent",
@@ -88,19 +85,19 @@ tagged!(
     }
 );
 
-/// When a controller last heard the agent.
+/// When an agent was last connected to any controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastSeen {
-    /// No controller ever did.
+    /// It never was.
     Never,
-    /// A controller hears it now.
+    /// It is connected now.
     Now,
-    /// The last connection ended then.
+    /// Its last connection ended at this time.
     Last(OffsetDateTime),
 }
 
 impl LastSeen {
-    /// Whether the agent is silent: never heard, or not for longer than `expiry`.
+    /// Whether the agent was never connected, or not for longer than `expiry`.
     pub fn is_silent(self, now: OffsetDateTime, expiry: Duration) -> bool {
         match self {
             Self::Now => false,
@@ -110,9 +107,9 @@ impl LastSeen {
     }
 }
 
-/// `status` and `operating_status` of the API.
+/// Derives `status` and `operating_status` of the API.
 ///
-/// `status` follows the task; without a task, or with one that leaves it alone, it follows the host:
+/// `status` follows from the task, and without a task from the host:
 ///
 /// | task | `status` |
 /// |---|---|
@@ -124,12 +121,12 @@ impl LastSeen {
 /// | `restart_required` | RESTART_REQUIRED |
 /// | `none` | by host: `active` ACTIVE, `building` BUILD, `dead` SHUTDOWN, `absent` UNKNOWN |
 ///
-/// What would be ACTIVE and HEALTHY is RESTART_REQUIRED while a value of a parameter waits for the engine's next start
-/// (`pending`).
+/// Instead of ACTIVE and HEALTHY it is RESTART_REQUIRED while a parameter takes effect only with the engine's next
+/// start (`pending`).
 ///
-/// `operating_status` is empty unless there is no task and the host is active. Then a silent agent is ERROR, whatever it
-/// said last; otherwise the service decides. Ours is finer than upstream's, which has no word for the first start of an
-/// engine or for the time between a crash and the agent's next start of it:
+/// `operating_status` is empty unless there is no task and the host is active. Then it is ERROR if the agent is silent;
+/// otherwise it follows from the service. It is finer than upstream's, which has no state for the first start of an
+/// engine and for the time between a crash and the restart by the agent:
 ///
 /// | service | `operating_status` |
 /// |---|---|
@@ -198,7 +195,7 @@ mod tests {
     #[test]
     fn status_is_that_of_the_reference() {
         use HostState::{Absent, Active, Building as HostBuilding, Dead};
-        // Task and host, and the word of the reference's section 6. Every pair is there.
+        // Task, host and expected status, for every pair.
         let expected = [
             (Task::None, [(Absent, "UNKNOWN"), (HostBuilding, "BUILD"), (Active, "ACTIVE"), (Dead, "SHUTDOWN")]),
             (Task::Building, [(Absent, "BUILD"), (HostBuilding, "BUILD"), (Active, "BUILD"), (Dead, "BUILD")]),

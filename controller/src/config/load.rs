@@ -1,4 +1,4 @@
-//! Reading the configuration, and what makes one impossible.
+//! Reads and checks the configuration.
 
 #![allow(clippy::disallowed_methods, reason = "files that the operator names")]
 
@@ -11,14 +11,14 @@ use ipnet::Ipv4Net;
 use super::{Config, Mode};
 use crate::error::{Error, Result};
 
-/// The variable, without its prefix, that has the password for Keystone.
+/// The environment variable with the password for Keystone, without its prefix.
 const PASSWORD: &str = "keystone__password";
 
 impl Config {
-    /// The effective configuration: defaults, then the file, then `TROVE_<SECTION>__<OPTION>`.
+    /// Loads the effective configuration: defaults, then the file, then `TROVE_<SECTION>__<OPTION>`.
     ///
     /// # Errors
-    /// 400: names the source and the option.
+    /// 400 with the source and the option.
     pub fn load(file: Option<&Path>) -> Result<Self> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(file) = file {
@@ -27,13 +27,13 @@ impl Config {
             }
             figment = figment.merge(Toml::file_exact(file));
         }
-        // Failpoints and the key have variables of their own under the same prefix.
+        // These variables have the same prefix but are no options.
         let env = Env::prefixed("TROVE_").ignore(&["failpoints", "failpoints_once", "agent_failpoints"]);
         let own = |key: &figment::value::UncasedStr| {
             let first = key.as_str().split("__").next().unwrap_or_default().to_lowercase();
             Self::NAMES.contains(&first.as_str())
         };
-        // A password is a text, whatever it looks like: figment would make a number of 007.
+        // figment would parse a password like 007 as a number.
         let env = env.filter_map(|key| (!key.as_str().eq_ignore_ascii_case(PASSWORD)).then(|| key.into()));
         let mut config: Self = figment
             .merge(env.filter(own).split("__"))
@@ -66,7 +66,7 @@ impl Config {
         "log",
     ];
 
-    /// Refuses what cannot work, or would be open to everybody.
+    /// Refuses configurations that cannot work or would be insecure.
     fn check(&self) -> Result<()> {
         let refuse = |text: String| Err(Error::BadRequest(text));
         let api = &self.api;
@@ -162,10 +162,10 @@ impl Config {
         Ok(())
     }
 
-    /// The network that addresses of instances are drawn from.
+    /// The network from which addresses of instances are taken.
     ///
     /// # Errors
-    /// Bad request: `process.address_range` is no part of 127.0.0.0/8, or has fewer than 256 addresses.
+    /// 400 if `process.address_range` is no part of 127.0.0.0/8 or has fewer than 256 addresses.
     pub fn loopback_range(&self) -> Result<Ipv4Net> {
         let text = &self.process.address_range;
         let range = text.parse().ok().filter(|range: &Ipv4Net| range.addr().is_loopback());

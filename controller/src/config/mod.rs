@@ -298,13 +298,13 @@ impl Default for Keystone {
 }
 
 impl Keystone {
-    /// The base of its v3 API, without a slash at its end.
+    /// Base URL of Keystone's v3 API, without a slash at its end.
     pub fn v3_url(&self) -> String {
         let url = self.auth_url.trim_end_matches('/');
         if url.ends_with("/v3") { url.to_owned() } else { format!("{url}/v3") }
     }
 
-    /// Where users log in.
+    /// URL at which users log in.
     pub fn public_url(&self) -> String {
         self.www_authenticate_uri.clone().unwrap_or_else(|| self.v3_url())
     }
@@ -354,14 +354,14 @@ impl Default for Log {
 }
 
 impl Config {
-    /// The base of links and of the catalog, without a slash at its end.
+    /// Base URL of links and of the service catalog, without a slash at its end.
     pub fn public_url(&self) -> String {
         let scheme = if self.api.tls_certificate.is_some() { "https" } else { "http" };
         let url = self.api.public_url.clone().unwrap_or_else(|| format!("{scheme}://{}", self.api.listen));
         url.trim_end_matches('/').to_owned()
     }
 
-    /// The address that agents are told.
+    /// The address that agents are given.
     pub fn agents_address(&self) -> String {
         self.agents.advertise.clone().unwrap_or_else(|| self.agents.listen.to_string())
     }
