@@ -1,4 +1,4 @@
-//! What agents last said, who hears them, and the tokens with which they enrol.
+//! Rows of agents: last reports, connections to controllers ("links"), and enrolment tokens.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,14 +15,14 @@ use crate::state::Service;
 use crate::store::sql::{Connection, query};
 use crate::store::{Store, micros};
 
-/// What an agent said, as it is stored.
+/// The stored part of an agent's last report.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentRow {
-    /// What it said of the engine.
+    /// State of the engine.
     pub service: Service,
-    /// Why, for a service that is not well.
+    /// Reason, if the engine is not healthy.
     pub detail: String,
-    /// The version that the engine reports.
+    /// Version of the engine.
     pub engine_version: String,
     /// Bytes in use on the volume.
     pub volume_used_bytes: u64,
@@ -30,46 +30,42 @@ pub struct AgentRow {
     pub assignment_generation: u64,
 }
 
-/// Which of an agent's words it is. Every controller hears them all, and one that slept may come with an older one.
+/// Identifies a report, so that an older one does not overwrite a newer one. Every controller gets all reports, and one
+/// that was suspended may store an old one late.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReportSequence {
-    /// The start of the agent that said it.
+    /// Random id of the agent's start.
     pub boot_id: String,
-    /// The number of the report since.
+    /// Number of the report since that start.
     pub sequence: u64,
 }
 
-/// What became of a token.
+/// Result of the redemption of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redeemed {
-    /// The bearer is the agent of this instance, in this generation of its host.
+    /// The token is valid. Its bearer is the agent of this instance and generation.
     Granted {
         instance: InstanceId,
-        /// Of which host.
+        /// Generation of the host.
         generation: u64,
     },
-    /// There is no such token.
     Unknown,
-    /// It has expired.
     Expired {
-        /// For whose agent it was made.
         instance: InstanceId,
     },
-    /// It was used for another public key.
+    /// It was redeemed for another public key.
     Used {
-        /// For whose agent it was made.
         instance: InstanceId,
     },
-    /// Its instance is gone, or has a newer host.
+    /// Its instance is deleted or has a newer host.
     Outdated {
-        /// For whose agent it was made.
         instance: InstanceId,
     },
 }
 
-/// The instances whose service was reset and that have not been heard since. Agents are written on change only, and a
-/// reset is no change of theirs; so the hub asks here whether what it wrote last still stands. Each agent is connected
-/// to each controller: the controller that resets a service hears the agent itself, and memory is enough.
+/// Instances whose service was reset (`reset_status`) and whose next report must be stored in any case. The hub stores
+/// a report only if it differs from the last one that it stored, and it does not know about the reset otherwise. Memory
+/// is enough for this, since each agent is connected to each controller, hence also to the one that does the reset.
 #[derive(Clone, Default)]
 pub(crate) struct ResetServices(Arc<Mutex<HashSet<InstanceId>>>);
 
@@ -78,15 +74,15 @@ impl ResetServices {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(instance);
     }
 
-    /// Whether it was reset since the last call.
+    /// Whether the service was reset since the last call.
     pub(crate) fn take(&self, instance: InstanceId) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&instance)
     }
 }
 
 impl Store {
-    /// Makes a token for the agent of an instance's host. Earlier ones stay good until they expire, since the guest may
-    /// have been given one of them already. The token itself is not stored; that of an instance that is gone is worth nothing.
+    /// Makes an enrolment token for the agent of an instance. Earlier tokens stay valid until they expire, since the
+    /// guest may have got one of them already. Only the hash is stored.
     pub async fn issue_token(&self, instance: InstanceId, generation: u64, lifetime: Duration) -> Result<SecretString> {
         let bytes: [u8; 32] = rand::random();
         let token = SecretString::from(URL_SAFE_NO_PAD.encode(bytes));
@@ -94,7 +90,7 @@ impl Store {
         let failed = |error| Error::internal(format!("store an enrolment token of instance {instance}"), error);
         let mut transaction = self.begin().await?;
         query("delete from enrolment_token where expires_at < $1")
-            // A day of grace, so that a late agent is told "expired" instead of "unknown".
+            // Keep expired tokens for a day, so that a late agent gets "expired" instead of "unknown".
             .bind(micros(now - Duration::from_secs(24 * 3600)))
             .execute(&mut *transaction)
             .await
@@ -114,7 +110,7 @@ impl Store {
         Ok(token)
     }
 
-    /// Uses a token up for a public key, whose hash is `key_hash`. The same token and key may come again.
+    /// Redeems a token for the public key with the hash `key_hash`. This may be repeated with the same key.
     pub async fn redeem_token(&self, token: &SecretString, key_hash: &str) -> Result<Redeemed> {
         let failed = |error| Error::internal("redeem an enrolment token", error);
         let mut transaction = self.begin().await?;
@@ -158,7 +154,7 @@ impl Store {
         Ok(Redeemed::Granted { instance, generation })
     }
 
-    /// Whether an agent of this host generation is still the one of its instance.
+    /// Whether this generation of the host is the present one of the instance.
     pub async fn is_current_agent(&self, instance: InstanceId, generation: u64) -> Result<bool> {
         query("select 1 from instance where id = $1 and generation <= $2 and deleted is null")
             .bind(instance.to_string())
@@ -169,7 +165,7 @@ impl Store {
             .map_err(|error| Error::internal(format!("read the host generation of instance {instance}"), error))
     }
 
-    /// What the agent last said to any controller.
+    /// The last stored report of the agent.
     pub async fn get_agent(&self, instance: InstanceId) -> Result<Option<AgentRow>> {
         let failed = |error| Error::internal(format!("read the agent of instance {instance}"), error);
         let row = query(
@@ -191,8 +187,7 @@ impl Store {
         }))
     }
 
-    /// Stores what an agent said, unless its instance is gone, or the same start of it has said something newer: then
-    /// it answers false.
+    /// Stores a report. `false` if the instance is deleted, or a newer report of the same start is stored already.
     pub async fn put_agent(&self, instance: InstanceId, agent: &AgentRow, word: &ReportSequence) -> Result<bool> {
         query(
             "insert into agent (instance_id, service, service_detail, service_updated, engine_version,
@@ -223,7 +218,7 @@ impl Store {
         .map_err(|error| Error::internal(format!("store the agent of instance {instance}"), error))
     }
 
-    /// Sets the service until the agent says otherwise, which it does with its next heartbeat.
+    /// Sets the service until the agent's next heartbeat.
     pub async fn reset_service(&self, conn: &mut Connection, instance: InstanceId, service: Service) -> Result<()> {
         query(
             "update agent set service = $2, service_detail = '', service_updated = $3
@@ -235,12 +230,12 @@ impl Store {
         .execute(conn)
         .await
         .map_err(|error| Error::internal(format!("reset the service of instance {instance}"), error))?;
-        // Before the commit: what the hub writes now waits for this transaction, and comes after it.
+        // Before the commit: a report that the hub stores now waits for this transaction, so it overwrites the reset.
         self.reset_services.put(instance);
         Ok(())
     }
 
-    /// Writes that a controller hears an agent from now on, unless the instance is gone.
+    /// Stores that the agent is connected to a controller, unless the instance is deleted.
     pub async fn put_link(&self, instance: InstanceId, controller_id: &str) -> Result<()> {
         query(
             "insert into agent_link (instance_id, controller_id, connected_at, lost_at)
@@ -258,7 +253,7 @@ impl Store {
         Ok(())
     }
 
-    /// Writes that a controller no longer hears an agent.
+    /// Stores that the agent is no longer connected to a controller.
     pub async fn lose_link(&self, instance: InstanceId, controller_id: &str) -> Result<()> {
         query(
             "update agent_link set lost_at = $3
@@ -273,8 +268,7 @@ impl Store {
         Ok(())
     }
 
-    /// Writes that a controller that has just started hears nobody: its earlier life may have been killed. Answers how
-    /// many links were open.
+    /// Closes all links of a controller at its start, since they may be left from a crash. Returns their number.
     pub async fn lose_own_links(&self, controller_id: &str) -> Result<u64> {
         query("update agent_link set lost_at = $2 where controller_id = $1 and lost_at is null")
             .bind(controller_id)
@@ -285,7 +279,7 @@ impl Store {
             .map_err(|error| Error::internal("close the links of this controller's earlier life", error))
     }
 
-    /// Removes everything about the agent of an instance: what it said, its links and its tokens.
+    /// Deletes the agent's report, links and tokens.
     pub async fn delete_agent(&self, conn: &mut Connection, instance: InstanceId) -> Result<()> {
         for statement in [
             "delete from agent where instance_id = $1",
@@ -302,12 +296,12 @@ impl Store {
     }
 }
 
-/// Under what a token is stored. It is random enough to need no salt and no slow hash.
+/// Hash by which a token is stored. Tokens are random, so they need no salt and no slow hash.
 fn token_hash(token: &SecretString) -> String {
     STANDARD.encode(Sha256::digest(token.expose_secret().as_bytes()))
 }
 
-/// A number as a column of type bigint holds it.
+/// Converts a number for a column of type bigint.
 fn count(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -1,5 +1,5 @@
-//! What was assigned to guests: the part that follows from the configuration, and the engine's certificate with its
-//! sealed key. An agent keeps what it was assigned; the row is there to notice when that is no longer what it should be.
+//! Rows of assignments: the specification, and the engine's certificate with its encrypted key. The agent has a copy;
+//! the row is compared with it to find out whether the agent needs a new one.
 
 use std::collections::BTreeMap;
 
@@ -15,29 +15,29 @@ use crate::ids::InstanceId;
 use crate::model::EngineCertificate;
 use crate::store::sql::{Connection, Row, query};
 
-/// The part of an assignment that is no secret.
+/// The part of an assignment that is not secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Specification {
-    /// Every controller's agents' address.
+    /// Addresses on which the controllers listen for agents.
     pub controllers: Vec<String>,
     /// Seconds between two heartbeats.
     pub heartbeat_interval_s: u32,
     /// Seconds between two probes of the engine.
     pub probe_interval_s: u32,
-    /// How connections to the engine are encrypted; `basic` in what was stored before it could be chosen.
+    /// Whether the engine requires TLS. Rows of older versions lack it, which means `basic`.
     #[serde(default)]
     pub tls: TlsMode,
-    /// Values chosen by an operator or tenant, each a JSON scalar as text.
+    /// Values of parameters, each a JSON scalar as text.
     pub parameters: BTreeMap<String, String>,
-    /// Size of the volume, GiB; 0 in what was stored before agents were told.
+    /// Size of the volume, GiB; 0 in rows of older versions.
     #[serde(default)]
     pub volume_gib: u64,
 }
 
 impl Specification {
-    /// What the configuration asks for, and where the controllers are; the size is the instance's.
+    /// The specification that follows from the configuration. Parameters and the size of the volume are left out.
     pub fn of(config: &Config, controllers: Vec<String>) -> Self {
-        // Less than a second is no interval that the contract knows.
+        // The protocol has whole seconds, at least one.
         let seconds = |time: std::time::Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1);
         Self {
             controllers,
@@ -50,26 +50,25 @@ impl Specification {
     }
 }
 
-/// What must stay true in the guest of an instance.
+/// An assignment: what the agent of an instance must apply.
 #[derive(Clone, Debug)]
 pub struct Assignment {
     pub instance: InstanceId,
     /// Grows with each change.
     pub generation: u64,
-    /// What follows from the configuration.
     pub specification: Specification,
-    /// PEM of the engine's certificate.
+    /// The engine's certificate, PEM.
     pub certificate_pem: String,
-    /// PEM of its key.
+    /// The engine's key, PEM.
     pub key_pem: SecretString,
-    /// PEM of the engines' authority.
+    /// Certificate of the engines' authority, PEM.
     pub authority_pem: String,
     /// When the certificate expires.
     pub not_after: OffsetDateTime,
 }
 
 impl Assignment {
-    /// As the agent is given it.
+    /// The message for the agent.
     pub fn to_proto(&self) -> v1::Specification {
         let specification = self.specification.clone();
         v1::Specification {
@@ -93,24 +92,23 @@ impl Assignment {
     }
 }
 
-/// Where an assignment stands, without its secrets.
+/// An assignment without its secrets, and what is in force.
 #[derive(Clone, Debug)]
 pub struct AssignmentStatus {
     pub instance: InstanceId,
-    /// What is stored.
+    /// Stored generation.
     pub generation: u64,
-    /// What the agent last said is in force.
+    /// Generation in force, as the agent last reported it.
     pub in_force: u64,
-    /// What follows from the configuration.
     pub specification: Specification,
     /// When the certificate expires.
     pub not_after: OffsetDateTime,
-    /// Size of the volume, GiB, as the instance has it.
+    /// Size of the instance's volume, GiB.
     pub volume_gib: u64,
 }
 
 impl Store {
-    /// Stores the first assignment of an instance, generation 1; one that is there already stays.
+    /// Stores the first assignment of an instance, with generation 1. Does nothing if there is one.
     pub async fn insert_assignment(
         &self,
         conn: &mut Connection,
@@ -135,7 +133,8 @@ impl Store {
         Ok(())
     }
 
-    /// Changes an assignment, with a new certificate or the one that is there. `false`: it is no longer of `generation`.
+    /// Changes an assignment; its certificate stays unless a new one is given. `false` if its generation is no longer
+    /// `generation`.
     pub async fn replace_assignment(
         &self,
         conn: &mut Connection,
@@ -165,10 +164,8 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    /// The assignment of an instance.
-    ///
     /// # Errors
-    /// Internal: also when its key was sealed with another one.
+    /// Internal: also if its key was encrypted with another key.
     pub async fn get_assignment(&self, instance: InstanceId) -> Result<Option<Assignment>> {
         let row = query(
             "select generation, specification, certificate_pem, key_sealed, authority_pem, not_after \
@@ -191,8 +188,9 @@ impl Store {
         }))
     }
 
-    /// The assignments of instances whose agent was heard of and on which no operation is active: they are installed, since a
-    /// create that failed has taken its assignment back. An agent that has none in force has lost it, or says so still.
+    /// Assignments of instances whose agent has reported and on which no operation is active. These are installed,
+    /// since a failed create deletes its assignment. So an agent that has none in force has lost it, or has not
+    /// reported it yet.
     pub async fn list_settled_assignments(&self) -> Result<Vec<AssignmentStatus>> {
         let read = |error| Error::internal("list the assignments", error);
         let rows = query(
@@ -218,7 +216,6 @@ impl Store {
         rows.iter().map(status).collect()
     }
 
-    /// Removes the assignment of an instance.
     pub async fn delete_assignment(&self, conn: &mut Connection, instance: InstanceId) -> Result<()> {
         query("delete from assignment where instance_id = $1")
             .bind(instance.to_string())
@@ -233,7 +230,7 @@ fn failed(verb: &'static str, instance: InstanceId) -> impl FnOnce(sqlx::Error) 
     move |error| Error::internal(format!("{verb} the assignment of instance {instance}"), error)
 }
 
-/// To what a sealed key is bound.
+/// The purpose with which a key is encrypted, see [`crate::seal::Seal`].
 fn purpose(instance: InstanceId) -> String {
     format!("engine key of instance {instance}")
 }

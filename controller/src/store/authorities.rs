@@ -1,4 +1,4 @@
-//! The authorities' certificates and sealed keys.
+//! Rows of certificate authorities, with encrypted keys.
 
 use secrecy::SecretString;
 
@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::store::sql::query;
 
-/// An authority as it is stored.
+/// A stored authority.
 pub struct StoredAuthority {
     /// PEM.
     pub certificate_pem: String,
@@ -15,10 +15,8 @@ pub struct StoredAuthority {
 }
 
 impl Store {
-    /// The authority with this name.
-    ///
     /// # Errors
-    /// Internal: the store failed, or the key was sealed with another one.
+    /// Internal: the store failed, or the key was encrypted with another key.
     pub async fn get_authority(&self, name: &str) -> Result<Option<StoredAuthority>> {
         let row = query("select certificate_pem, sealed_key from authority where name = $1")
             .bind(name)
@@ -34,7 +32,7 @@ impl Store {
         Ok(Some(StoredAuthority { certificate_pem: column("certificate_pem")?, key_pem }))
     }
 
-    /// Stores an authority unless one of this name is there already: the first one stays.
+    /// Stores an authority, unless there is one of this name.
     pub async fn insert_authority(&self, name: &str, authority: &StoredAuthority) -> Result<()> {
         let sealed = self.seal.seal(&purpose(name), &authority.key_pem)?;
         query(

@@ -1,5 +1,5 @@
-//! The controllers that share the store. Each renews its row; links to agents count for as long as their controller's
-//! row is alive, so that one that was killed or is paused is not taken to hear anybody.
+//! Rows of the controllers that share the store. Each controller renews its row. Links to agents count only while their
+//! controller's row is alive, so that those of a killed or stopped controller are ignored.
 
 use std::time::Duration;
 
@@ -7,22 +7,23 @@ use super::{Store, database_now, span};
 use crate::error::{Error, Result};
 use crate::store::sql::{News, query};
 
-/// How long agents go on trying to reach a controller that is gone; one that comes back later is made known to them anew.
+/// How long agents keep trying to reach a controller that is gone. If it comes back later, they get its address again.
 pub const GRACE: Duration = Duration::from_secs(3600);
 
-/// What a controller says of itself.
+/// The row of a controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Controller {
-    /// Its name, the same after a restart.
+    /// Its id, the same after a restart.
     pub id: String,
-    /// Where agents reach it, host:port.
+    /// Address for agents, host:port.
     pub agents_address: String,
-    /// Where its driver keeps hosts; `None` when every controller reaches them.
+    /// [`Compute::location`](crate::compute::Compute::location) of its driver; `None` if every controller reaches the
+    /// hosts.
     pub place: Option<String>,
 }
 
 impl Store {
-    /// Writes that a controller lives, for `lifetime` from now; without other controllers, for ever.
+    /// Renews the row of a controller for `lifetime`; forever if the store is not shared.
     pub async fn put_controller(&self, controller: &Controller, lifetime: Duration) -> Result<()> {
         let failed = |error| Error::internal(format!("write the controller {}", controller.id), error);
         let mut tx = self.begin().await?;
@@ -35,7 +36,7 @@ impl Store {
             .await
             .map_err(failed)?;
         if known.is_none() {
-            // Agents are told of it by those that they are connected to.
+            // The other controllers send its address to their agents.
             tx.announce(News::Work);
         }
         let until = if self.is_shared() { now.saturating_add(span(lifetime)) } else { i64::MAX };
@@ -55,7 +56,8 @@ impl Store {
         tx.commit().await.map_err(failed)
     }
 
-    /// A controller that lives and keeps its hosts elsewhere than in `place`: neither could look after the other's.
+    /// A live controller whose hosts are elsewhere than in `place`. Two such controllers cannot manage each other's
+    /// hosts.
     pub async fn controller_elsewhere(&self, own: &str, place: &str) -> Result<Option<String>> {
         let sql = "select id from controller where id <> $1 and place <> $2 and seen_until > $3 order by id";
         let row = query(sql).bind(own).bind(place).bind(self.now_micros()).fetch_optional(&self.read).await;
@@ -63,7 +65,7 @@ impl Store {
             .map_err(|error| Error::internal("look for controllers elsewhere", error))
     }
 
-    /// Where agents reach the controllers that were alive within `grace`, in an order that stays.
+    /// Addresses for agents of the controllers that were alive within `grace`, in a stable order.
     pub async fn agents_addresses(&self, grace: Duration) -> Result<Vec<String>> {
         let failed = |error| Error::internal("list the controllers", error);
         let rows =
@@ -75,7 +77,7 @@ impl Store {
         rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
     }
 
-    /// Forgets the controllers that have been dead for `grace`, with their links.
+    /// Deletes controllers that have been dead for `grace`, and their links.
     pub async fn forget_controllers(&self, grace: Duration) -> Result<()> {
         let failed = |error| Error::internal("forget the controllers that are gone", error);
         let before = self.now_micros().saturating_sub(span(grace));

@@ -1,5 +1,5 @@
-//! Rows of datastores and their versions. One that was taken away keeps its row for the instances that were made of it,
-//! and is in no list.
+//! Rows of datastores and their versions. Deleted ones keep their rows, because instances refer to them, and are in no
+//! list.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,82 +17,80 @@ const LIST: &str = "select d.id as datastore_id, d.name as datastore_name, d.def
      from datastore d join datastore_version v on v.datastore_id = d.id and v.removed is null \
      order by d.name, v.name, v.number, v.id";
 
-/// A version as it is registered: its number and datastore are those of the manifest.
+/// A version to register. Its number and datastore are in the manifest.
 #[derive(Clone, Copy, Debug)]
 pub struct Registration<'a> {
-    /// What it is and can do.
     pub manifest: &'a Manifest,
     pub name: &'a str,
-    /// Its agent program; `None` is the one beside the controller.
+    /// Agent program; `None` is the one in the directory of the controller's program.
     pub agent_program: Option<&'a Path>,
-    /// Tells the agent program that made the manifest from a later one.
+    /// Fingerprint of the agent program that made the manifest.
     pub agent_print: &'a str,
-    /// Whether instances of it can be ordered.
+    /// Whether instances of it can be created.
     pub active: bool,
-    /// Whether it is meant where an order names no version. A datastore's first version is, in any case.
+    /// Whether it becomes the datastore's default version. The first version does in any case.
     pub default: bool,
 }
 
-/// An installed engine that has been registered.
+/// A registered version of an installed engine.
 #[derive(Clone, Debug)]
 pub struct Registered {
-    /// The datastore's name.
+    /// Name of the datastore.
     pub datastore: String,
     pub installation: Installation,
     /// See [`Registration::agent_print`].
     pub agent_print: Option<String>,
-    /// Whether an administrator took it away since.
+    /// Whether an administrator deleted it.
     pub removed: bool,
 }
 
 /// An installed engine that could not be registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unregistered {
-    /// The datastore's name; empty where the agent program itself could not be asked.
+    /// Name of the datastore; empty if the agent program itself failed.
     pub datastore: String,
-    /// Where its programs are; empty where it is not installed.
+    /// Directory of its programs; empty if it is not installed.
     pub bindir: String,
     pub version: String,
-    /// Why.
+    /// Reason, for the administrator.
     pub reason: String,
 }
 
-/// What is to be changed of a version.
+/// Changes to a version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VersionChange {
     pub name: Option<String>,
-    /// Whether instances of it can be ordered.
+    /// Whether instances of it can be created.
     pub active: Option<bool>,
-    /// Whether it is the one that is meant where an order names none.
+    /// Whether it is the datastore's default version.
     pub default: Option<bool>,
 }
 
 impl Store {
-    /// Every datastore with every version, by name.
+    /// All datastores with all versions, by name.
     pub async fn list_datastores(&self) -> Result<Vec<Datastore>> {
         datastores(&query(LIST).fetch_all(&self.read).await.map_err(unread)?)
     }
 
-    /// The datastore of this name or id, with every version.
+    /// A datastore with all versions, by name or id.
     pub async fn get_datastore(&self, name_or_id: &str) -> Result<Option<Datastore>> {
         let is_it = |datastore: &Datastore| datastore.name == name_or_id || datastore.id.to_string() == name_or_id;
         Ok(self.list_datastores().await?.into_iter().find(is_it))
     }
 
-    /// The datastore of this version, with every version.
+    /// The datastore of a version, with all versions.
     pub async fn get_datastore_of_version(&self, id: VersionId) -> Result<Option<Datastore>> {
         let has_it = |datastore: &Datastore| datastore.versions.iter().any(|version| version.id == id);
         Ok(self.list_datastores().await?.into_iter().find(has_it))
     }
 
-    /// What a version is and can do.
     pub async fn get_manifest(&self, id: VersionId) -> Result<Option<Arc<Manifest>>> {
         let sql = "select id, manifest from datastore_version where id = $1";
         let row = query(sql).bind(id.to_string()).fetch_optional(&self.read).await.map_err(unread)?;
         row.map(|row| manifest(&row).map(Arc::new)).transpose()
     }
 
-    /// Every installed engine that was ever registered.
+    /// All versions that were ever registered, also deleted ones.
     pub async fn registered(&self) -> Result<Vec<Registered>> {
         let sql = "select id, manifest, agent_print, (removed is not null) as gone from datastore_version";
         let rows = query(sql).fetch_all(&self.read).await.map_err(unread)?;
@@ -108,7 +106,7 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// What the last look at the installed engines could not register.
+    /// Engines that the last registration run failed to register.
     pub async fn unregistered(&self) -> Result<Vec<Unregistered>> {
         let sql = "select datastore, bindir, version, reason from unregistered order by datastore, bindir";
         let rows = query(sql).fetch_all(&self.read).await.map_err(unread)?;
@@ -123,7 +121,7 @@ impl Store {
         rows.iter().map(read).collect::<sqlx::Result<_>>().map_err(unread)
     }
 
-    /// Writes what a look at the installed engines could not register, in place of what the one before could not.
+    /// Replaces the list of engines that failed to register.
     pub async fn set_unregistered(&self, all: &[Unregistered]) -> Result<()> {
         let failed = |error| Error::internal("write which engines could not be registered", error);
         let mut tx = self.begin().await?;
@@ -142,9 +140,9 @@ impl Store {
         tx.commit().await.map_err(failed)
     }
 
-    /// Registers a version, or brings the registered ones of the same datastore and place up to date: an engine that was
-    /// patched where it lies keeps its version's id and name, and one that was deactivated stays so. One of the same name
-    /// that was taken away comes back.
+    /// Registers a version. If the datastore has versions of the same directory, updates them instead: an engine that
+    /// was updated in place keeps its version's id and name, and a deactivated version stays so. A deleted version of
+    /// the same name comes back.
     pub async fn upsert_version(&self, conn: &mut Connection, registration: Registration<'_>) -> Result<VersionId> {
         let manifest = registration.manifest;
         let failed = |error| Error::internal(format!("register a version of {}", manifest.identity.name), error);
@@ -214,10 +212,11 @@ impl Store {
         parsed(&version).map(VersionId)
     }
 
-    /// Changes a version. `false`: there is none, or another one of its datastore and place has that name.
+    /// Changes a version. `false` if it does not exist, or another version of the same datastore and directory has the
+    /// name.
     pub async fn change_version(&self, conn: &mut Connection, id: VersionId, change: &VersionChange) -> Result<bool> {
         let failed = |error| Error::internal(format!("change the version {id}"), error);
-        // The condition instead of the unique index's error, which would spoil the caller's transaction on PostgreSQL.
+        // A condition in the statement, because an error of the unique index would abort the transaction on PostgreSQL.
         let done = query(
             "update datastore_version set name = coalesce($2, name), active = coalesce($3, active) \
              where id = $1 and removed is null and not exists (select 1 from datastore_version o \
@@ -245,10 +244,10 @@ impl Store {
         Ok(true)
     }
 
-    /// Takes a version away. `false`: there is none.
+    /// Deletes a version. `false` if it does not exist.
     ///
     /// # Errors
-    /// 400 while an instance or a configuration group is of it; internal.
+    /// 400 while an instance or a configuration group uses it; internal.
     pub async fn remove_version(&self, conn: &mut Connection, id: VersionId) -> Result<bool> {
         let failed = |error| Error::internal(format!("remove the version {id}"), error);
         for (users, sql) in [
@@ -274,7 +273,7 @@ impl Store {
         Ok(done.rows_affected() > 0)
     }
 
-    /// Takes a datastore away, by name or id. `false`: there is none.
+    /// Deletes a datastore, by name or id. `false` if it does not exist.
     ///
     /// # Errors
     /// 400 while it has versions; internal.
@@ -303,7 +302,7 @@ fn unread(error: sqlx::Error) -> Error {
     Error::internal("read the datastores", error)
 }
 
-/// Groups the rows, which come in the order of their datastores.
+/// Groups rows, which are sorted by datastore.
 fn datastores(rows: &[Row]) -> Result<Vec<Datastore>> {
     let mut datastores: Vec<Datastore> = Vec::new();
     for row in rows {

@@ -1,4 +1,4 @@
-//! Whether the store can be written, found out by writing; and which failures are the store's.
+//! Tests whether the store can be written, by writing; and classifies errors of the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,28 +10,28 @@ use super::Store;
 use super::sql::{is_of_unknown_outcome, is_unavailable, query};
 use crate::error::{Error, Result};
 
-/// How long an answer is good for all who ask.
+/// How long a result is used for all callers.
 const GOOD: Duration = Duration::from_secs(1);
-/// How long a store that is well may take.
+/// Time limit of the test.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The last look. The clones share it.
+/// The last test. Clones share it.
 #[derive(Clone, Default)]
 pub(super) struct Health(Arc<Mutex<Option<Look>>>);
 
 struct Look {
     since: Instant,
-    /// `None` where whoever looked went away before the end.
+    /// Result; `None` if the caller was cancelled during the test.
     found: Option<std::result::Result<(), String>>,
 }
 
 impl Store {
-    /// Whether the store can be written. There is at most one test a second, shared by all who ask.
+    /// Tests whether the store can be written. All callers together cause at most one test per second.
     ///
     /// # Errors
-    /// 503, which names what fails.
+    /// 503 with the reason.
     pub async fn check_health(&self) -> Result<()> {
-        // Who waits here shares what the one before finds.
+        // Callers that wait here use the result of the one before.
         let mut last = self.health.0.lock().await;
         if let Some(Look { since, found }) = &*last {
             match found {
@@ -72,12 +72,12 @@ fn said(found: std::result::Result<(), String>) -> Result<()> {
 }
 
 impl Error {
-    /// Whether it failed because the store could not be reached or could not write, which passes.
+    /// Whether the store could not be reached or written, which is transient.
     pub fn is_of_unavailable_store(&self) -> bool {
         self.of_store().is_some_and(is_unavailable)
     }
 
-    /// Whether the store was lost at a commit, so that nobody knows whether the change was made.
+    /// Whether the connection to the store was lost during a commit, so that it is unknown whether the change was made.
     pub fn is_of_unknown_outcome(&self) -> bool {
         self.of_store().is_some_and(is_of_unknown_outcome)
     }
@@ -103,7 +103,7 @@ mod tests {
         let all = join_all((0..50).map(|_| fixture.store.check_health())).await;
         assert!(all.iter().all(Result::is_ok));
         assert!(written().await <= 2, "50 who ask take less than a second, or little more");
-        // Who goes away in the midst makes nobody test more often.
+        // Cancelled callers do not cause more tests.
         let before = written().await;
         let begun = Instant::now();
         for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! Questions of the reconcilers about hosts.
+//! Queries of the reconcilers about hosts.
 
 use sqlx::AssertSqlSafe;
 
@@ -8,22 +8,21 @@ use crate::ids::InstanceId;
 use crate::state::{HostState, Task};
 use crate::store::sql::{Connection, Row, query};
 
-/// An instance as the reconciler of hosts sees it.
+/// What the reconciler of hosts needs of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostRow {
     pub instance: InstanceId,
-    /// What the driver last said.
+    /// State of the host as the driver last reported it.
     pub host: HostState,
-    /// What the controller does with it.
+    /// What the controller is doing with the instance.
     pub task: Task,
-    /// Whether it is deleted.
     pub deleted: bool,
-    /// Whether an operation is active on it, which then decides about the host.
+    /// Whether an operation is active on it. Then only that operation may change the host.
     pub busy: bool,
 }
 
 impl Store {
-    /// The instances that are not deleted, and the deleted ones among `others`.
+    /// All instances that are not deleted, and the deleted ones among `others`.
     pub async fn list_hosts(&self, others: &[InstanceId]) -> Result<Vec<HostRow>> {
         let others: Vec<String> = others.iter().map(|id| format!("'{}'", id.0)).collect();
         let sql = AssertSqlSafe(format!(
@@ -36,7 +35,7 @@ impl Store {
         rows.iter().map(host_row).collect()
     }
 
-    /// The instances that are in error since a restart of their engine or a reboot failed.
+    /// Instances that are in error because a restart of their engine or a reboot failed.
     pub async fn list_failed_restarts(&self) -> Result<Vec<InstanceId>> {
         let failed = |error| Error::internal("list failed restarts", error);
         let rows = query(

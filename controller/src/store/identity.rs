@@ -1,4 +1,4 @@
-//! Users and tokens of the built-in identity.
+//! Rows of the built-in identity: users and tokens.
 
 use time::OffsetDateTime;
 
@@ -6,34 +6,31 @@ use super::{Store, from_micros, micros};
 use crate::error::{Error, Result};
 use crate::store::sql::{Query, Row, query};
 
-/// A user with the one project that it has roles in.
+/// A user and the one project in which it has roles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// 32 hex digits.
     pub id: String,
-    /// Its name, unique.
+    /// Unique.
     pub name: String,
     /// argon2id, PHC string.
     pub password_hash: String,
-    /// The project's id, 32 hex digits.
+    /// 32 hex digits.
     pub project_id: String,
-    /// The project's name.
     pub project_name: String,
-    /// The roles in it.
+    /// Roles in the project.
     pub roles: Vec<String>,
 }
 
-/// A token that was issued.
+/// An issued token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     pub user: User,
     /// Identifies it in logs.
     pub audit_id: String,
-    /// That of the first token, if this one was got for another instead of a password.
+    /// Audit id of the first token, if this one was got with another token instead of a password.
     pub parent_audit_id: Option<String>,
-    /// From.
     pub issued_at: OffsetDateTime,
-    /// To.
     pub expires_at: OffsetDateTime,
 }
 
@@ -56,7 +53,7 @@ fn failed(attempt: &'static str) -> impl Fn(sqlx::Error) -> Error {
     move |error| Error::internal(attempt, error)
 }
 
-/// Writes a user; `known` is what happens to one of the same name.
+/// A statement that inserts a user. `known` is the conflict clause for a user of the same name.
 fn insert(user: &User, known: &'static str) -> Result<Query> {
     let roles = serde_json::to_string(&user.roles).map_err(|error| Error::internal("write roles", error))?;
     let sql = sqlx::AssertSqlSafe(format!(
@@ -68,14 +65,14 @@ fn insert(user: &User, known: &'static str) -> Result<Query> {
 }
 
 impl Store {
-    /// All users, by name.
+    /// All users, sorted by name.
     pub async fn list_users(&self) -> Result<Vec<User>> {
         let sql = sqlx::AssertSqlSafe(format!("select {USER} from identity_user u order by u.name"));
         let rows = query(sql).fetch_all(&self.read).await.map_err(failed("list users"))?;
         rows.iter().map(user).collect::<sqlx::Result<_>>().map_err(failed("list users"))
     }
 
-    /// Makes a user, or brings the one of this name up to date; its id stays. A new password revokes its tokens.
+    /// Inserts a user or updates the one of this name, whose id stays. A new password revokes its tokens.
     pub async fn put_user(&self, user: &User) -> Result<()> {
         let mut tx = self.begin().await?;
         query(
@@ -93,7 +90,7 @@ impl Store {
         tx.commit().await.map_err(failed("write a user"))
     }
 
-    /// Stores users, all or none: none where one of their names is there already.
+    /// Inserts all of the users, or none if one of the names exists. Returns whether they were inserted.
     pub async fn insert_users(&self, users: &[User]) -> Result<bool> {
         let mut tx = self.begin().await?;
         for user in users {
@@ -106,14 +103,14 @@ impl Store {
         Ok(true)
     }
 
-    /// Removes a user with its tokens.
+    /// Deletes a user and its tokens.
     pub async fn delete_user(&self, id: &str) -> Result<()> {
         let done = query("delete from identity_user where id = $1").bind(id).execute(&self.write).await;
         done.map_err(failed("remove a user"))?;
         Ok(())
     }
 
-    /// Stores a token by its sum; tokens that have expired go.
+    /// Stores a token by its hash, and deletes expired tokens.
     pub async fn insert_token(&self, hash: &str, token: &Token) -> Result<()> {
         let mut tx = self.begin().await?;
         query("delete from identity_token where expires_at < $1")
@@ -137,7 +134,7 @@ impl Store {
         tx.commit().await.map_err(failed("store a token"))
     }
 
-    /// The token of a sum, unless it has expired.
+    /// The token with a hash, unless it has expired.
     pub async fn get_token(&self, hash: &str, now: OffsetDateTime) -> Result<Option<Token>> {
         let sql = sqlx::AssertSqlSafe(format!(
             "select {USER}, t.audit_id, t.parent_audit_id, t.issued_at, t.expires_at from identity_token t join identity_user u \
@@ -157,7 +154,6 @@ impl Store {
         token().map(Some).map_err(failed("read a token"))
     }
 
-    /// Forgets a token.
     pub async fn delete_token(&self, hash: &str) -> Result<()> {
         let done = query("delete from identity_token where hash = $1").bind(hash).execute(&self.write).await;
         done.map_err(failed("revoke a token"))?;

@@ -1,9 +1,10 @@
-//! The only state of the controller, and the only SQL: instances, operations, datastores, agents' links and tokens,
-//! authorities, identity tokens. Not stored: heartbeats (only their loss is), engine metrics, logs.
+//! The store: the only state of the controller, and the only SQL. It has instances, operations, datastores, links and
+//! tokens of agents, certificate authorities, users and tokens. Heartbeats (except their loss), engine metrics and logs
+//! are not stored.
 //!
-//! One SQL text serves SQLite and PostgreSQL (`sql.rs`): `$1` placeholders, columns of type text, bigint and boolean;
-//! times are bigint microseconds since 1970 (UTC); JSON is text. Columns are named, never `*`, since a newer
-//! controller may have added some. Each query is a named method in the file of its subject.
+//! Each SQL text works on SQLite and PostgreSQL (`sql.rs`): it has `$1` placeholders and columns of type text, bigint
+//! and boolean. Times are microseconds since 1970 (UTC) as bigint; JSON is text. Columns are named, never `*`, since a
+//! newer controller may have added some. Each query is a method in the file of its subject.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -42,39 +43,38 @@ pub mod queue;
 pub mod quota;
 pub mod sql;
 
-/// Statements that stay prepared on a connection; the store has fewer.
+/// Greatest number of prepared statements of a connection; the store has fewer.
 const STATEMENTS: usize = 200;
-/// The name of the SQLite database; those of the files beside it begin so.
+/// File name of the SQLite database. SQLite's other files begin with it.
 pub const DATABASE: &str = "trove.sqlite";
-/// Connections to PostgreSQL that read.
+/// Connections to PostgreSQL for reading.
 const READERS: u32 = 8;
-/// Connections to PostgreSQL that write, one after the other.
+/// Connections to PostgreSQL for writing. Only one of them writes at a time.
 const WRITERS: u32 = 2;
-/// How long PostgreSQL lets a controller that has stopped keep others from writing.
+/// After this time PostgreSQL ends an idle transaction, so that a stopped controller does not keep others from writing.
 const IDLE_IN_TRANSACTION: &str = "5s";
-/// How long a statement, or its wait for others that write, may take on PostgreSQL: a little less than controllers wait for
-/// its answer ([`sql::answered`]).
+/// PostgreSQL's time limit of a statement, including its wait for other writers. It is a little shorter than the limit
+/// with which controllers wait for the answer ([`sql::answered`]).
 const STATEMENT: &str = "9s";
-/// The same for a migration, which may rewrite whole tables, or wait for another controller that migrates.
+/// PostgreSQL's time limit of a migration, which may rewrite tables, or wait for another controller's migration.
 const MIGRATION: &str = "10min";
 
 /// The store. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    /// Any number of readers.
+    /// Connections for reading.
     pub(crate) read: Pool,
-    /// Writers: one at a time.
+    /// Connections for writing; one transaction at a time.
     pub(crate) write: Pool,
-    /// Seals secrets before they are written.
+    /// Encrypts secrets.
     pub seal: Seal,
-    /// Shared with the pools.
     clock: Clock,
-    /// Instances whose stored service is older than what their agent says (`store/agents.rs`).
+    /// See `store/agents.rs`.
     pub(crate) reset_services: ResetServices,
     health: health::Health,
 }
 
-/// The migrations in their order; append-only.
+/// The migrations in order. Append only.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "instances", include_str!("migrations/0001_instances.sql")),
     (2, "agents", include_str!("migrations/0002_agents.sql")),
@@ -105,12 +105,12 @@ fn migrator() -> Migrator {
         })
         .collect();
     let mut migrator = Migrator::with_migrations(migrations);
-    // A controller may start on the schema of a newer one beside it: migrations only add.
+    // The schema may be that of a newer controller that shares the store. It works, since migrations only add.
     migrator.set_ignore_missing(true);
     migrator
 }
 
-/// The file is its owner's alone, whatever the umask; SQLite gives those beside it the same mode.
+/// Makes the file readable by its owner only, whatever the umask. SQLite makes its other files with the same mode.
 #[allow(clippy::disallowed_methods, reason = "the state directory is the controller's alone")]
 fn keep_private(path: &Path) -> std::io::Result<()> {
     std::fs::File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
@@ -126,7 +126,7 @@ fn keep_private(path: &Path) -> std::io::Result<()> {
 }
 
 impl Store {
-    /// Opens the store on SQLite in `directory`, making it when absent, and brings its schema up to date.
+    /// Opens the store on SQLite in `directory`. Makes it if absent, and migrates the schema.
     ///
     /// # Errors
     /// Internal: the file cannot be opened or a migration fails.
@@ -136,7 +136,7 @@ impl Store {
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .journal_mode(SqliteJournalMode::Wal)
-            // A committed operation must be there after a power cut, since hosts are made on its word.
+            // A committed operation must survive a power failure, since hosts may have been made for it.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5))
             .statement_cache_capacity(STATEMENTS)
@@ -157,11 +157,10 @@ impl Store {
         Self { read, write, seal, clock, reset_services, health: health::Health::default() }
     }
 
-    /// Opens the store on PostgreSQL at `url`, which names no password, and brings its schema up to date.
+    /// Opens the store on PostgreSQL at `url`, which must not contain a password, and migrates the schema.
     ///
     /// # Errors
-    /// 400 for a URL that is none, or with a password in it; internal when the database cannot be reached or a
-    /// migration fails.
+    /// 400 for an invalid URL or one with a password; internal if the database cannot be reached or a migration fails.
     pub async fn connect(url: &str, password: Option<&str>, seal: Seal) -> Result<Self> {
         let mut options = PgConnectOptions::from_str(url)
             .map_err(|error| Error::BadRequest(format!("store.url is not the URL of a PostgreSQL database: {error}.")))?
@@ -171,7 +170,7 @@ impl Store {
                 ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
                 ("statement_timeout", MIGRATION),
                 ("default_transaction_isolation", "read committed"),
-                // Statements are few and prepared once; to plan one anew costs more than to run it.
+                // Statements are prepared once; planning one for its values would cost more than executing it.
                 ("plan_cache_mode", "force_generic_plan"),
             ]);
         if let Some(password) = password {
@@ -185,76 +184,76 @@ impl Store {
             .await
             .map_err(|error| Error::internal(format!("migrate the store on PostgreSQL at {place}"), error))?;
         drop(first);
-        // The later one of two settings is in force.
+        // This overrides the statement_timeout for migrations, which was set above.
         let options = options.options([("statement_timeout", STATEMENT)]);
         let clock = Clock::new(micros(OffsetDateTime::now_utc()));
-        // Writers wait for each other, and must not keep those who read from a connection.
+        // Two pools, since writers wait for each other and must not take the connections of readers.
         let read = Pool::postgres(options.clone(), READERS, clock.clone());
         read.now().await.map_err(failed)?;
         let write = Pool::postgres(options, WRITERS, clock.clone());
         Ok(Self::over(read, write, seal, clock))
     }
 
-    /// One of several controllers on the simulator's database; `clock` is that of its machine.
+    /// The store of one controller on the simulator's database. `clock` is that of its machine.
     #[cfg(test)]
     pub(crate) fn simulated(link: sql::simulated::Link, clock: Clock, seal: Seal) -> Self {
         let pool = Pool::simulated(link, clock.clone());
         Self::over(pool.clone(), pool, seal, clock)
     }
 
-    /// The simulator's database at this time (microseconds since 1970), with whatever else is to stand in it.
+    /// The simulator's database at the time `now` (microseconds since 1970). `more` is additional SQL.
     #[cfg(test)]
     pub(crate) fn simulated_server(now: i64, more: &'static str) -> sql::simulated::Server {
         let schema: Vec<&'static str> = MIGRATIONS.iter().map(|(_, _, sql)| *sql).chain([more]).collect();
         sql::simulated::Server::new(&schema, Clock::simulated(now))
     }
 
-    /// Begins a transaction that writes; there is one at a time. Unless it is committed, nothing of it is written.
+    /// Begins a write transaction. There is one at a time. It is rolled back unless it is committed.
     pub async fn begin(&self) -> Result<Transaction> {
         self.write.begin_write().await.map_err(|error| Error::internal("begin a transaction", error))
     }
 
-    /// The time by the database's clock. What is stored and compared is of this clock alone.
+    /// The time by the database's clock. Only this clock is used for stored and compared times.
     pub fn now(&self) -> OffsetDateTime {
         from_micros(self.clock.now())
     }
 
-    /// The same, as it is stored.
+    /// [`Store::now`] as it is stored.
     pub(crate) fn now_micros(&self) -> i64 {
         self.clock.now()
     }
 
-    /// Whether other controllers may use this store at the same time.
+    /// Whether other controllers may use this store, too.
     pub fn is_shared(&self) -> bool {
         self.read.is_shared()
     }
 
-    /// Calls `told` with what controllers announce, this one among them, for as long as it can be heard.
+    /// Calls `told` with each notification of the controllers, including this one, as long as the connection lasts.
     ///
     /// # Errors
-    /// Internal: the database cannot be asked to tell. Try again later.
+    /// Internal: the connection was lost. Try again later.
     pub async fn listen(&self, told: impl Fn(News)) -> Result<()> {
         self.read.listen(told).await.map_err(|error| Error::internal("listen to other controllers", error))
     }
 }
 
-/// The database's own clock, microseconds since 1970, on which leases and deadlines are measured: controllers on several
-/// machines share it.
+/// The database's clock, microseconds since 1970. Leases and deadlines use it, since controllers on several machines
+/// share it.
 pub async fn database_now(conn: &mut Connection) -> Result<i64> {
     conn.now().await.map_err(|error| Error::internal("read the database's clock", error))
 }
 
-/// A time as it is stored: microseconds since 1970, UTC.
+/// Converts a time for the store: microseconds since 1970, UTC.
 pub fn micros(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
 }
 
-/// A duration as it is stored: microseconds. Those here are hours at most.
+/// Converts a duration for the store: microseconds. All of them are hours at most.
 fn span(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// A stored time.
+/// Converts a stored time.
 pub fn from_micros(micros: i64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

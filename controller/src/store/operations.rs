@@ -1,7 +1,8 @@
-//! Rows of operations: the queue, its leases, and what the API shows of them.
+//! Rows of operations: the queue, its leases, and what the API shows.
 //!
-//! A controller holds an operation by a lease on the database's clock. Each claim draws a fence from one counter of the
-//! store, and every later write says `where fence = …`: whoever lost its lease writes nothing any more.
+//! A controller holds an operation by a lease, timed by the database's clock. Each claim draws a fence from a counter
+//! of the store, and every later write is conditional on it (`where fence = …`), so that a controller that has lost its
+//! lease can write nothing.
 
 use sqlx::AssertSqlSafe;
 
@@ -14,31 +15,31 @@ use crate::store::sql::{Connection, News, Row, query};
 pub mod lease;
 pub mod writes;
 
-/// The counter from which fences are drawn.
+/// Counter of fences.
 const FENCE: &str = "fence";
-/// The counter of the order of asking.
+/// Counter of operations, for the order of the queue.
 const SEQUENCE: &str = "operation";
-/// The counter of changes.
+/// Counter of changes, for watching.
 const CHANGE: &str = "change";
-/// How many of an instance's operations are shown.
+/// How many of an instance's operations are listed.
 const SHOWN: i64 = 100;
 
-/// Where an operation stands.
+/// Status of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// No controller has taken it yet.
+    /// No controller has claimed it yet.
     Queued,
-    /// Its steps are being done.
+    /// Its steps are being executed.
     Running,
-    /// A step has failed, and the undos are being done.
+    /// A step has failed, and the undos are being executed.
     Undoing,
-    /// An undo does not succeed; it is tried on, slowly, and a person should look.
+    /// An undo keeps failing. It is retried at long intervals; an operator should look at it.
     Stuck,
     /// All steps are done.
     Done,
     /// A step has failed, and all undos are done.
     Failed,
-    /// It was asked to end before its time.
+    /// It was cancelled.
     Cancelled,
 }
 
@@ -46,7 +47,7 @@ impl Status {
     const ALL: [Self; 7] =
         [Self::Queued, Self::Running, Self::Undoing, Self::Stuck, Self::Done, Self::Failed, Self::Cancelled];
 
-    /// The tag under which it is stored and shown.
+    /// The text by which it is stored and shown.
     pub fn tag(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -59,23 +60,21 @@ impl Status {
         }
     }
 
-    /// The one with this tag.
     pub fn from_tag(tag: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.tag() == tag)
     }
 
-    /// Whether it has ended.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Done | Self::Failed | Self::Cancelled)
     }
 }
 
 impl Store {
-    /// Writes an operation into the caller's transaction. Afterwards the caller commits and nudges the runner; on an error
-    /// the transaction must be rolled back.
+    /// Adds an operation to the queue, in the caller's transaction. The caller must commit and then nudge the runner;
+    /// on an error it must roll back.
     ///
     /// # Errors
-    /// 422 when it is of an exclusive lane, and another such operation is active on one of its targets.
+    /// 422 if its lane is exclusive and another such operation is active on one of its targets.
     pub async fn enqueue(&self, conn: &mut Connection, new: NewOperation) -> Result<OperationId> {
         conn.announce(News::Work);
         let id = OperationId::random();
@@ -115,8 +114,8 @@ impl Store {
         Err(Error::Internal { attempt: format!("hold the targets of operation {} ({id})", new.kind), source: None })
     }
 
-    /// Ends the operations of these lanes on an instance: those that wait at once, the one that runs at its next safe
-    /// point. A new operation may be enqueued in the same transaction; it starts when the old one has let go.
+    /// Cancels the operations of these lanes on an instance: queued ones at once, a running one at its next safe point.
+    /// A new operation may be enqueued in the same transaction; it starts once the running one has ended.
     pub async fn cancel_active(&self, conn: &mut Connection, instance: InstanceId, lanes: &[Lane]) -> Result<()> {
         let failed = |error| Error::internal(format!("cancel the operations of instance {instance}"), error);
         conn.announce(News::Work);
@@ -139,7 +138,8 @@ impl Store {
             .execute(&mut *conn)
             .await
             .map_err(failed)?;
-            // What still runs goes on excluding its successor from being claimed, and no longer from being asked for.
+            // An operation that still runs stays active, so its successor is not claimed yet; but it is no longer
+            // exclusive, so a successor can be enqueued.
             query(
                 "update operation_target set exclusive = false, \
                  active = (select o.active from operation o where o.id = operation_target.operation_id), \
@@ -156,7 +156,7 @@ impl Store {
         Ok(())
     }
 
-    /// How many operations have not ended, by kind and status.
+    /// Number of active operations, by kind and status.
     pub async fn count_operations(&self) -> Result<Vec<(String, String, u64)>> {
         let failed = |error| Error::internal("count the operations", error);
         let sql = "select kind, status, count(*) from operation where active group by kind, status";
@@ -167,7 +167,8 @@ impl Store {
         rows.iter().map(read).collect::<sqlx::Result<_>>().map_err(failed)
     }
 
-    /// The newest operations of an instance with their steps, newest first, and the greatest number of a change of any.
+    /// The newest operations of an instance with their steps, newest first, and the number of the last change of any
+    /// operation.
     pub async fn list_operations(&self, instance: InstanceId) -> Result<(Vec<Operation>, i64)> {
         let failed = |error| Error::internal(format!("list the operations of instance {instance}"), error);
         let sql = AssertSqlSafe(format!(
@@ -187,8 +188,8 @@ impl Store {
             .map_err(|error| Error::internal("read the number of the last change", error))
     }
 
-    /// At most `limit` operations of a project, or of all, that have changed after the change of this number, in the order
-    /// of their changes.
+    /// At most `limit` operations, of a project or of all, that have changed since the change with this number, in the
+    /// order of their changes.
     pub async fn changed_operations(
         &self,
         project: Option<&ProjectId>,
@@ -204,7 +205,7 @@ impl Store {
         operations(&rows.map_err(|error| Error::internal("list what has changed", error))?)
     }
 
-    /// The operations of a project, or of all, that have not ended, in the order of asking.
+    /// The active operations, of a project or of all, in the order of the queue.
     pub async fn active_operations(&self, project: Option<&ProjectId>) -> Result<Vec<ChangedOperation>> {
         let sql = AssertSqlSafe(format!(
             "{SELECT} from (select {COLUMNS} from operation where ($1 is null or project_id = $1) and active) o \
@@ -214,7 +215,7 @@ impl Store {
         operations(&rows.map_err(|error| Error::internal("list what is under way", error))?)
     }
 
-    /// A number greater than every fence before it.
+    /// Draws a fence: a number greater than all before.
     pub async fn draw_fence(&self, conn: &mut Connection) -> Result<i64> {
         draw(conn, [FENCE]).await.map(|[fence]| fence)
     }
@@ -226,7 +227,7 @@ const SELECT: &str = "select o.id, o.kind, o.status, o.created, o.started, o.fin
      s.progress as step_progress, s.error as step_error";
 const STEPS: &str = "join operation_step s on s.operation_id = o.id";
 
-/// Groups the rows, which come operation by operation, each in the order of its stages.
+/// Groups rows, which are sorted by operation and stage.
 fn operations(rows: &[Row]) -> Result<Vec<ChangedOperation>> {
     let failed = |error| Error::internal("read operations", error);
     let no_id = |error| Error::internal("read an operation's id", error);
@@ -277,7 +278,7 @@ fn step(row: &Row, target: InstanceId) -> sqlx::Result<Step> {
     })
 }
 
-/// Whether an operation is in a step of stage `n`: the next one, the one that is being undone, or the one that failed.
+/// Whether `step`, of stage `n`, is the current one: the next, the one that is being undone, or the one that failed.
 fn is_current(operation: &Operation, step: &Step, n: i64, position: i64) -> bool {
     match Status::from_tag(&operation.status) {
         None | Some(Status::Queued | Status::Done) => false,
@@ -287,7 +288,7 @@ fn is_current(operation: &Operation, step: &Step, n: i64, position: i64) -> bool
     }
 }
 
-/// Writes the steps of a new operation, of which there is one at least.
+/// Inserts the steps of a new operation, at least one.
 async fn insert_steps(conn: &mut Connection, id: OperationId, plan: &[Stage]) -> sqlx::Result<()> {
     let (mut rows, mut values) = (Vec::new(), Vec::new());
     for (n, stage) in plan.iter().enumerate() {
@@ -305,8 +306,8 @@ async fn insert_steps(conn: &mut Connection, id: OperationId, plan: &[Stage]) ->
     Ok(())
 }
 
-/// Writes what a new operation holds. How many rows it could write: one operation of an exclusive lane at a time is the
-/// index's rule.
+/// Inserts the targets of a new operation. Returns the number of inserted rows, which is smaller than that of the
+/// targets if the unique index found another exclusive operation on one of them.
 async fn insert_targets(
     conn: &mut Connection,
     id: OperationId,
@@ -326,7 +327,7 @@ async fn insert_targets(
     Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
 }
 
-/// The kind of the operation, another than `id`, that holds an instance exclusively.
+/// Kind of the exclusive operation on an instance, except `id`.
 async fn exclusive_operation(conn: &mut Connection, instance: InstanceId, id: OperationId) -> Result<Option<String>> {
     query(
         "select o.kind from operation_target t join operation o on o.id = t.operation_id \
@@ -340,7 +341,7 @@ async fn exclusive_operation(conn: &mut Connection, instance: InstanceId, id: Op
     .map_err(|error| Error::internal(format!("look for operations on instance {instance}"), error))
 }
 
-/// The next number of each of these counters.
+/// Draws the next number of each counter.
 async fn draw<const N: usize>(conn: &mut Connection, counters: [&'static str; N]) -> Result<[i64; N]> {
     if counters.contains(&CHANGE) {
         conn.announce(News::Changed);

@@ -1,4 +1,4 @@
-//! Questions of the use cases about the operations of one instance.
+//! Queries about the operations of one instance.
 
 use super::Store;
 use crate::error::{Error, Result};
@@ -6,7 +6,7 @@ use crate::ids::{InstanceId, OperationId};
 use crate::store::sql::query;
 
 impl Store {
-    /// The last operation that was asked for and has not ended: whatever was asked for before it ends before it.
+    /// The newest active operation. All older ones end before it.
     pub async fn last_active(&self, instance: InstanceId) -> Result<Option<OperationId>> {
         self.one_active(
             "select operation_id from operation_target where resource = $1 and active order by seq desc limit 1",
@@ -15,7 +15,7 @@ impl Store {
         .await
     }
 
-    /// The life-cycle operation that holds it.
+    /// The active life-cycle operation.
     pub async fn active_lifecycle(&self, instance: InstanceId) -> Result<Option<OperationId>> {
         self.one_active(
             "select operation_id from operation_target where resource = $1 and lane = 'lifecycle' and exclusive",
@@ -32,7 +32,7 @@ impl Store {
         id.parse().map(Some).map_err(|error| Error::internal(format!("read the operation id {id:?}"), error))
     }
 
-    /// How an operation ended: `None` while it has not, `Some(Err)` with the reason when it was not carried out.
+    /// Result of an operation: `None` while it is active, `Some(Err)` with the reason if it failed or was cancelled.
     pub async fn operation_end(&self, id: OperationId) -> Result<Option<std::result::Result<(), String>>> {
         let failed = |error| Error::internal(format!("read operation {id}"), error);
         let row = query("select status, error from operation where id = $1")

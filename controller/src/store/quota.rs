@@ -1,6 +1,5 @@
-//! What projects use and may use. Taken in the transaction that inserts an instance and given back in the one that
-//! deletes it, so a count is never wrong for longer than a transaction, and parallel orders wait for each other on the
-//! rows themselves.
+//! Rows of quotas and their use. Use is counted in the same transaction that inserts, resizes or deletes an instance,
+//! so the counts are always right, and parallel requests wait for each other's rows.
 
 use sqlx::{AssertSqlSafe, SqlSafeStr};
 
@@ -10,25 +9,21 @@ use crate::ids::ProjectId;
 use crate::model::{Quota, Resource};
 use crate::store::sql::{Connection, Query, Row, query};
 
-/// How much more of each resource is used; negative where some is given back.
+/// Change of the use of each resource; negative if it shrinks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amounts {
-    /// Instances.
     pub instances: i64,
-    /// Memory, MiB.
     pub ram_mib: i64,
-    /// Volume, GiB.
     pub volumes_gib: i64,
 }
 
 impl Amounts {
-    /// Those of one whole instance. Sizes are bounded far below the limit of the type.
+    /// The amounts of one instance.
     pub fn instance(ram_mib: u64, volumes_gib: u64) -> Self {
         let signed = |amount| i64::try_from(amount).unwrap_or(i64::MAX);
         Self { instances: 1, ram_mib: signed(ram_mib), volumes_gib: signed(volumes_gib) }
     }
 
-    /// What is given back of them.
     #[must_use]
     pub fn negated(self) -> Self {
         Self { instances: -self.instances, ram_mib: -self.ram_mib, volumes_gib: -self.volumes_gib }
@@ -45,11 +40,11 @@ impl Amounts {
 }
 
 impl Store {
-    /// Counts what is used more. Only what grows is held against its limit: the project's own, or that of `default`. On
-    /// an error the caller's transaction must be rolled back.
+    /// Adds to the use of a project. Resources whose use grows are checked against the project's limit, or against
+    /// `default`. On an error the caller must roll back.
     ///
     /// # Errors
-    /// 413 when a limit would be exceeded; it names each of those.
+    /// 413 if limits would be exceeded; the message names them.
     pub async fn take_quota(
         &self,
         conn: &mut Connection,
@@ -71,18 +66,18 @@ impl Store {
         Err(Error::OverLimit { message, retry_after_s: None })
     }
 
-    /// Counts what is used more, or less, without asking for a limit.
+    /// Adds to the use of a project without checking limits.
     pub async fn count_use(&self, conn: &mut Connection, project: &ProjectId, amounts: Amounts) -> Result<()> {
         count(COUNT, project, amounts).execute(conn).await.map_err(uncounted)?;
         Ok(())
     }
 
-    /// What a project has and may have of every resource; `default` where nothing is said of it alone.
+    /// Use and limit of every resource of a project; the limit is `default` unless the project has its own.
     pub async fn quotas(&self, project: &ProjectId, default: impl Fn(Resource) -> i64) -> Result<Vec<Quota>> {
         quotas(&query(SELECT).bind(&project.0).fetch_all(&self.read).await.map_err(unread)?, default)
     }
 
-    /// Sets a limit of a project's own.
+    /// Sets a project's own limit.
     pub async fn set_quota(
         &self,
         conn: &mut Connection,
@@ -107,7 +102,7 @@ impl Store {
 const COUNT: &str = "insert into usage (project_id, resource, in_use) \
      values ($1, 'instances', $2), ($1, 'ram', $3), ($1, 'volumes', $4) \
      on conflict (project_id, resource) do update set in_use = usage.in_use + excluded.in_use";
-/// The project's own of the resource that is counted.
+/// Subquery for the project's own limit of the counted resource.
 const LIMIT: &str = "(select q.hard_limit from quota q \
      where q.project_id = usage.project_id and q.resource = usage.resource) as hard_limit";
 
@@ -119,7 +114,7 @@ fn uncounted(error: sqlx::Error) -> Error {
     Error::internal("count the use of a project", error)
 }
 
-/// Two rows a resource at most: what is used of it, and its own limit.
+/// Returns up to two rows for each resource: one with its use, one with the project's own limit.
 const SELECT: &str = "select resource, in_use, null as hard_limit from usage where project_id = $1 \
      union all select resource, null as in_use, hard_limit from quota where project_id = $1";
 

@@ -1,7 +1,7 @@
-//! One SQL text on two databases: the queries of the store are written once and run on SQLite and on PostgreSQL.
+//! Runs the same SQL text on SQLite and PostgreSQL.
 //!
-//! It has the shape of sqlx: `query("… $1 …").bind(x).fetch_one(&pool)`. Values are text, bigint and boolean, as the
-//! store's columns are; everything else is written in those.
+//! The interface is like that of sqlx: `query("… $1 …").bind(x).fetch_one(&pool)`. Values are text, bigint and boolean,
+//! like the columns of the store.
 
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
@@ -23,11 +23,8 @@ pub(crate) use self::fault::{is_of_unknown_outcome, is_unavailable};
 /// A bound value.
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// Text or null.
     Text(Option<String>),
-    /// A bigint or null.
     Integer(Option<i64>),
-    /// A boolean or null.
     Boolean(Option<bool>),
 }
 
@@ -54,24 +51,24 @@ values! {
     Option<bool> => |value| Self::Boolean(value);
 }
 
-/// A statement with its values.
+/// A statement and its bound values.
 #[derive(Debug)]
 pub struct Query {
     sql: SqlStr,
     values: Vec<Value>,
 }
 
-/// A statement. A text that is put together must contain nothing that came from outside.
+/// Makes a statement. A text that is assembled must contain no input from outside.
 pub fn query(sql: impl sqlx::SqlSafeStr) -> Query {
     Query { sql: sql.into_sql_str(), values: Vec::new() }
 }
 
-/// Where a statement runs: on any connection of a pool, or in a transaction.
+/// Where a statement runs.
 #[derive(Debug)]
 pub enum Target<'a> {
-    /// On its own.
+    /// On any connection of a pool, as a transaction of its own.
     Pool(&'a Pool),
-    /// In the transaction of this connection.
+    /// In a transaction.
     Connection(&'a mut Connection),
 }
 
@@ -87,7 +84,7 @@ impl<'a> From<&'a mut Connection> for Target<'a> {
     }
 }
 
-/// Runs one sqlx call on whichever database it is.
+/// Runs one sqlx call on either database.
 macro_rules! on {
     ($query:expr, $target:expr, $call:ident, $row:expr) => {{
         let Query { sql, values } = $query;
@@ -124,47 +121,32 @@ macro_rules! on {
 }
 
 impl Query {
-    /// The next value, `$1` first.
+    /// Binds the next value, beginning with `$1`.
     #[must_use]
     pub fn bind(mut self, value: impl Into<Value>) -> Self {
         self.values.push(value.into());
         self
     }
 
-    /// Runs it and says how many rows it changed.
-    ///
-    /// # Errors
-    /// As sqlx's.
     pub async fn execute<'a>(self, target: impl Into<Target<'a>>) -> sqlx::Result<Done> {
         on!(self, target, execute, Ok)
     }
 
-    /// The first row, if there is one.
-    ///
-    /// # Errors
-    /// As sqlx's.
     pub async fn fetch_optional<'a>(self, target: impl Into<Target<'a>>) -> sqlx::Result<Option<Row>> {
         on!(self, target, fetch_optional, |row: Maybe| Ok(row.0))
     }
 
-    /// The first row.
-    ///
-    /// # Errors
-    /// As sqlx's: also when there is none.
+    /// Fetches the first row. No row is an error.
     pub async fn fetch_one<'a>(self, target: impl Into<Target<'a>>) -> sqlx::Result<Row> {
         on!(self, target, fetch_one, Ok)
     }
 
-    /// Every row.
-    ///
-    /// # Errors
-    /// As sqlx's.
     pub async fn fetch_all<'a>(self, target: impl Into<Target<'a>>) -> sqlx::Result<Vec<Row>> {
         on!(self, target, fetch_all, |rows: All| Ok(rows.0))
     }
 }
 
-/// Every statement is a way to the database and back.
+/// Counts statements, each of which is a round trip to the database.
 fn count_statement() {
     metrics::counter!("trove_store_statements_total").increment(1);
 }
@@ -187,12 +169,11 @@ fn postgres(sql: SqlStr, values: Vec<Value>) -> sqlx::query::Query<'static, Post
     })
 }
 
-/// What a statement changed.
+/// Result of a statement that returns no rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Done(u64);
 
 impl Done {
-    /// How many rows.
     pub fn rows_affected(self) -> u64 {
         self.0
     }
@@ -210,7 +191,7 @@ impl From<sqlx::postgres::PgQueryResult> for Done {
     }
 }
 
-/// Makes of what the simulator's database answered what the same call of sqlx's answers.
+/// Converts answers of the simulator's database into those of the corresponding sqlx calls.
 #[cfg(test)]
 struct Answer;
 
@@ -236,11 +217,9 @@ impl Answer {
     }
 }
 
-/// A row.
+/// A row of either database.
 pub enum Row {
-    /// Of SQLite.
     Sqlite(SqliteRow),
-    /// Of PostgreSQL.
     Postgres(PgRow),
 }
 
@@ -272,21 +251,18 @@ impl<R: Into<Row>> From<Vec<R>> for All {
     }
 }
 
-/// The type of a column: `String`, `i64`, `bool`, and an `Option` of one where it may be null.
+/// Type of a column: `String`, `i64` or `bool`, or an `Option` of it for null.
 pub trait Column: for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> {}
 
 impl<T> Column for T where T: for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> {}
 
-/// How a column is named: by its name or its place.
+/// Name or index of a column.
 pub trait Index: ColumnIndex<SqliteRow> + ColumnIndex<PgRow> {}
 
 impl<T: ColumnIndex<SqliteRow> + ColumnIndex<PgRow>> Index for T {}
 
 impl Row {
-    /// The value of a column, by its name or its place.
-    ///
-    /// # Errors
-    /// As sqlx's: no such column, or another type.
+    /// The value of a column, by name or index.
     pub fn try_get<T: Column, I: Index>(&self, index: I) -> sqlx::Result<T> {
         match self {
             Self::Sqlite(row) => row.try_get(index),
@@ -294,10 +270,7 @@ impl Row {
         }
     }
 
-    /// The text of a column, where it lies.
-    ///
-    /// # Errors
-    /// As [`Row::try_get`].
+    /// The text of a column, borrowed from the row.
     pub fn try_text(&self, name: &'static str) -> sqlx::Result<Option<&str>> {
         match self {
             Self::Sqlite(row) => row.try_get(name),
@@ -308,7 +281,7 @@ impl Row {
 
 #[cfg(test)]
 impl Row {
-    /// The value of a column that is there.
+    /// The value of a column, for tests; panics on an error.
     pub(crate) fn get<T: Column, I: Index>(&self, index: I) -> T {
         self.try_get(index).unwrap()
     }

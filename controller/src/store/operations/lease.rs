@@ -1,4 +1,4 @@
-//! Claims of operations by controllers.
+//! Leases: how controllers claim operations.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,80 +12,77 @@ use crate::ids::{InstanceId, OperationId, ProjectId};
 use crate::store::sql::{Connection, Row, Transaction, query};
 use crate::store::{Store, database_now, span};
 
-/// A claim of an operation. Whoever writes under it finds out whether it still holds.
+/// The lease of an operation. Each write under it checks that it is still held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     pub id: OperationId,
-    /// The number drawn at the claim.
+    /// Fence that was drawn at the claim.
     pub fence: i64,
 }
 
-/// An operation as its runner reads it at the claim.
+/// A claimed operation, as its runner needs it.
 #[derive(Clone, Debug)]
 pub struct Claimed {
     pub lease: Lease,
     pub kind: String,
-    /// Version of its steps and state.
+    /// Version of its kind's steps and state.
     pub version: u16,
     pub project: ProjectId,
-    /// The request that asked for it.
+    /// Id of the API request.
     pub request_id: String,
-    /// The user who asked for it.
+    /// User of the API request.
     pub user_id: String,
-    /// Where it stands; never queued.
+    /// Never queued.
     pub status: Status,
-    /// The state that its targets share, after the last stage that is done.
+    /// State shared by its targets, after the last completed stage.
     pub state: Value,
-    /// What it knows of each target; null before the first step.
+    /// State of each target; null before the first step.
     pub targets: BTreeMap<InstanceId, Value>,
-    /// The names of its stages' steps.
+    /// Name of the step of each stage.
     pub stages: Vec<String>,
-    /// Index of the next stage; while undoing, one more than that of the next undo.
+    /// Index of the next stage; while undoing, index of the next undo plus one.
     pub position: usize,
-    /// Why it failed.
     pub error: Option<String>,
-    /// Whether it was asked to end.
+    /// Whether it is to be cancelled.
     pub cancel: bool,
 }
 
-/// A step on one target, or its undo, that is not done yet.
+/// An unfinished step, or its undo, on one target.
 #[derive(Clone, Copy, Debug)]
 pub struct Begun {
-    /// On what.
     pub target: InstanceId,
-    /// The attempt that comes next.
+    /// Number of the next attempt.
     pub attempt: u32,
-    /// When it first began.
     pub started: Started,
 }
 
-/// When a step, or its undo, first began.
+/// When a step, or its undo, began first.
 #[derive(Clone, Copy, Debug)]
 pub struct Started {
-    /// How long ago that is; zero the first time.
+    /// Time since then; zero if it begins now.
     pub ago: Duration,
-    /// Whether it had begun before.
+    /// Whether it has begun before.
     pub again: bool,
 }
 
-/// What came of renewing a claim.
+/// Result of the renewal of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// It holds.
+    /// The lease is held.
     Held,
-    /// It holds, and the operation was asked to end.
+    /// The lease is held, and the operation is to be cancelled.
     Cancelled,
-    /// It is lost.
+    /// The lease is lost.
     Lost,
 }
 
-/// Kind and version of an operation as one text, by which a runner says what it knows.
+/// Kind and version of an operation as one text, used to select the operations that a runner can execute.
 pub fn known(kind: &str, version: u16) -> String {
     format!("{kind}/{version}")
 }
 
 impl Store {
-    /// Gives up the leases that an earlier life of this controller held.
+    /// Releases the leases that this controller held before its restart.
     pub async fn release_own_leases(&self, owner: &str) -> Result<()> {
         query("update operation set lease_until = 0 where owner = $1 and active")
             .bind(owner)
@@ -95,8 +92,8 @@ impl Store {
         Ok(())
     }
 
-    /// Takes the oldest operation that can be taken: of a kind in `known`, without a live lease, due, and on each of its
-    /// targets the first of those that exclude each other.
+    /// Claims the oldest operation that is of a kind in `known`, has no live lease, is due, and has no earlier active
+    /// operation on any of its targets that its lane excludes.
     pub async fn claim_operation(&self, owner: &str, lease: Duration, known: &[String]) -> Result<Option<Claimed>> {
         let failed = |error| Error::internal("claim an operation", error);
         let mut tx = self.begin().await?;
@@ -117,7 +114,7 @@ impl Store {
             asked = asked.bind(kind);
         }
         let Some(row) = asked.fetch_optional(&mut *tx).await.map_err(failed)? else {
-            // Runners look often: the connection goes back to its pool.
+            // Commit although nothing was written: only then does the connection go back to its pool.
             tx.commit().await.map_err(failed)?;
             return Ok(None);
         };
@@ -144,7 +141,7 @@ impl Store {
         Ok(Some(claimed))
     }
 
-    /// How long until another operation may become due by time alone: a lease that ends or a delay that is over.
+    /// Time until the next lease or delay ends, when another operation may become due.
     pub async fn next_due(&self, known: &[String]) -> Result<Option<Duration>> {
         let failed = |error| Error::internal("look for the next operation that becomes due", error);
         let now = self.read.now().await.map_err(failed)?;
@@ -163,7 +160,7 @@ impl Store {
         Ok(due.map(|due| Duration::from_micros(u64::try_from(due - now).unwrap_or(0))))
     }
 
-    /// Which of the operations that this controller holds were asked to end.
+    /// Those operations of this controller that are to be cancelled.
     pub async fn cancelled_operations(&self, owner: &str) -> Result<Vec<OperationId>> {
         let failed = |error| Error::internal("look for cancelled operations", error);
         let rows = query("select id from operation where active and cancel and owner = $1")
@@ -174,7 +171,7 @@ impl Store {
         rows.iter().map(|row| parse_id(&row.try_get::<String, _>(0).map_err(failed)?)).collect()
     }
 
-    /// Makes a claim last longer.
+    /// Extends a lease.
     pub async fn renew_lease(&self, lease: Lease, duration: Duration) -> Result<Renewal> {
         let failed = |error| Error::internal(format!("renew the lease of operation {}", lease.id), error);
         let mut tx = self.begin().await?;
@@ -196,7 +193,7 @@ impl Store {
         })
     }
 
-    /// Begins a transaction under a claim. `None`: the claim is lost, and nothing may be written.
+    /// Begins a transaction under a lease. `None` if the lease is lost; then nothing may be written.
     pub async fn begin_fenced(&self, lease: Lease) -> Result<Option<Transaction>> {
         let mut tx = self.begin().await?;
         let [change] = draw(&mut tx, [CHANGE]).await?;
@@ -211,7 +208,7 @@ impl Store {
     }
 }
 
-/// Reads the plan of what was claimed, and its targets.
+/// Reads the stages and targets of a claimed operation.
 async fn read_targets(conn: &mut Connection, claimed: &mut Claimed) -> Result<()> {
     let id = claimed.lease.id;
     let failed = |error| Error::internal(format!("read the targets of operation {id}"), error);

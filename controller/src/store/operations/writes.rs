@@ -1,4 +1,4 @@
-//! What the runner writes under a claim: the stages of an operation, target by target, and its end.
+//! Writes of the runner under a lease: progress of the stages on each target, and the end of the operation.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use crate::ids::{InstanceId, OperationId};
 use crate::store::sql::{Connection, News, query};
 use crate::store::{database_now, span};
 
-/// Writes under a claim; `conn` comes from [`Store::begin_fenced`].
+/// Writes under a lease. `conn` comes from [`Store::begin_fenced`].
 pub struct Writes<'c> {
     pub conn: &'c mut Connection,
     pub id: OperationId,
 }
 
 impl Writes<'_> {
-    /// The step of stage `n` begins, or goes on, on each target on which it is not done.
+    /// Begins or continues the step of stage `n` on each target on which it is not done.
     pub async fn start_steps(&mut self, n: usize) -> Result<Vec<Begun>> {
         let sql = "update operation_step set status = 'running', finished = null, started = coalesce(started, $3) \
                    where operation_id = $1 and n = $2 and status <> 'done' returning target, attempt, started";
         self.begun(sql, n).await
     }
 
-    /// The undo of stage `n` begins, or goes on, on each target on which it is not done.
+    /// Begins or continues the undo of stage `n` on each target on which it is not done.
     pub async fn start_undos(&mut self, n: usize) -> Result<Vec<Begun>> {
         let sql = "update operation_step set undo_started = coalesce(undo_started, $3) \
                    where operation_id = $1 and n = $2 and undo_finished is null returning target, attempt, undo_started";
@@ -46,18 +46,18 @@ impl Writes<'_> {
                 started: Started { ago, again: started != now },
             });
         }
-        // The database gives them in any order.
+        // `returning` has no order.
         all.sort_by_key(|begun| begun.target);
         Ok(all)
     }
 
-    /// The step of stage `n` is done on a target, of which the operation knows this from now on.
+    /// Records that the step of stage `n` is done on a target, and stores the target's state.
     pub async fn step_done(&mut self, n: usize, target: InstanceId, state: &Value) -> Result<()> {
         self.set_step(n, target, "done", None).await?;
         self.set_target(target, state).await
     }
 
-    /// The undo of stage `n` is done on a target.
+    /// Records that the undo of stage `n` is done on a target, and stores the target's state.
     pub async fn undo_done(&mut self, n: usize, target: InstanceId, state: &Value) -> Result<()> {
         query(
             "update operation_step set undo_finished = $4, attempt = 1, \
@@ -85,7 +85,7 @@ impl Writes<'_> {
         Ok(())
     }
 
-    /// A stage is done, or undone, on all of its targets: where the operation goes on, and what they share now.
+    /// Records that a stage is done, or undone, on all targets: stores the next position and the shared state.
     pub async fn advance(&mut self, position: usize, state: &Value) -> Result<()> {
         query("update operation set state = $2, position = $3 where id = $1")
             .bind(self.id.to_string())
@@ -97,7 +97,7 @@ impl Writes<'_> {
         Ok(())
     }
 
-    /// The step of stage `n`, or its undo, is tried again on a target because of `error`, as this attempt.
+    /// Records that the step of stage `n`, or its undo, is retried on a target because of `error`.
     pub async fn retry(&mut self, n: usize, target: InstanceId, error: &str, attempt: u32) -> Result<()> {
         query("update operation_step set error = $4, attempt = $5 where operation_id = $1 and n = $2 and target = $3")
             .bind(self.id.to_string())
@@ -111,13 +111,13 @@ impl Writes<'_> {
         Ok(())
     }
 
-    /// The step of stage `n` has failed on a target, and the undos begin, under a fence that is greater than that of
-    /// whatever still runs.
+    /// Records that the step of stage `n` has failed on a target, and begins the undos. They get a new fence, greater
+    /// than that of calls that are still in progress.
     pub async fn step_failed(&mut self, n: usize, target: InstanceId, step_error: &str, error: &str) -> Result<Lease> {
         let id = self.id;
         let failed = |error| Error::internal(format!("begin the undos of operation {id}"), error);
         self.set_step(n, target, "failed", Some(step_error)).await?;
-        // What its other targets were at is given up. An undo has jobs of its own, the first attempts of their kind.
+        // Steps that are running on other targets have failed, too. Attempts are counted from 1 again, for the undos.
         query(
             "update operation_step set attempt = 1, \
              status = case status when 'running' then 'failed' else status end, \
@@ -163,7 +163,7 @@ impl Writes<'_> {
         Ok(())
     }
 
-    /// What the step of stage `n` says of its progress on a target.
+    /// Stores the progress of the step of stage `n` on a target.
     pub async fn progress(&mut self, n: usize, target: InstanceId, progress: &Value) -> Result<()> {
         query("update operation_step set progress = $4 where operation_id = $1 and n = $2 and target = $3")
             .bind(self.id.to_string())
@@ -176,7 +176,7 @@ impl Writes<'_> {
         Ok(())
     }
 
-    /// Lets go of it for this long; `stuck`: an undo does not succeed and a person should look.
+    /// Releases the operation for this long. `stuck` says that an undo keeps failing and an operator should look at it.
     pub async fn park(&mut self, delay: Duration, stuck: bool) -> Result<()> {
         self.conn.announce(News::Work);
         let until = database_now(self.conn).await? + span(delay);
@@ -193,9 +193,9 @@ impl Writes<'_> {
         Ok(())
     }
 
-    /// It has ended. Its state goes, and with it the secrets in it.
+    /// Ends the operation, and deletes its state, which may contain secrets.
     pub async fn end(&mut self, status: Status) -> Result<()> {
-        // The next of its instance may begin.
+        // The next operation on its targets may begin.
         self.conn.announce(News::Work);
         let failed = |error| Error::internal(format!("end operation {}", self.id), error);
         query(
@@ -208,7 +208,7 @@ impl Writes<'_> {
         .execute(&mut *self.conn)
         .await
         .map_err(failed)?;
-        // A step that was under way when the operation was cancelled.
+        // Steps that were running when the operation was cancelled.
         query(
             "update operation_step set status = 'failed', error = 'cancelled', finished = $2 \
              where operation_id = $1 and status = 'running'",
@@ -227,7 +227,7 @@ impl Writes<'_> {
     }
 }
 
-/// An index of a step. There are a handful.
+/// Converts the index of a step.
 fn number(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }

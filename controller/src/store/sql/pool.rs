@@ -1,6 +1,6 @@
-//! sqlx's pools, and what is added to them: a connection goes back to its pool only when it is known to be good. One whose
-//! transaction was not committed, whose statement failed for another reason than a constraint or was not answered in time,
-//! or whose user went away in the midst of something, is closed, and the pool makes a new one when it is needed.
+//! Pools of sqlx, with one addition: a connection goes back to its pool only if it is known to be good. It is closed
+//! instead if its transaction was not committed, if a statement failed for another reason than a constraint or was not
+//! answered in time, or if the future that used it was dropped. The pool opens a new one when it is needed.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,25 +21,25 @@ use crate::store::clock::Clock;
 
 /// How long a caller waits for a connection.
 const WAIT: Duration = Duration::from_secs(5);
-/// How long a connection to a server that lies idle is taken to be good.
+/// A connection to a server that was idle for longer than this is tested before use.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long a server may take for a statement or a commit. It ends a long one a little earlier itself
-/// (`statement_timeout`); this is for a server that is stopped or out of reach and says nothing at all.
+/// Time limit for the answer to a statement or commit. A running server ends a long statement earlier
+/// (`statement_timeout`); this limit is for a server that is stopped or unreachable.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Connections that read an SQLite file.
+/// Connections to SQLite for reading.
 const READERS: u32 = 8;
-/// The channel on which PostgreSQL tells every controller what has happened.
+/// PostgreSQL's notification channel.
 const CHANNEL: &str = "trove_news";
-/// What a transaction that writes holds on PostgreSQL ("trove-rs" as a number), so that there is one at a time, as on
-/// SQLite: counters, quotas and the order of operations are then exact without a thought in any query.
+/// Key of the advisory lock that each write transaction takes on PostgreSQL ("trove-rs" as a number). So there is one
+/// at a time, as on SQLite, and counters, quotas and the order of operations need no other locks.
 const WRITER: i64 = 0x7472_6f76_652d_7273;
 
-/// What one controller tells the others when it commits.
+/// Notification to all controllers, sent with a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum News {
-    /// Operations have changed: somebody may be watching.
+    /// Operations have changed; clients may be watching them.
     Changed,
-    /// There may be work for runners and reconcilers, too.
+    /// Operations have changed, and there may be work for runners and reconcilers.
     Work,
 }
 
@@ -51,13 +51,13 @@ impl News {
         }
     }
 
-    /// What is not known, a newer controller's word, may be work.
+    /// An unknown tag, from a newer controller, counts as work.
     fn from_tag(tag: &str) -> Self {
         if tag == Self::Changed.tag() { Self::Changed } else { Self::Work }
     }
 }
 
-/// A connection that its pool gets back only from [`Held::give_back`]; dropped, it is closed.
+/// A connection that goes back to its pool only by [`Held::give_back`], and is closed when dropped.
 #[derive(Debug)]
 pub(super) struct Held<DB: sqlx::Database> {
     connection: PoolConnection<DB>,
@@ -65,7 +65,7 @@ pub(super) struct Held<DB: sqlx::Database> {
 }
 
 impl<DB: sqlx::Database> Held<DB> {
-    /// A connection that nobody else has.
+    /// Takes a connection from the pool.
     pub(super) async fn take(pool: &sqlx::Pool<DB>) -> sqlx::Result<Self> {
         Ok(Self { connection: pool.acquire().await?, good: false })
     }
@@ -74,7 +74,7 @@ impl<DB: sqlx::Database> Held<DB> {
         self.good = true;
     }
 
-    /// For the next one, unless the answer leaves doubts about the connection.
+    /// Gives the connection back, unless the answer suggests that it is broken.
     pub(super) fn give_back_after<T>(self, answer: sqlx::Result<T>) -> sqlx::Result<T> {
         let good = match &answer {
             Ok(_) | Err(sqlx::Error::RowNotFound) => true,
@@ -110,21 +110,21 @@ impl<DB: sqlx::Database> DerefMut for Held<DB> {
     }
 }
 
-/// The connection of a transaction. Only a commit that was answered with success gives it back.
+/// The connection of a transaction. It goes back to its pool only after a successful commit.
 #[derive(Debug)]
 pub(super) struct Session<DB: sqlx::Database> {
     held: Held<DB>,
-    /// Every statement so far was answered, and with success: PostgreSQL takes the commit of a transaction that has failed,
-    /// and rolls it back without an error.
+    /// Whether all statements so far have succeeded. It is checked before the commit, since PostgreSQL answers the
+    /// commit of a failed transaction with success and rolls back.
     sound: bool,
-    /// How long an answer may take; `None` for SQLite, which is on this machine and has limits of its own.
+    /// Time limit of an answer; `None` for SQLite, which has limits of its own.
     limit: Option<Duration>,
 }
 
-/// What a server answers in time.
+/// Awaits an answer of a server, with a time limit.
 ///
 /// # Errors
-/// As sqlx's. A connection whose answer did not come must not be used again.
+/// Those of sqlx. A connection whose answer did not come must not be used again.
 pub(crate) async fn answered<T>(asked: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     within(Some(ANSWER), asked).await
 }
@@ -166,21 +166,21 @@ where
         Err(sqlx::Error::Protocol("an earlier statement of the transaction has failed".to_owned()))
     }
 
-    /// For one statement, whose answer is to be [heard](Session::heard).
+    /// The connection, for one statement, whose answer must be passed to [`Session::heard`].
     pub(super) fn connection(&mut self) -> sqlx::Result<&mut DB::Connection> {
         self.check()?;
         self.sound = false;
         Ok(&mut self.held)
     }
 
-    /// Goes on after an answer, unless it is a failure.
+    /// Records the answer of a statement.
     pub(super) fn heard<T>(&mut self, answer: sqlx::Result<T>) -> sqlx::Result<T> {
         self.sound = matches!(answer, Ok(_) | Err(sqlx::Error::RowNotFound));
         answer
     }
 }
 
-/// Connections to one database. Cheap to clone.
+/// A pool of connections to a database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Pool {
     pub(super) database: Database,
@@ -199,7 +199,7 @@ fn options<DB: sqlx::Database>(most: u32) -> PoolOptions<DB> {
     PoolOptions::new().max_connections(most).acquire_timeout(WAIT).test_before_acquire(false)
 }
 
-/// What reads, and what writes, on the SQLite file that is there.
+/// Pools for reading and for writing an existing SQLite file.
 pub(crate) fn sqlite_pools(file: &SqliteConnectOptions, clock: &Clock) -> [Pool; 2] {
     let keep = |most| options::<Sqlite>(most).max_lifetime(None).idle_timeout(None);
     let renewed = Arc::new(Mutex::new(Instant::now()));
@@ -208,8 +208,8 @@ pub(crate) fn sqlite_pools(file: &SqliteConnectOptions, clock: &Clock) -> [Pool;
         *renewed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         Box::pin(async { Ok(()) })
     });
-    // Whatever made the writer's connection be closed may have taken the files away that lie beside the database: a reader
-    // that kept them open would see nothing new.
+    // Replace readers that are older than the writer's connection. When the writer's connection was closed, its cause
+    // may also have removed the WAL files; a reader that still has the old ones open would see no new data.
     let read = keep(READERS).before_acquire(move |_, reader| {
         let since = since.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
         Box::pin(async move { Ok(reader.age <= since) })
@@ -220,13 +220,12 @@ pub(crate) fn sqlite_pools(file: &SqliteConnectOptions, clock: &Clock) -> [Pool;
 }
 
 impl Pool {
-    /// Over the simulator's.
     #[cfg(test)]
     pub(crate) fn simulated(link: simulated::Link, clock: Clock) -> Self {
         Self { database: Database::Simulated(link), clock }
     }
 
-    /// Over PostgreSQL, with so many connections at most.
+    /// A pool of at most `most` connections to PostgreSQL.
     pub(crate) fn postgres(server: PgConnectOptions, most: u32, clock: Clock) -> Self {
         let pool = options::<Postgres>(most).before_acquire(|connection, idle| {
             Box::pin(async move {
@@ -239,15 +238,12 @@ impl Pool {
         Self { database: Database::Postgres(pool.connect_lazy_with(server)), clock }
     }
 
-    /// Whether other controllers may be on the same database.
+    /// Whether other controllers may use the same database.
     pub(crate) fn is_shared(&self) -> bool {
         !matches!(self.database, Database::Sqlite(_))
     }
 
-    /// Calls `told` with what controllers announce, for as long as it can be heard. Over SQLite nobody else is there.
-    ///
-    /// # Errors
-    /// As sqlx's.
+    /// Calls `told` with each notification, as long as the connection lasts. SQLite has no other controllers.
     pub(crate) async fn listen(&self, told: impl Fn(News)) -> sqlx::Result<()> {
         match &self.database {
             #[cfg(test)]
@@ -260,7 +256,7 @@ impl Pool {
                 answered(listener.listen(CHANNEL)).await?;
                 told(News::Work);
                 loop {
-                    // `None` is a connection that was lost and made anew: something may have been missed.
+                    // `None` means that the connection was lost and opened again; notifications may have been missed.
                     let news = listener.try_recv().await?;
                     told(news.map_or(News::Work, |news| News::from_tag(news.payload())));
                 }
@@ -268,10 +264,7 @@ impl Pool {
         }
     }
 
-    /// Begins a transaction that writes; there is one at a time in the whole service.
-    ///
-    /// # Errors
-    /// As sqlx's.
+    /// Begins a write transaction; there is one at a time among all controllers.
     pub(crate) async fn begin_write(&self) -> sqlx::Result<Transaction> {
         let inner = match &self.database {
             #[cfg(test)]
@@ -285,10 +278,7 @@ impl Pool {
         Ok(Transaction(Connection { inner, clock: self.clock.clone(), news: None }))
     }
 
-    /// The database's own clock, microseconds since 1970.
-    ///
-    /// # Errors
-    /// As sqlx's.
+    /// The database's clock, microseconds since 1970.
     pub(crate) async fn now(&self) -> sqlx::Result<i64> {
         match &self.database {
             #[cfg(test)]
@@ -311,12 +301,12 @@ async fn read_clock<'e>(executor: impl sqlx::PgExecutor<'e>, clock: &Clock) -> s
     Ok(now)
 }
 
-/// A connection in a transaction.
+/// The connection of a transaction.
 #[derive(Debug)]
 pub struct Connection {
     pub(super) inner: Inner,
     clock: Clock,
-    /// What controllers are told with the commit.
+    /// Notification to send with the commit.
     news: Option<News>,
 }
 
@@ -329,10 +319,7 @@ pub(super) enum Inner {
 }
 
 impl Connection {
-    /// The database's own clock, microseconds since 1970.
-    ///
-    /// # Errors
-    /// As sqlx's.
+    /// The database's clock, microseconds since 1970.
     pub(crate) async fn now(&mut self) -> sqlx::Result<i64> {
         match &mut self.inner {
             #[cfg(test)]
@@ -345,14 +332,13 @@ impl Connection {
         }
     }
 
-    /// That every controller is told of it with the commit.
+    /// Sends a notification to all controllers with the commit.
     pub(crate) fn announce(&mut self, news: News) {
         self.news = self.news.max(Some(news));
     }
 }
 
-/// A transaction that writes. Unless its commit was answered with success, its connection is closed, and what was written
-/// in it is undone.
+/// A write transaction. Unless its commit succeeds, its connection is closed and it is rolled back.
 #[derive(Debug)]
 pub struct Transaction(Connection);
 
@@ -371,17 +357,17 @@ impl DerefMut for Transaction {
 }
 
 impl Transaction {
-    /// Makes what was written true.
+    /// Commits.
     ///
     /// # Errors
-    /// As sqlx's: nothing is written, or, when the connection broke at the commit or no answer came, it is not known
+    /// Nothing was written; or it is unknown, if the connection broke at the commit or no answer came
     /// ([`is_of_unknown_outcome`](super::is_of_unknown_outcome)).
     pub async fn commit(self) -> sqlx::Result<()> {
         let Connection { inner, news, .. } = self.0;
         match inner {
             #[cfg(test)]
             Inner::Simulated(session) => session.commit(news).await,
-            // One controller: it tells itself.
+            // SQLite has one controller, which needs no notification.
             Inner::Sqlite(session) => session.commit("commit").await,
             Inner::Postgres(session) => {
                 let told = news.map(|news| format!("notify {CHANNEL}, '{}'; ", news.tag())).unwrap_or_default();

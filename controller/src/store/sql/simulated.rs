@@ -1,5 +1,5 @@
-//! The same SQL on a SQLite that the caller's thread waits for, for the simulator: no thread of a driver decides about the
-//! order of events, and no time passes. What can go wrong with a server's connection is decided by a [`Gate`].
+//! The simulator's database: SQLite that is called synchronously, so that no threads affect the order of events and no
+//! simulated time passes. A [`Gate`] injects faults of a server's connection.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use super::{News, Value, query};
 use crate::store::Clock;
 
-/// How long an open transaction may say nothing, as on PostgreSQL.
+/// Idle timeout of a transaction, as on PostgreSQL.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Where a connection may stall or break.
+/// Point at which a connection may stall or break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Moment {
     /// Before a transaction.
@@ -28,16 +28,17 @@ pub(crate) enum Moment {
     Statement,
     /// Before a commit.
     Commit,
-    /// After a commit, or a statement of its own that writes, took effect: an error here is an outcome that nobody knows.
+    /// After a commit, or a writing statement outside of a transaction, took effect. An error here means an unknown
+    /// outcome.
     Committed,
-    /// Before an announcement is heard: an error here is one that was missed.
+    /// Before a notification is received. An error here means that it was missed.
     News,
 }
 
-/// Delays, stops, or breaks what one controller asks of the database.
+/// Delays, stalls or fails the database calls of one controller.
 pub(crate) type Gate = Arc<dyn Fn(Moment) -> BoxFuture<'static, sqlx::Result<()>> + Send + Sync>;
 
-/// One database.
+/// A database.
 #[derive(Clone)]
 pub(crate) struct Server(Arc<Inner>);
 
@@ -45,14 +46,14 @@ struct Inner {
     reader: Mutex<SqliteConnection>,
     writer: Mutex<SqliteConnection>,
     clock: Clock,
-    /// What is announced.
+    /// Notifications.
     news: tokio::sync::broadcast::Sender<News>,
-    /// Whoever writes.
+    /// Locked by the writer.
     turn: Arc<tokio::sync::Mutex<()>>,
     _directory: TempDir,
 }
 
-/// What a statement answered: how many rows it changed, and those that it read.
+/// Answer to a statement: number of changed rows, and the rows that it returned.
 type Answered = (u64, Vec<SqliteRow>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -72,14 +73,14 @@ fn run(connection: &Mutex<SqliteConnection>, sql: SqlStr, values: Vec<Value>) ->
     Ok((changed, rows))
 }
 
-/// Statements without values.
+/// Executes statements without values.
 fn say(connection: &Mutex<SqliteConnection>, sql: impl SqlSafeStr) -> sqlx::Result<()> {
     block_on(lock(connection).execute(sql.into_sql_str())).map(drop)
 }
 
 impl Server {
-    /// A new one with this schema, whose triggers may read in the one row of `said` whose statement it is (`writer`, which
-    /// [`Link`] writes) and when it came (`clock`, microseconds).
+    /// Makes a database with this schema. Its triggers can read from the single row of the table `said` who sent the
+    /// current statement (`writer`, see [`Link`]) and when (`clock`, microseconds).
     pub(crate) fn new(schema: &[&'static str], clock: Clock) -> Self {
         let directory = TempDir::new_in("/dev/shm").unwrap();
         let options = SqliteConnectOptions::new()
@@ -98,14 +99,14 @@ impl Server {
         Self(Arc::new(Inner { reader, writer, clock, news, turn: Arc::default(), _directory: directory }))
     }
 
-    /// Its clock, microseconds since 1970.
+    /// The database's clock, microseconds since 1970.
     pub(crate) fn now(&self) -> i64 {
         self.0.clock.now()
     }
 
-    /// Changes something behind everybody's back.
+    /// Changes the database without any controller's knowledge.
     pub(crate) fn meddle(&self, sql: &str) {
-        // Between two transactions: whoever writes holds the turn.
+        // Only between transactions, since a writer holds `turn`.
         if let Ok(_turn) = self.0.turn.try_lock() {
             say(&self.0.writer, AssertSqlSafe(sql)).unwrap();
         }
@@ -117,18 +118,18 @@ impl Server {
         run(&self.0.writer, sql, values)
     }
 
-    /// One answer, without a gate: for the checks at the end of a history.
+    /// Runs a query without a gate, for the checks at the end of a history.
     pub(crate) fn ask(&self, sql: &str) -> Vec<SqliteRow> {
         run(&self.0.reader, AssertSqlSafe(sql).into_sql_str(), Vec::new()).unwrap().1
     }
 }
 
-/// What one controller reaches the database by.
+/// Connection of one controller to the database.
 #[derive(Clone)]
 pub(crate) struct Link {
     server: Server,
     gate: Gate,
-    /// The number of this controller's life.
+    /// Number of this run of the controller.
     writer: i64,
 }
 
@@ -143,26 +144,26 @@ impl Link {
         Self { server, gate, writer }
     }
 
-    /// The database's clock, after which the caller's is set.
+    /// Reads the database's clock, and sets the caller's by it.
     pub(super) fn read_clock(&self, clock: &Clock) -> i64 {
         let now = self.server.now();
         clock.set(now);
         now
     }
 
-    /// Calls `told` with every announcement.
+    /// Calls `told` with each notification.
     pub(super) async fn listen(&self, told: impl Fn(News)) -> sqlx::Result<()> {
         let mut news = self.server.0.news.subscribe();
         told(News::Work);
         loop {
-            // The sender lives in `self`: an error is what was missed.
+            // The sender lives in `self`, so an error means that notifications were missed.
             let heard = news.recv().await.unwrap_or(News::Work);
             (self.gate)(Moment::News).await?;
             told(heard);
         }
     }
 
-    /// One statement of its own.
+    /// Runs a statement outside of a transaction.
     pub(super) async fn run(&self, sql: SqlStr, values: Vec<Value>) -> sqlx::Result<Answered> {
         (self.gate)(Moment::Statement).await?;
         if sql.as_str().trim_start().starts_with("select") {
@@ -186,7 +187,7 @@ impl Link {
     }
 }
 
-/// The server ends a session that is idle in a transaction.
+/// Ends a transaction that is idle, as the server would.
 async fn end_idle(session: std::sync::Weak<Mutex<Option<Open>>>) {
     loop {
         tokio::time::sleep(IDLE).await;
@@ -203,7 +204,7 @@ async fn end_idle(session: std::sync::Weak<Mutex<Option<Open>>>) {
     }
 }
 
-/// An open transaction; dropped, it is rolled back.
+/// An open transaction. Dropping it rolls back.
 #[derive(Debug)]
 struct Open {
     _turn: OwnedMutexGuard<()>,
@@ -213,12 +214,12 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // After a commit there is nothing to roll back, which the server says.
+        // Fails after a commit, when there is nothing to roll back.
         let _ = say(&self.link.server.0.writer, "rollback");
     }
 }
 
-/// A connection in a transaction.
+/// The connection of a transaction.
 #[derive(Debug)]
 pub(super) struct Session(Arc<Mutex<Option<Open>>>);
 
@@ -250,7 +251,7 @@ impl Session {
         if let Some(open) = lock(&self.0).take() {
             say(&open.link.server.0.writer, "commit")?;
             if let Some(news) = news {
-                // Nobody may be listening.
+                // Fails if nobody listens.
                 let _ = open.link.server.0.news.send(news);
             }
         }

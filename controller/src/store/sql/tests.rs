@@ -1,5 +1,5 @@
-//! A connection goes back to its pool only after a commit that was answered with success; whatever happens else, the next
-//! transaction works, and nothing is half written.
+//! Tests that a connection goes back to its pool only after a successful commit, and that otherwise the next
+//! transaction works and nothing is partly written.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use super::{Transaction, is_of_unknown_outcome, is_unavailable, query};
 use crate::store::Store;
 use crate::testing::store as testing_store;
 
-/// A store with a table whose rows refer to others, which is looked at with the commit, and a mark on the connection that
-/// writes, where there is one alone.
+/// A store with a foreign key that is checked at the commit. On SQLite, the single writing connection is marked by a
+/// temporary table.
 async fn store() -> (Store, TempDir) {
     let directory = TempDir::new().unwrap();
     let store = testing_store::open(directory.path(), 7).await;
@@ -37,7 +37,7 @@ async fn mark(store: &Store) {
     tx.commit().await.unwrap();
 }
 
-/// Whether the writing connection is the one that was marked; `None` where that does not tell.
+/// Whether the writing connection is the marked one; `None` on PostgreSQL, which has several.
 async fn is_marked(store: &Store) -> Option<bool> {
     if store.is_shared() {
         return None;
@@ -52,7 +52,7 @@ async fn things(store: &Store) -> i64 {
     store.number("select count(*) from thing").await
 }
 
-/// Another transaction is written, on a connection that was never used.
+/// Asserts that another transaction works, on a new connection.
 async fn goes_on_anew(store: &Store) {
     assert_ne!(is_marked(store).await, Some(true), "a connection in doubt was given back");
     let mut tx = tokio::time::timeout(Duration::from_secs(4), store.begin()).await.unwrap().unwrap();
@@ -89,7 +89,7 @@ async fn a_transaction_with_a_failed_statement_cannot_be_committed() {
     if std::env::var("TROVE_TEST_STORE_URL").is_ok_and(|url| url == "simulated") {
         return;
     }
-    // PostgreSQL itself answers this commit with success, and rolls back.
+    // PostgreSQL answers this commit with success and rolls back.
     tx.commit().await.unwrap_err();
     goes_on_anew(&store).await;
 }
@@ -116,18 +116,18 @@ async fn a_caller_who_goes_away_at_any_await_leaves_nothing_half_written() {
     };
     let (mut done, mut polls) = (0, 0);
     while polls < 100_000 {
-        // Each one early; and later ones wider apart, since a busy machine needs many.
+        // Try each of the first numbers of polls, then wider apart, since a busy machine needs many polls.
         polls += 1 + polls / 64;
         let before = things(&store).await;
         let mut left = polls;
-        // Looks at it so often, and then lets it go.
+        // Poll it so often, then drop it.
         let gone = poll_fn(|context| {
             left -= 1;
             context.waker().wake_by_ref();
             if left == 0 { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         });
         let ended = matches!(select(pin!(write(&store, polls)), gone).await, Either::Left((Ok(()), _)));
-        // It waits for whatever the connection was doing, and works.
+        // The next transaction waits until the connection is free, and works.
         let mut tx = tokio::time::timeout(Duration::from_secs(4), store.begin()).await.unwrap().unwrap();
         say(&mut tx, "select 1").await.unwrap();
         tx.commit().await.unwrap();
