@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result};
 use prost::Message;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use trove_proto::v1;
 use trove_strategy::{EngineError, Kind, Settings, TlsMode};
 
@@ -90,7 +91,7 @@ impl AssignmentStore {
     }
 
     /// Whether a call in this lane may act under this fence: none of a lane that excludes it was called under a greater one.
-    /// A greater one than seen is written down first. An assignment counts as of the life cycle.
+    /// A greater one than seen is written down first. An assignment counts as a change of accounts.
     ///
     /// # Errors
     /// It cannot be written down.
@@ -148,17 +149,27 @@ pub fn engine_settings(specification: &v1::Specification, read_only: bool) -> Re
         v1::TlsMode::Enforced => TlsMode::Enforced,
         v1::TlsMode::Basic | v1::TlsMode::Unspecified => TlsMode::Basic,
     };
-    let mut parameters = std::collections::BTreeMap::new();
-    for (name, value) in &specification.parameters {
+    let mut settings = Settings::default();
+    settings.tls = tls;
+    settings.parameters = engine_parameters(&specification.parameters)?;
+    settings.read_only = read_only;
+    Ok(settings)
+}
+
+/// The values of parameters, each a JSON scalar as text.
+///
+/// # Errors
+/// One of them is no JSON.
+pub fn engine_parameters<'a>(
+    texts: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> Result<BTreeMap<String, Value>, EngineError> {
+    let mut parameters = BTreeMap::new();
+    for (name, value) in texts {
         let wrong = |error| EngineError::caused(Kind::Invalid, format!("read the parameter {name:?}"), error);
         let value = serde_json::from_str(value).map_err(wrong)?;
         parameters.insert(name.clone(), value);
     }
-    let mut settings = Settings::default();
-    settings.tls = tls;
-    settings.parameters = parameters;
-    settings.read_only = read_only;
-    Ok(settings)
+    Ok(parameters)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Maps errors of strategies to those of the gRPC interface.
 
+use std::time::Duration;
+
 use tonic::{Code, Status};
 use trove_proto::v1;
 use trove_strategy::{EngineError, Kind};
@@ -33,6 +35,6 @@ pub fn not_announced(capability: &str) -> Status {
     Status::unimplemented(format!("the datastore does not announce {capability}"))
 }
 
-pub fn late() -> Status {
-    Status::unavailable("the engine did not answer within 5 s")
+pub fn late(limit: Duration) -> Status {
+    Status::unavailable(format!("the engine did not answer within {} s", limit.as_secs()))
 }

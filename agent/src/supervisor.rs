@@ -13,16 +13,19 @@
 
 mod configuration;
 mod handle;
+mod parameters;
 mod repair;
 mod room;
 mod starting;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -38,6 +41,7 @@ use crate::process::{Mark, Process, Signs};
 use crate::volume::Room;
 pub use handle::{EngineStatus, SupervisedEngine, Supervisor};
 use handle::{Reply, Request};
+use parameters::{KEPT, Kept};
 use room::measured;
 pub use room::volume_bytes;
 use starting::Starting;
@@ -91,6 +95,10 @@ struct Owner {
     /// What the volume has room for, and whether the running engine has been told.
     room: Room,
     room_is_told: bool,
+    kept: Kept,
+    /// The parameters that were written last, and those with which the start was begun that is under way.
+    configured: Option<BTreeMap<String, Value>>,
+    started_with: Option<BTreeMap<String, Value>>,
 }
 
 /// Starts the task. It adopts an engine that runs, and starts one that should. An adopted engine has been asked once
@@ -104,6 +112,7 @@ pub async fn spawn(parts: Parts) -> Result<Supervisor> {
     // down does more harm than one that was stopped and is up, which can be stopped again.
     let desired = desired.or_else(|| parts.files.was_set_aside(DESIRED).then_some(true));
     let wanted = desired.unwrap_or(false);
+    let kept = parts.files.read_json::<Kept>(KEPT)?.unwrap_or_default();
     let service = if desired.is_some() { ServiceState::Shutdown } else { ServiceState::New };
     let (status, watched) = watch::channel(EngineStatus { service, detail: String::new(), health: None });
     let spec = parts.start_spec(&Settings::default(), StartMode::Normal);
@@ -132,6 +141,9 @@ pub async fn spawn(parts: Parts) -> Result<Supervisor> {
         room: Room::Enough,
         // An adopted engine may have been told otherwise by an earlier agent.
         room_is_told: false,
+        kept,
+        configured: None,
+        started_with: None,
     };
     if let Some(process) = &owner.process {
         info!(pid = process.mark.pid, "the engine runs already and is adopted");
@@ -206,6 +218,8 @@ impl Owner {
             }
             Request::Apply(reply) => {
                 let done = self.apply().await;
+                // What it could not be told is told with the next look at the volume.
+                self.room_is_told &= done.is_ok();
                 let _ = reply.send(done);
             }
         }
@@ -264,7 +278,9 @@ impl Owner {
     fn healthy(&mut self, health: Health) {
         self.misses = 0;
         self.healthy_since.get_or_insert_with(Instant::now);
-        let detail = self.room.words(self.volume_bytes());
+        self.keep_answered();
+        let amiss = [self.room.words(self.volume_bytes()), self.taken_back_words()];
+        let detail = amiss.into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ");
         self.status.send_if_modified(|status| {
             let next = EngineStatus { service: ServiceState::Healthy, detail, health: Some(health) };
             let changed = *status != next;

@@ -59,6 +59,29 @@ impl Engine {
         }
     }
 
+    /// A parameter that takes small numbers while the engine runs.
+    pub fn parameter(self) -> &'static str {
+        match self {
+            Self::PostgreSql => "deadlock_timeout",
+            Self::Redis => "maxmemory-samples",
+        }
+    }
+
+    /// What [`Engine::parameter`] is in the engine, where a tenant may ask that.
+    ///
+    /// # Errors
+    /// The engine refused.
+    pub async fn value(self, view: &Value) -> Result<Option<String>> {
+        match self {
+            Self::PostgreSql => {
+                let client = connect(view, APP.0, APP.1, "app").await?;
+                let asked = "select setting from pg_settings where name = 'deadlock_timeout'";
+                Ok(rows(&client, asked).await?.into_iter().next())
+            }
+            Self::Redis => Ok(None),
+        }
+    }
+
     /// Writes a text as `app`; on its return the engine has acknowledged it.
     pub async fn write(self, view: &Value, text: &str) -> Result<()> {
         match self {

@@ -20,14 +20,17 @@ impl Assignment for Connection {
             let generation = assignments.assigned().borrow().generation;
             Ok(Response::new(v1::AssignReply { generation, error, parameters }))
         };
-        if !assignments.admit(Lane::LifeCycle, request.fence).map_err(broken)? {
+        // It is in order with changes of accounts and with the life cycle, and a backup goes on beside it.
+        if !assignments.admit(Lane::Accounts, request.fence).map_err(broken)? {
             let message = format!("fence {} is older than {}", request.fence, assignments.fence());
             return reply(Some(v1::Error { kind: v1::ErrorKind::Fenced.into(), message }), Vec::new());
         }
         let Some(specification) = request.specification else {
             return Err(Status::invalid_argument("assign: the specification is missing"));
         };
-        if assignments.assign(request.generation, specification).map_err(broken)? {
+        let is_new = assignments.assign(request.generation, specification).map_err(broken)?;
+        // The answer to one that is in force may have been lost.
+        if is_new || request.generation == assignments.assigned().borrow().generation {
             return match self.services.supervisor.apply().await {
                 Ok(applied) => reply(None, applied.into_iter().map(wire_applied).collect()),
                 Err(error) => reply(Some(wire_error(&error)), Vec::new()),

@@ -97,6 +97,13 @@ impl Services {
 
 /// Awaits a query to the engine, for at most 5 s.
 async fn answered<T>(question: impl Future<Output = Result<T, EngineError>>) -> Result<T, Status> {
-    let answer = tokio::time::timeout(QUESTION, question).await;
-    answer.map_err(|_| status::late())?.map_err(|error| status::question_error(&error))
+    answered_within(QUESTION, question).await
+}
+
+async fn answered_within<T>(
+    limit: Duration,
+    question: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, Status> {
+    let answer = tokio::time::timeout(limit, question).await;
+    answer.map_err(|_| status::late(limit))?.map_err(|error| status::question_error(&error))
 }

@@ -153,6 +153,7 @@ impl Owner {
         self.end_earlier_life(ORPHANS).await;
         self.parts.datastore.engine().forget_earlier_life(&self.parts.site).await?;
         self.parts.log.begin();
+        self.started_with = self.configured.clone();
         let started = Process::start(&spec, &self.parts.host, &self.parts.log.path());
         let process = started.map_err(|error| EngineError::new(Kind::Fatal, format!("{error:#}")))?;
         pass("agent.engine.started")?;
@@ -251,6 +252,18 @@ impl Owner {
         }
         let Some(starting) = self.starting.take() else { return };
         let mut error = error;
+        if self.process.is_none() && starting.mode == StartMode::Normal {
+            match self.start_without_the_new(&error).await {
+                Ok(true) => {
+                    if let Some(again) = &mut self.starting {
+                        again.replies = starting.replies;
+                    }
+                    return;
+                }
+                Ok(false) => self.acquit(),
+                Err(again) => error = again,
+            }
+        }
         if is_stopped && self.may_repair() && self.repair(&error).await {
             match self.begin_start(starting.mode).await {
                 Ok(()) => {
@@ -264,6 +277,16 @@ impl Owner {
         }
         self.starting = Some(starting);
         self.start_ended(Err(error));
+    }
+
+    /// Takes back parameters that are new, and begins the start with those before.
+    async fn start_without_the_new(&mut self, refused: &EngineError) -> Result<bool, EngineError> {
+        if !self.take_back(refused)? {
+            return Ok(false);
+        }
+        self.configure().await?;
+        self.begin_start(StartMode::Normal).await?;
+        Ok(true)
     }
 
     /// Whether the start waits for its address: the compute driver ends what no instance may have there within seconds, and

@@ -17,6 +17,7 @@ use trove_proto::v1::assignment_client::AssignmentClient;
 use trove_proto::v1::databases_client::DatabasesClient;
 use trove_proto::v1::diagnostics_client::DiagnosticsClient;
 use trove_proto::v1::jobs_client::JobsClient;
+use trove_proto::v1::parameters_client::ParametersClient;
 use trove_proto::v1::sizes_client::SizesClient;
 use trove_proto::v1::users_client::UsersClient;
 use trove_proto::v1::watch_client::WatchClient;
@@ -106,6 +107,10 @@ impl Channel {
 
     pub(crate) fn sizes(&self) -> SizesClient<Self> {
         SizesClient::with_origin(self.clone(), origin())
+    }
+
+    pub(crate) fn parameters(&self) -> ParametersClient<Self> {
+        ParametersClient::with_origin(self.clone(), origin()).max_decoding_message_size(ANSWER_LIMIT_BYTES)
     }
 
     pub(crate) fn diagnostics(&self) -> DiagnosticsClient<Self> {

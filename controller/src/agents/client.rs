@@ -1,5 +1,6 @@
 //! Calls to agents, with deadlines. Only this file and the agent's `status.rs` know gRPC status codes.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::ids::InstanceId;
 
 const QUESTION_LIMIT: Duration = Duration::from_secs(5);
 const ASSIGN_LIMIT: Duration = Duration::from_secs(10);
+const CHECK_LIMIT: Duration = Duration::from_secs(10);
 /// The agent ends a job at its deadline. Wait this much longer for its result, which says more than "did not answer".
 const VERDICT_GRACE: Duration = Duration::from_secs(3);
 /// Pause before attaching to a job again on the same connection.
@@ -62,14 +64,14 @@ impl Agents for Hub {
         }
     }
 
-    async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<u64, AgentError> {
+    async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<v1::AssignReply, AgentError> {
         let ask = |channel: Channel| {
             let request = request.clone();
             async move { channel.assignment().assign(request).await }
         };
-        let reply = self.ask(instance, ASSIGN_LIMIT, ask).await?;
-        match reply.error {
-            None => Ok(reply.generation),
+        let mut reply = self.ask(instance, ASSIGN_LIMIT, ask).await?;
+        match reply.error.take() {
+            None => Ok(reply),
             Some(error) => Err(refused(error)),
         }
     }
@@ -108,6 +110,25 @@ impl Agents for Hub {
         let ask = |channel: Channel| async move { channel.sizes().check_size(request).await };
         let refusal = self.ask(instance, QUESTION_LIMIT, ask).await?.refusal;
         Ok(Some(refusal).filter(|refusal| !refusal.is_empty()))
+    }
+
+    async fn check_parameters(
+        &self,
+        instance: InstanceId,
+        parameters: BTreeMap<String, String>,
+    ) -> Result<Option<String>, AgentError> {
+        let ask = |channel: Channel| {
+            let request = v1::CheckParametersRequest { parameters: parameters.clone() };
+            async move { channel.parameters().check_parameters(request).await }
+        };
+        let refusal = self.ask(instance, CHECK_LIMIT, ask).await?.refusal;
+        Ok(Some(refusal).filter(|refusal| !refusal.is_empty()))
+    }
+
+    async fn list_parameters(&self, instance: InstanceId) -> Result<Vec<v1::ParameterValue>, AgentError> {
+        let ask =
+            |channel: Channel| async move { channel.parameters().list_parameters(v1::ListParametersRequest {}).await };
+        Ok(self.ask(instance, QUESTION_LIMIT, ask).await?.parameters)
     }
 
     async fn ping(&self, instance: InstanceId) -> Result<(), AgentError> {

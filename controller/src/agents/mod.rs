@@ -1,5 +1,7 @@
 //! Agents: their connections, last reports, and calls to them.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use tokio::sync::watch;
 use trove_proto::v1;
@@ -93,8 +95,9 @@ pub trait Agents: Send + Sync {
         start: v1::Start,
         progress: OnProgress<'_>,
     ) -> Result<JobOutcome, AgentError>;
-    /// Sends the agent an assignment; returns the generation that is in force then.
-    async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<u64, AgentError>;
+    /// Sends the agent an assignment. Returns the generation that is in force then, and what became of each parameter; an error
+    /// in the agent's answer is returned as an error.
+    async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<v1::AssignReply, AgentError>;
     /// Databases, by name. The time limit is 5 s, as for all calls below.
     async fn list_databases(&self, instance: InstanceId) -> Result<Vec<v1::Database>, AgentError>;
     async fn list_users(&self, instance: InstanceId) -> Result<Vec<v1::User>, AgentError>;
@@ -103,6 +106,15 @@ pub trait Agents: Send + Sync {
     /// not.
     async fn check_size(&self, instance: InstanceId, memory_mib: u64, vcpus: u32)
     -> Result<Option<String>, AgentError>;
+    /// Asks whether the engine would start with these parameters, which are all that are chosen, each a JSON scalar as text.
+    /// Returns the reason if not. The time limit is 10 s.
+    async fn check_parameters(
+        &self,
+        instance: InstanceId,
+        parameters: BTreeMap<String, String>,
+    ) -> Result<Option<String>, AgentError>;
+    /// The value in force of every parameter that can be set, as the engine writes it.
+    async fn list_parameters(&self, instance: InstanceId) -> Result<Vec<v1::ParameterValue>, AgentError>;
     /// Checks that the agent answers, whatever the state of its engine.
     async fn ping(&self, instance: InstanceId) -> Result<(), AgentError>;
     /// Figures of the agent's process and its machine.

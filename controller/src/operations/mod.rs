@@ -12,11 +12,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::seal::Seal;
 
+pub mod apply_configuration;
 pub mod change_accounts;
 pub mod create_instance;
 pub mod delete_instance;
 mod execution;
 mod outcome;
+pub(crate) mod parameters;
 pub(crate) mod points;
 pub mod reboot_instance;
 pub mod resize_flavor;
@@ -48,6 +50,7 @@ pub(crate) fn registry() -> Vec<Arc<dyn steps::Registered>> {
         Arc::new(steps::Entry::<resize_volume::ResizeVolume>::new()),
         Arc::new(steps::Entry::<reboot_instance::RebootInstance>::new()),
         Arc::new(steps::Entry::<stop_instance::StopInstance>::new()),
+        Arc::new(steps::Entry::<apply_configuration::ApplyConfiguration>::new()),
     ];
     all.retain(|entry| trove_strategy::failpoint::pass(&format!("operation.{}.known", entry.kind())).is_ok());
     all

@@ -12,15 +12,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use trove_proto::v1;
 
+use super::parameters::assign;
 use super::shared::boot_host;
 use super::steps::{Member, Operation, StepError, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::state::Task;
-use crate::store::assignments::Specification;
 use crate::store::sql::Connection;
 
 pub struct ResizeVolume;
@@ -73,31 +72,12 @@ impl Operation for ResizeVolume {
 }
 
 async fn assign_size(work: &Work, target: &Target, _: &State, _: &mut ()) -> StepResult {
-    let (store, instance) = (&work.context.store, target.instance);
     let volume_gib = target.facts(work).await?.size.volume_gib;
-    let read = || async {
-        let assignment = store.get_assignment(instance).await?;
-        assignment.ok_or_else(|| StepError::Fatal("the instance has no assignment".to_owned()))
-    };
-    let mut assignment = read().await?;
-    if assignment.specification.volume_gib != volume_gib {
-        let specification = Specification { volume_gib, ..assignment.specification.clone() };
-        let mut tx = work.begin().await?;
-        // Where it was changed meanwhile, what is stored then says the old size, and this step is done again.
-        store.replace_assignment(&mut tx, instance, assignment.generation, &specification, None).await?;
-        work.commit(tx).await?;
-        assignment = read().await?;
-        if assignment.specification.volume_gib != volume_gib {
-            return Err(StepError::RetrySameKey("the assignment was changed meanwhile".to_owned()));
-        }
+    match assign(work, target, |specification| specification.volume_gib = volume_gib).await {
+        // The agent knows the size, and its engine does not answer yet, which has nothing to do with it.
+        Ok(_) | Err(StepError::RetryNextAttempt(_)) => Ok(()),
+        Err(error) => Err(error),
     }
-    let request = v1::AssignRequest {
-        fence: work.fence(),
-        generation: assignment.generation,
-        specification: Some(assignment.to_proto()),
-    };
-    work.context.agents.assign(instance, request).await?;
-    Ok(())
 }
 
 async fn keep_size(work: &Work, target: &Target, state: &State, _: &mut ()) -> StepResult {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::outcome::StepResult;
+use super::parameters;
 use super::target::Target;
 use super::work::Work;
 use crate::error::Result;
@@ -32,15 +33,19 @@ pub(super) async fn await_agent<S: Sync, T: Send>(work: &Work, target: &Target, 
     target.await_connected(work).await
 }
 
-/// Waits until the engine answers the agent's probe.
+/// Waits until the engine answers the agent's probe, and writes down what became of its parameters.
 pub(super) async fn await_healthy<S: Sync, T: Send>(work: &Work, target: &Target, _: &S, _: &mut T) -> StepResult {
-    target.await_engine(work).await
+    target.await_engine(work).await?;
+    parameters::take_stock(work, target).await
 }
 
-/// The instance is up: an earlier fault is cleared, and nothing is being done with it.
+/// The instance is up, and nothing is being done with it. An earlier fault is cleared; one says which values of its
+/// configuration group it runs without.
 pub(super) async fn settle(work: &Work, conn: &mut Connection, instance: InstanceId) -> Result<()> {
     let store = &work.context.store;
-    store.set_fault(conn, instance, None).await?;
+    let results = store.parameter_results(&mut *conn, instance).await?;
+    let fault = parameters::fault(&results);
+    store.set_fault(conn, instance, fault.as_deref().map(|message| (message, ""))).await?;
     store.set_host(conn, instance, HostState::Active).await?;
     store.set_task(conn, instance, Task::None).await
 }

@@ -82,11 +82,12 @@ async fn assign(context: &RunnerContext, status: &AssignmentStatus) -> Result<()
     let Some(assignment) = context.store.get_assignment(instance).await? else { return Ok(()) };
     let request =
         v1::AssignRequest { fence, generation: assignment.generation, specification: Some(assignment.to_proto()) };
-    let in_force = context
+    let reply = context
         .agents
         .assign(instance, request)
         .await
         .map_err(|error| Error::internal(format!("assign generation {}", assignment.generation), error))?;
+    let in_force = reply.generation;
     tracing::info!(instance_id = %instance, in_force, "instance {instance} was assigned");
     Ok(())
 }

@@ -39,6 +39,7 @@ pub mod hosts;
 pub mod identity;
 pub mod instances;
 pub mod operations;
+mod parameters;
 pub mod queue;
 pub mod quota;
 pub mod sql;

@@ -1,5 +1,6 @@
 //! What tests of the use cases stand on: a real store, and an agent and a host that do as they are told.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
@@ -194,6 +195,8 @@ pub(crate) struct FakeAgent {
     pub(crate) users: Mutex<Vec<v1::User>>,
     /// Why another size has no room.
     pub(crate) size_refusal: Mutex<Option<String>>,
+    /// What its engine runs with.
+    pub(crate) parameters: Mutex<Vec<v1::ParameterValue>>,
     /// Made for each call while it is set.
     pub(crate) error: Mutex<Option<fn() -> AgentError>>,
     pub(crate) calls: Mutex<u32>,
@@ -229,8 +232,19 @@ impl Agents for FakeAgent {
     async fn run(&self, _: InstanceId, _: v1::Start, _: OnProgress<'_>) -> std::result::Result<JobOutcome, AgentError> {
         unreachable!("use cases start no jobs")
     }
-    async fn assign(&self, _: InstanceId, _: v1::AssignRequest) -> std::result::Result<u64, AgentError> {
+    async fn assign(&self, _: InstanceId, _: v1::AssignRequest) -> std::result::Result<v1::AssignReply, AgentError> {
         unreachable!("use cases assign nothing")
+    }
+    async fn check_parameters(
+        &self,
+        _: InstanceId,
+        _: BTreeMap<String, String>,
+    ) -> std::result::Result<Option<String>, AgentError> {
+        unreachable!("a step's work")
+    }
+    async fn list_parameters(&self, _: InstanceId) -> std::result::Result<Vec<v1::ParameterValue>, AgentError> {
+        self.call()?;
+        Ok(self.parameters.lock().unwrap().clone())
     }
     async fn list_databases(&self, _: InstanceId) -> std::result::Result<Vec<v1::Database>, AgentError> {
         self.call()?;

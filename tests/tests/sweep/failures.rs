@@ -57,7 +57,7 @@ async fn assert_failed(subject: &Subject, kind: &str, step: &str, point: &str) -
         }
         "delete_instance" | "reboot_instance" => in_error(),
         // The engine answers all the same.
-        "restart_instance" | "change_accounts" => {
+        "restart_instance" | "change_accounts" | "apply_configuration" => {
             ensure!(fault.is_empty(), "{view}");
             subject.assert_well().await.map(|_| ())
         }

@@ -57,6 +57,7 @@ sweep! {
     stop_instance: PostgreSql, Redis;
     reboot_instance: Redis, PostgreSql;
     delete_instance: Redis, PostgreSql;
+    apply_configuration: PostgreSql, Redis;
 }
 
 /// The text of all files of a folder of the workspace, without those below it.

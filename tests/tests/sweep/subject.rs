@@ -16,6 +16,8 @@ pub(crate) struct Subject {
     id: Option<String>,
     written: Vec<String>,
     sizes: Sizes,
+    /// The configuration group of every instance, and the value that it has of one parameter.
+    group: Option<(String, u64)>,
     /// Counts what was asked for, for names that are used once.
     asked: usize,
 }
@@ -43,7 +45,7 @@ impl Subject {
     pub(crate) async fn start(engine: Engine) -> Result<Self> {
         let stack = Stack::start().await?;
         let (api, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
-        Ok(Self { stack, api, admin, engine, id: None, written: Vec::new(), sizes: SMALLEST, asked: 0 })
+        Ok(Self { stack, api, admin, engine, id: None, written: Vec::new(), sizes: SMALLEST, group: None, asked: 0 })
     }
 
     pub(crate) fn id(&self) -> Result<&str> {
@@ -105,7 +107,9 @@ impl Subject {
     async fn send(&mut self, kind: &str) -> Result<Answer> {
         self.asked += 1;
         if kind == "create_instance" {
-            return self.api.post("/instances", &self.engine.order("swept")).await;
+            let mut order = self.engine.order("swept");
+            order["instance"]["configuration"] = self.group().await?.into();
+            return self.api.post("/instances", &order).await;
         }
         let path = format!("/instances/{}", self.id()?);
         let action = format!("{path}/action");
@@ -120,10 +124,28 @@ impl Subject {
             }
             "resize_flavor" => self.api.post(&action, &json!({"resize": {"flavorRef": to.flavor.to_string()}})).await,
             "resize_volume" => self.api.post(&action, &json!({"resize": {"volume": {"size": to.volume}}})).await,
+            "apply_configuration" => {
+                let (group, value) = (self.group().await?, 10 + self.asked as u64);
+                self.group = Some((group.clone(), value));
+                let body = json!({"configuration": {"values": {self.engine.parameter(): value}}});
+                self.api.send(Method::PATCH, &format!("/configurations/{group}"), Some(&body)).await
+            }
             "stop_instance" => self.admin.post(&format!("/mgmt{action}"), &json!({"stop": {}})).await,
             "reboot_instance" => self.admin.post(&format!("/mgmt{action}"), &json!({"reboot": {}})).await,
             other => bail!("how {other} is asked for is not known here"),
         }
+    }
+
+    /// The configuration group.
+    async fn group(&mut self) -> Result<String> {
+        if self.group.is_none() {
+            let (datastore, values) = (self.engine.datastore(), json!({self.engine.parameter(): 9}));
+            let group = json!({"name": "swept", "datastore": {"type": datastore}, "values": values});
+            let made = self.api.post("/configurations", &json!({"configuration": group})).await?;
+            let id = made.body["configuration"]["id"].as_str().with_context(|| format!("{made:?}"))?;
+            self.group = Some((id.to_owned(), 9));
+        }
+        self.group.as_ref().map(|(id, _)| id.clone()).context("a group")
     }
 
     /// The account that the last `change_accounts` made.
@@ -174,6 +196,9 @@ impl Subject {
         }
         let view = self.assert_well().await?;
         ensure!(view["fault"].is_null(), "{view}");
+        if let (Some((_, value)), Some(now)) = (&self.group, self.engine.value(&view).await?) {
+            ensure!(now == value.to_string(), "the engine runs with {now}, the group says {value}");
+        }
         match kind {
             "change_accounts" => {
                 let (name, password) = self.newcomer();

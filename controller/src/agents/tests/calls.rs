@@ -111,7 +111,7 @@ async fn what_an_agent_answers_becomes_what_is_to_be_done_about_it() {
     let not_served = hub.list_databases(instance).await;
     assert!(matches!(not_served, Err(AgentError::Refused { kind: v1::ErrorKind::Invalid, .. })), "{not_served:?}");
     let request = |fence| v1::AssignRequest { fence, generation: 3, specification: None };
-    assert_eq!(hub.assign(instance, request(10)).await.unwrap(), 3);
+    assert_eq!(hub.assign(instance, request(10)).await.unwrap().generation, 3);
     let fenced = hub.assign(instance, request(9)).await;
     assert!(matches!(fenced, Err(AgentError::Refused { kind: v1::ErrorKind::Fenced, .. })), "{fenced:?}");
     controller.stop().await;

@@ -1,6 +1,6 @@
 //! Agents.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,6 +25,10 @@ pub(crate) struct FakeAgents {
     pub(crate) starts: Mutex<Vec<v1::Start>>,
     /// What was assigned.
     pub(crate) assigned: Mutex<Vec<v1::AssignRequest>>,
+    /// Parameters that the engine does not take while it runs, and what it says.
+    pub(crate) refused: Mutex<BTreeMap<String, String>>,
+    /// Why it would not start with the parameters that it is asked about.
+    pub(crate) check_refusal: Mutex<Option<String>>,
     /// Whether a new host's agent stays away.
     pub(crate) silent: AtomicBool,
     /// What the engine is after a job that starts it; healthy unless set.
@@ -35,11 +39,20 @@ struct FakeAgent {
     state: watch::Sender<AgentState>,
     journal: HashMap<String, Option<(v1::ErrorKind, String)>>,
     fence: u64,
+    /// What is assigned, and what the engine was started with.
+    parameters: BTreeMap<String, String>,
+    started_with: BTreeMap<String, String>,
 }
 
 impl Default for FakeAgent {
     fn default() -> Self {
-        Self { state: watch::Sender::new(AgentState::unheard()), journal: HashMap::new(), fence: 0 }
+        Self {
+            state: watch::Sender::new(AgentState::unheard()),
+            journal: HashMap::new(),
+            fence: 0,
+            parameters: BTreeMap::new(),
+            started_with: BTreeMap::new(),
+        }
     }
 }
 
@@ -76,7 +89,37 @@ impl FakeAgents {
                 state.connected = true;
                 state.service = service;
             });
+            self.start_engine(instance);
         }
+    }
+
+    /// The engine starts with what is assigned.
+    fn start_engine(&self, instance: InstanceId) {
+        let mut agents = self.agents.lock().unwrap();
+        let agent = agents.entry(instance).or_default();
+        agent.started_with = agent.parameters.clone();
+    }
+
+    /// What becomes of the parameters: those whose names begin with `cold` need a start, and one that is stopped says
+    /// nothing.
+    fn apply(&self, instance: InstanceId) -> Vec<v1::AppliedParameter> {
+        let refused = self.refused.lock().unwrap();
+        let mut agents = self.agents.lock().unwrap();
+        let agent = agents.entry(instance).or_default();
+        if agent.state.borrow().service == Service::Shutdown {
+            return Vec::new();
+        }
+        let became = |(name, value): (&String, &String)| {
+            let (state, reason) = match refused.get(name) {
+                Some(said) => (v1::AppliedState::Refused, said.clone()),
+                None if name.starts_with("cold") && agent.started_with.get(name) != Some(value) => {
+                    (v1::AppliedState::NeedsRestart, String::new())
+                }
+                None => (v1::AppliedState::Live, String::new()),
+            };
+            v1::AppliedParameter { name: name.clone(), state: state.into(), reason }
+        };
+        agent.parameters.iter().map(became).collect()
     }
 
     fn do_work(&self, instance: InstanceId, start: &v1::Start) -> Result<(), AgentError> {
@@ -98,11 +141,19 @@ impl FakeAgents {
         self.agents.lock().unwrap().entry(instance).or_default().journal.insert(key, None);
         let service = self.service.lock().unwrap().unwrap_or(Service::Healthy);
         match start.work.as_ref().unwrap() {
-            v1::start::Work::Prepare(prepare) => self.change(instance, |state| {
-                state.service = service;
-                state.assignment_generation = prepare.generation;
-            }),
-            v1::start::Work::Restart(_) => self.change(instance, |state| state.service = service),
+            v1::start::Work::Prepare(prepare) => {
+                self.change(instance, |state| {
+                    state.service = service;
+                    state.assignment_generation = prepare.generation;
+                });
+                let parameters = prepare.specification.clone().unwrap_or_default().parameters;
+                self.agents.lock().unwrap().entry(instance).or_default().parameters = parameters;
+                self.start_engine(instance);
+            }
+            v1::start::Work::Restart(_) => {
+                self.change(instance, |state| state.service = service);
+                self.start_engine(instance);
+            }
             v1::start::Work::Stop(_) => self.change(instance, |state| state.service = Service::Shutdown),
             v1::start::Work::ChangeAccounts(_) => {}
         }
@@ -175,11 +226,27 @@ impl Agents for FakeAgents {
         self.do_work(instance, &start).map(|()| start.work.as_ref().map(outcome))
     }
 
-    async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<u64, AgentError> {
+    async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<v1::AssignReply, AgentError> {
+        if let Some(error) = self.failures.lock().unwrap().get_mut("assign").and_then(VecDeque::pop_front) {
+            return Err(error);
+        }
         let generation = request.generation;
+        let parameters = request.specification.clone().unwrap_or_default().parameters;
         self.assigned.lock().unwrap().push(request);
         self.change(instance, |state| state.assignment_generation = generation);
-        Ok(generation)
+        self.agents.lock().unwrap().entry(instance).or_default().parameters = parameters;
+        Ok(v1::AssignReply { generation, error: None, parameters: self.apply(instance) })
+    }
+
+    async fn check_parameters(&self, _: InstanceId, _: BTreeMap<String, String>) -> Result<Option<String>, AgentError> {
+        if let Some(error) = self.failures.lock().unwrap().get_mut("check").and_then(VecDeque::pop_front) {
+            return Err(error);
+        }
+        Ok(self.check_refusal.lock().unwrap().clone())
+    }
+
+    async fn list_parameters(&self, _: InstanceId) -> Result<Vec<v1::ParameterValue>, AgentError> {
+        Ok(Vec::new())
     }
 
     async fn list_databases(&self, _instance: InstanceId) -> Result<Vec<v1::Database>, AgentError> {

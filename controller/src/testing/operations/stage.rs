@@ -11,7 +11,7 @@ use super::hosts::FakeCompute;
 use crate::authority::Authorities;
 use crate::compute::Compute as _;
 use crate::config::Config;
-use crate::ids::{InstanceId, OperationId, ProjectId};
+use crate::ids::{ConfigurationId, InstanceId, OperationId, ProjectId};
 use crate::model::Instance;
 use crate::model::operations::Operation;
 use crate::operations::points::{Hook, Points};
@@ -20,6 +20,7 @@ use crate::operations::timing::Timing;
 use crate::operations::{Changes, NewOperation, Nudge, Origin, Runner, RunnerContext, create_instance, registry};
 use crate::state::Task;
 use crate::store::Store;
+use crate::store::configurations::NewRow as NewGroup;
 use crate::testing::store::{Fixture, fixture};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
@@ -171,6 +172,34 @@ impl Stage {
         let end = self.end(id).await;
         running.stop().await;
         end
+    }
+
+    /// Attaches a group of these values to the instance, or changes the values of the one that it has; `null` detaches it.
+    pub(crate) async fn configure(&self, values: serde_json::Value) {
+        let store = &self.context.store;
+        let mut tx = store.begin().await.unwrap();
+        let attached = self.row().await.configuration;
+        match (values, attached) {
+            (serde_json::Value::Null, _) => store.set_configuration(&mut tx, self.instance, None).await.unwrap(),
+            (values, Some(group)) => {
+                let mut group = store.configuration(&mut tx, group.id).await.unwrap().unwrap();
+                group.values = serde_json::from_value(values).unwrap();
+                store.change_configuration(&mut tx, &group).await.unwrap();
+            }
+            (values, None) => {
+                let group = NewGroup {
+                    id: ConfigurationId::random(),
+                    project: ProjectId("p".to_owned()),
+                    name: "group".to_owned(),
+                    description: None,
+                    version: self.fixture.version,
+                    values: serde_json::from_value(values).unwrap(),
+                };
+                store.insert_configuration(&mut tx, &group).await.unwrap();
+                store.set_configuration(&mut tx, self.instance, Some(group.id)).await.unwrap();
+            }
+        }
+        tx.commit().await.unwrap();
     }
 
     /// Stops the host behind the store's back.
