@@ -9,5 +9,7 @@ fn main() -> ExitCode {
     let agent = agent.with(trove_postgresql::Postgresql);
     #[cfg(feature = "redis")]
     let agent = agent.with(trove_redis::Redis::for_redis()).with(trove_redis::Redis::for_valkey());
+    #[cfg(feature = "mongodb")]
+    let agent = agent.with(trove_mongodb::Mongodb::new());
     agent.main()
 }

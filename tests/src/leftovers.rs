@@ -50,7 +50,7 @@ pub fn engines(instance: &str) -> Vec<i32> {
         let serves = |word: &[u8]| word == b"-D" || word.ends_with(b"/engine.conf");
         let serves = words.split(|byte| *byte == 0).any(serves);
         // The server of Debian's redis is its checker under another name.
-        let programs = ["bin/postgres", "bin/redis-check-rdb", "bin/redis-server"];
+        let programs = ["bin/mongod", "bin/postgres", "bin/redis-check-rdb", "bin/redis-server"];
         let is_one = |path: &Path| programs.iter().any(|program| path.ends_with(program));
         serves && is_one(&program(*pid)) && !is_one(&program_of_parent(*pid))
     };

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use trove_strategy::{Database, Grantee, NewUser};
+use trove_strategy::{Database, Grantee, NewUser, UserTraits};
 
 use crate::bench::Bench;
 use crate::{Login, Session, Tenant, plain};
@@ -13,6 +13,11 @@ pub(crate) const MARK: &str = "s3same";
 
 /// The agent's own account, in every engine that has accounts.
 const AGENT: &str = "os_admin";
+
+/// The name of an account, with the database that it belongs to where names have that.
+pub(crate) fn account_name(traits: &UserTraits, database: &str, name: &str) -> String {
+    if traits.qualified { format!("{database}.{name}") } else { name.to_owned() }
+}
 
 /// Whether the login works.
 pub(crate) async fn enters(bench: &Bench<'_>, tenant: &dyn Tenant, login: &Login) -> bool {
@@ -29,9 +34,10 @@ pub(crate) async fn login(bench: &Bench<'_>) -> Result<Login> {
         databases.push("keeper".to_owned());
     }
     if let Some(users) = datastore.users() {
-        let user = NewUser { id: Grantee::named("keeper"), password: password.clone().into(), databases };
+        let name = account_name(&datastore.identity().users, "keeper", "keeper");
+        let user = NewUser { id: Grantee::named(&name), password: password.clone().into(), databases };
         users.create(site, &user).await.map_err(plain)?;
-        return Ok(Login::new("keeper", &password, "keeper"));
+        return Ok(Login::new(&name, &password, "keeper"));
     }
     if let Some(root) = datastore.root() {
         root.enable(site, &password.clone().into()).await.map_err(plain)?;

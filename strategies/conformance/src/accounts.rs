@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use secrecy::SecretString;
-use trove_strategy::{Database, Databases, Grantee, Kind, NameRules, NewUser, UserChange, Users};
+use trove_strategy::{Database, Databases, Grantee, Kind, NameRules, NewUser, UserChange, UserTraits, Users};
 
-use crate::access::{MARK, enters, is_cut};
+use crate::access::{MARK, account_name, enters, is_cut};
 use crate::bench::Bench;
 use crate::{Login, Tenant, plain};
 
@@ -28,6 +28,12 @@ fn passwords(bench: &Bench<'_>) -> Vec<String> {
 /// Those that the rules of the datastore allow.
 fn names(rules: &NameRules) -> Vec<&'static str> {
     NAMES.iter().copied().filter(|name| rules.refusal(name).is_none()).collect()
+}
+
+/// The same for accounts, and which of them is the plain one.
+fn account_names(traits: &UserTraits) -> Vec<String> {
+    let whole = NAMES.iter().map(|name| account_name(traits, "one", name));
+    whole.filter(|name| traits.names.refusal(name).is_none()).collect()
 }
 
 fn database(name: &str) -> Database {
@@ -95,7 +101,8 @@ pub(crate) async fn users(bench: &Bench<'_>, tenant: &dyn Tenant) -> Result<()> 
         entered.push("one".to_owned());
     }
     let rules = bench.datastore.identity().users;
-    let (mut names, passwords) = (names(&rules.names), passwords(bench));
+    let (mut names, passwords) = (account_names(&rules), passwords(bench));
+    let plain_name = account_name(&rules, "one", "plain");
     names.truncate(rules.max_accounts.unwrap_or(usize::MAX));
     let password = |n: usize| passwords[n % passwords.len()].as_str();
     for (n, name) in names.iter().enumerate() {
@@ -117,13 +124,13 @@ pub(crate) async fn users(bench: &Bench<'_>, tenant: &dyn Tenant) -> Result<()> 
         }
     }
     refusals(bench, users).await?;
-    let first = Login::new("plain", password(0), "one");
+    let first = Login::new(&plain_name, password(0), "one");
     let read = async || match tenant.durability() {
         Some(durability) => durability.read(site, &first).await.map(|texts| texts.len()),
         None => Ok(names.len()),
     };
     ensure!(read().await? == names.len(), "what one writes the others of the database do not read");
-    for (n, name) in names.iter().enumerate().filter(|(_, name)| **name != "plain") {
+    for (n, name) in names.iter().enumerate().filter(|(_, name)| **name != plain_name) {
         let login = Login::new(name, password(n), "one");
         let session = tenant.connect(site, &login).await?;
         users.delete(site, &Grantee::named(name)).await.map_err(plain)?;
@@ -151,18 +158,19 @@ async fn refusals(bench: &Bench<'_>, users: &dyn Users) -> Result<()> {
         ensure!(!format!("{refused:?} {}", refused.chain()).contains(MARK), "an error shows a password");
         ensure!(users.delete(site, &Grantee::named(name)).await.is_err(), "the reserved account {name} was removed");
     }
+    let more = |n: usize| account_name(&rules, "one", &format!("more{n}"));
     if let Some(max) = rules.max_accounts {
         for n in users.list(site).await.map_err(plain)?.len()..max {
-            users.create(site, &new_user(&format!("more{n}"), &secret, &[])).await.map_err(plain)?;
+            users.create(site, &new_user(&more(n), &secret, &[])).await.map_err(plain)?;
         }
-        let one_more = users.create(site, &new_user("one-more", &secret, &[])).await;
+        let one_more = users.create(site, &new_user(&more(max), &secret, &[])).await;
         ensure!(one_more.is_err_and(|error| error.kind() == Kind::Invalid), "there are more than {max} accounts");
         for n in 0..max {
-            users.delete(site, &Grantee::named(&format!("more{n}"))).await.map_err(plain)?;
+            users.delete(site, &Grantee::named(&more(n))).await.map_err(plain)?;
         }
     }
     let change = UserChange { password: Some(SecretString::from(secret.as_str())), ..UserChange::default() };
-    let refused = users.change(site, &Grantee::named("nobody"), &change).await.err();
+    let refused = users.change(site, &Grantee::named(&account_name(&rules, "one", "nobody")), &change).await.err();
     let refused = refused.context("an account that is not there was changed")?;
     ensure!(!format!("{refused:?} {}", refused.chain()).contains(MARK), "an error shows a password");
     Ok(())
@@ -186,17 +194,18 @@ async fn grants(bench: &Bench<'_>, tenant: &dyn Tenant, databases: &dyn Database
 /// Renames and new passwords act on what can be done afterwards. Each is done twice.
 async fn changes(bench: &Bench<'_>, tenant: &dyn Tenant, users: &dyn Users, login: &Login) -> Result<()> {
     let (site, id) = (&bench.site, Grantee::named(&login.user));
-    let renames = bench.datastore.identity().users.rename;
+    let traits = bench.datastore.identity().users;
+    let (renames, renamed) = (traits.rename, account_name(&traits, "one", "renamed"));
     let another = format!("{MARK}-another");
     let change = UserChange {
-        name: renames.then(|| "renamed".to_owned()),
+        name: renames.then(|| renamed.clone()),
         host: None,
         password: Some(SecretString::from(another.as_str())),
     };
     for _ in 0..2 {
         users.change(site, &id, &change).await.map_err(plain)?;
     }
-    let name = if renames { "renamed" } else { &login.user };
+    let name = if renames { &renamed } else { &login.user };
     ensure!(enters(bench, tenant, &Login::new(name, &another, "one")).await, "a changed account cannot log in");
     ensure!(!enters(bench, tenant, login).await, "the old password or name still acts");
     Ok(())
