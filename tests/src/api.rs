@@ -13,7 +13,6 @@ use crate::poll::poll;
 /// An answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The status.
     pub status: u16,
     /// The body; null when it is empty or no JSON.
     pub body: Value,
@@ -82,7 +81,6 @@ impl Api {
         Self { client: client.clone(), base: base.clone(), token: token.to_owned(), project: project.clone() }
     }
 
-    /// The token, for requests that a test makes by hand.
     pub fn token(&self) -> &str {
         &self.token
     }
@@ -113,17 +111,14 @@ impl Api {
         })
     }
 
-    /// GET.
     pub async fn get(&self, path: &str) -> Result<Answer> {
         self.send(Method::GET, path, None).await
     }
 
-    /// POST.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
         self.send(Method::POST, path, Some(body)).await
     }
 
-    /// DELETE.
     pub async fn delete(&self, path: &str) -> Result<Answer> {
         self.send(Method::DELETE, path, None).await
     }

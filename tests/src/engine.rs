@@ -20,7 +20,6 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// All of them.
     pub const ALL: [Self; 2] = [Self::PostgreSql, Self::Redis];
 
     /// The name of its datastore.

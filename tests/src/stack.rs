@@ -150,7 +150,6 @@ impl Stack {
         Ok(Self { directory, address, options, child: None, _database: database })
     }
 
-    /// The state directory.
     pub fn state(&self) -> PathBuf {
         self.directory.path().join("state")
     }
@@ -160,7 +159,6 @@ impl Stack {
         self.directory.path()
     }
 
-    /// The API's base.
     pub fn url(&self) -> String {
         format!("http://{}:8779", self.address)
     }
@@ -170,7 +168,6 @@ impl Stack {
         self.address.into()
     }
 
-    /// The configuration file.
     pub fn config(&self) -> PathBuf {
         self.directory.path().join("trove.toml")
     }
@@ -275,7 +272,6 @@ impl Stack {
         Ok(program("trove-agent")?.with_file_name("fired").join(name))
     }
 
-    /// The controller's log.
     pub fn log(&self) -> PathBuf {
         self.directory.path().join("controller.log")
     }
@@ -287,7 +283,6 @@ impl Stack {
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
-    /// The controller's process id.
     pub fn pid(&self) -> Result<Pid> {
         let child = self.child.as_ref().context("the controller does not run")?;
         Ok(Pid::from_raw(i32::try_from(child.id())?))

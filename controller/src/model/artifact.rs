@@ -1,17 +1,17 @@
-//! What runs in a host.
+//! The programs of a host.
 
 use std::path::PathBuf;
 
 use trove_strategy::Installation;
 
-/// What runs in a host. An image is none yet; see docs/architecture.md, "The compute boundary".
+/// Where a host gets its programs. There are no images yet; see docs/architecture.md, "The compute boundary".
 #[derive(Clone, Debug)]
 pub enum Artifact {
-    /// Programs of the machine that hosts share.
+    /// From the machine that hosts share.
     Local {
-        /// The engine that the version is registered with.
+        /// Engine of the datastore version.
         installation: Installation,
-        /// The agent program that the version is registered with; `None` is the one beside the controller.
+        /// Agent program of the datastore version; `None` is the one in the directory of the controller's program.
         agent_program: Option<PathBuf>,
     },
 }

@@ -1,4 +1,4 @@
-//! The words that every room uses: an instance, a size, a datastore, and what belongs to them.
+//! Types that all parts of the controller use: instances, flavors, datastores and what belongs to them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,42 +18,39 @@ pub mod operations;
 pub use self::artifact::Artifact;
 use self::configurations::{AttachedConfiguration, ParameterResult, needs_restart};
 
-/// Who may connect, as it was ordered.
+/// Requested access to an instance.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Access {
-    /// Whether a public address was asked for.
+    /// Whether a public address was requested.
     pub is_public: bool,
-    /// From where, CIDRs; `None` where nothing was said.
+    /// CIDRs of clients; `None` if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_cidrs: Option<Vec<String>>,
 }
 
-/// A network interface, as it was ordered.
+/// A requested network interface.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Nic {
-    /// The network's id.
     pub network_id: Option<String>,
-    /// The subnet's id.
     pub subnet_id: Option<String>,
-    /// The address that was asked for.
+    /// Requested address.
     pub ip_address: Option<String>,
 }
 
-/// Whether an instance and those that copy it are to share a machine.
+/// Whether an instance and its replicas share a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locality {
-    /// They must.
+    /// They must share one.
     Affinity,
-    /// They must not.
+    /// They must not share one.
     AntiAffinity,
-    /// They do where that is possible.
+    /// They should share one.
     SoftAffinity,
-    /// They do not where that is possible.
+    /// They should not share one.
     SoftAntiAffinity,
 }
 
 impl Locality {
-    /// All of them.
     pub const ALL: [Self; 4] = [Self::Affinity, Self::AntiAffinity, Self::SoftAffinity, Self::SoftAntiAffinity];
 
     /// Trove's name of it.
@@ -66,118 +63,99 @@ impl Locality {
         }
     }
 
-    /// The one of this name.
     pub fn from_tag(tag: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|locality| locality.tag() == tag)
     }
 }
 
-/// What an order requires of the host beyond its size. The driver says whether it can be had.
+/// Requirements of a create request on the host, beyond its size. The compute driver says whether they can be met.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirements {
-    /// The network interface, at most one.
+    /// Network interfaces, at most one.
     pub nics: Vec<Nic>,
-    /// Who may connect; `None`: as the driver does without a word.
+    /// Access; `None` is the driver's default.
     pub access: Option<Access>,
-    /// The zone.
     pub availability_zone: Option<String>,
-    /// The type of the volume.
     pub volume_type: Option<String>,
     /// Whether it shares a machine with its replicas.
     pub locality: Option<Locality>,
 }
 
-/// Why an instance is in error.
+/// Fault of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// One sentence that names the step and the reason.
+    /// One sentence with the step and the reason.
     pub message: String,
-    /// More of it, possibly empty.
+    /// Details, possibly empty.
     pub details: String,
-    /// When.
     pub created: OffsetDateTime,
 }
 
-/// A size that can be ordered.
+/// A flavor.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Flavor {
-    /// Its id, a text.
+    /// Any text.
     pub id: String,
-    /// Its name.
     pub name: String,
     /// Memory, MiB.
     pub ram_mib: u64,
-    /// Cores.
     pub vcpus: u32,
 }
 
-/// An instance with everything that its views show; read by one query.
+/// An instance with everything that its views show, read by one query.
 #[derive(Clone, Debug)]
 pub struct Instance {
-    /// Its id.
     pub id: InstanceId,
-    /// Whose it is.
     pub project: ProjectId,
-    /// Not unique.
     pub name: String,
-    /// The size that was ordered.
     pub flavor: Flavor,
     /// Size of its volume, GiB.
     pub volume_gib: u64,
-    /// Bytes in use on it, once an agent said so.
+    /// Bytes in use on the volume, once an agent has reported them.
     pub volume_used_bytes: Option<u64>,
-    /// Its datastore.
     pub datastore_id: DatastoreId,
-    /// The datastore's name.
     pub datastore: String,
-    /// The version's id.
     pub version_id: VersionId,
-    /// The version's name.
     pub version: String,
-    /// The version's number.
     pub version_number: String,
-    /// Region, as it was ordered or as configured.
+    /// Region from the create request or the configuration.
     pub region: String,
-    /// Where the engine listens, once that is known.
+    /// Address of the engine, once chosen.
     pub address: Option<IpAddr>,
-    /// The port it listens on.
+    /// Port of the engine.
     pub port: u16,
     /// Who may connect.
     pub access: Option<Access>,
-    /// The networks that were asked for.
+    /// Requested networks.
     pub nics: Vec<Nic>,
-    /// Whether it shares a machine with its replicas, as it was ordered.
+    /// Requested locality.
     pub locality: Option<Locality>,
-    /// Its configuration group.
     pub configuration: Option<AttachedConfiguration>,
-    /// What became of the values of parameters that it was last given.
+    /// State of each parameter that was last set.
     pub parameter_results: BTreeMap<String, ParameterResult>,
-    /// What the controller does with it.
+    /// What the controller is doing with it.
     pub task: Task,
-    /// What the agent last said.
+    /// State of the engine as the agent last reported it.
     pub service: Service,
-    /// Why, for one that is not well, or what is amiss.
+    /// Reason, if the engine is not healthy, or a warning of the agent.
     pub service_detail: String,
-    /// When that last changed.
+    /// When the service last changed.
     pub service_updated: OffsetDateTime,
-    /// What the compute driver last said.
+    /// State of the host as the driver last reported it.
     pub host: HostState,
-    /// When the agent was last heard.
+    /// When the agent was last connected.
     pub heard: LastSeen,
-    /// Why it is in error.
     pub fault: Option<Fault>,
-    /// When it was ordered.
     pub created: OffsetDateTime,
-    /// When it last changed.
     pub updated: OffsetDateTime,
-    /// When it was deleted; only the management view shows such.
+    /// When it was deleted. Only the management API shows deleted instances.
     pub deleted: Option<OffsetDateTime>,
-    /// When root was enabled and by which user id, if it ever was and was not disabled since.
+    /// When root was enabled and by which user id, unless it was disabled since.
     pub root_enabled: Option<(OffsetDateTime, String)>,
-    /// The agents' expiry after which a silent agent counts as an error, seconds; the use cases fill it in from the
+    /// After so many seconds without an agent the instance counts as in error. Set by the use cases from the
     /// configuration.
     pub heartbeat_expiry_s: u64,
-    /// When it was read, by the store's clock.
+    /// When the row was read, by the store's clock.
     pub read: OffsetDateTime,
 }
 
@@ -188,7 +166,8 @@ impl Instance {
         state::status(self.task, self.service, self.host, self.is_silent(), pending)
     }
 
-    /// Why it is in error; else what its agent says is amiss: why the engine does not answer, or that the volume is full.
+    /// The fault to show: the stored one, or else a warning of the agent, such as why the engine does not answer or
+    /// that the volume is full.
     pub fn shown_fault(&self) -> Option<Fault> {
         if self.fault.is_some() || self.service_detail.is_empty() || self.host != HostState::Active || self.is_silent()
         {
@@ -198,20 +177,17 @@ impl Instance {
         Some(Fault { message, details: String::new(), created })
     }
 
-    /// Whether its agent has not been heard for too long.
+    /// Whether its agent has been disconnected for too long.
     pub fn is_silent(&self) -> bool {
         self.heard.is_silent(self.read, Duration::from_secs(self.heartbeat_expiry_s))
     }
 }
 
-/// What tells the figures of an instance from those of others.
+/// Labels of an instance's metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceLabels {
-    /// Its id.
     pub id: InstanceId,
-    /// Whose it is.
     pub project: ProjectId,
-    /// The datastore's name.
     pub datastore: String,
     /// Memory, MiB.
     pub ram_mib: u64,
@@ -219,51 +195,45 @@ pub struct InstanceLabels {
     pub volume_gib: u64,
 }
 
-/// A version of a datastore.
+/// A datastore version.
 #[derive(Clone, Debug)]
 pub struct Version {
-    /// Its id.
     pub id: VersionId,
-    /// Its datastore.
     pub datastore_id: DatastoreId,
-    /// Its name, such as `15`.
+    /// Such as `15`.
     pub name: String,
-    /// Its number, such as `15.18`.
+    /// Such as `15.18`.
     pub number: String,
-    /// Whether instances of it can be ordered.
+    /// Whether instances of it can be created.
     pub active: bool,
-    /// Where the engine's server programs are. What it can do is in its manifest, which is long and read where it is needed.
+    /// Directory of the engine's programs. The manifest is not here, since it is long and seldom needed.
     pub bindir: PathBuf,
 }
 
-/// A datastore with its versions.
+/// A datastore and its versions.
 #[derive(Clone, Debug)]
 pub struct Datastore {
-    /// Its id.
     pub id: DatastoreId,
-    /// Its name.
     pub name: String,
-    /// The version that is meant when none is named.
+    /// Version of instances whose create request names none.
     pub default_version: Option<VersionId>,
-    /// All of them for an admin, the active ones otherwise.
+    /// For an administrator all of them, otherwise the active ones.
     pub versions: Vec<Version>,
 }
 
-/// What a quota counts.
+/// Resource that a quota limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
-    /// Instances.
     Instances,
     /// Memory of all instances, MiB.
     Ram,
     /// Volumes of all instances, GiB.
     Volumes,
-    /// Backups.
     Backups,
 }
 
 impl Resource {
-    /// All of them, in the order in which Trove names them.
+    /// All of them, in Trove's order.
     pub const ALL: [Self; 4] = [Self::Instances, Self::Ram, Self::Volumes, Self::Backups];
 
     /// Trove's name of it.
@@ -276,31 +246,28 @@ impl Resource {
         }
     }
 
-    /// The one of this name.
     pub fn from_tag(tag: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|resource| resource.tag() == tag)
     }
 }
 
-/// What a project may have of a resource, and has.
+/// Limit and use of a resource by a project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Of which.
     pub resource: Resource,
-    /// What it has.
     pub in_use: i64,
-    /// What it may have; -1 is unlimited.
+    /// -1 is unlimited.
     pub limit: i64,
 }
 
-/// A certificate for an engine, with its key.
+/// Certificate and key of an engine.
 pub struct EngineCertificate {
     /// PEM.
     pub certificate_pem: String,
     /// PEM, PKCS#8.
     pub key_pem: SecretString,
-    /// PEM of the engines' authority.
+    /// Certificate of the engines' authority, PEM.
     pub authority_pem: String,
-    /// When it expires; a reconciler replaces it before.
+    /// When it expires. A reconciler renews it before.
     pub not_after: OffsetDateTime,
 }

@@ -1,4 +1,4 @@
-//! What tests of the use cases stand on: a real store, and an agent and a host that do as they are told.
+//! Support for tests of the use cases: a real store, a fake agent and a fake driver.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,17 +22,17 @@ use crate::model::Requirements;
 use crate::state::{HostState, Service, Task};
 use crate::store::sql::query;
 
-/// Tables that a refused order must leave as they are.
+/// Tables that a refused create request must not change.
 const TABLES: [&str; 5] = ["instance", "usage", "operation", "operation_step", "operation_target"];
 
-/// An application over a store of its own.
+/// An application with its own store.
 pub(crate) struct World {
     pub(crate) app: App,
     pub(crate) fixture: Fixture,
     pub(crate) agent: Arc<FakeAgent>,
 }
 
-/// The application with this configuration.
+/// An application with a changed configuration.
 pub(crate) async fn world_with(change: impl FnOnce(&mut Config)) -> World {
     let fixture = fixture().await;
     let mut config = Config::default();
@@ -50,7 +50,7 @@ pub(crate) async fn world_with(change: impl FnOnce(&mut Config)) -> World {
     World { app, fixture, agent }
 }
 
-/// The application as it is configured by default.
+/// An application with the default configuration.
 pub(crate) async fn world() -> World {
     world_with(|_| ()).await
 }
@@ -60,7 +60,7 @@ pub(crate) fn caller(project: &str) -> Caller {
     caller_with(project, "member")
 }
 
-/// An admin, of a project of his own.
+/// An administrator, in a project of his own.
 pub(crate) fn admin() -> Caller {
     caller_with("administration", "admin")
 }
@@ -74,7 +74,7 @@ fn caller_with(project: &str, role: &str) -> Caller {
     }
 }
 
-/// The smallest order.
+/// A minimal create request.
 pub(crate) fn order() -> NewInstance {
     NewInstance {
         name: "test".to_owned(),
@@ -91,12 +91,11 @@ pub(crate) fn order() -> NewInstance {
     }
 }
 
-/// A database to be made.
 pub(crate) fn database(name: &str) -> NewDatabase {
     NewDatabase { name: name.to_owned(), character_set: None, collation: None }
 }
 
-/// An account to be made, with access to these databases.
+/// A new user with access to these databases.
 pub(crate) fn user(name: &str, databases: &[&str]) -> NewUser {
     NewUser {
         name: name.to_owned(),
@@ -106,7 +105,7 @@ pub(crate) fn user(name: &str, databases: &[&str]) -> NewUser {
     }
 }
 
-/// The status of the fault that a result is.
+/// The HTTP status of a result's error.
 pub(crate) fn code<T>(result: &Result<T>) -> u16 {
     match result {
         Ok(_) => 200,
@@ -125,7 +124,7 @@ pub(crate) fn code<T>(result: &Result<T>) -> u16 {
 }
 
 impl World {
-    /// An instance of this project that is up, healthy and heard, with no operation.
+    /// Inserts an instance that is active, healthy and connected, without operations.
     pub(crate) async fn healthy(&self, project: &str) -> InstanceId {
         let id = self.fixture.insert(project).await;
         self.set(id, Task::None, HostState::Active).await;
@@ -134,7 +133,7 @@ impl World {
         id
     }
 
-    /// Puts an instance into a state.
+    /// Sets the state of an instance.
     pub(crate) async fn set(&self, id: InstanceId, task: Task, host: HostState) {
         let store = &self.app.store;
         let mut tx = store.begin().await.unwrap();
@@ -143,7 +142,7 @@ impl World {
         tx.commit().await.unwrap();
     }
 
-    /// The agent says this of the engine.
+    /// Stores a report of the agent.
     pub(crate) async fn says(&self, id: InstanceId, service: Service) {
         let agent = query(
             "insert into agent (instance_id, service, service_detail, service_updated, engine_version, \
@@ -153,7 +152,7 @@ impl World {
         agent.bind(id.to_string()).bind(service.tag()).execute(&self.app.store.write).await.unwrap();
     }
 
-    /// Runs one statement about an instance or an operation.
+    /// Runs a statement for an instance or an operation.
     pub(crate) async fn run(&self, sql: &'static str, id: impl ToString) {
         query(sql).bind(id.to_string()).execute(&self.app.store.write).await.unwrap();
     }
@@ -175,7 +174,7 @@ impl World {
         (row.get(0), row.get(1), row.get(2))
     }
 
-    /// How much there is in each table, and what is in use.
+    /// Number of rows in each table, and use of quotas.
     pub(crate) async fn rows(&self) -> Vec<(&'static str, i64)> {
         let mut counts = Vec::new();
         for table in TABLES {
@@ -188,27 +187,27 @@ impl World {
     }
 }
 
-/// An agent that answers from what it was given, or with an error.
+/// An agent with given answers or errors.
 #[derive(Default)]
 pub(crate) struct FakeAgent {
     pub(crate) databases: Mutex<Vec<String>>,
     pub(crate) users: Mutex<Vec<v1::User>>,
-    /// Why another size has no room.
+    /// Answer to `check_size`.
     pub(crate) size_refusal: Mutex<Option<String>>,
     /// What its engine runs with.
     pub(crate) parameters: Mutex<Vec<v1::ParameterValue>>,
-    /// Made for each call while it is set.
+    /// Error of each call, while it is set.
     pub(crate) error: Mutex<Option<fn() -> AgentError>>,
     pub(crate) calls: Mutex<u32>,
 }
 
 impl FakeAgent {
-    /// It has these databases.
+    /// Sets the agent's databases.
     pub(crate) fn has_databases(&self, names: &[&str]) {
         *self.databases.lock().unwrap() = names.iter().map(|name| (*name).to_owned()).collect();
     }
 
-    /// It has this account too.
+    /// Adds an account to the agent.
     pub(crate) fn has_user(&self, name: &str, host: &str, databases: &[&str]) {
         let databases = databases.iter().map(|name| (*name).to_owned()).collect();
         let account = Some(v1::Account { name: name.to_owned(), host: host.to_owned() });
@@ -274,7 +273,7 @@ impl Agents for FakeAgent {
     fn forget(&self, _: InstanceId) {}
 }
 
-/// A driver whose hosts are all gone.
+/// A driver without hosts.
 struct FakeHost;
 
 #[async_trait]

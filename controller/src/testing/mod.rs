@@ -1,5 +1,5 @@
-//! What tests of several rooms stand on: stores with something in them, agents and drivers that do as they are told, and the
-//! checks that every operation passes. No other room holds such things for others.
+//! Test support that several modules use: stores with data, fake agents and drivers, and the checks that every
+//! operation must pass.
 
 pub(crate) mod app;
 pub(crate) mod no_engine;

@@ -1,4 +1,4 @@
-//! A datastore whose engine never runs, for an agent of which only the rest is tried.
+//! A datastore whose engine never runs, for tests of the other parts of an agent.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -11,7 +11,7 @@ use trove_strategy::{
 
 use crate::testing::store::manifest;
 
-/// A datastore without an engine: the agent's task that owns it has nothing to start here.
+/// A datastore without an engine. The agent's supervisor has nothing to start.
 pub(crate) struct NoEngine;
 
 impl NoEngine {
@@ -66,7 +66,7 @@ impl Engine for NoEngine {
     }
 }
 
-/// Where the engine would live.
+/// The site of the engine.
 pub(crate) fn site(directory: &Path, host: &RealHost, size: Size) -> Site {
     let at = || directory.to_owned();
     let places = Places { data: at(), config: at(), run: at(), log: at(), secrets: at() };

@@ -1,4 +1,4 @@
-//! What tests of the crate begin with: a store in a directory of its own, with one datastore in it.
+//! Stores for tests: each in a directory of its own, with one datastore.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,8 +28,9 @@ pub(crate) struct Fixture {
     _directory: TempDir,
 }
 
-/// The store of a directory: on SQLite in it, or, where `TROVE_TEST_STORE_URL` is the URL of a PostgreSQL that is there for
-/// tests alone, in a database of that server that is named after it. `simulated` is the simulator's database.
+/// Opens the store of a directory. It is SQLite, unless `TROVE_TEST_STORE_URL` is set: to the URL of a PostgreSQL
+/// server for tests, in which the store gets a database named after the directory; or to `simulated`, the simulator's
+/// database.
 pub(crate) async fn open(directory: &Path, key: u8) -> Store {
     let seal = Seal::new(&[key; 32]);
     let Ok(server) = std::env::var("TROVE_TEST_STORE_URL") else { return Store::open(directory, seal).await.unwrap() };
@@ -38,14 +39,14 @@ pub(crate) async fn open(directory: &Path, key: u8) -> Store {
     }
     let name = format!("t{}", hex::encode(&Sha256::digest(directory.as_os_str().as_encoded_bytes())[..12]));
     let mut connection = PgConnection::connect(&server).await.unwrap();
-    // The second open of a directory finds it there.
+    // Fails if the directory is opened a second time.
     let _there = sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut connection).await;
     let mut url = url::Url::parse(&server).unwrap();
     url.set_path(&name);
     Store::connect(url.as_str(), None, seal).await.unwrap()
 }
 
-/// The simulator's database of a directory, with nothing that goes wrong.
+/// The simulator's database for a directory, without faults.
 fn simulated(directory: &Path, seal: Seal) -> Store {
     static SERVERS: Mutex<BTreeMap<PathBuf, Server>> = Mutex::new(BTreeMap::new());
     let new = || Store::simulated_server(micros(OffsetDateTime::now_utc()), "");
@@ -55,7 +56,7 @@ fn simulated(directory: &Path, seal: Seal) -> Store {
 }
 
 impl Store {
-    /// The number that a query answers.
+    /// The number that a query returns.
     pub(crate) async fn number(&self, sql: &str) -> i64 {
         query(AssertSqlSafe(sql)).fetch_one(&self.read).await.unwrap().get(0)
     }
@@ -73,7 +74,7 @@ pub(crate) async fn fixture() -> Fixture {
     Fixture { store, version, _directory: directory }
 }
 
-/// Registers an active version of this manifest.
+/// Registers an active version with this manifest.
 pub(crate) async fn register(store: &Store, manifest: &Manifest) -> VersionId {
     let mut tx = store.begin().await.unwrap();
     let registration = Registration {
@@ -89,7 +90,7 @@ pub(crate) async fn register(store: &Store, manifest: &Manifest) -> VersionId {
     version
 }
 
-/// An engine that has databases, users and root, and no peculiarity.
+/// Manifest of an engine with databases, users and root.
 pub(crate) fn manifest() -> Manifest {
     let rules = |reserved: &[&str]| {
         let mut rules = NameRules::new(63, reserved);
@@ -113,7 +114,7 @@ pub(crate) fn manifest() -> Manifest {
 }
 
 impl Fixture {
-    /// An instance of `project`, as an order inserts it, without quota.
+    /// Inserts an instance as a create request does, without quota.
     pub(crate) async fn insert(&self, project: &str) -> InstanceId {
         let row = self.new_row(project);
         let mut tx = self.store.begin().await.unwrap();
@@ -122,7 +123,7 @@ impl Fixture {
         row.id
     }
 
-    /// The row of an order.
+    /// The row of a create request.
     pub(crate) fn new_row(&self, project: &str) -> NewRow {
         NewRow {
             id: InstanceId::random(),

@@ -1,4 +1,4 @@
-//! Agents.
+//! Fake agents.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Mutex;
@@ -13,25 +13,25 @@ use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
 use crate::ids::InstanceId;
 use crate::state::Service;
 
-/// An agent of every instance, as the hub shows them: with a journal and a fence, which go with the host.
+/// An agent for every instance, with a journal and a fence, which are deleted with the host.
 #[derive(Default)]
 pub(crate) struct FakeAgents {
     agents: Mutex<HashMap<InstanceId, FakeAgent>>,
-    /// Errors that the next jobs end with, by the name of the work; recorded in the journal as a real agent does.
+    /// Errors of the next jobs, by name of the work. They are recorded in the journal, as by a real agent.
     pub(crate) failures: Mutex<HashMap<&'static str, VecDeque<AgentError>>>,
-    /// How often each work was really done.
+    /// How often each work was carried out.
     pub(crate) done: Mutex<HashMap<&'static str, usize>>,
-    /// The starts as they came.
+    /// All received starts.
     pub(crate) starts: Mutex<Vec<v1::Start>>,
-    /// What was assigned.
+    /// All received assignments.
     pub(crate) assigned: Mutex<Vec<v1::AssignRequest>>,
     /// Parameters that the engine does not take while it runs, and what it says.
     pub(crate) refused: Mutex<BTreeMap<String, String>>,
     /// Why it would not start with the parameters that it is asked about.
     pub(crate) check_refusal: Mutex<Option<String>>,
-    /// Whether a new host's agent stays away.
+    /// Whether the agents of new hosts do not connect.
     pub(crate) silent: AtomicBool,
-    /// What the engine is after a job that starts it; healthy unless set.
+    /// State of the engine after a job that starts it; healthy unless set.
     pub(crate) service: Mutex<Option<Service>>,
 }
 
@@ -65,7 +65,7 @@ impl FakeAgents {
         self.agents.lock().unwrap().entry(instance).or_default().state.send_modify(change);
     }
 
-    /// How often this work was done.
+    /// How often this work was carried out.
     pub(crate) fn count(&self, work: &str) -> usize {
         self.done.lock().unwrap().get(work).copied().unwrap_or_default()
     }
@@ -81,7 +81,7 @@ impl FakeAgents {
         }
     }
 
-    /// The agent of a host that was stopped, with its journal; its engine comes up with it.
+    /// Starts the agent of a stopped host, with its journal; the engine starts, too.
     pub(super) fn start(&self, instance: InstanceId) {
         if !self.silent.load(Ordering::SeqCst) {
             let service = self.service.lock().unwrap().unwrap_or(Service::Healthy);

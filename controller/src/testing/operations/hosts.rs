@@ -1,4 +1,4 @@
-//! Hosts.
+//! A fake compute driver.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,31 +14,31 @@ use crate::ids::InstanceId;
 use crate::model::Requirements;
 use crate::state::HostState;
 
-/// A driver of hosts that are names in a set.
+/// A driver whose hosts are entries of a set.
 pub(crate) struct FakeCompute {
     agents: Arc<FakeAgents>,
     pub(crate) hosts: Mutex<HashSet<InstanceId>>,
-    /// How often a host was made that was not there, and how often one was removed that was.
+    /// How often a host was made, and how often one was removed.
     pub(crate) made: Mutex<usize>,
     pub(crate) removed: Mutex<usize>,
-    /// Those that were stopped and not started since, and how often one was.
+    /// Stopped hosts, and how often a host was stopped.
     halted: Mutex<HashSet<InstanceId>>,
     pub(crate) stopped: Mutex<usize>,
-    /// Errors of the next calls, by verb.
+    /// Errors of the next calls, by method.
     pub(crate) failures: Mutex<HashMap<&'static str, VecDeque<ComputeError>>>,
     pub(crate) specs: Mutex<Vec<HostSpec>>,
     pub(crate) address: Mutex<u8>,
     pub(crate) dead: AtomicBool,
-    /// The greatest fence of each host.
+    /// Greatest fence of each host.
     fences: Mutex<HashMap<InstanceId, u64>>,
-    /// Holds the next request for a host back, as a network or a controller's stall does, until the second is notified; the
-    /// first says that there is one.
+    /// Delays the next `ensure_host` before it takes effect, as a slow network or a stalled controller does. The first
+    /// `Notify` tells that the call has come, the second lets it continue.
     pub(crate) late: Mutex<Option<(Arc<Notify>, Arc<Notify>)>>,
-    /// The same for the answer to the next request for a host, which has taken effect by then.
+    /// The same for the answer, after the call has taken effect.
     pub(crate) late_answer: Mutex<Option<(Arc<Notify>, Arc<Notify>)>>,
 }
 
-/// Waits where the test has put a hold, once.
+/// Waits once, if the test has set a delay.
 async fn hold(late: &Mutex<Option<(Arc<Notify>, Arc<Notify>)>>) {
     let late = late.lock().unwrap().take();
     if let Some((there, go_on)) = late {
@@ -113,7 +113,7 @@ impl Compute for FakeCompute {
         } else if self.halted.lock().unwrap().remove(&spec.instance) {
             self.agents.start(spec.instance);
         }
-        // As a cloud's driver does, which finds its server again by what it said before.
+        // Like a cloud driver, which needs the state to find its server again.
         let driver_state = serde_json::json!({"server": spec.instance});
         assert!(spec.driver_state.is_null() || spec.driver_state == driver_state, "{:?}", spec.driver_state);
         hold(&self.late_answer).await;

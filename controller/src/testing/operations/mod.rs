@@ -1,5 +1,5 @@
-//! What tests of operations stand on: a real store, an agent and a driver that do as they are told and count what they
-//! did, and the checks that every operation passes.
+//! Support for tests of operations: a real store, a fake agent and driver that count what they do, and the checks that
+//! every operation must pass.
 
 mod agents;
 mod hosts;

@@ -1,4 +1,4 @@
-//! One instance, with a runner that does operations on it.
+//! An instance and a runner for its operations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::testing::store::{Fixture, fixture};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Durations under which a test does not wait.
+/// Durations that are short enough for tests.
 pub(crate) const QUICK: Timing = Timing {
     lease: Duration::from_secs(30),
     renew: Duration::from_secs(10),
@@ -36,7 +36,7 @@ pub(crate) const QUICK: Timing = Timing {
     grace: Duration::from_secs(30),
 };
 
-/// One instance of project `p`, and everything around it.
+/// An instance of project `p`, with a store, a fake agent and a fake driver.
 pub(crate) struct Stage {
     pub(crate) fixture: Fixture,
     pub(crate) context: RunnerContext,
@@ -45,7 +45,7 @@ pub(crate) struct Stage {
     pub(crate) instance: InstanceId,
 }
 
-/// A runner at work; dropped, it is as if its process were killed.
+/// A running runner. Dropping it is like killing its process.
 pub(crate) struct Running {
     task: JoinHandle<()>,
     shutdown: CancellationToken,
@@ -53,17 +53,18 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Ends it as a signal does.
+    /// Stops it gracefully.
     pub(crate) async fn stop(mut self) {
         self.shutdown.cancel();
         (&mut self.task).await.unwrap();
     }
 
-    /// Ends it as `kill -9` does.
+    /// Ends it like `kill -9`.
     pub(crate) async fn kill(mut self) {
         self.task.abort();
         assert!((&mut self.task).await.is_err_and(|error| error.is_cancelled()));
-        // A server goes on with what it was sent last; a real next life, too, waits a lease for a claim that came so late.
+        // The database may still process the last statement. Wait for that here; a real successor waits for the end of
+        // the lease.
         drop(self.store.begin().await.unwrap());
     }
 }
@@ -75,7 +76,7 @@ impl Drop for Running {
 }
 
 impl Stage {
-    /// With the row that an order has inserted.
+    /// With an instance as a create request inserts it.
     pub(crate) async fn ordered() -> Self {
         let fixture = fixture().await;
         let agents = Arc::new(FakeAgents::default());
@@ -94,7 +95,7 @@ impl Stage {
         Self { fixture, context, agents, compute, instance }
     }
 
-    /// With an instance that has been created.
+    /// With a created instance.
     pub(crate) async fn created() -> Self {
         let stage = Self::ordered().await;
         let operation = create_instance::new(stage.origin(), create_instance::Params::default()).unwrap();
@@ -112,7 +113,7 @@ impl Stage {
         }
     }
 
-    /// As a use case does: the task and the operation in one transaction.
+    /// Sets the task and enqueues the operation in one transaction, as a use case does.
     pub(crate) async fn submit(&self, operation: NewOperation) -> crate::error::Result<OperationId> {
         let task = match operation.kind {
             "restart_instance" => Some(Task::Restarting),
@@ -148,7 +149,7 @@ impl Stage {
         Running { task: tokio::spawn(runner.run(shutdown.clone())), shutdown, store }
     }
 
-    /// Waits until an operation has ended.
+    /// Waits for the end of an operation.
     pub(crate) async fn end(&self, id: OperationId) -> Result<(), String> {
         let mut changes = self.context.changes.subscribe();
         let ended = async {
@@ -165,7 +166,7 @@ impl Stage {
         end
     }
 
-    /// Runs one operation to its end.
+    /// Submits an operation and waits for its end.
     pub(crate) async fn complete(&self, operation: NewOperation) -> Result<(), String> {
         let running = self.start(None);
         let id = self.submit(operation).await.unwrap();
@@ -202,7 +203,7 @@ impl Stage {
         tx.commit().await.unwrap();
     }
 
-    /// Stops the host behind the store's back.
+    /// Stops the host without the store's knowledge.
     pub(crate) async fn stop_host(&self) {
         let mut tx = self.context.store.begin().await.unwrap();
         let fence = self.context.store.draw_fence(&mut tx).await.unwrap();
@@ -218,7 +219,7 @@ impl Stage {
         self.context.store.list_operations(self.instance).await.unwrap().0
     }
 
-    /// Nothing is left of a host, and no operation is active.
+    /// Asserts that nothing is left of the host, and no operation is active.
     pub(crate) async fn assert_nothing_left(&self) {
         assert!(self.compute.hosts.lock().unwrap().is_empty(), "a host is left");
         assert!(self.context.store.get_assignment(self.instance).await.unwrap().is_none(), "an assignment is left");
@@ -230,7 +231,7 @@ impl Stage {
         self.assert_settled().await;
     }
 
-    /// No operation is active, and none that has ended keeps its state, where the secrets were.
+    /// Asserts that no operation is active, and that ended ones have no state, which could contain secrets.
     pub(crate) async fn assert_settled(&self) {
         let count = self
             .context

@@ -1,4 +1,4 @@
-//! An operation with a kill, or a failure, at every point of it.
+//! Runs an operation with a kill or a failure at each of its points.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use crate::ids::InstanceId;
 use crate::operations::points::{Hold, Hook};
 use crate::operations::{NewOperation, Stage as PlannedStage};
 
-/// A hook that holds the runner at one point, once, and a way to wait for that.
+/// A hook that holds the runner once at a point. The `Notify` tells when it is there.
 pub(crate) fn hold_at(point: String, hold: Hold) -> (Hook, Arc<Notify>) {
     let there = Arc::new(Notify::new());
     let notify = there.clone();
@@ -25,13 +25,13 @@ pub(crate) fn hold_at(point: String, hold: Hold) -> (Hook, Arc<Notify>) {
     (Arc::new(hook), there)
 }
 
-/// Waits until the runner is at that point.
+/// Waits until the runner has reached the point.
 pub(crate) async fn reached(there: &Notify, point: &str) {
     assert!(tokio::time::timeout(LIMIT, there.notified()).await.is_ok(), "the runner never came to {point}");
 }
 
-/// Kills the runner before and after every step, which runs each step twice, and lets another one go on: the operation
-/// ends as if nothing had happened.
+/// Kills the runner before and after every step and lets another runner continue, so that each step runs twice. The
+/// operation must end as if nothing had happened.
 pub(crate) async fn killed_anywhere(make: impl AsyncFn() -> (Stage, NewOperation), check: impl AsyncFn(&Stage, &str)) {
     let (_, operation) = make().await;
     for PlannedStage { step, .. } in operation.plan {
@@ -51,7 +51,7 @@ pub(crate) async fn killed_anywhere(make: impl AsyncFn() -> (Stage, NewOperation
     }
 }
 
-/// Fails every step before and after its effect; and again with a kill before and after each undo that follows.
+/// Fails every step before and after its effect; then again, with a kill before and after each of the undos.
 pub(crate) async fn failed_anywhere(make: impl AsyncFn() -> (Stage, NewOperation), check: impl AsyncFn(&Stage, &str)) {
     let (_, operation) = make().await;
     let kind = operation.kind;
@@ -93,7 +93,7 @@ async fn fail_at(
     let mut running = stage.start(Some(hook));
     let id = stage.submit(operation).await.unwrap();
     if kill.is_some() {
-        // A step without undo has no such point: then the operation just ends.
+        // A step without an undo has no such point; then the operation just ends.
         let ended = tokio::select! {
             () = there.notified() => false,
             _ = stage.end(id) => true,
