@@ -1,4 +1,4 @@
-//! A user of the API, by plain HTTP.
+//! A client of the API over plain HTTP.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,39 +10,38 @@ use serde_json::{Value, json};
 
 use crate::poll::poll;
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
-    /// The body; null when it is empty or no JSON.
+    /// The body; null if it is empty or not JSON.
     pub body: Value,
-    /// All headers.
     pub headers: HeaderMap,
-    /// The header that names the request.
+    /// `x-openstack-request-id`.
     pub request_id: Option<String>,
-    /// The operation that was enqueued.
+    /// Id of the enqueued operation.
     pub operation: Option<String>,
 }
 
 impl Answer {
-    /// The sentence of a fault.
+    /// The message of a fault.
     pub fn message(&self) -> String {
         let fault = self.body.as_object().and_then(|object| object.values().next());
         fault.and_then(|fault| fault["message"].as_str()).unwrap_or_default().to_owned()
     }
 }
 
-/// A user of the API.
+/// A logged-in user of the API.
 pub struct Api {
     client: Client,
     base: String,
     token: String,
-    /// The project that the token is for.
+    /// Project of the token.
     pub project: String,
 }
 
 impl Api {
-    /// Logs in as a cloud of a clouds file.
+    /// Logs in with an entry of a clouds file.
     pub async fn login(clouds: &Path, cloud: &str) -> Result<Self> {
         let text = std::fs::read_to_string(clouds).with_context(|| format!("read {}", clouds.display()))?;
         let all: Value = serde_yaml_ng::from_str(&text)?;
@@ -53,7 +52,7 @@ impl Api {
             "identity": {"methods": ["password"], "password": {"user": {
                 "name": auth["username"], "password": auth["password"], "domain": domain}}},
             "scope": {"project": {"name": auth["project_name"], "domain": domain}}}});
-        // No connection is kept: the controller at its other end may be killed at any moment.
+        // Keep no connections, since tests kill the controller.
         let mut builder = Client::builder().timeout(Duration::from_secs(90)).pool_max_idle_per_host(0);
         if let Some(authority) = all["clouds"][cloud]["cacert"].as_str() {
             builder = builder.tls_certs_merge([reqwest::Certificate::from_pem(&std::fs::read(authority)?)?]);
@@ -123,7 +122,7 @@ impl Api {
         self.send(Method::DELETE, path, None).await
     }
 
-    /// Orders the smallest instance, with a database `app` and a user `app` whose password is `secret-app-1`.
+    /// Creates a minimal instance with a database `app` and a user `app`, whose password is `secret-app-1`.
     pub async fn order(&self, name: &str) -> Result<String> {
         let answer = self.post("/instances", &order_body(name)).await?;
         if answer.status != 200 {
@@ -132,14 +131,14 @@ impl Api {
         Ok(answer.body["instance"]["id"].as_str().context("instance id")?.to_owned())
     }
 
-    /// Orders an instance and waits until it can be used.
+    /// Creates an instance and waits until it can be used.
     pub async fn order_and_await(&self, name: &str) -> Result<String> {
         let id = self.order(name).await?;
         self.await_active(&id).await?;
         Ok(id)
     }
 
-    /// The instance's view, or null when it is gone.
+    /// The instance's view, or null if it is deleted.
     pub async fn instance(&self, id: &str) -> Result<Value> {
         let answer = self.get(&format!("/instances/{id}")).await?;
         Ok(if answer.status == 404 { Value::Null } else { answer.body["instance"].clone() })
@@ -148,7 +147,7 @@ impl Api {
     /// Waits for ACTIVE and HEALTHY.
     ///
     /// # Errors
-    /// It became an error, or did not within 60 s.
+    /// The instance went into an error, or was not active after 60 s.
     pub async fn await_active(&self, id: &str) -> Result<Value> {
         let done = |view: &Value| {
             (view["status"] == "ACTIVE" && view["operating_status"] == "HEALTHY") || view["status"] == "ERROR"
@@ -163,24 +162,18 @@ impl Api {
     /// Waits until the instance is in error and returns its view.
     ///
     /// # Errors
-    /// It did not within 90 s.
+    /// The instance was not in error after 90 s.
     pub async fn await_error(&self, id: &str) -> Result<Value> {
         poll("ERROR", Duration::from_secs(90), async || self.instance(id).await, |view| view["status"] == "ERROR").await
     }
 
-    /// Waits until the instance is gone.
-    ///
-    /// # Errors
-    /// It was not within 60 s.
+    /// Waits until the instance is deleted, for at most 60 s.
     pub async fn await_gone(&self, id: &str) -> Result<()> {
         poll("404", Duration::from_secs(60), async || self.instance(id).await, Value::is_null).await?;
         Ok(())
     }
 
-    /// Waits until no operation of the instance is under way, and returns them all, newest first.
-    ///
-    /// # Errors
-    /// One still was after 60 s.
+    /// Waits until no operation of the instance is active, for at most 60 s, and returns all of them, newest first.
     pub async fn await_operations(&self, id: &str) -> Result<Value> {
         let ended = |status: &Value| ["done", "failed", "cancelled"].iter().any(|end| status == end);
         poll(
@@ -193,7 +186,7 @@ impl Api {
     }
 }
 
-/// The body of the smallest order.
+/// The body of a minimal create request.
 pub fn order_body(name: &str) -> Value {
     json!({"instance": {
         "name": name, "flavorRef": "1", "volume": {"size": 1},

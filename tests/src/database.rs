@@ -1,4 +1,4 @@
-//! A PostgreSQL server for the store of controllers, in a directory and on an address of its own.
+//! A PostgreSQL server for the controllers' store, with its own directory and address.
 
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
@@ -14,19 +14,19 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::Shared;
 
-/// Where Debian's packages put the server's programs.
+/// Directory of the server's programs in Debian.
 const BINDIR: &str = "/usr/lib/postgresql/15/bin";
-/// Who runs the server; it refuses root.
+/// Account that runs the server, which refuses root.
 const ACCOUNT: &str = "trove";
 const PASSWORD: &str = "store-secret";
 
-/// The server. Dropping it ends it.
+/// The server. Dropping it stops it.
 pub struct Database {
     directory: TempDir,
     address: Ipv4Addr,
-    /// Not the port of tenants' engines, which some tests take on every address.
+    /// Not the engines' port, which some tests bind on every address.
     port: u16,
-    /// Settings of the command line.
+    /// Settings on the command line.
     options: String,
 }
 
@@ -42,17 +42,17 @@ fn as_account(program: &str) -> Result<Command> {
 }
 
 impl Database {
-    /// A server that answers, and forgets everything in a power cut: tests have none.
+    /// Starts a server without fsync, since tests have no power failures.
     pub fn start() -> Result<Self> {
         Self::start_with(&["fsync=off"])
     }
 
-    /// A server with these settings, each `name=value`.
+    /// Starts a server with settings, each `name=value`.
     pub fn start_with(settings: &[&str]) -> Result<Self> {
         Self::start_in(&std::env::temp_dir(), settings)
     }
 
-    /// The same, with everything that it writes below `parent`.
+    /// Starts a server whose files are below `parent`.
     pub fn start_in(parent: &Path, settings: &[&str]) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("trove-store-").tempdir_in(parent)?;
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
@@ -83,10 +83,7 @@ impl Database {
         Ok(database)
     }
 
-    /// Starts it after it has ended, however it has.
-    ///
-    /// # Errors
-    /// It does not come up: the end of its log.
+    /// Starts it again after it has ended. An error contains the end of its log.
     pub fn start_again(&self) -> Result<()> {
         let log = self.path().join("server/log");
         let mut start = as_account("pg_ctl")?;
@@ -96,7 +93,7 @@ impl Database {
         Ok(())
     }
 
-    /// Kills it and all its processes with SIGKILL, and returns when they are gone.
+    /// Kills all its processes with SIGKILL and waits for their end.
     pub fn kill(&self) -> Result<()> {
         let all = self.signal(Signal::SIGKILL)?;
         let is_there = |pid: &i32| Path::new(&format!("/proc/{pid}/exe")).exists();
@@ -106,14 +103,14 @@ impl Database {
         Ok(())
     }
 
-    /// Sends a signal to it and all its processes, and says which they are.
+    /// Sends a signal to all its processes, and returns their pids.
     pub fn signal(&self, signal: Signal) -> Result<Vec<i32>> {
         let first = self.pid()?;
         let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children"))?;
         let mut all = vec![first];
         all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
         for pid in &all {
-            // One that has ended by itself meanwhile is as good.
+            // It may have ended by itself.
             let _ = kill(Pid::from_raw(*pid), signal);
         }
         Ok(all)
@@ -131,7 +128,7 @@ impl Database {
         self.path().join("password")
     }
 
-    /// What controllers on it share.
+    /// Settings for controllers that share it.
     pub fn shared(&self) -> Shared {
         Shared {
             url: format!("postgres://store@{}:{}/postgres", self.address, self.port),
@@ -141,20 +138,20 @@ impl Database {
         }
     }
 
-    /// The same over a Unix socket, as on one machine.
+    /// The same, connecting over a Unix socket.
     pub fn shared_locally(&self) -> Shared {
         let directory = self.path().join("server");
         let url = format!("postgres://store@localhost:{}/postgres?host={}", self.port, directory.display());
         Shared { url, ..self.shared() }
     }
 
-    /// Its first process, of which all others are children.
+    /// Pid of the postmaster.
     pub fn pid(&self) -> Result<i32> {
         let text = std::fs::read_to_string(self.data().join("postmaster.pid")).context("the server's pid file")?;
         text.lines().next().context("the server's pid")?.parse().context("the server's pid")
     }
 
-    /// A session in the store's database.
+    /// Opens a session in the store's database.
     pub async fn connect(&self) -> Result<Client> {
         let mut config = tokio_postgres::Config::new();
         config.host(self.address.to_string()).port(self.port).user("store").password(PASSWORD).dbname("postgres");
@@ -168,7 +165,7 @@ impl Drop for Database {
     fn drop(&mut self) {
         if let Ok(mut stop) = as_account("pg_ctl") {
             stop.args(["stop", "-m", "immediate", "-D"]).arg(self.data());
-            // A failure leaves a process that the next look for leftovers shows; there is nothing else to do with it.
+            // After a failure a process is left; the next check for leftovers reports it.
             let _ = stop.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
     }

@@ -1,4 +1,4 @@
-//! A small file system, for what happens when it is full. Only root may mount one.
+//! A small file system, for tests with a full disk. Only root can mount one.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -7,11 +7,11 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-/// A file system in memory that goes with the test.
+/// A tmpfs that is unmounted when dropped.
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Mounts one of this size (`200m`) on a directory that is there.
+    /// Mounts one of this size (such as `200m`) on an existing directory.
     pub fn mount(path: &Path, size: &str) -> Result<Self> {
         let options = format!("size={size},mode=0755");
         let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).status()?;
@@ -19,7 +19,7 @@ impl SmallDisk {
         Ok(Self(path.to_owned()))
     }
 
-    /// Fills it to the last block with one file, which may be there already.
+    /// Fills it completely with one file, which may exist already.
     pub fn fill(&self) -> Result<PathBuf> {
         let path = self.0.join("filler");
         let mut file = File::options().create(true).append(true).open(&path)?;
@@ -32,7 +32,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // A mount that is left is seen by the next look at the machine; there is nothing else to do with it.
+        // After a failure the mount is left; nothing else can be done here.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }

@@ -1,4 +1,4 @@
-//! An engine as a tenant uses it: ordered with an account `app`, written to, read from.
+//! An engine as a tenant uses it: created with a user `app`, written to, read from.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -7,22 +7,22 @@ use crate::api::order_body;
 use crate::postgres::{connect, rows};
 use crate::redis::Redis;
 
-/// The account of an order, and its password.
+/// The user of a create request, and its password.
 pub const APP: (&str, &str) = ("app", "secret-app-1");
 
-/// Which engine.
+/// An engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// With a database `app`.
+    /// Created with a database `app`.
     PostgreSql,
-    /// Without databases by name.
+    /// Has no databases.
     Redis,
 }
 
 impl Engine {
     pub const ALL: [Self; 2] = [Self::PostgreSql, Self::Redis];
 
-    /// The name of its datastore.
+    /// Name of its datastore.
     pub fn datastore(self) -> &'static str {
         match self {
             Self::PostgreSql => "postgresql",
@@ -30,7 +30,7 @@ impl Engine {
         }
     }
 
-    /// The body of the smallest order, with the account `app`.
+    /// The body of a minimal create request, with the user `app`.
     pub fn order(self, name: &str) -> Value {
         let mut body = order_body(name);
         let instance = &mut body["instance"];
@@ -42,7 +42,7 @@ impl Engine {
         body
     }
 
-    /// The body of an account that may do what `app` may.
+    /// The body of a user with the same rights as `app`.
     pub fn user(self, name: &str, password: &str) -> Value {
         match self {
             Self::PostgreSql => json!({"name": name, "password": password, "databases": [{"name": "app"}]}),
@@ -50,7 +50,7 @@ impl Engine {
         }
     }
 
-    /// Logs in and out.
+    /// Logs in as a user.
     pub async fn log_in(self, view: &Value, user: &str, password: &str) -> Result<()> {
         match self {
             Self::PostgreSql => connect(view, user, password, "app").await.map(|_| ()),
@@ -81,7 +81,7 @@ impl Engine {
         }
     }
 
-    /// Writes a text as `app`; on its return the engine has acknowledged it.
+    /// Writes a text as `app`, and waits for the engine's acknowledgement.
     pub async fn write(self, view: &Value, text: &str) -> Result<()> {
         match self {
             Self::PostgreSql => {
@@ -94,7 +94,7 @@ impl Engine {
         }
     }
 
-    /// What was written, in its order.
+    /// The written texts, in order.
     pub async fn read(self, view: &Value) -> Result<Vec<String>> {
         match self {
             Self::PostgreSql => {

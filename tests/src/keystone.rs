@@ -1,4 +1,4 @@
-//! A real Keystone of a test's own, with the users that the stories need.
+//! A real Keystone for a test, with the users that tests need.
 
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
@@ -17,7 +17,7 @@ use crate::stack::{Stack, StackOptions};
 
 const PORT: u16 = 5000;
 
-/// A Keystone in a directory of its own. Dropping it ends it.
+/// A Keystone in its own directory. Dropping it stops it.
 pub struct Keystone {
     directory: TempDir,
     address: Ipv4Addr,
@@ -28,11 +28,9 @@ pub struct Keystone {
 }
 
 impl Keystone {
-    /// One that serves, with the service's user `trove` (role `service` in the project `service`), a member of the
-    /// project `demo`, and a reader of it. The project `admin` and its administrator are there by themselves.
-    ///
-    /// # Errors
-    /// `TROVE_TESTS_KEYSTONE`, which `make test` sets, is not set, or it did not come up.
+    /// Starts a Keystone with the service's user `trove` (role `service` in the project `service`), and a member and a
+    /// reader of the project `demo`. Its bootstrap makes the project `admin` and its administrator.
+    /// `TROVE_TESTS_KEYSTONE`, which `make test` sets, must be set.
     pub async fn start(tls: bool) -> Result<Self> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = tempfile::Builder::new().prefix("trove-keystone-").tempdir()?;
@@ -56,7 +54,7 @@ impl Keystone {
         Ok(keystone)
     }
 
-    /// Starts it, or starts it again on the same state.
+    /// Starts it, or starts it again with the same state.
     pub fn run(&mut self) -> Result<()> {
         let cache =
             std::env::var_os("TROVE_TESTS_KEYSTONE").context("TROVE_TESTS_KEYSTONE is not set; run `make test`")?;
@@ -101,12 +99,12 @@ impl Keystone {
         format!("{}://{}:{PORT}/v3", if self.tls { "https" } else { "http" }, self.address)
     }
 
-    /// The authority that signed its certificate, where it speaks TLS.
+    /// The authority that signed its certificate, if it uses TLS.
     pub fn ca_file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
-    /// A clouds file with `trove` (the member), `trove-reader` and `trove-admin`; a stack has a copy of it.
+    /// A clouds file with `trove` (the member), `trove-reader` and `trove-admin`. A stack gets a copy.
     fn clouds_yaml(&self) -> PathBuf {
         self.directory.path().join("clouds.yaml")
     }
@@ -128,20 +126,20 @@ impl Keystone {
         Ok(std::fs::write(self.clouds_yaml(), serde_yaml_ng::to_string(&clouds)?)?)
     }
 
-    /// How often a token was asked about.
+    /// Number of token validations so far.
     pub fn validations(&self) -> Result<usize> {
         let log = std::fs::read_to_string(self.state().join("access.log"))?;
         Ok(log.lines().filter(|line| line.starts_with("GET /v3/auth/tokens")).count())
     }
 
-    /// How often somebody logged in.
+    /// Number of logins so far.
     pub fn logins(&self) -> Result<usize> {
         let log = std::fs::read_to_string(self.state().join("access.log"))?;
         Ok(log.lines().filter(|line| line.starts_with("POST /v3/auth/tokens")).count())
     }
 
-    /// A stack whose identity this is, and whose service stands in this Keystone's catalog. `config` is more of its
-    /// configuration, `section` more of the section of Keystone.
+    /// A stack that uses this Keystone and is in its catalog. `config` is additional configuration; `section`
+    /// additional options of the section `keystone`.
     pub async fn stack(&self, section: &str, config: &str) -> Result<Stack> {
         let password = self.directory.path().join("password");
         std::fs::write(&password, "trove\n")?;
@@ -162,7 +160,7 @@ impl Keystone {
         Ok(stack)
     }
 
-    /// Puts the service into the catalog, as the operator's guide has it.
+    /// Adds the service to the catalog, as the operator's guide describes.
     async fn register(&self, url: &str) -> Result<()> {
         let service = json!({"service": {"type": "database", "name": "trove"}});
         let service = self.call(Method::POST, "/services", &service).await?["service"]["id"].clone();
@@ -172,7 +170,7 @@ impl Keystone {
         Ok(())
     }
 
-    /// Gives a user, whose password is its name, a role in a project; makes what is not there.
+    /// Gives a user a role in a project. Makes user (with its name as password), role and project if they do not exist.
     async fn grant(&self, user: &str, project: &str, role: &str) -> Result<()> {
         let id = async |kind: &str, name: &str, body: Value| {
             let found = self.call(Method::GET, &format!("/{kind}s?name={name}"), &Value::Null).await?;
@@ -202,7 +200,7 @@ impl Keystone {
         Ok(serde_json::from_str(&text).unwrap_or_default())
     }
 
-    /// A token of a user for a project, or for none.
+    /// Logs a user in, for a project or unscoped, and returns the token.
     pub async fn log_in(&self, user: &str, password: &str, project: &str) -> Result<String> {
         let domain = json!({"name": "Default"});
         let mut body = json!({"auth": {"identity": {"methods": ["password"], "password": {
@@ -217,7 +215,7 @@ impl Keystone {
         Ok(token.to_str()?.to_owned())
     }
 
-    /// Makes a token worthless.
+    /// Revokes a token.
     pub async fn revoke(&self, token: &str) -> Result<()> {
         let request = self.client.delete(self.url() + "/auth/tokens");
         let answer = request.header("x-auth-token", &self.token).header("x-subject-token", token).send().await?;
@@ -225,7 +223,7 @@ impl Keystone {
         Ok(())
     }
 
-    /// Makes all tokens of the service's own user worthless, by a new password that is the old one.
+    /// Revokes all tokens of the service's own user, by setting its password to the same value.
     pub async fn forget_the_service(&self) -> Result<()> {
         let found = self.call(Method::GET, "/users?name=trove", &Value::Null).await?;
         let id = found["users"][0]["id"].as_str().context("the user trove")?;
@@ -234,7 +232,7 @@ impl Keystone {
     }
 }
 
-/// An authority of its own and a certificate for the address.
+/// Makes an authority and a certificate for the address.
 fn certify(directory: &Path, address: Ipv4Addr) -> Result<()> {
     let openssl = |args: &[&str]| -> Result<()> {
         let output = Command::new("openssl").args(args).current_dir(directory).output().context("start openssl")?;
@@ -253,7 +251,7 @@ fn certify(directory: &Path, address: Ipv4Addr) -> Result<()> {
 impl Drop for Keystone {
     fn drop(&mut self) {
         if self.child.is_some() {
-            // Nothing better can be done with a failure here.
+            // Nothing can be done about a failure here.
             let _ = self.kill();
         }
     }

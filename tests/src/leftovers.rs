@@ -1,5 +1,5 @@
-//! What a host may leave behind: processes, directories, sockets, shared memory, cgroups. And how a test ends a host
-//! without asking the service.
+//! Finds what a host leaves behind: processes, directories, sockets, shared memory, cgroups. And ends a host without
+//! the service.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Processes (that are no zombies) of an instance: their command line, working directory or cgroup names it.
+/// Processes of an instance, except zombies: those whose command line, working directory or cgroup contains its id.
 pub fn processes(instance: &str) -> Vec<i32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let mut found = Vec::new();
@@ -29,27 +29,27 @@ pub fn processes(instance: &str) -> Vec<i32> {
     found
 }
 
-/// The program that a process runs; nothing when it is gone.
+/// Executable of a process; empty if it has ended.
 fn program(pid: i32) -> PathBuf {
     std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default()
 }
 
-/// The program of a process's parent. A child that has not become another program yet still looks like its parent, and
-/// is told from it by this.
+/// Executable of a process's parent. It distinguishes a process from a child that was forked and has not executed its
+/// program yet.
 fn program_of_parent(pid: i32) -> PathBuf {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
     parent.map(program).unwrap_or_default()
 }
 
-/// Server processes of the engine itself: those that listen for tenants, one an instance.
+/// Main processes of the engine, which listen for clients: one for each instance.
 pub fn engines(instance: &str) -> Vec<i32> {
     let is_engine = |pid: &i32| {
-        // An agent that starts asks the same program for its version.
+        // A starting agent runs the same program with --version.
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let serves = |word: &[u8]| word == b"-D" || word.ends_with(b"/engine.conf");
         let serves = words.split(|byte| *byte == 0).any(serves);
-        // The server of Debian's redis is its checker under another name.
+        // Debian's redis-server and redis-check-rdb are the same file.
         let programs = ["bin/mongod", "bin/postgres", "bin/redis-check-rdb", "bin/redis-server"];
         let is_one = |path: &Path| programs.iter().any(|program| path.ends_with(program));
         serves && is_one(&program(*pid)) && !is_one(&program_of_parent(*pid))
@@ -64,16 +64,16 @@ pub fn agents(instance: &str) -> Vec<i32> {
     processes(instance).into_iter().filter(is_agent).collect()
 }
 
-/// The directory of an instance's sockets, as a process in its host sees it.
+/// Directory of an instance's sockets, through the mount namespace of one of its processes.
 pub fn sockets(instance: &str, process: i32) -> PathBuf {
     PathBuf::from(format!("/proc/{process}/root/run/trove-rs/{instance}/s"))
 }
 
-/// Directories outside of the state that name the instance: sockets and cgroups.
+/// Directories of an instance outside of the state directory: sockets and cgroups.
 pub fn directories(instance: &str) -> Vec<PathBuf> {
     let uid = nix::unistd::getuid();
     let mut places = vec![PathBuf::from("/run/trove-rs"), PathBuf::from(format!("/tmp/trove-rs-{uid}"))];
-    // Control groups lie below one directory for each state directory.
+    // Cgroups are below a directory for each state directory.
     for controller in ["", "memory", "cpu", "pids", "unified", "cpu,cpuacct", "systemd"] {
         let top = Path::new("/sys/fs/cgroup").join(controller).join("trove-rs");
         places.extend(std::fs::read_dir(&top).into_iter().flatten().flatten().map(|entry| entry.path()));
@@ -83,7 +83,7 @@ pub fn directories(instance: &str) -> Vec<PathBuf> {
     all.filter(|path| path.exists()).collect()
 }
 
-/// Shared memory segments whose creator is one of the processes.
+/// Shared memory segments that were created by one of the processes.
 pub fn shared_memory(pids: &[i32]) -> Vec<String> {
     let text = std::fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
     let creator = |line: &&str| line.split_whitespace().nth(4).and_then(|pid| pid.parse::<i32>().ok());
@@ -94,10 +94,7 @@ pub fn shared_memory(pids: &[i32]) -> Vec<String> {
         .collect()
 }
 
-/// Elements of the machine's packet filter that name an account or an address.
-///
-/// # Errors
-/// nft failed otherwise than by having no such table.
+/// Whether the machine's packet filter contains an account or an address. An absent table is no error.
 pub fn filtered(what: &str) -> Result<bool> {
     let output = std::process::Command::new("nft").args(["list", "table", "inet", "trove-rs"]).output()?;
     let text = String::from_utf8(output.stdout)?;
@@ -105,7 +102,7 @@ pub fn filtered(what: &str) -> Result<bool> {
     Ok(text.split(|c: char| c.is_whitespace() || c == ',').any(is_it))
 }
 
-/// Takes the accounts of a host back, and what the packet filter has of them; the filter too when they were the last.
+/// Releases the accounts of a host and removes them from the packet filter; removes the filter with the last one.
 fn release_account(host: &Path) {
     let reservations = Path::new("/run/trove-rs/uids");
     let entries = || std::fs::read_dir(reservations).into_iter().flatten().flatten();
@@ -125,7 +122,7 @@ fn release_account(host: &Path) {
     }
 }
 
-/// Ends every process of a host and removes what it has outside of the state directory.
+/// Ends every process of a host and removes its files outside of the state directory.
 pub fn end_host(host: &Path, instance: &str) {
     let mut killed = Vec::new();
     loop {
@@ -147,12 +144,12 @@ pub fn end_host(host: &Path, instance: &str) {
     for directory in directories(instance) {
         if directory.starts_with("/sys/fs/cgroup") {
             let _ = std::fs::remove_dir(&directory);
-            // The directories above it, when this was the last host.
+            // Also the parent directories, if this was the last host.
             for above in directory.ancestors().skip(1).take(2) {
                 let _ = std::fs::remove_dir(above);
             }
         } else {
-            // What holds the host's namespaces.
+            // The mounts that hold the host's namespaces.
             for mounted in [directory.join("ns"), directory.clone()] {
                 while umount2(&mounted, MntFlags::MNT_DETACH).is_ok() {}
             }
@@ -163,7 +160,7 @@ pub fn end_host(host: &Path, instance: &str) {
     let _ = std::fs::remove_dir_all(host);
 }
 
-/// Says what is left of an instance that is gone; `pids` are processes that it had.
+/// Asserts that nothing is left of a deleted instance. `pids` are its former processes.
 pub fn assert_nothing_of(instance: &str, host: &Path, pids: &[i32]) -> Result<()> {
     let (left, places, memory) = (processes(instance), directories(instance), shared_memory(pids));
     ensure!(left.is_empty(), "processes of {instance} are left: {left:?}");

@@ -1,7 +1,8 @@
-//! End to end: a whole service of its own for each test, with real agents, real engines and real clients.
+//! Support for end-to-end tests. Each test has its own service, with real agents, engines and clients.
 //!
-//! [`Stack`] is a controller in its own directory, on addresses of its own; [`Keystone`] a real one beside it. [`Api`] speaks to it as a user. [`Engine`] is
-//! an engine as its tenant uses it. [`poll`] waits with a deadline. [`leftovers`] is what may not be there at the end.
+//! [`Stack`] is a controller with its own directory and address; [`Keystone`] a real Keystone. [`Api`] is a client of
+//! the API, [`Engine`] a client of an engine. [`poll`] waits with a deadline. [`leftovers`] finds what must not be left
+//! at the end.
 
 mod api;
 mod clients;

@@ -1,11 +1,11 @@
-//! Waiting with a deadline and the last thing seen.
+//! Polls a condition, with a deadline.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Asks until `done` says so. A failure names what was waited for and what was seen last.
+/// Repeats a query until `done` holds. The error contains what was waited for and the last value.
 pub async fn poll<T: Debug, F: AsyncFnMut() -> Result<T>>(
     what: &str,
     deadline: Duration,

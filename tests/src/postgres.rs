@@ -1,4 +1,4 @@
-//! PostgreSQL as its tenants see it.
+//! PostgreSQL as tenants use it.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ pub async fn connect(view: &Value, user: &str, password: &str, database: &str) -
     Ok(client)
 }
 
-/// The rows of a statement, each as its columns' texts joined by `|`.
+/// The rows of a statement, each with its columns as text, joined by `|`.
 pub async fn rows(client: &Client, sql: &str) -> Result<Vec<String>> {
     let messages = client.simple_query(sql).await?;
     let row = |message| match message {

@@ -1,4 +1,4 @@
-//! Redis as its tenants see it: the engine's own client program.
+//! Redis as tenants use it, with redis-cli.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,18 +14,18 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// The port that speaks in clear.
+    /// The port without TLS.
     pub fn plain(view: &Value) -> Result<Self> {
         let address = view["ip"][0].as_str().with_context(|| format!("an address in {view}"))?.to_owned();
         Ok(Self { address, authority: None })
     }
 
-    /// The port that speaks TLS, whose certificate has to be signed by `authority`, a file.
+    /// The port with TLS. Its certificate must be signed by the authority in the file `authority`.
     pub fn tls(view: &Value, authority: &Path) -> Result<Self> {
         Ok(Self { authority: Some(authority.to_owned()), ..Self::plain(view)? })
     }
 
-    /// redis-cli as an account with its password.
+    /// A command for redis-cli, logged in as an account.
     pub fn client(&self, user: &str, password: &str) -> Command {
         let mut command = Command::new("redis-cli");
         command.args(["-e", "--no-auth-warning", "-h", &self.address, "--user", user]);
@@ -37,7 +37,7 @@ impl Redis {
         command
     }
 
-    /// Runs a command of the engine's and returns its answer.
+    /// Runs a command and returns its answer.
     pub fn run(&self, user: &str, password: &str, words: &[&str]) -> Result<String> {
         let output = self.client(user, password).args(words).output().context("redis-cli")?;
         let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();

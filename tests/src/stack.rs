@@ -1,4 +1,4 @@
-//! A controller of its own, in its own directory, on its own loopback address.
+//! A controller for a test, with its own directory and loopback address.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,42 +17,42 @@ use crate::database::Database;
 use crate::leftovers;
 use crate::poll::poll;
 
-/// Where a process is to die or fail.
+/// Failpoints, at which a process dies or fails.
 #[derive(Clone, Debug, Default)]
 pub struct Failpoints {
-    /// Entries for the controller, such as `operation.create_instance.boot_host.before=kill`.
+    /// Failpoints of the controller, such as `operation.create_instance.boot_host.before=kill`.
     pub controller: Option<String>,
-    /// Entries for every agent that this controller starts; each fires once.
+    /// Failpoints of every agent that this controller starts. Each fires once.
     pub agent: Option<String>,
 }
 
-/// How a stack is made.
+/// Options of a stack.
 #[derive(Clone, Debug, Default)]
 pub struct StackOptions {
-    /// More lines for the configuration file.
+    /// Additional lines of the configuration file.
     pub config: String,
-    /// Runs the controller as this account instead of the test's own.
+    /// Account that runs the controller instead of the test's own.
     pub account: Option<String>,
-    /// Where the state directory is made; a temporary directory otherwise.
+    /// Parent of the state directory; by default a temporary directory.
     pub parent: Option<PathBuf>,
-    /// What it shares with other controllers; nothing otherwise.
+    /// Set if it shares a store with other controllers.
     pub shared: Option<Shared>,
-    /// More of the controller's environment.
+    /// Additional environment variables of the controller.
     pub environment: Vec<(String, String)>,
-    /// How many descriptors the controller may have; as many as the test otherwise.
+    /// The controller's limit of open files; by default that of the test.
     pub descriptors: Option<u64>,
 }
 
-/// What controllers of one service share: a database, the key of the secrets in it, and the directory of hosts.
+/// What controllers of the same service share: the database, the key of its secrets, and the directory of hosts.
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// `postgres://user@host:port/database`.
     pub url: String,
     /// A file with the user's password.
     pub password_file: PathBuf,
-    /// A file of 32 bytes.
+    /// A file with a key of 32 bytes.
     pub key_file: PathBuf,
-    /// Where hosts are kept.
+    /// Directory of hosts.
     pub hosts: PathBuf,
 }
 
@@ -67,20 +67,17 @@ impl Shared {
     }
 }
 
-/// A controller with its state directory. Dropping it ends everything that it started.
+/// A controller and its state directory. Dropping it ends everything that it started.
 pub struct Stack {
     directory: TempDir,
     address: Ipv4Addr,
     options: StackOptions,
     child: Option<Child>,
-    /// Where `TROVE_TEST_STORE=postgres` asks for it, the server of the store.
+    /// The server of the store, with `TROVE_TEST_STORE=postgres`.
     _database: Option<Database>,
 }
 
-/// A program that was built beside this test.
-///
-/// # Errors
-/// It is not there: the message says how to build it.
+/// Path of a program that was built together with this test. If it is absent, the error says how to build it.
 pub fn program(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe().context("find the test's own program")?;
     let directory = test.parent().and_then(Path::parent).context("find the directory of built programs")?;
@@ -90,15 +87,12 @@ pub fn program(name: &str) -> Result<PathBuf> {
 }
 
 impl Stack {
-    /// A stack that serves.
-    ///
-    /// # Errors
-    /// It did not come up; the message has the end of its log.
+    /// Starts a stack. An error contains the end of its log.
     pub async fn start() -> Result<Self> {
         Self::start_with(StackOptions::default()).await
     }
 
-    /// A stack that serves, made otherwise than usual.
+    /// Starts a stack with options.
     pub async fn start_with(options: StackOptions) -> Result<Self> {
         let mut stack = Self::prepare(options)?;
         stack.run(&Failpoints::default())?;
@@ -106,7 +100,7 @@ impl Stack {
         Ok(stack)
     }
 
-    /// A directory and a configuration, nothing running yet.
+    /// Makes the directory and the configuration, without starting anything.
     pub fn prepare(mut options: StackOptions) -> Result<Self> {
         let asked = std::env::var_os("TROVE_TEST_STORE").is_some_and(|kind| kind == "postgres");
         let database = if asked && options.shared.is_none() && options.account.is_none() {
@@ -116,7 +110,7 @@ impl Stack {
         } else {
             None
         };
-        // Best effort: a second call in one process finds it installed.
+        // Fails if it was installed before.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = || {
             let mut builder = tempfile::Builder::new();
@@ -127,20 +121,20 @@ impl Stack {
             Some(parent) => builder().tempdir_in(parent),
             None => builder().tempdir(),
         }?;
-        // The engine's account has to be able to enter.
+        // The engine's account must be able to traverse it.
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
-        // Above the range of instances, and drawn from so many that two tests do not meet.
+        // Outside of the range of instances, and random, so that two tests do not use the same.
         let address = Ipv4Addr::new(127, rand::random_range(128..=254), rand::random(), rand::random_range(1..=254));
         let own = &options.config;
         let mut config = format!("[api]\nlisten = \"{address}:8779\"\n[agents]\nlisten = \"{address}:8778\"\n{own}\n");
         if !config.contains("[rate_limits]") {
-            // Tests ask faster than people do.
+            // Tests exceed the default rate limits.
             let rates = ["get", "post", "put", "delete", "mgmt_post"].map(|kind| format!("{kind} = 1000000\n"));
             config.push_str(&format!("[rate_limits]\n{}", rates.concat()));
         }
         std::fs::write(directory.path().join("trove.toml"), config)?;
         if let Some(account) = &options.account {
-            // The account may not reach the directory that the programs were built in.
+            // The account may have no access to the build directory.
             for name in ["trove-controller", "trove-agent"] {
                 std::fs::copy(program(name)?, directory.path().join(name))?;
             }
@@ -154,7 +148,7 @@ impl Stack {
         self.directory.path().join("state")
     }
 
-    /// The directory around it, which goes with the stack.
+    /// Parent of the state directory. It is removed with the stack.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -163,7 +157,7 @@ impl Stack {
         format!("http://{}:8779", self.address)
     }
 
-    /// The loopback address that the controller listens on.
+    /// Loopback address of the controller.
     pub fn address(&self) -> IpAddr {
         self.address.into()
     }
@@ -172,17 +166,15 @@ impl Stack {
         self.directory.path().join("trove.toml")
     }
 
-    /// The clouds file that the controller made.
+    /// The clouds file written by the controller.
     pub fn clouds_yaml(&self) -> PathBuf {
         self.state().join("clouds.yaml")
     }
 
-    /// The directory of an instance's host.
     pub fn host(&self, instance: &str) -> PathBuf {
         self.hosts().join(instance)
     }
 
-    /// The directory of all hosts.
     pub fn hosts(&self) -> PathBuf {
         let told = self.options.environment.iter().find(|(name, _)| name == "TROVE_PROCESS__HOSTS_DIR");
         match (&self.options.shared, told) {
@@ -192,10 +184,7 @@ impl Stack {
         }
     }
 
-    /// Starts the controller and returns when it says that it serves.
-    ///
-    /// # Errors
-    /// It ended first; the message has the end of its log.
+    /// Starts the controller and waits until it serves. If it ends before, the error contains the end of its log.
     pub fn run(&mut self, failpoints: &Failpoints) -> Result<()> {
         ensure!(self.child.is_none(), "the controller runs already");
         let mut child = self.command(failpoints)?.spawn().context("start trove-controller")?;
@@ -210,7 +199,7 @@ impl Stack {
         bail!("the controller ended with {status} before it served: {line}\n{}", self.log_end())
     }
 
-    /// Starts the controller where it is expected to end by itself, and returns its status and log.
+    /// Starts the controller, waits until it ends by itself, and returns its exit status and log.
     pub fn run_to_end(&mut self) -> Result<(ExitStatus, String)> {
         let output = self.command(&Failpoints::default())?.stderr(Stdio::piped()).output()?;
         Ok((output.status, String::from_utf8_lossy(&output.stderr).into_owned()))
@@ -245,7 +234,7 @@ impl Stack {
         for name in ["TROVE_FAILPOINTS", "TROVE_AGENT_FAILPOINTS", "TROVE_AGENT_FAILPOINTS_ONCE", "XDG_RUNTIME_DIR"] {
             command.env_remove(name);
         }
-        // Orders that name none mean this one, whatever else is installed.
+        // The default datastore of create requests, whatever else is installed.
         command.env("TROVE_DEFAULT_DATASTORE", "postgresql");
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         if let Some(shared) = &self.options.shared {
@@ -263,7 +252,8 @@ impl Stack {
         Ok(command)
     }
 
-    /// Where agents write down which failpoints have fired: hosts of root see no temporary directory but their own.
+    /// The directory in which agents record which failpoints have fired. It is not in /tmp, since hosts of root have
+    /// their own /tmp.
     pub fn fired(&self) -> Result<PathBuf> {
         if self.options.account.is_some() || !nix::unistd::geteuid().is_root() {
             return Ok(self.directory.path().join("fired"));
@@ -276,7 +266,6 @@ impl Stack {
         self.directory.path().join("controller.log")
     }
 
-    /// The last lines of the controller's log.
     pub fn log_end(&self) -> String {
         let text = std::fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -288,13 +277,13 @@ impl Stack {
         Ok(Pid::from_raw(i32::try_from(child.id())?))
     }
 
-    /// Waits until the controller has ended.
+    /// Waits for the end of the controller.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         let mut child = self.child.take().context("the controller does not run")?;
         Ok(child.wait()?)
     }
 
-    /// Waits until the controller has ended by itself, for at most `deadline`.
+    /// Waits until the controller ends by itself, for at most `deadline`.
     pub async fn await_death(&mut self, deadline: Duration) -> Result<ExitStatus> {
         let mut child = self.child.take().context("the controller does not run")?;
         let ended = poll("the controller's end", deadline, async || Ok(child.try_wait()?), Option::is_some).await;
@@ -320,7 +309,7 @@ impl Stack {
         self.run(&Failpoints::default())
     }
 
-    /// Ends the controller in an orderly way; agents and engines go on.
+    /// Stops the controller gracefully. Agents and engines keep running.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         kill(self.pid()?, Signal::SIGTERM)?;
         self.wait()
@@ -331,7 +320,7 @@ impl Stack {
         Ok(kill(self.pid()?, signal)?)
     }
 
-    /// The API as a cloud of another controller's clouds file, when both share a store.
+    /// Logs in at this controller with the clouds file of another one that shares its store.
     pub async fn login_as_known_to(&self, other: &Self, cloud: &str) -> Result<Api> {
         let text = std::fs::read_to_string(other.clouds_yaml())?.replace(&other.url(), &self.url());
         let path = self.directory.path().join("clouds-of-the-other.yaml");
@@ -339,15 +328,12 @@ impl Stack {
         Api::login(&path, cloud).await
     }
 
-    /// The API as a cloud of the clouds file: `trove` or `trove-admin`.
+    /// Logs in with an entry of the clouds file: `trove` or `trove-admin`.
     pub async fn login(&self, cloud: &str) -> Result<Api> {
         Api::login(&self.clouds_yaml(), cloud).await
     }
 
-    /// Waits until the datastores that are installed are registered.
-    ///
-    /// # Errors
-    /// It was not within 180 s.
+    /// Waits until the installed datastores are registered, for at most 180 s.
     pub async fn await_datastore(&self) -> Result<()> {
         let api = self.login("trove").await?;
         let seen = poll(
@@ -361,7 +347,7 @@ impl Stack {
         Ok(())
     }
 
-    /// Ids of the hosts that there are.
+    /// Ids of all hosts.
     pub fn instances(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.hosts()) else { return Vec::new() };
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -388,7 +374,7 @@ impl Drop for Stack {
         let ended =
             ended.map_or_else(String::new, |status| format!("--- the controller had ended by itself: {status}\n"));
         let text = format!("{ended}--- the end of the controller's log\n{}\n", self.log_end());
-        // The runner shows standard error of failed tests only; nothing better can be done with a failure here.
+        // The test runner shows standard error of failed tests only.
         let _ = std::io::stderr().write_all(text.as_bytes());
         self.end_everything();
     }
