@@ -1,4 +1,4 @@
-//! The engine is killed, the agent is killed or sleeps: both come back, with what was committed.
+//! The engine or the agent is killed, or the agent is suspended: both come back, with all committed data.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn poll_client(
     }
 }
 
-/// Inserts rows until the engine goes away, and says how many were acknowledged.
+/// Inserts rows until the connection breaks. Returns the number of acknowledged rows.
 async fn insert(view: serde_json::Value, worker: i32) -> Result<u64> {
     let client = connect(&view, "app", "secret-app-1", "app").await?;
     let mut acknowledged = 0;
@@ -60,7 +60,7 @@ async fn insert(view: serde_json::Value, worker: i32) -> Result<u64> {
     Ok(acknowledged)
 }
 
-/// Ends a process when it is dropped.
+/// Kills a process when dropped.
 struct Ended(std::process::Child);
 
 impl Drop for Ended {
@@ -70,7 +70,7 @@ impl Drop for Ended {
     }
 }
 
-/// A process of the engine's account, whose number stands where the killed engine wrote its own.
+/// Starts a process with the engine's account, and writes its pid to the pid file of the killed engine.
 fn nobodys_process(host: &std::path::Path, engine: i32) -> Result<Ended> {
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::process::CommandExt;
@@ -118,7 +118,7 @@ async fn everything_killed_at_once_under_load_comes_back_and_an_accepted_change_
     let workers: Vec<_> = (1..=4).map(|worker| tokio::spawn(insert(view.clone(), worker))).collect();
     tokio::time::sleep(Duration::from_secs(3)).await;
 
-    // The controller dies with the acceptance, and the rest with it.
+    // The controller dies right after it accepted the change; then agent and engine are killed.
     let (agent, engine) = (leftovers::agents(&id)[0], leftovers::engines(&id)[0]);
     let body = json!({"databases": [{"name": "accepted"}]});
     let cut_off = api.post(&format!("/instances/{id}/databases"), &body).await;
@@ -146,7 +146,7 @@ async fn everything_killed_at_once_under_load_comes_back_and_an_accepted_change_
     ensure!(ended[0]["kind"] == "change_accounts" && ended[0]["status"] == "done", "{ended}");
     api.await_active(&id).await?;
     let kept: u64 = rows(&client, "select count(*) from load where worker > 0").await?[0].parse()?;
-    // One that was committed as its answer was cut off may be there too.
+    // Each worker may have one more row, whose commit was not acknowledged.
     ensure!((acknowledged..=acknowledged + 4).contains(&kept), "{kept} of {acknowledged}");
     let names = api.get(&format!("/instances/{id}/databases")).await?.body;
     ensure!(names.to_string().contains("accepted"), "{names}");
@@ -209,7 +209,7 @@ async fn an_agents_certificate_is_renewed_in_time_and_after_it_has_expired() -> 
     let second = poll("another certificate", Duration::from_secs(15), read, |now| *now != first).await?;
     assert_eq!(api.await_active(&id).await?["operating_status"], "HEALTHY");
 
-    // Asleep for longer than the certificate's life.
+    // Suspend it for longer than its certificate is valid.
     let agent = Pid::from_raw(leftovers::agents(&id)[0]);
     kill(agent, Signal::SIGSTOP)?;
     tokio::time::sleep(Duration::from_secs(14)).await;
@@ -244,7 +244,7 @@ async fn the_service_works_as_an_ordinary_user() -> Result<()> {
 
 #[tokio::test]
 async fn the_service_works_below_a_directory_that_is_closed_to_the_engines_account() -> Result<()> {
-    // A temporary directory is 0700: its owner's alone.
+    // A temporary directory has mode 0700.
     let closed = tempfile::tempdir()?;
     let options = StackOptions { parent: Some(closed.path().to_owned()), ..StackOptions::default() };
     let stack = Stack::start_with(options).await?;

@@ -1,4 +1,4 @@
-//! Bad input: a clear 4xx, no injection, nothing left behind.
+//! Bad input must be answered with a clear 4xx, without injection, and leave nothing.
 
 use anyhow::{Context, Result, ensure};
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use trove_tests::{Stack, connect, order_body, rows};
 
-/// Texts that break things.
+/// Hostile texts.
 fn hostile() -> impl Strategy<Value = String> {
     prop_oneof![
         Just(String::new()),
@@ -60,8 +60,7 @@ const FIELDS: &[&str] = &[
     "replica_count",
 ];
 
-/// One order with one field, or one part of it, replaced by something else. Never one that can be carried out: the
-/// flavor does not exist.
+/// A create request with one field, or a part of it, replaced. It can never succeed, since its flavor does not exist.
 fn orders() -> impl Strategy<Value = Value> {
     (prop::sample::select(FIELDS), anything(), hostile(), 0..4u8).prop_map(|(field, value, text, kind)| {
         let mut body = order_body("bad");
@@ -205,7 +204,7 @@ async fn what_is_not_built_says_so() -> Result<()> {
     Ok(())
 }
 
-/// Only the engine knows what it has: its manifest says so before anything is accepted.
+/// The available locales are in the manifest, so a wrong one is refused before anything is accepted.
 #[tokio::test]
 async fn a_locale_that_the_engine_has_not_is_refused_at_once() -> Result<()> {
     let stack = Stack::start().await?;

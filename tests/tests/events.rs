@@ -1,4 +1,4 @@
-//! The event stream, read by curl: every step of a create is told, also to a reader whose controller was killed.
+//! The event stream, read by curl: it has every step of a creation, also for a reader whose controller was killed.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,7 +9,6 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use trove_tests::{Api, Failpoints, Stack};
 
-/// One event.
 #[derive(Debug)]
 struct Event {
     id: String,
@@ -17,7 +16,7 @@ struct Event {
     data: Value,
 }
 
-/// A stream that is being read.
+/// A reader of a stream.
 struct Reader {
     _curl: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -38,14 +37,13 @@ impl Reader {
         }
         let mut stdin = curl.stdin.take().context("stdin")?;
         tokio::spawn(async move {
-            // The token is no argument: others could read it.
+            // Not as an argument, since other users could read it.
             let _ = tokio::io::AsyncWriteExt::write_all(&mut stdin, headers.as_bytes()).await;
         });
         let lines = BufReader::new(curl.stdout.take().context("stdout")?).lines();
         Ok(Self { _curl: curl, lines })
     }
 
-    /// The next event, or `None` at the end of the stream.
     async fn next(&mut self) -> Result<Option<Event>> {
         let mut event = Event { id: String::new(), name: String::new(), data: Value::Null };
         loop {
@@ -57,13 +55,13 @@ impl Reader {
                 Some(("event", name)) => event.name = name.to_owned(),
                 Some(("data", data)) => event.data = serde_json::from_str(data)?,
                 _ if line.is_empty() && !event.name.is_empty() => return Ok(Some(event)),
-                // A comment that keeps the connection.
+                // A comment, which keeps the connection alive.
                 _ => {}
             }
         }
     }
 
-    /// Reads until one fits; all that were read.
+    /// Reads events until one fits; returns all of them.
     async fn until(&mut self, what: &str, fits: impl Fn(&Event) -> bool) -> Result<Vec<Event>> {
         let mut read = Vec::new();
         loop {
@@ -106,7 +104,8 @@ async fn each_step_is_told_and_a_reader_that_comes_back_misses_no_end() -> Resul
             .all(|event| event.data["instance_id"] == id.as_str() || event.data["instance"]["id"] == id.as_str())
     );
 
-    // The controller dies in the midst of a restart: the stream ends, and the reader comes back to another life of it.
+    // The controller dies during a restart of the engine. The stream ends, and the reader reconnects to the new
+    // controller.
     let last = told.last().context("events")?.id.clone();
     stack.kill()?;
     ensure!(reader.next().await?.is_none(), "the stream goes on after its controller");

@@ -1,4 +1,4 @@
-//! What goes wrong, and what a person then sees. The table in docs/faults.md has one row for each of these.
+//! Faults, and what users see of them. Each has a row in docs/faults.md.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -32,7 +32,7 @@ fn config_file(stack: &Stack, id: &str) -> Result<std::path::PathBuf> {
     anyhow::bail!("no configuration file of {id}")
 }
 
-/// Makes every later start of the engine fail: its data directory is not what it was.
+/// Damages the data directory, so that every later start of the engine fails.
 fn corrupt(stack: &Stack, id: &str) -> Result<()> {
     ensure!(config_file(stack, id)?.exists());
     let mut open = vec![stack.host(id).join("volume")];
@@ -40,7 +40,7 @@ fn corrupt(stack: &Stack, id: &str) -> Result<()> {
         for entry in std::fs::read_dir(&directory)? {
             let path = entry?.path();
             if path.file_name().is_some_and(|name| name == "postgresql.auto.conf") {
-                // What ALTER SYSTEM writes there is mended by the agent; this is not.
+                // The agent repairs what ALTER SYSTEM writes, but not this.
                 std::fs::write(path.with_file_name("PG_VERSION"), "no version\n")?;
                 return Ok(());
             }
@@ -71,7 +71,7 @@ async fn an_engine_that_does_not_start_is_an_error_that_says_why() -> Result<()>
 
 #[tokio::test]
 async fn a_port_that_is_taken_everywhere_is_an_error_that_says_so() -> Result<()> {
-    // Only in a network namespace of its own may a test take a port on every address.
+    // A test may bind a port on every address only in a network namespace of its own.
     if !nix::unistd::getuid().is_root() {
         println!("skipped: needs root for a network namespace of its own");
         return Ok(());
@@ -161,7 +161,7 @@ async fn a_full_data_directory_is_seen_and_passes() -> Result<()> {
     let big = "insert into t select repeat(md5(n::text), 100) from generate_series(1, 40000) n";
     let full = rows(&client, big).await.err().context("a write into a full volume")?;
     ensure!(format!("{full:?}").contains("No space left on device"), "{full:?}");
-    // Room for an agent, not for an engine.
+    // Leave room for an agent, but not for an engine.
     let size = std::fs::metadata(&filler)?.len();
     std::fs::File::options().write(true).open(&filler)?.set_len(size - (4 << 20))?;
     let second = api.order("second").await?;
@@ -220,7 +220,7 @@ async fn certificates_and_tokens_of_others_are_refused() -> Result<()> {
     let (foreign_certificate, foreign_key) = self_signed(foreign.path(), &one)?;
     let seen = handshake(&agents_port, &authority, Some((&foreign_certificate, &foreign_key)))?;
     ensure!(seen.contains("alert"), "a certificate of another authority was accepted: {seen}");
-    // The real agent of the instance goes on.
+    // The real agent of the instance is not affected.
     api.await_active(&one).await?;
     let token = stack.host(&one).join("token");
     ensure!(!token.exists(), "the used token is left in {}", token.display());
@@ -255,7 +255,7 @@ fn handshake(address: &str, authority: &Path, client: Option<(&Path, &Path)>) ->
     if let Some((certificate, key)) = client {
         command.arg("-cert").arg(certificate).arg("-key").arg(key);
     }
-    // Standard input stays open, since a judgement comes after the handshake of TLS 1.3.
+    // Keep standard input open, since in TLS 1.3 the server refuses a client's certificate only after the handshake.
     let mut child = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
     child = child.stderr(std::process::Stdio::piped());
     let mut child = child.spawn()?;

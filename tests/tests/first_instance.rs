@@ -1,4 +1,4 @@
-//! The main job: an order becomes a database that a person can use, and goes again without a trace.
+//! The main use case: an instance is created, used, and deleted without a trace.
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -62,7 +62,7 @@ async fn accounts_do_what_they_say_in_the_database_itself() -> Result<()> {
     let root = connect(&view, "root", password, "postgres").await?;
     assert_eq!(rows(&root, "select rolsuper from pg_roles where rolname = 'root'").await?, ["t"]);
     assert_eq!(api.get(&format!("{path}/root")).await?.body["rootEnabled"], true);
-    // Under another name the superuser would outlive its being disabled.
+    // Renaming must be refused, since a renamed superuser would survive root-disable.
     let rename = json!({"user": {"name": "hidden"}});
     let renamed = api.send(reqwest::Method::PUT, &format!("{path}/users/root"), Some(&rename)).await?;
     assert_eq!(renamed.status, 400, "{renamed:?}");

@@ -1,4 +1,4 @@
-//! The service with a real Keystone: whom it believes, for how long, and what it says while Keystone is away.
+//! The service with a real Keystone: which tokens it accepts, for how long, and its answers while Keystone is away.
 
 use std::time::{Duration, Instant};
 
@@ -75,12 +75,12 @@ async fn revoked(keystone: &Keystone, api: &Api) -> Result<()> {
     Ok(())
 }
 
-/// The service's own token is got once, and again when Keystone refuses it.
+/// The service logs in once, and again when Keystone refuses its token.
 async fn renewed(keystone: &Keystone, api: &Api) -> Result<()> {
     let token = keystone.log_in("demo", "demo", "demo").await?;
     keystone.forget_the_service().await?;
     let before = keystone.logins()?;
-    // Keystone also refuses tokens that it gives within the second of a revocation.
+    // Keystone also refuses new tokens that are issued in the same second as a revocation.
     poll("the service to log in again", SOON, || status(api, &token), |status| *status == 200).await?;
     let after = keystone.logins()?;
     ensure!((before + 1..=before + 2).contains(&after), "the service logged in {} times", after - before);
@@ -90,7 +90,7 @@ async fn renewed(keystone: &Keystone, api: &Api) -> Result<()> {
     Ok(())
 }
 
-/// A Keystone that answers nothing holds nobody for long.
+/// While Keystone does not answer, requests are answered after a short time.
 async fn hanging(keystone: &Keystone, api: &Api) -> Result<()> {
     let token = keystone.log_in("demo", "demo", "demo").await?;
     keystone.signal(Signal::SIGSTOP)?;

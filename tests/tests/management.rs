@@ -1,4 +1,4 @@
-//! Other sizes, and what operators do with an instance: with the real engine.
+//! Resizing, and the management calls of operators, with a real engine.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use trove_tests::{Api, Stack, connect, leftovers, poll, rows};
 
-/// What the engine is set to.
+/// Value of a parameter in the engine.
 async fn setting(api: &Api, id: &str, name: &str) -> Result<String> {
     let view = api.await_active(id).await?;
     let client = connect(&view, "app", "secret-app-1", "app").await?;
@@ -77,7 +77,7 @@ async fn a_stopped_database_stays_so_until_it_is_restarted() -> Result<()> {
     act(&admin, &path, json!({"stop": {}})).await?;
     await_service(&api, &id, "SHUTDOWN").await?;
     ensure!(leftovers::engines(&id).is_empty(), "an engine runs");
-    // Its agent is started again, and the host too, and still it is stopped.
+    // The engine stays stopped after restarts of its agent and host.
     for agent in leftovers::agents(&id) {
         kill(Pid::from_raw(agent), Signal::SIGKILL)?;
     }

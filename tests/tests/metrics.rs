@@ -1,4 +1,4 @@
-//! Figures for Prometheus, read by its own parser.
+//! Metrics for Prometheus, read by its Python parser.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use trove_tests::{Clients, Stack, StackOptions, connect, poll, rows};
 
-/// The value of the sample that has this name and at least these labels.
+/// Value of the sample with this name and at least these labels.
 fn value(samples: &Value, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let fits = |sample: &&Value| sample[0] == name && labels.iter().all(|(label, value)| sample[1][*label] == *value);
     samples.as_array()?.iter().find(fits)?[2].as_f64()

@@ -1,5 +1,5 @@
-//! Names that mean something to a shell, a URL, a connection string or a template are names all the way: in the API, the
-//! unmodified clients, trovectl, and the engines' own client programs that it opens.
+//! Names with a meaning in a shell, URL, connection string or template are treated as plain names by the API, the
+//! unmodified clients, trovectl, and the engines' client programs.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -36,11 +36,11 @@ fn user(name: &str, databases: &[String]) -> Value {
     json!({"users": [{"name": name, "password": PASSWORD, "databases": databases}]})
 }
 
-/// trovectl opens the engine's client program on a shop's instance; what that prints.
+/// Runs `trovectl connect` for an instance, and returns the client program's output.
 struct Shop<'a> {
     stack: &'a Stack,
     password: PathBuf,
-    /// What somebody who runs it may have set for other servers.
+    /// Environment variables that a user may have set for other servers.
     environment: Vec<(&'static str, String)>,
 }
 
@@ -186,7 +186,7 @@ async fn real_clients_list_every_name_once_and_touch_the_account_that_they_name(
     let all = api.get(&format!("{path}/users?limit=3")).await?.body;
     assert_eq!(names(&all["users"])[..2], ["ann", "app"]);
 
-    // The clients make `/instances/I/` of `/instances/I/users/..`.
+    // Clients resolve `/instances/I/users/..` to `/instances/I/`.
     let (deleted, said) = clients.try_openstack(&["database", "user", "delete", &id, ".."])?;
     ensure!(!deleted, "{said}");
     tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,7 +1,7 @@
-//! The API against its own description, by schemathesis: it answers as the document says, also to what the document forbids.
+//! Tests the API against its OpenAPI description with schemathesis, with valid and invalid requests.
 //!
-//! Left out: the event streams, which end with their reader. Held answers (`wait`) are asked for with 0 seconds. What would
-//! take away the one instance that the others are asked about, or its agent, is asked about another that is not there.
+//! Event streams are left out, since they do not end. Long polling (`wait`) uses 0 seconds. Calls that would delete the
+//! test's instance or its agent use an instance that does not exist.
 
 use anyhow::Result;
 use reqwest::Method;
@@ -11,8 +11,7 @@ use trove_tests::{Api, Clients, Stack};
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
     response_schema_conformance,negative_data_rejection,ignored_auth";
 
-/// How values are found: a token, a project that is the caller's own, and ids that are mostly those of what is there. The same
-/// ones in every run.
+/// Configuration of schemathesis: the token, the caller's project, mostly existing ids, and a fixed seed.
 fn configuration(api: &Api, instance: &str, version: &str) -> String {
     let (project, token) = (&api.project, api.token());
     format!(
@@ -56,7 +55,7 @@ parameters = {{ "query.wait" = 0 }}
     )
 }
 
-/// The operations of these tags, as the cloud's user.
+/// Tests the calls with these tags, as the user of a cloud.
 async fn check(stack: &Stack, cloud: &str, tags: &[&str], instance: &str) -> Result<()> {
     let api = stack.login(cloud).await?;
     let datastore = api.get("/datastores/postgresql").await?.body["datastore"]["default_version"].clone();
@@ -83,7 +82,7 @@ async fn the_api_is_as_it_describes_itself() -> Result<()> {
     let stack = Stack::start().await?;
     let (member, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
     let id = member.order_and_await("described").await?;
-    // An order that happens to be right is refused all the same.
+    // With this quota, create requests that happen to be valid are refused.
     let (quotas, path) = (json!({"quotas": {"instances": 1}}), format!("/mgmt/quotas/{}", member.project));
     assert_eq!(admin.send(Method::PUT, &path, Some(&quotas)).await?.status, 200);
     let tags = ["service", "instances", "operations", "databases", "users", "datastores", "quotas"];

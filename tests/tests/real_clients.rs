@@ -1,5 +1,5 @@
-//! Every `openstack` command that is built, openstacksdk, python-troveclient as a library, and trovectl: unmodified
-//! clients, and the result looked at in the database itself.
+//! Unmodified clients: every supported `openstack` command, openstacksdk, python-troveclient as a library, and
+//! trovectl. The results are checked in the database.
 
 use std::process::Command;
 use std::time::Duration;
@@ -255,7 +255,7 @@ async fn python_troveclient_works_as_a_library() -> Result<()> {
     python(&Stack::start().await?, "library.py")
 }
 
-/// Runs trovectl against a stack; its output, or both streams when it failed.
+/// Runs trovectl. Returns whether it succeeded, and its output (both streams if it failed).
 fn run_trovectl(stack: &Stack, args: &[&str]) -> Result<(bool, String)> {
     let output = Command::new(program("trovectl")?)
         .args(args)

@@ -1,4 +1,4 @@
-//! Redis through the whole service: ordered, used, administered and broken by its tenants, over the API, `openstack` and
+//! Redis through the whole service: created, used, managed and broken by tenants, with the API, `openstack` and
 //! trovectl.
 
 use std::os::unix::fs::PermissionsExt;
@@ -30,7 +30,7 @@ async fn change(api: &Api, method: Method, path: &str, body: Option<Value>) -> R
     Ok(())
 }
 
-/// The authority of an instance in a file, for clients that speak TLS.
+/// Writes the authority of an instance to a file, for TLS clients.
 async fn authority(stack: &Stack, api: &Api, id: &str) -> Result<PathBuf> {
     let connection = api.get(&format!("/instances/{id}/connection")).await?.body;
     let pem = connection["connection"]["ca_pem"].as_str().with_context(|| format!("ca_pem in {connection}"))?;
@@ -99,7 +99,7 @@ async fn clear_connections_are_refused_when_the_configuration_says_so_and_only_t
     Ok(())
 }
 
-/// The most memory that the engine takes for data, bytes.
+/// `maxmemory` of the engine, bytes.
 fn memory(redis: &Redis) -> Result<u64> {
     let said = redis.run(APP.0, APP.1, &["INFO", "memory"])?;
     let value = said.lines().find_map(|line| line.strip_prefix("maxmemory:")).context("maxmemory")?;
@@ -156,7 +156,7 @@ async fn accounts_and_root_do_what_they_say_and_databases_say_that_there_are_non
     assert_eq!(redis.run("default", password, &["ACL", "WHOAMI"])?, "default");
     ensure!(redis.run("default", password, &["CONFIG", "GET", "maxmemory"])?.contains("maxmemory"));
     assert_eq!(api.get(&format!("{path}/root")).await?.body["rootEnabled"], true);
-    // It can neither lock the agent out nor open the server to everybody, and parameters go through the service.
+    // Root can neither lock the agent out nor disable authentication, and cannot set parameters itself.
     for words in [
         &["CONFIG", "SET", "maxmemory", "64mb"] as &[&str],
         &["CONFIG", "REWRITE"],
@@ -210,13 +210,13 @@ async fn every_acknowledged_write_outlives_the_servers_kill() -> Result<()> {
     for round in 1..=3 {
         let engines = leftovers::engines(&id);
         ensure!(engines.len() == 1, "{engines:?}");
-        // One client writes as fast as it can; the last answer that it got is the last acknowledged write.
+        // A client writes as fast as it can. Its last answer is the last acknowledged write.
         let mut client = redis.client(APP.0, APP.1);
         let writer = client.args(["-r", "-1", "INCR", "counter"]).stdout(std::process::Stdio::piped());
         let writer = writer.stderr(std::process::Stdio::null()).spawn()?;
         tokio::time::sleep(Duration::from_millis(700)).await;
         kill(Pid::from_raw(engines[0]), Signal::SIGKILL)?;
-        // It tries to connect again for ever.
+        // redis-cli would reconnect forever.
         kill(Pid::from_raw(i32::try_from(writer.id())?), Signal::SIGTERM)?;
         let output = writer.wait_with_output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -273,7 +273,7 @@ fn has_needle(bytes: &[u8]) -> bool {
     String::from_utf8_lossy(bytes).contains("Needle-471")
 }
 
-/// Files and directories below a directory, and their modes.
+/// All files and directories below a directory, with their modes.
 fn everything_in(directory: &Path) -> Result<Vec<(PathBuf, u32)>> {
     let mut found = Vec::new();
     let mut open = vec![directory.to_owned()];
@@ -362,7 +362,7 @@ async fn trovectl_orders_administers_and_connects() -> Result<()> {
     ensure!(!ok && said.contains("redis"), "{said}");
     run(&["instance", "resize", "ctl", "--flavor", "2", "--wait"])?;
     run(&["instance", "restart", "ctl", "--wait"])?;
-    // Without a name it is the first account.
+    // Without --user the first account is used.
     let first = ["connect", "ctl", "--password-file", &file, "--", "GET", "by"];
     ensure!(run(&first)?.ends_with("trovectl"));
     ensure!(run(&["parameter", "show", "redis", "maxmemory-policy"])?.contains("allkeys-lru"));

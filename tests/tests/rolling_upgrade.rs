@@ -1,5 +1,5 @@
-//! An upgrade while the service runs: controllers of two ages on one store. The older one is this program made to know a
-//! kind of operation no more; the schema of a newer one is this schema with more in it.
+//! A rolling upgrade: controllers of two versions on one store. The older one is this program with one kind of
+//! operation disabled; the schema of the newer one is this schema with additions.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use trove_tests::{Api, Database, Failpoints, Stack, StackOptions, connect, poll, rows};
 
 const SOON: Duration = Duration::from_secs(60);
-/// What the older controller does not know.
+/// The kind of operation that the older controller does not know.
 const NEW_KIND: &str = "resize_volume";
 
 fn options(database: &Database) -> StackOptions {
@@ -26,7 +26,7 @@ async fn grow(api: &Api, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// The operation of the new kind as the API shows it.
+/// The operation of the new kind, from the API.
 async fn shown(api: &Api, id: &str) -> Result<Value> {
     let all = api.get(&format!("/instances/{id}/operations")).await?.body["operations"].clone();
     Ok(all
@@ -48,14 +48,14 @@ async fn an_older_controller_leaves_what_it_does_not_know_to_a_newer_one() -> Re
     old.run(&armed(format!("operation.{NEW_KIND}.known=fail")))?;
     let older = old.login_as_known_to(&new, "trove").await?;
 
-    // The new one begins with one of them and dies; the other was ordered when no new one was there.
+    // The newer controller begins one of the operations and is killed; the other was requested while it was down.
     new.kill()?;
     new.run(&armed(format!("operation.{NEW_KIND}.grow_volume.before=kill")))?;
     grow(&api, &begun).await?;
     new.await_death(SOON).await?;
     grow(&older, &queued).await?;
 
-    // Its lease runs out, and still the old one, which works on, leaves both alone and shows them.
+    // After the end of the lease, the older controller, which is running, still leaves both alone and shows them.
     let store = database.connect().await?;
     let held = "select count(*) from operation where kind = 'resize_volume' and finished is null and lease_until > \
                 (extract(epoch from now()) * 1000000)::bigint";
@@ -96,7 +96,7 @@ async fn an_older_controller_works_on_the_schema_of_a_newer_one() -> Result<()> 
     let api = old.login("trove").await?;
     let id = api.order_and_await("before").await?;
     let store = database.connect().await?;
-    // What a newer controller's migrations do beneath it: they only add.
+    // Additions as by migrations of a newer controller.
     rows(
         &store,
         "do $$ declare t text; begin \

@@ -1,6 +1,5 @@
-//! What befalls the store: its disk is full, cannot be written, or its server is killed. Meanwhile every write is refused with
-//! 503 and a time after which to ask again; as soon as disk and server are back everything works, without a restart, and
-//! nothing is half written.
+//! Faults of the store: its disk is full or read-only, or its server is killed. Meanwhile every write is answered with
+//! 503 and `Retry-After`. Afterwards everything works without a restart, and nothing is partly written.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,9 +12,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use trove_tests::{Answer, Api, Database, Failpoints, SmallDisk, Stack, StackOptions, leftovers, order_body, poll};
 
-/// Until a store that is back is used again.
+/// Time in which the service recovers after the fault.
 const BACK: Duration = Duration::from_secs(20);
-/// Until an operation that was cut off by the fault has ended: its lease runs out first.
+/// Time in which an operation that the fault interrupted has ended; includes the end of its lease.
 const CAUGHT_UP: Duration = Duration::from_secs(180);
 
 /// A service with an instance, a member and an administrator.
@@ -24,7 +23,7 @@ struct Story {
     member: Api,
     admin: Api,
     id: String,
-    /// Names of what was made so far.
+    /// Counter for names.
     made: usize,
 }
 
@@ -44,7 +43,7 @@ impl Story {
         poll("another health", within, async || self.health().await, |answer| answer.status == status).await
     }
 
-    /// One write of each kind, with its name.
+    /// Sends one write of each kind. Returns the answers with the kinds' names.
     async fn write(&mut self) -> Result<Vec<(&'static str, Answer)>> {
         self.made += 1;
         let n = self.made;
@@ -62,8 +61,8 @@ impl Story {
         ])
     }
 
-    /// Every write fails, and says when to ask again; so does a login. How often is counted by the kind of fault: what a
-    /// full disk has room for is written.
+    /// Asserts that every write, and a login, is answered with 503 and `Retry-After`. `may_fit`: single writes may
+    /// succeed, as long as the full disk has room.
     async fn is_refused(&mut self, may_fit: bool) -> Result<()> {
         let mut refused = 0;
         for (kind, answer) in self.write().await? {
@@ -71,7 +70,7 @@ impl Story {
                 refused += 1;
                 ensure!(answer.headers.contains_key("retry-after"), "{kind}: no Retry-After: {answer:?}");
             } else {
-                // The agent that was killed may not be back yet.
+                // The killed agent may not be connected again yet.
                 let unheard = kind == "accounts" && answer.status == 422;
                 ensure!(
                     may_fit && (answer.status < 300 || unheard),
@@ -89,7 +88,7 @@ impl Story {
         Ok(())
     }
 
-    /// After the fault: everything works, what was accepted is done, and the counts are right.
+    /// Asserts that after the fault everything works, accepted requests are carried out, and quotas are right.
     async fn works_again(&mut self) -> Result<()> {
         self.await_health(200, BACK).await.with_context(|| self.stack.log_end())?;
         self.stack.login("trove").await.context("a login afterwards")?;
@@ -124,7 +123,7 @@ impl Story {
     }
 }
 
-/// A service whose state is in `parent`, and whose hosts are not.
+/// A service with its state in `parent` and its hosts elsewhere.
 async fn on_sqlite(parent: &Path, hosts: &Path) -> Result<Story> {
     let options = StackOptions {
         parent: Some(parent.to_owned()),
@@ -164,7 +163,7 @@ async fn a_full_state_disk_refuses_writes_until_there_is_room() -> Result<()> {
     let directory = directory()?;
     let disk = SmallDisk::mount(&directory.path().join("disk"), "24m")?;
     let mut story = on_sqlite(&directory.path().join("disk"), &directory.path().join("hosts")).await?;
-    // Its steps meet the fault.
+    // The fault hits the steps of this operation.
     story.member.order("midst").await?;
     let filler = disk.fill()?;
     kill(Pid::from_raw(*leftovers::agents(&story.id).first().context("the agent")?), Signal::SIGKILL)?;
@@ -181,7 +180,7 @@ async fn a_full_state_disk_refuses_writes_until_there_is_room() -> Result<()> {
     Ok(())
 }
 
-/// A file system of its own on which a file can be made immutable, also for who has it open.
+/// A file system on which files can be made immutable, even while they are open.
 struct Image(std::path::PathBuf);
 
 impl Image {
@@ -202,8 +201,8 @@ impl Drop for Image {
     }
 }
 
-/// Files that make up the database cannot be written, or can again. The third, `-shm`, is mapped into memory: the kernel ends
-/// who writes into a mapping of an immutable file.
+/// Makes the database's files immutable or writable. `-shm` is left out, since it is mapped: the kernel kills a process
+/// that writes to a mapping of an immutable file.
 fn set_immutable(state: &Path, immutable: bool) -> Result<()> {
     let mut command = Command::new("chattr");
     command.arg(if immutable { "+i" } else { "-i" });
@@ -265,7 +264,7 @@ async fn a_full_disk_of_the_server_refuses_writes_until_there_is_room() -> Resul
     let database = Database::start_in(&directory.path().join("disk"), &settings)?;
     let mut story = on_postgresql(&database).await?;
     let filler = disk.fill()?;
-    // A table grows page by page: what is inserted last finds no room.
+    // A table grows by pages, so insert until there is no room.
     let refused = async {
         let mut seen = false;
         for _ in 0..400 {
@@ -285,7 +284,7 @@ async fn a_full_disk_of_the_server_refuses_writes_until_there_is_room() -> Resul
     std::fs::remove_file(&filler)?;
     refused?;
     if database.connect().await.is_err() {
-        // It could not write its log and ended, as PostgreSQL does.
+        // PostgreSQL ends if it cannot write its WAL.
         let _ = database.kill();
         database.start_again()?;
     }
@@ -311,7 +310,7 @@ async fn a_killed_server_refuses_everything_until_it_is_back() -> Result<()> {
     story.works_again().await
 }
 
-/// A server that is stopped, or behind a network that is gone, says nothing at all.
+/// A stopped server, like one behind a broken network, does not answer at all.
 #[tokio::test]
 async fn a_stopped_server_refuses_everything_in_bounded_time_until_it_goes_on() -> Result<()> {
     const LONGEST: Duration = Duration::from_secs(17);
@@ -319,7 +318,7 @@ async fn a_stopped_server_refuses_everything_in_bounded_time_until_it_goes_on() 
     let mut story = on_postgresql(&database).await?;
     story.member.order("midst").await?;
     let refused = async {
-        // Connections that were used a moment ago are met by the stop, too.
+        // Use connections right before the stop, so that they are not tested before their next use.
         ensure!(story.health().await?.status == 200, "it is well before");
         database.signal(Signal::SIGSTOP)?;
         for _ in 0..2 {

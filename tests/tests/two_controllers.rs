@@ -1,5 +1,5 @@
-//! Two controllers on one PostgreSQL: they share the work and the agents; one leaves, comes back, sleeps too long, or has
-//! a clock that is wrong.
+//! Two controllers on one PostgreSQL. They share work and agents; one of them is stopped, restarted, suspended for too
+//! long, or has a wrong clock.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use trove_tests::{Api, Database, Failpoints, Stack, StackOptions, connect, lefto
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// Two controllers that serve, and a session in their store. Leases are short, so that a test does not wait long.
+/// Two running controllers and their database. Leases are short, to keep the tests short.
 struct Pair {
     one: Stack,
     two: Stack,
-    // After the controllers: it must outlive them.
+    // Declared after the controllers, so that it is dropped after them.
     database: Database,
 }
 
@@ -38,7 +38,7 @@ impl Pair {
     }
 }
 
-/// Whether a controller reaches the agent of an instance: what is asked goes over its own connection.
+/// Whether a controller reaches the agent of an instance over its own connection.
 async fn reached(api: &Api, id: &str) -> Result<bool> {
     Ok(api.get(&format!("/instances/{id}/databases")).await?.status == 200)
 }
@@ -80,7 +80,7 @@ async fn either_controller_does_everything_and_one_may_leave_and_come_back() -> 
         two.await_gone(id).await?;
         leftovers::assert_nothing_of(id, &pair.one.host(id), &[])?;
     }
-    // The other one's watchers do not bring back what was deleted.
+    // The other controller does not restart the agent of a deleted host.
     ensure!(pair.one.instances().is_empty(), "hosts {:?}", pair.one.instances());
     Ok(())
 }
@@ -104,7 +104,7 @@ async fn two_that_start_at_the_same_moment_on_an_empty_database_are_one_service(
     maker.await_datastore().await?;
     let (one, two) = (maker.login("trove").await?, other.login_as_known_to(&maker, "trove").await?);
     let id = one.order_and_await("shared").await.with_context(|| maker.log_end())?;
-    // Each believes the agent, whoever signed it, and the agent each of them: the authorities are the same.
+    // The authorities are shared, so it does not matter which controller signed the agent's certificate.
     await_reached(&one, &id).await.with_context(|| maker.log_end())?;
     await_reached(&two, &id).await.with_context(|| other.log_end())?;
     let connection = format!("/instances/{id}/connection");
@@ -122,18 +122,18 @@ async fn a_controller_that_joins_is_made_known_to_every_agent() -> Result<()> {
     let mut two = Stack::prepare(options(&database, Vec::new()))?;
     two.run(&Failpoints::default())?;
     let api = two.login_as_known_to(&one, "trove").await?;
-    // Sooner than the reconcilers look by themselves, which is once a minute.
+    // Sooner than the reconcilers' interval of a minute.
     let known =
         poll("the agent to be reached", Duration::from_secs(30), async || reached(&api, &id).await, |known| *known);
     known.await.with_context(|| one.log_end())?;
     Ok(())
 }
 
-/// The first controller stops itself at `point` while it holds the operation that `ask` makes; the second one takes over
-/// and ends it; then the first one wakes and goes on.
+/// The first controller stops itself at `point` while it executes the requested operation. The second one takes the
+/// operation over and ends it. Then the first one is resumed.
 async fn sleep_at(pair: &mut Pair, point: &str, id: &str, path: &str, body: &serde_json::Value) -> Result<()> {
     pair.one.kill()?;
-    // So that the one that is to sleep is the one that takes it.
+    // Stop the second controller meanwhile, so that the first one claims the operation.
     pair.two.signal(Signal::SIGSTOP)?;
     pair.one.run(&Failpoints { controller: Some(format!("{point}=stop")), agent: None })?;
     let one = pair.one.login("trove").await?;
@@ -182,7 +182,7 @@ async fn a_controller_that_sleeps_through_its_lease_does_nothing_twice() -> Resu
     Ok(())
 }
 
-/// Debian's library that shows a process another time.
+/// Debian's libfaketime, which changes the time that a process sees.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 fn clock(file: &Path) -> Vec<(String, String)> {
@@ -191,14 +191,14 @@ fn clock(file: &Path) -> Vec<(String, String)> {
         ("LD_PRELOAD", FAKETIME),
         ("FAKETIME_TIMESTAMP_FILE", &file),
         ("FAKETIME_NO_CACHE", "1"),
-        // What a person sets, and NTP steps, is the wall clock alone.
+        // Only the wall clock can be set by a person or NTP.
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec()
 }
 
-/// The hour of the last line of a controller's log.
+/// Hour of the last line of a controller's log.
 fn time_shown(stack: &Stack) -> Result<u64> {
     let log = stack.log_end();
     let line = log.lines().rev().find(|line| line.as_bytes().get(10) == Some(&b'T')).context("a line with a time")?;
@@ -233,7 +233,7 @@ async fn a_clock_that_jumps_by_an_hour_changes_nothing() -> Result<()> {
             ensure!(reached(api, &id).await?, "{offset}: the agent is not reached");
         }
         ensure!(started_at(&api, &id).await? == before, "{offset}: the engine was restarted");
-        // Enrolment, certificates and leases of a new instance under the wrong clock.
+        // Enrolment, certificates and leases of a new instance must work with the wrong clock.
         let answer = api.post("/instances", &order_body(&format!("made-at-{offset}"))).await?;
         let new = answer.body["instance"]["id"].as_str().with_context(|| format!("{offset}: {answer:?}"))?.to_owned();
         api.await_active(&new).await.with_context(|| format!("{offset}: {}", one.log_end()))?;

@@ -1,4 +1,4 @@
-//! The walls of the house: which crate and which folder may know which.
+//! Checks dependencies between crates and folders, and some other rules of the source.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ fn sources(directory: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(found)
 }
 
-/// The workspace's own crates in the normal dependencies of a crate.
+/// Workspace crates among the normal dependencies of a crate.
 fn own_dependencies(manifest: &str) -> Result<BTreeSet<String>> {
     let text = std::fs::read_to_string(root().join(manifest))?;
     let normal = text.split("[dependencies]").nth(1).context("dependencies")?;
@@ -71,7 +71,7 @@ fn no_engine_is_named_above_its_strategy() -> Result<()> {
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             for (number, line) in code.lines().enumerate() {
                 let code = line.split("//").next().unwrap_or_default().to_lowercase();
-                // The controller's own database is no tenant's: it is named where it is opened and configured.
+                // The controller's own database may be named where it is opened and configured.
                 let own = path.starts_with(root().join("controller/src/store"))
                     || path.ends_with("controller/src/config/documented.rs");
                 if own && (code.contains("sqlx::postgres") || code.contains("postgres:")) {
@@ -96,7 +96,7 @@ fn is_test_file(path: &Path) -> bool {
             .any(|part| ["tests", "testing", "simulation"].iter().any(|name| part.as_os_str() == *name))
 }
 
-/// Folders and files of the controller, each with those that it may use. Everything may use the words below.
+/// Folders and files of the controller, each with those that it may use. In addition all may use [`WORDS`].
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["admin", "config", "serve"]),
     ("admin", &["config", "serve", "store", "directory", "authority", "identity", "register", "compute"]),
@@ -138,7 +138,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("seal", &[]),
 ];
 
-/// Words that every room may use: types without behaviour of their own.
+/// Modules that all may use: types without behaviour.
 const WORDS: &[&str] = &["error", "ids", "model", "signals", "state"];
 
 #[test]
@@ -167,7 +167,7 @@ fn arrows_in_the_controller_point_down() -> Result<()> {
     Ok(())
 }
 
-/// The first path segments after `crate::` (or the crate's own name, in main), in code that is no comment.
+/// The first path segments after `crate::` (or the crate's name, in main.rs), without those in comments.
 fn rooms_used(code: &str) -> BTreeSet<String> {
     let mut rooms = BTreeSet::new();
     for line in code.lines().map(|line| line.split("//").next().unwrap_or_default()) {
@@ -183,7 +183,7 @@ fn rooms_used(code: &str) -> BTreeSet<String> {
     rooms
 }
 
-/// The functions of a file, each from its `fn` to the next.
+/// The functions of a file, each as the text from its `fn` to the next.
 fn functions(code: &str) -> impl Iterator<Item = &str> {
     code.split("\npub(super) ").flat_map(|part| part.split("\nfn ")).flat_map(|part| part.split("\nasync fn "))
 }
@@ -204,7 +204,7 @@ fn every_handler_asks_for_a_rule_that_there_is() -> Result<()> {
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         let asking: Vec<&str> = functions(code).filter(|function| function.contains(".may(")).map(name).collect();
         for function in functions(code).filter(|function| function.contains("thorized")) {
-            // Itself, or by a function beside it that it calls.
+            // Either in the function itself, or in another function of the file that it calls.
             let asks = function.contains("Administrator")
                 || asking.iter().any(|asking| *asking == name(function) || function.contains(&format!("{asking}(")));
             if !asks && function.contains(": Authorized") {

@@ -1,4 +1,5 @@
-//! A simulated agent: a real connection with a certificate of its own, and all that a real agent says on it; no engine.
+//! A simulated agent: a real connection with its own certificate, with the messages of a real agent, but without an
+//! engine.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -23,9 +24,9 @@ use tonic::{Request, Response, Status, Streaming};
 use trove_proto::v1;
 use trove_proto::v1::{watch_down, watch_up};
 
-/// Between two heartbeats, as configured by default.
+/// Interval of heartbeats; the default of the configuration.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
-/// What a PostgreSQL's agent reports of its engine.
+/// Names of the metrics that an agent of PostgreSQL reports.
 const METRICS: [&str; 9] = [
     "connections",
     "connections_max",
@@ -38,24 +39,24 @@ const METRICS: [&str; 9] = [
     "database_bytes",
 ];
 
-/// What all agents together have seen.
+/// Counts of all agents together.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    /// Connections that are up: the first report was acknowledged.
+    /// Connections whose first report was acknowledged.
     pub(crate) up: AtomicUsize,
-    /// Reports that were acknowledged.
+    /// Acknowledged reports.
     pub(crate) heard: AtomicUsize,
-    /// Reports that had no acknowledgement when the next was due.
+    /// Reports without an acknowledgement when the next one was due.
     pub(crate) missed: AtomicUsize,
     /// Connections that could not be made or have ended.
     pub(crate) lost: AtomicUsize,
 }
 
-/// Leave to come: few do at once.
+/// Permit to connect; only a few agents connect at the same time.
 pub(crate) type Turn = OwnedSemaphorePermit;
 
-/// Keeps one connection until it ends, which it should not.
-/// `turn` is given back when the first report was acknowledged.
+/// Runs one connection until it ends, which it should not. `turn` is released after the acknowledgement of the first
+/// report.
 pub(crate) async fn run(address: SocketAddr, tls: Arc<ClientConfig>, seen: Arc<Seen>, turn: Turn) -> Result<()> {
     let ended = serve(address, tls, Agent { seen: seen.clone(), turn: Mutex::new(Some(turn)) }).await;
     seen.lost.fetch_add(1, Ordering::Relaxed);
@@ -129,7 +130,7 @@ async fn speak(mut down: Streaming<v1::WatchDown>, up: Up, seen: Arc<Seen>, mut 
     }
 }
 
-/// A healthy engine that is used a little: its figures change with each report.
+/// A report of a healthy engine with a small load, whose metrics change with each report.
 #[allow(clippy::cast_precision_loss)]
 fn report(sequence: u64) -> v1::Report {
     let metric = |name: &str| v1::Metric { name: name.to_owned(), value: sequence as f64 };

@@ -1,4 +1,4 @@
-//! Creates of real instances: what they take beside the engine's own work; and what a real agent occupies.
+//! Measures the creation of real instances, without the engine's own share, and the memory of a real agent.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,18 +14,18 @@ use crate::table::{Row, Table, median, number};
 const TIMES: usize = 10;
 const TARGET_S: f64 = 0.3;
 const AGENT_MIB: f64 = 20.0;
-/// For an agent to have probed its engine and sent heartbeats.
+/// Time in which an agent has probed its engine and sent heartbeats.
 const AGENT_RESTS: Duration = Duration::from_secs(12);
 
-/// One create.
+/// Measurements of one creation.
 struct Created {
-    /// From the order to the word that it is done, seconds.
+    /// From the request to the end of the operation, seconds.
     whole_s: f64,
-    /// Of that, what the engine took.
+    /// The engine's share of it, seconds.
     engine_s: f64,
 }
 
-/// Creates of both engines, one after the other.
+/// Measures creations of both engines, one after the other.
 pub(crate) async fn measure(table: &mut Table) -> Result<()> {
     let service = Service::start(Kind::Sqlite, "").await?;
     let api = service.login().await?;
@@ -42,8 +42,8 @@ pub(crate) async fn measure(table: &mut Table) -> Result<()> {
             all.push(created);
             ids.push(id);
         }
-        // All at the end: ext4 passes over the files that were deleted in the last minutes, one by one, for each that it
-        // makes, and a thousand of them double the time of the next create.
+        // Delete all instances at the end: for each new file, ext4 skips the recently deleted inodes one by one, and a
+        // thousand of them double the time of the next creation.
         let (last, others) = ids.split_last().context("no create")?;
         for id in others {
             delete(&api, id).await?;
@@ -90,7 +90,7 @@ async fn create(service: &Service, api: &Api, order: &Value, name: &str) -> Resu
     Ok((id, Created { whole_s, engine_s }))
 }
 
-/// The sum of what an agent's log says of its engine.
+/// Sum of the engine's times in an agent's log.
 fn engine_s(log: &Path) -> Result<f64> {
     let text = std::fs::read_to_string(log).with_context(|| format!("read {}", log.display()))?;
     let times =

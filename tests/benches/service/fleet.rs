@@ -1,4 +1,4 @@
-//! Ten thousand connected agents on one controller.
+//! Measures a controller with ten thousand connected agents.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use crate::service::{Kind, Service};
 use crate::table::{Row, Table, note, number};
 
 const AGENTS: usize = 10_000;
-/// Agents that have not been heard yet, at once.
+/// Greatest number of agents that are connecting at the same time.
 const DIALLING: usize = 256;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Connects them, and looks on for a minute.
+/// Connects the agents and measures for a minute.
 pub(crate) async fn measure(table: &mut Table) -> Result<()> {
     let mut service = Service::start(Kind::Sqlite, "").await?;
     let api = service.login().await?;
@@ -62,7 +62,7 @@ pub(crate) async fn measure(table: &mut Table) -> Result<()> {
 }
 
 async fn look_on(table: &mut Table, service: &Service, seen: &Seen, alone_mib: f64) -> Result<()> {
-    // Two heartbeats of each: what their coming has begun is over.
+    // After two heartbeats of each agent, the work caused by the connecting is done.
     tokio::time::sleep(HEARTBEAT * 2).await;
     let (heard, missed, cpu) =
         (seen.heard.load(Ordering::Relaxed), seen.missed.load(Ordering::Relaxed), service.cpu()?);

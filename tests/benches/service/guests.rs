@@ -1,4 +1,4 @@
-//! Certificates of many agents, each with a key of its own, signed as an enrolment would.
+//! Makes keys and certificates of many agents, signed as by enrolment.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use trove_controller::authority::{AgentName, Authorities, CertificateRequest, ce
 use trove_controller::config::Config;
 use trove_controller::ids::InstanceId;
 
-/// TLS of the agent of each instance.
+/// TLS settings of each instance's agent.
 pub(crate) fn identities(
     authorities: &Authorities,
     config: &Config,

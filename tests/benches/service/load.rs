@@ -1,4 +1,5 @@
-//! Clients that ask again as soon as they are answered, each on a connection of its own that it keeps.
+//! Load from clients that send the next request as soon as the last one is answered, each on its own persistent
+//! connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,27 +25,27 @@ impl Ask {
     }
 }
 
-/// What became of a load.
+/// Result of a load.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// Requests a second.
     pub(crate) rate: f64,
-    /// Half of them were answered within so many milliseconds.
+    /// Median response time, ms.
     pub(crate) p50_ms: f64,
-    /// All but one in a hundred were.
+    /// 99th percentile of the response time, ms.
     pub(crate) p99_ms: f64,
-    /// Requests that were not answered with 200, or not at all.
+    /// Requests that were not answered with 200.
     pub(crate) failed: usize,
 }
 
-/// A client with one connection, which is open when this returns.
+/// A client with one open connection.
 async fn connect(url: &str) -> Result<Client> {
     let client = Client::builder().pool_max_idle_per_host(1).timeout(Duration::from_secs(60)).build()?;
     client.get(format!("{url}/healthcheck")).send().await?.bytes().await?;
     Ok(client)
 }
 
-/// Sends `count` requests over `connections`, the n-th as `ask` says.
+/// Sends `count` requests over `connections` connections. `ask` makes the n-th request.
 pub(crate) async fn run(
     url: &str,
     api: &Api,
@@ -92,7 +93,7 @@ pub(crate) async fn run(
     Ok(Outcome { rate: real(count) / wall, p50_ms: part(50), p99_ms: part(99), failed })
 }
 
-/// A count as a figure.
+/// Converts a count.
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn real(count: usize) -> f64 {
     count as f64

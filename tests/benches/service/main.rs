@@ -1,8 +1,8 @@
-//! What the service costs: the release programs, measured in one run, each figure with how it was taken and, where there
-//! is one, its target. `make bench` builds and runs it; docs/benchmarks.md reads it.
+//! Benchmark of the service, with release programs. Each figure is printed with how it was measured and with its
+//! target, if it has one. `make bench` builds and runs it; docs/benchmarks.md explains the results.
 //!
-//! Counts and CPU time decide; times on the wall are told beside them, for they are the machine's more than the program's.
-//! The exit status is not zero when a target is missed or a request failed.
+//! Targets are set for counts and CPU time. Wall-clock times are printed, too, but depend more on the machine. The exit
+//! status is not zero if a target is missed or a request failed.
 
 mod agent;
 mod create;
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<bool> {
-    // The only failure is that one is installed already.
+    // Fails only if one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     refuse_failpoints()?;
     process::raise_descriptors()?;
@@ -59,7 +59,7 @@ fn run() -> Result<bool> {
     Ok(table.is_good())
 }
 
-/// A program that tests may make fail is not the one that is shipped.
+/// Refuses programs built with failpoints, since those are not shipped.
 fn refuse_failpoints() -> Result<()> {
     for name in ["trove-controller", "trove-agent"] {
         let program = trove_tests::program(name)?;

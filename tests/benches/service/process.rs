@@ -1,23 +1,23 @@
-//! Processes from proc(5): CPU time of all threads, children excluded, and memory as the share that is theirs.
+//! CPU time and memory of processes, from proc(5).
 
 use anyhow::{Context, Result};
 
-/// Seconds of CPU that a process has used, user and system, all threads that it ever had; 10 ms is the grain.
+/// CPU time of a process, seconds: user and system, all threads, also ended ones. The resolution is 10 ms.
 pub(crate) fn cpu_s(pid: i32) -> Result<f64> {
     let (_, user, system) = stat(pid).with_context(|| format!("process {pid} has ended"))?;
     ticks(user + system)
 }
 
-/// The same of a process and its children, also of those that have ended and were waited for.
+/// CPU time of a process and its children, including those that have ended and were reaped.
 pub(crate) fn family_cpu_s(pid: i32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields = fields(&text).context("a line of proc(5)")?;
-    // Of children that were waited for: fields 16 and 17 of the manual page.
+    // Reaped children: cutime and cstime, fields 16 and 17.
     let ended: u64 = [13, 14].iter().filter_map(|n| fields.get(*n)?.parse::<u64>().ok()).sum();
     let mut sum = cpu_s(pid)? + ticks(ended)?;
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(other) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        // One that has just ended is counted with its parent the next time.
+        // A child that has just ended is counted with its parent at the next reading.
         if let Some((parent, user, system)) = stat(other)
             && parent == pid
         {
@@ -27,7 +27,7 @@ pub(crate) fn family_cpu_s(pid: i32) -> Result<f64> {
     Ok(sum)
 }
 
-/// Proportional set size, MiB: what it shares with n processes counts a n-th.
+/// Proportional set size, MiB: memory that n processes share counts as 1/n.
 pub(crate) fn pss_mib(pid: i32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("Pss in smaps_rollup")?;
@@ -35,19 +35,19 @@ pub(crate) fn pss_mib(pid: i32) -> Result<f64> {
     Ok(kib / 1024.0)
 }
 
-/// As many descriptors as the system lets us have: each connection is one.
+/// Raises the limit of open files to the hard limit, since each connection needs one.
 pub(crate) fn raise_descriptors() -> Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit of open files")
 }
 
-/// What follows the name in `/proc/<pid>/stat`, from the state on.
+/// Fields of `/proc/<pid>/stat` after the name, beginning with the state.
 fn fields(text: &str) -> Option<Vec<&str>> {
     Some(text.rsplit_once(") ")?.1.split(' ').collect())
 }
 
-/// Parent, user ticks, system ticks.
+/// Parent, user ticks and system ticks of a process.
 fn stat(pid: i32) -> Option<(i32, u64, u64)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields = fields(&text)?;

@@ -1,4 +1,4 @@
-//! Requests over a thousand stored instances: CPU time, statements, and times on the wall.
+//! Measures requests to a service with a thousand instances: CPU time, SQL statements and response times.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use crate::seed::Seed;
 use crate::service::{Kind, Service};
 use crate::table::{Row, Table, number};
 
-/// Instances that are stored; none is connected.
+/// Number of stored instances; no agent is connected.
 pub(crate) const STORED: usize = 1_000;
 
-/// What is asked, how often, and what is good.
+/// A request, the number of repetitions, and the targets.
 struct Subject {
     name: &'static str,
     requests: usize,
-    /// CPU seconds for a thousand of them, controller and database together: on SQLite, and on PostgreSQL.
+    /// CPU seconds per thousand requests, controller and database together, on SQLite and on PostgreSQL.
     targets_s: [f64; 2],
-    /// Statements for one of them.
+    /// SQL statements per request.
     statements: Option<f64>,
     trove: &'static str,
 }
@@ -41,10 +41,10 @@ const DATASTORES: Subject =
 const CREATE: Subject =
     Subject { name: "create", requests: 1_000, targets_s: [2.0, 3.0], statements: None, trove: "55 s" };
 
-/// As many as OpenStack Trove was given at once.
+/// Concurrency, the same as in the measurement of OpenStack Trove.
 const AT_ONCE: usize = 258;
 
-/// Everything about requests on one database.
+/// Measures all requests on one database.
 pub(crate) async fn measure(table: &mut Table, kind: Kind) -> Result<()> {
     let mut service = Service::start(kind, "[operations]\npaused = true\n").await?;
     let ids = seed(&service).await?;
@@ -63,7 +63,7 @@ pub(crate) async fn measure(table: &mut Table, kind: Kind) -> Result<()> {
     resting::measure_after(table, &service).await
 }
 
-/// Instances whose hosts are gone: the service would start those that are only stopped.
+/// Stores instances whose hosts are absent, since the service would start hosts that are stopped.
 async fn seed(service: &Service) -> Result<Vec<String>> {
     let api = service.login().await?;
     let seed = Seed::new(service, &api.project).await?;
@@ -98,7 +98,7 @@ impl Load<'_> {
         let url = service.stack.url();
         let ask = Arc::new(ask);
         let warm = ask.clone();
-        // Connections to the database are open and statements prepared, as in a service that runs.
+        // Warm up, so that database connections are open and statements prepared.
         load::run(&url, api, *connections, connections * 10, move |n| warm(n)).await?;
         service.settle().await?;
         let (sent, heard, cpu) = (service.statements().await?, service.heard_statements().await?, service.cpu()?);

@@ -1,4 +1,5 @@
-//! Stored instances, written by the controller's own store: rows as orders, operations and agents leave them.
+//! Inserts instances through the controller's store, with the rows that requests, operations and agents would have
+//! made.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -16,10 +17,10 @@ use trove_controller::store::quota::Amounts;
 
 use crate::service::Service;
 
-/// Rows in one transaction.
+/// Instances in one transaction.
 const BATCH: usize = 250;
 
-/// What the instances of a service have in common.
+/// What the inserted instances have in common.
 pub(crate) struct Seed {
     pub(crate) store: Store,
     pub(crate) authorities: Authorities,
@@ -30,7 +31,7 @@ pub(crate) struct Seed {
 }
 
 impl Seed {
-    /// For instances of a project's.
+    /// For instances of a project.
     pub(crate) async fn new(service: &Service, project: &str) -> Result<Self> {
         let (store, config) = (service.store().await?, service.config()?);
         let authorities = Authorities::load(&store).await?;
@@ -41,8 +42,8 @@ impl Seed {
         Ok(Self { store, authorities, specification, project: ProjectId(project.to_owned()), flavor, version })
     }
 
-    /// Stores so many: no task, an address, an assignment that is in force, counted in the quota, and a host that is in
-    /// this state.
+    /// Inserts `count` instances without a task, with an address, an assignment in force, a host in the given state,
+    /// and their use of quotas.
     pub(crate) async fn instances(&self, count: usize, host: HostState) -> Result<Vec<InstanceId>> {
         let ids: Vec<InstanceId> = (0..count).map(|_| InstanceId::random()).collect();
         let mut number = 0_u32;
@@ -66,7 +67,7 @@ impl Seed {
         Ok(ids)
     }
 
-    /// What the agent of an instance has said, before it was lost.
+    /// Inserts the last report of an agent that is no longer connected.
     pub(crate) async fn agent(&self, instance: InstanceId) -> Result<()> {
         let said = AgentRow {
             service: EngineService::Healthy,

@@ -1,4 +1,4 @@
-//! A controller to be measured, on one of the two databases, with its figures.
+//! A controller to measure, on either database.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -11,17 +11,14 @@ use trove_tests::{Api, Database, Failpoints, Stack, StackOptions, poll};
 
 use crate::process;
 
-/// Where the state is kept.
+/// Database of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A file of the controller's own.
     Sqlite,
-    /// A server beside it.
     Postgresql,
 }
 
 impl Kind {
-    /// Both.
     pub(crate) const ALL: [Self; 2] = [Self::Sqlite, Self::Postgresql];
 }
 
@@ -34,16 +31,16 @@ impl fmt::Display for Kind {
     }
 }
 
-/// CPU seconds until now.
+/// CPU time so far.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cpu {
-    /// Of the controller; with SQLite the database is in it.
+    /// CPU time of the controller, seconds; includes SQLite.
     pub(crate) controller_s: f64,
-    /// Of the database's server.
+    /// CPU time of the PostgreSQL server, seconds.
     pub(crate) database_s: f64,
 }
 
-/// A controller, its database, and where its figures are.
+/// A controller and its database.
 pub(crate) struct Service {
     pub(crate) stack: Stack,
     pub(crate) kind: Kind,
@@ -52,11 +49,11 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// One that serves. `config` is more of its configuration; quotas and rates are not limited.
+    /// Starts it, without quotas and rate limits. `config` is additional configuration.
     pub(crate) async fn start(kind: Kind, config: &str) -> Result<Self> {
         let database = match kind {
             Kind::Sqlite => None,
-            // As it comes, durable; the module counts statements.
+            // Durable, as by default; the module counts statements.
             Kind::Postgresql => Some(Database::start_with(&["shared_preload_libraries=pg_stat_statements"])?),
         };
         if let Some(database) = &database {
@@ -73,23 +70,23 @@ impl Service {
         Ok(Self { stack, kind, database, metrics: format!("http://{address}:8777/metrics") })
     }
 
-    /// The same state in a process that has just begun.
+    /// Restarts the controller with the same state.
     pub(crate) fn restart(&mut self) -> Result<()> {
         self.stack.stop()?;
         self.stack.run(&Failpoints::default())
     }
 
-    /// A user of it.
+    /// Logs a user in.
     pub(crate) async fn login(&self) -> Result<Api> {
         self.stack.login("trove").await
     }
 
-    /// Its configuration as it reads it.
+    /// The effective configuration.
     pub(crate) fn config(&self) -> Result<Config> {
         Ok(Config::load(Some(&self.stack.config()))?)
     }
 
-    /// Its store, beside it.
+    /// Opens its store, in addition to the controller.
     pub(crate) async fn store(&self) -> Result<Store> {
         let state = self.stack.state();
         let shared = self.database.as_ref().map(Database::shared_locally);
@@ -105,7 +102,6 @@ impl Service {
         })
     }
 
-    /// CPU seconds that controller and database have used.
     pub(crate) fn cpu(&self) -> Result<Cpu> {
         let database_s = match &self.database {
             None => 0.0,
@@ -119,7 +115,7 @@ impl Service {
         process::pss_mib(self.stack.pid()?.as_raw())
     }
 
-    /// The sum of the samples of this name on the controller's own figures.
+    /// Sum of the samples of a metric of the controller.
     pub(crate) async fn figure(&self, name: &str) -> Result<f64> {
         let text = reqwest::get(&self.metrics).await?.error_for_status()?.text().await?;
         let samples = text.lines().filter_map(|line| line.strip_prefix(name));
@@ -127,21 +123,21 @@ impl Service {
         Ok(own.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
     }
 
-    /// Statements that the controller says to have sent.
+    /// Number of statements, as counted by the controller.
     pub(crate) async fn statements(&self) -> Result<f64> {
         self.figure("trove_store_statements_total").await
     }
 
-    /// Statements that the database's server says to have had from the controller; `None` without one.
+    /// Number of statements, as counted by PostgreSQL; `None` on SQLite.
     pub(crate) async fn heard_statements(&self) -> Result<Option<f64>> {
         let Some(database) = &self.database else { return Ok(None) };
         let client = database.connect().await?;
-        // Our own question is in it twice, once a reading, and goes away in a difference of large numbers.
+        // This query itself is counted, too, which does not matter in the difference of large numbers.
         let row = client.query_one("select sum(calls)::float8 from pg_stat_statements", &[]).await?;
         Ok(Some(row.get(0)))
     }
 
-    /// Waits until the controller has used next to no CPU for a second: what its start or a load left to do is done.
+    /// Waits until the controller has used almost no CPU for a second, so that work after its start or a load is done.
     pub(crate) async fn settle(&self) -> Result<()> {
         let mut last = self.cpu()?;
         let calm = |spent: &f64| *spent < 0.03;

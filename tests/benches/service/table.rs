@@ -1,34 +1,32 @@
-//! The one table: each figure with its target, Trove's own, and how it was taken.
+//! The table of results: each figure with its target, OpenStack Trove's figure, and how it was measured.
 
 use std::io::Write as _;
 
-/// One figure.
+/// A row of the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
-    /// What was measured.
+    /// Name of the figure.
     pub(crate) figure: String,
-    /// Its value.
     pub(crate) value: f64,
-    /// Of the value.
     pub(crate) unit: &'static str,
-    /// The greatest that is good; without one it is told only.
+    /// Greatest acceptable value, if there is one.
     pub(crate) target: Option<f64>,
-    /// OpenStack Trove 26 on such a machine, where it was measured.
+    /// The figure of OpenStack Trove 26 on a similar machine, if measured.
     pub(crate) trove: &'static str,
-    /// What else was seen.
+    /// Remarks.
     pub(crate) aside: String,
-    /// What was done to measure it.
+    /// How it was measured.
     pub(crate) how: String,
 }
 
 impl Row {
-    /// A figure that is told only.
+    /// A row without a target.
     pub(crate) fn new(figure: impl Into<String>, value: f64, unit: &'static str, how: impl Into<String>) -> Self {
         let (figure, how) = (figure.into(), how.into());
         Self { figure, value, unit, target: None, trove: "", aside: String::new(), how }
     }
 
-    /// With the greatest value that is good.
+    /// Sets the target.
     pub(crate) fn at_most(mut self, target: f64) -> Self {
         self.target = Some(target);
         self
@@ -56,7 +54,7 @@ impl Row {
     }
 }
 
-/// Three digits that mean something.
+/// Formats a number with three significant digits.
 pub(crate) fn number(value: f64) -> String {
     let digits = match value.abs() {
         size if size >= 100.0 || value.fract() == 0.0 => 0,
@@ -67,24 +65,24 @@ pub(crate) fn number(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
-/// All figures.
+/// All rows.
 #[derive(Debug, Default)]
 pub(crate) struct Table(Vec<Row>);
 
 impl Table {
-    /// Adds a figure, and tells of it while the rest is measured.
+    /// Adds a row and prints it at once.
     pub(crate) fn add(&mut self, row: Row) {
         let [figure, value, target, verdict, _, aside, _] = row.cells();
         note(&format!("{figure}: {value} {target} {verdict} {aside}"));
         self.0.push(row);
     }
 
-    /// Whether no target was missed.
+    /// Whether all targets were met.
     pub(crate) fn is_good(&self) -> bool {
         self.0.iter().all(Row::is_good)
     }
 
-    /// Prints it.
+    /// Prints the table.
     pub(crate) fn print(&self) {
         let head = ["figure", "measured", "target", "", "Trove 26", "beside", "how"].map(str::to_owned);
         let cells: Vec<[String; 7]> = std::iter::once(head).chain(self.0.iter().map(Row::cells)).collect();
@@ -101,18 +99,17 @@ impl Table {
     }
 }
 
-/// A line of the result.
+/// Prints a line of the result.
 pub(crate) fn say(line: &str) {
-    // Nothing can be done about a broken standard output.
+    // Nothing can be done if standard output is broken.
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// A line about what is being done.
+/// Prints a line about the progress.
 pub(crate) fn note(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// The value in the middle.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

@@ -1,5 +1,5 @@
-//! A tenant with the superuser of a PostgreSQL has a shell as its engine's account. What he reaches with it of another
-//! tenant's instance on the same machine, and of the machine.
+//! Attacks by a tenant who is superuser of PostgreSQL, and so has a shell as his engine's account, on another tenant's
+//! instance on the same machine, and on the machine.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -18,21 +18,21 @@ use super::postgresql::{has_root, root};
 
 const WAIT: Duration = Duration::from_secs(90);
 
-/// Two tenants' instances, and a shell in the engine of the first.
+/// Instances of two tenants, and a shell in the engine of the first.
 pub(super) struct Neighbours {
     pub(super) stack: Stack,
     pub(super) api: Api,
     pub(super) mine: String,
     pub(super) other: String,
     shell: Client,
-    /// The engines' first processes.
+    /// Pids of the engines.
     pub(super) my_engine: i32,
     pub(super) other_engine: i32,
 }
 
 impl Neighbours {
     pub(super) async fn new() -> Result<Self> {
-        // Where the guide puts it: hosts have a /tmp of their own in any case.
+        // As in the operator's guide. It must not be /tmp, since hosts have their own.
         let parent = Some(PathBuf::from("/var/lib"));
         let stack = Stack::start_with(StackOptions { parent, ..StackOptions::default() }).await?;
         let api = stack.login("trove").await?;
@@ -43,7 +43,7 @@ impl Neighbours {
         Ok(Self { stack, api, mine, other, shell, my_engine, other_engine })
     }
 
-    /// Lets the tenant's shell run this, and returns all that it said.
+    /// Runs a script in the tenant's shell and returns its output.
     pub(super) async fn run(&self, script: &str) -> Result<String> {
         let program = format!("({script}) 2>&1 | tr -cd '[:print:]\\n'").replace('\'', "''");
         rows(&self.shell, "truncate said").await?;
@@ -52,7 +52,7 @@ impl Neighbours {
         Ok(rows(&self.shell, "select line from said").await?.join("\n"))
     }
 
-    /// The other's engine is the same process still, and serves.
+    /// Asserts that the other engine still is the same process and serves.
     pub(super) async fn assert_other_is_well(&self) -> Result<()> {
         ensure!(leftovers::engines(&self.other) == [self.other_engine], "the other's engine was started again");
         let view = self.api.instance(&self.other).await?;
@@ -61,7 +61,7 @@ impl Neighbours {
     }
 }
 
-/// A program that takes an address and port, and says `hello` to whoever connects.
+/// A script that listens on an address and port and sends `hello` to clients.
 fn listener(address: &str, port: u16) -> String {
     let script = format!(
         "use IO::Socket::INET; while (1) {{ my $s = IO::Socket::INET->new(Listen => 8, ReuseAddr => 1, LocalAddr => \"{address}\", \
@@ -70,7 +70,7 @@ fn listener(address: &str, port: u16) -> String {
     format!("setsid perl -e '{}' >/dev/null 2>&1 </dev/null &", script)
 }
 
-/// Whether anybody at this address says something unasked, or accepts the connection.
+/// Whether a connection to the address is accepted.
 fn answers(address: &str, port: u16) -> Result<bool> {
     let at: SocketAddr = format!("{address}:{port}").parse()?;
     Ok(TcpStream::connect_timeout(&at, Duration::from_secs(2)).is_ok())
@@ -83,7 +83,7 @@ fn listens(address: &str, port: u16) -> bool {
     table.lines().any(|line| line.split_whitespace().nth(1) == Some(&word) && line.contains(" 0A "))
 }
 
-/// Where the engine of an instance listens.
+/// Address of an instance's engine.
 async fn address(api: &Api, instance: &str) -> Result<String> {
     let view = api.instance(instance).await?;
     let address = view["ip"][0].as_str().or_else(|| view["addresses"][0]["address"].as_str());
@@ -102,7 +102,7 @@ async fn whoever_listens_on_another_address_answers_nobody_and_is_ended_where_it
     for what in [uid.to_string(), mine.clone(), other.clone()] {
         ensure!(leftovers::filtered(&what)?, "{what} is not in the packet filter");
     }
-    // Nobody's address, and the machine's: he listens there, and answers nobody.
+    // An unused address and the machine's: the tenant can listen there, but nobody can connect.
     for nobodys in ["127.200.7.7", "127.0.0.1"] {
         it.run(&listener(nobodys, 15437)).await?;
         poll("a listener", WAIT, async || Ok(listens(nobodys, 15437)), |listens| *listens).await?;
@@ -110,7 +110,7 @@ async fn whoever_listens_on_another_address_answers_nobody_and_is_ended_where_it
     }
     ensure!(answers(&mine, 5432)? && answers(&other, 5432)?, "the engines answer");
 
-    // The other's port is taken as soon as its engine stops.
+    // Bind the other engine's address as soon as that engine stops.
     it.run(&listener(&other, 5432)).await?;
     let restarted = it.api.post(&format!("/instances/{}/action", it.other), &json!({"restart": {}})).await?;
     ensure!(restarted.status == 202, "{restarted:?}");
@@ -135,7 +135,7 @@ async fn whoever_listens_on_another_address_answers_nobody_and_is_ended_where_it
     Ok(())
 }
 
-/// Eight processes that each have one socket many times.
+/// A script with eight processes, each of which has a socket open many times.
 fn hoarders() -> String {
     let script = "use POSIX; use Socket; socket(my $s, PF_INET, SOCK_STREAM, 0); POSIX::dup(fileno $s) for 1..15000; \
                   fork for 1..3; sleep 600";
@@ -173,7 +173,8 @@ async fn whoever_has_much_to_be_looked_at_neither_stalls_the_service_nor_keeps_a
     Ok(())
 }
 
-/// A program that takes an address and port as soon as it can, and listens to nobody. Nobody else can have it then.
+/// A script that binds an address and port as soon as it is free, without listening, so that no other process can bind
+/// it.
 fn holder(address: &str, port: u16) -> String {
     let script = format!(
         "use Socket; while (1) {{ socket my $s, PF_INET, SOCK_STREAM, 0; \
@@ -192,7 +193,7 @@ async fn whoever_holds_the_tls_port_of_another_engine_does_not_keep_it_down() ->
     let answer = it.api.post("/instances", &Engine::Redis.order("redis")).await?;
     let redis = answer.body["instance"]["id"].as_str().with_context(|| format!("{answer:?}"))?.to_owned();
     let address = it.api.await_active(&redis).await?["ip"][0].as_str().context("an address")?.to_owned();
-    // Several, so that one has it before the engine.
+    // Several of them, so that one is faster than the engine.
     for _ in 0..4 {
         it.run(&holder(&address, 6380)).await?;
     }
@@ -230,7 +231,7 @@ async fn whoever_takes_the_addresses_of_a_controller_that_restarts_is_ended() ->
     for id in [&it.mine, &it.other] {
         poll("an engine that is heard", WAIT, async || it.api.instance(id).await, well).await?;
     }
-    // What is no instance's is left alone, and named.
+    // A process that belongs to no instance is left alone and named.
     it.stack.kill()?;
     let _taken = std::net::TcpListener::bind((it.stack.address(), 8779))?;
     let (status, said) = it.stack.run_to_end()?;
@@ -278,7 +279,7 @@ fn account(pid: i32) -> Result<u32> {
     Ok(fs::metadata(format!("/proc/{pid}"))?.uid())
 }
 
-/// Every file of a directory, with those below it.
+/// All files below a directory.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let mut found = Vec::new();
@@ -304,7 +305,7 @@ async fn a_shell_reaches_no_file_of_another_instance() -> Result<()> {
     let host = it.stack.host(&it.other);
     let run = Path::new("/run/trove-rs").join(&it.other);
     let mut all: Vec<PathBuf> = [&host, &run].into_iter().flat_map(|place| files(place)).collect();
-    // Its sockets can be seen from inside alone.
+    // Its sockets are visible only from inside of its namespace.
     let agent = *leftovers::agents(&it.other).first().context("an agent")?;
     for socket in files(&leftovers::sockets(&it.other, agent)) {
         all.push(Path::new("/").join(socket.strip_prefix(format!("/proc/{agent}/root"))?));
@@ -326,16 +327,16 @@ async fn a_shell_reaches_no_file_of_another_instance() -> Result<()> {
         let names: Vec<&str> = said.lines().filter(|line| !line.starts_with("ls: ")).collect();
         ensure!(names.iter().all(|name| *name == it.mine), "{place} holds {names:?}");
     }
-    // Groups have the names of instances.
+    // Names of cgroups contain the instance's id, so only their parents are listed.
     let groups = "sed 's/^[^/]*//; s/[^/]*$//' /proc/self/cgroup | sort -u";
     let said = it.run(&format!("for at in $({groups}); do ls -A /sys/fs/cgroup/*$at; done")).await?;
     ensure!(!said.contains(&it.other), "{said}");
-    // The other was made last: it could have found the first among the machine's mounts.
+    // Check both: the other host was made later, when the mounts of the first existed.
     for (pid, id) in [(it.my_engine, &it.other), (it.other_engine, &it.mine)] {
         let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
         ensure!(!mounts.contains(id.as_str()), "{mounts}");
     }
-    // In a namespace of users he may mount, but what hides the others stays in its place.
+    // In a user namespace he may mount, but cannot unmount what hides the others.
     let hiding = format!("'{}' '{}' /run/trove-rs", it.stack.hosts().display(), it.stack.state().display());
     let undo = format!("umount -l {hiding}; ls -A {hiding}");
     let said = it.run(&format!("unshare -rm sh -c \"{undo}\"")).await?;
@@ -432,7 +433,7 @@ async fn a_deletion_follows_no_link_and_leaves_no_process() -> Result<()> {
     it.api.await_gone(&it.mine).await?;
     leftovers::assert_nothing_of(&it.mine, &it.stack.host(&it.mine), &pids)?;
     ensure!(fs::read_to_string(precious.join("precious"))? == "roots");
-    // A zombie runs nothing any more: the machine's init collects it when it gets to it.
+    // Zombies do not count; init reaps them some time later.
     let is_zombie = |path: &Path| {
         let stat = fs::read(path.join("stat")).unwrap_or_default();
         String::from_utf8_lossy(&stat).rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))

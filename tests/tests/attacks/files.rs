@@ -1,5 +1,5 @@
-//! A tenant with a shell puts links, pipes and devices where the agent works, which has more rights than he. What they lead
-//! to stays as it was and is shown to nobody, nothing hangs, and the instance says what is wrong.
+//! Attacks by a tenant with a shell who plants links, pipes and devices where the agent, which has more rights, works.
+//! Their targets must not be changed or disclosed, nothing may hang, and the instance must show what is wrong.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
@@ -19,19 +19,19 @@ use super::postgresql::has_root;
 const WAIT: Duration = Duration::from_secs(60);
 const SECRET: &str = "a secret of root's";
 
-/// A service, one instance in it, and a directory of root's with a file that nobody else may read.
+/// A service with an instance, and a directory of root's with a file that only root may read.
 struct Place {
     stack: Stack,
     api: Api,
     id: String,
     roots: PathBuf,
-    /// Mode, owner, group, names and contents of the directory and of its file.
+    /// Mode, owner, group, names and contents of that directory and file at the beginning.
     before: Vec<String>,
 }
 
 impl Place {
     async fn new(engine: Engine, failpoints: &Failpoints) -> Result<Self> {
-        // Hosts have a /tmp of their own, in which a link would lead nowhere.
+        // Not in /tmp: hosts have their own, so a link there would lead nowhere.
         let parent = Some(PathBuf::from("/var/lib"));
         let mut stack = Stack::prepare(StackOptions { parent, ..StackOptions::default() })?;
         stack.run(failpoints)?;
@@ -48,7 +48,7 @@ impl Place {
         Ok(Self { stack, api, id, roots, before })
     }
 
-    /// `<volume>/<major>`, which belongs to the engine's account, with the data below it.
+    /// `<volume>/<major>`, the parent of the data directory, which belongs to the engine's account.
     fn data(&self) -> Result<PathBuf> {
         let volume = self.stack.host(&self.id).join("volume");
         let major = fs::read_dir(&volume)?.next().context("a directory of data")??;
@@ -60,7 +60,7 @@ impl Place {
         Ok(fs::metadata(data.parent().context("a volume")?)?.uid())
     }
 
-    /// A shell of the engine's account in the host, which begins in the directory of the data's major version.
+    /// Runs a script as the engine's account in the host, in that directory.
     fn run(&self, script: &str) -> Result<String> {
         let agent = *leftovers::agents(&self.id).first().context("an agent")?;
         let uid = self.uid()?;
@@ -74,7 +74,7 @@ impl Place {
         Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     }
 
-    /// Restarts the engine; where an earlier restart failed, the operator reboots the host.
+    /// Restarts the engine; reboots the host if an earlier restart failed.
     async fn restart(&self) -> Result<Value> {
         let started = if self.api.instance(&self.id).await?["status"] == "ACTIVE" {
             self.api.post(&format!("/instances/{}/action", self.id), &json!({"restart": {}})).await?
@@ -89,7 +89,7 @@ impl Place {
         Ok(self.api.await_operations(&self.id).await?[0].clone())
     }
 
-    /// A restart either works, or fails with words about what was planted and does no more harm than that.
+    /// Asserts that a restart works, or fails with a message about the planted file and does no other harm.
     async fn restart_with(&self, what: &str, name: &str) -> Result<()> {
         let ended = self.restart().await?;
         if ended["status"] == "done" {
@@ -100,7 +100,7 @@ impl Place {
         self.assert_kept(what).await
     }
 
-    /// Nothing of root's was changed, and what it holds is nowhere in what the host or its tenant has.
+    /// Asserts that root's directory is unchanged, and that the host contains no copy of its secret.
     async fn assert_kept(&self, what: &str) -> Result<()> {
         ensure!(facts(&self.roots)? == self.before, "{what}: {:?}, then {:?}", self.before, facts(&self.roots)?);
         let view = self.api.instance(&self.id).await?.to_string();
@@ -129,11 +129,11 @@ fn facts(roots: &Path) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// A regular file below that has the secret.
+/// Finds a regular file with the secret below a directory.
 fn find(place: &Path) -> Result<Option<PathBuf>> {
     let mut open = vec![place.to_owned()];
     while let Some(next) = open.pop() {
-        // What goes away meanwhile has no secret.
+        // The file was removed meanwhile.
         let Ok(facts) = fs::symlink_metadata(&next) else { continue };
         if facts.is_dir() {
             open.extend(fs::read_dir(&next).into_iter().flatten().flatten().map(|entry| entry.path()));
@@ -148,7 +148,7 @@ fn has_secret(bytes: &[u8]) -> bool {
     bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes())
 }
 
-/// Puts one of the kinds at a path. What the account cannot make itself is made for it, as if it had come in otherwise.
+/// Plants a file of a kind. Kinds that the account cannot make itself are made by root.
 fn plant(place: &Place, kind: &str, path: &Path) -> Result<()> {
     let secret = place.roots.join("secret");
     match kind {
@@ -183,7 +183,7 @@ async fn a_file_of_accounts_that_is_none_is_neither_followed_nor_waited_for() ->
     ensure!(ended["status"] == "done", "{ended}");
     Engine::Redis.log_in(&it.api.await_active(&it.id).await?, APP.0, APP.1).await?;
 
-    // Where the agent follows paths, the account changes nothing.
+    // The account cannot change directories in which the agent follows paths.
     let attempts = "for d in ../../log ../../etc ../../agent ../.. ..; do touch $d/x; mkdir $d/y; ln -s / $d/z; \
                     mv $d/engine.log $d/w; mv $d/engine.conf $d/w; rm -f $d/agent.toml $d/authority.pem; done; true";
     let said = it.run(attempts)?;
@@ -206,7 +206,7 @@ async fn a_data_directory_that_leads_elsewhere_is_not_worked_in() -> Result<()> 
     let it = Place::new(Engine::PostgreSql, &Failpoints::default()).await?;
     it.api.await_active(&it.id).await?;
     let engine = leftovers::engines(&it.id);
-    // The agent removes them before each start.
+    // The agent removes such files before each start.
     for kind in ["a link", "a link to a directory", "a pipe", "a device"] {
         let before = leftovers::engines(&it.id);
         let agent = *leftovers::agents(&it.id).first().context("an agent")?;

@@ -1,4 +1,4 @@
-//! What was tried against the service, and holds.
+//! Attacks on the service that must fail.
 
 mod accounts;
 mod files;

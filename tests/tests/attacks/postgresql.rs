@@ -1,4 +1,4 @@
-//! A tenant with the superuser of a PostgreSQL, and what tenants name, through the whole service.
+//! Attacks by a superuser of PostgreSQL, and hostile names, through the whole service.
 
 use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use trove_tests::{APP, Api, Stack, connect, order_body, poll, rows};
 
 const WAIT: Duration = Duration::from_secs(90);
 
-/// Root of an engine is refused where an ordinary user runs the service.
+/// Whether root can be enabled: the service refuses it if an ordinary user runs it.
 pub(super) fn has_root() -> bool {
     nix::unistd::getuid().is_root()
 }
@@ -54,7 +54,7 @@ async fn a_superuser_neither_moves_its_engine_nor_keeps_the_agent_out() -> Resul
         "ssl = off",
         "session_preload_libraries = 'nothing'",
         "shared_preload_libraries = 'nothing'",
-        // With this the server would not start.
+        // The server does not start with this value.
         "max_connections = 2",
     ] {
         rows(&client, &format!("alter system set {setting}")).await.context(setting)?;
@@ -96,7 +96,7 @@ async fn an_agent_that_is_shut_out_lets_itself_in_again() -> Result<()> {
     let well = |view: &Value| view["operating_status"] == "HEALTHY";
     poll("an engine that is well", WAIT, async || api.instance(&id).await, well).await?;
     make_database(&api, &id, "after").await?;
-    // Once in ten minutes is often enough for it: then it says what is wrong.
+    // The agent repairs at most once in ten minutes; the second time it only reports what is wrong.
     let client = root(&api, &id, "app").await?;
     rows(&client, "alter role os_admin nologin").await?;
     let told = |view: &Value| view["operating_status"] == "BLOCKED" || view["status"] == "BLOCKED";

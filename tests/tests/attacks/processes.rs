@@ -1,4 +1,5 @@
-//! Programs that a tenant starts from the shell in his engine, against those who end them and against the machine.
+//! Attacks by processes that a tenant starts from the shell in his engine: they resist being killed, or exhaust the
+//! machine.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,10 +14,10 @@ use super::accounts::Neighbours;
 use super::postgresql::has_root;
 
 const WAIT: Duration = Duration::from_secs(90);
-/// So that this machine has no trouble with those who multiply.
+/// Limit of processes, to spare the machine.
 const BOUND: &str = "64";
 
-/// The files of the control groups of an instance's engine that have this name.
+/// Files with this name in the cgroups of an instance's engine.
 fn group_files(instance: &str, name: &str) -> Vec<PathBuf> {
     let groups = leftovers::directories(instance).into_iter().filter(|group| group.ends_with(instance));
     groups.map(|group| group.join(name)).filter(|file| file.exists()).collect()
@@ -55,7 +56,7 @@ async fn who_uses_up_his_processes_and_memory_keeps_no_agent_dead() -> Result<()
     for file in group_files(&it.mine, "pids.max") {
         fs::write(file, BOUND)?;
     }
-    // Each sleeps, and so does the last one, which may make no other.
+    // A fork bomb: each process forks until that fails, then sleeps.
     it.run("setsid perl -e 'while (1) { fork or sleep 600 }' >/dev/null 2>&1 </dev/null &").await?;
     let all = async || Ok(leftovers::processes(&it.mine).len());
     poll("all processes that there may be", WAIT, all, |all| *all > 60).await?;
@@ -69,7 +70,7 @@ async fn who_uses_up_his_processes_and_memory_keeps_no_agent_dead() -> Result<()
     poll("the agent in groups of its own", WAIT, groups, |groups: &String| groups.contains(&own)).await?;
     let engines = fs::read_to_string(format!("/proc/{}/cgroup", it.my_engine))?;
     ensure!(engines.contains(&it.mine) && !engines.contains(".agent"), "{engines}");
-    // It ends them all, and starts the engine among none.
+    // The restart kills all of them before it starts the engine.
     let restart = serde_json::json!({ "restart": {} });
     ensure!(it.api.post(&format!("/instances/{}/action", it.mine), &restart).await?.status == 202);
     let well = |view: &serde_json::Value| view["status"] == "ACTIVE" && view["operating_status"] == "HEALTHY";
@@ -78,9 +79,9 @@ async fn who_uses_up_his_processes_and_memory_keeps_no_agent_dead() -> Result<()
     it.assert_other_is_well().await
 }
 
-/// What `stat -f` says of the file systems of all directories that the tenant may write to: kind, blocks, their size, place.
+/// File systems of all directories that the tenant can write to, by `stat -f`: type, size in bytes, path.
 async fn writable(it: &Neighbours) -> Result<Vec<(String, u64, String)>> {
-    // What is not to be listed is named.
+    // Directories that cannot be found by listing are named.
     let run = format!("/run/trove-rs/{}", it.mine);
     let places = ["", "/s", "/h", "/h/log", "/h/etc", "/h/agent"].map(|place| format!("{run}{place}")).join(" ");
     let search = format!("find / {places} -maxdepth 4 -path /proc -prune -o -type d -writable -print");
@@ -103,7 +104,7 @@ async fn every_place_that_a_tenant_may_write_to_is_bounded() -> Result<()> {
     let sockets = format!("/run/trove-rs/{}/s", it.mine);
     let places = writable(&it).await?;
     for (kind, bytes, place) in &places {
-        // A queue's size is bounded by the account's limits (RLIMIT_MSGQUEUE).
+        // Message queues are bounded by RLIMIT_MSGQUEUE.
         let is_bounded = (kind == "tmpfs" && *bytes > 0 && *bytes <= 4 << 30) || kind == "mqueue";
         ensure!(is_bounded, "{place} is on a {kind} of {bytes} bytes");
     }
@@ -123,7 +124,7 @@ async fn every_place_that_a_tenant_may_write_to_is_bounded() -> Result<()> {
     it.assert_other_is_well().await
 }
 
-/// No name is free in the directory of sockets, and files that outlive their processes take all memory that the engine has.
+/// The tenant uses up all inodes of the socket directory, and fills the engine's memory with files.
 #[tokio::test]
 async fn what_a_tenant_leaves_in_memory_keeps_no_engine_stopped() -> Result<()> {
     if !has_root() {
@@ -140,7 +141,7 @@ async fn what_a_tenant_leaves_in_memory_keeps_no_engine_stopped() -> Result<()> 
     ensure!(said.contains("No space left"), "{said}");
     let inside = |path: &str| PathBuf::from(format!("/proc/{}/root{path}", leftovers::agents(&it.mine)[0]));
     ensure!(inside("/tmp/mine/file").exists() && inside(&format!("{sockets}/7")).exists());
-    // The kernel may end the engine, and with it whoever asks.
+    // The kernel may kill the engine, and the shell with it.
     let _ = it.run("while head -c 16M /dev/zero >> /dev/shm/junk; do :; done").await;
     let ended = |pids: &Vec<i32>| *pids != [it.my_engine];
     let restart = serde_json::json!({ "restart": {} });
@@ -159,18 +160,18 @@ async fn what_a_tenant_leaves_in_memory_keeps_no_engine_stopped() -> Result<()> 
     let look = ["--mount", "--ipc", "cat", "/proc/sysvipc/shm", "/proc/sysvipc/msg"];
     let objects = std::process::Command::new("nsenter").arg(agent).args(look).output()?.stdout;
     let objects = String::from_utf8(objects)?;
-    // The engine has some shared memory, of another size, and no queue.
+    // The engine itself has a segment of another size, and no queue.
     let (memory, queues) = objects.split_once("msqid").context("two lists")?;
     ensure!(!memory.contains(" 65536 ") && queues.lines().count() == 1, "{objects}");
     it.assert_other_is_well().await
 }
 
-/// System calls by their numbers: add a key, work on keys, open a message queue.
+/// Numbers of the system calls add_key, keyctl and mq_open.
 fn calls() -> [u32; 3] {
     if cfg!(target_arch = "x86_64") { [248, 250, 240] } else { [217, 219, 180] }
 }
 
-/// Runs a program of perl as this account, on the machine.
+/// Runs a Perl program as an account, outside of hosts.
 fn perl_as(uid: &str, program: &str) -> Result<String> {
     let output = std::process::Command::new("setpriv")
         .args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "--", "perl", "-e", program])
@@ -179,7 +180,7 @@ fn perl_as(uid: &str, program: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
-/// Key 3 is the session's keyring, 4 the user's; 10 searches and 22 asks for the one that outlives sessions.
+/// -3 is the session keyring, -4 the user keyring; keyctl operation 10 is search, 22 get_persistent.
 #[tokio::test]
 async fn what_a_tenant_leaves_in_the_kernel_is_his_alone_and_goes_with_his_instance() -> Result<()> {
     if !has_root() {
@@ -205,14 +206,14 @@ async fn what_a_tenant_leaves_in_the_kernel_is_his_alone_and_goes_with_his_insta
     ensure!(made.starts_with("1 1 1"), "{made}");
     let own = it.run("ls /dev/mqueue; cat /proc/sysvipc/shm /proc/sysvipc/msg /proc/sysvipc/sem").await?;
     ensure!(own.lines().filter(|line| line.contains(&uid)).count() >= 3, "{own}");
-    // The machine has the keys, which follow the account, and none of the rest.
+    // Outside of the host only the keys are visible, which belong to the account.
     ensure!(perl_as(&uid, &look)? == "1 1 0", "{}", perl_as(&uid, &look)?);
     for table in ["shm", "msg", "sem"] {
         let objects = fs::read_to_string(format!("/proc/sysvipc/{table}"))?;
         let is_his = |line: &str| line.split_whitespace().any(|field| field == uid);
         ensure!(!objects.lines().any(is_his), "{table}: {objects}");
     }
-    // They are there after the agent's death, and so is what the engine looks for after its own.
+    // Objects survive the death of the agent, and so do those that the engine needs after its own.
     let before = leftovers::agents(&it.mine);
     kill(Pid::from_raw(before[0]), Signal::SIGKILL)?;
     let ask = async || Ok(leftovers::agents(&it.mine));

@@ -1,4 +1,4 @@
-//! A tenant with root of a Redis, and a size that its data has no room in, through the whole service.
+//! Attacks by a tenant with root of Redis, and resizing to a flavor that is too small, through the whole service.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -68,7 +68,7 @@ async fn a_flavor_without_room_for_the_data_is_refused_with_the_figures() -> Res
     let api = stack.login("trove").await?;
     let id = order(&api, "full", "2").await?;
     let redis = Redis::plain(&api.instance(&id).await?)?;
-    // 350 MiB; a Redis with 512 MiB of memory may have 307 for data.
+    // 350 MiB. A Redis with 512 MiB of memory may use 307 MiB for data.
     redis.run(APP.0, APP.1, &["SETRANGE", "large", &((350 << 20) - 1).to_string(), "x"])?;
     let before = api.instance(&id).await?;
     let smaller = json!({"resize": {"flavorRef": "1"}});

@@ -1,4 +1,4 @@
-//! Attacks on the service itself, over its ports and its directory.
+//! Attacks on the service's ports and its state directory.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -11,28 +11,28 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use trove_tests::{Failpoints, Stack, StackOptions, poll};
 
-/// Sources of attackers; the test itself comes from 127.0.0.1.
+/// Address of attackers. The test itself connects from 127.0.0.1.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 66, 1);
-/// A source that nobody has complained of.
+/// Address without any failed login.
 const QUIET: Ipv4Addr = Ipv4Addr::new(127, 0, 66, 200);
-/// What an attacker says of a request, and no more.
+/// An unfinished request.
 const UNFINISHED: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nX-More: ";
 
-/// Connections from an address that say this and fall silent. What is not accepted is not there.
+/// Opens connections from an address that send `said` and nothing more. Refused ones are left out.
 async fn silent(from: Ipv4Addr, to: SocketAddr, count: usize, said: &[u8]) -> Result<Vec<TcpStream>> {
     let mut all = Vec::new();
     for _ in 0..count {
         let socket = TcpSocket::new_v4()?;
         socket.bind((from, 0).into())?;
         let mut stream = timeout(Duration::from_secs(10), socket.connect(to)).await.context("connect")??;
-        // It may have been refused already.
+        // Fails if the connection was refused.
         let _ = stream.write_all(said).await;
         all.push(stream);
     }
     Ok(all)
 }
 
-/// How many of them the other side has not closed.
+/// Number of connections that the server has not closed.
 async fn open(all: &mut [TcpStream]) -> usize {
     let mut open = 0;
     let mut byte = [0];
@@ -63,7 +63,7 @@ async fn unfinished_and_silent_connections_keep_nobody_out() -> Result<()> {
     let mut mute = silent(Ipv4Addr::new(127, 0, 66, 2), api, 500, b"").await?;
     let mut strangers = silent(ATTACKER, agents, 1500, b"").await?;
     prompt(&stack).await?;
-    // An agent has to enrol beside those who say nothing.
+    // An agent must be able to enrol in spite of silent connections.
     stack.login("trove").await?.order_and_await("beside").await?;
     let mut left = 0;
     for _ in 0..20 {
@@ -89,7 +89,7 @@ async fn hosts_stay_when_all_descriptors_for_the_outside_are_used_up() -> Result
         held.extend(silent(from, port(&stack, 8778), 20, b"").await?);
     }
     prompt(&stack).await?;
-    // Longer than a round of the reconcilers' first looks.
+    // Longer than the first run of the reconcilers.
     for _ in 0..10 {
         let view = api.instance(&id).await?;
         ensure!(view["status"] == "ACTIVE" && view["operating_status"] == "HEALTHY", "{view}");
@@ -101,7 +101,7 @@ async fn hosts_stay_when_all_descriptors_for_the_outside_are_used_up() -> Result
     Ok(())
 }
 
-/// A login from an address, as what the identity answers.
+/// Logs in from an address and returns the status.
 async fn login(from: Ipv4Addr, stack: &Stack, password: &str) -> Result<u16> {
     let client = Client::builder().local_address(IpAddr::from(from)).timeout(Duration::from_secs(60)).build()?;
     let user = json!({"name": "demo", "password": password, "domain": {"name": "Default"}});

@@ -1,4 +1,4 @@
-//! Tenants who write more than they ordered: into the log, and into the volume.
+//! Attacks by tenants who write more than the size of their volume, to the log or to the volume.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -16,7 +16,7 @@ use super::postgresql::has_root;
 const MIB: u64 = 1 << 20;
 const WAIT: Duration = Duration::from_secs(60);
 
-/// Bytes on the disk below a directory.
+/// Disk space of a directory, bytes.
 fn used(directory: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
     let of = |path: &Path| {
@@ -26,7 +26,7 @@ fn used(directory: &Path) -> u64 {
     entries.flatten().map(|entry| of(&entry.path())).sum()
 }
 
-/// Puts a file into the volume so that so much of it is in use.
+/// Adds a file to the volume so that `total` bytes are in use.
 fn fill(host: &Path, total: u64) -> Result<()> {
     let junk = host.join("volume/junk");
     if junk.exists() {
@@ -71,7 +71,7 @@ async fn a_flood_of_the_engines_log_fills_neither_disk_nor_memory() -> Result<()
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the agent's memory")?;
     let kib: u64 = peak.split_whitespace().next().context("a number")?.parse()?;
     ensure!(kib < 100 * 1024, "the agent took {kib} KiB");
-    // It is still the engine's own log: what comes next is written there.
+    // The engine still writes to the same file.
     rows(&client, "do $$ begin raise log 'the last word'; end $$").await?;
     ensure!(std::fs::read_to_string(log.join("engine.log"))?.contains("the last word"));
     assert_eq!(api.instance(&id).await?["operating_status"], "HEALTHY");
@@ -93,7 +93,7 @@ async fn a_full_volume_is_read_only_and_an_over_full_one_stopped_until_it_grows(
     assert_eq!(rows(&client, "select count(*) from t").await?, ["2"]);
     rows(&client, "set default_transaction_read_only = off").await?;
     rows(&client, "delete from t where n = 1").await?;
-    // It follows from what is measured, so that a restart changes nothing.
+    // The state follows from the measurement, so a restart does not change it.
     let restarted = api.post(&format!("/instances/{id}/action"), &json!({"restart": {}})).await?;
     ensure!(restarted.status == 202, "{restarted:?}");
     api.await_operations(&id).await?;
@@ -104,7 +104,7 @@ async fn a_full_volume_is_read_only_and_an_over_full_one_stopped_until_it_grows(
     fill(&host, 1200 * MIB)?;
     await_fault(&api, &id, "SHUTDOWN", "is stopped until").await?;
     ensure!(leftovers::engines(&id).is_empty(), "the engine runs on");
-    // The fault and the figure are of the same measure.
+    // Fault and volume use come from the same measurement.
     let used = api.instance(&id).await?["volume"]["used"].as_f64().context("the volume's use")?;
     ensure!(used > 1.1, "{used} GiB are said to be in use");
     let restarted = api.post(&format!("/instances/{id}/action"), &json!({"restart": {}})).await?;
@@ -117,7 +117,7 @@ async fn a_full_volume_is_read_only_and_an_over_full_one_stopped_until_it_grows(
     Ok(())
 }
 
-/// One is open, the other the program of a process; without either the volume is not full.
+/// One unlinked file is open, the other is the executable of a process. Both together fill the volume.
 #[tokio::test]
 async fn files_without_a_name_count() -> Result<()> {
     if !has_root() {
@@ -136,7 +136,7 @@ async fn files_without_a_name_count() -> Result<()> {
     ensure!(said.contains("program"), "{said}");
     ensure!(used(&host.join("volume")) < 500 * MIB, "the files have names still");
     await_fault(&it.api, &it.mine, "HEALTHY", "is full").await?;
-    // The tenant's session is read-only.
+    // The tenant's sessions are read-only.
     let holds =
         |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("program (deleted)"));
     let holder = leftovers::processes(&it.mine).into_iter().find(holds).context("who holds the files")?;
@@ -145,7 +145,7 @@ async fn files_without_a_name_count() -> Result<()> {
     it.assert_other_is_well().await
 }
 
-/// Its list of mappings has a hundred megabytes, and who holds the file comes after it.
+/// A process with a list of mappings of a hundred megabytes, examined before the process that holds the unlinked file.
 #[tokio::test]
 async fn who_has_too_much_to_be_looked_at_is_ended_and_hides_nothing() -> Result<()> {
     if !has_root() {

@@ -1,5 +1,5 @@
-//! The agent dies at each stage of each of its jobs: it is started again, adopts or starts the engine, and the job ends
-//! as if nothing had happened.
+//! The agent is killed at each stage of each job. It is started again, adopts or starts the engine, and the job ends as
+//! if nothing had happened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use trove_tests::{Engine, Failpoints, depth, leftovers, poll};
 use crate::subject::Subject;
 use crate::{SWEPT, quoted_after, sources};
 
-/// Between the engine's start and the record of it.
+/// The failpoint between the start of the engine and its record.
 const STARTED: &str = "agent.engine.started";
 
-/// Of an engine that has to be secured by a private first start; none here has.
+/// Failpoints of engines with a private first start, which none of the tested ones has.
 const PRIVATE: [&str; 2] = ["agent.prepare.before_secure", "agent.prepare.after_secure"];
 
-/// The agent's job in a kind of operation, if it has one, and whether the engine is started.
+/// The agent's job in a kind of operation, if any, and whether it starts the engine.
 fn part(kind: &str) -> (Option<&'static str>, bool) {
     match kind {
         "create_instance" => (Some("prepare"), true),
@@ -26,7 +26,7 @@ fn part(kind: &str) -> (Option<&'static str>, bool) {
         "change_accounts" => (Some("change_accounts"), false),
         "stop_instance" | "delete_instance" => (Some("stop"), false),
         "resize_flavor" | "reboot_instance" => (None, true),
-        // The driver alone has work, and the engine runs on.
+        // Only the driver works; the engine keeps running.
         _ => (None, false),
     }
 }
@@ -35,7 +35,7 @@ fn agents_sources() -> Result<Vec<String>> {
     Ok([sources("agent/src")?, sources("agent/src/service")?].concat())
 }
 
-/// The stages of each job, as `agent/src/work.rs` names them; a numbered one is its first.
+/// The stages of each job, read from `agent/src/work.rs`. Of numbered stages only the first is listed.
 fn stages() -> Result<BTreeMap<String, Vec<String>>> {
     let mut jobs: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for text in agents_sources()? {
@@ -102,8 +102,8 @@ async fn die_at(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs the controller with a failpoint for agents. An agent that is there already does not get it: it is made to start
-/// anew, and the controller's driver starts it with the new environment.
+/// Runs the controller with a failpoint for agents. A running agent does not get it, so it is restarted by the
+/// controller's driver.
 async fn arm_agents(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
     subject.stack.kill()?;
     subject.stack.run(&Failpoints { controller: None, agent: Some(format!("{point}=kill")) })?;

@@ -1,12 +1,12 @@
-//! Every step fails: what it had done is undone or the fault names it, nothing is left that nobody asked for, and the
-//! next order works.
+//! Every step fails once. Its effects must be undone or named by the fault, nothing may be left over, and the next
+//! request must work.
 
 use anyhow::{Context, Result, bail, ensure};
 use trove_tests::{Engine, Failpoints, depth, leftovers};
 
 use crate::subject::Subject;
 
-/// A step that fails after its effect is the worse case; before it, nothing has happened yet.
+/// Whether steps fail before or after their effect. After it is the more difficult case.
 fn sides() -> &'static [&'static str] {
     if depth::is_full() { &["before", "after"] } else { &["after"] }
 }
@@ -37,7 +37,7 @@ async fn fail_at(subject: &mut Subject, kind: &str, step: &str, point: &str) -> 
     recover(subject, kind).await
 }
 
-/// What a tenant sees of it, before anything is repaired.
+/// Asserts what a tenant sees before a repair.
 async fn assert_failed(subject: &Subject, kind: &str, step: &str, point: &str) -> Result<()> {
     let id = subject.id()?;
     let view = subject.api.instance(id).await?;
@@ -52,16 +52,16 @@ async fn assert_failed(subject: &Subject, kind: &str, step: &str, point: &str) -
             in_error()?;
             ensure!(view["ip"].is_null(), "{view}");
             leftovers::assert_nothing_of(id, &subject.stack.host(id), &[])?;
-            // The row stays, and counts, until it is deleted.
+            // The instance counts against the quota until it is deleted.
             subject.assert_use(1, 512, 1).await
         }
         "delete_instance" | "reboot_instance" => in_error(),
-        // The engine answers all the same.
+        // The engine still answers.
         "restart_instance" | "change_accounts" | "apply_configuration" => {
             ensure!(fault.is_empty(), "{view}");
             subject.assert_well().await.map(|_| ())
         }
-        // It keeps its sizes, and what it took of the quota is given back.
+        // The sizes are unchanged, and the quota is restored.
         "resize_flavor" | "resize_volume" => {
             named()?;
             subject.assert_well().await.map(|_| ())
@@ -82,7 +82,7 @@ fn ensure_named(fault: &str, step: &str) -> Result<()> {
     Ok(())
 }
 
-/// The same again, or what an operator does, makes it well and clears the fault.
+/// Repeats the request, or does what an operator would do; this must repair the instance and clear the fault.
 async fn recover(subject: &mut Subject, kind: &str) -> Result<()> {
     let repair = match kind {
         "create_instance" | "delete_instance" => return subject.remove().await,

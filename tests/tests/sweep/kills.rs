@@ -1,5 +1,5 @@
-//! The controller is killed before and after every step, and between the commit of an order and its answer: after a
-//! restart the operation ends as if nothing had happened.
+//! The controller is killed before and after every step, and between the commit of a request and its answer. After a
+//! restart the operation must end as if nothing had happened.
 
 use anyhow::{Context, Result};
 use trove_tests::{Engine, depth};
@@ -28,7 +28,7 @@ async fn kill_at(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
     subject.assert_done(kind).await
 }
 
-/// The order is committed and nobody was told.
+/// The controller is killed after the commit and before the answer.
 async fn unanswered(subject: &mut Subject, kind: &str) -> Result<()> {
     subject.prepare(kind).await?;
     subject.arm(&format!("enqueue.{kind}.after_commit=kill"))?;

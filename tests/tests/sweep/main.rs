@@ -1,9 +1,8 @@
-//! Every kind of operation there is, at every one of its steps: the controller is killed before and after it, the step
-//! fails, and the agent dies at each stage of what it is asked to do.
+//! Sweeps over every step of every kind of operation: the controller is killed before and after the step, the step
+//! fails, and the agent is killed at each stage of its jobs.
 //!
-//! The kinds are those of `controller/src/operations/`, the steps are listed by the service, the stages of agents are
-//! those of `agent/src/`: what is added there is swept, or a test here fails. `make test` sweeps each kind on one engine,
-//! `make test-full` on all.
+//! Kinds are read from `controller/src/operations/`, steps from the service, and stages from `agent/src/`, so that
+//! additions are swept, too, or a test here fails. `make test` sweeps each kind on one engine, `make test-full` on all.
 
 mod deaths;
 mod failures;
@@ -17,7 +16,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use trove_tests::Engine;
 
-/// Makes the tests of each kind. The engine is the one on which `make test` kills; failures and deaths are on the other.
+/// Makes the tests of each kind. `make test` runs kills on the first engine, failures and deaths of the agent on the second.
 macro_rules! sweep {
     ($($kind:ident: $engine:ident, $other:ident;)+) => {
         const SWEPT: &[&str] = &[$(stringify!($kind)),+];
@@ -60,7 +59,7 @@ sweep! {
     apply_configuration: PostgreSql, Redis;
 }
 
-/// The text of all files of a folder of the workspace, without those below it.
+/// Texts of all files in a folder of the workspace, without subfolders.
 fn sources(folder: &str) -> Result<Vec<String>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
     let mut texts = Vec::new();
@@ -73,7 +72,7 @@ fn sources(folder: &str) -> Result<Vec<String>> {
     Ok(texts)
 }
 
-/// What stands in quotes after each `mark` of a text.
+/// The quoted strings after each `mark` in a text.
 fn quoted_after<'a>(text: &'a str, mark: &str) -> Vec<&'a str> {
     text.split(mark).skip(1).filter_map(|rest| rest.split('"').next()).collect()
 }

@@ -1,4 +1,4 @@
-//! The controller is killed at instants that nobody chose, and between the two lines of an order.
+//! The controller is killed at random times.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn random_round(subject: &mut Subject, kind: &str, after: Duration) -> Res
     subject.assert_done(kind).await
 }
 
-/// A small generator whose whole state is the seed that is printed.
+/// A small random generator. Its only state is the seed, which is printed.
 struct SplitMix(u64);
 
 impl SplitMix {

@@ -1,4 +1,4 @@
-//! One service with one instance, which operations are tried on.
+//! A service with one instance, on which the sweeps run operations.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use trove_tests::{APP, Answer, Api, Engine, Failpoints, Stack, leftovers, poll};
 
-/// The service and what is known of its instance.
+/// The service, and the expected state of its instance.
 pub(crate) struct Subject {
     pub(crate) stack: Stack,
     pub(crate) api: Api,
@@ -18,11 +18,11 @@ pub(crate) struct Subject {
     sizes: Sizes,
     /// The configuration group of every instance, and the value that it has of one parameter.
     group: Option<(String, u64)>,
-    /// Counts what was asked for, for names that are used once.
+    /// Number of requests, for unique names.
     asked: usize,
 }
 
-/// What an instance has; the flavors 1 and 2 of the service's defaults.
+/// Expected flavor and volume; flavors 1 and 2 are defaults of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sizes {
     flavor: u64,
@@ -58,14 +58,14 @@ impl Subject {
         self.stack.run(&Failpoints { controller: Some(entry.to_owned()), agent: None })
     }
 
-    /// The controller dies of what it was armed with; the next one carries on.
+    /// Waits until the controller dies at its failpoint, and starts it again.
     pub(crate) async fn die_and_carry_on(&mut self) -> Result<()> {
         let died = self.stack.await_death(Duration::from_secs(60)).await;
         died.with_context(|| format!("the failpoint was never reached\n{}", self.stack.log_end()))?;
         self.stack.run(&Failpoints::default())
     }
 
-    /// Makes what a kind of operation needs: no instance, or one that holds a text that was acknowledged.
+    /// Prepares for a kind of operation: no instance, or one with an acknowledged text.
     pub(crate) async fn prepare(&mut self, kind: &str) -> Result<()> {
         if kind == "create_instance" {
             return Ok(());
@@ -80,7 +80,7 @@ impl Subject {
         Ok(())
     }
 
-    /// The instance is as it should be, and its agent is reached by the controller that runs now.
+    /// Waits until the instance is usable and its agent is connected to the present controller.
     pub(crate) async fn await_usable(&self) -> Result<Value> {
         let id = self.id()?;
         let ping = format!("/mgmt/instances/{id}/rpc_ping");
@@ -90,14 +90,14 @@ impl Subject {
         self.api.await_active(id).await.with_context(|| self.stack.log_end())
     }
 
-    /// Asks for an operation.
+    /// Requests an operation.
     pub(crate) async fn ask(&mut self, kind: &str) -> Result<()> {
         let answer = self.send(kind).await?;
         ensure!([200, 202].contains(&answer.status), "{kind}: {answer:?}\n{}", self.stack.log_end());
         self.asked_for(kind).await
     }
 
-    /// Asks for an operation of a controller that dies before it answers.
+    /// Requests an operation from a controller that dies before it answers.
     pub(crate) async fn ask_without_answer(&mut self, kind: &str) -> Result<()> {
         let answer = self.send(kind).await;
         ensure!(answer.is_err(), "the controller answered: {answer:?}");
@@ -148,12 +148,12 @@ impl Subject {
         self.group.as_ref().map(|(id, _)| id.clone()).context("a group")
     }
 
-    /// The account that the last `change_accounts` made.
+    /// The user created by the last `change_accounts`.
     fn newcomer(&self) -> (String, String) {
         (format!("user{}", self.asked), format!("secret-{}", self.asked))
     }
 
-    /// Takes note of an instance that was ordered, by whatever answer.
+    /// Finds the instance that was created, with or without an answer.
     pub(crate) async fn asked_for(&mut self, kind: &str) -> Result<()> {
         if kind == "create_instance" {
             let list = self.api.get("/instances").await?.body;
@@ -163,11 +163,11 @@ impl Subject {
         Ok(())
     }
 
-    /// Asks for a kind of operation without a fault and returns its steps, as the service lists them.
+    /// Runs an operation without a fault and returns its steps, as listed by the service.
     pub(crate) async fn steps(&mut self, kind: &str) -> Result<Vec<String>> {
         self.prepare(kind).await?;
         self.ask(kind).await?;
-        // An instance that is deleted is gone with its operations: the list is taken while it goes.
+        // The operations of a deleted instance cannot be listed, so list them during the deletion.
         let path = format!("/instances/{}/operations", self.id()?);
         let seen = poll(
             "the operation",
@@ -182,7 +182,7 @@ impl Subject {
         Ok(names)
     }
 
-    /// The operation ended well: what it was for is true, and everything else is as it was.
+    /// Asserts that the operation had its effect, and that everything else is unchanged.
     pub(crate) async fn assert_done(&mut self, kind: &str) -> Result<()> {
         if kind == "delete_instance" {
             return self.assert_gone().await;
@@ -209,14 +209,14 @@ impl Subject {
         }
     }
 
-    /// The last operation of a kind, once all have ended.
+    /// Waits until all operations have ended, and returns the last one of a kind.
     pub(crate) async fn last_operation(&self, kind: &str) -> Result<Value> {
         let all = self.api.await_operations(self.id()?).await?;
         let found = all.as_array().into_iter().flatten().find(|operation| operation["kind"] == kind).cloned();
         found.with_context(|| format!("an operation {kind} in {all}"))
     }
 
-    /// One engine and one agent, which has its sizes, lets its accounts in, and holds what was acknowledged.
+    /// Asserts that there are one engine and one agent, and that sizes, logins and acknowledged data are right.
     pub(crate) async fn assert_well(&self) -> Result<Value> {
         let id = self.id()?;
         self.api.await_operations(id).await?;
@@ -234,7 +234,7 @@ impl Subject {
         Ok(view)
     }
 
-    /// The engine is stopped; the agent is there.
+    /// Asserts that the engine is stopped and the agent is running.
     pub(crate) async fn assert_stopped(&self) -> Result<()> {
         let id = self.id()?;
         let stopped = |view: &Value| view["operating_status"] == "SHUTDOWN";
@@ -244,7 +244,7 @@ impl Subject {
         Ok(())
     }
 
-    /// What the project uses of its quota.
+    /// Asserts the project's use of its quota.
     pub(crate) async fn assert_use(&self, instances: u64, ram: u64, volumes: u64) -> Result<()> {
         let quotas = self.admin.get(&format!("/mgmt/quotas/{}", self.api.project)).await?.body;
         let all = quotas["quotas"].as_array().cloned().unwrap_or_default();
@@ -255,7 +255,7 @@ impl Subject {
         Ok(())
     }
 
-    /// Deletes the instance and looks for what is left.
+    /// Deletes the instance and asserts that nothing is left.
     pub(crate) async fn remove(&mut self) -> Result<()> {
         self.ask("delete_instance").await?;
         self.assert_gone().await
