@@ -58,7 +58,7 @@ impl Engine {
         }
     }
 
-    /// A parameter that takes small numbers while the engine runs.
+    /// A parameter with small integer values that can be changed while the engine runs.
     pub fn parameter(self) -> &'static str {
         match self {
             Self::PostgreSql => "deadlock_timeout",
@@ -66,10 +66,7 @@ impl Engine {
         }
     }
 
-    /// What [`Engine::parameter`] is in the engine, where a tenant may ask that.
-    ///
-    /// # Errors
-    /// The engine refused.
+    /// Value of [`Engine::parameter`] in the engine; `None` if a tenant cannot read it.
     pub async fn value(self, view: &Value) -> Result<Option<String>> {
         match self {
             Self::PostgreSql => {

@@ -1,4 +1,4 @@
-//! What must stay true in the guest.
+//! The Assignment service: stores what the controller assigns to the agent.
 
 use tonic::{Request, Response, Status};
 use trove_proto::v1;
@@ -20,7 +20,7 @@ impl Assignment for Connection {
             let generation = assignments.assigned().borrow().generation;
             Ok(Response::new(v1::AssignReply { generation, error, parameters }))
         };
-        // It is in order with changes of accounts and with the life cycle, and a backup goes on beside it.
+        // An assignment is ordered with changes of accounts and with the life cycle, but not with backups.
         if !assignments.admit(Lane::Accounts, request.fence).map_err(broken)? {
             let message = format!("fence {} is older than {}", request.fence, assignments.fence());
             return reply(Some(v1::Error { kind: v1::ErrorKind::Fenced.into(), message }), Vec::new());
@@ -29,7 +29,7 @@ impl Assignment for Connection {
             return Err(Status::invalid_argument("assign: the specification is missing"));
         };
         let is_new = assignments.assign(request.generation, specification).map_err(broken)?;
-        // The answer to one that is in force may have been lost.
+        // If it is in force already, the first answer may have been lost.
         if is_new || request.generation == assignments.assigned().borrow().generation {
             return match self.services.supervisor.apply().await {
                 Ok(applied) => reply(None, applied.into_iter().map(wire_applied).collect()),

@@ -41,7 +41,7 @@ pub fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Compute>> 
 #[derive(Clone, Debug)]
 pub struct HostSpec {
     pub instance: InstanceId,
-    /// Fence of the lease of the calling operation; see [`Compute`].
+    /// Fence of the calling operation or reconciler; see [`Compute`].
     pub fence: u64,
     /// Memory, cores and volume of the flavor.
     pub size: Size,
@@ -121,10 +121,10 @@ pub enum ComputeError {
     },
 }
 
-/// A compute driver. Every call that changes a host carries a fence: a number that grows each time a controller takes
-/// the lease of an operation on the instance. The driver stores the greatest fence with the host before it changes
-/// anything, and refuses smaller ones until the host is deleted. So a controller that stalled and lost its lease can
-/// change nothing.
+/// A compute driver. Every call that changes a host carries a fence: a number that is drawn, greater than all before,
+/// whenever an operation or a reconciler begins to work on the instance. The driver stores the greatest fence with the
+/// host before it changes anything, and refuses smaller ones until the host is deleted. So a controller that stalled
+/// and lost its lease can change nothing.
 #[async_trait]
 pub trait Compute: Send + Sync {
     /// Checks the requirements of a create request before anything is stored. The error is a sentence that begins with

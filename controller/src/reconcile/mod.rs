@@ -16,8 +16,7 @@ pub mod hosts;
 pub mod restarts;
 pub mod squatters;
 
-/// Interval in which hosts are reconciled, which asks the drivers. A nudge runs only the reconcilers that need the
-/// store alone.
+/// Interval in which hosts are reconciled, which asks the driver. The other reconcilers also run at each nudge.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Least pause between two runs, since nudges come in hundreds when many agents connect or instances are created.
 const PAUSE: Duration = Duration::from_secs(1);

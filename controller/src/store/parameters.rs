@@ -1,4 +1,4 @@
-//! What became of the parameters of an instance, as its row says.
+//! Rows of instances: results of setting parameters.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::model::configurations::ParameterResult;
 use crate::store::sql::{Connection, Row, Target, query};
 
 impl Store {
-    /// What became of each value that an instance was given.
+    /// Result of each parameter that was last set on the instance.
     pub async fn parameter_results<'a>(
         &self,
         target: impl Into<Target<'a>>,
@@ -27,7 +27,7 @@ impl Store {
         }
     }
 
-    /// The instances of which a value waits for the engine's next start, and on which no operation is active.
+    /// Instances with a parameter that takes effect with the engine's next start, and without an active operation.
     pub async fn list_waiting_parameters(&self) -> Result<Vec<InstanceId>> {
         let rows = query(
             "select i.id from instance i where i.deleted is null and i.parameter_results like '%\"needs_restart\"%' \
@@ -39,7 +39,7 @@ impl Store {
         rows.iter().map(|row: &Row| Ok(InstanceId(parsed(row, "id")?))).collect()
     }
 
-    /// A fault that begins so is none any more.
+    /// Clears the fault of an instance if its message begins with `beginning`.
     pub async fn clear_fault_of(&self, conn: &mut Connection, instance: InstanceId, beginning: &str) -> Result<()> {
         query(
             "update instance set fault_message = null, fault_details = null, fault_created = null, updated = $3 \

@@ -194,7 +194,7 @@ pub(crate) struct FakeAgent {
     pub(crate) users: Mutex<Vec<v1::User>>,
     /// Answer to `check_size`.
     pub(crate) size_refusal: Mutex<Option<String>>,
-    /// What its engine runs with.
+    /// Parameters in force in its engine.
     pub(crate) parameters: Mutex<Vec<v1::ParameterValue>>,
     /// Error of each call, while it is set.
     pub(crate) error: Mutex<Option<fn() -> AgentError>>,

@@ -16,7 +16,7 @@ pub(crate) struct Subject {
     id: Option<String>,
     written: Vec<String>,
     sizes: Sizes,
-    /// The configuration group of every instance, and the value that it has of one parameter.
+    /// Id of the configuration group, and its value of one parameter.
     group: Option<(String, u64)>,
     /// Number of requests, for unique names.
     asked: usize,
@@ -136,7 +136,7 @@ impl Subject {
         }
     }
 
-    /// The configuration group.
+    /// Makes the configuration group if needed, and returns its id.
     async fn group(&mut self) -> Result<String> {
         if self.group.is_none() {
             let (datastore, values) = (self.engine.datastore(), json!({self.engine.parameter(): 9}));

@@ -25,9 +25,9 @@ pub(crate) struct FakeAgents {
     pub(crate) starts: Mutex<Vec<v1::Start>>,
     /// All received assignments.
     pub(crate) assigned: Mutex<Vec<v1::AssignRequest>>,
-    /// Parameters that the engine does not take while it runs, and what it says.
+    /// Parameters that the running engine refuses, with its messages.
     pub(crate) refused: Mutex<BTreeMap<String, String>>,
-    /// Why it would not start with the parameters that it is asked about.
+    /// Answer to a check of parameters: why the engine would not start with them.
     pub(crate) check_refusal: Mutex<Option<String>>,
     /// Whether the agents of new hosts do not connect.
     pub(crate) silent: AtomicBool,
@@ -39,7 +39,7 @@ struct FakeAgent {
     state: watch::Sender<AgentState>,
     journal: HashMap<String, Option<(v1::ErrorKind, String)>>,
     fence: u64,
-    /// What is assigned, and what the engine was started with.
+    /// Assigned parameters, and those with which the engine was started.
     parameters: BTreeMap<String, String>,
     started_with: BTreeMap<String, String>,
 }
@@ -93,7 +93,7 @@ impl FakeAgents {
         }
     }
 
-    /// The engine starts with what is assigned.
+    /// Starts the engine with the assigned parameters.
     fn start_engine(&self, instance: InstanceId) {
         let mut agents = self.agents.lock().unwrap();
         let agent = agents.entry(instance).or_default();
