@@ -27,7 +27,7 @@ pub struct StateDirectory {
 }
 
 /// How long the result of a search through the open files is used. There are as many files as connections.
-const GOOD: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(1) };
+const SEARCH_LIFETIME: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(1) };
 
 /// Holds the lock of the directory, and notices when the directory or a file of the database in it is deleted or
 /// replaced. What is written then goes to unlinked files and would be lost at the next start.
@@ -79,7 +79,7 @@ impl Presence {
     fn has_lost_database(&self) -> bool {
         let mut last = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, lost)) = *last
-            && at.elapsed() < GOOD
+            && at.elapsed() < SEARCH_LIFETIME
         {
             return lost;
         }

@@ -39,7 +39,7 @@ use written::Written;
 /// Pause after a failed accept. Without it the loop would spin while no file descriptor is free.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Time to send the last bytes of an answer at shutdown.
-const FAREWELL: Duration = Duration::from_secs(1);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// A port to serve HTTP on.
 pub struct Port {
@@ -138,14 +138,14 @@ impl One {
                         place.set_busy(busy);
                     }
                     was_busy = busy;
-                    silence.as_mut().reset(Instant::now() + if ending { FAREWELL } else { idle });
+                    silence.as_mut().reset(Instant::now() + if ending { SHUTDOWN_GRACE } else { idle });
                 }
                 () = silence.as_mut(), if changes.borrow().are_none() => return,
                 () = given_up.cancelled() => return,
                 () = shutdown.cancelled(), if !ending => {
                     ending = true;
                     connection.as_mut().graceful_shutdown();
-                    silence.as_mut().reset(Instant::now() + FAREWELL);
+                    silence.as_mut().reset(Instant::now() + SHUTDOWN_GRACE);
                 }
             }
         }

@@ -11,9 +11,9 @@ use super::sql::{is_of_unknown_outcome, is_unavailable, query};
 use crate::error::{Error, Result};
 
 /// How long a result is used for all callers.
-const GOOD: Duration = Duration::from_secs(1);
+const RESULT_LIFETIME: Duration = Duration::from_secs(1);
 /// Time limit of the test.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TEST_LIMIT: Duration = Duration::from_secs(3);
 
 /// The last test. Clones share it.
 #[derive(Clone, Default)]
@@ -35,15 +35,15 @@ impl Store {
         let mut last = self.health.0.lock().await;
         if let Some(Look { since, found }) = &*last {
             match found {
-                Some(found) if since.elapsed() < GOOD => return said(found.clone()),
+                Some(found) if since.elapsed() < RESULT_LIFETIME => return said(found.clone()),
                 Some(_) => {}
-                None => sleep_until(*since + GOOD).await,
+                None => sleep_until(*since + RESULT_LIFETIME).await,
             }
         }
         *last = Some(Look { since: Instant::now(), found: None });
-        let found = match timeout(PATIENCE, self.test_write()).await {
+        let found = match timeout(TEST_LIMIT, self.test_write()).await {
             Ok(tested) => tested.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("it has not answered within {} s", PATIENCE.as_secs())),
+            Err(_) => Err(format!("it has not answered within {} s", TEST_LIMIT.as_secs())),
         };
         if let Err(why) = &found {
             tracing::warn!("the store cannot be written: {why}");
@@ -67,7 +67,7 @@ impl Store {
 fn said(found: std::result::Result<(), String>) -> Result<()> {
     found.map_err(|why| Error::Unavailable {
         message: format!("The store cannot be written: {why}."),
-        retry_after_s: GOOD.as_secs(),
+        retry_after_s: RESULT_LIFETIME.as_secs(),
     })
 }
 
