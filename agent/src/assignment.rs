@@ -121,6 +121,9 @@ impl AssignmentStore {
         if specification.certificate.is_none() {
             specification.certificate = now.specification.certificate;
         }
+        if specification.server_id == 0 {
+            specification.server_id = now.specification.server_id;
+        }
         let request = v1::AssignRequest { fence: self.fence(), generation, specification: Some(specification) };
         self.files.write(ASSIGNMENT, &request.encode_to_vec())?;
         let specification = request.specification.unwrap_or_default();

@@ -74,8 +74,15 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// Where the engine lives, with what only the assignment in force says of it.
+    fn site(&self) -> Site {
+        let mut site = self.site.clone();
+        site.server_id = self.assignments.assigned().borrow().specification.server_id;
+        site
+    }
+
     fn start_spec(&self, settings: &Settings, mode: StartMode) -> StartSpec {
-        self.datastore.engine().start_spec(&self.site, settings, mode)
+        self.datastore.engine().start_spec(&self.site(), settings, mode)
     }
 }
 

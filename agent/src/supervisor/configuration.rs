@@ -36,7 +36,7 @@ impl Owner {
             warn!("the engine keeps its configuration until the controller has sent the assignment again");
             return Ok(());
         };
-        let (datastore, site) = (self.parts.datastore.clone(), self.parts.site.clone());
+        let (datastore, site) = (self.parts.datastore.clone(), self.parts.site());
         if let Some(parameters) = datastore.parameters().filter(|_| !settings.parameters.is_empty()) {
             match parameters.check(&site, &settings.parameters).await {
                 Err(refused) if refused.kind() == Kind::Invalid && self.take_back(&refused)? => {
@@ -62,7 +62,7 @@ impl Owner {
         }
         self.configure().await?;
         let Some(settings) = self.settings()? else { return Ok(BTreeMap::new()) };
-        let (datastore, site) = (&self.parts.datastore, &self.parts.site);
+        let (datastore, site) = (&self.parts.datastore, &self.parts.site());
         datastore.engine().reload(site, &settings).await?;
         let became = match datastore.parameters() {
             Some(parameters) => parameters.apply(site, &settings).await?,

@@ -3,7 +3,7 @@
 //! | step | effect | undo | deadline |
 //! |---|---|---|---|
 //! | `choose_address` | an address of the driver's choice, under a unique row | the row's address is cleared | 60 s |
-//! | `issue_certificate` | the engine's certificate and the first assignment are made and stored | they are removed | 60 s |
+//! | `issue_certificate` | the engine's certificate, the server's number and the first assignment are made and stored | they are removed | 60 s |
 //! | `boot_host` | the driver makes the host, with an enrolment token | the host is deleted, and all about its agent | 300 s |
 //! | `await_agent` | none: waits for the agent's connection | - | 180 s |
 //! | `install_engine` | the agent initialises and starts the engine, and makes the first accounts | - | 600 s |
@@ -116,14 +116,17 @@ async fn issue_certificate(work: &Work, target: &Target, _: &Params, _: &mut Eng
     let address = facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?;
     let context = &work.context;
     let certificate = context.authorities.issue_engine(target.instance, &[address])?;
+    let controllers = context.store.agents_addresses(GRACE).await?;
     let wanted = context.store.wanted_parameters(target.instance).await?;
+    let mut tx = work.begin().await?;
+    let server_id = context.store.ensure_server_id(&mut tx, target.instance).await?;
     let specification = Specification {
         // The engine starts with the values of the instance's configuration group from the first.
         parameters: wanted.into_iter().map(|(name, value)| (name, value.to_string())).collect(),
         volume_gib: facts.size.volume_gib,
-        ..Specification::of(&context.config, context.store.agents_addresses(GRACE).await?)
+        server_id,
+        ..Specification::of(&context.config, controllers)
     };
-    let mut tx = work.begin().await?;
     context.store.insert_assignment(&mut tx, target.instance, &specification, &certificate).await?;
     work.commit(tx).await
 }

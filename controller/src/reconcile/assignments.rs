@@ -39,9 +39,10 @@ pub async fn reconcile(context: &RunnerContext) -> Result<()> {
 
 async fn settle(context: &RunnerContext, wanted: &Specification, status: AssignmentStatus) -> Result<()> {
     let expires = status.not_after - RENEW_BEFORE < context.store.now();
-    // Parameters are the tenant's and the size is the instance's; neither comes from the configuration.
+    // Parameters are the tenant's; size and number are the instance's. None comes from the configuration.
     let parameters = status.specification.parameters.clone();
-    let wanted = Specification { parameters, volume_gib: status.volume_gib, ..wanted.clone() };
+    let AssignmentStatus { volume_gib, server_id, .. } = status;
+    let wanted = Specification { parameters, volume_gib, server_id, ..wanted.clone() };
     let changed = wanted != status.specification;
     if (expires || changed) && !replace(context, &wanted, &status, expires).await? {
         return Ok(());

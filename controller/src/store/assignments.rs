@@ -32,10 +32,14 @@ pub struct Specification {
     /// Size of the volume, GiB; 0 in rows of older versions.
     #[serde(default)]
     pub volume_gib: u64,
+    /// The number that no other instance has had; 0 in what was stored before there were any.
+    #[serde(default)]
+    pub server_id: u32,
 }
 
 impl Specification {
-    /// The specification that follows from the configuration. Parameters and the size of the volume are left out.
+    /// The specification that follows from the configuration. Parameters, the size of the volume and the number of the server
+    /// are left out.
     pub fn of(config: &Config, controllers: Vec<String>) -> Self {
         // The protocol has whole seconds, at least one.
         let seconds = |time: std::time::Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1);
@@ -46,6 +50,7 @@ impl Specification {
             tls: config.datastores.tls,
             parameters: BTreeMap::new(),
             volume_gib: 0,
+            server_id: 0,
         }
     }
 }
@@ -88,6 +93,7 @@ impl Assignment {
             heartbeat_interval_s: specification.heartbeat_interval_s,
             probe_interval_s: specification.probe_interval_s,
             volume_gib: specification.volume_gib,
+            server_id: specification.server_id,
         }
     }
 }
@@ -105,6 +111,8 @@ pub struct AssignmentStatus {
     pub not_after: OffsetDateTime,
     /// Size of the instance's volume, GiB.
     pub volume_gib: u64,
+    /// The number that no other instance has had.
+    pub server_id: u32,
 }
 
 impl Store {
@@ -194,7 +202,7 @@ impl Store {
     pub async fn list_settled_assignments(&self) -> Result<Vec<AssignmentStatus>> {
         let read = |error| Error::internal("list the assignments", error);
         let rows = query(
-            "select s.instance_id, s.generation, s.specification, s.not_after, a.assignment_generation, i.volume_gib \
+            "select s.instance_id, s.generation, s.specification, s.not_after, a.assignment_generation, i.volume_gib, coalesce(i.server_id, 0) as server_id \
              from assignment s join agent a on a.instance_id = s.instance_id \
              join instance i on i.id = s.instance_id and i.deleted is null \
              where not exists (select 1 from operation_target t where t.resource = s.instance_id and t.active)",
@@ -211,6 +219,8 @@ impl Store {
                 specification: specification(row)?,
                 not_after: from_micros(row.try_get("not_after").map_err(read)?),
                 volume_gib: unsigned(row, "volume_gib")?,
+                server_id: u32::try_from(unsigned(row, "server_id")?)
+                    .map_err(|error| Error::internal("read the server_id", error))?,
             })
         };
         rows.iter().map(status).collect()

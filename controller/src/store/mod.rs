@@ -95,6 +95,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (16, "host_fence", include_str!("migrations/0016_host_fence.sql")),
     (17, "requirements", include_str!("migrations/0017_requirements.sql")),
     (18, "configurations", include_str!("migrations/0018_configurations.sql")),
+    (19, "server_ids", include_str!("migrations/0019_server_ids.sql")),
 ];
 
 fn migrator() -> Migrator {

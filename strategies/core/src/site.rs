@@ -82,6 +82,9 @@ pub struct Site {
     pub port: u16,
     /// What was ordered.
     pub size: Size,
+    /// The number of this server, which no other has: for engines whose logs of changes name who made them. It comes with
+    /// the assignment; 0 before there is one. What is configured and started has it.
+    pub server_id: u32,
     /// The engine's certificate.
     pub tls: TlsFiles,
     /// Name of the operating-system account that runs the engine.
@@ -112,6 +115,7 @@ impl Site {
             address,
             port,
             size,
+            server_id: 0,
             tls: TlsFiles::default(),
             engine_account: host.engine.name.clone(),
             agent_account: host.agent.name.clone(),

@@ -109,6 +109,24 @@ impl Store {
         Ok(())
     }
 
+    /// The number of its server, which is given once and to no other instance, deleted ones included.
+    pub async fn ensure_server_id(&self, conn: &mut Connection, id: InstanceId) -> Result<u32> {
+        query(
+            "update instance set server_id = (select coalesce(max(o.server_id), 0) + 1 from instance o) \
+             where id = $1 and server_id is null",
+        )
+        .bind(id.to_string())
+        .execute(&mut *conn)
+        .await
+        .map_err(failed("number", id))?;
+        let row = query("select server_id from instance where id = $1")
+            .bind(id.to_string())
+            .fetch_one(conn)
+            .await
+            .map_err(failed("read the number of", id))?;
+        narrow(&row, "server_id")
+    }
+
     /// The account of its engine. `false`: another instance has it, or this one has another or is deleted, or more was
     /// written under a greater fence since.
     pub async fn set_engine_uid(&self, conn: &mut Connection, id: InstanceId, fence: u64, uid: u32) -> Result<bool> {

@@ -234,3 +234,18 @@ async fn no_token_is_left_of_an_instance_that_is_gone() {
     fixture.store.issue_token(id, 1, hour).await.unwrap();
     assert_eq!(fixture.store.number("select count(*) from enrolment_token").await, 0);
 }
+
+#[tokio::test]
+async fn a_server_has_a_number_that_no_other_has_had() {
+    let fixture = fixture().await;
+    let (first, second) = (fixture.new_row("demo"), fixture.new_row("other"));
+    write!(fixture, insert_instance(&first));
+    write!(fixture, insert_instance(&second));
+    assert_eq!(write!(fixture, ensure_server_id(second.id)), 1);
+    assert_eq!(write!(fixture, ensure_server_id(first.id)), 2);
+    assert_eq!(write!(fixture, ensure_server_id(second.id)), 1, "it stays");
+    write!(fixture, mark_deleted(first.id));
+    let third = fixture.new_row("demo");
+    write!(fixture, insert_instance(&third));
+    assert_eq!(write!(fixture, ensure_server_id(third.id)), 3, "that of a deleted one is not given again");
+}
