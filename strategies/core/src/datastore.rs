@@ -24,6 +24,19 @@ pub struct NameRules {
     pub reserved_prefixes: Vec<String>,
     /// Characters that are refused, besides NUL.
     pub forbidden_characters: String,
+    /// Whether names are reserved in capital letters too.
+    #[serde(default)]
+    pub ignore_case: bool,
+    /// Whether only characters of Unicode's basic plane are allowed (none that takes four bytes).
+    #[serde(default)]
+    pub basic_plane: bool,
+    /// Whether a name must not end with a space.
+    #[serde(default)]
+    pub no_final_space: bool,
+    /// Longest name where it becomes that of a file, in which each character but ASCII letters, digits and `_` takes five
+    /// bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_stored_bytes: Option<usize>,
 }
 
 impl NameRules {
@@ -35,8 +48,19 @@ impl NameRules {
 
     /// Whether the name belongs to the engine or to the agent.
     pub fn is_reserved(&self, name: &str) -> bool {
-        self.reserved.iter().any(|reserved| reserved == name)
-            || self.reserved_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()))
+        let same = |reserved: &str| reserved == name || self.ignore_case && reserved.eq_ignore_ascii_case(name);
+        let begins = |prefix: &str| {
+            name.get(..prefix.len()).is_some_and(|beginning| {
+                beginning == prefix || self.ignore_case && beginning.eq_ignore_ascii_case(prefix)
+            })
+        };
+        self.reserved.iter().any(|reserved| same(reserved))
+            || self.reserved_prefixes.iter().any(|prefix| begins(prefix))
+    }
+
+    /// What a name takes as that of a file, bytes.
+    fn stored_bytes(name: &str) -> usize {
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { 1 } else { 5 }).sum()
     }
 
     /// What is wrong with a name, to follow it in a sentence, such as `is reserved`. No engine takes an empty name or NUL.
@@ -47,6 +71,12 @@ impl NameRules {
             Some(format!("is longer than {} bytes", self.max_bytes))
         } else if let Some(bad) = name.chars().find(|c| *c == '\0' || self.forbidden_characters.contains(*c)) {
             Some(format!("contains the character {bad:?}"))
+        } else if let Some(bad) = name.chars().find(|c| self.basic_plane && c.len_utf8() > 3) {
+            Some(format!("contains the character {bad:?}, which is outside of Unicode's basic plane"))
+        } else if self.no_final_space && name.ends_with(' ') {
+            Some("ends with a space".to_owned())
+        } else if self.max_stored_bytes.is_some_and(|max| Self::stored_bytes(name) > max) {
+            Some("has too many characters that are no letters, digits or underscores".to_owned())
         } else {
             self.is_reserved(name).then(|| "is reserved".to_owned())
         }

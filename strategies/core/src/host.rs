@@ -270,7 +270,12 @@ pub trait Host: Send + Sync {
     async fn remove(&self, at: &Location) -> Result<(), HostError>;
     /// Connects to a socket. The process that listens is the engine of this site, or a command that runs at this
     /// moment: this is verified before anything can be said to it.
-    async fn connect(&self, at: &Location) -> Result<UnixStream, HostError>;
+    async fn connect(&self, at: &Location) -> Result<UnixStream, HostError> {
+        self.connect_as(at, Owner::Agent).await
+    }
+    /// The same with the credentials of an account, for engines that let in whoever has the name of the account that the
+    /// system vouches for.
+    async fn connect_as(&self, at: &Location, owner: Owner) -> Result<UnixStream, HostError>;
     /// Signals the engine's process, the one that the agent started. To stop it is the agent's work.
     async fn signal(&self, signal: Signal) -> Result<(), HostError>;
 }

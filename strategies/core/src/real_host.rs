@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use nix::unistd::{Gid, Uid, User};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use tokio::net::UnixStream;
 
@@ -268,14 +269,18 @@ impl RealHost {
 
     /// Connects through a handle: the name may lead elsewhere by now.
     #[allow(clippy::disallowed_methods, reason = "the path names a descriptor of this process")]
-    async fn connected(&self, at: &Location) -> io::Result<UnixStream> {
+    async fn connected(&self, at: &Location, owner: Owner) -> io::Result<UnixStream> {
         let dir = self.directory(at.directory)?;
         let handle = dir.handle(&at.path)?;
         let facts = rustix::fs::fstat(&handle)?;
         if rustix::fs::FileType::from_raw_mode(facts.st_mode) != rustix::fs::FileType::Socket {
             return Err(io::Error::other("it is no socket"));
         }
-        let stream = UnixStream::connect(format!("/proc/self/fd/{}", handle.as_raw_fd())).await?;
+        let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        let stream = match owner {
+            Owner::Engine if !self.is_one_account() => connect_as(self.engine.uid, path).await?,
+            _ => UnixStream::connect(path).await?,
+        };
         let peer = stream.peer_cred()?;
         let (uid, pid) = (peer.uid(), peer.pid().unwrap_or_default());
         if uid != self.engine.uid.as_raw() {
@@ -290,6 +295,27 @@ impl RealHost {
         }
         Ok(stream)
     }
+}
+
+/// Connects with the credentials of another account: who connects is what the system vouches for at the other end. They are
+/// a thread's own (setresuid(2), "C library/kernel differences"), so it is a thread that ends with them. Its real and saved ids
+/// stay: nobody else may signal or trace it meanwhile.
+#[allow(clippy::disallowed_methods, reason = "the path names a descriptor of this process")]
+async fn connect_as(uid: Uid, path: String) -> io::Result<UnixStream> {
+    let (done, connected) = tokio::sync::oneshot::channel();
+    // It does not wait: where too many wait for the server already, it fails.
+    let connect = move || -> io::Result<OwnedFd> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let uid = rustix::process::Uid::from_raw(uid.as_raw());
+        rustix::thread::set_thread_res_uid(None, Some(uid), None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(socket)
+    };
+    // Whoever waits may have gone.
+    let connect = move || drop(done.send(connect()));
+    std::thread::Builder::new().name("connect".to_owned()).spawn(connect)?;
+    UnixStream::from_std(connected.await.map_err(io::Error::other)??.into())
 }
 
 #[async_trait]
@@ -352,9 +378,9 @@ impl Host for RealHost {
         self.files("remove", at, Dir::remove).await
     }
 
-    async fn connect(&self, at: &Location) -> Result<UnixStream, HostError> {
+    async fn connect_as(&self, at: &Location, owner: Owner) -> Result<UnixStream, HostError> {
         let failed = |error: io::Error| HostError::Connect { at: at.clone(), reason: error.to_string() };
-        self.connected(at).await.map_err(failed)
+        self.connected(at, owner).await.map_err(failed)
     }
 
     async fn signal(&self, signal: Signal) -> Result<(), HostError> {

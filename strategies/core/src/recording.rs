@@ -170,7 +170,7 @@ impl Host for RecordingHost {
         Ok(())
     }
 
-    async fn connect(&self, at: &Location) -> Result<UnixStream, HostError> {
+    async fn connect_as(&self, at: &Location, _owner: Owner) -> Result<UnixStream, HostError> {
         Err(HostError::Connect { at: at.clone(), reason: "nothing runs here".to_owned() })
     }
 
