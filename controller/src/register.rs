@@ -85,7 +85,8 @@ pub async fn register_installed(store: &Store, config: &Config) -> Result<()> {
     };
     let known = store.registered().await?;
     let mut left = Vec::new();
-    for installed in all {
+    let only = &config.datastores.only;
+    for installed in all.into_iter().filter(|installed| only.is_empty() || only.contains(&installed.name)) {
         let name = &installed.name;
         if installed.installations.is_empty() {
             tracing::warn!("{name} is not installed on this machine: it cannot be ordered");

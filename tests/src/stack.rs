@@ -236,6 +236,8 @@ impl Stack {
         }
         // The default datastore of create requests, whatever else is installed.
         command.env("TROVE_DEFAULT_DATASTORE", "postgresql");
+        // To ask an engine for its manifest takes seconds: a story that needs another names it.
+        command.env("TROVE_DATASTORES__ONLY", "[\"postgresql\", \"redis\"]");
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         if let Some(shared) = &self.options.shared {
             command.envs(shared.environment());

@@ -18,6 +18,11 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("", "max_accepted_volume_size", "Greatest volume size of an instance, GiB."),
     (
         "datastores",
+        "only",
+        "The only datastores that are registered by themselves, by name. Empty: all that are installed.",
+    ),
+    (
+        "datastores",
         "allow_open",
         "Names of datastores without accounts that may be used all the same. Anybody who reaches the port of such an instance has access.",
     ),
