@@ -11,5 +11,7 @@ fn main() -> ExitCode {
     let agent = agent.with(trove_redis::Redis::for_redis()).with(trove_redis::Redis::for_valkey());
     #[cfg(feature = "mongodb")]
     let agent = agent.with(trove_mongodb::Mongodb::new());
+    #[cfg(feature = "mysql")]
+    let agent = agent.with(trove_mysql::Mysql::for_mariadb()).with(trove_mysql::Mysql::for_mysql());
     agent.main()
 }

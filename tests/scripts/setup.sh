@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(gcc libc6-dev ca-certificates python3-venv util-linux postgresql postgresql-client
-    redis-server redis-tools nftables)
+    redis-server redis-tools mariadb-server mariadb-client nftables)
 if [ "${1:-}" = "--tests" ]; then
     packages+=(openssl shellcheck libfaketime memcached)
 fi
@@ -29,16 +29,16 @@ if [ "${#missing[@]}" -gt 0 ]; then
     as_root install -d -m 0755 /etc/postgresql-common/createcluster.d
     echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.d/trove-rs.conf >/dev/null
     # And these a server of their own, now and at every boot.
-    if [[ " ${missing[*]} " =~ \ (redis-server|memcached)\  ]] && [ ! -e /usr/sbin/policy-rc.d ]; then
+    if [[ " ${missing[*]} " =~ \ (redis-server|mariadb-server|memcached)\  ]] && [ ! -e /usr/sbin/policy-rc.d ]; then
         trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
         printf '#!/bin/sh\nexit 101\n' | as_root tee /usr/sbin/policy-rc.d >/dev/null
         as_root chmod 0755 /usr/sbin/policy-rc.d
     fi
     as_root apt-get update -qq
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-    for server in redis-server memcached; do
+    for server in redis-server mariadb-server memcached; do
         if [[ " ${missing[*]} " == *" $server "* ]]; then
-            as_root update-rc.d "$server" disable
+            as_root update-rc.d "${server/mariadb-server/mariadb}" disable
         fi
     done
 fi

@@ -45,8 +45,12 @@ fn crates_depend_downwards_only() -> Result<()> {
         ("strategies/mongodb/Cargo.toml", vec!["trove-strategy"]),
         ("strategies/postgresql/Cargo.toml", vec!["trove-strategy"]),
         ("strategies/redis/Cargo.toml", vec!["trove-strategy"]),
+        ("strategies/mysql/Cargo.toml", vec!["trove-strategy"]),
         ("strategies/examples/memcached/Cargo.toml", vec!["trove-strategy"]),
-        ("agent/Cargo.toml", vec!["trove-mongodb", "trove-postgresql", "trove-proto", "trove-redis", "trove-strategy"]),
+        (
+            "agent/Cargo.toml",
+            vec!["trove-mongodb", "trove-mysql", "trove-postgresql", "trove-proto", "trove-redis", "trove-strategy"],
+        ),
         ("controller/Cargo.toml", vec!["trove-proto", "trove-strategy"]),
         ("controller/cli/Cargo.toml", vec![]),
         ("tests/Cargo.toml", vec![]),

@@ -167,7 +167,6 @@ pub struct RateLimits {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Datastores {
-    /// The datastores that are registered at the start, by name. Empty: all that are installed.
     pub only: Vec<String>,
     pub allow_open: Vec<String>,
     pub tls: TlsMode,

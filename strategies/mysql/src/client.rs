@@ -1,0 +1,209 @@
+//! Talking to the server: over the private socket, as the account that the server knows by the system's word for who connects.
+
+use std::time::Duration;
+
+use trove_strategy::{Directory, EngineError, Kind, Location, Owner, Site};
+
+use crate::wire::{Row, Wire, WireError};
+use crate::{Mysql, names};
+
+const CONNECT: Duration = Duration::from_millis(1500);
+/// As long as a statement waits for a tenant's lock, seconds.
+const LOCK_S: u32 = 10;
+/// The longest that is asked for.
+const ANSWER: Duration = Duration::from_secs(60);
+/// As much as is kept of what the server says of an error.
+const WORDS: usize = 1000;
+
+/// The private socket.
+pub(crate) fn socket() -> Location {
+    Directory::Run.join("engine.sock")
+}
+
+/// Bounds what is asked of the server.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    attempt: &str,
+    asked: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    let late = |_| EngineError::new(Kind::Transient, format!("{attempt}: no answer within {} s", limit.as_secs()));
+    tokio::time::timeout(limit, asked).await.map_err(late)?
+}
+
+/// A connection of the agent's.
+pub(crate) struct Session {
+    wire: Wire,
+}
+
+impl Session {
+    /// Connects. `Transient` while the server does not answer.
+    pub(crate) async fn open(mysql: Mysql, site: &Site) -> Result<Self, EngineError> {
+        let attempt = "connect";
+        let connect = async {
+            let stream = site.host.connect_as(&socket(), Owner::Engine).await?;
+            let wire = Wire::log_in(stream, names::admin(mysql, site)).await.map_err(refused)?;
+            let mut session = Self { wire };
+            session.run(attempt, &settings(mysql)).await?;
+            Ok(session)
+        };
+        within(CONNECT, attempt, connect).await
+    }
+
+    /// The rows of a statement. `attempt` says what for: statements are not shown in errors.
+    pub(crate) async fn rows(&mut self, attempt: &str, sql: &str) -> Result<Vec<Row>, EngineError> {
+        let asked = async { self.wire.query(sql).await.map_err(|error| explained(attempt, error)) };
+        within(ANSWER, attempt, asked).await
+    }
+
+    /// Runs a statement.
+    pub(crate) async fn run(&mut self, attempt: &str, sql: &str) -> Result<(), EngineError> {
+        self.rows(attempt, sql).await.map(drop)
+    }
+
+    /// The same; an error of one of these numbers means that there was nothing to do.
+    pub(crate) async fn run_unless(&mut self, attempt: &str, sql: &str, done: &[u16]) -> Result<(), EngineError> {
+        let asked = async {
+            match self.wire.query(sql).await {
+                Err(WireError::Refused { code, .. }) if done.contains(&code) => Ok(()),
+                asked => asked.map(drop).map_err(|error| explained(attempt, error)),
+            }
+        };
+        within(ANSWER, attempt, asked).await
+    }
+
+    /// The first value of the first row.
+    pub(crate) async fn value(&mut self, attempt: &str, sql: &str) -> Result<Option<String>, EngineError> {
+        Ok(self.rows(attempt, sql).await?.into_iter().next().and_then(|row| row.into_iter().next()))
+    }
+}
+
+/// What holds in the agent's sessions whatever the server's configuration says: tenants set parameters, and one who was root
+/// could set any. Without `NO_AUTO_CREATE_USER` a grant to an account that is gone would make it, without a password.
+fn settings(mysql: Mysql) -> String {
+    let common = format!(
+        "character_set_client = utf8mb4, character_set_results = utf8mb4, collation_connection = utf8mb4_bin, \
+         autocommit = 1, lock_wait_timeout = {LOCK_S}, sql_safe_updates = 0, sql_big_selects = 1, \
+         sql_select_limit = default, lc_messages = 'en_US'"
+    );
+    let own = mysql.either(
+        "sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_CREATE_USER,NO_ENGINE_SUBSTITUTION', tx_read_only = 0, max_statement_time = 0",
+        "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', transaction_read_only = 0, max_execution_time = 0",
+    );
+    format!("set {own}, {common}")
+}
+
+/// What the server said to a login of the agent's. Where it always gets in, a refusal means that somebody with all rights
+/// shut it out.
+fn refused(error: WireError) -> EngineError {
+    let shut_out = match &error {
+        WireError::Refused { code, .. } => [1044, 1045, 1130, 1226, 1524, 1698, 1820, 1862, 3118, 4151].contains(code),
+        WireError::Broken(_) => false,
+    };
+    let explained = explained("connect", error);
+    if shut_out { EngineError::new(Kind::LockedOut, explained.chain()) } else { explained }
+}
+
+/// What the server said, without the statement.
+fn explained(attempt: &str, error: WireError) -> EngineError {
+    let (code, text) = match error {
+        WireError::Refused { code, text } => (code, text),
+        WireError::Broken(error) => return EngineError::caused(Kind::Transient, attempt, error),
+    };
+    let kind = match code {
+        // Connections or room that others have, the end of the server, a deadlock.
+        1021 | 1040 | 1041 | 1053 | 1114 | 1135 | 1203 | 1213 | 1927 => Kind::Transient,
+        1205 | 1290 | 1836 => Kind::Busy,
+        1008 | 1049 | 1133 | 1141 | 3162 => Kind::Gone,
+        1044 | 1142 | 1227 | 1370 | 1410 => Kind::LockedOut,
+        1007 | 1067 | 1102 | 1115 | 1193 | 1229 | 1231 | 1232 | 1238 | 1253 | 1273 | 1396 | 1470 => Kind::Invalid,
+        _ => Kind::Fatal,
+    };
+    let text = &text[..text.floor_char_boundary(WORDS)];
+    EngineError::new(kind, format!("{attempt}: {text}"))
+}
+
+/// A name in SQL: in backquotes, doubled inside, whatever `sql_mode` says.
+pub fn identifier(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+/// A text in SQL, as the hexadecimal digits of its bytes.
+pub(crate) fn literal(text: &str) -> String {
+    if text.is_empty() { "''".to_owned() } else { format!("0x{}", hex::encode(text.as_bytes())) }
+}
+
+/// A database in a grant, in which `_` and `%` stand for any characters unless they are escaped.
+pub fn pattern(database: &str) -> String {
+    let mut escaped = String::new();
+    for c in database.chars() {
+        if matches!(c, '_' | '%' | '\\') {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+/// The database that a pattern of a grant means; `None` when it means more than one.
+pub(crate) fn meant(pattern: &str) -> Option<String> {
+    let mut name = String::new();
+    let mut rest = pattern.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => name.push(rest.next().unwrap_or('\\')),
+            '_' | '%' => return None,
+            _ => name.push(c),
+        }
+    }
+    Some(name)
+}
+
+/// Whether a text is one that a pattern means, where `_` is any character and `%` any number of them.
+pub(crate) fn matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    // Which beginnings of the text fit the part of the pattern that was read.
+    let mut fits = vec![false; text.len() + 1];
+    fits[0] = true;
+    let mut rest = pattern.iter();
+    while let Some(c) = rest.next() {
+        let mut next = vec![false; text.len() + 1];
+        let (any, one, c) = match c {
+            '%' => (true, false, '%'),
+            '_' => (false, true, '_'),
+            '\\' => (false, false, *rest.next().unwrap_or(&'\\')),
+            c => (false, false, *c),
+        };
+        for at in 0..=text.len() {
+            next[at] = match any {
+                true => fits[at] || at > 0 && next[at - 1],
+                false => at > 0 && fits[at - 1] && (one || text[at - 1].eq_ignore_ascii_case(&c)),
+            };
+        }
+        fits = next;
+    }
+    fits[text.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_double_what_they_are_made_of() {
+        assert_eq!(identifier("a`b'c\\"), "`a``b'c\\`");
+        assert_eq!((literal("o'n"), literal("")), ("0x6f276e".to_owned(), "''".to_owned()));
+    }
+
+    #[test]
+    fn a_database_in_a_grant_means_itself_alone() {
+        for name in ["plain", "x_y", "100%", "back\\slash", "\\_", "ü_\\\\"] {
+            assert_eq!(meant(&pattern(name)).as_deref(), Some(name));
+            assert!(matches(&pattern(name), name));
+        }
+        assert_eq!(pattern("x_y"), "x\\_y");
+        assert!(meant("x_y").is_none() && meant("a%").is_none());
+        assert!(matches("x_y", "xzy") && !matches("x\\_y", "xzy"));
+        assert!(matches("%", "mysql") && matches("m%l", "mysql") && matches("127.0.0._", "127.0.0.9"));
+        assert!(!matches("m%x", "mysql") && !matches("", "a") && matches("%%", ""));
+    }
+}

@@ -1,0 +1,176 @@
+//! The data directory: made, and put right where the agent was shut out. In both cases by a server that listens nowhere and
+//! checks nobody's rights.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use trove_strategy::{Command, Directory, EngineError, File, HostError, Kind, Location, Owner, SecretString, Site};
+
+use crate::client::literal;
+use crate::{Mysql, config, names};
+
+const LIMIT: Duration = Duration::from_secs(180);
+/// Crash recovery included.
+const REPAIR: Duration = Duration::from_secs(600);
+
+/// What says that there is nothing to mend.
+const IN_ORDER: &str = "the account of the agent is in order";
+
+/// Where the data directory is made before it gets its name.
+fn unfinished() -> Location {
+    Directory::Data.join("data.new")
+}
+
+/// The data directory is made whole: with the agent's account, and no other that can log in.
+pub(crate) async fn initialise(mysql: Mysql, site: &Site) -> Result<(), EngineError> {
+    if site.host.exists(&Directory::Data.join("data/mysql")).await? {
+        return Ok(());
+    }
+    let new = unfinished();
+    site.host.remove(&new).await?;
+    site.host.make_directory(&new, 0o700, Owner::Engine).await?;
+    for at in config::empty() {
+        site.host.make_directory(&at, 0o750, Owner::Agent).await?;
+    }
+    site.host.make_directory(&config::temporary(), 0o700, Owner::Engine).await?;
+    if mysql.is_mariadb() {
+        mariadb(mysql, site).await?
+    } else {
+        mysql_server(mysql, site).await?
+    }
+    Ok(site.host.rename(&new, &Directory::Data.join("data")).await?)
+}
+
+/// A program of the packages', beside the server's or where Debian has those that are no servers.
+async fn program(site: &Site, name: &str) -> Result<PathBuf, EngineError> {
+    let bindir = &site.installation.bindir;
+    let parent = bindir.parent().unwrap_or(bindir);
+    for directory in [bindir.clone(), parent.join("bin"), parent.join("scripts")] {
+        let program = directory.join(name);
+        if site.host.has_program(&program).await? {
+            return Ok(program);
+        }
+    }
+    let reason = format!("initialise: {name} is neither in {} nor beside it", bindir.display());
+    Err(EngineError::new(Kind::Fatal, reason))
+}
+
+fn argument(name: &str, site: &Site, at: &Location) -> String {
+    format!("--{name}={}", site.path(at).display())
+}
+
+async fn mariadb(mysql: Mysql, site: &Site) -> Result<(), EngineError> {
+    let mut make = Command::engine(program(site, "mariadb-install-db").await?).deadline(LIMIT);
+    for arg in ["--no-defaults", "--auth-root-authentication-method=socket", "--skip-test-db", "--skip-name-resolve"] {
+        make = make.arg(arg);
+    }
+    // It looks up the machine's name, which decides nothing here.
+    make = make.arg("--force").arg(format!("--auth-root-socket-user={}", names::admin(mysql, site)));
+    make = make.arg(argument("datadir", site, &unfinished())).arg(argument("tmpdir", site, &config::temporary()));
+    make = make.arg(format!("--innodb-log-file-size={}M", config::redo_mib(site)));
+    site.host.run(with_modes(make)).await?;
+    // It may have made others than the agent's account: root, mysql, those without a name, from this machine's names.
+    let statements = [
+        "delete from mysql.global_priv where not (user = 'mariadb.sys' and host = 'localhost');".to_owned(),
+        "delete from mysql.proxies_priv;".to_owned(),
+        "delete from mysql.roles_mapping;".to_owned(),
+        "delete from mysql.db where user <> 'mariadb.sys';".to_owned(),
+        restored(mysql, site),
+        format!(
+            "if (select count(*) from mysql.global_priv where {} or user = 'mariadb.sys' and host = 'localhost' and \
+             json_value(priv, '$.account_locked') = 1) <> 2 or (select count(*) from mysql.global_priv) <> 2 or exists \
+             (select * from information_schema.schemata where schema_name not in ('mysql', 'sys', 'performance_schema', \
+             'information_schema')) then signal sqlstate '45000' set message_text = 'there are other accounts or \
+             databases'; end if;",
+            is_in_order(mysql, site)
+        ),
+    ];
+    bootstrap(mysql, site, &unfinished(), &statements, LIMIT).await.map(drop)?;
+    Ok(())
+}
+
+/// What the agent's account is made of.
+const MADE_AS: &str = r#"{"access":18446744073709551615,"plugin":"unix_socket"}"#;
+
+fn restored(mysql: Mysql, site: &Site) -> String {
+    let admin = literal(names::admin(mysql, site));
+    format!("replace into mysql.global_priv values ('localhost', {admin}, {});", literal(MADE_AS))
+}
+
+fn is_in_order(mysql: Mysql, site: &Site) -> String {
+    let admin = literal(names::admin(mysql, site));
+    format!("host = 'localhost' and user = {admin} and priv = {}", literal(MADE_AS))
+}
+
+/// Files of the server are its account's alone.
+fn with_modes(mut command: Command) -> Command {
+    command.env.extend(modes());
+    command
+}
+
+/// As its environment says so.
+pub(crate) fn modes() -> Vec<(String, String)> {
+    [("UMASK", "0600"), ("UMASK_DIR", "0700")].map(|(name, mode)| (name.to_owned(), mode.to_owned())).to_vec()
+}
+
+/// Runs statements, one a line; the first that fails ends it.
+async fn bootstrap(
+    mysql: Mysql,
+    site: &Site,
+    data: &Location,
+    statements: &[String],
+    limit: Duration,
+) -> Result<(), HostError> {
+    let [plugins, _] = config::empty();
+    let mut command = Command::engine(mysql.program(site)).arg("--no-defaults").arg("--bootstrap");
+    for (name, at) in [("datadir", data), ("tmpdir", &config::temporary()), ("plugin-dir", &plugins)] {
+        command = command.arg(argument(name, site, at));
+    }
+    command = command.arg(format!("--innodb-log-file-size={}M", config::redo_mib(site)));
+    command = command.arg("--innodb-buffer-pool-size=64M").stdin(SecretString::from(statements.join("\n") + "\n"));
+    site.host.run(with_modes(command).deadline(limit)).await.map(drop)
+}
+
+async fn mysql_server(mysql: Mysql, site: &Site) -> Result<(), EngineError> {
+    let statements = [
+        "INSTALL PLUGIN auth_socket SONAME 'auth_socket.so';".to_owned(),
+        made_for(mysql, site, "CREATE"),
+        "GRANT ALL ON *.* TO os_admin@localhost WITH GRANT OPTION;".to_owned(),
+        "DROP USER root@localhost;".to_owned(),
+    ];
+    let file = File::config("initialise.sql", statements.join("\n") + "\n");
+    let at = file.at.clone();
+    site.host.write(file).await?;
+    let make = Command::engine(mysql.program(site)).arg("--no-defaults").arg("--initialize-insecure").deadline(LIMIT);
+    let make = make.arg(argument("datadir", site, &unfinished())).arg(argument("init-file", site, &at));
+    site.host.run(with_modes(make)).await?;
+    Ok(site.host.remove(&at).await?)
+}
+
+/// The account of the agent, which is the engine's in the system's list.
+fn made_for(mysql: Mysql, site: &Site, verb: &str) -> String {
+    let account = site.engine_account.replace('\\', "\\\\").replace('\'', "''");
+    let admin = names::admin(mysql, site);
+    format!("{verb} USER {admin}@localhost IDENTIFIED WITH auth_socket AS '{account}';")
+}
+
+/// Restores the agent's account. What one with all rights did to other tables of the server's is not found.
+pub(crate) async fn repair(mysql: Mysql, site: &Site) -> Result<Option<String>, EngineError> {
+    if !mysql.is_mariadb() {
+        // Only who has SYSTEM_USER can change it there, which no tenant has.
+        return Ok(None);
+    }
+    let statements = [
+        format!(
+            "if exists (select * from mysql.global_priv where {}) then signal sqlstate '45000' set message_text = \
+             '{IN_ORDER}'; end if;",
+            is_in_order(mysql, site)
+        ),
+        restored(mysql, site),
+    ];
+    match bootstrap(mysql, site, &Directory::Data.join("data"), &statements, REPAIR).await {
+        Ok(()) => Ok(Some(format!("restored: the account {:?}", names::admin(mysql, site)))),
+        Err(HostError::Failed { stderr, .. }) if stderr.contains(IN_ORDER) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
