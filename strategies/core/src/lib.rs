@@ -19,6 +19,7 @@ pub mod password;
 pub mod process;
 pub mod real_host;
 pub mod recording;
+pub mod relay;
 pub mod site;
 pub mod stream;
 
@@ -33,6 +34,7 @@ pub use manifest::{
 };
 pub use password::PasswordRules;
 pub use real_host::{Account, Confinement, Places, RealHost, Trusted};
+pub use relay::Relay;
 pub use secrecy::{ExposeSecret, SecretString};
 pub use site::{Installation, Site, Size, TlsFiles};
 pub use stream::{InputStream, OutputStream};

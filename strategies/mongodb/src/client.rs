@@ -1,16 +1,17 @@
 //! Talking to the server: over the private socket as `os_admin`.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bson::spec::BinarySubtype;
-use bson::{Binary, Bson, Document, doc};
+use bson::{Bson, Document, doc};
+use mongodb::Client;
+use mongodb::error::{Error, ErrorKind};
+use mongodb::options::{AuthMechanism, ClientOptions, Credential, ServerAddress};
 use secrecy::{ExposeSecret, SecretString};
-use trove_strategy::{Directory, EngineError, File, Kind, Location, Owner, Site};
+use trove_strategy::{Directory, EngineError, File, Kind, Location, Owner, Relay, Site};
 
-use crate::scram::{Login, Salted};
-use crate::wire::Wire;
+use crate::tls;
 
 /// The agent's account in the server.
 pub(crate) const ADMIN: &str = "os_admin";
@@ -20,8 +21,8 @@ const CONNECT: Duration = Duration::from_millis(1500);
 const ANSWER: Duration = Duration::from_secs(90);
 /// What a write waits for: that it survives a crash.
 const WRITTEN_MS: i32 = 30_000;
-/// As many connections are kept for the next question.
-const KEPT: usize = 4;
+/// As many questions are asked at once.
+const CONNECTIONS: u32 = 4;
 /// More than this of anything is not read.
 const MOST: usize = 200_000;
 /// As much is kept of what the server says of an error.
@@ -76,67 +77,58 @@ pub(crate) struct Refused {
     said: String,
 }
 
-/// A connection of the agent's.
+/// The agent's connections to a server, as one account or as nobody.
+#[derive(Clone)]
 pub(crate) struct Session {
-    wire: Wire,
-    /// No answer is missing: one whose caller has given up cannot be asked anything else.
-    is_whole: bool,
+    client: Client,
+    relay: Arc<Relay>,
 }
 
 impl Session {
     /// Connects, and logs in as nobody.
     pub(crate) async fn greet(site: &Site) -> Result<Self, EngineError> {
-        let connect = async {
-            let stream = site.host.connect(&socket(site)).await?;
-            Ok(Self { wire: Wire::new(stream).await?, is_whole: true })
-        };
-        within(CONNECT, "connect", connect).await
+        Self::open(site, None).await
     }
 
-    async fn open(site: &Site, kept: &Mutex<Option<Salted>>) -> Result<Self, EngineError> {
+    /// Connects, and logs in as the agent's account. Each side shows that it knows the password.
+    pub(crate) async fn log_in(site: &Site) -> Result<Self, EngineError> {
         let password = admin_password(site).await?;
-        let connect = async {
-            let mut session = Self::greet(site).await?;
-            session.log_in(&password, kept).await?;
-            Ok(session)
-        };
-        within(CONNECT, "connect", connect).await
+        let credential = Credential::builder()
+            .username(ADMIN.to_owned())
+            .source("admin".to_owned())
+            .mechanism(AuthMechanism::ScramSha256)
+            .password(password.expose_secret().to_owned())
+            .build();
+        let mut session = Self::open(site, Some(credential)).await?;
+        session.is_open().await?;
+        Ok(session)
     }
 
-    /// Shows that the agent knows the password, and has the server show the same.
-    pub(crate) async fn log_in(
-        &mut self,
-        password: &SecretString,
-        kept: &Mutex<Option<Salted>>,
-    ) -> Result<(), EngineError> {
-        let attempt = format!("log in as {ADMIN:?}");
-        let shut_out = |said: String| EngineError::new(Kind::LockedOut, format!("{attempt}: {said}"));
-        let bytes = |text: String| Binary { subtype: BinarySubtype::Generic, bytes: text.into_bytes() };
-        let mut login = Login::new(ADMIN, hex::encode(rand::random::<[u8; 18]>()));
-        let start = doc! {
-            "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": bytes(login.first()),
-            "options": {"skipEmptyExchange": true},
+    async fn open(site: &Site, credential: Option<Credential>) -> Result<Self, EngineError> {
+        // The driver asks for some time whether a server has come; here it is known at once.
+        within(CONNECT, "connect", async { Ok(site.host.connect(&socket(site)).await.map(drop)?) }).await?;
+        let reached = site.clone();
+        let reach = move || {
+            let site = reached.clone();
+            async move { tls::encrypt(site.host.connect(&socket(&site)).await?).await }
         };
-        let answered = match self.ask(&attempt, "admin", start).await? {
-            Ok(answered) => answered,
-            // The account is not there, or its password is another one.
-            Err(refused) if [18, 11].contains(&refused.code) => return Err(shut_out(refused.said)),
-            Err(refused) => return Err(explained(&attempt, &refused)),
-        };
-        let mut salted = kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let second = login.second(&payload(&answered), password, &mut salted);
-        let second = second.ok_or_else(|| EngineError::new(Kind::Fatal, format!("{attempt}: it answers otherwise")))?;
-        *kept.lock().unwrap_or_else(PoisonError::into_inner) = salted;
-        let conversation = answered.get("conversationId").cloned().unwrap_or(Bson::Int32(1));
-        let go_on = doc! {"saslContinue": 1, "conversationId": conversation, "payload": bytes(second)};
-        let proved = match self.ask(&attempt, "admin", go_on).await? {
-            Ok(proved) => proved,
-            Err(refused) => return Err(shut_out(refused.said)),
-        };
-        if login.is_proved(&payload(&proved)) {
-            return Ok(());
-        }
-        Err(EngineError::new(Kind::Fatal, format!("{attempt}: the server does not know the password")))
+        let failed = |error: std::io::Error| EngineError::caused(Kind::Transient, "connect", error);
+        let relay = Arc::new(Relay::open(u64::MAX, reach).map_err(failed)?);
+        let mut options = ClientOptions::builder()
+            .hosts(vec![ServerAddress::Unix { path: relay.path().into() }])
+            .direct_connection(true)
+            .connect_timeout(CONNECT)
+            .server_selection_timeout(CONNECT)
+            .max_pool_size(CONNECTIONS)
+            .build();
+        options.credential = credential;
+        let client = Client::with_options(options);
+        Ok(Self { client: client.map_err(|error| EngineError::caused(Kind::Fatal, "connect", error))?, relay })
+    }
+
+    async fn is_open(&mut self) -> Result<(), EngineError> {
+        let ping = self.run("connect", "admin", doc! {"ping": 1});
+        within(CONNECT, "connect", ping).await.map(drop)
     }
 
     /// Sends a command. `attempt` says what for: commands are not shown in errors.
@@ -144,20 +136,29 @@ impl Session {
         &mut self,
         attempt: &str,
         database: &str,
-        mut command: Document,
+        command: Document,
     ) -> Result<Result<Document, Refused>, EngineError> {
-        command.insert("$db", database);
-        self.is_whole = false;
-        let answer = within(ANSWER, attempt, self.wire.ask(&command)).await?;
-        self.is_whole = true;
-        let failed = match (whole(answer.get("ok")), answer.get_document("writeConcernError")) {
-            (Some(1), Err(_)) => return Ok(Ok(answer)),
-            (_, Ok(concern)) => concern,
-            _ => &answer,
+        let database = self.client.database(database);
+        let asked = async { Ok(database.run_command(command).await) };
+        let answer = match within(ANSWER, attempt, asked).await? {
+            Ok(answer) => answer,
+            Err(error) => return self.refused(attempt, &error).map(Err),
         };
-        let code = failed.get_i32("code").unwrap_or_default();
-        let said = failed.get_str("errmsg").unwrap_or("the server gives no reason");
+        let Ok(concern) = answer.get_document("writeConcernError") else { return Ok(Ok(answer)) };
+        let code = concern.get_i32("code").unwrap_or_default();
+        let said = concern.get_str("errmsg").unwrap_or("the server gives no reason");
         Ok(Err(Refused { code, said: cut(said).to_owned() }))
+    }
+
+    /// What the server refused, or why it could not be asked.
+    fn refused(&self, attempt: &str, error: &Error) -> Result<Refused, EngineError> {
+        let failed = |kind, said: &str| Err(EngineError::new(kind, format!("{attempt}: {}", cut(said))));
+        match error.kind.as_ref() {
+            ErrorKind::Command(refused) => Ok(Refused { code: refused.code, said: cut(&refused.message).to_owned() }),
+            ErrorKind::Authentication { message, .. } => failed(Kind::LockedOut, message),
+            ErrorKind::Bson(_) | ErrorKind::InvalidArgument { .. } => failed(Kind::Fatal, &error.to_string()),
+            _ => failed(Kind::Transient, &self.relay.refusal().map_or_else(|| error.to_string(), |why| why.chain())),
+        }
     }
 
     /// The same, where every refusal is an error.
@@ -195,21 +196,21 @@ impl Session {
         filter: Document,
         projection: Document,
     ) -> Result<Vec<Document>, EngineError> {
-        let mut found = Vec::new();
-        let mut command = doc! {"find": collection, "filter": filter, "projection": projection};
-        loop {
-            let answer = self.run(attempt, database, command).await?;
-            let strange = |_| EngineError::new(Kind::Fatal, format!("{attempt}: the server answers without a cursor"));
-            let cursor = answer.get_document("cursor").map_err(strange)?;
-            let batch = cursor.get_array("firstBatch").or_else(|_| cursor.get_array("nextBatch")).map_err(strange)?;
-            found.extend(batch.iter().filter_map(Bson::as_document).cloned());
-            if found.len() > MOST {
-                return Err(EngineError::new(Kind::Fatal, format!("{attempt}: there are more than {MOST}")));
+        let collection = self.client.database(database).collection::<Document>(collection);
+        let asked = async {
+            let mut cursor = collection.find(filter).projection(projection).await?;
+            let mut found = Vec::new();
+            while found.len() <= MOST && cursor.advance().await? {
+                found.push(cursor.deserialize_current()?);
             }
-            match cursor.get_i64("id") {
-                Ok(id) if id != 0 => command = doc! {"getMore": id, "collection": collection},
-                _ => return Ok(found),
+            Ok(found)
+        };
+        match within(ANSWER, attempt, async { Ok(asked.await) }).await? {
+            Ok(found) if found.len() > MOST => {
+                Err(EngineError::new(Kind::Fatal, format!("{attempt}: there are more than {MOST}")))
             }
+            Ok(found) => Ok(found),
+            Err(error) => Err(explained(attempt, &self.refused(attempt, &error)?)),
         }
     }
 }
@@ -223,12 +224,6 @@ pub(crate) fn whole(value: Option<&Bson>) -> Option<i64> {
         Bson::Double(number) if number.fract() == 0.0 && number.abs() < 9e15 => Some(*number as i64),
         _ => None,
     }
-}
-
-fn payload(answer: &Document) -> String {
-    answer
-        .get_binary_generic("payload")
-        .map_or_else(|_| String::new(), |text| String::from_utf8_lossy(text).into_owned())
 }
 
 /// The beginning of a text that may be long.
@@ -255,11 +250,7 @@ pub(crate) fn explained(attempt: &str, refused: &Refused) -> EngineError {
 }
 
 /// Connections that are kept, so that a question does not need a login.
-#[derive(Default)]
-pub(crate) struct Held {
-    idle: Mutex<Vec<(PathBuf, Session)>>,
-    pub(crate) salted: Mutex<Option<Salted>>,
-}
+pub(crate) struct Held(Mutex<Option<(PathBuf, Session)>>);
 
 impl std::fmt::Debug for Held {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -269,56 +260,26 @@ impl std::fmt::Debug for Held {
 
 impl Held {
     pub(crate) const fn nothing() -> Self {
-        Self { idle: Mutex::new(Vec::new()), salted: Mutex::new(None) }
+        Self(Mutex::new(None))
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(PathBuf, Session)>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Option<(PathBuf, Session)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection that has logged in and is at the server of this moment.
-    pub(crate) async fn session(&self, site: &Site) -> Result<Lease<'_>, EngineError> {
-        let lease = |session| Lease { held: self, at: site.run.clone(), session: Some(session) };
-        loop {
-            let kept = {
-                let mut idle = self.idle();
-                let at = idle.iter().position(|(at, _)| *at == site.run);
-                at.map(|at| idle.swap_remove(at).1)
-            };
-            let Some(mut session) = kept else { break };
-            let ping = session.run("connect", "admin", doc! {"ping": 1});
-            match within(CONNECT, "connect", ping).await {
-                Ok(_) => return Ok(lease(session)),
-                // The server may be another one by now.
-                Err(_) if self.idle().is_empty() => break,
-                Err(_) => {}
+    /// Connections that have logged in, at the server of this moment.
+    pub(crate) async fn session(&self, site: &Site) -> Result<Session, EngineError> {
+        let kept = self.kept().as_ref().filter(|(at, _)| *at == site.run).map(|(_, session)| session.clone());
+        if let Some(mut session) = kept {
+            if session.is_open().await.is_ok() {
+                return Ok(session);
             }
+            // The server may be another one by now.
+            *self.kept() = None;
         }
-        Ok(lease(Session::open(site, &self.salted).await?))
-    }
-}
-
-/// A connection that goes back when it is not used any more.
-pub(crate) struct Lease<'a> {
-    held: &'a Held,
-    at: PathBuf,
-    session: Option<Session>,
-}
-
-impl Lease<'_> {
-    /// The connection.
-    pub(crate) fn get(&mut self) -> Result<&mut Session, EngineError> {
-        self.session.as_mut().ok_or_else(|| EngineError::new(Kind::Fatal, "connect: the connection is given back"))
-    }
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        let Some(session) = self.session.take().filter(|session| session.is_whole) else { return };
-        let mut idle = self.held.idle();
-        if idle.len() < KEPT {
-            idle.push((std::mem::take(&mut self.at), session));
-        }
+        let session = Session::log_in(site).await?;
+        *self.kept() = Some((site.run.clone(), session.clone()));
+        Ok(session)
     }
 }
 

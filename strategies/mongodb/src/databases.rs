@@ -52,7 +52,7 @@ impl Databases for Mongodb {
     }
 
     async fn list(&self, site: &Site) -> Result<Vec<Database>, EngineError> {
-        let names = all(self.held.session(site).await?.get()?).await?;
+        let names = all(&mut self.held.session(site).await?).await?;
         Ok(names.iter().map(|name| Database::named(name)).collect())
     }
 
@@ -64,8 +64,7 @@ impl Databases for Mongodb {
         if database.character_set.is_some() || database.collation.is_some() {
             return invalid("databases have no character set and no collation here".to_owned());
         }
-        let mut lease = self.held.session(site).await?;
-        let session = lease.get()?;
+        let session = &mut self.held.session(site).await?;
         let there = all(session).await?;
         let same = |other: &&String| *other != name && other.eq_ignore_ascii_case(name);
         if let Some(other) = there.iter().find(same) {
@@ -77,8 +76,7 @@ impl Databases for Mongodb {
     async fn delete(&self, site: &Site, name: &str) -> Result<(), EngineError> {
         check_database(name)?;
         let attempt = format!("delete the database {name:?}");
-        let mut lease = self.held.session(site).await?;
-        let session = lease.get()?;
+        let session = &mut self.held.session(site).await?;
         let entered = doc! {"roles": {"role": ACCESS, "db": name}};
         let inside = session.find(&attempt, (HOME, "system.users"), entered, doc! {"user": 1, "db": 1}).await?;
         // First, so that nobody but root writes there any more.
@@ -89,9 +87,9 @@ impl Databases for Mongodb {
 
     async fn grant(&self, site: &Site, user: &Grantee, databases: &[String]) -> Result<(), EngineError> {
         split(&user.name)?;
-        let mut lease = self.held.session(site).await?;
+        let session = &mut self.held.session(site).await?;
         for database in databases {
-            let_in(site, lease.get()?, &user.name, database).await?;
+            let_in(site, session, &user.name, database).await?;
         }
         Ok(())
     }
@@ -100,8 +98,7 @@ impl Databases for Mongodb {
         let (home, name) = split(&user.name)?;
         check_database(database)?;
         let attempt = format!("let {:?} no longer into {database:?}", user.name);
-        let mut lease = self.held.session(site).await?;
-        let session = lease.get()?;
+        let session = &mut self.held.session(site).await?;
         if !roles::has_access(session, database).await? {
             return Ok(());
         }

@@ -68,8 +68,7 @@ impl Mongodb {
             }
             return Err(EngineError::new(Kind::Transient, "probe: the agent's account has not been made yet"));
         }
-        let mut lease = self.held.session(site).await?;
-        let session = lease.get()?;
+        let session = &mut self.held.session(site).await?;
         let status = session.run("probe", HOME, doc! {"connectionStatus": 1}).await?;
         if !has_all_rights(&status) {
             let reason = format!("probe: the account {ADMIN:?} has not the rights that it was made with");
@@ -146,8 +145,8 @@ impl Engine for Mongodb {
         // It is there already, and so nobody may make another, after a crash.
         const CLOSED: [i32; 2] = [13, 51003];
         nobody.write(&attempt, HOME, create(ADMIN, password.expose_secret()), &CLOSED).await?;
-        let mut lease = self.held.session(site).await?;
-        roles::put_root(lease.get()?, false).await?;
+        let session = &mut self.held.session(site).await?;
+        roles::put_root(session, false).await?;
         let stranger = format!("stranger-{:016x}", rand::random::<u64>());
         if nobody.write("look for an open door", HOME, create(&stranger, &stranger), &CLOSED).await? {
             let reason = "whoever reaches the server's socket can make accounts without a login";
@@ -160,7 +159,7 @@ impl Engine for Mongodb {
         if site.host.exists(&unsecured()).await? {
             return Ok(None);
         }
-        repair::repair(site, &self.held).await
+        repair::repair(site).await
     }
 
     async fn probe(&self, site: &Site) -> Result<Health, EngineError> {
@@ -168,14 +167,13 @@ impl Engine for Mongodb {
     }
 
     async fn metrics(&self, site: &Site) -> Result<Vec<Metric>, EngineError> {
-        within(PROBE, "read metrics", async { metrics::read(self.held.session(site).await?.get()?).await }).await
+        within(PROBE, "read metrics", async { metrics::read(&mut self.held.session(site).await?).await }).await
     }
 
     async fn reload(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
         config::write_pem(site).await?;
         let reload = async {
-            let mut lease = self.held.session(site).await?;
-            let session = lease.get()?;
+            let session = &mut self.held.session(site).await?;
             // An error when the certificate does not fit its key: the old pair stays.
             session.run("take up the certificate", HOME, doc! {"rotateCertificates": 1}).await?;
             self.follow_mode(session, settings.tls).await?;

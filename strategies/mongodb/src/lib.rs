@@ -15,9 +15,8 @@ mod repair;
 mod replica_set;
 mod roles;
 mod root;
-mod scram;
+mod tls;
 mod users;
-mod wire;
 
 use std::path::{Path, PathBuf};
 

@@ -85,14 +85,14 @@ async fn set(session: &mut Session, known: &Known, value: &Value) -> Result<Appl
 #[async_trait]
 impl Parameters for Mongodb {
     async fn describe(&self, site: &Site) -> Result<Vec<Parameter>, EngineError> {
-        let mut lease = self.held.session(site).await?;
-        let in_force = InForce::ask(lease.get()?, "list parameters").await?;
+        let session = &mut self.held.session(site).await?;
+        let in_force = InForce::ask(session, "list parameters").await?;
         Ok(KNOWN.iter().filter(|known| in_force.value(known).is_some()).map(Known::parameter).collect())
     }
 
     async fn values(&self, site: &Site) -> Result<Vec<(String, String)>, EngineError> {
-        let mut lease = self.held.session(site).await?;
-        let in_force = InForce::ask(lease.get()?, "list parameters").await?;
+        let session = &mut self.held.session(site).await?;
+        let in_force = InForce::ask(session, "list parameters").await?;
         Ok(KNOWN.iter().filter_map(|known| Some((known.name.to_owned(), in_force.value(known)?))).collect())
     }
 
@@ -122,8 +122,7 @@ impl Parameters for Mongodb {
     async fn apply(&self, site: &Site, settings: &Settings) -> Result<BTreeMap<String, Applied>, EngineError> {
         let attempt = "apply the parameters";
         let chosen = known::chosen(&settings.parameters)?;
-        let mut lease = self.held.session(site).await?;
-        let session = lease.get()?;
+        let session = &mut self.held.session(site).await?;
         let in_force = InForce::ask(session, attempt).await?;
         let mut all = BTreeMap::new();
         for known in &KNOWN {

@@ -9,7 +9,7 @@ use bson::{Bson, Document, doc};
 use secrecy::ExposeSecret;
 use trove_strategy::{Command, EngineError, HostError, Kind, Output, Site};
 
-use crate::client::{ADMIN, Held, Session, admin_password};
+use crate::client::{ADMIN, Session, admin_password};
 use crate::config::Purpose;
 use crate::engine::{all_rights, program};
 use crate::names::HOME;
@@ -20,14 +20,14 @@ const LIFE: Duration = Duration::from_secs(600);
 const ASK_AGAIN: Duration = Duration::from_millis(30);
 
 /// Starts the server, restores the account, and stops the server.
-pub(crate) async fn repair(site: &Site, held: &Held) -> Result<Option<String>, EngineError> {
+pub(crate) async fn repair(site: &Site) -> Result<Option<String>, EngineError> {
     let file = site.path(&Purpose::Repair.file());
     // It ends with the agent, however that ends.
     let command = Command::engine("/usr/bin/setpriv").arg("--pdeathsig").arg("KILL").arg("--");
     let command = command.arg(program(site).to_string_lossy()).arg("--config").arg(file.to_string_lossy());
     let mut run = pin!(site.host.run(command.deadline(LIFE)));
     let mended = tokio::select! {
-        mended = mend(site, held) => mended,
+        mended = mend(site) => mended,
         ended = &mut run => return Err(ended_early(ended)),
     };
     let stop = async {
@@ -53,21 +53,20 @@ fn ended_early(ended: Result<Output, HostError>) -> EngineError {
 }
 
 /// What is wrong with the account, for a person.
-async fn wrong(site: &Site, held: &Held, account: Option<&Document>) -> Result<Option<&'static str>, EngineError> {
+async fn wrong(site: &Site, account: Option<&Document>) -> Result<Option<&'static str>, EngineError> {
     let Some(account) = account else { return Ok(Some("it was gone")) };
     let roles = account.get_array("roles").into_iter().flatten().filter_map(Bson::as_document);
     if !all_rights().iter().all(|right| roles.clone().any(|role| role == right)) {
         return Ok(Some("it had lost rights"));
     }
-    let password = admin_password(site).await?;
-    match Session::greet(site).await?.log_in(&password, &held.salted).await {
-        Ok(()) => Ok(None),
+    match Session::log_in(site).await {
+        Ok(_) => Ok(None),
         Err(error) if error.kind() == Kind::LockedOut => Ok(Some("it had another password")),
         Err(error) => Err(error),
     }
 }
 
-async fn mend(site: &Site, held: &Held) -> Result<Option<String>, EngineError> {
+async fn mend(site: &Site) -> Result<Option<String>, EngineError> {
     let attempt = format!("restore the account {ADMIN:?}");
     let mut session = loop {
         match Session::greet(site).await {
@@ -77,7 +76,7 @@ async fn mend(site: &Site, held: &Held) -> Result<Option<String>, EngineError> {
         }
     };
     let account = users::find(&mut session, HOME, ADMIN).await?;
-    let Some(wrong) = wrong(site, held, account.as_ref()).await? else { return Ok(None) };
+    let Some(wrong) = wrong(site, account.as_ref()).await? else { return Ok(None) };
     let password = admin_password(site).await?;
     let verb = if account.is_some() { "updateUser" } else { "createUser" };
     let command = doc! {
@@ -85,6 +84,6 @@ async fn mend(site: &Site, held: &Held) -> Result<Option<String>, EngineError> {
         "authenticationRestrictions": [],
     };
     session.write(&attempt, HOME, command, &[]).await?;
-    Session::greet(site).await?.log_in(&password, &held.salted).await?;
+    Session::log_in(site).await?;
     Ok(Some(format!("restored the account {ADMIN}: {wrong}")))
 }

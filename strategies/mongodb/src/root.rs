@@ -13,12 +13,11 @@ use crate::{Mongodb, config, users};
 #[async_trait]
 impl Root for Mongodb {
     async fn is_enabled(&self, site: &Site) -> Result<bool, EngineError> {
-        Ok(users::find(self.held.session(site).await?.get()?, HOME, ROOT).await?.is_some())
+        Ok(users::find(&mut self.held.session(site).await?, HOME, ROOT).await?.is_some())
     }
 
     async fn enable(&self, site: &Site, password: &SecretString) -> Result<(), EngineError> {
-        let mut lease = self.held.session(site).await?;
-        let session = lease.get()?;
+        let session = &mut self.held.session(site).await?;
         roles::put_root(session, config::is_full(site).await?).await?;
         let command = |verb: &str| {
             let role = doc! {"role": ROOT_ROLE, "db": HOME};
@@ -31,6 +30,6 @@ impl Root for Mongodb {
     }
 
     async fn disable(&self, site: &Site) -> Result<(), EngineError> {
-        users::remove(self.held.session(site).await?.get()?, "disable root", HOME, ROOT).await
+        users::remove(&mut self.held.session(site).await?, "disable root", HOME, ROOT).await
     }
 }

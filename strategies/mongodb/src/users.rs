@@ -73,8 +73,8 @@ pub(crate) async fn remove(session: &mut Session, attempt: &str, home: &str, nam
 #[async_trait]
 impl Users for Mongodb {
     async fn list(&self, site: &Site) -> Result<Vec<User>, EngineError> {
-        let mut lease = self.held.session(site).await?;
-        let accounts = lease.get()?.find("list accounts", ACCOUNTS, doc! {}, shown()).await?;
+        let session = &mut self.held.session(site).await?;
+        let accounts = session.find("list accounts", ACCOUNTS, doc! {}, shown()).await?;
         let mut users: Vec<User> = accounts.iter().filter_map(user).collect();
         users.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(users)
@@ -82,15 +82,14 @@ impl Users for Mongodb {
 
     async fn get(&self, site: &Site, id: &Grantee) -> Result<Option<User>, EngineError> {
         let Ok((home, name)) = split(&id.name) else { return Ok(None) };
-        let account = find(self.held.session(site).await?.get()?, home, name).await?;
+        let account = find(&mut self.held.session(site).await?, home, name).await?;
         Ok(account.as_ref().and_then(user))
     }
 
     async fn create(&self, site: &Site, user: &NewUser) -> Result<(), EngineError> {
         let (home, name) = split(&user.id.name)?;
         let attempt = format!("create the account {:?}", user.id.name);
-        let mut lease = self.held.session(site).await?;
-        let session = lease.get()?;
+        let session = &mut self.held.session(site).await?;
         let command = |verb: &str| {
             doc! {verb: name, "pwd": user.password.expose_secret(), "mechanisms": ["SCRAM-SHA-256"]}
         };
@@ -108,7 +107,7 @@ impl Users for Mongodb {
     async fn delete(&self, site: &Site, id: &Grantee) -> Result<(), EngineError> {
         let (home, name) = split(&id.name)?;
         let attempt = format!("delete the account {:?}", id.name);
-        remove(self.held.session(site).await?.get()?, &attempt, home, name).await
+        remove(&mut self.held.session(site).await?, &attempt, home, name).await
     }
 
     async fn change(&self, site: &Site, id: &Grantee, change: &UserChange) -> Result<(), EngineError> {
@@ -121,8 +120,7 @@ impl Users for Mongodb {
         if change.host.as_deref().is_some_and(|host| host != ANY_HOST) {
             return invalid("accounts have no hosts here");
         }
-        let mut lease = self.held.session(site).await?;
-        let session = lease.get()?;
+        let session = &mut self.held.session(site).await?;
         let Some(password) = &change.password else {
             let gone = || EngineError::new(Kind::Gone, format!("{attempt}: there is no such account"));
             return find(session, home, name).await?.map(|_| ()).ok_or_else(gone);
