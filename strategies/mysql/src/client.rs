@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use trove_strategy::{Directory, EngineError, Kind, Location, Owner, Site};
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, DriverError, Error, OptsBuilder, ServerError, Value};
+use trove_strategy::{Directory, EngineError, Kind, Location, Owner, Relay, Site};
 
-use crate::wire::{Row, Wire, WireError};
 use crate::{Mysql, names};
 
 const CONNECT: Duration = Duration::from_millis(1500);
@@ -12,8 +13,12 @@ const CONNECT: Duration = Duration::from_millis(1500);
 const LOCK_S: u32 = 10;
 /// The longest that is asked for.
 const ANSWER: Duration = Duration::from_secs(60);
+/// As much is read in one connection: what arrives may be a tenant's.
+const ANSWERS: u64 = 16 << 20;
 /// As much as is kept of what the server says of an error.
 const WORDS: usize = 1000;
+/// What the server says to a login of an account that was removed, changed, locked or limited.
+const SHUT_OUT: [u16; 10] = [1044, 1045, 1130, 1226, 1524, 1698, 1820, 1862, 3118, 4151];
 
 /// The private socket.
 pub(crate) fn socket() -> Location {
@@ -30,9 +35,13 @@ pub(crate) async fn within<T>(
     tokio::time::timeout(limit, asked).await.map_err(late)?
 }
 
+/// A row, as texts; NULL is an empty one.
+pub(crate) type Row = Vec<String>;
+
 /// A connection of the agent's.
 pub(crate) struct Session {
-    wire: Wire,
+    connection: Conn,
+    relay: Relay,
 }
 
 impl Session {
@@ -40,9 +49,25 @@ impl Session {
     pub(crate) async fn open(mysql: Mysql, site: &Site) -> Result<Self, EngineError> {
         let attempt = "connect";
         let connect = async {
-            let stream = site.host.connect_as(&socket(), Owner::Engine).await?;
-            let wire = Wire::log_in(stream, names::admin(mysql, site)).await.map_err(refused)?;
-            let mut session = Self { wire };
+            let host = site.host.clone();
+            let reach = move || {
+                let host = host.clone();
+                async move { Ok(host.connect_as(&socket(), Owner::Engine).await?) }
+            };
+            let relay = Relay::open(ANSWERS, reach);
+            let relay = relay.map_err(|error| EngineError::caused(Kind::Transient, attempt, error))?;
+            let options = OptsBuilder::default()
+                .socket(Some(relay.path()))
+                .user(Some(names::admin(mysql, site)))
+                // The driver would ask the server for these.
+                .max_allowed_packet(Some(ANSWERS as usize))
+                .wait_timeout(Some(ANSWER.as_secs() as usize))
+                .prefer_socket(false);
+            let connection = match Conn::new(options).await {
+                Ok(connection) => connection,
+                Err(error) => return Err(relay.refusal().unwrap_or_else(|| refused(error))),
+            };
+            let mut session = Self { connection, relay };
             session.run(attempt, &settings(mysql)).await?;
             Ok(session)
         };
@@ -51,8 +76,7 @@ impl Session {
 
     /// The rows of a statement. `attempt` says what for: statements are not shown in errors.
     pub(crate) async fn rows(&mut self, attempt: &str, sql: &str) -> Result<Vec<Row>, EngineError> {
-        let asked = async { self.wire.query(sql).await.map_err(|error| explained(attempt, error)) };
-        within(ANSWER, attempt, asked).await
+        self.ask(attempt, sql).await?.map_err(|refused| explained(attempt, &refused))
     }
 
     /// Runs a statement.
@@ -62,13 +86,19 @@ impl Session {
 
     /// The same; an error of one of these numbers means that there was nothing to do.
     pub(crate) async fn run_unless(&mut self, attempt: &str, sql: &str, done: &[u16]) -> Result<(), EngineError> {
-        let asked = async {
-            match self.wire.query(sql).await {
-                Err(WireError::Refused { code, .. }) if done.contains(&code) => Ok(()),
-                asked => asked.map(drop).map_err(|error| explained(attempt, error)),
-            }
-        };
-        within(ANSWER, attempt, asked).await
+        match self.ask(attempt, sql).await? {
+            Err(refused) if done.contains(&refused.code) => Ok(()),
+            asked => asked.map(drop).map_err(|refused| explained(attempt, &refused)),
+        }
+    }
+
+    async fn ask(&mut self, attempt: &str, sql: &str) -> Result<Result<Vec<Row>, ServerError>, EngineError> {
+        let asked = async { Ok(self.connection.query::<mysql_async::Row, _>(sql).await) };
+        match within(ANSWER, attempt, asked).await? {
+            Ok(rows) => Ok(Ok(rows.into_iter().map(texts).collect())),
+            Err(Error::Server(refused)) => Ok(Err(refused)),
+            Err(error) => Err(self.relay.refusal().unwrap_or_else(|| broken(attempt, error))),
+        }
     }
 
     /// The first value of the first row.
@@ -92,24 +122,45 @@ fn settings(mysql: Mysql) -> String {
     format!("set {own}, {common}")
 }
 
+fn texts(row: mysql_async::Row) -> Row {
+    let text = |value| match value {
+        Value::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Value::NULL => String::new(),
+        // Statements without parameters are answered in texts.
+        other => other.as_sql(true),
+    };
+    row.unwrap().into_iter().map(text).collect()
+}
+
 /// What the server said to a login of the agent's. Where it always gets in, a refusal means that somebody with all rights
 /// shut it out.
-fn refused(error: WireError) -> EngineError {
-    let shut_out = match &error {
-        WireError::Refused { code, .. } => [1044, 1045, 1130, 1226, 1524, 1698, 1820, 1862, 3118, 4151].contains(code),
-        WireError::Broken(_) => false,
-    };
-    let explained = explained("connect", error);
-    if shut_out { EngineError::new(Kind::LockedOut, explained.chain()) } else { explained }
+fn refused(error: Error) -> EngineError {
+    let attempt = "connect";
+    let shut_out = |words: String| EngineError::new(Kind::LockedOut, format!("{attempt}: {words}"));
+    match error {
+        Error::Server(said) if SHUT_OUT.contains(&said.code) => shut_out(cut(&said.message).to_owned()),
+        Error::Server(said) => explained(attempt, &said),
+        // The account is to log in otherwise than it was made to.
+        Error::Driver(
+            error @ (DriverError::UnknownAuthPlugin { .. }
+            | DriverError::CleartextPluginDisabled
+            | DriverError::MysqlOldPasswordDisabled),
+        ) => shut_out(error.to_string()),
+        error => broken(attempt, error),
+    }
+}
+
+fn broken(attempt: &str, error: Error) -> EngineError {
+    EngineError::caused(Kind::Transient, attempt, error)
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(WORDS)]
 }
 
 /// What the server said, without the statement.
-fn explained(attempt: &str, error: WireError) -> EngineError {
-    let (code, text) = match error {
-        WireError::Refused { code, text } => (code, text),
-        WireError::Broken(error) => return EngineError::caused(Kind::Transient, attempt, error),
-    };
-    let kind = match code {
+fn explained(attempt: &str, said: &ServerError) -> EngineError {
+    let kind = match said.code {
         // Connections or room that others have, the end of the server, a deadlock.
         1021 | 1040 | 1041 | 1053 | 1114 | 1135 | 1203 | 1213 | 1927 => Kind::Transient,
         1205 | 1290 | 1836 => Kind::Busy,
@@ -118,8 +169,7 @@ fn explained(attempt: &str, error: WireError) -> EngineError {
         1007 | 1067 | 1102 | 1115 | 1193 | 1229 | 1231 | 1232 | 1238 | 1253 | 1273 | 1396 | 1470 => Kind::Invalid,
         _ => Kind::Fatal,
     };
-    let text = &text[..text.floor_char_boundary(WORDS)];
-    EngineError::new(kind, format!("{attempt}: {text}"))
+    EngineError::new(kind, format!("{attempt}: {}", cut(&said.message)))
 }
 
 /// A name in SQL: in backquotes, doubled inside, whatever `sql_mode` says.

@@ -18,7 +18,6 @@ mod parameters;
 mod root;
 mod sessions;
 mod users;
-mod wire;
 
 use std::path::{Path, PathBuf};
 
