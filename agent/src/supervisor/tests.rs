@@ -1,6 +1,7 @@
 //! The task with an engine that is a shell, and a strategy without any time limit of its own.
 
 mod planted;
+mod taken_back;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -50,9 +51,16 @@ struct Sleeper {
     asked: AtomicU32,
     read_only: Mutex<Vec<bool>>,
     script: &'static str,
+    configured: Mutex<BTreeMap<String, Value>>,
+    started_with: Mutex<BTreeMap<String, Value>>,
+    starts: AtomicU32,
 }
 
 impl Sleeper {
+    fn starts(&self) -> u32 {
+        self.starts.load(Ordering::SeqCst)
+    }
+
     async fn answer(&self) -> Result<(), EngineError> {
         let mood = *self.mood.lock().unwrap();
         match mood {
@@ -86,6 +94,10 @@ impl Datastore for Sleeper {
     }
 
     fn databases(&self) -> Option<&dyn Databases> {
+        Some(self)
+    }
+
+    fn parameters(&self) -> Option<&dyn trove_strategy::Parameters> {
         Some(self)
     }
 }
@@ -128,16 +140,23 @@ impl Engine for Sleeper {
 
     async fn configure(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
         self.read_only.lock().unwrap().push(settings.read_only);
+        self.configured.lock().unwrap().clone_from(&settings.parameters);
         keep(site, Directory::Config.join("engine.conf"), Owner::Agent).await
     }
 
     async fn forget_earlier_life(&self, site: &Site) -> Result<(), EngineError> {
+        self.starts.fetch_add(1, Ordering::SeqCst);
+        *self.started_with.lock().unwrap() = self.configured.lock().unwrap().clone();
         site.host.remove(&Directory::Data.join("data/pid")).await?;
         Ok(site.host.remove(&Directory::Run.join("lock")).await?)
     }
 
-    fn start_spec(&self, _site: &Site, _settings: &Settings, _mode: StartMode) -> StartSpec {
-        let mut spec = StartSpec::new("/bin/sh", vec!["-c".to_owned(), self.script.to_owned()]);
+    fn start_spec(&self, _site: &Site, settings: &Settings, _mode: StartMode) -> StartSpec {
+        let script = match settings.parameters.get("cold_bad") {
+            Some(value) => format!("echo {value} is too much; exit 1"),
+            None => self.script.to_owned(),
+        };
+        let mut spec = StartSpec::new("/bin/sh", vec!["-c".to_owned(), script]);
         spec.stop_deadline = Duration::from_secs(2);
         spec.start_deadline = Duration::from_secs(20);
         spec
@@ -168,6 +187,7 @@ struct Stage {
     supervisor: Supervisor,
     used: watch::Sender<Option<u64>>,
     files: Durable,
+    assignments: Arc<AssignmentStore>,
     jobs: Jobs,
     site: Site,
     scratch: tempfile::TempDir,
@@ -188,8 +208,15 @@ async fn stage_in(scratch: tempfile::TempDir, script: &'static str, mood: Mood) 
 async fn stage_as(scratch: tempfile::TempDir, engine: Account, script: &'static str, mood: Mood) -> Stage {
     let at = |name: &str| scratch.path().join(name);
     std::fs::create_dir_all(at("state")).unwrap();
-    let sleeper =
-        Arc::new(Sleeper { mood: Mutex::new(mood), asked: AtomicU32::new(0), read_only: Mutex::default(), script });
+    let sleeper = Arc::new(Sleeper {
+        mood: Mutex::new(mood),
+        asked: AtomicU32::new(0),
+        read_only: Mutex::default(),
+        script,
+        configured: Mutex::default(),
+        started_with: Mutex::default(),
+        starts: AtomicU32::new(0),
+    });
     let own = Account::own().unwrap();
     let places = Places { data: at("v/1"), config: at("etc"), run: at("run"), log: at("log"), secrets: at("secrets") };
     let host = RealHost::for_site(engine, own, &places).unwrap();
@@ -221,8 +248,8 @@ async fn stage_as(scratch: tempfile::TempDir, engine: Account, script: &'static 
     let supervisor = spawn(parts).await.unwrap();
     let work =
         EngineWork { datastore, site: site.clone(), supervisor: supervisor.clone(), assignments: assignments.clone() };
-    let jobs = Jobs::new(Arc::new(work), assignments, Journal::open(&at("jobs")).unwrap());
-    Stage { sleeper, supervisor, used, files, jobs, site, scratch }
+    let jobs = Jobs::new(Arc::new(work), assignments.clone(), Journal::open(&at("jobs")).unwrap());
+    Stage { sleeper, supervisor, used, files, assignments, jobs, site, scratch }
 }
 
 impl Stage {

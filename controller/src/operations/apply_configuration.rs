@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::parameters::{WITHOUT, assign as assign_specification, refusals, results, wanted};
+use super::parameters::{WITHOUT, assign as assign_specification, refusals, results, stored, wanted};
 use super::steps::{Member, Operation, StepError, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::Result;
@@ -75,6 +75,8 @@ async fn explain(work: &Work, conn: &mut Connection, instance: InstanceId, error
 
 async fn check(work: &Work, target: &Target, _: &(), _: &mut ()) -> StepResult {
     target.facts(work).await?;
+    // One whose creation failed has no agent that could be waited for.
+    stored(work, target.instance).await?;
     let wanted = wanted(&work.context, target.instance).await?;
     if wanted.is_empty() {
         return Ok(());

@@ -25,7 +25,8 @@ pub(super) async fn wanted(context: &RunnerContext, instance: InstanceId) -> Res
     Ok(wanted.into_iter().map(|(name, value)| (name, value.to_string())).collect())
 }
 
-async fn stored(work: &Work, instance: InstanceId) -> StepResult<Assignment> {
+/// What is assigned.
+pub(super) async fn stored(work: &Work, instance: InstanceId) -> StepResult<Assignment> {
     let assignment = work.context.store.get_assignment(instance).await?;
     assignment.ok_or_else(|| StepError::Fatal("the instance has no assignment".to_owned()))
 }
@@ -111,6 +112,6 @@ pub(super) async fn take_stock(work: &Work, target: &Target) -> StepResult {
 }
 
 /// The fault of an instance whose engine runs without some values.
-pub(super) fn fault(results: &Results) -> Option<String> {
+pub(crate) fn fault(results: &Results) -> Option<String> {
     refusals(results).map(|refused| format!("{WITHOUT}{refused}"))
 }

@@ -53,6 +53,16 @@ pub async fn reconcile(context: &RunnerContext) -> Result<()> {
     Ok(())
 }
 
+/// A fence for the driver; `None` where an operation is active that decides about the host. One that only waits for the agent
+/// asks nothing of the driver, and would wait in vain for a host that nobody starts.
+async fn draw_fence(context: &RunnerContext, instance: InstanceId) -> Result<Option<u64>> {
+    let mut tx = context.store.begin().await?;
+    if context.store.is_host_busy(&mut tx, instance).await? {
+        return Ok(None);
+    }
+    super::commit_fence(context, tx, instance).await.map(Some)
+}
+
 async fn remove_leftover(context: &RunnerContext, instance: InstanceId, row: Option<&HostRow>) -> Result<()> {
     let Some(row) = row else {
         // Rows are never deleted, so the host belongs to another store, or this store was restored from an old backup.
@@ -63,7 +73,7 @@ async fn remove_leftover(context: &RunnerContext, instance: InstanceId, row: Opt
     if !is_leftover(row) || row.busy {
         return Ok(());
     }
-    let Some(fence) = super::draw_fence(context, instance).await? else { return Ok(()) };
+    let Some(fence) = draw_fence(context, instance).await? else { return Ok(()) };
     tracing::warn!(instance_id = %instance, "host {instance} was left over; it is deleted");
     if let Err(error) = context.compute.delete_host(instance, fence).await {
         tracing::warn!(instance_id = %instance, "host {instance} could not be deleted: {error}");
@@ -86,7 +96,7 @@ fn is_stopped(row: &HostRow, seen: HostState) -> bool {
 /// Starts a host that was left stopped by an aborted operation, or by a controller that stalled and went on after
 /// another one had finished the operation. Returns whether it was tried.
 async fn start(context: &RunnerContext, instance: InstanceId) -> Result<bool> {
-    let Some(fence) = super::draw_fence(context, instance).await? else { return Ok(false) };
+    let Some(fence) = draw_fence(context, instance).await? else { return Ok(false) };
     tracing::warn!(instance_id = %instance, "host {instance} was left stopped; it is started");
     if let Err(error) = context.ensure_host(instance, fence).await {
         tracing::warn!(instance_id = %instance, "host {instance} could not be started: {error}");
@@ -108,7 +118,7 @@ async fn write(context: &RunnerContext, row: HostRow, seen: HostState) -> Result
     let store = &context.store;
     let mut tx = store.begin().await?;
     // Check in the transaction, since an operation may have begun meanwhile.
-    if store.is_busy(&mut tx, row.instance).await? {
+    if store.is_host_busy(&mut tx, row.instance).await? {
         return Ok(());
     }
     tracing::info!(instance_id = %row.instance, "host {} is {}, it was {}", row.instance, seen.tag(), row.host.tag());

@@ -9,10 +9,12 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result, chain};
 use crate::ids::InstanceId;
 use crate::operations::RunnerContext;
+use crate::store::sql::Transaction;
 
 pub mod assignments;
 pub mod controllers;
 pub mod hosts;
+pub mod parameters;
 pub mod restarts;
 pub mod squatters;
 
@@ -27,11 +29,15 @@ async fn draw_fence(context: &RunnerContext, instance: InstanceId) -> Result<Opt
     if context.store.is_busy(&mut tx, instance).await? {
         return Ok(None);
     }
-    // Check and draw in one transaction, so that an operation that begins later has a greater fence and its calls are
-    // accepted.
+    commit_fence(context, tx, instance).await.map(Some)
+}
+
+/// Check and draw in one transaction, so that an operation that begins later has a greater fence and its calls are
+/// accepted.
+async fn commit_fence(context: &RunnerContext, mut tx: Transaction, instance: InstanceId) -> Result<u64> {
     let fence = context.store.draw_fence(&mut tx).await?;
     tx.commit().await.map_err(|error| Error::internal(format!("draw a fence for instance {instance}"), error))?;
-    Ok(Some(fence.unsigned_abs()))
+    Ok(fence.unsigned_abs())
 }
 
 /// Runs the reconcilers until `shutdown`.
@@ -45,6 +51,9 @@ pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
                 all_due = Instant::now() + INTERVAL;
                 if let Err(error) = hosts::reconcile(&context).await {
                     tracing::warn!("hosts could not be compared: {}", chain(&error));
+                }
+                if let Err(error) = parameters::reconcile(&context).await {
+                    tracing::warn!("parameters that wait could not be looked at: {}", chain(&error));
                 }
             }
             if let Err(error) = assignments::reconcile(&context).await {

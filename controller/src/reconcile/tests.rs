@@ -9,8 +9,9 @@ use crate::compute::{Compute as _, ComputeError};
 use crate::config::Config;
 use crate::ids::InstanceId;
 use crate::model::EngineCertificate;
+use crate::model::configurations::ParameterState;
 use crate::operations::steps::StepError;
-use crate::operations::{delete_instance, reboot_instance, restart_instance};
+use crate::operations::{apply_configuration, delete_instance, reboot_instance, restart_instance};
 use crate::state::{HostState, Service, Task};
 use crate::store::agents::{AgentRow, ReportSequence};
 use crate::store::assignments::Specification;
@@ -246,4 +247,47 @@ async fn what_the_driver_said_to_a_controller_that_stalled_is_not_written_over_w
     let mut tx = store.begin().await.unwrap();
     assert!(!store.set_engine_uid(&mut tx, stage.instance, old, 7).await.unwrap());
     assert!(store.set_engine_uid(&mut tx, stage.instance, new, 7).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_host_that_was_left_stopped_is_started_for_the_change_that_waits_for_its_agent() {
+    let stage = Stage::created().await;
+    stage.stop_host().await;
+    let running = stage.start(None);
+    let change = stage.submit(apply_configuration::new(stage.origin()).unwrap()).await.unwrap();
+    hosts::reconcile(&stage.context).await.unwrap();
+    assert_eq!(stage.compute.describe(stage.instance).await.unwrap(), HostState::Active);
+    stage.end(change).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn parameters_that_waited_are_looked_at_once_the_agent_has_started_the_engine_by_itself() {
+    let stage = Stage::created().await;
+    stage.configure(serde_json::json!({"cold": 1})).await;
+    stage.complete(apply_configuration::new(stage.origin()).unwrap()).await.unwrap();
+    let state = async || stage.row().await.parameter_results["cold"].state;
+    parameters::reconcile(&stage.context).await.unwrap();
+    assert_eq!(state().await, ParameterState::NeedsRestart);
+    stage.stop_host().await;
+    hosts::reconcile(&stage.context).await.unwrap();
+    parameters::reconcile(&stage.context).await.unwrap();
+    assert_eq!(state().await, ParameterState::Live);
+}
+
+#[tokio::test]
+async fn the_reconciler_of_assignments_keeps_the_values_of_the_group() {
+    let stage = Stage::created().await;
+    stage.configure(serde_json::json!({"warm": 1})).await;
+    stage.complete(apply_configuration::new(stage.origin()).unwrap()).await.unwrap();
+    let before = stage.context.store.get_assignment(stage.instance).await.unwrap().unwrap();
+    in_force(&stage, 0).await;
+    assignments::reconcile(&stage.context).await.unwrap();
+    let now = stage.context.store.get_assignment(stage.instance).await.unwrap().unwrap();
+    assert_eq!(now.specification.parameters, before.specification.parameters);
+    let sent = stage.agents.assigned.lock().unwrap().last().cloned().unwrap();
+    assert_eq!(
+        (sent.generation, sent.specification.unwrap().parameters),
+        (before.generation, before.specification.parameters)
+    );
 }

@@ -19,7 +19,8 @@ use trove_agent::supervisor::{EngineStatus, SupervisedEngine};
 use trove_proto::v1;
 use trove_strategy::{
     Account, Applied, CharacterSet, Database, Databases, Datastore, Engine, EngineError, Grantee, Host,
-    Identity as Name, Installation, Kind, NewUser, RealHost, Site, Size, User, UserChange, Users,
+    Identity as Name, Installation, Kind, NewUser, Parameter, Parameters, RealHost, Settings, Site, Size, User,
+    UserChange, Users,
 };
 
 use super::engine::Fact;
@@ -152,7 +153,13 @@ impl SupervisedEngine for SimulatedEngine {
     /// Comes with each new assignment.
     async fn apply(&self) -> Result<BTreeMap<String, Applied>, EngineError> {
         self.guest.obey(self.assignments.fence());
-        Ok(BTreeMap::new())
+        let assigned = self.assignments.assigned().borrow().specification.parameters.clone();
+        let mut engine = self.guest.engine.lock().unwrap();
+        match (engine.running, engine.wanted) {
+            (true, _) => Ok(engine.take_up(&assigned)),
+            (false, true) => Err(EngineError::new(Kind::Transient, "the engine does not answer yet")),
+            (false, false) => Ok(BTreeMap::new()),
+        }
     }
 }
 
@@ -183,6 +190,33 @@ impl Datastore for Facts {
 
     fn users(&self) -> Option<&dyn Users> {
         Some(self)
+    }
+
+    fn parameters(&self) -> Option<&dyn Parameters> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Parameters for Facts {
+    async fn describe(&self, _: &Site) -> Result<Vec<Parameter>, EngineError> {
+        no_question()
+    }
+
+    async fn values(&self, _: &Site) -> Result<Vec<(String, String)>, EngineError> {
+        Ok(self.0.engine.lock().unwrap().parameters.clone().into_iter().collect())
+    }
+
+    async fn check(&self, _: &Site, _: &BTreeMap<String, serde_json::Value>) -> Result<(), EngineError> {
+        if self.0.world.fails(20) {
+            self.0.world.rng.fault("parameters that were refused", format!("{} would not start", self.0.instance));
+            return Err(EngineError::new(Kind::Invalid, "it would not start"));
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, _: &Site, _: &Settings) -> Result<BTreeMap<String, Applied>, EngineError> {
+        no_question()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trove_proto::v1;
+use trove_strategy::Applied;
 use v1::account_change::Kind as Change;
 
 /// Something that an engine has.
@@ -25,6 +26,8 @@ pub(super) struct Engine {
     /// Whether the agent is to keep it running.
     pub(super) wanted: bool,
     pub(super) facts: BTreeSet<Fact>,
+    /// What the running server has.
+    pub(super) parameters: BTreeMap<String, String>,
     /// How often the work of a key was done and written down.
     pub(super) effects: BTreeMap<String, u32>,
     /// Greatest fence that came to the agent.
@@ -32,6 +35,21 @@ pub(super) struct Engine {
 }
 
 impl Engine {
+    /// Takes up parameters while it runs: those whose names begin with `cold` wait for a start, and so does their end.
+    pub(super) fn take_up(&mut self, assigned: &BTreeMap<String, String>) -> BTreeMap<String, Applied> {
+        self.parameters.retain(|name, _| name.starts_with("cold") || assigned.contains_key(name));
+        let dropped = self.parameters.keys().filter(|name| !assigned.contains_key(*name));
+        let mut became: BTreeMap<String, Applied> = dropped.map(|name| (name.clone(), Applied::NeedsRestart)).collect();
+        for (name, value) in assigned {
+            let waits = name.starts_with("cold") && self.parameters.get(name) != Some(value);
+            if !waits {
+                self.parameters.insert(name.clone(), value.clone());
+            }
+            became.insert(name.clone(), if waits { Applied::NeedsRestart } else { Applied::Live });
+        }
+        became
+    }
+
     /// Makes one change, or finds it made.
     pub(super) fn change(&mut self, change: Change) -> Result<(), v1::Error> {
         match change {

@@ -20,6 +20,8 @@ pub(super) struct Expected {
     /// Whether the row says that root is enabled.
     pub(super) root: bool,
     pub(super) facts: BTreeMap<Fact, Option<bool>>,
+    /// Whether its configuration group may not be applied: the last time that failed, or was ended.
+    pub(super) unapplied: bool,
 }
 
 impl Expected {
@@ -57,6 +59,7 @@ impl Expected {
                 (self.created, self.sized, self.running) = (false, false, None);
                 self.facts.values_mut().for_each(|is| *is = None);
             }
+            Request::Configure(_) => self.unapplied = !done,
             Request::EnableRoot if done => self.root = true,
             Request::DisableRoot if done => self.root = false,
             _ => {}

@@ -162,7 +162,11 @@ impl Guest {
     }
 
     fn set_running(&self, running: bool) {
+        let assigned = self.life().map(|life| life.assignments.assigned().borrow().specification.parameters.clone());
         let mut engine = self.engine.lock().unwrap();
+        if running && !engine.running {
+            engine.parameters = assigned.unwrap_or_default();
+        }
         engine.running = running;
         let service = match (engine.installed, running, engine.wanted) {
             (false, ..) => ServiceState::New,

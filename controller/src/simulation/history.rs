@@ -14,13 +14,14 @@ use super::faults::{Controllers, NAMES};
 use super::guest::Guest;
 use super::invariants::Invariants;
 use super::rng::{Rng, Tally};
-use super::workload::{Ledger, Renamed, Request};
+use super::workload::{GROUPS, Ledger, Renamed, Request};
 use super::world::{Machine, World, gate};
 use crate::app::App;
 use crate::authority::Authorities;
 use crate::config::Config;
-use crate::ids::{InstanceId, OperationId, seeded};
+use crate::ids::{ConfigurationId, InstanceId, OperationId, ProjectId, VersionId, seeded};
 use crate::seal::Seal;
+use crate::store::configurations::NewRow as NewGroup;
 use crate::store::sql::simulated::{Link, Server};
 use crate::store::{Clock, Store};
 use crate::testing::store as testing_store;
@@ -74,6 +75,23 @@ fn last_asked(server: &Server) -> i64 {
     server.ask("select coalesce(max(seq), 0) from operation").first().map_or(0, |row| row.get(0))
 }
 
+/// The configuration groups that users attach.
+async fn make_groups(store: &Store, version: VersionId) {
+    for (name, values) in GROUPS {
+        let group = NewGroup {
+            id: ConfigurationId::random(),
+            project: ProjectId("p".to_owned()),
+            name: name.to_owned(),
+            description: None,
+            version,
+            values: serde_json::from_str(values).unwrap(),
+        };
+        let mut tx = store.begin().await.unwrap();
+        store.insert_configuration(&mut tx, &group).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+}
+
 struct History {
     rng: Rng,
     world: Arc<World>,
@@ -88,7 +106,8 @@ impl History {
         let server = Store::simulated_server(BEGIN, include_str!("watch.sql"));
         let own = Link::new(server.clone(), gate(&world, &Machine::new("nobody")), 0);
         let store = Store::simulated(own, Clock::simulated(server.now()), Seal::new(&[5; 32]));
-        testing_store::register(&store, &testing_store::manifest()).await;
+        let version = testing_store::register(&store, &testing_store::manifest()).await;
+        make_groups(&store, version).await;
         let authorities = Arc::new(Authorities::load(&store).await.unwrap());
         let mut config = Config::default();
         // Whoever runs the tests.
@@ -236,8 +255,8 @@ impl History {
             let mut wishes = vec![Request::Reboot];
             match self.rng.between(0, 4) {
                 0 => wishes.extend([Request::Restart, Request::CreateUser("last", Vec::new())]),
-                1 => wishes.push(Request::Stop),
-                2 => wishes.push(Request::GrowVolume(9)),
+                1 => wishes.extend([Request::Configure(Some("great")), Request::Stop]),
+                2 => wishes.extend([Request::GrowVolume(9), Request::Configure(None)]),
                 _ => wishes.push(Request::ResizeFlavor("4")),
             }
             async move {

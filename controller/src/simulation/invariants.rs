@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde_json::Value;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::engine::Fact;
+use super::engine::{Engine, Fact};
 use super::expected::Expected;
 use super::guest::Guest;
 use super::workload::{Ledger, Renamed};
 use super::world::World;
 use crate::agents::hub::service;
 use crate::ids::InstanceId;
+use crate::model::configurations::{ParameterResult, ParameterState};
 use crate::store::sql::simulated::Server;
 
 /// Whoever looks.
@@ -41,6 +43,9 @@ struct Present {
     links: i64,
     /// What is assigned: generation, specification, certificate.
     assignment: Option<(i64, String, String)>,
+    /// The values of its configuration group, and what became of them, each as JSON.
+    wanted: Option<String>,
+    results: Option<String>,
 }
 
 fn unless(wrong: bool, what: impl FnOnce() -> String) -> Found {
@@ -210,7 +215,8 @@ impl Invariants {
     fn present(&self) -> BTreeMap<InstanceId, Present> {
         let sql = "select i.id, i.flavor_id, i.ram_mib, i.volume_gib, i.task, i.host, i.name, i.root_enabled_at is not null, \
                    i.fault_message is not null, a.service, a.assignment_generation, s.generation, s.specification, \
-                   s.certificate_pem, (select count(*) from agent_link l where l.instance_id = i.id and l.lost_at is null) \
+                   s.certificate_pem, (select count(*) from agent_link l where l.instance_id = i.id and l.lost_at is null), \
+                   (select c.parameters from configuration c where c.id = i.configuration_id), i.parameter_results \
                    from instance i left join agent a on a.instance_id = i.id left join assignment s on s.instance_id = i.id \
                    where i.deleted is null";
         let present = |row: &SqliteRow| {
@@ -228,6 +234,8 @@ impl Invariants {
                 agent: service.map(|service| (service, row.get(10))),
                 assignment: generation.map(|generation| (generation, row.get(12), row.get(13))),
                 links: row.get(14),
+                wanted: row.get(15),
+                results: row.get(16),
             };
             (row.get::<String, _>(0).parse().unwrap(), present)
         };
@@ -307,6 +315,34 @@ fn check_host(row: &Present, what: &Expected, guest: &Guest) -> Found {
     unless(i64::try_from(in_force.generation) != Ok(*generation), || format!("{} is in force", in_force.generation))?;
     let controllers = serde_json::to_string(&in_force.specification.controllers).unwrap();
     unless(!specification.contains(&controllers), || format!("it knows the controllers {controllers}"))?;
+    if !what.unapplied {
+        check_parameters(row, &in_force.specification.parameters, &engine)?;
+    }
     let in_use = in_force.specification.certificate.map(|certificate| certificate.certificate_pem);
     unless(in_use.as_ref() != Some(certificate), || "it has another certificate".to_owned())
+}
+
+/// The values of the group are assigned, and of each it is said what is true in the running engine.
+fn check_parameters(row: &Present, assigned: &BTreeMap<String, String>, engine: &Engine) -> Found {
+    let wanted: BTreeMap<String, Value> = row.wanted.as_deref().map_or_else(BTreeMap::new, read);
+    let wanted = wanted.into_iter().map(|(name, value)| (name, value.to_string())).collect::<BTreeMap<_, _>>();
+    unless(wanted != *assigned, || format!("{assigned:?} are assigned"))?;
+    if !engine.running {
+        return Ok(());
+    }
+    let results: BTreeMap<String, ParameterResult> = row.results.as_deref().map_or_else(BTreeMap::new, read);
+    let names: BTreeSet<&String> = assigned.keys().chain(engine.parameters.keys()).chain(results.keys()).collect();
+    for name in names {
+        let is_so = engine.parameters.get(name) == assigned.get(name);
+        let said = results.get(name).map(|result| result.state);
+        let expected = if is_so { ParameterState::Live } else { ParameterState::NeedsRestart };
+        unless(said != Some(expected), || {
+            format!("{name} is said to be {said:?}, and the engine has {:?}", engine.parameters)
+        })?;
+    }
+    Ok(())
+}
+
+fn read<T: serde::de::DeserializeOwned>(text: &str) -> T {
+    serde_json::from_str(text).unwrap()
 }

@@ -7,8 +7,10 @@ use super::engine::Fact;
 use super::rng::Rng;
 use crate::app::App;
 use crate::app::accounts::{UserChange, UserRef};
-use crate::error::Result;
-use crate::ids::{InstanceId, OperationId};
+use crate::error::{Error, Result};
+use crate::ids::{InstanceId, OperationId, ProjectId};
+use crate::operations::{Origin, apply_configuration};
+use crate::state::Task;
 use crate::testing::app::{admin, caller, database, order, user};
 
 const USERS: [&str; 3] = ["anna", "bert", "cleo"];
@@ -49,14 +51,20 @@ pub(super) enum Request {
     Revoke(&'static str, &'static str),
     EnableRoot,
     DisableRoot,
+    /// Attaches the configuration group of this name, or detaches the one that there is.
+    Configure(Option<&'static str>),
 }
+
+/// The configuration groups, each with its values.
+pub(super) const GROUPS: [(&str, &str); 2] =
+    [("small", r#"{"warm": 1, "cold": 1}"#), ("great", r#"{"warm": 2, "cold": 2, "cold_too": true, "extra": "x"}"#)];
 
 impl Request {
     /// Of whom has so many instances.
     pub(super) fn draw(rng: &Rng, instances: usize) -> Self {
         let (name, base) = (rng.pick(&USERS), rng.pick(&DATABASES));
         let all = if instances < 3 { 0 } else { 5 };
-        match if instances == 0 { 0 } else { rng.between(all, 40) } {
+        match if instances == 0 { 0 } else { rng.between(all, 45) } {
             0..6 => {
                 let databases = if rng.one_in(2) { vec![base] } else { Vec::new() };
                 let users = if rng.one_in(2) { vec![name] } else { Vec::new() };
@@ -87,7 +95,10 @@ impl Request {
             35 => Self::Grant(name, base),
             36 => Self::Revoke(name, base),
             37..39 => Self::EnableRoot,
-            _ => Self::DisableRoot,
+            39 => Self::DisableRoot,
+            40..42 => Self::Configure(Some("small")),
+            42..44 => Self::Configure(Some("great")),
+            _ => Self::Configure(None),
         }
     }
 
@@ -137,6 +148,7 @@ impl Request {
                 return app.enable_root(&tenant, request, id, None).await.map(|root| Some(root.operation));
             }
             Self::DisableRoot => app.disable_root(&tenant, request, id).await?,
+            Self::Configure(group) => return configure(app, request, id, *group).await.map(Some),
         };
         Ok(Some(accepted.operation))
     }
@@ -173,6 +185,26 @@ impl Request {
             _ => Vec::new(),
         }
     }
+}
+
+/// Changes the group of an instance with the operation that applies it.
+async fn configure(app: &App, request: &str, id: InstanceId, group: Option<&str>) -> Result<OperationId> {
+    let store = &app.store;
+    let groups = store.list_configurations(None, None, 10).await?;
+    let group = group.and_then(|name| groups.into_iter().find(|one| one.name == name)).map(|group| group.id);
+    let user_id = caller("p").user_id;
+    let origin =
+        Origin { targets: vec![id], project: ProjectId("p".to_owned()), request_id: request.to_owned(), user_id };
+    let mut tx = store.begin().await?;
+    if matches!(store.task(&mut tx, id).await?, None | Some(Task::Deleting)) {
+        return Err(Error::BadRequest("there is no such instance".to_owned()));
+    }
+    store.set_configuration(&mut tx, id, group).await?;
+    let operation = store.enqueue(&mut tx, apply_configuration::new(origin)?).await?;
+    tx.commit().await.map_err(|error| Error::internal("commit the group", error))?;
+    app.changes.bump();
+    app.runner.now();
+    Ok(operation)
 }
 
 /// What was asked, and what was answered.

@@ -13,6 +13,7 @@ mod bench;
 mod life;
 mod secrets;
 mod tls;
+mod values;
 
 use std::path::PathBuf;
 
@@ -22,6 +23,7 @@ use secrecy::SecretString;
 use trove_strategy::{Capability, Datastore, Described, EngineError, Manifest, Site};
 
 pub use bench::{Bench, Running};
+pub use values::{Tried, try_values};
 
 /// Who logs in, where to, and how.
 #[derive(Clone, Debug)]

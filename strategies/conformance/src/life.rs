@@ -82,6 +82,9 @@ pub(crate) async fn parameters(bench: &Bench<'_>, tenant: &dyn Tenant) -> Result
     for name in values.keys() {
         ensure!(described.iter().any(|known| known.name == *name), "{name} has a value and is not described");
     }
+    // Nothing is chosen, so nothing waits.
+    let applied = bench.take_up(&Settings::default()).await.map_err(plain)?;
+    ensure!(applied.is_empty(), "of nothing became {applied:?}");
     if let Some((name, value, written)) = tenant.live_parameter() {
         let parameter = described.iter().find(|parameter| parameter.name == name);
         let parameter = parameter.with_context(|| format!("{name} is not described"))?;
@@ -90,13 +93,21 @@ pub(crate) async fn parameters(bench: &Bench<'_>, tenant: &dyn Tenant) -> Result
         ensure!(applied == BTreeMap::from([(name.to_owned(), Applied::Live)]), "{name}: {applied:?}");
         let now = parameters.values(&bench.site).await.map_err(plain)?.into_iter().find(|(known, _)| known == name);
         ensure!(now == Some((name.to_owned(), written.to_owned())), "it is {now:?}, and not {written}");
+        bench.take_up(&Settings::default()).await.map_err(plain)?;
+        let now: BTreeMap<String, String> = parameters.values(&bench.site).await.map_err(plain)?.into_iter().collect();
+        ensure!(
+            now.get(name) == values.get(name),
+            "it went back to {:?}, not to {:?}",
+            now.get(name),
+            values.get(name)
+        );
     } else {
         ensure!(described.iter().all(|known| known.restart_required), "the tenant names no live parameter");
     }
     let nonsense = with_parameter("no_such_parameter_at_all", 1.into());
     let refused = parameters.check(&bench.site, &nonsense.parameters).await;
     ensure!(refused.is_err_and(|error| error.kind() == Kind::Invalid), "a parameter that does not exist is accepted");
-    bench.take_up(&Settings::default()).await.map_err(plain).map(drop)
+    Ok(())
 }
 
 /// Settings with one parameter set.

@@ -29,18 +29,21 @@ const WORDS: usize = 1000;
 
 /// What holds in the agent's sessions whatever the configuration, a database or a role sets: tenants may set all of these
 /// for a database of theirs. [`sql_literal`] relies on the first; with the time limits no lock of a tenant's, and no
-/// limit of a tenant's, decides whether the agent gets its work done; no library of a tenant's is loaded.
+/// limit of a tenant's, decides whether the agent gets its work done, nor any standby; no statement of the agent's, which may
+/// hold what a password is verified with, is logged; no library of a tenant's is loaded.
 const OPTIONS: &str = "-c standard_conforming_strings=on -c search_path=pg_catalog -c role=none \
                        -c default_transaction_read_only=off -c client_min_messages=warning \
                        -c statement_timeout=0 -c lock_timeout=10s -c plpgsql.extra_errors=none \
+                       -c log_statement=none -c log_min_duration_statement=-1 -c log_min_error_statement=panic \
+                       -c log_transaction_sample_rate=0 -c synchronous_commit=local \
                        -c session_preload_libraries= -c local_preload_libraries=";
 
 /// The same with what newer servers have: a statement ends when the agent no longer waits for it (14), and no event
-/// trigger of a tenant's fires at a login (17).
+/// trigger of a tenant's fires at a login, nor does a time limit end a transaction (17).
 fn options(site: &Site) -> String {
-    let major: u32 = site.installation.major.parse().unwrap_or_default();
+    let major = crate::config::major(site);
     let given_up = if major >= 14 { " -c client_connection_check_interval=1s" } else { "" };
-    let triggers = if major >= 17 { " -c event_triggers=off" } else { "" };
+    let triggers = if major >= 17 { " -c event_triggers=off -c transaction_timeout=0" } else { "" };
     format!("{OPTIONS}{given_up}{triggers}")
 }
 

@@ -79,13 +79,30 @@ pub(crate) fn owned(site: &Site) -> Vec<String> {
         // Files in the data directory go with it; segments in /dev/shm outlive a server that is killed.
         ("dynamic_shared_memory_type", "mmap"),
         ("shared_memory_type", "mmap"),
+        // Backups, replicas and points in time begin without a restart: segments are archived by a command that can be changed
+        // while the server runs, and until there is one they count as archived.
         ("wal_level", "replica"),
         ("wal_log_hints", "on"),
-        ("archive_mode", "off"),
+        ("max_wal_senders", SENDERS),
+        ("max_replication_slots", SENDERS),
+        ("hot_standby", "on"),
+        ("archive_mode", "on"),
+        ("archive_library", ""),
         ("logging_collector", "off"),
         ("log_destination", "stderr"),
     ]));
+    if major(site) >= 17 {
+        all.push(("summarize_wal", "on".to_owned()));
+    }
     all.into_iter().flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]).collect()
+}
+
+/// As many as follow it, are copied or ship its log at once.
+const SENDERS: &str = "10";
+
+/// The number that versions with the same data have in common.
+pub(crate) fn major(site: &Site) -> u32 {
+    site.installation.major.parse().unwrap_or_default()
 }
 
 /// What the size suggests: a quarter of the memory for buffers, the rest for the system's cache, connections and work
@@ -146,6 +163,8 @@ pub(crate) fn main(site: &Site, settings: &Settings) -> Result<String, EngineErr
         ("timezone", "'UTC'".to_owned()),
         ("huge_pages", "'try'".to_owned()),
         ("log_timezone", "'UTC'".to_owned()),
+        // Nothing is kept of what is archived: it does as if, until the log is shipped.
+        ("archive_command", "'true'".to_owned()),
         // A client that vanished gives its connection back in minutes; the kernel's own two hours are too long for few.
         ("tcp_keepalives_idle", "300".to_owned()),
     ];

@@ -126,13 +126,18 @@ impl Engine for Postgresql {
         metrics::figures(within(PROBE, "read metrics", ask).await?)
     }
 
-    async fn reload(&self, site: &Site, _settings: &Settings) -> Result<(), EngineError> {
+    async fn reload(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
         let reload = async {
             let home = Session::open(site, HOME).await?;
             // An unknown name makes the server ignore the whole file, and a bad value its line, and both are only logged.
             let sql = "select f.name, f.error from pg_show_all_file_settings() f left join pg_show_all_settings() s \
                        on lower(s.name) = lower(f.name) where f.error is not null and s.context is distinct from 'postmaster'";
-            if let Some(row) = home.rows("check the configuration", sql).await?.into_iter().next() {
+            // What becomes of a parameter that was chosen is said when it is applied.
+            let chosen = |row: &Vec<String>| {
+                settings.parameters.keys().any(|name| row.first().is_some_and(|of| name.eq_ignore_ascii_case(of)))
+            };
+            let wrong = home.rows("check the configuration", sql).await?.into_iter().find(|row| !chosen(row));
+            if let Some(row) = wrong {
                 return Err(EngineError::new(Kind::Invalid, format!("reload the configuration: {}", row.join(": "))));
             }
             take_up(&home).await

@@ -3,7 +3,7 @@
 use trove_strategy::{EngineError, Kind, Metric};
 
 /// Each figure, and what is asked for it.
-const FIGURES: [(&str, &str); 9] = [
+const FIGURES: [(&str, &str); 11] = [
     ("connections", "(select count(*) from pg_stat_get_activity(null) where backend_type = 'client backend')"),
     ("connections_max", "current_setting('max_connections')"),
     ("commits_total", "sum(pg_stat_get_db_xact_commit(oid))"),
@@ -12,6 +12,15 @@ const FIGURES: [(&str, &str); 9] = [
     ("blocks_hit_total", "sum(pg_stat_get_db_blocks_hit(oid))"),
     ("rows_returned_total", "sum(pg_stat_get_db_tuples_returned(oid))"),
     ("deadlocks_total", "sum(pg_stat_get_db_deadlocks(oid))"),
+    (
+        "log_position_bytes",
+        "pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end, '0/0')",
+    ),
+    (
+        "slow_queries",
+        "(select count(*) from pg_stat_get_activity(null) where state = 'active' and backend_type = 'client backend' \
+         and clock_timestamp() - query_start > interval '1 second')",
+    ),
     ("database_bytes", "sum(pg_database_size(oid))"),
 ];
 
@@ -47,12 +56,13 @@ mod tests {
             figures(vec![row])
         };
         let said = answer("1.8e18").unwrap();
-        assert_eq!((said.len(), said[3].name, said[3].value), (9, "rollbacks_total", 1.8e18));
+        assert_eq!((said.len(), said[3].name, said[3].value), (FIGURES.len(), "rollbacks_total", 1.8e18));
         for absurd in ["", "-1", "NaN", "inf", "-inf", "1e300", "many", "7 ", "\u{fffd}"] {
             let refused = answer(absurd).unwrap_err();
             assert!(refused.chain().contains("rollbacks_total") && refused.kind() == Kind::Fatal, "{absurd}");
         }
-        for rows in [vec![], vec![vec![]], vec![vec!["1".to_owned(); 8]], vec![vec!["1".to_owned(); 9]; 2]] {
+        for rows in [vec![], vec![vec![]], vec![vec!["1".to_owned(); 8]], vec![vec!["1".to_owned(); FIGURES.len()]; 2]]
+        {
             assert!(figures(rows).is_err());
         }
     }

@@ -69,8 +69,7 @@ fn also(what: &str, mended: Option<String>) -> String {
 /// Checks that the server would start, and puts its catalogs right.
 async fn restored(site: &Site) -> Result<Option<String>, EngineError> {
     // Goes through every check of a start; asking for this needs none of the memory yet.
-    let major: u32 = site.installation.major.parse().unwrap_or_default();
-    let asked = if major >= 15 { "shared_memory_size" } else { "max_connections" };
+    let asked = if config::major(site) >= 15 { "shared_memory_size" } else { "max_connections" };
     let mut check = postgres(site).arg("-D").arg(site.data.to_string_lossy()).arg("-C").arg(asked);
     check.args.extend(config::owned(site));
     site.host.run(check).await?;

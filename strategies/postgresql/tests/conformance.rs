@@ -133,3 +133,22 @@ async fn the_agents_account_has_no_way_in_from_the_network_and_tls_is_offered() 
     }
     running.stop(&bench).await
 }
+
+/// How many choices of values: all that there is time for where everything is asked for.
+fn choices() -> usize {
+    if std::env::var_os("TROVE_TEST_DEPTH").is_some_and(|depth| depth == "full") { 200 } else { 20 }
+}
+
+#[tokio::test]
+async fn values_that_are_accepted_work_and_those_that_are_refused_change_nothing() -> Result<()> {
+    let seed = match std::env::var("TROVE_SEED") {
+        Ok(text) => text.parse()?,
+        Err(_) => rand::random(),
+    };
+    println!("seed {seed}; the same again with TROVE_SEED={seed}");
+    let bench = Bench::new(&Postgresql).await?;
+    let running = bench.start().await?;
+    let (running, tried) = trove_conformance::try_values(&bench, running, seed, choices()).await?;
+    println!("{tried:?}");
+    running.stop(&bench).await
+}

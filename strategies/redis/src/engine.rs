@@ -162,7 +162,7 @@ impl Engine for Redis {
     }
 
     async fn metrics(&self, site: &Site) -> Result<Vec<Metric>, EngineError> {
-        const FIELDS: [(&str, &str); 10] = [
+        const FIELDS: [(&str, &str); 11] = [
             ("connections", "connected_clients"),
             ("connections_max", "maxclients"),
             ("commands_total", "total_commands_processed"),
@@ -173,15 +173,24 @@ impl Engine for Redis {
             ("memory_used_bytes", "used_memory"),
             ("memory_max_bytes", "maxmemory"),
             ("log_bytes", "aof_current_size"),
+            ("log_position_bytes", "master_repl_offset"),
         ];
-        let ask = async { info(&mut self.held.session(site).await?, "read metrics").await };
-        let info = within("read metrics", ask).await?;
+        let ask = async {
+            let mut session = self.held.session(site).await?;
+            let slow: f64 = session.ask("read metrics", redis::cmd("SLOWLOG").arg("LEN")).await?;
+            Ok((info(&mut session, "read metrics").await?, slow))
+        };
+        let (info, slow) = within("read metrics", ask).await?;
         let metric = |(name, field): (&'static str, &str)| Some(Metric::new(name, info.get(field)?.parse().ok()?));
         // `db0:keys=5,expires=0,avg_ttl=0`
         let numbered = |name: &str| name.strip_prefix("db").is_some_and(|number| number.parse::<u32>().is_ok());
         let count = |value: &String| value.strip_prefix("keys=")?.split(',').next()?.parse::<f64>().ok();
         let keys = info.iter().filter(|(name, _)| numbered(name)).filter_map(|(_, value)| count(value)).sum();
-        Ok(FIELDS.into_iter().filter_map(metric).chain([Metric::new("keys", keys)]).collect())
+        Ok(FIELDS
+            .into_iter()
+            .filter_map(metric)
+            .chain([Metric::new("keys", keys), Metric::new("slow_queries", slow)])
+            .collect())
     }
 
     async fn fits(&self, site: &Site, size: Size) -> Result<(), EngineError> {

@@ -104,9 +104,11 @@ impl Parameters for Redis {
         let current = session.parameters(attempt).await?;
         wanted.retain(|name, value| current.get(name) != Some(value));
         let mut left = set_each(&mut session, wanted).await?;
-        let mut became =
-            |name: &String| (name.clone(), left.remove(&name.to_ascii_lowercase()).unwrap_or(Applied::Live));
-        Ok(settings.parameters.keys().map(&mut became).collect())
+        let of = |name: &String| (name.clone(), left.remove(&name.to_ascii_lowercase()).unwrap_or(Applied::Live));
+        let mut became: BTreeMap<String, Applied> = settings.parameters.keys().map(of).collect();
+        // Those that nobody chooses any more, and that the server keeps until its next start.
+        became.extend(left.into_iter().filter(|(_, left)| *left == Applied::NeedsRestart));
+        Ok(became)
     }
 }
 

@@ -5,7 +5,7 @@
 use anyhow::{Result, ensure};
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
-use trove_conformance::{Durability, Login, Session, Tenant};
+use trove_conformance::{Bench, Durability, Login, Session, Tenant};
 use trove_redis::Redis;
 use trove_strategy::Site;
 
@@ -110,4 +110,24 @@ async fn valkey_passes_the_suite() -> Result<()> {
         return Ok(());
     }
     passes(Redis::for_valkey()).await
+}
+
+/// How many choices of values: all that there is time for where everything is asked for.
+fn choices() -> usize {
+    if std::env::var_os("TROVE_TEST_DEPTH").is_some_and(|depth| depth == "full") { 200 } else { 20 }
+}
+
+#[tokio::test]
+async fn values_that_are_accepted_work_and_those_that_are_refused_change_nothing() -> Result<()> {
+    let seed = match std::env::var("TROVE_SEED") {
+        Ok(text) => text.parse()?,
+        Err(_) => rand::random(),
+    };
+    println!("seed {seed}; the same again with TROVE_SEED={seed}");
+    let datastore = Redis::for_redis();
+    let bench = Bench::new(&datastore).await?;
+    let running = bench.start().await?;
+    let (running, tried) = trove_conformance::try_values(&bench, running, seed, choices()).await?;
+    println!("{tried:?}");
+    running.stop(&bench).await
 }

@@ -34,6 +34,7 @@ pub trait Parameters: Send + Sync {
     /// parameter and gives the engine's words.
     async fn check(&self, site: &Site, values: &BTreeMap<String, Value>) -> Result<(), EngineError>;
     /// Makes the running server take up [`Settings::parameters`] after [`crate::Engine::configure`] wrote them, and gives
-    /// what is not among them its default. Answers for each of them, by its name.
+    /// what is not among them its default. Answers for each of them, by its name, what is true of the running server now,
+    /// however often it is asked; and for each other that goes back to its default with the next start alone, that it does.
     async fn apply(&self, site: &Site, settings: &Settings) -> Result<BTreeMap<String, Applied>, EngineError>;
 }

@@ -179,10 +179,16 @@ impl Parameters for Memcached {
 
     async fn apply(&self, site: &Site, settings: &Settings) -> Result<BTreeMap<String, Applied>, EngineError> {
         let current = statistics(site, "stats settings").await?;
-        let became = |(name, value): (&String, &Value)| {
-            let is_so = current.get(name).is_some_and(|now| now.parse().ok() == value.as_u64());
-            (name.clone(), if is_so { Applied::Live } else { Applied::NeedsRestart })
-        };
-        Ok(settings.parameters.iter().map(became).collect())
+        let mut became = BTreeMap::new();
+        for (name, _, _, _, default) in PARAMETERS {
+            let chosen = settings.parameters.get(name);
+            let wanted = chosen.map_or(Some(default), Value::as_u64);
+            if current.get(name).and_then(|now| now.parse().ok()) != wanted {
+                became.insert(name.to_owned(), Applied::NeedsRestart);
+            } else if chosen.is_some() {
+                became.insert(name.to_owned(), Applied::Live);
+            }
+        }
+        Ok(became)
     }
 }

@@ -89,7 +89,7 @@ async fn an_answer_that_cannot_be_is_no_figure_and_nothing_waits_for_it() -> Res
     let superuser = as_root(site, "postgres").await?;
     superuser.batch_execute("set allow_system_table_mods = on").await?;
     let figures = Engine::metrics(&Postgresql, site).await.map_err(plain)?;
-    ensure!(figures.len() == 9, "{figures:?}");
+    ensure!(figures.len() == 11, "{figures:?}");
     let sizes = [
         ("numeric", "return -1;"),
         ("numeric", "return 'NaN';"),
@@ -142,7 +142,7 @@ async fn an_answer_that_cannot_be_is_no_figure_and_nothing_waits_for_it() -> Res
         restore(&superuser, "pg_show_all_settings", columns).await?;
     }
     let figures = Engine::metrics(&Postgresql, site).await.map_err(plain)?;
-    ensure!(figures.len() == 9, "{figures:?}");
+    ensure!(figures.len() == 11, "{figures:?}");
     drop(superuser);
     running.stop(&bench).await
 }
