@@ -1,12 +1,14 @@
 //! PostgreSQL passes the suite, and has its peculiarities.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, ensure};
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 use trove_conformance::{Bench, Durability, Login, Session, Tenant};
 use trove_postgresql::Postgresql;
-use trove_strategy::{Datastore, Grantee, NewUser, Settings, Site, TlsMode};
+use trove_strategy::{Applied, Datastore, Grantee, NewUser, Settings, Site, StartMode, TlsMode};
 
 struct Psql;
 
@@ -150,5 +152,59 @@ async fn values_that_are_accepted_work_and_those_that_are_refused_change_nothing
     let running = bench.start().await?;
     let (running, tried) = trove_conformance::try_values(&bench, running, seed, choices()).await?;
     println!("{tried:?}");
+    running.stop(&bench).await
+}
+
+/// Another flavor gives other defaults, and the values of a configuration group stay.
+#[tokio::test]
+async fn another_size_renders_the_defaults_anew_under_the_values_that_were_chosen() -> Result<()> {
+    let mut bench = Bench::new(&Postgresql).await?;
+    let plain = |error: trove_strategy::EngineError| anyhow::anyhow!(error.chain());
+    let parameters = Postgresql.parameters().expect("announced");
+    let mut settings = Settings::default();
+    settings.parameters = [("work_mem".to_owned(), "7MB".into()), ("max_connections".to_owned(), 61.into())].into();
+    let mut running = bench.start().await?;
+    let mut seen = Vec::new();
+    for memory_mib in [512, 1024] {
+        running.stop(&bench).await?;
+        bench.site.size.memory_mib = memory_mib;
+        Postgresql.engine().configure(&bench.site, &settings).await.map_err(plain)?;
+        running = bench.spawn_with(StartMode::Normal, &settings)?;
+        bench.await_answer(&mut running).await?;
+        let applied = parameters.apply(&bench.site, &settings).await.map_err(plain)?;
+        ensure!(applied.values().all(|became| *became == Applied::Live), "{applied:?}");
+        let values: BTreeMap<String, String> =
+            parameters.values(&bench.site).await.map_err(plain)?.into_iter().collect();
+        ensure!(values["work_mem"] == "7168" && values["max_connections"] == "61", "the values are gone");
+        seen.push(values["shared_buffers"].parse::<u64>()?);
+    }
+    ensure!(seen[1] == 2 * seen[0], "shared_buffers were {seen:?}");
+    running.stop(&bench).await
+}
+
+#[tokio::test]
+async fn what_backups_and_replicas_need_is_there_from_the_first_start() -> Result<()> {
+    let bench = Bench::new(&Postgresql).await?;
+    let running = bench.start().await?;
+    let new =
+        NewUser { id: Grantee { name: "u".into(), host: "%".into() }, password: "Secret-1".into(), databases: vec![] };
+    let users = Postgresql.users().expect("announced");
+    users.create(&bench.site, &new).await.map_err(|error| anyhow::anyhow!(error.chain()))?;
+    let user = Login::new("u", "Secret-1", "postgres");
+    let mut expected = vec![
+        ("wal_level", "replica"),
+        ("archive_mode", "on"),
+        ("data_checksums", "on"),
+        ("max_wal_senders", "10"),
+        ("max_replication_slots", "10"),
+        ("hot_standby", "on"),
+    ];
+    if bench.site.installation.major.parse::<u32>()? >= 17 {
+        expected.push(("summarize_wal", "on"));
+    }
+    for (name, value) in expected {
+        let is = query(&bench.site, &user, &format!("show {name}")).await?;
+        ensure!(is == [value], "{name} is {is:?}");
+    }
     running.stop(&bench).await
 }

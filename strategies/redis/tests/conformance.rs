@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use secrecy::ExposeSecret;
 use trove_conformance::{Bench, Durability, Login, Session, Tenant};
 use trove_redis::Redis;
-use trove_strategy::Site;
+use trove_strategy::{Datastore, Grantee, NewUser, Site};
 
 struct Tcp;
 
@@ -129,5 +129,27 @@ async fn values_that_are_accepted_work_and_those_that_are_refused_change_nothing
     let running = bench.start().await?;
     let (running, tried) = trove_conformance::try_values(&bench, running, seed, choices()).await?;
     println!("{tried:?}");
+    running.stop(&bench).await
+}
+
+#[tokio::test]
+async fn the_log_of_writes_has_timestamps_from_the_first_start() -> Result<()> {
+    let datastore = Redis::for_redis();
+    let bench = Bench::new(&datastore).await?;
+    let running = bench.start().await?;
+    let new = NewUser {
+        id: Grantee { name: "u".into(), host: "%".into() },
+        password: "Secret-1".into(),
+        databases: Vec::new(),
+    };
+    let users = datastore.users().expect("announced");
+    users.create(&bench.site, &new).await.map_err(|error| anyhow::anyhow!(error.chain()))?;
+    let mut connection = connect(&bench.site, &Login::new("u", "Secret-1", "")).await?;
+    redis::cmd("SET").arg("a").arg("b").exec_async(&mut connection).await?;
+    let mut written = String::new();
+    for entry in std::fs::read_dir(bench.site.data.join("appendonlydir"))? {
+        written += &String::from_utf8_lossy(&std::fs::read(entry?.path())?);
+    }
+    ensure!(written.contains("#TS:") && written.contains("SET"), "{written}");
     running.stop(&bench).await
 }
