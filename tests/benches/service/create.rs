@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use trove_tests::Api;
 
 use crate::process;
-use crate::service::{Kind, Service};
+use crate::service::Service;
 use crate::table::{Row, Table, median, number};
 
 const TIMES: usize = 10;
@@ -25,16 +25,23 @@ struct Created {
     engine_s: f64,
 }
 
-/// Measures creations of both engines, one after the other.
+/// Measures creations of each engine, one after the other.
 pub(crate) async fn measure(table: &mut Table) -> Result<()> {
-    let service = Service::start(Kind::Sqlite, "").await?;
+    let service = Service::start_with_all_engines().await?;
     let api = service.login().await?;
-    let postgresql = json!({"flavorRef": "1", "volume": {"size": 1}, "datastore": {"type": "postgresql"},
-        "databases": [{"name": "app"}],
-        "users": [{"name": "app", "password": "secret-app-1", "databases": [{"name": "app"}]}]});
+    let user = |name: &str| json!({"name": name, "password": "secret-app-1", "databases": [{"name": "app"}]});
+    let with_database = |datastore: &str, user: Value| {
+        json!({"flavorRef": "1", "volume": {"size": 1}, "datastore": {"type": datastore},
+            "databases": [{"name": "app"}], "users": [user]})
+    };
     let redis = json!({"flavorRef": "1", "volume": {"size": 1}, "datastore": {"type": "redis"},
         "users": [{"name": "app", "password": "secret-app-1"}]});
-    for (engine, order) in [("PostgreSQL", postgresql), ("Redis", redis)] {
+    for (engine, order) in [
+        ("PostgreSQL", with_database("postgresql", user("app"))),
+        ("Redis", redis),
+        ("MariaDB", with_database("mariadb", user("app"))),
+        ("MongoDB", with_database("mongodb", user("app.app"))),
+    ] {
         let mut all = Vec::new();
         let mut ids = Vec::new();
         for n in 0..TIMES {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use trove_controller::config::Config;
 use trove_controller::seal::Seal;
 use trove_controller::store::Store;
@@ -51,6 +51,19 @@ pub(crate) struct Service {
 impl Service {
     /// Starts it, without quotas and rate limits. `config` is additional configuration.
     pub(crate) async fn start(kind: Kind, config: &str) -> Result<Self> {
+        Self::start_with(kind, config, Vec::new()).await
+    }
+
+    /// Starts one with every engine that is installed, and waits until all can be ordered.
+    pub(crate) async fn start_with_all_engines() -> Result<Self> {
+        let all = ("TROVE_DATASTORES__ONLY".to_owned(), "[]".to_owned());
+        let service = Self::start_with(Kind::Sqlite, "", vec![all]).await?;
+        let answer = service.login().await?.get("/datastores?wait=60").await?;
+        ensure!(answer.status == 200, "the datastores: {answer:?}");
+        Ok(service)
+    }
+
+    async fn start_with(kind: Kind, config: &str, environment: Vec<(String, String)>) -> Result<Self> {
         let database = match kind {
             Kind::Sqlite => None,
             // Durable, as by default; the module counts statements.
@@ -66,7 +79,7 @@ impl Service {
              [rate_limits]\nget = 0\npost = 0\nput = 0\ndelete = 0\nmgmt_post = 0\n"
         );
         let shared = database.as_ref().map(Database::shared_locally);
-        let stack = Stack::start_with(StackOptions { config, shared, ..StackOptions::default() }).await?;
+        let stack = Stack::start_with(StackOptions { config, shared, environment, ..StackOptions::default() }).await?;
         Ok(Self { stack, kind, database, metrics: format!("http://{address}:8777/metrics") })
     }
 
