@@ -222,7 +222,8 @@ impl Api {
             let found = self.get(&format!("find the instance {wanted}"), &format!("/instances/{wanted}")).await?;
             return Ok(found["instance"].clone());
         }
-        self.named(wanted, "/instances", "in this project. `trovectl instance list` shows them.").await
+        let none = "in this project. `trovectl instance list` shows them.";
+        self.named("instance", wanted, "/instances", "instances", none).await
     }
 
     /// An instance of whichever project, by name over all pages; for administrators.
@@ -231,21 +232,34 @@ impl Api {
     /// As of [`Api::find_instance`].
     pub(crate) async fn find_any_instance(&mut self, wanted: &str) -> Result<Value> {
         let none = "in any project. `trovectl instance list --all-projects` shows them.";
-        self.named(wanted, "/mgmt/instances?deleted=false", none).await
+        self.named("instance", wanted, "/mgmt/instances?deleted=false", "instances", none).await
     }
 
-    async fn named(&mut self, wanted: &str, path: &str, none: &str) -> Result<Value> {
-        let mut all = self.list(&format!("find the instance {wanted}"), path, "instances").await?;
-        all.retain(|instance| instance["name"] == wanted);
+    /// A configuration group with its values, by id, or by name over all pages.
+    ///
+    /// # Errors
+    /// As of [`Api::find_instance`].
+    pub(crate) async fn find_configuration(&mut self, wanted: &str) -> Result<Value> {
+        let id = if uuid::Uuid::parse_str(wanted).is_ok() {
+            wanted.to_owned()
+        } else {
+            let none = "in this project. `trovectl config list` shows them.";
+            let found = self.named("configuration group", wanted, "/configurations", "configurations", none).await?;
+            found["id"].as_str().unwrap_or_default().to_owned()
+        };
+        let what = format!("show the configuration group {wanted}");
+        Ok(self.get(&what, &format!("/configurations/{id}")).await?["configuration"].take())
+    }
+
+    async fn named(&mut self, noun: &str, wanted: &str, path: &str, collection: &str, none: &str) -> Result<Value> {
+        let mut all = self.list(&format!("find the {noun} {wanted}"), path, collection).await?;
+        all.retain(|found| found["name"] == wanted);
         match all.as_slice() {
             [one] => Ok(one.clone()),
-            [] => Err(Failure::NotFound(format!("There is no instance {wanted} {none}"))),
+            [] => Err(Failure::NotFound(format!("There is no {noun} {wanted} {none}"))),
             several => {
-                let ids: Vec<&str> = several.iter().filter_map(|instance| instance["id"].as_str()).collect();
-                Err(Failure::Usage(format!(
-                    "Several instances are named {wanted}; say which by id: {}.",
-                    ids.join(", ")
-                )))
+                let ids: Vec<&str> = several.iter().filter_map(|found| found["id"].as_str()).collect();
+                Err(Failure::Usage(format!("Several {noun}s are named {wanted}; say which by id: {}.", ids.join(", "))))
             }
         }
     }

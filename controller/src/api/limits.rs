@@ -38,6 +38,8 @@ struct AbsoluteLimit {
     /// GiB.
     max_volumes: i64,
     max_backups: i64,
+    /// Ours.
+    max_configurations: i64,
 }
 
 /// How often the project may ask.
@@ -61,13 +63,21 @@ struct RateLimit {
 pub(super) async fn show(State(state): State<ApiState>, authorized: Authorized) -> Result<Json<LimitsBody>> {
     authorized.may("limits:index")?;
     let project = &authorized.caller.project;
-    let mut absolute = AbsoluteLimit { verb: "ABSOLUTE", max_instances: 0, max_ram: 0, max_volumes: 0, max_backups: 0 };
+    let mut absolute = AbsoluteLimit {
+        verb: "ABSOLUTE",
+        max_instances: 0,
+        max_ram: 0,
+        max_volumes: 0,
+        max_backups: 0,
+        max_configurations: 0,
+    };
     for quota in state.app.quotas(&authorized.caller, project).await? {
         *match quota.resource {
             Resource::Instances => &mut absolute.max_instances,
             Resource::Ram => &mut absolute.max_ram,
             Resource::Volumes => &mut absolute.max_volumes,
             Resource::Backups => &mut absolute.max_backups,
+            Resource::Configurations => &mut absolute.max_configurations,
         } = quota.limit;
     }
     let mut limits = vec![LimitView::Absolute(absolute)];

@@ -69,7 +69,7 @@ impl ParameterView {
     }
 
     /// The bounds have other names in the management API.
-    fn managed(version: &Version, parameter: &Parameter) -> Self {
+    pub(super) fn managed(version: &Version, parameter: &Parameter) -> Self {
         let mut view = Self::of(version, parameter);
         (view.min_size, view.max_size) = (view.min.take(), view.max.take());
         view
@@ -107,9 +107,9 @@ pub(super) struct OfParameter {
 pub(super) struct OfParameterById {
     /// The version.
     #[param(value_type = Uuid)]
-    id: String,
+    pub(super) id: String,
     /// The parameter.
-    name: String,
+    pub(super) name: String,
 }
 
 /// List what can be set in a version

@@ -19,7 +19,7 @@ use crate::ids::ProjectId;
 /// What a project may have of a resource, and has.
 #[derive(Serialize, ToSchema)]
 struct QuotaView {
-    /// `instances`, `ram`, `volumes` or `backups`.
+    /// `instances`, `ram`, `volumes` or `backups`; and ours, `configurations`.
     resource: &'static str,
     in_use: i64,
     reserved: i64,
@@ -38,7 +38,7 @@ pub(super) struct QuotasBody {
     quotas: Vec<QuotaView>,
 }
 
-/// New limits by resource (`instances`, `ram`, `volumes`, `backups`).
+/// New limits by resource (`instances`, `ram`, `volumes`, `backups`, `configurations`).
 #[derive(Deserialize, ToSchema)]
 pub(super) struct NewQuotas {
     quotas: BTreeMap<String, Limit>,

@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 use super::http::{auth, body, fault, request, unbuilt};
 use super::openapi::{self, Document};
 use super::{
-    ApiState, connection, databases, datastores, events, flavors, instances, limits, mgmt, operations, parameters,
-    quotas, root, users, versions,
+    ApiState, configurations, connection, databases, datastores, events, flavors, instances, limits, mgmt, operations,
+    parameters, quotas, root, users, versions,
 };
 
 /// Every path of the service, to be served at the root; `identity` is the one that is built in, if it is used.
@@ -56,6 +56,7 @@ fn project_routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::default()
         .merge(instance_routes())
         .merge(datastore_routes())
+        .merge(configuration_routes())
         .merge(mgmt_routes())
         .routes(routes!(flavors::list))
         .routes(routes!(flavors::show))
@@ -96,6 +97,17 @@ fn datastore_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(parameters::show_by_id))
 }
 
+fn configuration_routes() -> OpenApiRouter<ApiState> {
+    use super::instances::configuration;
+    use configurations::{create, delete, instances, list, show, update};
+    OpenApiRouter::default()
+        .routes(routes!(list::list, create::create))
+        .routes(routes!(show::show, update::replace, update::merge, delete::delete))
+        .routes(routes!(instances::list))
+        .routes(routes!(configuration::show))
+        .routes(routes!(configuration::compare))
+}
+
 fn mgmt_routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::default()
         .routes(routes!(mgmt::list::list))
@@ -107,8 +119,8 @@ fn mgmt_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(mgmt::guest::ping))
         .routes(routes!(mgmt::versions::list, mgmt::versions::create))
         .routes(routes!(mgmt::versions::show, mgmt::versions::update, mgmt::versions::delete))
-        .routes(routes!(parameters::list_managed))
-        .routes(routes!(parameters::show_managed))
+        .routes(routes!(parameters::list_managed, mgmt::parameters::add))
+        .routes(routes!(parameters::show_managed, mgmt::parameters::change, mgmt::parameters::hide))
         .routes(routes!(events::watch_all))
         .routes(routes!(quotas::show, quotas::update))
 }

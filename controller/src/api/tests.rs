@@ -22,6 +22,7 @@ use crate::store::identity::User;
 use crate::testing::app::{World, world_with};
 use crate::testing::store::{manifest, register};
 
+mod configurations;
 mod effects;
 mod pages;
 
@@ -146,7 +147,7 @@ async fn what_is_not_there_and_what_is_not_built_are_told_apart() {
         ("PATCH", "/v1.0/p/flavors", 404),
         ("GET", "/v1.0/p/instances/no-id", 404),
         ("GET", "/v1.0/p/backups", 501),
-        ("GET", "/v1.0/p/configurations/x", 501),
+        ("GET", "/v1.0/p/configurations/x", 404),
         ("POST", "/v1.0/p/clusters", 501),
         ("GET", "/v1.0/p/instances/", 200),
         ("GET", "/v1.0/p/instances.json", 200),
@@ -325,7 +326,7 @@ async fn quotas_are_read_by_their_owner_and_set_by_administrators() {
     let bench = bench().await;
     let own = bench.get("/v1.0/p/mgmt/quotas/p").await.body;
     assert_eq!(own["quotas"][0], json!({"resource": "instances", "in_use": 0, "reserved": 0, "limit": 10}));
-    assert_eq!(own["quotas"].as_array().unwrap().len(), 4);
+    assert_eq!(own["quotas"].as_array().unwrap().len(), 5);
     assert_eq!(bench.get("/v1.0/p/mgmt/quotas/other").await.status, StatusCode::FORBIDDEN);
     let limits = json!({"quotas": {"instances": 3, "backups": "-1", "ram": null}});
     let refused = bench.ask(&bench.member, "PUT", "/v1.0/p/mgmt/quotas/p", Some(limits.clone())).await;

@@ -16,6 +16,7 @@ use super::{App, names, passwords};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::InstanceId;
+use crate::model::configurations::AttachedConfiguration;
 use crate::model::{Access, Datastore, Flavor, Instance, Nic, Version};
 use crate::operations::{NewOperation, Sealed, create_instance};
 use crate::store::instances::NewRow;
@@ -28,6 +29,7 @@ struct Checked {
     datastore: Datastore,
     version: Version,
     manifest: Arc<Manifest>,
+    configuration: Option<AttachedConfiguration>,
 }
 
 impl App {
@@ -41,7 +43,7 @@ impl App {
         request_id: &str,
         mut order: NewInstance,
     ) -> Result<(Instance, Option<SecretString>, Accepted)> {
-        let checked = self.check_order(&mut order).await?;
+        let checked = self.check_order(caller, &mut order).await?;
         let root = if order.may_have_root { self.root_at_once(&checked.manifest)? } else { None };
         let id = InstanceId::random();
         let row = self.row(caller, id, &order, &checked);
@@ -49,13 +51,14 @@ impl App {
         let amounts = Amounts::instance(checked.flavor.ram_mib, checked.volume_gib);
         let mut tx = self.store.begin().await?;
         self.store.take_quota(&mut tx, &caller.project, amounts, |resource| self.default_limit(resource)).await?;
+        self.check_ordered(&mut tx, row.configuration.as_ref()).await?;
         let created = self.store.insert_instance(&mut tx, &row).await?;
         let accepted = self.submit(tx, operation).await?;
         let instance = row.instance(&checked.datastore, checked.version, created);
         Ok((self.with_expiry(instance), root, accepted))
     }
 
-    async fn check_order(&self, order: &mut NewInstance) -> Result<Checked> {
+    async fn check_order(&self, caller: &Caller, order: &mut NewInstance) -> Result<Checked> {
         names::check_text("name", &order.name)?;
         let wanted = &order.requirements;
         for (field, text) in [
@@ -88,7 +91,11 @@ impl App {
         self.compute.check_order(&order.requirements).map_err(Error::Unprocessable)?;
         check_accounts(order, &datastore, &manifest)?;
         self.check_open(&manifest)?;
-        Ok(Checked { flavor, volume_gib, datastore, version, manifest })
+        let configuration = match &order.configuration {
+            Some(wanted) => Some(self.ordered_configuration(caller, wanted, &version).await?),
+            None => None,
+        };
+        Ok(Checked { flavor, volume_gib, datastore, version, manifest, configuration })
     }
 
     /// A datastore without accounts lets in whoever reaches its port: the operator says by name where that may be.
@@ -164,7 +171,7 @@ impl App {
             region: order.region.clone().unwrap_or_else(|| self.config.region.clone()),
             port: checked.manifest.identity.port,
             requirements: order.requirements.clone(),
-            configuration: None,
+            configuration: checked.configuration.clone(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use trove_strategy::{Manifest, Parameter};
+use trove_strategy::Manifest;
 
 use super::names::shown;
 use super::{App, names};
@@ -84,26 +84,6 @@ impl App {
         self.store.get_manifest(version.id).await?.ok_or_else(missing)
     }
 
-    /// What can be set in a version.
-    ///
-    /// # Errors
-    /// As [`App::manifest`].
-    pub async fn parameters(&self, version: &Version) -> Result<Vec<Parameter>> {
-        Ok(self.manifest(version).await?.parameters.clone())
-    }
-
-    /// A parameter of a version by its name.
-    ///
-    /// # Errors
-    /// 404.
-    pub async fn parameter(&self, version: &Version, name: &str) -> Result<Parameter> {
-        let found = self.parameters(version).await?.into_iter().find(|parameter| parameter.name == name);
-        found.ok_or_else(|| {
-            let (name, version) = (shown(name), &version.name);
-            Error::NotFound(format!("Parameter {name} cannot be found in the datastore version {version}."))
-        })
-    }
-
     /// Registers an engine that is installed on this machine as a version.
     ///
     /// # Errors
@@ -181,6 +161,18 @@ impl App {
     /// # Errors
     /// 404 unknown datastore; 400 for the rest: none named and no default, unknown, ambiguous or inactive version.
     pub(super) async fn resolve_version(&self, wanted: &Wanted<'_>) -> Result<(Datastore, Version)> {
+        let (datastore, version) = self.resolve_any_version(wanted).await?;
+        if version.active {
+            return Ok((datastore, version));
+        }
+        Err(Error::BadRequest(format!("Datastore version {} is not active.", version.name)))
+    }
+
+    /// The version that is meant, also one of which no instance can be ordered.
+    ///
+    /// # Errors
+    /// As [`App::resolve_version`].
+    pub(super) async fn resolve_any_version(&self, wanted: &Wanted<'_>) -> Result<(Datastore, Version)> {
         let registered = *self.registered.borrow();
         let found = self.find_version(wanted).await;
         if found.is_ok() || registered {
@@ -197,10 +189,7 @@ impl App {
             None => only(&self.store.list_datastores().await?)?,
         };
         let version = pick(&datastore, wanted)?.clone();
-        if version.active {
-            return Ok((datastore, version));
-        }
-        Err(Error::BadRequest(format!("Datastore version {} is not active.", version.name)))
+        Ok((datastore, version))
     }
 }
 

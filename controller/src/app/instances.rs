@@ -35,6 +35,8 @@ pub struct NewInstance {
     pub version: Option<String>,
     /// Number of a version, where several have one name.
     pub version_number: Option<String>,
+    /// Id of a configuration group.
+    pub configuration: Option<String>,
     /// First databases.
     pub databases: Vec<super::accounts::NewDatabase>,
     /// First accounts.

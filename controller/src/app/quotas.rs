@@ -15,6 +15,7 @@ impl App {
             Resource::Ram => quota.max_ram_per_tenant,
             Resource::Volumes => quota.max_volumes_per_tenant,
             Resource::Backups => quota.max_backups_per_tenant,
+            Resource::Configurations => quota.max_configurations_per_tenant,
         }
     }
 

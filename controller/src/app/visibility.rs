@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::identity::Caller;
-use crate::ids::InstanceId;
+use crate::ids::{ConfigurationId, InstanceId};
 use crate::model::Instance;
 
 /// Whether the instance is there for the caller.
@@ -13,4 +13,9 @@ pub(super) fn may_see(caller: &Caller, instance: &Instance) -> bool {
 /// The same answer for what is not there and for what is not the caller's.
 pub(super) fn not_found(id: InstanceId) -> Error {
     Error::NotFound(format!("Resource {id} cannot be found."))
+}
+
+/// As [`not_found`], of a configuration group.
+pub(super) fn no_configuration(id: ConfigurationId) -> Error {
+    Error::NotFound(format!("Configuration group {id} cannot be found."))
 }

@@ -141,6 +141,7 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("quota", "max_ram_per_tenant", "Memory of all instances of a project, MiB."),
     ("quota", "max_volumes_per_tenant", "Volumes of all instances of a project, GiB."),
     ("quota", "max_backups_per_tenant", "Backups of a project."),
+    ("quota", "max_configurations_per_tenant", "Configuration groups of a project."),
     ("rate_limits", "get", "GET requests per minute of one project at one controller; 0 is unlimited, here and below."),
     ("rate_limits", "post", "POST requests, except those below /mgmt."),
     ("rate_limits", "put", "PUT requests."),

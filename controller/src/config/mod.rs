@@ -150,6 +150,8 @@ pub struct Quota {
     pub max_ram_per_tenant: i64,
     pub max_volumes_per_tenant: i64,
     pub max_backups_per_tenant: i64,
+    /// Configuration groups.
+    pub max_configurations_per_tenant: i64,
 }
 
 /// Requests per minute of one project at one controller; 0 is unlimited.
@@ -324,6 +326,7 @@ impl Default for Quota {
             max_ram_per_tenant: -1,
             max_volumes_per_tenant: 40,
             max_backups_per_tenant: 50,
+            max_configurations_per_tenant: 50,
         }
     }
 }

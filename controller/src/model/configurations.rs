@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Number, Value};
 use time::OffsetDateTime;
 
 use crate::ids::{ConfigurationId, DatastoreId, ProjectId, VersionId};
@@ -75,4 +75,19 @@ pub struct ParameterResult {
 /// Whether any value takes effect only with the next start of the engine.
 pub fn needs_restart(results: &BTreeMap<String, ParameterResult>) -> bool {
     results.values().any(|result| result.state == ParameterState::NeedsRestart)
+}
+
+/// What an administrator says of a parameter beside the manifest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParameterRule {
+    /// The engine's own name.
+    pub name: String,
+    /// Whether nobody may set it.
+    pub hidden: bool,
+    /// Whether a change is shown as one that acts after a restart.
+    pub restart_required: bool,
+    /// Smallest number.
+    pub min: Option<Number>,
+    /// Greatest number.
+    pub max: Option<Number>,
 }

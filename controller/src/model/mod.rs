@@ -230,11 +230,13 @@ pub enum Resource {
     /// Volumes of all instances, GiB.
     Volumes,
     Backups,
+    /// Configuration groups; ours, Trove does not limit them.
+    Configurations,
 }
 
 impl Resource {
-    /// All of them, in Trove's order.
-    pub const ALL: [Self; 4] = [Self::Instances, Self::Ram, Self::Volumes, Self::Backups];
+    /// All of them, in Trove's order; ours last.
+    pub const ALL: [Self; 5] = [Self::Instances, Self::Ram, Self::Volumes, Self::Backups, Self::Configurations];
 
     /// Trove's name of it.
     pub fn tag(self) -> &'static str {
@@ -243,6 +245,7 @@ impl Resource {
             Self::Ram => "ram",
             Self::Volumes => "volumes",
             Self::Backups => "backups",
+            Self::Configurations => "configurations",
         }
     }
 

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 
-use super::instances::rows::{column, json, parsed, time, unsigned};
+use super::instances::rows::{column, json, maybe_text, parsed, tagged, time, unsigned};
 use super::{Store, from_micros};
 use crate::error::{Error, Result};
 use crate::ids::{ConfigurationId, DatastoreId, InstanceId, ProjectId, VersionId};
 use crate::model::configurations::{Configuration, ParameterResult, Values};
-use crate::state::Task;
+use crate::state::{HostState, Task};
 use crate::store::sql::{Connection, Row, Target, query};
 
 const SELECT: &str = "select c.id, c.project_id, c.name, c.description, c.version_id, c.parameters, c.created, c.updated, \
@@ -133,6 +133,27 @@ impl Store {
         Ok(())
     }
 
+    /// What the controller does with an instance, its host, and its group, in a transaction that depends on it; `None` once
+    /// it is deleted.
+    pub async fn attachment(
+        &self,
+        conn: &mut Connection,
+        instance: InstanceId,
+    ) -> Result<Option<(Task, HostState, Option<ConfigurationId>)>> {
+        let row = query("select task, host, configuration_id from instance where id = $1 and deleted is null")
+            .bind(instance.to_string())
+            .fetch_optional(conn)
+            .await
+            .map_err(|error| Error::internal(format!("read the configuration group of {instance}"), error))?;
+        let read = |row: Row| {
+            let configuration = maybe_text(&row, "configuration_id")?.is_some();
+            let configuration = configuration.then(|| parsed(&row, "configuration_id")).transpose()?;
+            let (task, host) = (tagged(&row, "task", Task::from_tag)?, tagged(&row, "host", HostState::from_tag)?);
+            Ok((task, host, configuration.map(ConfigurationId)))
+        };
+        row.map(read).transpose()
+    }
+
     /// Gives an instance a group, or none.
     pub async fn set_configuration(
         &self,
@@ -206,12 +227,11 @@ async fn attached<'a>(
     .await
     .map_err(failed("list the instances of", id))?;
     let read = |row: &Row| {
-        let task: String = column(row, "task")?;
         Ok(Attached {
             instance: InstanceId(parsed(row, "id")?),
             project: ProjectId(column(row, "project_id")?),
             name: column(row, "name")?,
-            task: Task::from_tag(&task).ok_or_else(|| super::instances::rows::damaged("task", &task))?,
+            task: tagged(row, "task", Task::from_tag)?,
         })
     };
     rows.iter().map(read).collect()

@@ -39,6 +39,7 @@ pub mod hosts;
 pub mod identity;
 pub mod instances;
 pub mod operations;
+pub mod parameter_rules;
 mod parameters;
 pub mod queue;
 pub mod quota;
@@ -96,6 +97,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (17, "requirements", include_str!("migrations/0017_requirements.sql")),
     (18, "configurations", include_str!("migrations/0018_configurations.sql")),
     (19, "server_ids", include_str!("migrations/0019_server_ids.sql")),
+    (20, "parameter_rules", include_str!("migrations/0020_parameter_rules.sql")),
 ];
 
 fn migrator() -> Migrator {

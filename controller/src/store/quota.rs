@@ -15,18 +15,30 @@ pub struct Amounts {
     pub instances: i64,
     pub ram_mib: i64,
     pub volumes_gib: i64,
+    /// Configuration groups.
+    pub configurations: i64,
 }
 
 impl Amounts {
     /// The amounts of one instance.
     pub fn instance(ram_mib: u64, volumes_gib: u64) -> Self {
         let signed = |amount| i64::try_from(amount).unwrap_or(i64::MAX);
-        Self { instances: 1, ram_mib: signed(ram_mib), volumes_gib: signed(volumes_gib) }
+        Self { instances: 1, ram_mib: signed(ram_mib), volumes_gib: signed(volumes_gib), configurations: 0 }
+    }
+
+    /// Those of one configuration group.
+    pub fn configuration() -> Self {
+        Self { configurations: 1, ..Self::default() }
     }
 
     #[must_use]
     pub fn negated(self) -> Self {
-        Self { instances: -self.instances, ram_mib: -self.ram_mib, volumes_gib: -self.volumes_gib }
+        Self {
+            instances: -self.instances,
+            ram_mib: -self.ram_mib,
+            volumes_gib: -self.volumes_gib,
+            configurations: -self.configurations,
+        }
     }
 
     fn of(self, resource: Resource) -> i64 {
@@ -35,6 +47,7 @@ impl Amounts {
             Resource::Ram => self.ram_mib,
             Resource::Volumes => self.volumes_gib,
             Resource::Backups => 0,
+            Resource::Configurations => self.configurations,
         }
     }
 }
@@ -100,14 +113,15 @@ impl Store {
 }
 
 const COUNT: &str = "insert into usage (project_id, resource, in_use) \
-     values ($1, 'instances', $2), ($1, 'ram', $3), ($1, 'volumes', $4) \
+     values ($1, 'instances', $2), ($1, 'ram', $3), ($1, 'volumes', $4), ($1, 'configurations', $5) \
      on conflict (project_id, resource) do update set in_use = usage.in_use + excluded.in_use";
 /// Subquery for the project's own limit of the counted resource.
 const LIMIT: &str = "(select q.hard_limit from quota q \
      where q.project_id = usage.project_id and q.resource = usage.resource) as hard_limit";
 
 fn count(sql: impl SqlSafeStr, project: &ProjectId, amounts: Amounts) -> Query {
-    query(sql).bind(&project.0).bind(amounts.instances).bind(amounts.ram_mib).bind(amounts.volumes_gib)
+    let query = query(sql).bind(&project.0).bind(amounts.instances).bind(amounts.ram_mib);
+    query.bind(amounts.volumes_gib).bind(amounts.configurations)
 }
 
 fn uncounted(error: sqlx::Error) -> Error {

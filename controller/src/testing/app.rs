@@ -23,7 +23,7 @@ use crate::state::{HostState, Service, Task};
 use crate::store::sql::query;
 
 /// Tables that a refused create request must not change.
-const TABLES: [&str; 5] = ["instance", "usage", "operation", "operation_step", "operation_target"];
+const TABLES: [&str; 6] = ["instance", "configuration", "usage", "operation", "operation_step", "operation_target"];
 
 /// An application with its own store.
 pub(crate) struct World {
@@ -83,6 +83,7 @@ pub(crate) fn order() -> NewInstance {
         datastore: None,
         version: None,
         version_number: None,
+        configuration: None,
         databases: Vec::new(),
         users: Vec::new(),
         requirements: Requirements::default(),

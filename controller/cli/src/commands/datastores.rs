@@ -249,6 +249,7 @@ pub(crate) async fn limits(session: &mut Session, rates: bool) -> Result<()> {
             ("MEMORY MIB", "max_ram"),
             ("VOLUMES GIB", "max_volumes"),
             ("BACKUPS", "max_backups"),
+            ("CONFIGURATION GROUPS", "max_configurations"),
         ],
     )
 }

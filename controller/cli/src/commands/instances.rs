@@ -128,6 +128,9 @@ pub(crate) struct Order {
     /// Its version, by name or id; the default when absent.
     #[arg(long = "datastore-version", visible_alias = "version-name", value_name = "VERSION")]
     datastore_version: Option<String>,
+    /// The configuration group with whose values the engine starts, by name or id.
+    #[arg(long, value_name = "GROUP")]
+    configuration: Option<String>,
     /// A first database; may be given several times.
     #[arg(long = "database", value_name = "NAME")]
     databases: Vec<String>,
@@ -171,6 +174,7 @@ const SHOW: &[Column] = &[
     ("VERSION", "datastore.version_number"),
     ("ADDRESS", "ip"),
     ("FLAVOR", "flavor.id"),
+    ("CONFIGURATION", "configuration.name"),
     ("VOLUME GIB", "volume.size"),
     ("USED GIB", "volume.used"),
     ("FAULT", "fault.message"),
@@ -368,6 +372,9 @@ async fn create(session: &mut Session, order: &Order) -> Result<()> {
         "name": order.name, "flavorRef": flavor, "volume": {"size": order.size},
         "datastore": {"type": order.datastore, "version": order.datastore_version},
         "databases": databases, "users": users(order, secret)});
+    if let Some(group) = &order.configuration {
+        body["configuration"] = session.api.find_configuration(group).await?["id"].take();
+    }
     if let Some(network) = &order.network {
         body["nics"] = json!([{"network_id": network}]);
     }

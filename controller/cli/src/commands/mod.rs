@@ -1,5 +1,6 @@
 //! The commands, a file a noun.
 
+mod configurations;
 mod connect;
 mod databases;
 mod datastores;
@@ -69,6 +70,9 @@ enum Noun {
     /// What can be set in an engine, and how.
     #[command(subcommand)]
     Parameter(parameters::Verb),
+    /// Configuration groups: values of parameters that instances are given.
+    #[command(subcommand, visible_alias = "configuration")]
+    Config(configurations::Verb),
     /// What the project may have.
     Limits {
         /// How often it may ask, and what is left of that.
@@ -148,6 +152,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         Noun::Datastore(verb) => datastores::run(&mut session, verb).await,
         Noun::Flavor(verb) => datastores::run_flavors(&mut session, verb).await,
         Noun::Parameter(verb) => parameters::run(&mut session, verb).await,
+        Noun::Config(verb) => configurations::run(&mut session, verb).await,
         Noun::Limits { rates } => datastores::limits(&mut session, rates).await,
         Noun::Quota(verb) => quotas::run(&mut session, verb).await,
         Noun::Operations(arguments) => operations::run(&mut session, &arguments).await,

@@ -29,7 +29,8 @@ pub(crate) enum Verb {
     },
 }
 
-const PARAMETER: &[Column] = &[
+/// The columns of a parameter.
+pub(super) const PARAMETER: &[Column] = &[
     ("NAME", "name"),
     ("TYPE", "type"),
     ("MIN", "min"),
@@ -57,7 +58,8 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
     }
 }
 
-async fn path(session: &mut Session, datastore: &str, version: Option<String>) -> Result<String> {
+/// Where the parameters of a version are; of the default one when none is named.
+pub(super) async fn path(session: &mut Session, datastore: &str, version: Option<String>) -> Result<String> {
     let version = match version {
         Some(version) => version,
         None => {

@@ -40,6 +40,9 @@ pub(crate) struct Limits {
     /// Backups.
     #[arg(long, allow_negative_numbers = true, value_name = "N")]
     backups: Option<i64>,
+    /// Configuration groups.
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
+    configurations: Option<i64>,
 }
 
 const QUOTA: &[Column] = &[("RESOURCE", "resource"), ("IN USE", "in_use"), ("LIMIT", "limit")];
@@ -60,11 +63,14 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
                 ("ram", limits.ram),
                 ("volumes", limits.volumes),
                 ("backups", limits.backups),
+                ("configurations", limits.configurations),
             ];
             let given: serde_json::Map<String, Value> =
                 given.into_iter().filter_map(|(name, limit)| Some((name.to_owned(), json!(limit?)))).collect();
             if given.is_empty() {
-                return Err(Failure::Usage("Say what to set: --instances, --ram, --volumes or --backups.".to_owned()));
+                return Err(Failure::Usage(
+                    "Say what to set: --instances, --ram, --volumes, --backups or --configurations.".to_owned(),
+                ));
             }
             let what = format!("set the quotas of the project {}", limits.project);
             let project = session.api.find_project(&limits.project).await?;

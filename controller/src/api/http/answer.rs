@@ -83,6 +83,22 @@ impl IntoResponses for Accepted {
     }
 }
 
+/// 200 without a body: done.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::api) struct Empty;
+
+impl IntoResponse for Empty {
+    fn into_response(self) -> Response {
+        (StatusCode::OK, [(CONTENT_TYPE, "application/json")]).into_response()
+    }
+}
+
+impl IntoResponses for Empty {
+    fn responses() -> Answers {
+        one(StatusCode::OK, ResponseBuilder::new().description("Done; there is no body."))
+    }
+}
+
 /// 204.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::api) struct NoContent;

@@ -15,9 +15,8 @@ const READ_OR_WRITE: MethodFilter = READ.or(WRITE);
 const ANY: MethodFilter = READ_OR_WRITE.or(MethodFilter::PUT).or(MethodFilter::PATCH).or(DELETE);
 
 /// Their paths and verbs.
-pub(in crate::api) const ROUTES: [(&str, MethodFilter); 26] = [
+pub(in crate::api) const ROUTES: [(&str, MethodFilter); 20] = [
     ("/instances/{id}/backups", READ),
-    ("/instances/{id}/configuration", READ),
     ("/instances/{id}/log", READ_OR_WRITE),
     ("/instances/{id}/ssl", READ_OR_WRITE),
     ("/instances/{id}/modules", READ_OR_WRITE),
@@ -25,9 +24,6 @@ pub(in crate::api) const ROUTES: [(&str, MethodFilter); 26] = [
     ("/backups", READ_OR_WRITE),
     ("/backups/{id}", ANY),
     ("/backup_strategies", ANY),
-    ("/configurations", READ_OR_WRITE),
-    ("/configurations/{id}", ANY),
-    ("/configurations/{id}/instances", READ),
     ("/clusters", READ_OR_WRITE),
     ("/clusters/{id}", ANY),
     ("/clusters/{id}/instances/{instance}", READ),
@@ -40,8 +36,6 @@ pub(in crate::api) const ROUTES: [(&str, MethodFilter); 26] = [
     ("/mgmt/clusters", READ),
     ("/mgmt/clusters/{id}", READ),
     ("/mgmt/clusters/{id}/action", WRITE),
-    ("/mgmt/datastores/versions/{id}/parameters", WRITE),
-    ("/mgmt/datastores/versions/{id}/parameters/{name}", MethodFilter::PUT.or(DELETE)),
 ];
 
 /// All of them, below the project.

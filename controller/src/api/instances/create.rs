@@ -27,7 +27,7 @@ pub(in crate::api) struct Order {
 }
 
 /// What is ordered. Needs `flavorRef`, or `flavor` which is openstacksdk's name of it. `restorePoint`, `replica_of`,
-/// `slave_of`, `configuration` and `modules` are not built yet.
+/// `slave_of` and `modules` are not built yet.
 #[derive(Deserialize, ToSchema)]
 struct NewInstance {
     name: Name,
@@ -47,7 +47,8 @@ struct NewInstance {
     replica_of: Option<Value>,
     slave_of: Option<Value>,
     replica_count: Option<Count>,
-    configuration: Option<Value>,
+    /// The configuration group.
+    configuration: Option<Reference>,
     modules: Option<Value>,
     locality: Option<Locality>,
 }
@@ -141,7 +142,6 @@ impl NewInstance {
             ("slave_of", self.slave_of.is_some()),
             // One is what every order is for.
             ("replica_count", self.replica_count.is_some_and(|count| count.0 > 1)),
-            ("configuration", self.configuration.is_some()),
             ("modules", self.modules.as_ref().filter(some).is_some()),
         ]
         .into_iter()
@@ -166,6 +166,7 @@ impl TryFrom<Order> for instances::NewInstance {
             datastore: text(datastore.r#type),
             version: text(datastore.version),
             version_number: text(datastore.version_number),
+            configuration: order.configuration.map(|configuration| configuration.0),
             databases: order.databases.into_iter().flatten().map(Into::into).collect(),
             users: order.users.into_iter().flatten().map(Into::into).collect(),
             requirements: instances::Requirements {
@@ -207,6 +208,9 @@ pub(in crate::api) async fn create(
     let mut order = instances::NewInstance::try_from(body)?;
     // Who may not enable root gets an instance without it, whatever the configuration says.
     order.may_have_root = authorized.may("instance:extension:root:create").is_ok();
+    if order.configuration.is_some() {
+        authorized.may("instance:update")?;
+    }
     if !order.databases.is_empty() {
         authorized.may("instance:extension:database:create")?;
     }

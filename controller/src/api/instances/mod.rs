@@ -1,6 +1,7 @@
 //! Instances.
 
 pub(super) mod action;
+pub(super) mod configuration;
 pub(super) mod create;
 pub(super) mod delete;
 pub(super) mod list;

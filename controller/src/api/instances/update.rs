@@ -1,4 +1,4 @@
-//! `PUT` and `PATCH /instances/{id}`: renaming; the other changes come later.
+//! `PUT` and `PATCH /instances/{id}`: renaming, attaching and detaching a configuration group; the other changes come later.
 
 use axum::extract::State;
 use serde::Deserialize;
@@ -11,13 +11,14 @@ use crate::api::http::answer::Accepted;
 use crate::api::http::auth::Authorized;
 use crate::api::http::body::{Json, Path};
 use crate::api::http::fault::Fault;
-use crate::api::http::fields::{Name, there};
+use crate::api::http::fields::{Name, Reference, there};
 use crate::error::{Error, Result};
 
 /// A part that is there, with whatever value.
 type Given = Option<Option<IgnoredAny>>;
 
-/// A change of an instance: one at a time, of which only `name` is built yet.
+/// A change of an instance: a name, and one of the others, of which only `configuration` is built yet. No change at all
+/// detaches the configuration group.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct InstanceChange {
@@ -28,9 +29,10 @@ struct InstanceChange {
     #[serde(default, deserialize_with = "there")]
     #[schema(value_type = Option<Value>)]
     slave_of: Given,
+    /// The configuration group to attach; null detaches it.
     #[serde(default, deserialize_with = "there")]
-    #[schema(value_type = Option<Value>)]
-    configuration: Given,
+    #[schema(value_type = Option<Reference>)]
+    configuration: Option<Option<Reference>>,
     #[serde(default, deserialize_with = "there")]
     #[schema(value_type = Option<Value>)]
     datastore_version: Given,
@@ -45,7 +47,6 @@ impl InstanceChange {
         let all = [
             ("replica_of", self.replica_of),
             ("slave_of", self.slave_of),
-            ("configuration", self.configuration),
             ("datastore_version", self.datastore_version),
             ("access", self.access),
         ];
@@ -58,9 +59,9 @@ pub(in crate::api) struct ChangedInstance {
     instance: InstanceChange,
 }
 
-/// Rename an instance
+/// Rename an instance, or attach or detach a configuration group
 #[utoipa::path(put, path = "/instances/{id}", tag = "instances", operation_id = "update_instance", params(OfInstance),
-    responses(Fault<404>, Fault<501>))]
+    responses(Fault<404>, Fault<422>, Fault<501>))]
 pub(in crate::api) async fn update(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -69,26 +70,35 @@ pub(in crate::api) async fn update(
 ) -> Result<Accepted> {
     authorized.may("instance:update")?;
     let id = instance_id(&of.id)?;
-    let later = change.later();
-    if later.len() > 1 {
+    let mut changes = change.later();
+    if let Some(later) = changes.first().filter(|_| changes.len() == 1 && change.configuration.is_none()) {
+        state.app.get_instance(&authorized.caller, id).await?;
+        return Err(Error::NotImplemented(format!("Changing {later} of an instance is not built yet.")));
+    }
+    changes.extend(change.configuration.is_some().then_some("configuration"));
+    if changes.len() > 1 {
         return Err(Error::BadRequest(format!(
             "Validation error: instance has {}: one change at a time.",
-            later.join(" and ")
+            changes.join(" and ")
         )));
     }
-    // An empty object means: detach the configuration group, of which there are none yet.
-    let (None, Some(Name(name))) = (later.first(), change.name) else {
-        state.app.get_instance(&authorized.caller, id).await?;
-        let name = later.first().unwrap_or(&"configuration");
-        return Err(Error::NotImplemented(format!("Changing {name} of an instance is not built yet.")));
+    let (app, caller, request) = (&state.app, &authorized.caller, &authorized.request_id);
+    // An empty object means: detach the configuration group.
+    let configuration = change.configuration.or_else(|| change.name.is_none().then_some(None));
+    let accepted = match configuration {
+        None => None,
+        Some(None) => app.detach_configuration(caller, request, id).await?,
+        Some(Some(wanted)) => Some(app.attach_configuration(caller, request, id, &wanted.0).await?),
     };
-    state.app.rename_instance(&authorized.caller, id, &name).await?;
-    Ok(Accepted(None))
+    if let Some(Name(name)) = change.name {
+        app.rename_instance(caller, id, &name).await?;
+    }
+    Ok(Accepted(accepted.map(|accepted| accepted.operation)))
 }
 
-/// Rename an instance, as PUT does
+/// Change an instance, as PUT does
 #[utoipa::path(patch, path = "/instances/{id}", tag = "instances", operation_id = "patch_instance",
-    params(OfInstance), responses(Fault<404>, Fault<501>))]
+    params(OfInstance), responses(Fault<404>, Fault<422>, Fault<501>))]
 pub(in crate::api) async fn patch(
     state: State<ApiState>,
     authorized: Authorized,

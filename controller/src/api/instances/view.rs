@@ -37,6 +37,14 @@ struct DatastoreReference {
     version_number: Option<String>,
 }
 
+/// The configuration group of an instance.
+#[derive(Serialize, ToSchema)]
+struct ConfigurationReference {
+    id: String,
+    name: String,
+    links: Vec<Link>,
+}
+
 #[derive(Serialize, ToSchema)]
 struct Volume {
     /// GiB.
@@ -122,6 +130,8 @@ pub(in crate::api) struct InstanceDetail {
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<InstanceFault>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    configuration: Option<ConfigurationReference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     locality: Option<&'static str>,
     /// For administrators.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -176,6 +186,11 @@ pub(in crate::api) fn detail(viewer: &Viewer<'_>, instance: &Instance) -> Instan
         updated: instance.updated.into(),
         service_status_updated: instance.service_updated.into(),
         fault: instance.shown_fault().map(|fault| InstanceFault::of(&fault, viewer.admin)),
+        configuration: instance.configuration.as_ref().map(|configuration| {
+            let id = configuration.id.to_string();
+            let links = links(viewer.base, viewer.project, "configurations", &id);
+            ConfigurationReference { id, name: configuration.name.clone(), links }
+        }),
         locality: instance.locality.map(Locality::tag),
         server_id: viewer.admin.then_some(instance.id.0),
         volume_id: viewer.admin.then_some(instance.id.0),

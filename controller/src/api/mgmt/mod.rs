@@ -3,6 +3,7 @@
 pub(super) mod action;
 pub(super) mod guest;
 pub(super) mod list;
+pub(super) mod parameters;
 pub(super) mod root;
 pub(super) mod show;
 pub(super) mod versions;

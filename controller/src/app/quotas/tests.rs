@@ -14,7 +14,7 @@ async fn a_projects_own_limits_come_before_the_configured_ones() {
     let quotas = app.quotas(&demo, &project).await.unwrap();
     assert_eq!(
         quotas.iter().map(|quota| quota.resource.tag()).collect::<Vec<_>>(),
-        ["instances", "ram", "volumes", "backups"]
+        ["instances", "ram", "volumes", "backups", "configurations"]
     );
     assert_eq!(of(&quotas, Resource::Instances), (0, app.config.quota.max_instances_per_tenant));
     app.set_quotas(&project, &[(Resource::Instances, 1), (Resource::Ram, 5000)]).await.unwrap();

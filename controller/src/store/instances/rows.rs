@@ -19,7 +19,7 @@ pub(in crate::store) fn column<T: Column>(row: &Row, name: &'static str) -> Resu
     row.try_get(name).map_err(|error| Error::internal(format!("read the column {name}"), error))
 }
 
-pub(in crate::store) fn damaged(name: &'static str, value: &str) -> Error {
+pub(super) fn damaged(name: &'static str, value: &str) -> Error {
     Error::Internal { attempt: format!("read the column {name}: {value:?} is not a value of it"), source: None }
 }
 
@@ -37,7 +37,7 @@ pub(in crate::store) fn time(row: &Row, name: &'static str) -> Result<OffsetDate
     column(row, name).map(from_micros)
 }
 
-pub(in crate::store) fn text<'r>(row: &'r Row, name: &'static str) -> Result<&'r str> {
+pub(super) fn text<'r>(row: &'r Row, name: &'static str) -> Result<&'r str> {
     maybe_text(row, name)?.ok_or_else(|| damaged(name, "null"))
 }
 
@@ -50,7 +50,7 @@ pub(in crate::store) fn parsed<T: FromStr>(row: &Row, name: &'static str) -> Res
     text.parse().map_err(|_| damaged(name, text))
 }
 
-pub(super) fn tagged<T>(row: &Row, name: &'static str, from_tag: fn(&str) -> Option<T>) -> Result<T> {
+pub(in crate::store) fn tagged<T>(row: &Row, name: &'static str, from_tag: fn(&str) -> Option<T>) -> Result<T> {
     let tag = text(row, name)?;
     from_tag(tag).ok_or_else(|| damaged(name, tag))
 }

@@ -115,7 +115,8 @@ async fn deleting_gives_the_quota_back_once() {
     let id = fixture.insert("demo").await;
     write!(fixture, mark_deleted(id));
     write!(fixture, mark_deleted(id));
-    assert_eq!(usage(&fixture, "demo").await, [("instances", 1), ("ram", 512), ("volumes", 2)].map(owned));
+    let left = [("configurations", 0), ("instances", 1), ("ram", 512), ("volumes", 2)];
+    assert_eq!(usage(&fixture, "demo").await, left.map(owned));
     assert!(shown(&fixture, id).await.deleted.is_some());
     assert!(fixture.store.host_facts(id).await.unwrap().is_none());
     assert!(fixture.store.get_instance_with_manifest(id).await.unwrap().is_none());
@@ -141,7 +142,7 @@ async fn a_refused_quota_names_every_resource_and_counts_nothing_when_rolled_bac
         Resource::Instances => 0,
         Resource::Ram => 4096,
         Resource::Volumes => 1,
-        Resource::Backups => -1,
+        Resource::Backups | Resource::Configurations => -1,
     };
     let amounts = Amounts::instance(512, 2);
     let mut tx = fixture.store.begin().await.unwrap();
