@@ -46,7 +46,8 @@ enum Verb {
         #[arg(long)]
         account: Option<String>,
     },
-    /// Execute a program with the engine's account, in the engine's cgroups. The agent starts each of them this way.
+    /// Execute a program with the engine's account, in a Landlock domain and in the engine's cgroups. The agent starts
+    /// each of them this way.
     #[command(hide = true)]
     Become {
         /// User and group id of the engine's account.
@@ -55,6 +56,9 @@ enum Verb {
         /// The directory of a cgroup; more than one may be given.
         #[arg(long)]
         cgroup: Vec<PathBuf>,
+        /// A TCP port that the program may listen on; more than one may be given.
+        #[arg(long)]
+        port: Vec<u16>,
         /// The program and its arguments.
         #[arg(last = true, required = true)]
         program: Vec<OsString>,
@@ -96,7 +100,7 @@ fn dispatch(agent: Agent, verb: Verb) -> Result<()> {
             let manifest = runtime()?.block_on(manifest::make(found.as_ref(), &host, bindir.as_deref()))?;
             print(&serde_json::to_string_pretty(&manifest)?)
         }
-        Verb::Become { uid, cgroup, program } => match guest::turn_into(&cgroup, uid, &program)? {},
+        Verb::Become { uid, cgroup, port, program } => match guest::turn_into(&cgroup, &port, uid, &program)? {},
         Verb::Datastores => {
             let own = Account::own().context("look up the account of this process")?;
             let host = RealHost::new(own.clone(), own);

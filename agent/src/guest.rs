@@ -1,5 +1,5 @@
 //! What the agent does before it starts any process: it joins its cgroups, leaves root's keyring, and sets
-//! `no_new_privs`. And how a child process gets the engine's account and cgroups.
+//! `no_new_privs`. And how a child process gets the engine's account, Landlock domain and cgroups.
 
 #![allow(clippy::disallowed_methods, reason = "control groups")]
 
@@ -12,7 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use trove_strategy::Confinement;
+use trove_strategy::{Confinement, domain};
 
 use crate::config::Config;
 
@@ -52,25 +52,26 @@ fn join(cgroup: &Path) -> Result<()> {
     joined.with_context(|| format!("join the cgroup {}", cgroup.display()))
 }
 
-/// How processes get into the engine's cgroups; `None` if they stay in the agent's.
-pub fn confinement(config: &Config) -> Option<Confinement> {
+/// How processes get the engine's account, domain and cgroups; `None` if the account is the agent's. They may listen on
+/// `ports`.
+pub fn confinement(config: &Config, ports: impl IntoIterator<Item = u16>) -> Option<Confinement> {
     let uid = config.engine_uid?;
-    if config.engine_cgroups.is_empty() {
-        return None;
-    }
     let mut args = vec!["become".to_owned(), "--uid".to_owned(), uid.to_string()];
     for cgroup in &config.engine_cgroups {
         args.extend(["--cgroup".to_owned(), cgroup.to_string_lossy().into_owned()]);
     }
+    args.extend(ports.into_iter().flat_map(|port| ["--port".to_owned(), port.to_string()]));
     args.push("--".to_owned());
     // /proc/self/exe is this program even after its file was replaced.
     Some(Confinement { groups: config.engine_cgroups.clone(), program: "/proc/self/exe".into(), args })
 }
 
-/// Joins `cgroups`, takes the account `uid`, and executes `words`: a program and its arguments.
-pub fn turn_into(cgroups: &[PathBuf], uid: u32, words: &[OsString]) -> Result<Infallible> {
+/// Joins `cgroups`, enters a domain in which `ports` may be bound, takes the account `uid`, and executes `words`: a
+/// program and its arguments. Must be called while this process has one thread.
+pub fn turn_into(cgroups: &[PathBuf], ports: &[u16], uid: u32, words: &[OsString]) -> Result<Infallible> {
     cgroups.iter().try_for_each(|cgroup| join(cgroup))?;
     leave_keys()?;
+    domain::enter(ports)?;
     let (program, args) = words.split_first().context("there is no program to become")?;
     let error = Command::new(program).args(args).uid(uid).gid(uid).exec();
     Err(error).with_context(|| format!("start {}", Path::new(program).display()))

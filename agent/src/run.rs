@@ -41,7 +41,8 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
     let datastore = agent.datastore(&config.datastore);
     let datastore = datastore.with_context(|| format!("this agent has no datastore {}", config.datastore))?;
     let (engine, agent) = accounts(&config)?;
-    let confined = |host: RealHost| match guest::confinement(&config) {
+    let ports = std::iter::once(config.port).chain(datastore.identity().tls_port);
+    let confined = |host: RealHost| match guest::confinement(&config, ports.clone()) {
         Some(confinement) => host.confined(confinement),
         None => host,
     };

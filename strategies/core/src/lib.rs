@@ -10,6 +10,7 @@
 pub mod beneath;
 pub mod capability;
 pub mod datastore;
+pub mod domain;
 pub mod engine;
 pub mod error;
 pub mod failpoint;

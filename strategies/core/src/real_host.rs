@@ -115,8 +115,8 @@ pub struct RealHost {
 pub struct Confinement {
     /// The directories of their control groups.
     pub groups: Vec<PathBuf>,
-    /// A program that goes into these groups, becomes the engine's account, and then is what its last arguments say. So no
-    /// instant of such a process is counted on the agent.
+    /// A program that goes into these groups and into a [`crate::domain`], becomes the engine's account, and then is what
+    /// its last arguments say. So no instant of such a process is counted on the agent.
     pub program: PathBuf,
     /// Its first arguments.
     pub args: Vec<String>,

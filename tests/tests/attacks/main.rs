@@ -1,6 +1,7 @@
 //! Attacks on the service that must fail.
 
 mod accounts;
+mod domains;
 mod files;
 mod postgresql;
 mod processes;

@@ -13,11 +13,11 @@ use trove_tests::{APP, Api, Engine, Redis, Stack, connect, leftovers, poll, rows
 use super::accounts::Neighbours;
 use super::postgresql::has_root;
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 const WAIT: Duration = Duration::from_secs(60);
 
 /// Disk space of a directory, bytes.
-fn used(directory: &Path) -> u64 {
+pub(super) fn used(directory: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
     let of = |path: &Path| {
         let facts = std::fs::symlink_metadata(path);
@@ -38,7 +38,7 @@ fn fill(host: &Path, total: u64) -> Result<()> {
     Ok(())
 }
 
-async fn await_fault(api: &Api, id: &str, operating: &str, word: &str) -> Result<Value> {
+pub(super) async fn await_fault(api: &Api, id: &str, operating: &str, word: &str) -> Result<Value> {
     let told = |view: &Value| {
         let message = view["fault"]["message"].as_str().unwrap_or_default();
         view["operating_status"] == operating && message.contains(word) && message.is_empty() == word.is_empty()

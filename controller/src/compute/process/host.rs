@@ -57,6 +57,15 @@ pub(super) struct Apart {
     pub(super) hidden: Vec<PathBuf>,
     /// Why mount namespaces cannot be made on this machine, if so.
     pub(super) obstacle: Option<String>,
+    /// Why engines can pass each other open files on this machine, if so.
+    pub(super) passage: Option<String>,
+}
+
+impl Apart {
+    /// Whether a tenant with a shell as his engine's account is kept from other instances.
+    pub(super) fn holds(&self) -> bool {
+        self.obstacle.is_none() && self.passage.is_none() && self.filter.obstacle().is_none()
+    }
 }
 
 /// The agent's configuration file.

@@ -37,6 +37,7 @@ use async_trait::async_trait;
 use ipnet::Ipv4Net;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use trove_strategy::domain;
 
 use super::{Compute, ComputeError, HostSpec, Placement, Squatter};
 use crate::config::Config;
@@ -286,7 +287,14 @@ fn apart(process: &crate::config::Process, hidden: Vec<PathBuf>) -> Result<Apart
     if let Some(obstacle) = &obstacle {
         tracing::error!("no host can be made, since hosts cannot be kept apart on this machine: {obstacle}");
     }
-    Ok(Apart { accounts, filter: filter::Filter::new(filter::TABLE), hidden, obstacle })
+    let passage = domain::obstacle();
+    if let Some(passage) = &passage {
+        tracing::error!(
+            "instances could pass each other open files and sockets, so root cannot be enabled unless process.allow_root \
+             is set: Linux 6.12 with Landlock keeps them from it: {passage}"
+        );
+    }
+    Ok(Apart { accounts, filter: filter::Filter::new(filter::TABLE), hidden, obstacle, passage })
 }
 
 #[async_trait]
@@ -360,7 +368,7 @@ impl Compute for ProcessDriver {
     }
 
     fn separates_tenants(&self) -> bool {
-        self.hosts.apart.as_ref().is_some_and(|apart| apart.obstacle.is_none() && apart.filter.obstacle().is_none())
+        self.hosts.apart.as_ref().is_some_and(|apart| apart.holds())
     }
 
     async fn ensure_host(&self, spec: &HostSpec) -> std::result::Result<Placement, ComputeError> {

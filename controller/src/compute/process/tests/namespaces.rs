@@ -84,3 +84,17 @@ async fn a_namespace_of_an_earlier_version_is_used_while_the_engine_lives_in_it(
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(&instance.to_string()), "{mounts}");
 }
+
+#[test]
+fn instances_that_can_pass_each_other_files_are_not_kept_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let apart = |passage: Option<&str>| Apart {
+        accounts: accounts::Accounts::parse("70000-99999", directory.path()).unwrap(),
+        filter: filter::Filter::new("trove-rs-test"),
+        hidden: Vec::new(),
+        obstacle: None,
+        passage: passage.map(str::to_owned),
+    };
+    assert!(apart(None).holds());
+    assert!(!apart(Some("this kernel has no Landlock")).holds());
+}
