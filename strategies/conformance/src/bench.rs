@@ -287,6 +287,12 @@ impl Drop for Running {
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = self.send(Signal::SIGCONT);
             let _ = self.send(Signal::SIGINT);
+            // Not every server ends so.
+            let end = Instant::now() + Duration::from_secs(3);
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }

@@ -165,7 +165,7 @@ fn explained(attempt: &str, said: &ServerError) -> EngineError {
         1021 | 1040 | 1041 | 1053 | 1114 | 1135 | 1203 | 1213 | 1927 => Kind::Transient,
         1205 | 1290 | 1836 => Kind::Busy,
         1008 | 1049 | 1133 | 1141 | 3162 => Kind::Gone,
-        1044 | 1142 | 1227 | 1370 | 1410 => Kind::LockedOut,
+        1044 | 1142 | 1226 | 1227 | 1370 | 1410 => Kind::LockedOut,
         1007 | 1067 | 1102 | 1115 | 1193 | 1229 | 1231 | 1232 | 1238 | 1253 | 1273 | 1396 | 1470 => Kind::Invalid,
         _ => Kind::Fatal,
     };

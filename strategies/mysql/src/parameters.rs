@@ -173,19 +173,21 @@ impl Parameters for Mysql {
             let chosen = wanted.get(name);
             let applied = match chosen {
                 Some(value) if same(value, &variable.value) => Applied::Live,
-                Some(_) | None if variable.is_read_only => Applied::NeedsRestart,
                 // What nobody chooses any more goes back to the server's own value.
                 None if variable.is_untouched || same(&variable.default, &variable.value) => continue,
+                _ if variable.is_read_only => Applied::NeedsRestart,
                 None => set(*self, &mut session, attempt, name, "default").await?,
                 Some(value) => set(*self, &mut session, attempt, name, &in_sql(&variable, value)).await?,
             };
-            if chosen.is_some() {
+            if chosen.is_some() || applied == Applied::NeedsRestart {
                 became.insert(name.clone(), applied);
             }
         }
         let unknown = || Applied::Refused("the server has no such variable".to_owned());
         let of = |name: &String| (name.clone(), became.remove(&name.to_ascii_lowercase()).unwrap_or_else(unknown));
-        Ok(settings.parameters.keys().map(of).collect())
+        let mut all: BTreeMap<String, Applied> = settings.parameters.keys().map(of).collect();
+        all.extend(became.into_iter().filter(|(_, applied)| *applied == Applied::NeedsRestart));
+        Ok(all)
     }
 }
 
@@ -216,7 +218,8 @@ async fn set(
     let strict = if mysql.is_mariadb() { "set statement sql_mode = 'STRICT_ALL_TABLES' for " } else { "" };
     match session.run(attempt, &format!("{strict}set global {name} = {value}")).await {
         Ok(()) => Ok(Applied::Live),
-        Err(error) if error.chain().contains(READ_ONLY) => Ok(Applied::NeedsRestart),
+        // `Busy`: it can be changed only where the server began with it, as `max_user_connections`.
+        Err(error) if error.kind() == Kind::Busy || error.chain().contains(READ_ONLY) => Ok(Applied::NeedsRestart),
         Err(error) if error.kind() == Kind::Transient => Err(error),
         Err(error) => Ok(Applied::Refused(error.chain())),
     }
