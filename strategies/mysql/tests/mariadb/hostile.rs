@@ -112,16 +112,8 @@ async fn an_agent_that_was_locked_out_is_let_in_again() -> Result<()> {
     running.stop(&bench).await
 }
 
-#[tokio::test]
-async fn disabling_root_leaves_no_other_way_back() -> Result<()> {
-    let bench = Bench::new(&MARIADB).await?;
-    let running = bench.start().await?;
-    for name in ["one", "two"] {
-        make_database(&bench, name).await?;
-    }
-    make_user(&bench, &id("app", "%"), "Secret-1", &["one"]).await?;
-    let mut session = almighty(&bench).await?;
-    let own = format!("`{}`@localhost", bench.site.engine_account);
+/// Accounts, roles and rights by which it could come back.
+async fn ways_back(session: &mut mysql_async::Conn) -> Result<()> {
     for sql in [
         "create user second@'%' identified by 'Second-1'",
         "grant all on *.* to second@'%' with grant option",
@@ -144,6 +136,20 @@ async fn disabling_root_leaves_no_other_way_back() -> Result<()> {
     ] {
         session.query_drop(sql).await.with_context(|| sql.to_owned())?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn disabling_root_leaves_no_other_way_back() -> Result<()> {
+    let bench = Bench::new(&MARIADB).await?;
+    let running = bench.start().await?;
+    for name in ["one", "two"] {
+        make_database(&bench, name).await?;
+    }
+    make_user(&bench, &id("app", "%"), "Secret-1", &["one"]).await?;
+    let mut session = almighty(&bench).await?;
+    let own = format!("`{}`@localhost", bench.site.engine_account);
+    ways_back(&mut session).await?;
     // In the agent's name, and the agent's account with a password.
     let back = "grant all on *.* to app@'%' with grant option";
     for sql in [
