@@ -16,7 +16,7 @@ done
 
 # An agent for one engine links one engine.
 linked=$(cargo tree --package trove-agent --no-default-features --features redis --edges normal,build --prefix none)
-if grep -E '^(trove-mongodb|bson|trove-postgresql|tokio-postgres) ' <<<"$linked"; then
+if grep -E '^(trove-mongodb|bson|trove-mysql|mysql_async|trove-postgresql|tokio-postgres) ' <<<"$linked"; then
     echo "lint: the agent for redis alone links the above" >&2
     exit 1
 fi

@@ -47,7 +47,7 @@ pub fn engines(instance: &str) -> Vec<i32> {
     let is_engine = |pid: &i32| {
         // A starting agent runs the same program with --version.
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let serves = |word: &[u8]| word == b"-D" || word.ends_with(b"/engine.conf");
+        let serves = |word: &[u8]| word == b"-D" || word.ends_with(b"/engine.conf") || word.ends_with(b"/mongod.conf");
         let serves = words.split(|byte| *byte == 0).any(serves);
         // Debian's redis-server and redis-check-rdb are the same file.
         let programs = ["bin/mongod", "bin/postgres", "bin/redis-check-rdb", "bin/redis-server"];

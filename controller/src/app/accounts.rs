@@ -190,9 +190,14 @@ pub(super) fn check_account(identity: &Identity, name: &str, host: &str) -> Resu
             shown(name)
         )));
     }
-    let whole = |(database, user): (&str, &str)| !database.is_empty() && !user.is_empty();
-    if traits.qualified && !name.split_once('.').is_some_and(whole) {
-        return Err(Error::BadRequest(format!("User {} of {datastore} is to be written database.name.", shown(name))));
+    if traits.qualified {
+        let whole =
+            |(database, user): &(&str, &str)| !database.is_empty() && !user.is_empty() && !user.starts_with('.');
+        let Some((database, _)) = name.split_once('.').filter(whole) else {
+            let reason = format!("User {} of {datastore} is to be written database.name.", shown(name));
+            return Err(Error::BadRequest(reason));
+        };
+        names::check(&identity.databases, "Database", database)?;
     }
     check_host(identity, name, host)
 }
@@ -286,6 +291,10 @@ mod tests {
         identity.users.qualified = true;
         assert!(check_account(&identity, "a", "%").is_err());
         assert!(check_account(&identity, "db.a", "%").is_ok());
+        identity.databases.forbidden_characters = " ".to_owned();
+        for name in ["d b.a", "db.", ".a", "db..a"] {
+            assert!(check_account(&identity, name, "%").is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::known::{self, Place};
 /// The name of the set of which the server is a member from its first normal start on.
 pub(crate) const SET: &str = "trove";
 
+/// The option that the server's memory follows from.
+const CACHE: &str = "storage.wiredTiger.engineConfig.cacheSizeGB";
+
 /// The least that the server takes for its cache.
 const LEAST_CACHE_GB: f64 = 0.25;
 /// The least room for the log of writes that replicas and points in time need, MiB.
@@ -62,6 +65,11 @@ fn cache_gb(size: Size) -> f64 {
     (gb * 100.0).floor().max(LEAST_CACHE_GB * 100.0) / 100.0
 }
 
+/// What the size gives an option that a tenant may set too.
+pub(crate) fn sized(name: &str, size: Size) -> Option<Value> {
+    (name == CACHE).then(|| json!(cache_gb(size)))
+}
+
 /// How others, and the server itself, reach the server.
 pub(crate) fn host(site: &Site) -> String {
     std::net::SocketAddr::new(site.address, site.port).to_string()
@@ -88,7 +96,7 @@ fn options(site: &Site, tls: TlsMode, purpose: Purpose) -> BTreeMap<&'static str
         ("net.tls.allowConnectionsWithoutCertificates", json!(true)),
         ("net.tls.disabledProtocols", json!("TLS1_0,TLS1_1")),
         ("storage.dbPath", json!(site.data.to_string_lossy())),
-        ("storage.wiredTiger.engineConfig.cacheSizeGB", json!(cache_gb(site.size))),
+        (CACHE, json!(cache_gb(site.size))),
         ("setParameter.diagnosticDataCollectionEnabled", json!(false)),
         ("setParameter.authenticationMechanisms", json!("SCRAM-SHA-256")),
     ]);

@@ -11,6 +11,10 @@ const USER_BYTES: usize = 255;
 /// What the server does not take in the name of a database.
 const FORBIDDEN: &str = "/\\. \"$";
 
+/// SCRAM writes these in the name of an account otherwise (RFC 5802), and the driver for Rust does not: who has one there would log
+/// in with some drivers only.
+const CLIENTS_DISAGREE: &str = ",=";
+
 /// The server's own databases.
 pub(crate) const OWN: [&str; 3] = ["admin", "config", "local"];
 
@@ -30,6 +34,7 @@ pub(crate) fn of_databases() -> NameRules {
 /// Rules for names of accounts.
 pub(crate) fn of_users() -> NameRules {
     let mut rules = NameRules::new(USER_BYTES, &["admin.os_admin", "admin.root"]);
+    CLIENTS_DISAGREE.clone_into(&mut rules.forbidden_characters);
     rules.reserved_prefixes = OWN.map(|own| format!("{own}.")).to_vec();
     rules
 }
@@ -56,7 +61,10 @@ pub(crate) fn split(name: &str) -> Result<(&str, &str), EngineError> {
         return Err(invalid("the account", name, &reason));
     }
     match name.split_once('.') {
-        Some((database, user)) if !user.is_empty() => check_database(database).map(|()| (database, user)),
+        // The server takes the whole for that of a collection, and those begin with no dot.
+        Some((database, user)) if !user.is_empty() && !user.starts_with('.') => {
+            check_database(database).map(|()| (database, user))
+        }
         _ => Err(invalid("the account", name, "is to be written database.name")),
     }
 }
@@ -68,7 +76,7 @@ mod tests {
     #[test]
     fn a_name_is_split_where_the_database_ends() {
         assert_eq!(split("a.b.c d").unwrap(), ("a", "b.c d"));
-        for wrong in ["", "a", "a.", ".b", "admin.x", "Admin.x", "a b.c", "a$.c", "config.x"] {
+        for wrong in ["", "a", "a.", ".b", "admin.x", "Admin.x", "a b.c", "a$.c", "config.x", "a..b", "a.b,c"] {
             assert_eq!(split(wrong).unwrap_err().kind(), Kind::Invalid, "{wrong}");
         }
         assert!(split(&format!("a.{}", "x".repeat(254))).is_err());

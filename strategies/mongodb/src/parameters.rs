@@ -73,6 +73,12 @@ fn written(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// What the next start gives it where nobody chooses.
+fn at_start(known: &Known, site: &Site) -> String {
+    let by_size = || config::sized(known.name, site.size).map_or_else(String::new, |value| written(&value));
+    Some(known.default).filter(|default| !default.is_empty()).map_or_else(by_size, str::to_owned)
+}
+
 async fn set(session: &mut Session, known: &Known, value: &Value) -> Result<Applied, EngineError> {
     let attempt = format!("set the parameter {:?}", known.name);
     let command = doc! {"setParameter": 1, known.name: bson(value)};
@@ -134,7 +140,9 @@ impl Parameters for Mongodb {
                 Some(_) if known.restart => Applied::NeedsRestart,
                 Some(value) => set(session, known, value).await?,
                 // What nobody chooses is as the engine has it by itself.
-                None if known.restart || same(known, &current, known.default) => continue,
+                None if known.restart && same(known, &current, &at_start(known, site)) => continue,
+                None if known.restart => Applied::NeedsRestart,
+                None if same(known, &current, known.default) => continue,
                 None => {
                     let default = known::chosen(&[(known.name.to_owned(), known.default.into())].into())?;
                     for (_, value) in &default {
