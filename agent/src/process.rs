@@ -214,6 +214,10 @@ impl Signs {
         self.uid
     }
 
+    pub fn groups(&self) -> &[PathBuf] {
+        &self.groups
+    }
+
     /// Like [`Signs::all`], but cheaper where the engine has cgroups: their members. A process of root may be among
     /// them for an instant, before it has taken the engine's account.
     pub fn members(&self) -> io::Result<BTreeSet<i32>> {

@@ -20,6 +20,7 @@ use crate::dial::dial;
 use crate::durable::Durable;
 use crate::engine_log::EngineLog;
 use crate::enrol;
+use crate::freeze;
 use crate::guest;
 use crate::identity::Identity;
 use crate::jobs::Jobs;
@@ -38,6 +39,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let files = Durable::open(&config.state_dir)?;
     let _lock = lock(&files)?;
+    freeze::thaw(&config.engine_cgroups);
     let datastore = agent.datastore(&config.datastore);
     let datastore = datastore.with_context(|| format!("this agent has no datastore {}", config.datastore))?;
     let (engine, agent) = accounts(&config)?;

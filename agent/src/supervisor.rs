@@ -278,7 +278,7 @@ impl Owner {
         self.end_earlier_life(DYING).await;
         self.healthy_since = None;
         let is_halted = self.wanted && self.room == Room::Over;
-        let why = if is_halted { self.room.words(self.volume_bytes()) } else { String::new() };
+        let why = if is_halted { self.room_words() } else { String::new() };
         self.say(ServiceState::Shutdown, &why);
     }
 
@@ -286,7 +286,7 @@ impl Owner {
         self.misses = 0;
         self.healthy_since.get_or_insert_with(Instant::now);
         self.keep_answered();
-        let amiss = [self.room.words(self.volume_bytes()), self.taken_back_words()];
+        let amiss = [self.room_words(), self.taken_back_words()];
         let detail = amiss.into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ");
         self.status.send_if_modified(|status| {
             let next = EngineStatus { service: ServiceState::Healthy, detail, health: Some(health) };

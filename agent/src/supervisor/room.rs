@@ -16,6 +16,11 @@ impl Owner {
         volume_bytes(&self.parts.assignments.assigned().borrow(), &self.parts.site)
     }
 
+    /// What the tenant is told of the room.
+    pub(super) fn room_words(&self) -> String {
+        self.room.words(self.parts.used.borrow().unwrap_or_default(), self.volume_bytes())
+    }
+
     /// Compares the last measure of the volume with its size, and does what follows; again with the next measure where
     /// that failed.
     pub(super) async fn look_at_volume(&mut self) {

@@ -188,7 +188,7 @@ impl Owner {
         self.room = measured.map_or(before, |used| before.next(used, size));
         if self.room == Room::Over && self.process.is_none() {
             self.room_is_told = true;
-            let words = self.room.words(size);
+            let words = self.room_words();
             self.say(ServiceState::Shutdown, &words);
             return Err(EngineError::new(Kind::Fatal, words));
         }

@@ -102,7 +102,7 @@ async fn a_full_volume_is_read_only_and_an_over_full_one_stopped_until_it_grows(
     ensure!(rows(&client, "insert into t values (4)").await.is_err(), "writable after a restart");
 
     fill(&host, 1200 * MIB)?;
-    await_fault(&api, &id, "SHUTDOWN", "is stopped until").await?;
+    await_fault(&api, &id, "SHUTDOWN", "Resize it to 2 GiB or more").await?;
     ensure!(leftovers::engines(&id).is_empty(), "the engine runs on");
     // Fault and volume use come from the same measurement.
     let used = api.instance(&id).await?["volume"]["used"].as_f64().context("the volume's use")?;
@@ -171,6 +171,48 @@ async fn who_has_too_much_to_be_looked_at_is_ended_and_hides_nothing() -> Result
         std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.to_string_lossy().contains("python3"))
     };
     ensure!(!leftovers::processes(&it.mine).iter().any(python), "it lives on");
+    it.assert_other_is_well().await
+}
+
+/// Between two names of a directory, one measured early and one late, is a directory that takes long. When it is opened, what has the
+/// late name is given the early one.
+const MOVES: &str = "
+import ctypes, os, subprocess, sys, time
+os.chdir('..')
+for n in range(12): os.mkdir(f'd{n}')
+order = [name for name in os.listdir('.') if name[0] == 'd']
+early, slow, late = order[0], order[5], order[-1]
+os.rmdir(early)
+for n in range(15000): os.mkfifo(f'{slow}/{n}')
+libc = ctypes.CDLL(None)
+opened = libc.inotify_init()
+libc.inotify_add_watch(opened, slow.encode(), 0x20)
+if os.fork():
+    while subprocess.call(['fallocate', '-l', sys.argv[1], f'{late}/junk']): pass
+    sys.exit()
+os.setsid()
+for n in range(3): os.dup2(os.open('/dev/null', os.O_RDWR), n)
+while True:
+    os.read(opened, 4096)
+    os.rename(late, early)
+    time.sleep(0.6)
+    os.rename(early, late)
+";
+
+#[tokio::test]
+async fn what_is_moved_past_the_measurement_counts() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root runs a service that hands out the superuser");
+        return Ok(());
+    }
+    let it = Neighbours::new().await?;
+    let host = it.stack.host(&it.mine);
+    let room = 1000 * MIB - used(&host.join("volume")) - used(&host.join("log"));
+    let moves: String = MOVES.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let read = "import sys; exec(bytes.fromhex(sys.stdin.read()))";
+    let said = it.run(&format!("echo {moves} | python3 -c \"{read}\" {room}")).await?;
+    ensure!(said.is_empty(), "{said}");
+    await_fault(&it.api, &it.mine, "HEALTHY", "is full").await?;
     it.assert_other_is_well().await
 }
 

@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -310,9 +311,55 @@ fn directories_that_are_moved_meanwhile_hide_nothing() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         for measure in measures {
             let measure = measure.unwrap();
-            assert!(measure.is_whole && measure.bytes >= 2 << 20, "{measure:?}");
+            assert!(measure.bytes >= 2 << 20, "{measure:?}");
         }
     });
+    assert!(until_whole(&place).bytes >= 2 << 20);
+}
+
+/// A measure a moment after the last change: a stamp has the time of the kernel's last tick.
+fn until_whole(place: &Place) -> Measure {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let measure = place.dir.measure().unwrap();
+        if measure.is_whole || Instant::now() > end {
+            assert!(measure.is_whole, "{measure:?}");
+            return measure;
+        }
+    }
+}
+
+/// A file that is moved behind the walk, and back: once it is gone from the listing when the walk gets there, once it was
+/// not in it.
+#[test]
+fn a_measure_past_which_a_file_was_moved_is_not_whole() {
+    let place = Place::new();
+    let below = place.below();
+    for n in 0..20 {
+        fs::create_dir_all(below.join(format!("{n}/in"))).unwrap();
+    }
+    fs::write(below.join("0/loot"), vec![1; 1 << 20]).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in (0..20).cycle() {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                fs::rename(below.join(format!("{n}/loot")), below.join(format!("{}/loot", (n + 1) % 20))).unwrap();
+            }
+        });
+        let measures: Vec<_> = (0..300).map(|_| place.dir.measure()).collect();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for measure in measures {
+            let measure = measure.unwrap();
+            assert!(!measure.is_whole || measure.bytes >= 1 << 20, "{measure:?}");
+        }
+    });
+    assert!(until_whole(&place).bytes >= 1 << 20);
+    let soon = Instant::now() + Duration::from_secs(60);
+    assert_eq!(place.dir.measure_at_rest(soon).unwrap(), until_whole(&place));
+    assert!(!place.dir.measure_at_rest(Instant::now()).unwrap().is_whole);
 }
 
 #[test]
