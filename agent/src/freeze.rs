@@ -43,7 +43,11 @@ impl Drop for Frozen {
 
 /// Thaws what an earlier agent left frozen when it was killed.
 pub(crate) fn thaw(groups: &[PathBuf]) {
-    groups.iter().map(|group| group.join("cgroup.freeze")).filter(|file| file.exists()).for_each(|file| write_thawed(&file));
+    groups
+        .iter()
+        .map(|group| group.join("cgroup.freeze"))
+        .filter(|file| file.exists())
+        .for_each(|file| write_thawed(&file));
 }
 
 fn write_thawed(file: &std::path::Path) {

@@ -152,7 +152,9 @@ impl Series {
                     return Some(known);
                 }
                 if self.broken == 2 * PATIENCE {
-                    tracing::warn!("the volume cannot be measured even with a frozen engine, so it counts as over-full");
+                    tracing::warn!(
+                        "the volume cannot be measured even with a frozen engine, so it counts as over-full"
+                    );
                 }
                 Some(known.max(size + size / 8 + 1))
             }

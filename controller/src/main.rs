@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use trove_controller::admin::{Arguments, dispatch};
+use trove_controller::admin::{Arguments, Verb, dispatch};
 use trove_controller::error::chain;
 
 /// glibc's allocator does not return memory after a load; the controller would keep five times as much
@@ -26,6 +26,9 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: Arguments) -> Result<()> {
+    if matches!(arguments.verb, Verb::Serve(_)) {
+        close_inherited().context("close what was open at the start")?;
+    }
     // Fails only if one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     raise_descriptors().context("raise the limit of open files")?;
@@ -33,6 +36,18 @@ fn start(arguments: Arguments) -> Result<()> {
     let done = runtime.block_on(dispatch(arguments.verb));
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     done.map_err(|error| anyhow::anyhow!(chain(&error)))
+}
+
+/// Closes what whoever started the service had open, other than standard input, output and error: agents, engines and tenants'
+/// shells would inherit it. Called before anything is opened.
+fn close_inherited() -> std::io::Result<()> {
+    let names = std::fs::read_dir("/proc/self/fd")?.map(|entry| Ok(entry?.file_name()));
+    let names = names.collect::<std::io::Result<Vec<_>>>()?;
+    for descriptor in names.iter().filter_map(|name| name.to_str()?.parse::<i32>().ok()).filter(|number| *number > 2) {
+        // Among them is the directory that was listed, which is closed already.
+        let _ = nix::unistd::close(descriptor);
+    }
+    Ok(())
 }
 
 /// Raises the limit of open files to the hard limit, since each agent needs a descriptor.

@@ -1,6 +1,6 @@
 //! `trove-controller serve`: puts the parts of the service together and runs them.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,10 +146,37 @@ async fn watch_over(presence: Arc<Presence>, shutdown: CancellationToken) {
     }
 }
 
+/// Standard error, with each event on one line: an engine's words, which a tenant decides, may have returns and line feeds.
+struct Lines;
+
+impl Write for Lines {
+    /// The log writes one event at a time.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        io::stderr().lock().write_all(&one_line(event))?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+fn one_line(event: &[u8]) -> Vec<u8> {
+    let mut line = Vec::with_capacity(event.len());
+    for byte in event.strip_suffix(b"\n").unwrap_or(event) {
+        match byte {
+            0..0x20 | 0x7f if *byte != b'\t' => line.extend(byte.escape_ascii()),
+            _ => line.push(*byte),
+        }
+    }
+    line.push(b'\n');
+    line
+}
+
 fn logs(config: &Config) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter)
         .map_err(|error| Error::BadRequest(format!("log.filter is wrong: {error}.")))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Lines).with_ansi(false);
     // A log line that cannot be written, for example on a full disk, is lost. With `log_internal_errors` the failed
     // write of the error message would panic in the thread that logs.
     let builder = builder.log_internal_errors(false);
@@ -236,5 +263,19 @@ async fn wait(shutdown: &CancellationToken) -> Result<()> {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         () = shutdown.cancelled() => Err(Error::Internal { attempt: "a part of the service ended; the log says why".to_owned(), source: None }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_of_the_log_is_one_line() {
+        assert_eq!(
+            one_line("said: \"a\r\nb\"\tj\u{fc}rgen\n".as_bytes()),
+            "said: \"a\\r\\nb\"\tj\u{fc}rgen\n".as_bytes()
+        );
+        assert_eq!(one_line(b"\x1b[2J"), b"\\x1b[2J\n");
     }
 }

@@ -40,10 +40,19 @@ fn at<'a>(object: &'a Value, path: &str) -> &'a Value {
     })
 }
 
-/// A text that others chose, without what a terminal would obey.
+/// A text that others chose, without what a terminal would obey, such as marks that turn the order of letters around.
 pub(crate) fn plain(text: &str) -> String {
-    let escaped = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escaped).collect()
+    text.split('\n').map(one_line).collect::<Vec<_>>().join("\n")
+}
+
+/// The same, and on one line.
+fn one_line(text: &str) -> String {
+    let is_obeyed = |c: char| {
+        let turns =
+            matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        turns || c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+    };
+    text.chars().map(|c| if is_obeyed(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// A value as a cell has it.
@@ -51,7 +60,7 @@ pub(crate) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) if text.is_empty() => "-".to_owned(),
-        Value::String(text) => plain(text),
+        Value::String(text) => one_line(text),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
         Value::Object(object) => match object.get("name").or_else(|| object.get("id")) {
             Some(name) => cell(name),
@@ -174,6 +183,8 @@ mod tests {
     #[test]
     fn a_terminal_obeys_nothing_that_is_shown() {
         assert_eq!(cell(&json!("\u{1b}[31mred\u{7}\u{9b}2J")), "\\u{1b}[31mred\\u{7}\\u{9b}2J");
-        assert_eq!(cell(&json!("j\u{fc}rgen\nline")), "j\u{fc}rgen\nline");
+        assert_eq!(cell(&json!("j\u{fc}rgen\nline")), "j\u{fc}rgen\\nline");
+        assert_eq!(cell(&json!("safe\u{202e}gnp.exe\u{2066}")), "safe\\u{202e}gnp.exe\\u{2066}");
+        assert_eq!(plain("two\nlines\r\u{200f}"), "two\nlines\\r\\u{200f}");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
-use trove_tests::{Failpoints, Stack, StackOptions, poll};
+use trove_tests::{Failpoints, Stack, StackOptions, leftovers, poll};
 
 /// Address of attackers. The test itself connects from 127.0.0.1.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 66, 1);
@@ -208,5 +208,28 @@ async fn a_body_with_endless_lists_is_refused() -> Result<()> {
         |body| *body == json!({"instances": []}),
     )
     .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_open_when_the_service_was_started_reaches_nobody() -> Result<()> {
+    let secret = tempfile::NamedTempFile::new()?;
+    // Unlike the file itself, the copy is inherited.
+    let inherited = nix::unistd::dup(&secret)?;
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let id = api.order_and_await("heir").await?;
+    let open = |pid: &i32| {
+        let links = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        links.filter_map(|link| std::fs::read_link(link.path()).ok()).any(|file| file == secret.path())
+    };
+    ensure!(open(&i32::try_from(std::process::id())?), "this process has it");
+    let all = [leftovers::processes(&id), leftovers::agents(&id), leftovers::engines(&id)].concat();
+    ensure!(
+        !all.is_empty() && !all.iter().any(open),
+        "inherited: {:?}",
+        all.iter().filter(|pid| open(pid)).collect::<Vec<_>>()
+    );
+    drop(inherited);
     Ok(())
 }

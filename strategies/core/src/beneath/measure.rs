@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use nix::time::{ClockId, clock_gettime};
-use rustix::io::Errno;
 use rustix::fs::{AtFlags, DirEntry, FileType, Mode, fstat, openat, statat};
+use rustix::io::Errno;
 
 use super::{Dir, Id, directory_flags, kind};
 
