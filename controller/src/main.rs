@@ -40,6 +40,7 @@ fn start(arguments: Arguments) -> Result<()> {
 
 /// Closes what whoever started the service had open, other than standard input, output and error: agents, engines and tenants'
 /// shells would inherit it. Called before anything is opened.
+#[allow(clippy::disallowed_methods, reason = "/proc, which nobody but the kernel writes")]
 fn close_inherited() -> std::io::Result<()> {
     let names = std::fs::read_dir("/proc/self/fd")?.map(|entry| Ok(entry?.file_name()));
     let names = names.collect::<std::io::Result<Vec<_>>>()?;
