@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use trove_tests::{Engine, depth};
 
-use crate::subject::Subject;
+use crate::subject::{Subject, committed_as};
 
 pub(crate) async fn sweep(kind: &str, usual: Engine) -> Result<()> {
     for engine in depth::engines(usual) {
@@ -31,7 +31,7 @@ async fn kill_at(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
 /// The controller is killed after the commit and before the answer.
 async fn unanswered(subject: &mut Subject, kind: &str) -> Result<()> {
     subject.prepare(kind).await?;
-    subject.arm(&format!("enqueue.{kind}.after_commit=kill"))?;
+    subject.arm(&format!("enqueue.{}.after_commit=kill", committed_as(kind)))?;
     if kind != "create_instance" {
         subject.await_usable().await?;
     }

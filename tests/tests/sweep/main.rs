@@ -55,8 +55,8 @@ sweep! {
     resize_volume: Redis, PostgreSql;
     stop_instance: PostgreSql, Redis;
     reboot_instance: Redis, PostgreSql;
-    delete_instance: Redis, PostgreSql;
     apply_configuration: PostgreSql, Redis;
+    delete_instance: Redis, PostgreSql;
 }
 
 /// Texts of all files in a folder of the workspace, without subfolders.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use trove_tests::{Engine, depth};
 
 use crate::SWEPT;
-use crate::subject::Subject;
+use crate::subject::{Subject, committed_as};
 
 #[tokio::test]
 async fn thirty_kills_at_random_instants_change_nothing() -> Result<()> {
@@ -53,7 +53,7 @@ async fn an_order_that_was_not_committed_has_left_nothing() -> Result<()> {
     let mut subject = Subject::start(Engine::PostgreSql).await?;
     for kind in SWEPT {
         subject.prepare(kind).await?;
-        subject.arm(&format!("enqueue.{kind}.before_commit=kill"))?;
+        subject.arm(&format!("enqueue.{}.before_commit=kill", committed_as(kind)))?;
         if *kind != "create_instance" {
             subject.await_usable().await?;
         }

@@ -269,3 +269,12 @@ impl Subject {
         self.assert_use(0, 0, 0).await
     }
 }
+
+/// The name in failpoints of the request that starts an operation of this kind.
+pub(crate) fn committed_as(kind: &str) -> &str {
+    match kind {
+        // The sweep changes the group, which reaches its instances.
+        "apply_configuration" => "change_configuration",
+        kind => kind,
+    }
+}
