@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, DriverError, Error, OptsBuilder, ServerError, Value};
+use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, ServerError, Value};
 use trove_strategy::{Directory, EngineError, Kind, Location, Owner, Relay, Site};
 
 use crate::{Mysql, names};
 
 const CONNECT: Duration = Duration::from_millis(1500);
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// As often at most, within the time for connecting.
+const LINGERS: u32 = 30;
+/// Too many connections.
+const TOO_MANY: u16 = 1040;
 /// As long as a statement waits for a tenant's lock, seconds.
 const LOCK_S: u32 = 10;
 /// The longest that is asked for.
@@ -63,7 +68,7 @@ impl Session {
                 .max_allowed_packet(Some(ANSWERS as usize))
                 .wait_timeout(Some(ANSWER.as_secs() as usize))
                 .prefer_socket(false);
-            let connection = match Conn::new(options).await {
+            let connection = match greeted(options.into()).await {
                 Ok(connection) => connection,
                 Err(error) => return Err(relay.refusal().unwrap_or_else(|| refused(error))),
             };
@@ -120,6 +125,18 @@ fn settings(mysql: Mysql) -> String {
         "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', transaction_read_only = 0, max_execution_time = 0",
     );
     format!("set {own}, {common}")
+}
+
+/// Connects; where tenants hold all connections the server has one more for the agent, which it still counts for a moment
+/// after the agent has closed the one before, and does not say when that is over.
+async fn greeted(options: Opts) -> Result<Conn, Error> {
+    for _ in 0..LINGERS {
+        match Conn::new(options.clone()).await {
+            Err(Error::Server(said)) if said.code == TOO_MANY => tokio::time::sleep(ASK_AGAIN).await,
+            connected => return connected,
+        }
+    }
+    Conn::new(options).await
 }
 
 fn texts(row: mysql_async::Row) -> Row {
