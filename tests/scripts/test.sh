@@ -14,7 +14,8 @@ cargo build --workspace --all-targets --features "$TROVE_TEST_FEATURES"
 cargo test --workspace --doc --features "$TROVE_TEST_FEATURES" --quiet
 run() {
     if cargo nextest --version >/dev/null 2>&1; then
-        cargo nextest run --features "$TROVE_TEST_FEATURES" "$@"
+        # More at once than there are cores: most tests wait for processes and clocks longer than they compute.
+        cargo nextest run --test-threads "$(($(nproc) * 3 / 2))" --features "$TROVE_TEST_FEATURES" "$@"
     else
         cargo test --features "$TROVE_TEST_FEATURES" "$@"
     fi
