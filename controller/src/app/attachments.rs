@@ -12,14 +12,9 @@ use crate::identity::Caller;
 use crate::ids::{ConfigurationId, InstanceId, ProjectId};
 use crate::model::Version;
 use crate::model::configurations::{AttachedConfiguration, Configuration};
-use crate::operations::{NewOperation, Origin, apply_configuration};
+use crate::operations::apply_configuration;
 use crate::state::{HostState, Task};
 use crate::store::sql::Connection;
-
-/// The operation that gives an instance the values of its group.
-pub(super) fn application(origin: Origin) -> Result<NewOperation> {
-    apply_configuration::new(origin)
-}
 
 impl App {
     /// Gives an instance a group. Its engine has the values once the operation has ended, or after its next restart.
@@ -55,7 +50,7 @@ impl App {
             )));
         }
         self.store.set_configuration(&mut tx, id, Some(configuration.id)).await?;
-        self.submit(tx, application(origin(caller, request_id, id, instance.project))?).await
+        self.submit(tx, apply_configuration::new(origin(caller, request_id, id, instance.project))?).await
     }
 
     /// Takes its group from an instance; `None`: it had none.
@@ -84,7 +79,7 @@ impl App {
             self.commit(tx, "detach_configuration").await?;
             return Ok(None);
         }
-        self.submit(tx, application(origin(caller, request_id, id, instance.project))?).await.map(Some)
+        self.submit(tx, apply_configuration::new(origin(caller, request_id, id, instance.project))?).await.map(Some)
     }
 
     /// The group that an order names.

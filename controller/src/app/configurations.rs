@@ -3,7 +3,6 @@
 
 use serde_json::{Map, Value};
 
-use super::attachments::application;
 use super::datastores::Wanted;
 use super::submit::origin;
 use super::visibility::no_configuration;
@@ -12,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::ConfigurationId;
 pub use crate::model::configurations::{Configuration, ParameterState, Values};
+use crate::operations::apply_configuration;
 use crate::state::Task;
 pub use crate::store::configurations::Attached;
 use crate::store::configurations::NewRow;
@@ -163,7 +163,8 @@ impl App {
             for attached in self.store.attached_instances(&mut tx, id).await? {
                 // What is being deleted, or was never made, takes no values any more.
                 if !matches!(attached.task, Task::Deleting | Task::BuildingError) {
-                    let operation = application(origin(caller, request_id, attached.instance, attached.project))?;
+                    let origin = origin(caller, request_id, attached.instance, attached.project);
+                    let operation = apply_configuration::new(origin)?;
                     self.store.enqueue(&mut tx, operation).await?;
                 }
             }
