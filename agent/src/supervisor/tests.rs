@@ -61,6 +61,12 @@ impl Sleeper {
         self.starts.load(Ordering::SeqCst)
     }
 
+    /// Whether the process that was started last ends by itself: such a one answers nothing in the moment that it lives.
+    fn ends_by_itself(&self) -> bool {
+        let fails_once = self.script.ends_with(FAILS);
+        fails_once && self.starts() == 1 || self.started_with.lock().unwrap().contains_key("cold_bad")
+    }
+
     async fn answer(&self) -> Result<(), EngineError> {
         let mood = *self.mood.lock().unwrap();
         match mood {
@@ -153,7 +159,7 @@ impl Engine for Sleeper {
 
     fn start_spec(&self, _site: &Site, settings: &Settings, _mode: StartMode) -> StartSpec {
         let script = match settings.parameters.get("cold_bad") {
-            Some(value) => format!("echo {value} is too much; exit 1"),
+            Some(value) => format!("echo {value} is too much; {FAILS}"),
             None => self.script.to_owned(),
         };
         let mut spec = StartSpec::new("/bin/sh", vec!["-c".to_owned(), script]);
@@ -168,6 +174,9 @@ impl Engine for Sleeper {
 
     async fn probe(&self, _site: &Site) -> Result<Health, EngineError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.ends_by_itself() {
+            return Err(EngineError::new(Kind::Transient, "probe: nobody listens"));
+        }
         self.answer().await?;
         Ok(Health::new("1"))
     }
@@ -194,6 +203,7 @@ struct Stage {
 }
 
 const SLEEPS: &str = "exec sleep 600";
+const FAILS: &str = "exit 1";
 const MIB: u64 = 1 << 20;
 const ASSIGNMENT: &str = "assignment";
 
