@@ -1,12 +1,17 @@
 # Everything a person does with the checkout. `make` alone lists it.
 SHELL := /bin/bash
-# What `make demo` orders: any datastore that is installed.
+# What `make demo` orders and `make image` bakes: any datastore that is installed, any that has an element.
 DATASTORE := postgresql
+# What `make image` bakes it from and into; empty: what the datastore's newest stable suite has, and the agent of this checkout.
+VERSION :=
+SUITE :=
+FORMAT := docker
+AGENT :=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export TROVE_TEST_FEATURES := trove-agent/failpoints,trove-controller/failpoints
 PROGRAMS := -p trove-controller -p trove-agent -p trovectl
 
-.PHONY: help setup build demo demo-stop demo-wipe test test-full sim bench openapi lint features
+.PHONY: help setup build demo demo-stop demo-wipe test test-full sim bench image test-images openapi lint features
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +42,13 @@ sim: ## 1,000 seeded histories of two controllers and all that can go wrong, in 
 
 bench: setup ## what the service costs: release programs, measured; fails when a target is missed (docs/benchmarks.md)
 	@tests/scripts/bench.sh
+
+image: ## a guest image (DATASTORE, VERSION, SUITE, FORMAT=docker|tar) under images/, see docs/images.md
+	@TARGET="$(TARGET)" DATASTORE="$(DATASTORE)" VERSION="$(VERSION)" SUITE="$(SUITE)" FORMAT="$(FORMAT)" AGENT="$(AGENT)" \
+		tests/scripts/image.sh
+
+test-images: ## bakes guest images and checks what is inside (IMAGES_TO_TEST="redis/trixie ...", TWICE=1)
+	@TARGET="$(TARGET)" AGENT="$(AGENT)" tests/scripts/test-images.sh
 
 openapi: ## renews docs/openapi.json from the handlers, for review
 	TROVE_KEEP_OPENAPI=1 cargo test --quiet --package trove-controller --lib --features "$(TROVE_TEST_FEATURES)" \

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use trove_strategy::{Account, RealHost, failpoint};
 
-use crate::{Agent, config, guest, manifest, run};
+use crate::{Agent, config, first_boot, guest, manifest, run};
 
 const VERSION: &str = if failpoint::BUILT_IN {
     concat!(env!("CARGO_PKG_VERSION"), " with failpoints")
@@ -45,6 +45,16 @@ enum Verb {
         /// The account that runs the engine; by default the present one. Required when run as root.
         #[arg(long)]
         account: Option<String>,
+    },
+    /// Take the enrolment data that was left for this guest, on its config drive or in its user-data, and write the files
+    /// that `run` reads. A guest image runs this at every boot; once the data was taken it changes nothing.
+    FirstBoot {
+        /// The document, or a directory that is laid out as a config drive; nothing else is looked at.
+        #[arg(long)]
+        from: Option<PathBuf>,
+        /// The directory of the agent's files.
+        #[arg(long, default_value_os_t = first_boot::directory())]
+        into: PathBuf,
     },
     /// Execute a program with the engine's account, in a Landlock domain and in the engine's cgroups. The agent starts
     /// each of them this way.
@@ -99,6 +109,9 @@ fn dispatch(agent: Agent, verb: Verb) -> Result<()> {
             guest::gain_nothing()?;
             let manifest = runtime()?.block_on(manifest::make(found.as_ref(), &host, bindir.as_deref()))?;
             print(&serde_json::to_string_pretty(&manifest)?)
+        }
+        Verb::FirstBoot { from, into } => {
+            print(&runtime()?.block_on(first_boot::run(&first_boot::Places::new(from), &into))?)
         }
         Verb::Become { uid, cgroup, port, program } => match guest::turn_into(&cgroup, &port, uid, &program)? {},
         Verb::Datastores => {

