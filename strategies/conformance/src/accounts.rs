@@ -222,6 +222,10 @@ pub(crate) async fn root(bench: &Bench<'_>, tenant: &dyn Tenant) -> Result<()> {
         ensure!(enters(bench, tenant, &Login::new(&name, password, "one")).await, "root cannot log in: {password:?}");
     }
     ensure!(root.is_enabled(site).await.map_err(plain)?, "root is not there");
+    if let Some(users) = bench.datastore.users() {
+        let listed = users.list(site).await.map_err(plain)?;
+        ensure!(listed.iter().all(|user| user.id.name != name), "root is listed among the users: {listed:?}");
+    }
     let last = Login::new(&name, passwords.last().map_or("", String::as_str), "one");
     let old = Login::new(&name, MARK, "one");
     ensure!(!enters(bench, tenant, &old).await, "root's old password still acts");

@@ -8,7 +8,7 @@ use crate::Postgresql;
 use crate::access;
 use crate::catalog::{self, Account};
 use crate::client::{Session, each, scram_verifier, sql_identifier, sql_literal};
-use crate::names::{check_role, is_reserved_role, not_root};
+use crate::names::{ROOT, check_role, is_reserved_role, not_root};
 
 const ANY_HOST: &str = "%";
 
@@ -26,7 +26,8 @@ async fn listed(site: &Site) -> Result<Vec<User>, EngineError> {
         entered.map(|place| place.name.clone()).collect()
     };
     let accounts = catalog::accounts(&home).await?;
-    let accounts = accounts.iter().filter(|account| account.logs_in && !is_reserved_role(&account.name));
+    let is_user = |name: &str| !is_reserved_role(name) && name != ROOT;
+    let accounts = accounts.iter().filter(|account| account.logs_in && is_user(&account.name));
     Ok(accounts.map(|account| User::new(any_host(&account.name), entered(account))).collect())
 }
 
