@@ -7,7 +7,10 @@ pub fn is_full() -> bool {
     std::env::var_os("TROVE_TEST_DEPTH").is_some_and(|depth| depth == "full")
 }
 
-/// The engines to test: `usual`, or all of them.
+/// The engines to test: `usual`, or all that are installed.
 pub fn engines(usual: Engine) -> Vec<Engine> {
-    if is_full() { Engine::ALL.to_vec() } else { vec![usual] }
+    if !is_full() {
+        return vec![usual];
+    }
+    Engine::ALL.into_iter().filter(|engine| engine.is_installed()).collect()
 }

@@ -47,10 +47,11 @@ pub fn engines(instance: &str) -> Vec<i32> {
     let is_engine = |pid: &i32| {
         // A starting agent runs the same program with --version.
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let serves = |word: &[u8]| word == b"-D" || word.ends_with(b"/engine.conf") || word.ends_with(b"/mongod.conf");
+        let files: [&[u8]; 3] = [b"/engine.conf", b"/mongod.conf", b"/my.cnf"];
+        let serves = |word: &[u8]| word == b"-D" || files.iter().any(|file| word.ends_with(file));
         let serves = words.split(|byte| *byte == 0).any(serves);
         // Debian's redis-server and redis-check-rdb are the same file.
-        let programs = ["bin/mongod", "bin/postgres", "bin/redis-check-rdb", "bin/redis-server"];
+        let programs = ["bin/mongod", "sbin/mariadbd", "bin/postgres", "bin/redis-check-rdb", "bin/redis-server"];
         let is_one = |path: &Path| programs.iter().any(|program| path.ends_with(program));
         serves && is_one(&program(*pid)) && !is_one(&program_of_parent(*pid))
     };

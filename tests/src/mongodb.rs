@@ -34,21 +34,29 @@ impl MongoDb {
         Ok(Self { tls: Some(tls), ..Self::plain(view)? })
     }
 
-    /// Runs a command as `database.name`.
+    /// A client logged in as `database.name`. It repeats no write by itself.
     ///
     /// # Errors
-    /// The engine refused: with its words.
-    pub async fn run(&self, user: &str, password: &str, database: &str, command: Document) -> Result<Document> {
+    /// The account has no database.
+    pub fn client(&self, user: &str, password: &str) -> Result<::mongodb::Client> {
         let (source, name) = user.split_once('.').context("an account is written database.name")?;
         let mut options = ClientOptions::default();
         options.hosts = vec![ServerAddress::Tcp { host: self.address.clone(), port: Some(27017) }];
         options.direct_connection = Some(true);
         options.server_selection_timeout = Some(Duration::from_secs(3));
+        options.retry_writes = Some(false);
         options.tls = self.tls.clone().map(Tls::Enabled);
         let credential = Credential::builder().username(name.to_owned()).source(source.to_owned());
         let credential = credential.password(password.to_owned()).mechanism(AuthMechanism::ScramSha256);
         options.credential = Some(credential.build());
-        let client = ::mongodb::Client::with_options(options)?;
-        Ok(client.database(database).run_command(command).await?)
+        Ok(::mongodb::Client::with_options(options)?)
+    }
+
+    /// Runs a command as `database.name`.
+    ///
+    /// # Errors
+    /// The engine refused: with its words.
+    pub async fn run(&self, user: &str, password: &str, database: &str, command: Document) -> Result<Document> {
+        Ok(self.client(user, password)?.database(database).run_command(command).await?)
     }
 }

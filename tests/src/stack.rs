@@ -10,12 +10,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::database::Database;
+use crate::engine::Engine;
 use crate::leftovers;
 use crate::poll::poll;
+
+/// The environment variable of the controller's setting `datastores.only`.
+const ONLY: &str = "TROVE_DATASTORES__ONLY";
 
 /// Failpoints, at which a process dies or fails.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +46,21 @@ pub struct StackOptions {
     pub environment: Vec<(String, String)>,
     /// The controller's limit of open files; by default that of the test.
     pub descriptors: Option<u64>,
+}
+
+impl StackOptions {
+    /// A service that offers only these engines.
+    pub fn offering(engines: &[Engine]) -> Self {
+        let names: Vec<&str> = engines.iter().map(|engine| engine.datastore()).collect();
+        Self { environment: vec![(ONLY.to_owned(), json!(names).to_string())], ..Self::default() }
+    }
+
+    /// Names of the datastores that are offered. To ask an engine for its manifest takes seconds, so a story that needs
+    /// another than these names it.
+    fn offered(&self) -> Result<Vec<String>> {
+        let told = self.environment.iter().rev().find(|(name, _)| name == ONLY);
+        Ok(serde_json::from_str(told.map_or(r#"["postgresql", "redis"]"#, |(_, names)| names))?)
+    }
 }
 
 /// What controllers of the same service share: the database, the key of its secrets, and the directory of hosts.
@@ -92,11 +112,21 @@ impl Stack {
         Self::start_with(StackOptions::default()).await
     }
 
+    /// Starts a stack that offers one engine.
+    pub async fn of(engine: Engine) -> Result<Self> {
+        Self::start_with(StackOptions::offering(&[engine])).await
+    }
+
     /// Starts a stack with options.
     pub async fn start_with(options: StackOptions) -> Result<Self> {
         let mut stack = Self::prepare(options)?;
         stack.run(&Failpoints::default())?;
-        stack.await_datastore().await?;
+        if stack.await_datastore().await.is_err() {
+            // An engine that is asked for its manifest has so much time; the controller asks again at its next start.
+            let before = stack.failed_registrations();
+            stack.kill_and_run()?;
+            stack.await_registered(before).await?;
+        }
         Ok(stack)
     }
 
@@ -236,8 +266,7 @@ impl Stack {
         }
         // The default datastore of create requests, whatever else is installed.
         command.env("TROVE_DEFAULT_DATASTORE", "postgresql");
-        // To ask an engine for its manifest takes seconds: a story that needs another names it.
-        command.env("TROVE_DATASTORES__ONLY", "[\"postgresql\", \"redis\"]");
+        command.env(ONLY, json!(self.options.offered()?).to_string());
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         if let Some(shared) = &self.options.shared {
             command.envs(shared.environment());
@@ -337,16 +366,40 @@ impl Stack {
 
     /// Waits until the installed datastores are registered, for at most 180 s.
     pub async fn await_datastore(&self) -> Result<()> {
+        self.await_registered(0).await
+    }
+
+    /// The same, where so many registrations have failed before.
+    async fn await_registered(&self, failed: usize) -> Result<()> {
         let api = self.login("trove").await?;
+        let offered = self.options.offered()?;
+        let has = |body: &Value, name: &String| {
+            let all = body["datastores"].as_array().into_iter().flatten();
+            all.clone().any(|one| one["name"] == *name && one["versions"][0]["id"].is_string())
+        };
         let seen = poll(
             "a version of each datastore",
             Duration::from_secs(180),
             async || Ok(api.get("/datastores").await?.body),
-            |body| (0..2).all(|n| body["datastores"][n]["versions"][0]["id"].is_string()),
+            |body| offered.iter().all(|name| has(body, name)) || self.failed_registrations() > failed,
         )
         .await;
-        seen.with_context(|| self.log_end())?;
+        let seen = seen.with_context(|| self.log_end())?;
+        ensure!(offered.iter().all(|name| has(&seen, name)), "{}", self.log_end());
         Ok(())
+    }
+
+    fn failed_registrations(&self) -> usize {
+        std::fs::read_to_string(self.log()).unwrap_or_default().matches("could not be registered").count()
+    }
+
+    /// The authority of an instance's engine, in a file.
+    pub async fn authority(&self, api: &Api, id: &str) -> Result<PathBuf> {
+        let connection = api.get(&format!("/instances/{id}/connection")).await?.body;
+        let pem = connection["connection"]["ca_pem"].as_str().with_context(|| format!("ca_pem in {connection}"))?;
+        let path = self.directory().join(format!("{id}.pem"));
+        std::fs::write(&path, pem)?;
+        Ok(path)
     }
 
     /// Ids of all hosts.

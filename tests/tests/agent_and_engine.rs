@@ -31,22 +31,8 @@ async fn a_killed_engine_comes_back_with_its_committed_rows() -> Result<()> {
 }
 
 async fn connect_again(view: &serde_json::Value) -> Result<tokio_postgres::Client> {
-    let ask = async || Ok(connect(view, "app", "secret-app-1", "app").await.map(Some).unwrap_or(None));
-    let client = poll_client(ask).await?;
-    client.context("a connection")
-}
-
-async fn poll_client(
-    mut ask: impl AsyncFnMut() -> Result<Option<tokio_postgres::Client>>,
-) -> Result<Option<tokio_postgres::Client>> {
-    let end = std::time::Instant::now() + Duration::from_secs(20);
-    loop {
-        let client = ask().await?;
-        if client.is_some() || std::time::Instant::now() > end {
-            return Ok(client);
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let ask = async || connect(view, "app", "secret-app-1", "app").await;
+    poll("a connection", Duration::from_secs(60), ask, |_| true).await
 }
 
 /// Inserts rows until the connection breaks. Returns the number of acknowledged rows.

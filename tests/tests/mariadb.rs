@@ -1,24 +1,8 @@
 //! MariaDB through the whole service, by `openstack`: each effect is looked at inside the engine.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use trove_tests::{Api, Clients, MariaDb, Stack, StackOptions, leftovers};
-
-async fn start() -> Result<Stack> {
-    let environment = vec![("TROVE_DATASTORES__ONLY".to_owned(), "[\"mariadb\", \"redis\"]".to_owned())];
-    Stack::start_with(StackOptions { environment, ..StackOptions::default() }).await
-}
-
-/// The authority of an instance in a file.
-async fn authority(stack: &Stack, api: &Api, id: &str) -> Result<PathBuf> {
-    let connection = api.get(&format!("/instances/{id}/connection")).await?.body;
-    let pem = connection["connection"]["ca_pem"].as_str().with_context(|| format!("ca_pem in {connection}"))?;
-    let path = stack.directory().join(format!("{id}.pem"));
-    std::fs::write(&path, pem)?;
-    Ok(path)
-}
+use trove_tests::{Clients, Engine, MariaDb, Stack, leftovers};
 
 fn names(list: &Value) -> Vec<&str> {
     list.as_array().into_iter().flatten().filter_map(|row| row["Name"].as_str()).collect()
@@ -26,7 +10,7 @@ fn names(list: &Value) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openstack_commands_act_inside_the_engine() -> Result<()> {
-    let stack = start().await?;
+    let stack = Stack::of(Engine::MariaDb).await?;
     let api = stack.login("trove").await?;
     let user = Clients::new(&stack.clouds_yaml(), "trove")?;
     let version = user.json(&["datastore", "version", "list", "mariadb"])?;
@@ -38,7 +22,7 @@ async fn openstack_commands_act_inside_the_engine() -> Result<()> {
     let id = created["id"].as_str().with_context(|| format!("an id in {created}"))?.to_owned();
     let id = id.as_str();
     let view = api.await_active(id).await?;
-    let engine = MariaDb::new(&view, &authority(&stack, &api, id).await?)?;
+    let engine = MariaDb::tls(&view, &stack.authority(&api, id).await?)?;
     let settled = async || -> Result<()> {
         let ended = api.await_operations(id).await?;
         let done = |operation: &Value| operation["status"] == "done";

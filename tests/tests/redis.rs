@@ -1,17 +1,14 @@
-//! Redis through the whole service: created, used, managed and broken by tenants, with the API, `openstack` and
-//! trovectl.
+//! Redis through the whole service: created, used, managed and broken by tenants, with the API and trovectl.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
-use trove_tests::{APP, Api, Clients, Engine, Redis, Stack, leftovers, poll, program};
+use trove_tests::{APP, Api, Engine, Redis, Stack, leftovers, program};
 
 async fn order(api: &Api, name: &str) -> Result<String> {
     let answer = api.post("/instances", &Engine::Redis.order(name)).await?;
@@ -30,15 +27,6 @@ async fn change(api: &Api, method: Method, path: &str, body: Option<Value>) -> R
     Ok(())
 }
 
-/// Writes the authority of an instance to a file, for TLS clients.
-async fn authority(stack: &Stack, api: &Api, id: &str) -> Result<PathBuf> {
-    let connection = api.get(&format!("/instances/{id}/connection")).await?.body;
-    let pem = connection["connection"]["ca_pem"].as_str().with_context(|| format!("ca_pem in {connection}"))?;
-    let path = stack.directory().join("authority.pem");
-    std::fs::write(&path, pem)?;
-    Ok(path)
-}
-
 #[tokio::test]
 async fn an_order_becomes_a_redis_that_can_be_used() -> Result<()> {
     let stack = Stack::start().await?;
@@ -51,7 +39,7 @@ async fn an_order_becomes_a_redis_that_can_be_used() -> Result<()> {
     let view = api.instance(&id).await?;
     ensure!(view["datastore"]["type"] == "redis" && view["fault"].is_null(), "{view}");
 
-    let (plain, tls) = (Redis::plain(&view)?, Redis::tls(&view, &authority(&stack, &api, &id).await?)?);
+    let (plain, tls) = (Redis::plain(&view)?, Redis::tls(&view, &stack.authority(&api, &id).await?)?);
     for port in [&plain, &tls] {
         port.run(APP.0, APP.1, &["SET", "k", "v"])?;
         assert_eq!(port.run(APP.0, APP.1, &["GET", "k"])?, "v");
@@ -78,25 +66,6 @@ async fn an_order_becomes_a_redis_that_can_be_used() -> Result<()> {
     assert_eq!(api.delete(&path).await?.status, 202);
     api.await_gone(&id).await?;
     leftovers::assert_nothing_of(&id, &stack.host(&id), &pids)
-}
-
-#[tokio::test]
-async fn clear_connections_are_refused_when_the_configuration_says_so_and_only_then() -> Result<()> {
-    let mut stack = Stack::start().await?;
-    let api = stack.login("trove").await?;
-    let id = order(&api, "private").await?;
-    let view = api.instance(&id).await?;
-    let (clear, tls) = (Redis::plain(&view)?, Redis::tls(&view, &authority(&stack, &api, &id).await?)?);
-    let told = std::fs::read_to_string(stack.config())?;
-    for (mode, open) in [("enforced", false), ("basic", true)] {
-        std::fs::write(stack.config(), format!("{told}\n[datastores]\ntls = \"{mode}\"\n"))?;
-        stack.kill_and_run()?;
-        let what = format!("the engine takes up {mode}");
-        let entered = async || Ok(clear.run(APP.0, APP.1, &["PING"]).is_ok());
-        poll(&what, Duration::from_secs(90), entered, |entered| *entered == open).await?;
-        assert_eq!(tls.run(APP.0, APP.1, &["PING"])?, "PONG");
-    }
-    Ok(())
 }
 
 /// `maxmemory` of the engine, bytes.
@@ -200,39 +169,6 @@ async fn parameters_are_the_engines_own() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_acknowledged_write_outlives_the_servers_kill() -> Result<()> {
-    let stack = Stack::start().await?;
-    let api = stack.login("trove").await?;
-    let id = order(&api, "killed").await?;
-    let view = api.instance(&id).await?;
-    let redis = Redis::plain(&view)?;
-    for round in 1..=3 {
-        let engines = leftovers::engines(&id);
-        ensure!(engines.len() == 1, "{engines:?}");
-        // A client writes as fast as it can. Its last answer is the last acknowledged write.
-        let mut client = redis.client(APP.0, APP.1);
-        let writer = client.args(["-r", "-1", "INCR", "counter"]).stdout(std::process::Stdio::piped());
-        let writer = writer.stderr(std::process::Stdio::null()).spawn()?;
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        kill(Pid::from_raw(engines[0]), Signal::SIGKILL)?;
-        // redis-cli would reconnect forever.
-        kill(Pid::from_raw(i32::try_from(writer.id())?), Signal::SIGTERM)?;
-        let output = writer.wait_with_output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let acknowledged = text.lines().filter_map(|line| line.trim().parse::<u64>().ok()).max().unwrap_or_default();
-        ensure!(acknowledged > 100, "only {acknowledged} writes: {text}");
-        let another = |pids: &Vec<i32>| pids.len() == 1 && pids[0] != engines[0];
-        poll("another engine", Duration::from_secs(30), async || Ok(leftovers::engines(&id)), another).await?;
-        api.await_active(&id).await?;
-        let ask = async || redis.run(APP.0, APP.1, &["GET", "counter"]);
-        let there = poll("the data", Duration::from_secs(20), ask, |said| said.parse::<u64>().is_ok()).await?;
-        let there: u64 = there.parse()?;
-        ensure!(there >= acknowledged && there <= acknowledged + 1, "round {round}: {acknowledged}, then {there}");
-    }
-    Ok(())
-}
-
 #[tokio::test]
 async fn what_the_engine_keeps_is_its_accounts_alone_and_holds_no_secret() -> Result<()> {
     let stack = Stack::start().await?;
@@ -288,46 +224,6 @@ fn everything_in(directory: &Path) -> Result<Vec<(PathBuf, u32)>> {
         }
     }
     Ok(found)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn openstack_commands_work() -> Result<()> {
-    let stack = Stack::start().await?;
-    let api = stack.login("trove").await?;
-    let user = Clients::new(&stack.clouds_yaml(), "trove")?;
-    let version = user.json(&["datastore", "version", "list", "redis"])?;
-    let version = version[0]["Name"].as_str().context("a version")?.to_owned();
-    let mut create = vec!["database", "instance", "create", "cache", "--flavor", "1", "--size", "1"];
-    create.extend(["--nic", "net-id=7dcd5e5a-27b1-4e22-b5ba-4b1d0a9ba2b1"]);
-    create.extend(["--datastore", "redis", "--datastore-version", &version, "--users", "alice:Alice-secret-1"]);
-    let (refused, said) = user.try_openstack(&[&create[..], &["--databases", "one"]].concat())?;
-    ensure!(!refused && said.contains("database"), "{said}");
-    let created = user.json(&create)?;
-    let id = created["id"].as_str().with_context(|| format!("an id in {created}"))?.to_owned();
-    let view = api.await_active(&id).await?;
-    let redis = Redis::plain(&view)?;
-    assert_eq!(redis.run("alice", "Alice-secret-1", &["PING"])?, "PONG");
-    let settled = async || anyhow::Ok(api.await_operations(&id).await?);
-    user.openstack(&["database", "user", "create", &id, "bob", "Bob-secret-1"])?;
-    settled().await?;
-    ensure!(user.openstack(&["database", "user", "list", &id])?.contains("bob"));
-    let renamed = ["--new_name", "robert", "--new_password", "New-secret-1"];
-    user.openstack(&[&["database", "user", "update", "attributes", &id, "bob"], &renamed[..]].concat())?;
-    settled().await?;
-    assert_eq!(redis.run("robert", "New-secret-1", &["PING"])?, "PONG");
-    user.openstack(&["database", "user", "delete", &id, "robert"])?;
-    settled().await?;
-    ensure!(redis.run("robert", "New-secret-1", &["PING"]).is_err(), "robert comes in after his deletion");
-    let (made, said) = user.try_openstack(&["database", "db", "create", &id, "one"])?;
-    ensure!(!made && said.contains("redis") && said.contains("no databases"), "{said}");
-    let enabled = user.json(&["database", "root", "enable", &id])?;
-    let password = enabled["password"].as_str().with_context(|| format!("a password in {enabled}"))?;
-    assert_eq!(redis.run("default", password, &["PING"])?, "PONG");
-    user.openstack(&["database", "root", "disable", &id])?;
-    settled().await?;
-    ensure!(redis.run("default", password, &["PING"]).is_err(), "root comes in after it was disabled");
-    user.openstack(&["database", "instance", "delete", "cache"])?;
-    api.await_gone(&id).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

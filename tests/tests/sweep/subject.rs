@@ -43,7 +43,7 @@ impl Sizes {
 
 impl Subject {
     pub(crate) async fn start(engine: Engine) -> Result<Self> {
-        let stack = Stack::start().await?;
+        let stack = Stack::of(engine).await?;
         let (api, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
         Ok(Self { stack, api, admin, engine, id: None, written: Vec::new(), sizes: SMALLEST, group: None, asked: 0 })
     }
