@@ -13,6 +13,7 @@
 
 mod configuration;
 mod handle;
+mod parameter_record;
 mod parameters;
 mod repair;
 mod room;
@@ -41,7 +42,7 @@ use crate::process::{Mark, Process, Signs};
 use crate::volume::Room;
 pub use handle::{EngineStatus, SupervisedEngine, Supervisor};
 use handle::{Reply, Request};
-use parameters::{KEPT, Kept};
+use parameter_record::{PARAMETER_RECORD, ParameterRecord};
 use room::measured;
 pub use room::volume_bytes;
 use starting::Starting;
@@ -102,7 +103,7 @@ struct Owner {
     /// What the volume has room for, and whether the running engine has been told.
     room: Room,
     room_is_told: bool,
-    kept: Kept,
+    parameter_record: ParameterRecord,
     /// The parameters that were written last, and those with which the start was begun that is under way.
     configured: Option<BTreeMap<String, Value>>,
     started_with: Option<BTreeMap<String, Value>>,
@@ -119,7 +120,7 @@ pub async fn spawn(parts: Parts) -> Result<Supervisor> {
     // down does more harm than one that was stopped and is up, which can be stopped again.
     let desired = desired.or_else(|| parts.files.was_set_aside(DESIRED).then_some(true));
     let wanted = desired.unwrap_or(false);
-    let kept = parts.files.read_json::<Kept>(KEPT)?.unwrap_or_default();
+    let parameter_record = parts.files.read_json::<ParameterRecord>(PARAMETER_RECORD)?.unwrap_or_default();
     let service = if desired.is_some() { ServiceState::Shutdown } else { ServiceState::New };
     let (status, watched) = watch::channel(EngineStatus { service, detail: String::new(), health: None });
     let spec = parts.start_spec(&Settings::default(), StartMode::Normal);
@@ -148,7 +149,7 @@ pub async fn spawn(parts: Parts) -> Result<Supervisor> {
         room: Room::Enough,
         // An adopted engine may have been told otherwise by an earlier agent.
         room_is_told: false,
-        kept,
+        parameter_record,
         configured: None,
         started_with: None,
     };
@@ -285,8 +286,8 @@ impl Owner {
     fn healthy(&mut self, health: Health) {
         self.misses = 0;
         self.healthy_since.get_or_insert_with(Instant::now);
-        self.keep_answered();
-        let amiss = [self.room_words(), self.taken_back_words()];
+        self.record_answered();
+        let amiss = [self.room_words(), self.taken_back_fault()];
         let detail = amiss.into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ");
         self.status.send_if_modified(|status| {
             let next = EngineStatus { service: ServiceState::Healthy, detail, health: Some(health) };

@@ -19,7 +19,7 @@ impl Owner {
             return Ok(None);
         }
         let mut settings = engine_settings(specification, self.room != Room::Enough)?;
-        if let Some(instead) = self.kept.instead_of(&settings.parameters) {
+        if let Some(instead) = self.parameter_record.instead_of(&settings.parameters) {
             settings.parameters = instead.clone();
         }
         Ok(Some(settings))
@@ -68,6 +68,6 @@ impl Owner {
             Some(parameters) => parameters.apply(site, &settings).await?,
             None => BTreeMap::new(),
         };
-        self.keep_applied(&settings.parameters, became)
+        self.record_applied(&settings.parameters, became)
     }
 }

@@ -260,7 +260,7 @@ impl Owner {
                     }
                     return;
                 }
-                Ok(false) => self.acquit(),
+                Ok(false) => self.retry_parameters(),
                 Err(again) => error = again,
             }
         }
