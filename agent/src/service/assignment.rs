@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 use trove_proto::v1;
 use trove_proto::v1::assignment_server::Assignment;
-use trove_strategy::Applied;
+use trove_strategy::{Applied, failpoint};
 
 use super::Connection;
 use crate::lanes::Lane;
@@ -25,13 +25,18 @@ impl Assignment for Connection {
             let message = format!("fence {} is older than {}", request.fence, assignments.fence());
             return reply(Some(v1::Error { kind: v1::ErrorKind::Fenced.into(), message }), Vec::new());
         }
+        let pass = |name| failpoint::pass(name).map_err(|injected| Status::unavailable(injected.to_string()));
+        pass("agent.assign.before_store")?;
         let Some(specification) = request.specification else {
             return Err(Status::invalid_argument("assign: the specification is missing"));
         };
         let is_new = assignments.assign(request.generation, specification).map_err(broken)?;
+        pass("agent.assign.after_store")?;
         // If it is in force already, the first answer may have been lost.
         if is_new || request.generation == assignments.assigned().borrow().generation {
-            return match self.services.supervisor.apply().await {
+            let applied = self.services.supervisor.apply().await;
+            pass("agent.assign.before_reply")?;
+            return match applied {
                 Ok(applied) => reply(None, applied.into_iter().map(wire_applied).collect()),
                 Err(error) => reply(Some(wire_error(&error)), Vec::new()),
             };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tracing::warn;
 use trove_strategy::{Applied, EngineError, Kind, Settings, StartMode, StartSpec};
 
-use super::Owner;
+use super::{Owner, pass};
 use crate::assignment::{Assigned, engine_settings};
 use crate::volume::Room;
 
@@ -45,9 +45,11 @@ impl Owner {
                 checked => checked?,
             }
         }
+        pass("agent.parameters.after_check")?;
         let certificate = self.parts.assignments.assigned().borrow().specification.certificate.clone();
         crate::certificate::write_certificate(&site, certificate.as_ref()).await?;
         datastore.engine().configure(&site, &settings).await?;
+        pass("agent.parameters.after_write")?;
         self.configured = Some(settings.parameters);
         Ok(())
     }
@@ -64,10 +66,12 @@ impl Owner {
         let Some(settings) = self.settings()? else { return Ok(BTreeMap::new()) };
         let (datastore, site) = (&self.parts.datastore, &self.parts.site());
         datastore.engine().reload(site, &settings).await?;
+        pass("agent.parameters.after_reload")?;
         let became = match datastore.parameters() {
             Some(parameters) => parameters.apply(site, &settings).await?,
             None => BTreeMap::new(),
         };
+        pass("agent.parameters.after_apply")?;
         self.record_applied(&settings.parameters, became)
     }
 }

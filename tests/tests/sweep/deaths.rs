@@ -18,6 +18,20 @@ const STARTED: &str = "agent.engine.started";
 /// Failpoints of an engine with a private first start: MongoDB.
 const PRIVATE: [&str; 2] = ["agent.prepare.before_secure", "agent.prepare.after_secure"];
 
+/// Failpoints between the arrival of an assignment and its answer.
+const ASSIGNED: [&str; 7] = [
+    "agent.assign.before_store",
+    "agent.assign.after_store",
+    "agent.parameters.after_check",
+    "agent.parameters.after_write",
+    "agent.parameters.after_reload",
+    "agent.parameters.after_apply",
+    "agent.assign.before_reply",
+];
+
+/// Longer than an agent that adopts an engine takes to tell it what room its volume has, by the same way as an assignment.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// The agent's job in a kind of operation, if any, and whether it starts the engine.
 fn part(kind: &str) -> (Option<&'static str>, bool) {
     match kind {
@@ -32,7 +46,7 @@ fn part(kind: &str) -> (Option<&'static str>, bool) {
 }
 
 fn agents_sources() -> Result<Vec<String>> {
-    Ok([sources("agent/src")?, sources("agent/src/service")?].concat())
+    Ok([sources("agent/src")?, sources("agent/src/service")?, sources("agent/src/supervisor")?].concat())
 }
 
 /// The stages of each job, read from `agent/src/work.rs`. Of numbered stages only the first is listed.
@@ -55,6 +69,9 @@ fn points(kind: &str) -> Result<Vec<String>> {
         let stages = stages()?.remove(job).with_context(|| format!("stages of {job}"))?;
         let both = |stage: &String| ["before", "after"].map(|side| format!("agent.{job}.{side}_{stage}"));
         points.extend(stages.iter().flat_map(both));
+    }
+    if kind == "apply_configuration" {
+        points.extend(ASSIGNED.map(str::to_owned));
     }
     Ok(points)
 }
@@ -96,10 +113,20 @@ pub(crate) async fn sweep(kind: &str, usual: Engine) -> Result<()> {
 
 async fn die_at(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
     subject.prepare(kind).await?;
-    arm_agents(subject, kind, point).await?;
+    let fired = subject.stack.fired()?.join(point);
+    if ASSIGNED.contains(&point) {
+        // What says that it has fired keeps it from firing until the agent has nothing else to tell the engine.
+        std::fs::create_dir_all(subject.stack.fired()?)?;
+        std::fs::File::create_new(&fired)?;
+        arm_agents(subject, kind, point).await?;
+        tokio::time::sleep(SETTLED).await;
+        std::fs::remove_file(&fired)?;
+    } else {
+        arm_agents(subject, kind, point).await?;
+    }
     subject.ask(kind).await?;
     subject.assert_done(kind).await?;
-    ensure!(subject.stack.fired()?.join(point).exists(), "the failpoint was never reached");
+    ensure!(fired.exists(), "the failpoint was never reached");
     Ok(())
 }
 
