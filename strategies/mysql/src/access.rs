@@ -5,13 +5,13 @@ use trove_strategy::{EngineError, Grantee, Kind, Site};
 use crate::accounts::{self, account};
 use crate::client::{Session, identifier, literal, pattern};
 use crate::names::{check_database, check_user};
-use crate::{Mysql, sessions};
+use crate::{Flavour, sessions};
 
 /// There is no such grant.
 const NO_GRANT: [u16; 2] = [1141, 1147];
 
 /// The databases that there are, the server's own included.
-pub(crate) async fn names(session: &mut Session) -> Result<Vec<String>, EngineError> {
+pub(crate) async fn names(session: &mut Session<'_>) -> Result<Vec<String>, EngineError> {
     let sql = "select schema_name from information_schema.schemata";
     let rows = session.rows("list databases", sql).await?;
     Ok(rows.into_iter().filter_map(|row| row.into_iter().next()).collect())
@@ -19,15 +19,15 @@ pub(crate) async fn names(session: &mut Session) -> Result<Vec<String>, EngineEr
 
 /// The account and the database, both of which have to be there.
 async fn known(
-    mysql: Mysql,
+    flavour: Flavour,
     site: &Site,
-    session: &mut Session,
+    session: &mut Session<'_>,
     attempt: &str,
     user: &Grantee,
     database: &str,
 ) -> Result<Vec<Grantee>, EngineError> {
-    check_database(mysql, database)?;
-    check_user(mysql, site, &user.name, &user.host)?;
+    check_database(flavour, database)?;
+    check_user(flavour, site, &user.name, &user.host)?;
     let gone = |what: &str| Err(EngineError::new(Kind::Gone, format!("{attempt}: there is no such {what}")));
     let all = accounts::all(session).await?;
     if !all.iter().any(|id| accounts::same(id, user)) {
@@ -41,27 +41,27 @@ async fn known(
 
 /// Lets an account into a database: all that is in it, and that will be.
 pub(crate) async fn grant(
-    mysql: Mysql,
+    flavour: Flavour,
     site: &Site,
-    session: &mut Session,
+    session: &mut Session<'_>,
     user: &Grantee,
     database: &str,
 ) -> Result<(), EngineError> {
     let attempt = format!("let {}@{} into {database:?}", user.name, user.host);
-    known(mysql, site, session, &attempt, user, database).await?;
+    known(flavour, site, session, &attempt, user, database).await?;
     session.run(&attempt, &statement("grant", &pattern(database), "to", user)).await
 }
 
 /// Takes that away again, and ends the account's sessions in it, which would go on.
 pub(crate) async fn revoke(
-    mysql: Mysql,
+    flavour: Flavour,
     site: &Site,
-    session: &mut Session,
+    session: &mut Session<'_>,
     user: &Grantee,
     database: &str,
 ) -> Result<(), EngineError> {
     let attempt = format!("shut {}@{} out of {database:?}", user.name, user.host);
-    let all = known(mysql, site, session, &attempt, user, database).await?;
+    let all = known(flavour, site, session, &attempt, user, database).await?;
     session.run_unless(&attempt, &statement("revoke", &pattern(database), "from", user), &NO_GRANT).await?;
     let user = accounts::stored(user);
     sessions::cut(session, |open| open.database == database && sessions::is_of(open, &user, &all)).await
@@ -74,7 +74,7 @@ pub(crate) fn statement(verb: &str, pattern: &str, preposition: &str, user: &Gra
 
 /// Takes away what accounts have on a database that is gone, or is yet to be made: the server keeps it, and a database of the same
 /// name would be theirs.
-pub(crate) async fn forget(session: &mut Session, database: &str) -> Result<(), EngineError> {
+pub(crate) async fn forget(session: &mut Session<'_>, database: &str) -> Result<(), EngineError> {
     let attempt = format!("revoke what was granted on {database:?}");
     let escaped = pattern(database);
     for (user, _) in accounts::grants(session).await?.iter().filter(|(_, granted)| *granted == escaped) {

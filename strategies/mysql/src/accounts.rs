@@ -4,7 +4,7 @@
 use trove_strategy::{EngineError, Grantee, Site};
 
 use crate::client::{Session, identifier, meant};
-use crate::{Mysql, names};
+use crate::{Flavour, names};
 
 /// How an account is written in SQL.
 pub(crate) fn account(id: &Grantee) -> String {
@@ -18,7 +18,7 @@ pub(crate) fn grantee(text: &str) -> Option<Grantee> {
 }
 
 /// All accounts, the server's and the agent's included.
-pub(crate) async fn all(session: &mut Session) -> Result<Vec<Grantee>, EngineError> {
+pub(crate) async fn all(session: &mut Session<'_>) -> Result<Vec<Grantee>, EngineError> {
     let sql = "select distinct grantee from information_schema.user_privileges";
     let rows = session.rows("list accounts", sql).await?;
     let mut all: Vec<Grantee> = rows.iter().filter_map(|row| grantee(row.first()?)).collect();
@@ -27,14 +27,18 @@ pub(crate) async fn all(session: &mut Session) -> Result<Vec<Grantee>, EngineErr
 }
 
 /// Those of tenants, by name and host.
-pub(crate) async fn of_tenants(mysql: Mysql, site: &Site, session: &mut Session) -> Result<Vec<Grantee>, EngineError> {
+pub(crate) async fn of_tenants(
+    flavour: Flavour,
+    site: &Site,
+    session: &mut Session<'_>,
+) -> Result<Vec<Grantee>, EngineError> {
     let mut all = all(session).await?;
-    all.retain(|id| !names::is_reserved(mysql, site, &id.name, &id.host));
+    all.retain(|id| !names::is_reserved(flavour, site, &id.name, &id.host));
     Ok(all)
 }
 
 /// Who has rights on which pattern of databases.
-pub(crate) async fn grants(session: &mut Session) -> Result<Vec<(Grantee, String)>, EngineError> {
+pub(crate) async fn grants(session: &mut Session<'_>) -> Result<Vec<(Grantee, String)>, EngineError> {
     let sql = "select distinct grantee, table_schema from information_schema.schema_privileges";
     let rows = session.rows("list grants", sql).await?;
     Ok(rows.into_iter().filter_map(|row| Some((grantee(row.first()?)?, row.into_iter().nth(1)?))).collect())
@@ -60,7 +64,7 @@ pub(crate) fn stored(id: &Grantee) -> Grantee {
 }
 
 /// What the server says of how an account logs in; `None` when there is none.
-pub(crate) async fn shown(session: &mut Session, id: &Grantee) -> Result<Option<String>, EngineError> {
+pub(crate) async fn shown(session: &mut Session<'_>, id: &Grantee) -> Result<Option<String>, EngineError> {
     if !all(session).await?.iter().any(|known| same(known, id)) {
         return Ok(None);
     }

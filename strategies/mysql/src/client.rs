@@ -1,25 +1,26 @@
 //! Talking to the server: over the private socket, as the account that the server knows by the system's word for who connects.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, ServerError, Value};
+use mysql_async::{ChangeUserOpts, Conn, DriverError, Error, OptsBuilder, ServerError, Value};
+use tokio::sync::{Mutex, MutexGuard};
 use trove_strategy::{Directory, EngineError, Kind, Location, Owner, Relay, Site};
 
-use crate::{Mysql, names};
+use crate::{Flavour, names};
 
 const CONNECT: Duration = Duration::from_millis(1500);
-const ASK_AGAIN: Duration = Duration::from_millis(20);
-/// As often at most, within the time for connecting.
-const LINGERS: u32 = 30;
 /// Too many connections.
 const TOO_MANY: u16 = 1040;
 /// As long as a statement waits for a tenant's lock, seconds.
 const LOCK_S: u32 = 10;
 /// The longest that is asked for.
 const ANSWER: Duration = Duration::from_secs(60);
-/// As much is read in one connection: what arrives may be a tenant's.
-const ANSWERS: u64 = 16 << 20;
+/// As much is read of one answer: what arrives may be a tenant's.
+const ANSWER_BYTES: usize = 16 << 20;
+/// As long as the server keeps a connection that is idle: the longest that it takes.
+const IDLE_S: usize = 31_536_000;
 /// As much as is kept of what the server says of an error.
 const WORDS: usize = 1000;
 /// What the server says to a login of an account that was removed, changed, locked or limited.
@@ -43,15 +44,16 @@ pub(crate) async fn within<T>(
 /// A row, as texts; NULL is an empty one.
 pub(crate) type Row = Vec<String>;
 
-/// A connection of the agent's.
-pub(crate) struct Session {
+/// A connection to the server, as the agent's account.
+#[derive(Debug)]
+struct Opened {
     connection: Conn,
     relay: Relay,
 }
 
-impl Session {
-    /// Connects. `Transient` while the server does not answer.
-    pub(crate) async fn open(mysql: Mysql, site: &Site) -> Result<Self, EngineError> {
+impl Opened {
+    /// Connects. `None` where the server has as many connections as it takes; `Transient` while it does not answer.
+    async fn new(flavour: Flavour, site: &Site) -> Result<Option<Self>, EngineError> {
         let attempt = "connect";
         let connect = async {
             let host = site.host.clone();
@@ -59,26 +61,106 @@ impl Session {
                 let host = host.clone();
                 async move { Ok(host.connect_as(&socket(), Owner::Engine).await?) }
             };
-            let relay = Relay::open(ANSWERS, reach);
+            let relay = Relay::open(u64::MAX, reach);
             let relay = relay.map_err(|error| EngineError::caused(Kind::Transient, attempt, error))?;
             let options = OptsBuilder::default()
                 .socket(Some(relay.path()))
-                .user(Some(names::admin(mysql, site)))
+                .user(Some(names::admin(flavour, site)))
                 // The driver would ask the server for these.
-                .max_allowed_packet(Some(ANSWERS as usize))
-                .wait_timeout(Some(ANSWER.as_secs() as usize))
+                .max_allowed_packet(Some(ANSWER_BYTES))
+                .wait_timeout(Some(IDLE_S))
                 .prefer_socket(false);
-            let connection = match greeted(options.into()).await {
+            let connection = match Conn::new(options).await {
                 Ok(connection) => connection,
+                Err(Error::Server(said)) if said.code == TOO_MANY => return Ok(None),
                 Err(error) => return Err(relay.refusal().unwrap_or_else(|| refused(error))),
             };
-            let mut session = Self { connection, relay };
-            session.run(attempt, &settings(mysql)).await?;
-            Ok(session)
+            let mut opened = Self { connection, relay };
+            opened.connection.query_drop(settings(flavour)).await.map_err(refused)?;
+            Ok(Some(opened))
         };
         within(CONNECT, attempt, connect).await
     }
 
+    /// Logs in again, by which the server forgets what the session has set, and says whether the account may still come in.
+    /// `None` where it does not let it in, or has closed the connection; `Transient` where it does not answer.
+    async fn again(mut self, flavour: Flavour) -> Result<Option<Self>, EngineError> {
+        let log_in = async {
+            self.connection.change_user(ChangeUserOpts::default()).await?;
+            self.connection.query_drop(settings(flavour)).await
+        };
+        let logged_in = within(CONNECT, "connect", async { Ok(log_in.await) }).await?;
+        Ok(logged_in.ok().map(|()| self))
+    }
+
+    /// All rows of an answer; `None` when it is too long.
+    async fn rows(&mut self, sql: &str) -> Result<Option<Vec<Row>>, Error> {
+        let mut answer = self.connection.query_iter(sql).await?;
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = answer.next().await? {
+            let row = texts(row);
+            bytes += row.iter().map(String::len).sum::<usize>();
+            if bytes > ANSWER_BYTES {
+                return Ok(None);
+            }
+            rows.push(row);
+        }
+        Ok(Some(rows))
+    }
+}
+
+/// What the agent holds of its server: a connection that stays open. When tenants take all that the server gives, the agent's is
+/// one of them, or the one more that the server has for an account with its rights.
+#[derive(Debug)]
+pub(crate) struct Held(Mutex<Option<(PathBuf, Opened)>>);
+
+impl Held {
+    pub(crate) const fn nothing() -> Self {
+        Self(Mutex::const_new(None))
+    }
+
+    /// The connection that is held, or another one while somebody asks something by it. Where the server has no other, the one
+    /// that is held is waited for.
+    pub(crate) async fn session(&self, flavour: Flavour, site: &Site) -> Result<Session<'_>, EngineError> {
+        let at = site.path(&socket());
+        let mut held = match self.0.try_lock() {
+            Ok(held) => held,
+            Err(_) => match Opened::new(flavour, site).await? {
+                Some(opened) => return Ok(Session { held: None, at, opened: Some(opened), is_asking: false }),
+                None => self.0.lock().await,
+            },
+        };
+        let mut opened = match held.take().filter(|(before, _)| *before == at) {
+            Some((_, before)) => before.again(flavour).await?,
+            None => None,
+        };
+        if opened.is_none() {
+            opened = Opened::new(flavour, site).await?;
+        }
+        let full = || EngineError::new(Kind::Transient, "connect: the server has as many connections as it takes");
+        Ok(Session { opened: Some(opened.ok_or_else(full)?), held: Some(held), at, is_asking: false })
+    }
+}
+
+/// What the agent asks in one go.
+pub(crate) struct Session<'a> {
+    /// Where the connection goes back to.
+    held: Option<MutexGuard<'a, Option<(PathBuf, Opened)>>>,
+    at: PathBuf,
+    opened: Option<Opened>,
+    is_asking: bool,
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        // One that was given up before its answer had come is closed.
+        if let (Some(held), Some(opened), false) = (&mut self.held, self.opened.take(), self.is_asking) {
+            **held = Some((std::mem::take(&mut self.at), opened));
+        }
+    }
+}
+
+impl Session<'_> {
     /// The rows of a statement. `attempt` says what for: statements are not shown in errors.
     pub(crate) async fn rows(&mut self, attempt: &str, sql: &str) -> Result<Vec<Row>, EngineError> {
         self.ask(attempt, sql).await?.map_err(|refused| explained(attempt, &refused))
@@ -98,12 +180,16 @@ impl Session {
     }
 
     async fn ask(&mut self, attempt: &str, sql: &str) -> Result<Result<Vec<Row>, ServerError>, EngineError> {
-        let asked = async { Ok(self.connection.query::<mysql_async::Row, _>(sql).await) };
-        match within(ANSWER, attempt, asked).await? {
-            Ok(rows) => Ok(Ok(rows.into_iter().map(texts).collect())),
-            Err(Error::Server(refused)) => Ok(Err(refused)),
-            Err(error) => Err(self.relay.refusal().unwrap_or_else(|| broken(attempt, error))),
-        }
+        let failed = |why: &str| EngineError::new(Kind::Transient, format!("{attempt}: {why}"));
+        let opened = self.opened.as_mut().ok_or_else(|| failed("the connection is closed"))?;
+        self.is_asking = true;
+        let answer = match within(ANSWER, attempt, async { Ok(opened.rows(sql).await) }).await? {
+            Ok(rows) => Ok(rows.ok_or_else(|| failed("the answer is longer than 16 MiB"))?),
+            Err(Error::Server(refused)) => Err(refused),
+            Err(error) => return Err(opened.relay.refusal().unwrap_or_else(|| broken(attempt, error))),
+        };
+        self.is_asking = false;
+        Ok(answer)
     }
 
     /// The first value of the first row.
@@ -114,29 +200,17 @@ impl Session {
 
 /// What holds in the agent's sessions whatever the server's configuration says: tenants set parameters, and one who was root
 /// could set any. Without `NO_AUTO_CREATE_USER` a grant to an account that is gone would make it, without a password.
-fn settings(mysql: Mysql) -> String {
+fn settings(flavour: Flavour) -> String {
     let common = format!(
         "character_set_client = utf8mb4, character_set_results = utf8mb4, collation_connection = utf8mb4_bin, \
          autocommit = 1, lock_wait_timeout = {LOCK_S}, sql_safe_updates = 0, sql_big_selects = 1, \
-         sql_select_limit = default, lc_messages = 'en_US'"
+         sql_select_limit = default, lc_messages = 'en_US', wait_timeout = {IDLE_S}"
     );
-    let own = mysql.either(
+    let own = flavour.either(
         "sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_CREATE_USER,NO_ENGINE_SUBSTITUTION', tx_read_only = 0, max_statement_time = 0",
         "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', transaction_read_only = 0, max_execution_time = 0",
     );
     format!("set {own}, {common}")
-}
-
-/// Connects; where tenants hold all connections the server has one more for the agent, which it still counts for a moment
-/// after the agent has closed the one before, and does not say when that is over.
-async fn greeted(options: Opts) -> Result<Conn, Error> {
-    for _ in 0..LINGERS {
-        match Conn::new(options.clone()).await {
-            Err(Error::Server(said)) if said.code == TOO_MANY => tokio::time::sleep(ASK_AGAIN).await,
-            connected => return connected,
-        }
-    }
-    Conn::new(options).await
 }
 
 fn texts(row: mysql_async::Row) -> Row {

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 use trove_strategy::{Directory, EngineError, Kind, Location, Settings, Site, TlsMode};
 
-use crate::Mysql;
+use crate::Flavour;
 use crate::client::socket;
 use crate::owned::is_owned;
 
@@ -49,7 +49,7 @@ pub(crate) fn redo_mib(site: &Site) -> u64 {
 }
 
 /// What the size suggests, and what a tenant may choose instead.
-fn sized(mysql: Mysql, site: &Site) -> Vec<(&'static str, String)> {
+fn sized(flavour: Flavour, site: &Site) -> Vec<(&'static str, String)> {
     let memory = site.size.memory_mib.max(256);
     let megabytes = |mib: u64| (mib << 20).to_string();
     let mut all = vec![
@@ -65,7 +65,7 @@ fn sized(mysql: Mysql, site: &Site) -> Vec<(&'static str, String)> {
         ("innodb_flush_log_at_trx_commit", "1".to_owned()),
         ("sync_binlog", "1".to_owned()),
     ];
-    if mysql.is_mariadb() {
+    if flavour.is_mariadb() {
         all.push(("innodb_log_file_size", megabytes(redo_mib(site))));
         all.push(("aria_pagecache_buffer_size", megabytes(16)));
     } else {
@@ -76,7 +76,7 @@ fn sized(mysql: Mysql, site: &Site) -> Vec<(&'static str, String)> {
 
 /// What the agent decides: where the server is and whom it lets in, the log of changes, and what a tenant could turn against the
 /// agent or the machine.
-fn owned(mysql: Mysql, site: &Site, settings: &Settings) -> Vec<(&'static str, String)> {
+fn owned(flavour: Flavour, site: &Site, settings: &Settings) -> Vec<(&'static str, String)> {
     let place = |at: &Location| path(&site.path(at));
     let [plugins, no_files] = empty();
     let word = str::to_owned;
@@ -109,7 +109,7 @@ fn owned(mysql: Mysql, site: &Site, settings: &Settings) -> Vec<(&'static str, S
         // A session may take it back for itself, and so can delete.
         ("transaction_read_only", on(settings.read_only)),
     ];
-    let own: &[(&'static str, &str)] = if mysql.is_mariadb() {
+    let own: &[(&'static str, &str)] = if flavour.is_mariadb() {
         &[
             ("symbolic_links", "OFF"),
             ("gtid_strict_mode", "ON"),
@@ -129,7 +129,7 @@ fn owned(mysql: Mysql, site: &Site, settings: &Settings) -> Vec<(&'static str, S
         ]
     };
     all.extend(own.iter().map(|(name, text)| (*name, word(text))));
-    if mysql.is_mariadb() {
+    if flavour.is_mariadb() {
         // What the agent's account logs in by is built in. MySQL's is a plug-in in the packages' directory, which is root's.
         all.push(("plugin_dir", place(&plugins)));
     }
@@ -160,9 +160,13 @@ pub(crate) fn plain(value: &Value) -> String {
 }
 
 /// What follows from the size and what was chosen instead, by name.
-pub(crate) fn wanted(mysql: Mysql, site: &Site, settings: &Settings) -> Result<BTreeMap<String, String>, EngineError> {
+pub(crate) fn wanted(
+    flavour: Flavour,
+    site: &Site,
+    settings: &Settings,
+) -> Result<BTreeMap<String, String>, EngineError> {
     let mut all: BTreeMap<String, String> =
-        sized(mysql, site).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        sized(flavour, site).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     for (name, value) in &settings.parameters {
         check(name, value)?;
         all.insert(name.to_ascii_lowercase(), plain(value));
@@ -171,26 +175,26 @@ pub(crate) fn wanted(mysql: Mysql, site: &Site, settings: &Settings) -> Result<B
 }
 
 /// my.cnf.
-pub(crate) fn main(mysql: Mysql, site: &Site, settings: &Settings) -> Result<String, EngineError> {
+pub(crate) fn main(flavour: Flavour, site: &Site, settings: &Settings) -> Result<String, EngineError> {
     let mut text = String::from("# Written by the agent; changes are lost. Later lines win.\n[mysqld]\n");
     let mut line = |name: &str, value: &str| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name} = \"{}\"", value.replace('\\', "\\\\"));
     };
-    for (name, value) in wanted(mysql, site, settings)? {
+    for (name, value) in wanted(flavour, site, settings)? {
         line(&name, &value);
     }
-    for (name, value) in owned(mysql, site, settings) {
+    for (name, value) in owned(flavour, site, settings) {
         line(name, &value);
     }
     Ok(text)
 }
 
 /// What the running server is told of what the agent decides. One who was root can have changed it.
-pub(crate) fn live(mysql: Mysql, site: &Site, settings: &Settings) -> Vec<(&'static str, String)> {
-    let read_only = mysql.either("tx_read_only", "transaction_read_only");
+pub(crate) fn live(flavour: Flavour, site: &Site, settings: &Settings) -> Vec<(&'static str, String)> {
+    let read_only = flavour.either("tx_read_only", "transaction_read_only");
     let names = ["require_secure_transport", "local_infile", "general_log_file", "slow_query_log_file", "init_connect"];
-    let mut all = owned(mysql, site, settings);
+    let mut all = owned(flavour, site, settings);
     all.retain(|(name, _)| names.contains(name));
     all.push((read_only, u8::from(settings.read_only).to_string()));
     all

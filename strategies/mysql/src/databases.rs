@@ -5,7 +5,7 @@ use trove_strategy::{CharacterSet, Database, Databases, EngineError, Grantee, Ki
 
 use crate::client::{Session, identifier};
 use crate::names::{check_database, is_reserved_database};
-use crate::{Mysql, access, names, sessions};
+use crate::{Flavour, Mysql, access, names, sessions};
 
 /// What exists already, and what is gone already.
 const EXISTS: u16 = 1007;
@@ -13,22 +13,22 @@ const EXISTS: u16 = 1007;
 #[async_trait]
 impl Databases for Mysql {
     async fn character_sets(&self, site: &Site) -> Result<Vec<CharacterSet>, EngineError> {
-        let mut session = Session::open(*self, site).await?;
-        character_sets(*self, &mut session).await
+        let mut session = self.session(site).await?;
+        character_sets(self.flavour, &mut session).await
     }
 
     async fn list(&self, site: &Site) -> Result<Vec<Database>, EngineError> {
-        let mut session = Session::open(*self, site).await?;
+        let mut session = self.session(site).await?;
         let mut all = listed(&mut session).await?;
-        all.retain(|database| !is_reserved_database(*self, &database.name));
+        all.retain(|database| !is_reserved_database(self.flavour, &database.name));
         Ok(all)
     }
 
     async fn create(&self, site: &Site, database: &Database) -> Result<(), EngineError> {
         let name = &database.name;
-        check_database(*self, name)?;
+        check_database(self.flavour, name)?;
         let attempt = format!("create the database {name:?}");
-        let mut session = Session::open(*self, site).await?;
+        let mut session = self.session(site).await?;
         if let Some(there) = listed(&mut session).await?.into_iter().find(|there| there.name == *name) {
             return same(&attempt, &there, database);
         }
@@ -44,16 +44,16 @@ impl Databases for Mysql {
     }
 
     async fn delete(&self, site: &Site, name: &str) -> Result<(), EngineError> {
-        check_database(*self, name)?;
+        check_database(self.flavour, name)?;
         let attempt = format!("delete the database {name:?}");
-        let mut session = Session::open(*self, site).await?;
+        let mut session = self.session(site).await?;
         sessions::cut(&mut session, |open| open.database == name).await?;
         let drop = format!("drop database if exists {}", identifier(name));
         session.run(&attempt, "set lock_wait_timeout = 3").await?;
         match session.run(&attempt, &drop).await {
             // Transactions of sessions that are in another database have looked at its tables.
             Err(error) if error.kind() == Kind::Busy => {
-                let own = names::admin(*self, site);
+                let own = names::admin(self.flavour, site);
                 sessions::cut(&mut session, |open| open.user != own).await?;
                 session.run(&attempt, &drop).await?;
             }
@@ -63,21 +63,21 @@ impl Databases for Mysql {
     }
 
     async fn grant(&self, site: &Site, user: &Grantee, databases: &[String]) -> Result<(), EngineError> {
-        let mut session = Session::open(*self, site).await?;
+        let mut session = self.session(site).await?;
         for database in databases {
-            access::grant(*self, site, &mut session, user, database).await?;
+            access::grant(self.flavour, site, &mut session, user, database).await?;
         }
         Ok(())
     }
 
     async fn revoke(&self, site: &Site, user: &Grantee, database: &str) -> Result<(), EngineError> {
-        let mut session = Session::open(*self, site).await?;
-        access::revoke(*self, site, &mut session, user, database).await
+        let mut session = self.session(site).await?;
+        access::revoke(self.flavour, site, &mut session, user, database).await
     }
 }
 
 /// All databases, the server's own included, by name.
-async fn listed(session: &mut Session) -> Result<Vec<Database>, EngineError> {
+async fn listed(session: &mut Session<'_>) -> Result<Vec<Database>, EngineError> {
     let sql = "select schema_name, default_character_set_name, default_collation_name from information_schema.schemata";
     let database = |row: Vec<String>| {
         let [name, set, collation] = <[String; 3]>::try_from(row).ok()?;
@@ -105,12 +105,12 @@ fn same(attempt: &str, there: &Database, wanted: &Database) -> Result<(), Engine
 }
 
 /// The server's default first.
-async fn character_sets(mysql: Mysql, session: &mut Session) -> Result<Vec<CharacterSet>, EngineError> {
+async fn character_sets(flavour: Flavour, session: &mut Session<'_>) -> Result<Vec<CharacterSet>, EngineError> {
     let attempt = "list character sets";
     let default = session.value(attempt, "select @@global.character_set_server").await?.unwrap_or_default();
     let sets = "select character_set_name, default_collate_name from information_schema.character_sets";
     // MariaDB has collations that several sets share, and a name of each for a database of one set.
-    let name = mysql.either("full_collation_name", "collation_name");
+    let name = flavour.either("full_collation_name", "collation_name");
     let fitting = format!(
         "select character_set_name, {name} from information_schema.collation_character_set_applicability \
          where character_set_name is not null order by 2"

@@ -8,7 +8,7 @@ use trove_strategy::{
 };
 
 use crate::client::{Session, literal, within};
-use crate::{Mysql, config, install, metrics, names, plain_version, root};
+use crate::{Flavour, Mysql, config, install, metrics, names, plain_version, root};
 
 const PROBE: Duration = Duration::from_secs(2);
 const RELOAD: Duration = Duration::from_secs(5);
@@ -16,12 +16,12 @@ const RELOAD: Duration = Duration::from_secs(5);
 #[async_trait]
 impl Engine for Mysql {
     async fn initialise(&self, site: &Site) -> Result<FirstStart, EngineError> {
-        install::initialise(*self, site).await?;
+        install::initialise(self.flavour, site).await?;
         Ok(FirstStart::Normal)
     }
 
     async fn configure(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
-        let text = config::main(*self, site, settings)?;
+        let text = config::main(self.flavour, site, settings)?;
         for at in config::empty() {
             site.host.make_directory(&at, 0o750, Owner::Agent).await?;
         }
@@ -35,7 +35,7 @@ impl Engine for Mysql {
         if mode != StartMode::Normal {
             args.push("--skip-networking".to_owned());
         }
-        let mut spec = StartSpec::new(self.program(site), args);
+        let mut spec = StartSpec::new(self.flavour.program(site), args);
         spec.env = install::modes();
         spec
     }
@@ -51,8 +51,8 @@ impl Engine for Mysql {
 
     /// The account was made before the server ever ran: only that it is alone is verified.
     async fn secure(&self, site: &Site) -> Result<(), EngineError> {
-        let mut session = Session::open(*self, site).await?;
-        let others = root::others(*self, site, &mut session).await?;
+        let mut session = self.session(site).await?;
+        let others = root::others(self.flavour, site, &mut session).await?;
         if others.is_empty() {
             return Ok(());
         }
@@ -61,14 +61,14 @@ impl Engine for Mysql {
     }
 
     async fn repair(&self, site: &Site) -> Result<Option<String>, EngineError> {
-        install::repair(*self, site).await
+        install::repair(self.flavour, site).await
     }
 
     async fn probe(&self, site: &Site) -> Result<Health, EngineError> {
         within(PROBE, "probe", async {
-            let mut session = Session::open(*self, site).await?;
-            has_all_rights(*self, site, &mut session).await?;
-            let position = self.either("@@global.gtid_current_pos", "@@global.gtid_executed");
+            let mut session = self.session(site).await?;
+            has_all_rights(self.flavour, site, &mut session).await?;
+            let position = self.flavour.either("@@global.gtid_current_pos", "@@global.gtid_executed");
             let row = session.rows("probe", &format!("select version(), {position}")).await?.into_iter().next();
             let [version, position] = <[String; 2]>::try_from(row.unwrap_or_default())
                 .map_err(|_| EngineError::new(Kind::Fatal, "probe: the server answered without a row"))?;
@@ -81,18 +81,18 @@ impl Engine for Mysql {
     }
 
     async fn metrics(&self, site: &Site) -> Result<Vec<Metric>, EngineError> {
-        let ask = async { metrics::ask(*self, &mut Session::open(*self, site).await?).await };
+        let ask = async { metrics::ask(self.flavour, &mut self.session(site).await?).await };
         within(PROBE, "read metrics", ask).await
     }
 
     async fn reload(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
         let attempt = "reload the configuration";
         within(RELOAD, attempt, async {
-            let mut session = Session::open(*self, site).await?;
+            let mut session = self.session(site).await?;
             // A pair that does not fit is refused, and the old one stays.
-            let certificates = self.either("flush no_write_to_binlog ssl", "alter instance reload tls");
+            let certificates = self.flavour.either("flush no_write_to_binlog ssl", "alter instance reload tls");
             session.run("reload the certificate", certificates).await?;
-            for (name, value) in config::live(*self, site, settings) {
+            for (name, value) in config::live(self.flavour, site, settings) {
                 let value = match value.as_str() {
                     "ON" | "OFF" | "0" | "1" => value,
                     text => literal(text),
@@ -106,8 +106,8 @@ impl Engine for Mysql {
 }
 
 /// Whether the agent's account can still do everything.
-async fn has_all_rights(mysql: Mysql, site: &Site, session: &mut Session) -> Result<(), EngineError> {
-    let admin = format!("'{}'@'{}'", names::admin(mysql, site), names::LOCAL);
+async fn has_all_rights(flavour: Flavour, site: &Site, session: &mut Session<'_>) -> Result<(), EngineError> {
+    let admin = format!("'{}'@'{}'", names::admin(flavour, site), names::LOCAL);
     let sql = format!(
         "select count(*) from information_schema.user_privileges where grantee = {} and is_grantable = 'YES' and \
          privilege_type in ('SUPER', 'CREATE USER', 'SELECT', 'INSERT', 'UPDATE', 'DELETE', 'CREATE', 'DROP', \
@@ -123,7 +123,7 @@ async fn has_all_rights(mysql: Mysql, site: &Site, session: &mut Session) -> Res
 }
 
 /// Removes the oldest files of the log of changes when it has more than its part of the volume. The one that is written stays.
-async fn shorten_log(site: &Site, session: &mut Session) -> Result<(), EngineError> {
+async fn shorten_log(site: &Site, session: &mut Session<'_>) -> Result<(), EngineError> {
     let files = session.rows("look at the log of changes", "show binary logs").await?;
     let size = |row: &Vec<String>| row.get(1).and_then(|size| size.parse::<u64>().ok()).unwrap_or_default();
     let mut total: u64 = files.iter().map(size).sum();

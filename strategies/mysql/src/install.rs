@@ -7,7 +7,7 @@ use std::time::Duration;
 use trove_strategy::{Command, Directory, EngineError, File, HostError, Kind, Location, Owner, SecretString, Site};
 
 use crate::client::literal;
-use crate::{Mysql, config, names};
+use crate::{Flavour, config, names};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// Crash recovery included.
@@ -22,7 +22,7 @@ fn unfinished() -> Location {
 }
 
 /// The data directory is made whole: with the agent's account, and no other that can log in.
-pub(crate) async fn initialise(mysql: Mysql, site: &Site) -> Result<(), EngineError> {
+pub(crate) async fn initialise(flavour: Flavour, site: &Site) -> Result<(), EngineError> {
     if site.host.exists(&Directory::Data.join("data/mysql")).await? {
         return Ok(());
     }
@@ -33,10 +33,10 @@ pub(crate) async fn initialise(mysql: Mysql, site: &Site) -> Result<(), EngineEr
         site.host.make_directory(&at, 0o750, Owner::Agent).await?;
     }
     site.host.make_directory(&config::temporary(), 0o700, Owner::Engine).await?;
-    if mysql.is_mariadb() {
-        mariadb(mysql, site).await?
+    if flavour.is_mariadb() {
+        mariadb(flavour, site).await?
     } else {
-        mysql_server(mysql, site).await?
+        mysql_server(flavour, site).await?
     }
     Ok(site.host.rename(&new, &Directory::Data.join("data")).await?)
 }
@@ -59,13 +59,13 @@ fn argument(name: &str, site: &Site, at: &Location) -> String {
     format!("--{name}={}", site.path(at).display())
 }
 
-async fn mariadb(mysql: Mysql, site: &Site) -> Result<(), EngineError> {
+async fn mariadb(flavour: Flavour, site: &Site) -> Result<(), EngineError> {
     let mut make = Command::engine(program(site, "mariadb-install-db").await?).deadline(LIMIT);
     for arg in ["--no-defaults", "--auth-root-authentication-method=socket", "--skip-test-db", "--skip-name-resolve"] {
         make = make.arg(arg);
     }
     // It looks up the machine's name, which decides nothing here.
-    make = make.arg("--force").arg(format!("--auth-root-socket-user={}", names::admin(mysql, site)));
+    make = make.arg("--force").arg(format!("--auth-root-socket-user={}", names::admin(flavour, site)));
     make = make.arg(argument("datadir", site, &unfinished())).arg(argument("tmpdir", site, &config::temporary()));
     make = make.arg(format!("--innodb-log-file-size={}M", config::redo_mib(site)));
     site.host.run(with_modes(make)).await?;
@@ -75,30 +75,30 @@ async fn mariadb(mysql: Mysql, site: &Site) -> Result<(), EngineError> {
         "delete from mysql.proxies_priv;".to_owned(),
         "delete from mysql.roles_mapping;".to_owned(),
         "delete from mysql.db where user <> 'mariadb.sys';".to_owned(),
-        restored(mysql, site),
+        restored(flavour, site),
         format!(
             "if (select count(*) from mysql.global_priv where {} or user = 'mariadb.sys' and host = 'localhost' and \
              json_value(priv, '$.account_locked') = 1) <> 2 or (select count(*) from mysql.global_priv) <> 2 or exists \
              (select * from information_schema.schemata where schema_name not in ('mysql', 'sys', 'performance_schema', \
              'information_schema')) then signal sqlstate '45000' set message_text = 'there are other accounts or \
              databases'; end if;",
-            is_in_order(mysql, site)
+            is_in_order(flavour, site)
         ),
     ];
-    bootstrap(mysql, site, &unfinished(), &statements, LIMIT).await.map(drop)?;
+    bootstrap(flavour, site, &unfinished(), &statements, LIMIT).await.map(drop)?;
     Ok(())
 }
 
 /// What the agent's account is made of.
 const MADE_AS: &str = r#"{"access":18446744073709551615,"plugin":"unix_socket"}"#;
 
-fn restored(mysql: Mysql, site: &Site) -> String {
-    let admin = literal(names::admin(mysql, site));
+fn restored(flavour: Flavour, site: &Site) -> String {
+    let admin = literal(names::admin(flavour, site));
     format!("replace into mysql.global_priv values ('localhost', {admin}, {});", literal(MADE_AS))
 }
 
-fn is_in_order(mysql: Mysql, site: &Site) -> String {
-    let admin = literal(names::admin(mysql, site));
+fn is_in_order(flavour: Flavour, site: &Site) -> String {
+    let admin = literal(names::admin(flavour, site));
     format!("host = 'localhost' and user = {admin} and priv = {}", literal(MADE_AS))
 }
 
@@ -115,14 +115,14 @@ pub(crate) fn modes() -> Vec<(String, String)> {
 
 /// Runs statements, one a line; the first that fails ends it.
 async fn bootstrap(
-    mysql: Mysql,
+    flavour: Flavour,
     site: &Site,
     data: &Location,
     statements: &[String],
     limit: Duration,
 ) -> Result<(), HostError> {
     let [plugins, _] = config::empty();
-    let mut command = Command::engine(mysql.program(site)).arg("--no-defaults").arg("--bootstrap");
+    let mut command = Command::engine(flavour.program(site)).arg("--no-defaults").arg("--bootstrap");
     for (name, at) in [("datadir", data), ("tmpdir", &config::temporary()), ("plugin-dir", &plugins)] {
         command = command.arg(argument(name, site, at));
     }
@@ -131,32 +131,32 @@ async fn bootstrap(
     site.host.run(with_modes(command).deadline(limit)).await.map(drop)
 }
 
-async fn mysql_server(mysql: Mysql, site: &Site) -> Result<(), EngineError> {
+async fn mysql_server(flavour: Flavour, site: &Site) -> Result<(), EngineError> {
     let statements = [
         "INSTALL PLUGIN auth_socket SONAME 'auth_socket.so';".to_owned(),
-        made_for(mysql, site, "CREATE"),
+        made_for(flavour, site, "CREATE"),
         "GRANT ALL ON *.* TO os_admin@localhost WITH GRANT OPTION;".to_owned(),
         "DROP USER root@localhost;".to_owned(),
     ];
     let file = File::config("initialise.sql", statements.join("\n") + "\n");
     let at = file.at.clone();
     site.host.write(file).await?;
-    let make = Command::engine(mysql.program(site)).arg("--no-defaults").arg("--initialize-insecure").deadline(LIMIT);
+    let make = Command::engine(flavour.program(site)).arg("--no-defaults").arg("--initialize-insecure").deadline(LIMIT);
     let make = make.arg(argument("datadir", site, &unfinished())).arg(argument("init-file", site, &at));
     site.host.run(with_modes(make)).await?;
     Ok(site.host.remove(&at).await?)
 }
 
 /// The account of the agent, which is the engine's in the system's list.
-fn made_for(mysql: Mysql, site: &Site, verb: &str) -> String {
+fn made_for(flavour: Flavour, site: &Site, verb: &str) -> String {
     let account = site.engine_account.replace('\\', "\\\\").replace('\'', "''");
-    let admin = names::admin(mysql, site);
+    let admin = names::admin(flavour, site);
     format!("{verb} USER {admin}@localhost IDENTIFIED WITH auth_socket AS '{account}';")
 }
 
 /// Restores the agent's account. What one with all rights did to other tables of the server's is not found.
-pub(crate) async fn repair(mysql: Mysql, site: &Site) -> Result<Option<String>, EngineError> {
-    if !mysql.is_mariadb() {
+pub(crate) async fn repair(flavour: Flavour, site: &Site) -> Result<Option<String>, EngineError> {
+    if !flavour.is_mariadb() {
         // Only who has SYSTEM_USER can change it there, which no tenant has.
         return Ok(None);
     }
@@ -164,12 +164,12 @@ pub(crate) async fn repair(mysql: Mysql, site: &Site) -> Result<Option<String>, 
         format!(
             "if exists (select * from mysql.global_priv where {}) then signal sqlstate '45000' set message_text = \
              '{IN_ORDER}'; end if;",
-            is_in_order(mysql, site)
+            is_in_order(flavour, site)
         ),
-        restored(mysql, site),
+        restored(flavour, site),
     ];
-    match bootstrap(mysql, site, &Directory::Data.join("data"), &statements, REPAIR).await {
-        Ok(()) => Ok(Some(format!("restored: the account {:?}", names::admin(mysql, site)))),
+    match bootstrap(flavour, site, &Directory::Data.join("data"), &statements, REPAIR).await {
+        Ok(()) => Ok(Some(format!("restored: the account {:?}", names::admin(flavour, site)))),
         Err(HostError::Failed { stderr, .. }) if stderr.contains(IN_ORDER) => Ok(None),
         Err(error) => Err(error.into()),
     }

@@ -27,6 +27,7 @@ use trove_strategy::{
     Root, Site, Users,
 };
 
+use client::{Held, Session};
 pub use client::{identifier, pattern};
 
 /// Which of the family.
@@ -38,25 +39,9 @@ pub(crate) enum Flavour {
     MySql,
 }
 
-/// The datastores `mariadb` and `mysql`: the same verbs in two dialects.
-#[derive(Clone, Copy, Debug)]
-pub struct Mysql {
-    flavour: Flavour,
-}
-
-impl Mysql {
-    /// The datastore named `mariadb`.
-    pub const fn for_mariadb() -> Self {
-        Self { flavour: Flavour::MariaDb }
-    }
-
-    /// The datastore named `mysql`.
-    pub const fn for_mysql() -> Self {
-        Self { flavour: Flavour::MySql }
-    }
-
+impl Flavour {
     fn is_mariadb(self) -> bool {
-        self.flavour == Flavour::MariaDb
+        self == Self::MariaDb
     }
 
     fn server(self) -> &'static str {
@@ -71,11 +56,8 @@ impl Mysql {
     fn either<'a>(self, mariadb: &'a str, mysql: &'a str) -> &'a str {
         if self.is_mariadb() { mariadb } else { mysql }
     }
-}
 
-#[async_trait]
-impl Datastore for Mysql {
-    fn identity(&self) -> Identity {
+    fn identity(self) -> Identity {
         let mut identity = Identity::new(self.either("mariadb", "mysql"), 3306);
         names::ROOT.clone_into(&mut identity.root_user);
         identity.databases = NameRules::new(names::DATABASE_BYTES, names::RESERVED_DATABASES);
@@ -111,6 +93,36 @@ impl Datastore for Mysql {
         identity.client = Some(client);
         identity
     }
+}
+
+/// The datastores `mariadb` and `mysql`: the same verbs in two dialects.
+#[derive(Debug)]
+pub struct Mysql {
+    flavour: Flavour,
+    held: Held,
+}
+
+impl Mysql {
+    /// The datastore named `mariadb`. It keeps a connection, and so is made once.
+    pub const fn for_mariadb() -> Self {
+        Self { flavour: Flavour::MariaDb, held: Held::nothing() }
+    }
+
+    /// The datastore named `mysql`.
+    pub const fn for_mysql() -> Self {
+        Self { flavour: Flavour::MySql, held: Held::nothing() }
+    }
+
+    async fn session(&self, site: &Site) -> Result<Session<'_>, EngineError> {
+        self.held.session(self.flavour, site).await
+    }
+}
+
+#[async_trait]
+impl Datastore for Mysql {
+    fn identity(&self) -> Identity {
+        self.flavour.identity()
+    }
 
     async fn installations(&self, host: &dyn Host, bindir: Option<&Path>) -> Result<Vec<Installation>, EngineError> {
         let bindirs = match bindir {
@@ -119,7 +131,7 @@ impl Datastore for Mysql {
         };
         let mut found = Vec::new();
         for bindir in bindirs {
-            let program = bindir.join(self.server());
+            let program = bindir.join(self.flavour.server());
             if host.has_program(&program).await? {
                 let output = host.run(Command::engine(program).arg("--no-defaults").arg("--version")).await?;
                 found.extend(installation(self.flavour, &output.stdout, bindir));

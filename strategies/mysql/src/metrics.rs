@@ -2,7 +2,7 @@
 
 use trove_strategy::{EngineError, Metric};
 
-use crate::Mysql;
+use crate::Flavour;
 use crate::client::Session;
 
 /// Each figure, and the server's name of it.
@@ -29,8 +29,8 @@ const RENAMED: [(&str, &str); 1] = [("log_position_bytes", "Innodb_redo_log_curr
 /// No server counts so far.
 const GREATEST: f64 = 1e19;
 
-pub(crate) async fn ask(mysql: Mysql, session: &mut Session) -> Result<Vec<Metric>, EngineError> {
-    let all = || FIGURES.into_iter().chain(RENAMED.into_iter().filter(|_| !mysql.is_mariadb()));
+pub(crate) async fn ask(flavour: Flavour, session: &mut Session<'_>) -> Result<Vec<Metric>, EngineError> {
+    let all = || FIGURES.into_iter().chain(RENAMED.into_iter().filter(|_| !flavour.is_mariadb()));
     let names: Vec<String> = all().map(|(_, name)| format!("'{name}'")).collect();
     let sql = format!("show global status where variable_name in ({})", names.join(", "));
     let rows = session.rows("read metrics", &sql).await?;

@@ -2,7 +2,7 @@
 
 use trove_strategy::{EngineError, Kind, NameRules, Site};
 
-use crate::{Datastore as _, Mysql};
+use crate::Flavour;
 
 /// The all-powerful account that a tenant may ask for: from any host.
 pub(crate) const ROOT: &str = "root";
@@ -61,8 +61,8 @@ pub(crate) const SYSTEM: [&str; 4] = ["mysql", "sys", "information_schema", "per
 
 /// The name of the agent's account. MariaDB 10.11 lets in whoever has the name of the account from which he connects, and takes
 /// no other name (`IDENTIFIED VIA unix_socket AS` is ignored).
-pub(crate) fn admin(mysql: Mysql, site: &Site) -> &str {
-    if mysql.is_mariadb() { &site.engine_account } else { ADMIN }
+pub(crate) fn admin(flavour: Flavour, site: &Site) -> &str {
+    if flavour.is_mariadb() { &site.engine_account } else { ADMIN }
 }
 
 fn check(what: &str, name: &str, rules: &NameRules) -> Result<(), EngineError> {
@@ -73,14 +73,14 @@ fn check(what: &str, name: &str, rules: &NameRules) -> Result<(), EngineError> {
 }
 
 /// Refuses a database that the server would not take or that is not the tenant's.
-pub(crate) fn check_database(mysql: Mysql, name: &str) -> Result<(), EngineError> {
-    check("database", name, &mysql.identity().databases)
+pub(crate) fn check_database(flavour: Flavour, name: &str) -> Result<(), EngineError> {
+    check("database", name, &flavour.identity().databases)
 }
 
 /// Refuses an account that the server would not take or that is not the tenant's.
-pub(crate) fn check_user(mysql: Mysql, site: &Site, name: &str, host: &str) -> Result<(), EngineError> {
-    check("account", name, &mysql.identity().users.names)?;
-    if name == admin(mysql, site) && is_local(host) {
+pub(crate) fn check_user(flavour: Flavour, site: &Site, name: &str, host: &str) -> Result<(), EngineError> {
+    check("account", name, &flavour.identity().users.names)?;
+    if name == admin(flavour, site) && is_local(host) {
         let reason = format!("the account {name:?} from {host:?}: it is the agent's");
         return Err(EngineError::new(Kind::Invalid, reason));
     }
@@ -92,8 +92,10 @@ pub(crate) fn check_user(mysql: Mysql, site: &Site, name: &str, host: &str) -> R
 }
 
 /// Whether an account is the server's or the agent's, and shown to nobody.
-pub(crate) fn is_reserved(mysql: Mysql, site: &Site, name: &str, host: &str) -> bool {
-    name.is_empty() || mysql.identity().users.names.is_reserved(name) || name == admin(mysql, site) && is_local(host)
+pub(crate) fn is_reserved(flavour: Flavour, site: &Site, name: &str, host: &str) -> bool {
+    name.is_empty()
+        || flavour.identity().users.names.is_reserved(name)
+        || name == admin(flavour, site) && is_local(host)
 }
 
 fn is_local(host: &str) -> bool {
@@ -101,6 +103,6 @@ fn is_local(host: &str) -> bool {
 }
 
 /// Whether a database is shown to nobody.
-pub(crate) fn is_reserved_database(mysql: Mysql, name: &str) -> bool {
-    mysql.identity().databases.is_reserved(name)
+pub(crate) fn is_reserved_database(flavour: Flavour, name: &str) -> bool {
+    flavour.identity().databases.is_reserved(name)
 }

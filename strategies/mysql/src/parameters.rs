@@ -11,7 +11,7 @@ use trove_strategy::{
 
 use crate::client::{Session, literal};
 use crate::owned::is_owned;
-use crate::{Mysql, config};
+use crate::{Flavour, Mysql, config};
 
 /// The server has not that variable, cannot change it while it runs, or does not take the value.
 const READ_ONLY: &str = "read only";
@@ -44,8 +44,8 @@ const MYSQL: &str = "select g.variable_name, '', coalesce(i.min_value, ''), coal
                      g.variable_value, i.variable_source = 'COMPILED' from performance_schema.global_variables g join \
                      performance_schema.variables_info i on i.variable_name = g.variable_name";
 
-async fn variables(mysql: Mysql, session: &mut Session) -> Result<Vec<Variable>, EngineError> {
-    let rows = session.rows("list parameters", mysql.either(MARIADB, MYSQL)).await?;
+async fn variables(flavour: Flavour, session: &mut Session<'_>) -> Result<Vec<Variable>, EngineError> {
+    let rows = session.rows("list parameters", flavour.either(MARIADB, MYSQL)).await?;
     let read = |row: Vec<String>| {
         let [name, kind, min, max, allowed, read_only, default, value, untouched] =
             <[String; 9]>::try_from(row).ok()?;
@@ -54,7 +54,7 @@ async fn variables(mysql: Mysql, session: &mut Session) -> Result<Vec<Variable>,
     };
     let mut all: Vec<Variable> = rows.into_iter().filter_map(read).filter(|known| !is_owned(&known.name)).collect();
     all.sort_by(|one, other| one.name.cmp(&other.name));
-    if !mysql.is_mariadb() {
+    if !flavour.is_mariadb() {
         for variable in &mut all {
             infer(session, variable).await?;
         }
@@ -63,7 +63,7 @@ async fn variables(mysql: Mysql, session: &mut Session) -> Result<Vec<Variable>,
 }
 
 /// What MySQL does not say of a variable. Given the value that it has it says whether it can be changed.
-async fn infer(session: &mut Session, variable: &mut Variable) -> Result<(), EngineError> {
+async fn infer(session: &mut Session<'_>, variable: &mut Variable) -> Result<(), EngineError> {
     variable.kind = match variable.value.as_str() {
         "ON" | "OFF" => "BOOLEAN",
         text if text.parse::<i128>().is_ok() => "BIGINT",
@@ -121,13 +121,13 @@ fn text_in_sql(value: &str) -> String {
 #[async_trait]
 impl Parameters for Mysql {
     async fn describe(&self, site: &Site) -> Result<Vec<Parameter>, EngineError> {
-        let mut session = Session::open(*self, site).await?;
-        Ok(variables(*self, &mut session).await?.into_iter().map(described).collect())
+        let mut session = self.session(site).await?;
+        Ok(variables(self.flavour, &mut session).await?.into_iter().map(described).collect())
     }
 
     async fn values(&self, site: &Site) -> Result<Vec<(String, String)>, EngineError> {
-        let mut session = Session::open(*self, site).await?;
-        let all = variables(*self, &mut session).await?;
+        let mut session = self.session(site).await?;
+        let all = variables(self.flavour, &mut session).await?;
         Ok(all.into_iter().map(|variable| (variable.name, variable.value)).collect())
     }
 
@@ -136,8 +136,8 @@ impl Parameters for Mysql {
         for (name, chosen) in values {
             config::check(name, chosen)?;
         }
-        let mut command = Command::engine(self.program(site)).arg("--no-defaults");
-        let asks: &[&str] = if self.is_mariadb() {
+        let mut command = Command::engine(self.flavour.program(site)).arg("--no-defaults");
+        let asks: &[&str] = if self.flavour.is_mariadb() {
             &["--help", "--verbose"]
         } else {
             &["--validate-config", "--log-error-verbosity=2"]
@@ -153,7 +153,7 @@ impl Parameters for Mysql {
                 if let Some(adjusted) = said.stderr.lines().find(|line| line.contains(" adjusted to ")) {
                     return Err(refused(adjusted));
                 }
-                if self.is_mariadb() { all_known(&said.stdout, values) } else { Ok(()) }
+                if self.flavour.is_mariadb() { all_known(&said.stdout, values) } else { Ok(()) }
             }
             Err(HostError::Failed { stderr, .. }) => {
                 let said = stderr.lines().find(|line| line.contains("[ERROR]")).or(stderr.lines().next());
@@ -165,10 +165,10 @@ impl Parameters for Mysql {
 
     async fn apply(&self, site: &Site, settings: &Settings) -> Result<BTreeMap<String, Applied>, EngineError> {
         let attempt = "apply the parameters";
-        let wanted = config::wanted(*self, site, settings)?;
-        let mut session = Session::open(*self, site).await?;
+        let wanted = config::wanted(self.flavour, site, settings)?;
+        let mut session = self.session(site).await?;
         let mut became = BTreeMap::new();
-        for variable in variables(*self, &mut session).await? {
+        for variable in variables(self.flavour, &mut session).await? {
             let name = &variable.name;
             let chosen = wanted.get(name);
             let applied = match chosen {
@@ -176,8 +176,8 @@ impl Parameters for Mysql {
                 // What nobody chooses any more goes back to the server's own value.
                 None if variable.is_untouched || same(&variable.default, &variable.value) => continue,
                 _ if variable.is_read_only => Applied::NeedsRestart,
-                None => set(*self, &mut session, attempt, name, "default").await?,
-                Some(value) => set(*self, &mut session, attempt, name, &in_sql(&variable, value)).await?,
+                None => set(self.flavour, &mut session, attempt, name, "default").await?,
+                Some(value) => set(self.flavour, &mut session, attempt, name, &in_sql(&variable, value)).await?,
             };
             if chosen.is_some() || applied == Applied::NeedsRestart {
                 became.insert(name.clone(), applied);
@@ -209,13 +209,13 @@ fn all_known(listed: &str, values: &BTreeMap<String, Value>) -> Result<(), Engin
 
 /// Sets a variable. The server cuts numbers to their range with a warning, unless it is told to be strict.
 async fn set(
-    mysql: Mysql,
-    session: &mut Session,
+    flavour: Flavour,
+    session: &mut Session<'_>,
     attempt: &str,
     name: &str,
     value: &str,
 ) -> Result<Applied, EngineError> {
-    let strict = if mysql.is_mariadb() { "set statement sql_mode = 'STRICT_ALL_TABLES' for " } else { "" };
+    let strict = if flavour.is_mariadb() { "set statement sql_mode = 'STRICT_ALL_TABLES' for " } else { "" };
     match session.run(attempt, &format!("{strict}set global {name} = {value}")).await {
         Ok(()) => Ok(Applied::Live),
         // `Busy`: it can be changed only where the server began with it, as `max_user_connections`.

@@ -9,7 +9,7 @@ use crate::accounts::{self, account, is_locked};
 use crate::client::{Session, identifier, literal, matches, pattern};
 use crate::names::{ANY_HOST, LOCAL, ROOT, SYSTEM};
 use crate::users::verified_by;
-use crate::{Mysql, access, names, sessions};
+use crate::{Flavour, Mysql, access, names, sessions};
 
 /// Rights that root does not get.
 const KEPT: &[&str] = &[
@@ -45,18 +45,18 @@ fn root() -> Grantee {
 #[async_trait]
 impl Root for Mysql {
     async fn is_enabled(&self, site: &Site) -> Result<bool, EngineError> {
-        let mut session = Session::open(*self, site).await?;
+        let mut session = self.session(site).await?;
         Ok(accounts::shown(&mut session, &root()).await?.is_some_and(|shown| !is_locked(&shown)))
     }
 
     async fn enable(&self, site: &Site, password: &SecretString) -> Result<(), EngineError> {
         let attempt = "enable root";
-        let mut session = Session::open(*self, site).await?;
-        let (id, verified) = (account(&root()), verified_by(*self, password));
+        let mut session = self.session(site).await?;
+        let (id, verified) = (account(&root()), verified_by(self.flavour, password));
         session.run(attempt, &format!("create user if not exists {id} {verified}")).await?;
-        let rights = given(*self, site, &mut session).await?.join(", ");
+        let rights = given(self.flavour, site, &mut session).await?.join(", ");
         session.run(attempt, &format!("grant {rights} on *.* to {id} with grant option")).await?;
-        if !self.is_mariadb() {
+        if !self.flavour.is_mariadb() {
             session.run(attempt, &format!("revoke {KEPT_ON_TABLES} on mysql.* from {id}")).await?;
         }
         session.run(attempt, &format!("alter user {id} {verified} require none account unlock")).await
@@ -66,7 +66,7 @@ impl Root for Mysql {
         let attempt = "disable root";
         let mut error = EngineError::new(Kind::Busy, format!("{attempt}: powers come back while they are taken away"));
         for round in 0..ROUNDS {
-            match take_away(*self, site, attempt).await {
+            match take_away(self, site, attempt).await {
                 // The round before cut the sessions that had rights: what they made until then is found by this one.
                 Ok(false) if round > 0 => return Ok(()),
                 Ok(_) => {}
@@ -78,15 +78,15 @@ impl Root for Mysql {
 }
 
 /// The rights that root gets, of those that the agent has on this server.
-async fn given(mysql: Mysql, site: &Site, session: &mut Session) -> Result<Vec<String>, EngineError> {
-    let admin = format!("'{}'@'{}'", names::admin(mysql, site), LOCAL);
+async fn given(flavour: Flavour, site: &Site, session: &mut Session<'_>) -> Result<Vec<String>, EngineError> {
+    let admin = format!("'{}'@'{}'", names::admin(flavour, site), LOCAL);
     let sql =
         format!("select privilege_type from information_schema.user_privileges where grantee = {}", literal(&admin));
     let rows = session.rows("list rights", &sql).await?;
     let all = rows.into_iter().filter_map(|row| row.into_iter().next());
     // Those with an underscore are MySQL's that are no part of any database's.
     let is_given = |right: &String| {
-        let is_dynamic = right.contains('_') && !mysql.is_mariadb();
+        let is_dynamic = right.contains('_') && !flavour.is_mariadb();
         !KEPT.contains(&right.as_str()) && (!is_dynamic || GIVEN.contains(&right.as_str()))
     };
     Ok(all.filter(is_given).collect())
@@ -94,7 +94,11 @@ async fn given(mysql: Mysql, site: &Site, session: &mut Session) -> Result<Vec<S
 
 /// Accounts besides the agent's that have more than rights on single databases of tenants, or that only root can have made;
 /// `root` itself unless it is shut out.
-pub(crate) async fn others(mysql: Mysql, site: &Site, session: &mut Session) -> Result<Vec<Grantee>, EngineError> {
+pub(crate) async fn others(
+    flavour: Flavour,
+    site: &Site,
+    session: &mut Session<'_>,
+) -> Result<Vec<Grantee>, EngineError> {
     let attempt = "look for accounts with powers";
     let wide = "select distinct grantee from information_schema.user_privileges where privilege_type <> 'USAGE' or \
                 is_grantable = 'YES'";
@@ -113,12 +117,12 @@ pub(crate) async fn others(mysql: Mysql, site: &Site, session: &mut Session) -> 
     }
     let mut found = Vec::new();
     for id in accounts::all(session).await? {
-        let is_ours = id.host == LOCAL && id.name == names::admin(mysql, site);
+        let is_ours = id.host == LOCAL && id.name == names::admin(flavour, site);
         if is_ours || is_systems(&id) {
             continue;
         }
         let made = id == root();
-        let is_odd = names::is_reserved(mysql, site, &id.name, &id.host) && !made;
+        let is_odd = names::is_reserved(flavour, site, &id.name, &id.host) && !made;
         let is_in = made && accounts::shown(session, &id).await?.is_some_and(|shown| !is_locked(&shown));
         if is_odd || is_in || powerful.contains(&format!("'{}'@'{}'", id.name, id.host)) {
             found.push(id);
@@ -133,25 +137,25 @@ fn is_systems(id: &Grantee) -> bool {
 }
 
 /// Takes all powers away, and cuts all sessions. Answers whether there was something to take.
-async fn take_away(mysql: Mysql, site: &Site, attempt: &str) -> Result<bool, EngineError> {
-    let mut session = Session::open(mysql, site).await?;
-    let own = names::admin(mysql, site);
+async fn take_away(mysql: &Mysql, site: &Site, attempt: &str) -> Result<bool, EngineError> {
+    let (flavour, mut session) = (mysql.flavour, mysql.session(site).await?);
+    let own = names::admin(flavour, site);
     // Whoever is in goes on with what he had.
     sessions::cut(&mut session, |open| open.user != own).await?;
     let mut found = false;
-    if mysql.is_mariadb() {
+    if flavour.is_mariadb() {
         found |= without_roles(&mut session, attempt).await?;
     }
     // What was written into the tables of accounts is found below.
     session.run(attempt, "flush privileges").await?;
-    found |= own_accounts_as_made(mysql, site, &mut session, attempt).await?;
-    let others = others(mysql, site, &mut session).await?;
+    found |= own_accounts_as_made(flavour, site, &mut session, attempt).await?;
+    let others = others(flavour, site, &mut session).await?;
     found |= !others.is_empty();
     let (grants, databases) = (accounts::grants(&mut session).await?, access::names(&mut session).await?);
     for id in others {
-        strip(mysql, site, &mut session, attempt, &id, &accounts::entered(&id, &grants, &databases)).await?;
+        strip(flavour, site, &mut session, attempt, &id, &accounts::entered(&id, &grants, &databases)).await?;
     }
-    found |= without_objects(mysql, site, &mut session, attempt).await?;
+    found |= without_objects(flavour, site, &mut session, attempt).await?;
     sessions::cut(&mut session, |open| open.user != own).await?;
     Ok(found)
 }
@@ -159,26 +163,26 @@ async fn take_away(mysql: Mysql, site: &Site, attempt: &str) -> Result<bool, Eng
 /// One account is left with the databases that it may enter. `root` may enter all of them and is shut out: what it made runs with
 /// its rights, and goes on doing so.
 async fn strip(
-    mysql: Mysql,
+    flavour: Flavour,
     site: &Site,
-    session: &mut Session,
+    session: &mut Session<'_>,
     attempt: &str,
     id: &Grantee,
     entered: &[String],
 ) -> Result<(), EngineError> {
     let quoted = account(id);
-    if *id != root() && names::is_reserved(mysql, site, &id.name, &id.host) {
+    if *id != root() && names::is_reserved(flavour, site, &id.name, &id.host) {
         return session.run(attempt, &format!("drop user if exists {quoted}")).await;
     }
     session.run(attempt, &format!("revoke all privileges, grant option from {quoted}")).await?;
     let mut entered = entered.to_vec();
     if *id == root() {
         let random = SecretString::from(hex::encode(rand::random::<[u8; 32]>()));
-        let verified = verified_by(mysql, &random);
+        let verified = verified_by(flavour, &random);
         session.run(attempt, &format!("alter user {quoted} {verified} account lock")).await?;
         entered = access::names(session).await?;
     }
-    for database in entered.iter().filter(|name| !names::is_reserved_database(mysql, name)) {
+    for database in entered.iter().filter(|name| !names::is_reserved_database(flavour, name)) {
         session.run(attempt, &access::statement("grant", &pattern(database), "to", id)).await?;
     }
     Ok(())
@@ -186,15 +190,15 @@ async fn strip(
 
 /// The agent's account logs in as it was made, and the server's own do not.
 async fn own_accounts_as_made(
-    mysql: Mysql,
+    flavour: Flavour,
     site: &Site,
-    session: &mut Session,
+    session: &mut Session<'_>,
     attempt: &str,
 ) -> Result<bool, EngineError> {
     let mut found = false;
-    let own = Grantee { name: names::admin(mysql, site).to_owned(), host: LOCAL.to_owned() };
+    let own = Grantee { name: names::admin(flavour, site).to_owned(), host: LOCAL.to_owned() };
     let shown = accounts::shown(session, &own).await?.unwrap_or_default();
-    if mysql.is_mariadb() && shown.trim() != format!("CREATE USER {} IDENTIFIED VIA unix_socket", account(&own)) {
+    if flavour.is_mariadb() && shown.trim() != format!("CREATE USER {} IDENTIFIED VIA unix_socket", account(&own)) {
         session.run(attempt, &format!("alter user {} identified via unix_socket require none", account(&own))).await?;
         found = true;
     }
@@ -209,7 +213,7 @@ async fn own_accounts_as_made(
 
 /// Roles with more than a database's rights are gone, and nobody logs in as another by a proxy. Both are known only to tables of
 /// the server's, which have to be its own.
-async fn without_roles(session: &mut Session, attempt: &str) -> Result<bool, EngineError> {
+async fn without_roles(session: &mut Session<'_>, attempt: &str) -> Result<bool, EngineError> {
     let own = "select count(*) from information_schema.tables where table_schema = 'mysql' and table_type = 'BASE TABLE' \
                and engine in ('Aria', 'MyISAM', 'InnoDB') and table_name in ('global_priv', 'proxies_priv')";
     if session.value(attempt, own).await?.as_deref() != Some("2") {
@@ -230,8 +234,13 @@ async fn without_roles(session: &mut Session, attempt: &str) -> Result<bool, Eng
 
 /// Routines, views, triggers and events that one with all rights made in the agent's name run with the agent's rights: they are
 /// removed. Nobody makes them so but to come back.
-async fn without_objects(mysql: Mysql, site: &Site, session: &mut Session, attempt: &str) -> Result<bool, EngineError> {
-    let definer = literal(&format!("{}@{LOCAL}", names::admin(mysql, site)));
+async fn without_objects(
+    flavour: Flavour,
+    site: &Site,
+    session: &mut Session<'_>,
+    attempt: &str,
+) -> Result<bool, EngineError> {
+    let definer = literal(&format!("{}@{LOCAL}", names::admin(flavour, site)));
     let sql = format!(
         "select routine_type, routine_schema, routine_name from information_schema.routines where definer = {definer} \
          union all select 'VIEW', table_schema, table_name from information_schema.views where definer = {definer} \

@@ -28,7 +28,7 @@ pub(crate) struct Open {
 }
 
 /// All but the server's own and this one.
-async fn open(session: &mut Session) -> Result<Vec<Open>, EngineError> {
+async fn open(session: &mut Session<'_>) -> Result<Vec<Open>, EngineError> {
     let attempt = "list sessions";
     let own = session.value(attempt, "select connection_id()").await?.unwrap_or_default();
     let read = |row: Vec<String>| {
@@ -41,7 +41,7 @@ async fn open(session: &mut Session) -> Result<Vec<Open>, EngineError> {
 }
 
 /// Ends those for which this holds, and waits for their end.
-pub(crate) async fn cut(session: &mut Session, which: impl Fn(&Open) -> bool) -> Result<(), EngineError> {
+pub(crate) async fn cut(session: &mut Session<'_>, which: impl Fn(&Open) -> bool) -> Result<(), EngineError> {
     let attempt = "cut sessions";
     let ended = async {
         loop {

@@ -6,22 +6,21 @@ use trove_strategy::{EngineError, Grantee, Kind, NewUser, SecretString, Site, Us
 use crate::accounts::{self, account};
 use crate::client::Session;
 use crate::names::check_user;
-use crate::{Mysql, access, hash, sessions};
+use crate::{Flavour, Mysql, access, hash, sessions};
 
 /// How an account logs in, in SQL: by what the server stores of its password.
-pub(crate) fn verified_by(mysql: Mysql, password: &SecretString) -> String {
-    if mysql.is_mariadb() {
+pub(crate) fn verified_by(flavour: Flavour, password: &SecretString) -> String {
+    if flavour.is_mariadb() {
         format!("identified via mysql_native_password using '{}'", hash::native(password))
     } else {
         format!("identified with caching_sha2_password as 0x{}", hex::encode(hash::caching_sha2(password)))
     }
 }
 
-async fn listed(mysql: Mysql, site: &Site) -> Result<Vec<User>, EngineError> {
-    let mut session = Session::open(mysql, site).await?;
-    let all = accounts::of_tenants(mysql, site, &mut session).await?;
-    let grants = accounts::grants(&mut session).await?;
-    let databases = access::names(&mut session).await?;
+async fn listed(flavour: Flavour, site: &Site, session: &mut Session<'_>) -> Result<Vec<User>, EngineError> {
+    let all = accounts::of_tenants(flavour, site, session).await?;
+    let grants = accounts::grants(session).await?;
+    let databases = access::names(session).await?;
     let user = |id: Grantee| {
         let entered = accounts::entered(&id, &grants, &databases);
         User::new(id, entered)
@@ -32,31 +31,32 @@ async fn listed(mysql: Mysql, site: &Site) -> Result<Vec<User>, EngineError> {
 #[async_trait]
 impl Users for Mysql {
     async fn list(&self, site: &Site) -> Result<Vec<User>, EngineError> {
-        listed(*self, site).await
+        listed(self.flavour, site, &mut self.session(site).await?).await
     }
 
     async fn get(&self, site: &Site, id: &Grantee) -> Result<Option<User>, EngineError> {
-        Ok(listed(*self, site).await?.into_iter().find(|user| accounts::same(&user.id, id)))
+        let all = self.list(site).await?;
+        Ok(all.into_iter().find(|user| accounts::same(&user.id, id)))
     }
 
     async fn create(&self, site: &Site, user: &NewUser) -> Result<(), EngineError> {
-        check_user(*self, site, &user.id.name, &user.id.host)?;
+        check_user(self.flavour, site, &user.id.name, &user.id.host)?;
         let attempt = format!("create the account {:?}", user.id.name);
-        let mut session = Session::open(*self, site).await?;
-        let (id, verified) = (account(&user.id), verified_by(*self, &user.password));
+        let mut session = self.session(site).await?;
+        let (id, verified) = (account(&user.id), verified_by(self.flavour, &user.password));
         session.run(&attempt, &format!("create user if not exists {id} {verified}")).await?;
         // One that is there may have another password, or be shut out.
         session.run(&attempt, &format!("alter user {id} {verified} require none account unlock")).await?;
         for database in &user.databases {
-            access::grant(*self, site, &mut session, &user.id, database).await?;
+            access::grant(self.flavour, site, &mut session, &user.id, database).await?;
         }
         Ok(())
     }
 
     async fn delete(&self, site: &Site, id: &Grantee) -> Result<(), EngineError> {
-        check_user(*self, site, &id.name, &id.host)?;
+        check_user(self.flavour, site, &id.name, &id.host)?;
         let attempt = format!("delete the account {:?}", id.name);
-        let mut session = Session::open(*self, site).await?;
+        let mut session = self.session(site).await?;
         session.run(&attempt, &format!("drop user if exists {}", account(id))).await?;
         // They go on otherwise. An earlier try may have ended before this.
         let others = accounts::all(&mut session).await?;
@@ -65,17 +65,17 @@ impl Users for Mysql {
     }
 
     async fn change(&self, site: &Site, id: &Grantee, change: &UserChange) -> Result<(), EngineError> {
-        check_user(*self, site, &id.name, &id.host)?;
+        check_user(self.flavour, site, &id.name, &id.host)?;
         let attempt = format!("change the account {:?}", id.name);
         let gone = || EngineError::new(Kind::Gone, format!("{attempt}: there is no such account"));
-        let mut session = Session::open(*self, site).await?;
+        let mut session = self.session(site).await?;
         let all = accounts::all(&mut session).await?;
         let known = |id: &Grantee| all.iter().any(|known| accounts::same(known, id));
         let new = Grantee {
             name: change.name.clone().unwrap_or_else(|| id.name.clone()),
             host: change.host.clone().unwrap_or_else(|| id.host.clone()),
         };
-        check_user(*self, site, &new.name, &new.host)?;
+        check_user(self.flavour, site, &new.name, &new.host)?;
         if !accounts::same(&new, id) {
             match (known(id), known(&new)) {
                 (true, true) => {
@@ -97,7 +97,7 @@ impl Users for Mysql {
         }
         match &change.password {
             Some(password) => {
-                let verified = verified_by(*self, password);
+                let verified = verified_by(self.flavour, password);
                 session.run(&attempt, &format!("alter user {} {verified}", account(&new))).await
             }
             None => Ok(()),

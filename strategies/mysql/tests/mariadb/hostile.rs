@@ -1,5 +1,7 @@
 //! What one with all rights can do to the agent: it is put right, or does not work.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use mysql_async::prelude::Queryable;
 use trove_conformance::{Bench, Running};
@@ -241,7 +243,8 @@ async fn what_tenants_set_decides_nothing_in_the_agents_sessions() -> Result<()>
         make_user(&bench, &user, "Secret-1", &[]).await?;
         sessions.extend(login(&bench, &user.name, "Secret-1", None).await.ok());
     }
-    ensure!(sessions.len() >= 10, "{}", sessions.len());
+    // One of the ten is the agent's.
+    ensure!(sessions.len() >= 9, "{}", sessions.len());
     MARIADB.engine().probe(&bench.site).await.map_err(plain)?;
     MARIADB.engine().metrics(&bench.site).await.map_err(plain)?;
     drop(sessions);
@@ -265,5 +268,75 @@ async fn a_database_whose_tables_are_in_use_is_removed_all_the_same() -> Result<
     databases().delete(&bench.site, "one").await.map_err(plain)?;
     let left = databases().list(&bench.site).await.map_err(plain)?;
     assert_eq!(left.into_iter().map(|database| database.name).collect::<Vec<_>>(), ["two"]);
+    running.stop(&bench).await
+}
+
+/// The numbers of the agent's sessions.
+async fn agents(session: &mut mysql_async::Conn, bench: &Bench<'_>) -> Result<Vec<u64>> {
+    let of = format!("select id from information_schema.processlist where user = '{}'", bench.site.engine_account);
+    Ok(session.query(of).await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_works_while_tenants_hold_all_connections() -> Result<()> {
+    let bench = Bench::new(&MARIADB).await?;
+    let running = bench.start().await?;
+    let mut root = almighty(&bench).await?;
+    let held = agents(&mut root, &bench).await?;
+    ensure!(held.len() == 1, "{held:?}");
+    MARIADB.engine().probe(&bench.site).await.map_err(plain)?;
+    assert_eq!(agents(&mut root, &bench).await?, held, "each question opens a connection");
+    bench.take_up(&settings(&[("max_connections", 10.into()), ("wait_timeout", 1.into())])).await.map_err(plain)?;
+    make_user(&bench, &id("app", "%"), "Secret-1", &[]).await?;
+    // Once with the agent's connection among them, and once with the one more that the server has.
+    for closed in [false, true] {
+        if closed {
+            for agent in agents(&mut root, &bench).await? {
+                root.query_drop(format!("kill connection {agent}")).await?;
+            }
+        }
+        let mut tenants = Vec::new();
+        // The server counts those that were closed for a moment.
+        for _ in 0..30 {
+            match login(&bench, "app", "Secret-1", None).await {
+                Ok(mut session) => {
+                    session.query_drop("set wait_timeout = 1000").await?;
+                    tenants.push(session);
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        ensure!((8..=9).contains(&tenants.len()), "{}", tenants.len());
+        for round in 0..10 {
+            let new = id(&format!("u{closed}{round}"), "%");
+            let (one, other, figures, made, all) = tokio::join!(
+                MARIADB.engine().probe(&bench.site),
+                MARIADB.engine().probe(&bench.site),
+                MARIADB.engine().metrics(&bench.site),
+                make_user(&bench, &new, "Secret-2", &[]),
+                users().list(&bench.site),
+            );
+            made.with_context(|| format!("round {round}"))?;
+            (one.and(other).map(drop)).and(figures.map(drop)).and(all.map(drop)).map_err(plain)?;
+            users().delete(&bench.site, &new).await.map_err(plain)?;
+        }
+        // Longer than the server keeps a tenant's.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let held = agents(&mut root, &bench).await?;
+        ensure!(held.len() == 1, "{held:?}");
+    }
+    running.stop(&bench).await
+}
+
+#[tokio::test]
+async fn a_question_that_is_given_up_takes_no_answer_from_the_next() -> Result<()> {
+    let bench = Bench::new(&MARIADB).await?;
+    let running = bench.start().await?;
+    for wait in [0, 1, 2, 5, 10, 20] {
+        let given_up = tokio::time::timeout(Duration::from_millis(wait), users().list(&bench.site)).await;
+        let health = MARIADB.engine().probe(&bench.site).await.map_err(plain)?;
+        ensure!(health.version.starts_with("1"), "{health:?}, given up: {}", given_up.is_err());
+        ensure!(users().list(&bench.site).await.map_err(plain)?.is_empty());
+    }
     running.stop(&bench).await
 }

@@ -68,7 +68,8 @@ async fn they_are_the_servers_own_with_ranges_and_values() -> Result<()> {
     ensure!(value("back_log").await? == "77" && value("sql_mode").await? == "ANSI_QUOTES");
     ensure!(value("innodb_buffer_pool_size").await? == (128 << 20).to_string());
     // What nobody chooses any more is as the size suggests, or as the server has it.
-    bench.take_up(&Settings::default()).await.map_err(plain)?;
+    let given_up = bench.take_up(&Settings::default()).await.map_err(plain)?;
+    ensure!(given_up == [("back_log".to_owned(), Applied::NeedsRestart)].into(), "{given_up:?}");
     ensure!(value("max_connections").await? == "64", "{}", value("max_connections").await?);
     ensure!(value("slow_query_log").await? == "OFF" && value("sql_mode").await?.contains("STRICT_TRANS_TABLES"));
 
