@@ -67,7 +67,8 @@ async fn one(bench: &Bench<'_>, running: Running, settings: &Settings, tried: &m
         tried.worked += 1;
     } else {
         ensure!(bench.log().len() > logged, "it does not start, and does not say why");
-        running.kill()?;
+        // It has ended, or ends with this.
+        drop(running);
         bench.await_none().await?;
         tried.unstartable += 1;
     }

@@ -62,7 +62,7 @@ pub(crate) const KNOWN: [Known; 26] = [
     live("allowDiskUseByDefault", Values::Flag, "true"),
     in_unit("ms", live("cursorTimeoutMillis", Values::Whole(1, INT), "600000")),
     in_unit("B", live("internalDocumentSourceGroupMaxMemoryBytes", Values::Whole(1, 1 << 40), "104857600")),
-    in_unit("B", live("internalQueryMaxBlockingSortMemoryUsageBytes", Values::Whole(0, 1 << 40), "104857600")),
+    in_unit("B", live("internalQueryMaxBlockingSortMemoryUsageBytes", Values::Whole(0, INT), "104857600")),
     in_unit("min", at_start("localLogicalSessionTimeoutMinutes", Values::Whole(1, INT), "30")),
     in_unit("MB", live("maxIndexBuildMemoryUsageMegabytes", Values::Whole(50, INT), "200")),
     live("maxNumActiveUserIndexBuilds", Values::Whole(0, INT), "3"),

@@ -97,3 +97,26 @@ async fn mongodb_passes_the_suite() -> Result<()> {
     ensure!(report.passed.len() == 17, "{:?}", report.passed);
     Ok(())
 }
+
+/// How many choices of values: all that there is time for where everything is asked for.
+fn choices() -> usize {
+    if std::env::var_os("TROVE_TEST_DEPTH").is_some_and(|depth| depth == "full") { 100 } else { 10 }
+}
+
+#[tokio::test]
+async fn values_that_are_accepted_work_and_those_that_are_refused_change_nothing() -> Result<()> {
+    let mongodb = Mongodb::new();
+    let Ok(bench) = Bench::new(&mongodb).await else {
+        println!("skipped: mongod is not installed");
+        return Ok(());
+    };
+    let seed = match std::env::var("TROVE_SEED") {
+        Ok(text) => text.parse()?,
+        Err(_) => rand::random(),
+    };
+    println!("seed {seed}; the same again with TROVE_SEED={seed}");
+    let running = bench.start().await?;
+    let (running, tried) = trove_conformance::try_values(&bench, running, seed, choices()).await?;
+    println!("{tried:?}");
+    running.stop(&bench).await
+}
