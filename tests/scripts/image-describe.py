@@ -55,7 +55,11 @@ def main():
     packages = installed(arguments.root)
     shutil.move(arguments.image, place(image + ".part"))
     os.replace(place(image + ".part"), place(image))
-    write(place(f"{name}.spdx.json"), spdx(name, created, digest, packages, arguments.suite, agent))
+    others = [own("trove-agent", None, agent, "Apache-2.0")]
+    # An engine that is not Debian's is in no list of packages.
+    if installation["bindir"].startswith("/usr/local/"):
+        others.append(own(arguments.datastore, installation["version"], None, "NOASSERTION"))
+    write(place(f"{name}.spdx.json"), spdx(name, created, digest, packages, arguments.suite, others))
     sums = "".join(f"{file['sha256']}  {file['path']}\n" for file in files)
     sums += f"{sha256(place(name + '.spdx.json'))}  {name}.spdx.json\n"
     replace(place(f"{name}.sha256"), sums)
@@ -91,7 +95,25 @@ def installed(root):
     return sorted(packages)
 
 
-def spdx(name, created, digest, packages, suite, agent):
+def own(name, version, digest, licence):
+    """A package that dpkg does not know."""
+    entry = {
+        "SPDXID": f"SPDXRef-{name}",
+        "name": name,
+        "downloadLocation": "NOASSERTION",
+        "licenseConcluded": licence,
+        "licenseDeclared": licence,
+        "copyrightText": "NOASSERTION",
+        "filesAnalyzed": False,
+    }
+    if version:
+        entry["versionInfo"] = version
+    if digest:
+        entry["checksums"] = [{"algorithm": "SHA256", "checksumValue": digest}]
+    return entry
+
+
+def spdx(name, created, digest, packages, suite, others):
     """The list of packages as an SPDX 2.3 document."""
     entries = [
         {
@@ -115,18 +137,7 @@ def spdx(name, created, digest, packages, suite, agent):
         }
         for index, (package, version, architecture) in enumerate(packages)
     ]
-    entries.append(
-        {
-            "SPDXID": "SPDXRef-agent",
-            "name": "trove-agent",
-            "downloadLocation": "NOASSERTION",
-            "licenseConcluded": "Apache-2.0",
-            "licenseDeclared": "Apache-2.0",
-            "copyrightText": "NOASSERTION",
-            "filesAnalyzed": False,
-            "checksums": [{"algorithm": "SHA256", "checksumValue": agent}],
-        }
-    )
+    entries += others
     return {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
