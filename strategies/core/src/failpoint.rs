@@ -43,8 +43,9 @@ pub fn pass(name: &str) -> Result<(), Injected> {
         }
     }
     if action == "stop" {
-        // Every thread stops, as with a machine that is suspended; whoever continues it finds it behind this point.
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGSTOP);
+        // Every thread stops, as with a machine that is suspended; whoever continues it finds it behind this point. The
+        // signal is this thread's own: one to the process may be taken by another thread while this one goes on.
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
         return Ok(());
     }
     Err(Injected(name.to_owned()))
