@@ -115,7 +115,7 @@ pub(super) fn unsupported(datastore: &str, capability: Capability) -> Error {
 pub(super) fn check_databases(manifest: &Manifest, databases: &mut [NewDatabase]) -> Result<()> {
     for database in &mut *databases {
         names::check(&manifest.identity.databases, "Database", &database.name)?;
-        locales::fit(&manifest.character_sets, database)?;
+        locales::fit(&manifest.character_sets, &mut database.character_set, &mut database.collation)?;
     }
     names::check_unique("Database", databases.iter().map(|database| database.name.as_str()))
 }

@@ -1,8 +1,7 @@
 //! Character sets and collations of databases, checked against what the installed engine has.
 
-use trove_strategy::{CharacterSet, character_set};
+use trove_strategy::CharacterSet;
 
-use super::accounts::NewDatabase;
 use super::names::shown;
 use crate::error::{Error, Result};
 
@@ -12,29 +11,33 @@ const MAX_BYTES: usize = 64;
 /// So many names are listed in a sentence.
 const LISTED: usize = 12;
 
-/// Writes the character set and the collation of a database as the engine does, and chooses the collation where only the
+/// Writes the character set and the collation of a new database as the engine does, and chooses the collation where only the
 /// character set is given. Where the manifest does not tell them, only their form is checked.
 ///
 /// # Errors
 /// 400 names the field and what can be had.
-pub(super) fn fit(sets: &[CharacterSet], database: &mut NewDatabase) -> Result<()> {
-    for (field, value) in [("character_set", &database.character_set), ("collate", &database.collation)] {
+pub(super) fn fit(
+    sets: &[CharacterSet],
+    character_set: &mut Option<String>,
+    collation: &mut Option<String>,
+) -> Result<()> {
+    for (field, value) in [("character_set", &*character_set), ("collate", &*collation)] {
         if let Some(value) = value {
             check_form(field, value)?;
         }
     }
     let Some(default) = sets.first() else { return Ok(()) };
-    if database.character_set.is_none() && database.collation.is_none() {
+    if character_set.is_none() && collation.is_none() {
         return Ok(());
     }
-    let set = match &database.character_set {
+    let set = match character_set.as_deref() {
         None => default,
-        Some(meant) => character_set(sets, meant).ok_or_else(|| {
+        Some(meant) => trove_strategy::character_set(sets, meant).ok_or_else(|| {
             let all = listed(sets.iter().map(|set| set.name.as_str()));
             Error::BadRequest(format!("character_set {} is not one of this datastore's: {all}.", shown(meant)))
         })?,
     };
-    let collation = match &database.collation {
+    let fitting = match collation.as_deref() {
         None => set.default_collation.as_str(),
         Some(meant) => set.collation(meant).ok_or_else(|| {
             let (name, all) = (&set.name, listed(set.collations.iter().map(String::as_str)));
@@ -44,8 +47,8 @@ pub(super) fn fit(sets: &[CharacterSet], database: &mut NewDatabase) -> Result<(
             ))
         })?,
     };
-    database.collation = Some(collation.to_owned());
-    database.character_set = Some(set.name.clone());
+    *collation = Some(fitting.to_owned());
+    *character_set = Some(set.name.clone());
     Ok(())
 }
 
@@ -77,11 +80,10 @@ mod tests {
     fn fitted(character_set: Option<&str>, collation: Option<&str>) -> std::result::Result<String, String> {
         let sets = [set("UTF8", &["C.UTF-8", "C", "en_US.utf8"]), set("LATIN1", &["C"])];
         let own = |text: Option<&str>| text.map(str::to_owned);
-        let mut database =
-            NewDatabase { name: "d".to_owned(), character_set: own(character_set), collation: own(collation) };
-        fit(&sets, &mut database).map_err(|error| error.to_string())?;
+        let (mut character_set, mut collation) = (own(character_set), own(collation));
+        fit(&sets, &mut character_set, &mut collation).map_err(|error| error.to_string())?;
         let shown = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        Ok(format!("{} {}", shown(database.character_set), shown(database.collation)))
+        Ok(format!("{} {}", shown(character_set), shown(collation)))
     }
 
     #[test]
@@ -104,9 +106,8 @@ mod tests {
 
     #[test]
     fn a_manifest_that_does_not_tell_leaves_it_to_the_engine() {
-        let own = Some("utf8mb4".to_owned());
-        let mut database = NewDatabase { name: "d".to_owned(), character_set: own.clone(), collation: None };
-        fit(&[], &mut database).unwrap();
-        assert_eq!((database.character_set, database.collation), (own, None));
+        let (mut character_set, mut collation) = (Some("utf8mb4".to_owned()), None);
+        fit(&[], &mut character_set, &mut collation).unwrap();
+        assert_eq!((character_set.as_deref(), collation), (Some("utf8mb4"), None));
     }
 }

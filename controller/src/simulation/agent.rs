@@ -24,66 +24,55 @@ use trove_strategy::{
 };
 
 use super::engine::Fact;
-use super::faults::NAMES;
-use super::guest::Guest;
+use super::guest::{Guest, Life};
+use super::world::NAMES;
 use crate::authority::AgentName;
 use crate::compute::Bootstrap;
 use crate::testing::no_engine::{NoEngine, site};
 
-/// From its start to its death.
-#[derive(Clone)]
-pub(super) struct Life {
-    pub(super) jobs: Arc<WatchedJobs>,
-    pub(super) assignments: Arc<AssignmentStore>,
-    pub(super) end: CancellationToken,
-}
-
-impl Life {
-    /// Begins, from what an earlier life left in the directory.
-    pub(super) fn begin(
-        guest: &Guest,
-        directory: &Path,
-        bootstrap: &Bootstrap,
-        worker: Arc<dyn Worker>,
-        end: CancellationToken,
-    ) -> Self {
-        let files = Durable::open(directory).unwrap();
-        let authority = directory.join("given-authority.pem");
-        std::fs::write(&authority, &bootstrap.authority_pem).unwrap();
-        let assignments = Arc::new(AssignmentStore::open(files.clone()).unwrap());
-        let journal = Journal::open(&directory.join("jobs")).unwrap();
-        let jobs = Jobs::new(worker, assignments.clone(), journal);
-        let jobs = Arc::new(WatchedJobs { guest: guest.clone(), jobs, assignments: assignments.clone() });
-        let own = Account::own().unwrap();
-        let size = Size { memory_mib: 1, vcpus: 1, volume_gib: 1 };
-        let services = Services {
-            datastore: Arc::new(Facts(guest.clone())),
-            site: site(&directory.join("engine"), &RealHost::new(own.clone(), own), size),
-            supervisor: Arc::new(SimulatedEngine { guest: guest.clone(), assignments: assignments.clone() }),
-            assignments: assignments.clone(),
-            jobs: jobs.clone(),
-            identity: Identity::open(files, &authority).unwrap(),
-            used: watch::channel(Some(1)).1,
-            cgroups: Vec::new(),
-            first_controllers: bootstrap.controllers.clone(),
-            boot_id: guest.next_boot(),
-            size,
-            reports: AtomicU64::new(0),
-        };
-        let name = AgentName { instance: guest.instance, generation: bootstrap.generation };
-        let (world, until) = (guest.world.clone(), end.clone());
-        let dial = move |address| world.clone().dial(name, until.clone(), address);
-        tokio::spawn(end.clone().run_until_cancelled_owned(link::keep_all(Arc::new(services), dial)));
-        Self { jobs, assignments, end }
-    }
+/// Begins a life of an agent, from what an earlier life left in the directory.
+pub(super) fn begin(
+    guest: &Guest,
+    directory: &Path,
+    bootstrap: &Bootstrap,
+    worker: Arc<dyn Worker>,
+    end: CancellationToken,
+) -> Life {
+    let files = Durable::open(directory).unwrap();
+    let authority = directory.join("given-authority.pem");
+    std::fs::write(&authority, &bootstrap.authority_pem).unwrap();
+    let assignments = Arc::new(AssignmentStore::open(files.clone()).unwrap());
+    let journal = Journal::open(&directory.join("jobs")).unwrap();
+    let jobs = Jobs::new(worker, assignments.clone(), journal);
+    let life = Life { jobs, assignments: assignments.clone(), end: end.clone() };
+    let own = Account::own().unwrap();
+    let size = Size { memory_mib: 1, vcpus: 1, volume_gib: 1 };
+    let services = Services {
+        datastore: Arc::new(Facts(guest.clone())),
+        site: site(&directory.join("engine"), &RealHost::new(own.clone(), own), size),
+        supervisor: Arc::new(SimulatedEngine { guest: guest.clone(), assignments: assignments.clone() }),
+        assignments,
+        jobs: Arc::new(WatchedJobs { guest: guest.clone(), life: life.clone() }),
+        identity: Identity::open(files, &authority).unwrap(),
+        used: watch::channel(Some(1)).1,
+        cgroups: Vec::new(),
+        first_controllers: bootstrap.controllers.clone(),
+        boot_id: guest.next_boot(),
+        size,
+        reports: AtomicU64::new(0),
+    };
+    let name = AgentName { instance: guest.instance, generation: bootstrap.generation };
+    let (world, until) = (guest.world.clone(), end.clone());
+    let dial = move |address| world.clone().dial(name, until.clone(), address);
+    tokio::spawn(end.clone().run_until_cancelled_owned(link::keep_all(Arc::new(services), dial)));
+    life
 }
 
 /// The agent's jobs. Of each call it is looked at whether the fence is honoured; and some calls come twice, or late, or to
 /// an agent that loses its connections over them.
-pub(super) struct WatchedJobs {
+struct WatchedJobs {
     guest: Guest,
-    jobs: Jobs,
-    assignments: Arc<AssignmentStore>,
+    life: Life,
 }
 
 impl WatchedJobs {
@@ -91,8 +80,8 @@ impl WatchedJobs {
         let (world, instance, fence) = (&self.guest.world, self.guest.instance, start.fence);
         // What the agent has obeyed, and what it remembers to have seen.
         let obeyed = self.guest.engine.lock().unwrap().fence;
-        let seen = obeyed.max(self.assignments.fence());
-        let attached = self.jobs.start(start);
+        let seen = obeyed.max(self.life.assignments.fence());
+        let attached = self.life.jobs.start(start);
         world.rng.mark((instance, fence));
         let ended = attached.state.borrow().ended.clone();
         let error = ended.and_then(|ended| ended.error);
@@ -112,7 +101,7 @@ impl WatchedJobs {
             let Some(life) = guest.life() else { return };
             let what = format!("a start comes late to {}", guest.instance);
             guest.world.rng.fault("requests that came late", what);
-            life.jobs.deliver(start);
+            WatchedJobs { guest, life }.deliver(start);
         });
     }
 }

@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::guest::Guests;
 use super::hosts::Hosts;
-use super::network::Listener;
-use super::world::{Machine, World, gate};
+use super::world::{Listener, Machine, World, gate};
 use crate::agents::hub::Hub;
 use crate::app::App;
 use crate::authority::{AgentName, Authorities};
@@ -30,6 +30,7 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 /// What every life of every controller stands on.
 pub(super) struct Ground {
     pub(super) world: Arc<World>,
+    pub(super) guests: Arc<Guests>,
     pub(super) server: Server,
     pub(super) authorities: Arc<Authorities>,
     pub(super) config: Arc<Config>,
@@ -64,7 +65,7 @@ impl Controller {
         let context = RunnerContext {
             store: store.clone(),
             agents: hub.clone(),
-            compute: Arc::new(Hosts { world: world.clone(), machine: machine.clone() }),
+            compute: Arc::new(Hosts { world: world.clone(), guests: ground.guests.clone(), machine: machine.clone() }),
             authorities: ground.authorities.clone(),
             config: ground.config.clone(),
             controller_id: name.to_owned(),

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::controller::{Controller, Ground};
 use super::guest::Guest;
-
-/// The names of the controllers.
-pub(super) const NAMES: [&str; 2] = ["one", "two"];
+use super::world::NAMES;
 
 /// The controllers that live.
 pub(super) struct Controllers {
@@ -44,7 +42,7 @@ impl Controllers {
     pub(super) fn strike(self: &Arc<Self>) {
         let (world, rng) = (&self.ground.world, &self.ground.world.rng);
         let name = rng.pick(&NAMES);
-        let guests: Vec<Guest> = world.guests.lock().unwrap().values().cloned().collect();
+        let guests: Vec<Guest> = self.ground.guests.lock().unwrap().values().cloned().collect();
         let guest =
             (!guests.is_empty()).then(|| &guests[usize::try_from(rng.between(0, guests.len() as u64)).unwrap()]);
         match (rng.between(0, 16), guest) {

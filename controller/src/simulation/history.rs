@@ -10,12 +10,12 @@ use sqlx::Row as _;
 use tokio::time::Instant;
 
 use super::controller::Ground;
-use super::faults::{Controllers, NAMES};
+use super::faults::Controllers;
 use super::guest::Guest;
 use super::invariants::Invariants;
 use super::rng::{Rng, Tally};
 use super::workload::{GROUPS, Ledger, Renamed, Request};
-use super::world::{Machine, World, gate};
+use super::world::{Machine, NAMES, World, gate};
 use crate::app::App;
 use crate::authority::Authorities;
 use crate::config::Config;
@@ -115,7 +115,8 @@ impl History {
         // Agents go by the clock of the machine that runs the tests.
         config.agents.certificate_lifetime = Duration::from_secs(100 * 365 * 86_400);
         let config = Arc::new(config);
-        let ground = Arc::new(Ground { world: world.clone(), server, authorities, config, lives: AtomicI64::new(1) });
+        let (guests, lives) = (Arc::default(), AtomicI64::new(1));
+        let ground = Arc::new(Ground { world: world.clone(), guests, server, authorities, config, lives });
         let controllers = Controllers::new(ground.clone());
         let all = controllers.clone();
         tokio::spawn(async move {
@@ -127,8 +128,7 @@ impl History {
     }
 
     async fn live(&self) -> Result<(), String> {
-        let truths =
-            Invariants { world: self.world.clone(), server: self.ground.server.clone(), ledger: self.ledger.clone() };
+        let truths = Invariants { ground: self.ground.clone(), ledger: self.ledger.clone() };
         for name in NAMES {
             self.controllers.start(name).await;
         }
@@ -328,7 +328,7 @@ impl History {
     /// Nothing refers to itself any more.
     fn end(self) {
         self.controllers.alive.lock().unwrap().clear();
-        let guests = std::mem::take(&mut *self.world.guests.lock().unwrap());
+        let guests = std::mem::take(&mut *self.ground.guests.lock().unwrap());
         guests.values().for_each(Guest::stop);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 
-use super::guest::Guest;
+use super::guest::{Guest, Guests};
 use super::world::{Machine, World};
 use crate::compute::{Compute, ComputeError, HostSpec, Placement};
 use crate::ids::InstanceId;
@@ -17,10 +17,15 @@ use crate::state::HostState;
 /// A driver.
 pub(super) struct Hosts {
     pub(super) world: Arc<World>,
+    pub(super) guests: Arc<Guests>,
     pub(super) machine: Machine,
 }
 
 impl Hosts {
+    fn guest(&self, instance: InstanceId) -> Option<Guest> {
+        self.guests.lock().unwrap().get(&instance).cloned()
+    }
+
     async fn call(&self, what: &str) -> Result<(), ComputeError> {
         self.machine.runs().await;
         self.world.rng.delay(1, 300).await;
@@ -73,22 +78,23 @@ impl Compute for Hosts {
             world.rng.fault("hosts that cannot be made as asked", format!("{} cannot be made", spec.instance));
             return Err(ComputeError::Fatal("there is no room".to_owned()));
         }
-        let known = world.guest(spec.instance);
+        let known = self.guest(spec.instance);
         let guest = known.clone().unwrap_or_else(|| {
             world.rng.note(format!("host {} is made", spec.instance));
             let n = world.made.fetch_add(1, Ordering::SeqCst);
             let guest = Guest::new(spec, world.directory.path().join(n.to_string()), world.clone());
-            world.guests.lock().unwrap().insert(spec.instance, guest.clone());
+            self.guests.lock().unwrap().insert(spec.instance, guest.clone());
             guest
         });
         self.admit(&guest, spec.fence)?;
         guest.become_as(spec);
         if known.is_none() {
-            let world = world.clone();
+            let (world, guests) = (world.clone(), self.guests.clone());
             tokio::spawn(async move {
                 world.rng.delay(50, 3000).await;
                 // It may have been removed meanwhile.
-                if world.guest(guest.instance).is_some() && guest.life().is_none() {
+                let is_there = guests.lock().unwrap().contains_key(&guest.instance);
+                if is_there && guest.life().is_none() {
                     guest.start();
                 }
             });
@@ -102,7 +108,7 @@ impl Compute for Hosts {
 
     async fn stop_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
         self.call("stop a host").await?;
-        if let Some(guest) = self.world.guest(instance) {
+        if let Some(guest) = self.guest(instance) {
             self.admit(&guest, fence)?;
             self.world.rng.note(format!("host {instance} is stopped by {}", self.machine.name));
             guest.stop();
@@ -112,9 +118,9 @@ impl Compute for Hosts {
 
     async fn delete_host(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {
         self.call("delete a host").await?;
-        if let Some(guest) = self.world.guest(instance) {
+        if let Some(guest) = self.guest(instance) {
             self.admit(&guest, fence)?;
-            self.world.guests.lock().unwrap().remove(&instance);
+            self.guests.lock().unwrap().remove(&instance);
             self.world.rng.note(format!("host {instance} is deleted by {}", self.machine.name));
             guest.stop();
         }
@@ -123,11 +129,11 @@ impl Compute for Hosts {
 
     async fn describe(&self, instance: InstanceId) -> Result<HostState, ComputeError> {
         self.call("describe a host").await?;
-        Ok(self.world.guest(instance).map_or(HostState::Absent, |guest| guest.state()))
+        Ok(self.guest(instance).map_or(HostState::Absent, |guest| guest.state()))
     }
 
     async fn list(&self) -> Result<Vec<InstanceId>, ComputeError> {
         self.call("list hosts").await?;
-        Ok(self.world.guests.lock().unwrap().keys().copied().collect())
+        Ok(self.guests.lock().unwrap().keys().copied().collect())
     }
 }

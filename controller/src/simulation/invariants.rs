@@ -7,20 +7,18 @@ use serde_json::Value;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use super::controller::Ground;
 use super::engine::{Engine, Fact};
 use super::expected::Expected;
 use super::guest::Guest;
 use super::workload::{Ledger, Renamed};
-use super::world::World;
 use crate::agents::hub::service;
 use crate::ids::InstanceId;
 use crate::model::configurations::{ParameterResult, ParameterState};
-use crate::store::sql::simulated::Server;
 
 /// Whoever looks.
 pub(super) struct Invariants {
-    pub(super) world: Arc<World>,
-    pub(super) server: Server,
+    pub(super) ground: Arc<Ground>,
     pub(super) ledger: Arc<Ledger>,
 }
 
@@ -54,7 +52,7 @@ fn unless(wrong: bool, what: impl FnOnce() -> String) -> Found {
 
 impl Invariants {
     fn texts(&self, sql: &str) -> Vec<String> {
-        self.server.ask(sql).iter().map(|row| row.get(0)).collect()
+        self.ground.server.ask(sql).iter().map(|row| row.get(0)).collect()
     }
 
     fn nothing(&self, what: &str, sql: &str) -> Found {
@@ -66,7 +64,7 @@ impl Invariants {
     fn check_assignments(&self) -> Found {
         let controllers = self.texts("select agents_address from controller order by agents_address");
         let names = serde_json::to_string(&controllers).unwrap();
-        let soon = self.server.now() + 1_000_000;
+        let soon = self.ground.server.now() + 1_000_000;
         self.nothing(
             &format!("assignments that do not name {names}, or expire"),
             &format!(
@@ -87,7 +85,7 @@ impl Invariants {
         self.check_assignments()?;
         let expected = self.replay()?;
         let present = self.present();
-        let mut hosts: BTreeMap<InstanceId, Guest> = self.world.guests.lock().unwrap().clone();
+        let mut hosts: BTreeMap<InstanceId, Guest> = self.ground.guests.lock().unwrap().clone();
         for (id, row) in &present {
             let guest = hosts.remove(id);
             let what = expected.get(id).ok_or_else(|| format!("{id} was never ordered"))?;
@@ -106,16 +104,16 @@ impl Invariants {
         }
         self.nothing("instances that are left", "select id || ' ' || task from instance where deleted is null")?;
         self.nothing("use of nothing", "select resource || ' ' || in_use from usage where in_use <> 0")?;
-        let hosts: Vec<_> = self.world.guests.lock().unwrap().keys().copied().collect();
+        let hosts: Vec<_> = self.ground.guests.lock().unwrap().keys().copied().collect();
         unless(!hosts.is_empty(), || format!("hosts that are left: {hosts:?}"))
     }
 
     /// What was written by whom, and done by agents.
     fn check_writes(&self) -> Found {
         self.nothing("never to be written", "select what from violation")?;
-        let wrong = self.world.wrong.lock().unwrap().clone();
+        let wrong = self.ground.world.wrong.lock().unwrap().clone();
         unless(!wrong.is_empty(), || format!("{wrong:?}"))?;
-        for guest in self.world.guests.lock().unwrap().values() {
+        for guest in self.ground.guests.lock().unwrap().values() {
             let engine = guest.engine.lock().unwrap();
             if let Some((key, count)) = engine.effects.iter().find(|(_, count)| **count > 1) {
                 return Err(format!("{key} was done {count} times"));
@@ -200,7 +198,7 @@ impl Invariants {
     fn replay(&self) -> Result<BTreeMap<InstanceId, Expected>, String> {
         let asked = self.ledger.asked.lock().unwrap();
         let mut all: BTreeMap<InstanceId, Expected> = BTreeMap::new();
-        for row in self.server.ask(
+        for row in self.ground.server.ask(
             "select t.resource, o.request_id, o.status, o.kind from operation o \
              join operation_target t on t.operation_id = o.id order by o.seq",
         ) {
@@ -239,7 +237,7 @@ impl Invariants {
             };
             (row.get::<String, _>(0).parse().unwrap(), present)
         };
-        self.server.ask(sql).iter().map(present).collect()
+        self.ground.server.ask(sql).iter().map(present).collect()
     }
 
     fn check_instance(&self, id: InstanceId, row: &Present, what: &Expected, guest: Option<&Guest>) -> Found {

@@ -12,6 +12,7 @@ mod guest;
 mod history;
 mod hosts;
 mod invariants;
+mod life;
 mod network;
 mod rng;
 mod workload;

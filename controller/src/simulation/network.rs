@@ -1,45 +1,20 @@
 //! The network between controllers and agents, which carries bytes: a connection is slow, may break, may pass nothing on in one
 //! direction or in both, and ends with the process at either end, whether the other is told or not.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf, duplex, split};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use trove_agent::dial;
 
-use super::faults::NAMES;
-use super::world::{Machine, World};
+use super::world::{Cut, Cuts, Listener, NAMES, World};
 use crate::authority::AgentName;
 use crate::ids::InstanceId;
 
 /// What is under way in one direction at most, bytes.
 const BUFFER: usize = 64 * 1024;
-
-/// What does not pass between a controller and an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
-    Both,
-    /// What the controller says.
-    Requests,
-    /// What the agent says.
-    Replies,
-}
-
-/// By controller and instance.
-pub(super) type Cuts = BTreeMap<(&'static str, InstanceId), Cut>;
-
-/// Where agents reach a life of a controller.
-#[derive(Clone)]
-pub(super) struct Listener {
-    pub(super) machine: Machine,
-    /// Ends with this life.
-    pub(super) end: CancellationToken,
-    pub(super) accepted: mpsc::UnboundedSender<(DuplexStream, AgentName)>,
-}
 
 /// One connection.
 struct Connection {

@@ -8,20 +8,44 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tempfile::TempDir;
+use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::crash::Crash;
-use super::guest::Guest;
-use super::network::{Cuts, Listener};
 use super::rng::Rng;
+use crate::authority::AgentName;
 use crate::ids::InstanceId;
 use crate::store::sql::simulated::{Gate, Moment};
 
-/// Everything but the controllers.
+/// The names of the controllers.
+pub(super) const NAMES: [&str; 2] = ["one", "two"];
+
+/// What does not pass between a controller and an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    Both,
+    /// What the controller says.
+    Requests,
+    /// What the agent says.
+    Replies,
+}
+
+/// By controller and instance.
+pub(super) type Cuts = BTreeMap<(&'static str, InstanceId), Cut>;
+
+/// Where agents reach a life of a controller.
+#[derive(Clone)]
+pub(super) struct Listener {
+    pub(super) machine: Machine,
+    /// Ends with this life.
+    pub(super) end: CancellationToken,
+    pub(super) accepted: mpsc::UnboundedSender<(DuplexStream, AgentName)>,
+}
+
+/// Everything but the controllers and the hosts.
 pub(super) struct World {
     pub(super) crash: Arc<Crash>,
-    pub(super) guests: Mutex<BTreeMap<InstanceId, Guest>>,
     pub(super) cuts: watch::Sender<Cuts>,
     /// The lives of controllers that can be reached.
     pub(super) listeners: Mutex<BTreeMap<&'static str, Listener>>,
@@ -49,7 +73,6 @@ impl World {
         let (crashes, died) = mpsc::unbounded_channel();
         let world = Self {
             crash: Arc::new(Crash::new(rng)),
-            guests: Mutex::default(),
             cuts: watch::Sender::default(),
             listeners: Mutex::default(),
             connections: Mutex::default(),
@@ -59,10 +82,6 @@ impl World {
             crashes,
         };
         (Arc::new(world), died)
-    }
-
-    pub(super) fn guest(&self, instance: InstanceId) -> Option<Guest> {
-        self.guests.lock().unwrap().get(&instance).cloned()
     }
 }
 

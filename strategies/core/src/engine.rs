@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::command::Signal;
 use crate::error::EngineError;
-use crate::host::Signal;
 use crate::site::{Site, Size};
 
 /// Why the engine is started, which decides where it listens and what it does first. There will be more: whatever is not

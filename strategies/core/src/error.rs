@@ -1,6 +1,6 @@
-//! The one error of a strategy, and the kind on which every retry decision is made.
+//! The one error of a strategy, the kind on which every retry decision is made, and the error of its hands.
 
-use crate::host::HostError;
+use crate::location::Location;
 
 /// What is to be done about an error. Decisions are made on this, never on a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,76 @@ impl EngineError {
             next = cause.source();
         }
         text
+    }
+}
+
+/// What the hands could not do.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum HostError {
+    /// The program could not be started at all.
+    #[error("start {program}: {reason}")]
+    Start {
+        /// The program.
+        program: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The program ended with another status than 0.
+    #[error("{program} ended with {status}: {stderr}")]
+    Failed {
+        /// The program.
+        program: String,
+        /// Its exit status or signal.
+        status: String,
+        /// The end of its standard error.
+        stderr: String,
+    },
+    /// The program took longer than its deadline and was killed.
+    #[error("{program} did not end within {seconds} s")]
+    Late {
+        /// The program.
+        program: String,
+        /// The deadline.
+        seconds: u64,
+    },
+    /// The program said more than is kept of its output.
+    #[error("{program} said more than {limit} bytes")]
+    TooMuch {
+        /// The program.
+        program: String,
+        /// Bytes that are kept.
+        limit: usize,
+    },
+    /// A file or directory could not be read or written.
+    #[error("{attempt} {at}: {reason}")]
+    File {
+        /// A verb: `write`, `read`, `make the directory`, `rename`, `remove`.
+        attempt: &'static str,
+        /// Where.
+        at: Location,
+        /// What the system said, or why it was refused.
+        reason: String,
+    },
+    /// The engine does not run, or could not be signalled.
+    #[error("signal the engine: {reason}")]
+    Signal {
+        /// What the system said.
+        reason: String,
+    },
+    /// Nobody listens at a socket, or somebody else than the engine does.
+    #[error("connect to {at}: {reason}")]
+    Connect {
+        /// The socket.
+        at: Location,
+        /// What the system said, or who listens.
+        reason: String,
+    },
+}
+
+impl HostError {
+    /// Whether the same call may work a moment later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Late { .. } | Self::Signal { .. } | Self::Connect { .. })
     }
 }
 

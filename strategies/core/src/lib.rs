@@ -9,12 +9,14 @@
 
 pub mod beneath;
 pub mod capability;
+pub mod command;
 pub mod datastore;
 pub mod domain;
 pub mod engine;
 pub mod error;
 pub mod failpoint;
 pub mod host;
+pub mod location;
 pub mod manifest;
 pub mod password;
 pub mod process;
@@ -25,10 +27,12 @@ pub mod site;
 pub mod stream;
 
 pub use capability::{Applied, Database, Databases, Grantee, NewUser, Parameters, Root, User, UserChange, Users};
+pub use command::{Command, Output, Signal};
 pub use datastore::{Client, Datastore, Identity, NameRules, UserTraits};
 pub use engine::{Engine, FirstStart, Health, Metric, Role, Settings, StartMode, StartSpec, TlsMode};
-pub use error::{EngineError, Kind};
-pub use host::{Command, Directory, File, Host, HostError, Location, Output, Owner, Piece, Signal};
+pub use error::{EngineError, HostError, Kind};
+pub use host::{File, Host, Piece};
+pub use location::{Directory, Location, Owner};
 pub use manifest::{
     Capability, CharacterSet, Described, INTERFACE, Manifest, ManifestError, Parameter, ParameterType, character_set,
     check_interface,

@@ -13,7 +13,10 @@ use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use tokio::net::UnixStream;
 
 use crate::beneath::{Dir, Ids};
-use crate::host::{Command, Directory, File, Host, HostError, Location, Output, Owner, Piece, Signal};
+use crate::command::{Command, Output, Signal};
+use crate::error::HostError;
+use crate::host::{File, Host, Piece};
+use crate::location::{Directory, Location, Owner};
 use crate::stream::{InputStream, OutputStream};
 
 mod commands;

@@ -11,7 +11,10 @@ use async_trait::async_trait;
 use tokio::io::AsyncWrite;
 use tokio::net::UnixStream;
 
-use crate::host::{Command, File, Host, HostError, Location, Output, Owner, Piece, Signal};
+use crate::command::{Command, Output, Signal};
+use crate::error::HostError;
+use crate::host::{File, Host, Piece};
+use crate::location::{Location, Owner};
 use crate::stream::{InputStream, OutputStream};
 
 /// Keeps what it was asked to do, one line an action, and the files that were written.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Directory, Host, Location};
+use crate::host::Host;
+use crate::location::{Directory, Location};
 use crate::real_host::{Places, RealHost};
 
 /// An engine as it is installed on the machine.

@@ -9,7 +9,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::oneshot;
 
-use crate::host::{HostError, Output};
+use crate::command::Output;
+use crate::error::HostError;
 
 type End = Pin<Box<dyn Future<Output = Result<Output, HostError>> + Send>>;
 type Reader = Box<dyn AsyncRead + Send + Unpin>;

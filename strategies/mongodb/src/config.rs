@@ -2,6 +2,7 @@
 //! YAML too.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use trove_strategy::{Directory, EngineError, File, Kind, Location, Owner, Settings, Site, Size, TlsMode};
@@ -21,6 +22,11 @@ const LEAST_CACHE_GB: f64 = 0.25;
 const LEAST_OPLOG_MIB: u64 = 64;
 const MOST_OPLOG_MIB: u64 = 51_200;
 const PEM_BYTES: u64 = 1 << 20;
+
+/// The server program.
+pub(crate) fn program(site: &Site) -> PathBuf {
+    site.installation.bindir.join("mongod")
+}
 
 /// What a server is started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 //! The server: initialise, configure, start, ask.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,19 +11,15 @@ use trove_strategy::{
 };
 
 use crate::client::{ADMIN, Session, admin_password, socket, within};
-use crate::config::{self, Purpose};
+use crate::config::{self, Purpose, program};
 use crate::names::HOME;
-use crate::{Mongodb, metrics, repair, replica_set, roles};
+use crate::roles::{self, all_rights};
+use crate::{Mongodb, metrics, repair, replica_set};
 
 const PROBE: Duration = Duration::from_secs(2);
 const RELOAD: Duration = Duration::from_secs(15);
 /// Recovery of a large journal included.
 const START: Duration = Duration::from_secs(1800);
-
-/// The server program.
-pub(crate) fn program(site: &Site) -> PathBuf {
-    site.installation.bindir.join("mongod")
-}
 
 pub(crate) fn data() -> Location {
     Directory::Data.join("data")
@@ -33,11 +28,6 @@ pub(crate) fn data() -> Location {
 /// Is there until the agent's account has been made and nobody else can be.
 fn unsecured() -> Location {
     Directory::Data.join("unsecured")
-}
-
-/// What an account needs so that the server lets the agent do its work.
-pub(crate) fn all_rights() -> Vec<Document> {
-    vec![doc! {"role": "root", "db": HOME}]
 }
 
 /// The version of the server, which it tells everybody.

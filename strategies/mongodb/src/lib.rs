@@ -3,6 +3,7 @@
 //! Sources: the MongoDB manual (security, replication, configuration file options, server parameters, wire protocol), tried on
 //! 6.0.5.
 
+mod access;
 mod client;
 mod config;
 mod databases;

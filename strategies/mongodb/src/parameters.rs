@@ -10,8 +10,7 @@ use trove_strategy::{Settings, Site};
 
 use crate::Mongodb;
 use crate::client::Session;
-use crate::config::{self, Purpose};
-use crate::engine::program;
+use crate::config::{self, Purpose, program};
 use crate::known::{self, KNOWN, Known, Place, Values};
 use crate::names::HOME;
 

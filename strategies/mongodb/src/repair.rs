@@ -10,9 +10,9 @@ use secrecy::ExposeSecret;
 use trove_strategy::{Command, EngineError, HostError, Kind, Output, Site};
 
 use crate::client::{ADMIN, Session, admin_password};
-use crate::config::Purpose;
-use crate::engine::{all_rights, program};
+use crate::config::{Purpose, program};
 use crate::names::HOME;
+use crate::roles::all_rights;
 use crate::users;
 
 /// Crash recovery included.

@@ -14,6 +14,11 @@ pub(crate) const ACCESS: &str = "trove_access";
 /// The role of root.
 pub(crate) const ROOT_ROLE: &str = "trove_root";
 
+/// What the agent's own account needs so that the server lets it do its work.
+pub(crate) fn all_rights() -> Vec<Document> {
+    vec![doc! {"role": "root", "db": HOME}]
+}
+
 /// What makes room.
 const DELETES: [&str; 3] = ["dropCollection", "dropIndex", "remove"];
 

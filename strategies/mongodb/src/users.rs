@@ -6,8 +6,8 @@ use secrecy::ExposeSecret;
 use trove_strategy::{EngineError, Grantee, Kind, NewUser, Site, User, UserChange, Users};
 
 use crate::Mongodb;
+use crate::access::let_in;
 use crate::client::{NOT_FOUND, Session, random_password};
-use crate::databases::let_in;
 use crate::names::{HOME, split};
 use crate::roles::ACCESS;
 

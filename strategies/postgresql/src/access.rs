@@ -4,19 +4,11 @@
 //! what the owner has, and default privileges (manual, ALTER DEFAULT PRIVILEGES) hand on what a member makes. Granting
 //! to each account alone would leave every account with tables that no other account of the database can read.
 
-use sha2::{Digest, Sha256};
 use trove_strategy::{EngineError, Kind, Site};
 
-use crate::GROUP_PREFIX;
-use crate::catalog::{self, Account, Place};
+use crate::catalog::{self, Account, Place, group_of};
 use crate::client::{Session, each, sql_identifier};
 use crate::names::check_database;
-
-/// The role that holds a database's grants, where none owns it. Its name is made from the database's, since that may have
-/// 63 bytes itself.
-pub(crate) fn group_of(database: &str) -> String {
-    format!("{GROUP_PREFIX}{}", hex::encode(&Sha256::digest(database.as_bytes())[..12]))
-}
 
 /// The number of a database's role, which is made when it is not there.
 pub(crate) async fn ensure_group(home: &Session, place: &Place) -> Result<String, EngineError> {
@@ -196,16 +188,4 @@ pub(crate) async fn cut_sessions(home: &Session, condition: &str) -> Result<(), 
     );
     home.rows("cut sessions", &sql).await?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_role_of_a_database_fits_whatever_the_databases_name() {
-        let long = "x".repeat(63);
-        assert!(group_of(&long).len() <= 63);
-        assert_ne!(group_of(&long), group_of("x"));
-    }
 }

@@ -1,9 +1,9 @@
 //! The databases and roles that the server has, with the numbers by which work on them is done: a name may be stored in
 //! another encoding than the one of the database that a session is in.
 
+use sha2::{Digest, Sha256};
 use trove_strategy::{EngineError, Site};
 
-use crate::access;
 use crate::client::{HOME, Session, sql_literal};
 use crate::{GROUP_PREFIX, RESERVED_DATABASES};
 
@@ -25,13 +25,19 @@ impl Place {
     /// The name of the role that holds the grants of this database. Where it owns the database it is the owner, under
     /// whatever name the database had when it was made.
     pub(crate) fn group(&self) -> String {
-        if self.owner.starts_with(GROUP_PREFIX) { self.owner.clone() } else { access::group_of(&self.name) }
+        if self.owner.starts_with(GROUP_PREFIX) { self.owner.clone() } else { group_of(&self.name) }
     }
 
     /// Whether it is the server's and not a tenant's.
     pub(crate) fn reserved(&self) -> bool {
         RESERVED_DATABASES.contains(&self.name.as_str())
     }
+}
+
+/// The role that holds a database's grants, where none owns it. Its name is made from the database's, since that may have
+/// 63 bytes itself.
+pub(crate) fn group_of(database: &str) -> String {
+    format!("{GROUP_PREFIX}{}", hex::encode(&Sha256::digest(database.as_bytes())[..12]))
 }
 
 /// A role, reserved ones included.
@@ -141,5 +147,12 @@ mod tests {
         assert_eq!(decoded("6ac3bc").unwrap(), "jü");
         assert_eq!(decoded("6afc").unwrap(), "jü");
         assert_eq!(decoded("").unwrap(), "");
+    }
+
+    #[test]
+    fn the_role_of_a_database_fits_whatever_the_databases_name() {
+        let long = "x".repeat(63);
+        assert!(group_of(&long).len() <= 63);
+        assert_ne!(group_of(&long), group_of("x"));
     }
 }

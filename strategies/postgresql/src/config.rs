@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use trove_strategy::{Directory, EngineError, Kind, Location, Settings, Site, TlsMode};
 
-use crate::parameters;
+use crate::owned::is_owned;
 
 /// The three files.
 pub(crate) struct Files {
@@ -128,12 +128,27 @@ fn sized(site: &Site) -> Vec<(&'static str, String)> {
     ]
 }
 
+const TEXT_SEARCH: &str = "default_text_search_config";
+
+/// Whether it is a name, or a name in a schema, that needs no quotes.
+fn is_qualified(text: &str) -> bool {
+    let is_plain = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    text.split('.').count() <= 2 && text.split('.').all(is_plain)
+}
+
 /// Refuses what a tenant may not set, and what would leave its line of the file.
 pub(crate) fn check(name: &str, value: &Value) -> Result<(), EngineError> {
     let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let reason = match value {
         _ if !is_name => "this is no name",
-        _ if parameters::is_owned(name) => "it is not the tenant's to set",
+        _ if is_owned(name) => "it is not the tenant's to set",
+        // While another text stands in the files, every question about the files fails (pg_show_all_file_settings).
+        Value::String(text) if name.eq_ignore_ascii_case(TEXT_SEARCH) && !is_qualified(text) => {
+            "its value is no name of a text search configuration"
+        }
         Value::Bool(_) | Value::Number(_) => return Ok(()),
         Value::String(text) if !text.contains(['\n', '\r', '\0']) => return Ok(()),
         _ => "its value is no single word or number",
@@ -227,6 +242,16 @@ mod tests {
         assert!(check("a = 1\nssl", &Value::from(1)).is_err());
         assert!(check("a", &Value::Null).is_err());
         assert!(check("SSL", &Value::from("off")).is_err());
+    }
+
+    #[test]
+    fn a_text_search_configuration_is_named_without_quotes() {
+        for name in ["simple", "pg_catalog.english"] {
+            assert!(check(TEXT_SEARCH, &Value::from(name)).is_ok(), "{name}");
+        }
+        for name in ["", ".", "a.", "a b", "a.b.c", "\"a\"", "1"] {
+            assert!(check("Default_Text_Search_Config", &Value::from(name)).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -120,10 +120,10 @@ async fn same(home: &Session, attempt: &str, place: &Place, database: &Database)
 /// A role for a new database: one that owns none (a database that was renamed keeps its role) and that nobody is a member
 /// of.
 async fn unused_group(home: &Session, places: &[Place], database: &str) -> Result<String, EngineError> {
-    let names =
-        std::iter::once(access::group_of(database)).chain((1..).map(|n| access::group_of(&format!("{database}/{n}"))));
+    let names = std::iter::once(catalog::group_of(database))
+        .chain((1..).map(|n| catalog::group_of(&format!("{database}/{n}"))));
     let unused = names.into_iter().find(|name| !places.iter().any(|place| place.group() == *name));
-    let group = unused.unwrap_or_else(|| access::group_of(database));
+    let group = unused.unwrap_or_else(|| catalog::group_of(database));
     let role = access::ensure_role(home, &group, database).await?;
     home.work("make a role for a database", &access::membership(&format!("m.roleid = {role}"))).await?;
     Ok(group)

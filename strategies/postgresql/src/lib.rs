@@ -11,10 +11,12 @@ mod engine;
 mod locales;
 mod metrics;
 mod names;
+mod owned;
 mod parameters;
 mod prepared;
 mod repair;
 mod root;
+mod single_user;
 mod users;
 
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use trove_strategy::{Command, Directory, EngineError, HostError, Kind, Location,
 
 use crate::client::HOME;
 use crate::config;
-use crate::repair::postgres;
+use crate::single_user::postgres;
 
 /// Where a server keeps each while it does not run (manual, 73.1).
 fn kept() -> Location {

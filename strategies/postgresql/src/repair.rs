@@ -2,16 +2,13 @@
 //! does not run: by a server of one session, for which the bootstrap superuser is always let in (manual, postgres,
 //! "Single-User Mode": no login, no event triggers, no settings of roles and databases).
 
-use std::time::Duration;
-
 use secrecy::SecretString;
-use trove_strategy::{Command, Directory, EngineError, HostError, Kind, Site};
+use trove_strategy::{Directory, EngineError, HostError, Kind, Site};
 
 use crate::client::{ADMIN, HOME};
-use crate::{config, prepared};
-
-/// Crash recovery included.
-const LIMIT: Duration = Duration::from_secs(600);
+use crate::config;
+use crate::prepared;
+use crate::single_user::postgres;
 
 /// What ALTER SYSTEM writes, and what it is called once it was set aside.
 const ALTERED: &str = "postgresql.auto.conf";
@@ -86,10 +83,6 @@ async fn restored(site: &Site) -> Result<Option<String>, EngineError> {
         }
     }
     Err(last.map_or_else(|| EngineError::new(Kind::Fatal, "repair: no database can be entered"), EngineError::from))
-}
-
-pub(crate) fn postgres(site: &Site) -> Command {
-    Command::engine(site.installation.bindir.join("postgres")).deadline(LIMIT)
 }
 
 /// One statement a line, as the server of one session reads them; one that fails does not keep the next from running.

@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 
 use super::{RealHost, Trusted};
-use crate::host::{Command, HostError, Output};
+use crate::command::{Command, Output};
+use crate::error::HostError;
 use crate::stream::{InputStream, OutputStream};
 
 const STDOUT_BYTES: usize = 1 << 20;
