@@ -2,7 +2,8 @@
 //!
 //! A datastore is one crate with one value that implements [`Datastore`]. It says *what* to run and how to ask the
 //! engine; the agent *does*: processes, users, files, retries and time limits live in the agent, behind [`Host`].
-//! Read the modules in this order: [`datastore`], [`site`], [`engine`], [`capability`], [`manifest`], [`host`], [`stream`].
+//! Read the modules in this order: [`datastore`], [`site`], [`engine`], [`capability`], [`manifest`],
+//! [`location`], [`command`], [`host`], [`stream`].
 
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant files and look at them"))]
