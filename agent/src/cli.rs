@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use trove_strategy::{Account, RealHost, failpoint};
 
-use crate::{Agent, config, first_boot, guest, manifest, run};
+use crate::{Agent, config, first_boot, guest, init, manifest, run};
 
 const VERSION: &str = if failpoint::BUILT_IN {
     concat!(env!("CARGO_PKG_VERSION"), " with failpoints")
@@ -28,6 +28,13 @@ struct Arguments {
 enum Verb {
     /// Run the agent of an instance. The compute driver starts this with the configuration file that it wrote.
     Run {
+        /// The configuration file (TOML).
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Run the agent as the first process of a container: it is started again when it ends, and the engine lives on.
+    /// SIGTERM stops the engine and ends.
+    Init {
         /// The configuration file (TOML).
         #[arg(long)]
         config: PathBuf,
@@ -100,6 +107,11 @@ fn dispatch(agent: Agent, verb: Verb) -> Result<()> {
             guest::enter(&config)?;
             logs();
             runtime()?.block_on(run::run(agent, config))
+        }
+        Verb::Init { config } => {
+            logs();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.context("start the runtime")?.block_on(init::run(&config))
         }
         Verb::Manifest { datastore, bindir, account } => {
             let found = agent.datastore(&datastore).with_context(|| format!("there is no datastore {datastore}"))?;

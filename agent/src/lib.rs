@@ -20,6 +20,7 @@ mod first_boot;
 mod freeze;
 pub mod guest;
 pub mod identity;
+mod init;
 pub mod jobs;
 pub mod journal;
 pub mod lanes;
