@@ -7,6 +7,9 @@ VERSION :=
 SUITE :=
 FORMAT := docker
 AGENT :=
+# How `make demo` makes hosts: process, or docker, which needs root and bakes an image unless IMAGE is the description of one.
+COMPUTE := process
+IMAGE :=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export TROVE_TEST_FEATURES := trove-agent/failpoints,trove-controller/failpoints
 PROGRAMS := -p trove-controller -p trove-agent -p trovectl
@@ -22,8 +25,8 @@ setup: ## installs what build, demo and tests need (Debian packages, the account
 build: ## builds the three programs (dev profile)
 	cargo build $(PROGRAMS)
 
-demo: ## from nothing to a database that you can use (DATASTORE=postgresql); leaves the service running
-	@TARGET="$(TARGET)" DATASTORE="$(DATASTORE)" tests/scripts/demo.sh
+demo: ## from nothing to a database that you can use (DATASTORE=postgresql COMPUTE=process); leaves the service running
+	@TARGET="$(TARGET)" DATASTORE="$(DATASTORE)" COMPUTE="$(COMPUTE)" IMAGE="$(IMAGE)" tests/scripts/demo.sh
 
 demo-stop: ## stops the demo's service and its databases; their data stays in .demo/
 	@TARGET="$(TARGET)" tests/scripts/demo-stop.sh

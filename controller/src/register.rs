@@ -1,11 +1,11 @@
 //! Registers the engines that are installed on this machine as datastore versions. Under the process driver, the
 //! "image" of a version is an agent program and the directory of an engine. Registration runs in the background at the
-//! start; an administrator may delete versions and register them again.
+//! start; an administrator may delete versions and register them again. Real images are registered by [`images`].
 
 #![allow(clippy::disallowed_methods, reason = "the system's programs")]
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,8 +16,11 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::error::{Error, Result, chain};
 use crate::ids::VersionId;
+use crate::model::{ArtifactKind, Source};
 use crate::store::Store;
 use crate::store::datastores::{Registered, Registration, Unregistered};
+
+pub mod images;
 
 const ASK: Duration = Duration::from_secs(120);
 
@@ -37,17 +40,12 @@ pub struct NewVersion {
     pub name: String,
     /// Complete version number that the engine must have, if given.
     pub number: Option<String>,
-    /// Id of the installed engine, see [`image`].
+    /// Id of the image, or of the installed engine, see [`Source::image_id`].
     pub image: Uuid,
     /// Whether instances of it can be created.
     pub active: bool,
     /// Whether it is the datastore's default version.
     pub default: bool,
-}
-
-/// The id that Trove's API calls an image, derived from the engine's directory; the same on every machine.
-pub fn image(bindir: &Path) -> Uuid {
-    Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("file://{}", bindir.display()).as_bytes())
 }
 
 /// Path of the agent program: as configured, or in the directory of the controller's program.
@@ -59,9 +57,12 @@ pub fn agent_program(config: &Config) -> Result<PathBuf> {
     Ok(own.with_file_name("trove-agent"))
 }
 
-/// Registers installed engines that are new or were updated. Failures are logged, stored with their reason, and tried
-/// again at the next start.
-pub async fn run(store: &Store, config: &Config) {
+/// Registers installed engines that are new or were updated, if the compute driver runs such. Failures are logged, stored
+/// with their reason, and tried again at the next start.
+pub async fn run(store: &Store, config: &Config, artifacts: ArtifactKind) {
+    if artifacts == ArtifactKind::Image {
+        return;
+    }
     if let Err(error) = register_installed(store, config).await {
         tracing::error!(error = chain(&error), "the installed datastores could not be registered");
     }
@@ -143,12 +144,13 @@ pub async fn register_one(store: &Store, config: &Config, order: &NewVersion) ->
         let names: Vec<&str> = installed.iter().map(|installed| installed.name.as_str()).collect();
         Error::BadRequest(format!("datastore_manager: there is none of this name; there are {}.", names.join(", ")))
     })?;
+    let image = |there: &Installation| Source::Installed(there.bindir.clone()).image_id();
     let mut all = datastore.installations.iter();
-    let installation = all.find(|installation| image(&installation.bindir) == order.image).ok_or_else(|| {
+    let installation = all.find(|installation| image(installation) == order.image).ok_or_else(|| {
         let there: Vec<String> = datastore
             .installations
             .iter()
-            .map(|there| format!("{} ({} in {})", image(&there.bindir), there.version, there.bindir.display()))
+            .map(|there| format!("{} ({} in {})", image(there), there.version, there.bindir.display()))
             .collect();
         let there = if there.is_empty() { "none is installed".to_owned() } else { there.join(", ") };
         Error::BadRequest(format!("image: it stands for no engine of {} on this machine: {there}.", order.datastore))
@@ -171,7 +173,8 @@ async fn register(
 ) -> Result<VersionId> {
     let mut tx = store.begin().await?;
     let agent_program = agent.config.process.agent_program.as_deref();
-    let registration = Registration { manifest, name, agent_program, agent_print: &agent.print, active, default };
+    let registration =
+        Registration { manifest, name, image: None, agent_program, agent_print: &agent.print, active, default };
     let id = store.upsert_version(&mut tx, registration).await?;
     tx.commit().await.map_err(|error| Error::internal("register a datastore", error))?;
     Ok(id)

@@ -25,6 +25,7 @@ use crate::directory::{Presence, StateDirectory};
 use crate::error::{Error, Result, chain};
 use crate::identity::{Identity, builtin};
 use crate::listen::listen;
+use crate::model::ArtifactKind;
 use crate::operations::{Changes, Nudge, Runner, RunnerContext};
 use crate::reconcile::controllers;
 use crate::store::Store;
@@ -43,12 +44,11 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let directory = StateDirectory::open(state)?;
     let presence = directory.presence(directory.lock()?)?;
     let controller_id = directory.controller_id()?;
-    check_account(&config);
     let cors = api::cors(&config.api.cors_origins)?;
     let store = directory.store(&config).await?;
     let authorities = Arc::new(Authorities::load(&store).await?);
     let identity = Identity::open(&store, &config, directory.path()).await?;
-    let compute = compute::open(directory.path(), &config)?;
+    let compute = compute::open(directory.path(), &config).await?;
     let api_listener = listen(&*compute, config.api.listen, "api.listen").await?;
     let agents_listener = listen(&*compute, config.agents.listen, "agents.listen").await?;
     let metrics_listener = match config.metrics.listen {
@@ -74,6 +74,8 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     };
     let (runner, told) = (nudge.clone(), changes.clone());
     let (looked, registered) = watch::channel(false);
+    let artifacts = compute.artifacts();
+    check_account(&config, artifacts);
     let app = App { store: store.clone(), agents, compute, config: config.clone(), runner, changes: told, registered };
     let built_in = identity.service().map(builtin::router);
     let state = api::ApiState::new(app, identity.clone(), authorities.engines_pem().to_owned(), shutdown.clone());
@@ -106,7 +108,7 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let (registrar, installed) = (store.clone(), config.clone());
     // This task is awaited at shutdown, since it may have an engine running in a scratch directory.
     tasks.push(tokio::spawn(async move {
-        register::run(&registrar, &installed).await;
+        register::run(&registrar, &installed, artifacts).await;
         looked.send_replace(true);
     }));
     announce(&config, directory.path())?;
@@ -184,7 +186,11 @@ fn logs(config: &Config) -> Result<()> {
     done.map_err(|error| Error::internal("set up the log", error))
 }
 
-fn check_account(config: &Config) {
+/// Logs what the account of this service means for the engines, where they run on this machine.
+fn check_account(config: &Config, artifacts: ArtifactKind) {
+    if artifacts == ArtifactKind::Image {
+        return;
+    }
     let account = &config.process.engine_account;
     if !nix::unistd::geteuid().is_root() {
         tracing::warn!(

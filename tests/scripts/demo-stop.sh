@@ -13,5 +13,8 @@ if [ -e "$state/lock" ] && ! flock --nonblock "$state/lock" true; then
     kill -TERM "$pid"
     tail --pid="$pid" -f /dev/null
 fi
+if [ "$(cat "$state/compute" 2>/dev/null)" = docker ]; then
+    export TROVE_COMPUTE=docker TROVE_AGENTS__LISTEN=${TROVE_AGENTS__LISTEN:-10.213.0.1:8778}
+fi
 "$TARGET/debug/trove-controller" hosts stop --state "$state"
 echo "stopped; make demo starts it again"

@@ -29,6 +29,13 @@ case $datastore in
         exit 2
         ;;
 esac
+compute=${COMPUTE:-process}
+if [ "$compute" = docker ]; then
+    export TROVE_COMPUTE=docker TROVE_AGENTS__LISTEN=${TROVE_AGENTS__LISTEN:-10.213.0.1:8778}
+elif [ "$compute" != process ]; then
+    echo "demo: COMPUTE=$compute is not known; process or docker" >&2
+    exit 2
+fi
 say() { printf '\n==> %s\n' "$*"; }
 
 say "1/5 installing what is needed (nothing, when it is there)"
@@ -61,6 +68,17 @@ else
         exit 1
     fi
     echo "$line"
+fi
+
+# What `make demo-stop` has to stop.
+echo "$compute" >"$state/compute"
+if [ "$compute" = docker ] && ! trovectl datastore show "$datastore" >/dev/null 2>&1; then
+    if [ -z "${IMAGE:-}" ]; then
+        tests/scripts/setup.sh --images
+        DATASTORE=$datastore AGENT=$bin/trove-agent IMAGES=$state/images tests/scripts/image.sh
+        IMAGE=$(echo "$state/images/$datastore"-*.json)
+    fi
+    "$bin/trove-controller" datastore register --state "$state" "$IMAGE"
 fi
 
 say "4/5 ordering the instance $name of the datastore $datastore through the public API"

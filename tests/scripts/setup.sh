@@ -7,7 +7,7 @@ packages=(gcc libc6-dev ca-certificates python3-venv util-linux postgresql postg
     redis-server redis-tools mariadb-server mariadb-client nftables)
 for option in "$@"; do
     case $option in
-        --tests) packages+=(openssl shellcheck libfaketime memcached) ;;
+        --tests) packages+=(openssl shellcheck libfaketime memcached docker.io iptables xfsprogs) ;;
         --images) packages+=(sudo debootstrap mmdebstrap debian-archive-keyring kpartx qemu-utils zstd iproute2 dosfstools e2fsprogs) ;;
         *)
             echo "setup: $option is neither --tests nor --images" >&2
@@ -36,7 +36,7 @@ if [ "${#missing[@]}" -gt 0 ]; then
     as_root install -d -m 0755 /etc/postgresql-common/createcluster.d
     echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.d/trove-rs.conf >/dev/null
     # And these a server of their own, now and at every boot.
-    if [[ " ${missing[*]} " =~ \ (redis-server|mariadb-server|memcached)\  ]] && [ ! -e /usr/sbin/policy-rc.d ]; then
+    if [[ " ${missing[*]} " =~ \ (redis-server|mariadb-server|memcached|docker.io)\  ]] && [ ! -e /usr/sbin/policy-rc.d ]; then
         trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
         printf '#!/bin/sh\nexit 101\n' | as_root tee /usr/sbin/policy-rc.d >/dev/null
         as_root chmod 0755 /usr/sbin/policy-rc.d

@@ -10,6 +10,14 @@ TROVE_TESTS_KEYSTONE=$(cd "$TARGET/keystone" && pwd)
 export TROVE_TESTS_KEYSTONE
 
 cargo build --workspace --all-targets --features "$TROVE_TEST_FEATURES"
+# The image of the stories about Docker, with the agent of this build; all but the agent is kept from the last time.
+if [ "$(id -u)" -eq 0 ] && command -v dockerd >/dev/null; then
+    tests/scripts/setup.sh --images
+    DATASTORE=postgresql SUITE=bookworm FORMAT=docker AGENT=$TARGET/debug/trove-agent IMAGES=$TARGET/images \
+        tests/scripts/image.sh
+    TROVE_TEST_IMAGE=$(realpath "$TARGET"/images/postgresql-*-bookworm.json)
+    export TROVE_TEST_IMAGE
+fi
 # nextest runs no examples of the documentation.
 cargo test --workspace --doc --features "$TROVE_TEST_FEATURES" --quiet
 run() {

@@ -63,7 +63,7 @@ pub enum Verb {
     /// Users of the built-in identity.
     #[command(subcommand)]
     User(UserVerb),
-    /// Hosts of the process driver.
+    /// Hosts of the compute driver.
     #[command(subcommand)]
     Hosts(HostsVerb),
 }
@@ -88,8 +88,18 @@ pub enum DbVerb {
 pub enum DatastoreVerb {
     /// List versions with their state.
     List(Options),
-    /// Register what is installed on this machine now (`serve` does so at its start).
-    Register(Options),
+    /// Register what is installed on this machine now (`serve` does so at its start), or an image.
+    ///
+    /// Example: trove-controller datastore register --state DIR images/NAME.json
+    Register {
+        #[command(flatten)]
+        options: Options,
+        /// The description of an image, which was made with it. Prints the version's id.
+        image: Option<PathBuf>,
+        /// The name of the image's version; by default the engine's major version.
+        #[arg(long, requires = "image")]
+        name: Option<String>,
+    },
     /// Activate a version, so that instances of it can be created again.
     Activate {
         #[command(flatten)]

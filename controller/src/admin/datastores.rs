@@ -1,6 +1,7 @@
 //! `trove-controller datastore`.
 
 use super::arguments::{DatastoreVerb, Options, existing, print};
+use crate::compute;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::VersionId;
@@ -10,9 +11,15 @@ use crate::store::datastores::{Unregistered, VersionChange};
 pub(super) async fn dispatch(verb: DatastoreVerb) -> Result<()> {
     match verb {
         DatastoreVerb::List(options) => list(&options).await,
-        DatastoreVerb::Register(options) => {
-            let store = existing(&options.state)?.store(&Config::load(options.config.as_deref())?).await?;
-            register::register_installed(&store, &Config::load(options.config.as_deref())?).await
+        DatastoreVerb::Register { options, image, name } => {
+            let config = Config::load(options.config.as_deref())?;
+            let store = existing(&options.state)?.store(&config).await?;
+            let Some(image) = image else {
+                compute::check_installed(&config)?;
+                return register::register_installed(&store, &config).await;
+            };
+            let version = register::images::register(&store, &image, name.as_deref()).await?;
+            print(&format!("{version}\n"))
         }
         DatastoreVerb::Activate { options, version } => set_active(&options, &version, true).await,
         DatastoreVerb::Deactivate { options, version } => set_active(&options, &version, false).await,

@@ -1,9 +1,9 @@
-//! `trove-controller hosts`, for the process driver.
+//! `trove-controller hosts`.
 
 use std::sync::Arc;
 
 use super::arguments::{Options, existing};
-use crate::compute::process::{ProcessDriver, ProcessOptions};
+use crate::compute;
 use crate::config::Config;
 use crate::error::Result;
 
@@ -11,9 +11,5 @@ use crate::error::Result;
 pub(super) async fn stop(options: &Options) -> Result<()> {
     let directory = existing(&options.state)?;
     let _lock = directory.lock()?;
-    let options = ProcessOptions {
-        state_dir: directory.path().to_owned(),
-        config: Arc::new(Config::load(options.config.as_deref())?),
-    };
-    ProcessDriver::stop_hosts(&options).await
+    compute::stop_hosts(directory.path(), &Arc::new(Config::load(options.config.as_deref())?)).await
 }

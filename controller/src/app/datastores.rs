@@ -9,9 +9,10 @@ use super::names::shown;
 use super::{App, names};
 use crate::error::{Error, Result};
 use crate::ids::VersionId;
-pub use crate::model::{Datastore, Version};
-use crate::register;
-pub use crate::register::{NewVersion, image};
+use crate::model::ArtifactKind;
+pub use crate::model::{Datastore, Source, Version};
+pub use crate::register::NewVersion;
+use crate::register::{images, register_one};
 pub use crate::store::datastores::VersionChange;
 
 /// How long an order for something unknown waits for the registration of what is installed.
@@ -84,7 +85,7 @@ impl App {
         self.store.get_manifest(version.id).await?.ok_or_else(missing)
     }
 
-    /// Registers an engine that is installed on this machine as a version.
+    /// Registers an engine that is installed on this machine, or a known image, as a version.
     ///
     /// # Errors
     /// 400: names the field; a version of this name and number is there.
@@ -94,7 +95,7 @@ impl App {
             let same = |version: &&Version| {
                 version.name == order.name && order.number.as_ref().is_none_or(|number| version.number == *number)
             };
-            let image = |version: &&Version| image(&version.bindir) == order.image;
+            let image = |version: &&Version| version.source.image_id() == order.image;
             if let Some(version) = datastore.versions.iter().find(image) {
                 return Err(Error::BadRequest(format!(
                     "version['image'] {} is that of the version {} already: rename or activate that one.",
@@ -110,8 +111,12 @@ impl App {
             }
         }
         let (store, config) = (self.store.clone(), self.config.clone());
+        if self.compute.artifacts() == ArtifactKind::Image {
+            images::register_known(&store, &order).await?;
+            return Ok(());
+        }
         // A task of its own: a client that goes away must not leave an engine behind that was being asked.
-        let registering = tokio::spawn(async move { register::register_one(&store, &config, &order).await });
+        let registering = tokio::spawn(async move { register_one(&store, &config, &order).await });
         registering.await.map_err(|error| Error::internal("register a datastore version", error))??;
         Ok(())
     }
@@ -159,13 +164,27 @@ impl App {
     /// The version that an order means.
     ///
     /// # Errors
-    /// 404 unknown datastore; 400 for the rest: none named and no default, unknown, ambiguous or inactive version.
+    /// 404 unknown datastore; 400 for the rest: none named and no default, unknown, ambiguous or inactive version, or one
+    /// that the compute driver cannot run.
     pub(super) async fn resolve_version(&self, wanted: &Wanted<'_>) -> Result<(Datastore, Version)> {
         let (datastore, version) = self.resolve_any_version(wanted).await?;
-        if version.active {
-            return Ok((datastore, version));
+        if !version.active {
+            return Err(Error::BadRequest(format!("Datastore version {} is not active.", version.name)));
         }
-        Err(Error::BadRequest(format!("Datastore version {} is not active.", version.name)))
+        let (is, runs) = (version.source.kind(), self.compute.artifacts());
+        if is != runs {
+            let what = |kind| match kind {
+                ArtifactKind::Local => "engines that are installed on its machine",
+                ArtifactKind::Image => "images",
+            };
+            return Err(Error::BadRequest(format!(
+                "datastore.version {} cannot be run: this service runs {}, and it is one of the {}.",
+                shown(&version.name),
+                what(runs),
+                what(is)
+            )));
+        }
+        Ok((datastore, version))
     }
 
     /// The version that is meant, also one of which no instance can be ordered.

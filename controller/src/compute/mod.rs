@@ -7,40 +7,98 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use secrecy::SecretString;
 use trove_strategy::Size;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::ids::InstanceId;
-use crate::model::{Artifact, Requirements};
+use crate::ids::{InstanceId, ProjectId};
+use crate::model::{Artifact, ArtifactKind, Requirements};
 use crate::state::HostState;
 
+mod agent_config;
+mod disk;
+mod docker;
+mod lock;
 pub mod process;
 
 /// Opens a driver, given the controller's state directory and configuration.
-type Open = fn(&Path, &Arc<Config>) -> Result<Arc<dyn Compute>>;
+type Open = for<'a> fn(&'a Path, &'a Arc<Config>) -> BoxFuture<'a, Result<Arc<dyn Compute>>>;
 
-/// All drivers, by their name in the configuration (`compute`).
-const DRIVERS: &[(&str, Open)] = &[("process", process::open)];
+/// Stops every host gracefully; all data stays.
+type Stop = for<'a> fn(&'a Path, &'a Arc<Config>) -> BoxFuture<'a, Result<()>>;
+
+/// A driver.
+struct Driver {
+    /// Name in the configuration (`compute`).
+    name: &'static str,
+    /// What it runs.
+    artifacts: ArtifactKind,
+    open: Open,
+    stop_hosts: Stop,
+}
+
+const DRIVERS: &[Driver] = &[
+    Driver {
+        name: "process",
+        artifacts: ArtifactKind::Local,
+        open: |state, config| Box::pin(async move { process::open(state, config) }),
+        stop_hosts: |state, config| Box::pin(process::stop_hosts(state, config)),
+    },
+    Driver {
+        name: "docker",
+        artifacts: ArtifactKind::Image,
+        open: |state, config| Box::pin(docker::open(state, config)),
+        stop_hosts: |state, config| Box::pin(docker::stop_hosts(state, config)),
+    },
+];
+
+/// The driver that the configuration names.
+fn driver(config: &Config) -> Result<&'static Driver> {
+    DRIVERS.iter().find(|driver| driver.name == config.compute).ok_or_else(|| {
+        let names: Vec<&str> = DRIVERS.iter().map(|driver| driver.name).collect();
+        let text = format!("compute: there is no driver {:?}; there is {}.", config.compute, names.join(", "));
+        Error::BadRequest(text)
+    })
+}
 
 /// Opens the driver that the configuration names.
 ///
 /// # Errors
 /// 400 if there is no such driver; those of the driver.
-pub fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Compute>> {
-    let Some((_, open)) = DRIVERS.iter().find(|(name, _)| *name == config.compute) else {
-        let names: Vec<&str> = DRIVERS.iter().map(|(name, _)| *name).collect();
-        let text = format!("compute: there is no driver {:?}; there is {}.", config.compute, names.join(", "));
-        return Err(Error::BadRequest(text));
-    };
-    open(state_dir, config)
+pub async fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Compute>> {
+    (driver(config)?.open)(state_dir, config).await
+}
+
+/// Stops every host of the driver that the configuration names, gracefully. All data stays.
+///
+/// # Errors
+/// As [`open`]; internal: a host cannot be ended.
+pub async fn stop_hosts(state_dir: &Path, config: &Arc<Config>) -> Result<()> {
+    (driver(config)?.stop_hosts)(state_dir, config).await
+}
+
+/// Refuses a configuration whose driver does not run engines that are installed on the machine.
+///
+/// # Errors
+/// 400.
+pub fn check_installed(config: &Config) -> Result<()> {
+    match driver(config)?.artifacts {
+        ArtifactKind::Local => Ok(()),
+        ArtifactKind::Image => Err(Error::BadRequest(format!(
+            "compute is {:?}, which runs images: name the description (JSON) of one.",
+            config.compute
+        ))),
+    }
 }
 
 /// Specification of a host.
 #[derive(Clone, Debug)]
 pub struct HostSpec {
     pub instance: InstanceId,
+    /// Project of the instance.
+    pub project: ProjectId,
     /// Fence of the calling operation or reconciler; see [`Compute`].
     pub fence: u64,
     /// Memory, cores and volume of the flavor.
@@ -127,12 +185,19 @@ pub enum ComputeError {
 /// and lost its lease can change nothing.
 #[async_trait]
 pub trait Compute: Send + Sync {
+    /// Which artifacts it runs.
+    fn artifacts(&self) -> ArtifactKind;
     /// Checks the requirements of a create request before anything is stored. The error is a sentence that begins with
     /// the field.
     fn check_order(&self, requirements: &Requirements) -> std::result::Result<(), String>;
     /// Chooses an address on which `port` is free now. The caller stores it, with a unique constraint, before it is
     /// used. A driver whose cloud chooses the addresses returns the instance's.
-    async fn choose_address(&self, instance: InstanceId, port: u16) -> std::result::Result<IpAddr, ComputeError>;
+    async fn choose_address(
+        &self,
+        instance: InstanceId,
+        project: &ProjectId,
+        port: u16,
+    ) -> std::result::Result<IpAddr, ComputeError>;
     /// Reserves a user id for the engine of a host, on the machine, until the host is deleted. A second call returns
     /// the same id, unless it is in `taken`, the ids of other instances. The caller stores it, with a unique
     /// constraint, before it is used. `None` if hosts do not share a machine, or all engines have the account of the
@@ -185,10 +250,10 @@ pub trait Compute: Send + Sync {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_driver_that_there_is_not_is_refused_with_those_that_there_are() {
-        let config = Arc::new(Config { compute: "docker".to_owned(), ..Config::default() });
-        let refused = open(Path::new("/nowhere"), &config).err().unwrap().to_string();
-        assert!(refused.contains("docker") && refused.contains("process"), "{refused}");
+    #[tokio::test]
+    async fn a_driver_that_there_is_not_is_refused_with_those_that_there_are() {
+        let config = Arc::new(Config { compute: "clouds".to_owned(), ..Config::default() });
+        let refused = open(Path::new("/nowhere"), &config).await.err().unwrap().to_string();
+        assert!(refused.contains("clouds") && refused.contains("process"), "{refused}");
     }
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// Section (empty for the top level), option, meaning; in the order of printing.
 const OPTIONS: &[(&str, &str, &str)] = &[
     ("", "region", "Name of the region, shown in instances and in the service catalog."),
-    ("", "compute", "The compute driver, which makes hosts: process."),
+    ("", "compute", "The compute driver, which makes hosts: process or docker."),
     (
         "",
         "default_datastore",
@@ -171,6 +171,17 @@ const OPTIONS: &[(&str, &str, &str)] = &[
         "process",
         "allow_root",
         "Allows root-enable, which gives tenants a shell, although hosts are not separated (when not run as root).",
+    ),
+    ("docker", "socket", "Socket of the Docker Engine, which must run on this machine."),
+    (
+        "docker",
+        "address_range",
+        "Private range, a /24 of which becomes the network of each project. The first address is for agents.listen.",
+    ),
+    (
+        "docker",
+        "volumes_dir",
+        "Directory of hosts with their volumes, which the controllers of a machine share. Unset: docker in the state directory.",
     ),
     ("log", "filter", "Log filter: info, or trove_controller=debug,info. The log goes to standard error."),
     ("log", "json", "Log one JSON object per line instead of text."),

@@ -63,6 +63,7 @@ impl Config {
         "rate_limits",
         "metrics",
         "process",
+        "docker",
         "log",
     ];
 
@@ -121,6 +122,7 @@ impl Config {
             return refuse("agents.heartbeat_expiry must be longer than agents.heartbeat_interval.".to_owned());
         }
         self.loopback_range()?;
+        self.docker_range()?;
         let mut ids = std::collections::BTreeSet::new();
         for flavor in &self.flavors {
             if !ids.insert(&flavor.id) || flavor.id.is_empty() || flavor.ram_mib == 0 || flavor.vcpus == 0 {
@@ -160,6 +162,20 @@ impl Config {
             return refuse("keystone.cache_size and keystone.timeout must be more than nothing.");
         }
         Ok(())
+    }
+
+    /// The range that the Docker driver divides into networks of projects.
+    ///
+    /// # Errors
+    /// 400 if `docker.address_range` is no private IPv4 network of 4 to 65536 networks of 256 addresses.
+    pub fn docker_range(&self) -> Result<Ipv4Net> {
+        let text = &self.docker.address_range;
+        let range = text.parse().ok().filter(|range: &Ipv4Net| range.addr().is_private() && *range == range.trunc());
+        range.filter(|range| (8..=22).contains(&range.prefix_len())).ok_or_else(|| {
+            Error::BadRequest(format!(
+                "docker.address_range is {text:?}: it must be a private IPv4 network, /8 to /22, such as 10.213.0.0/16."
+            ))
+        })
     }
 
     /// The network from which addresses of instances are taken.
@@ -217,6 +233,9 @@ mod tests {
             ("[process]\naddress_range = \"127.0.0.0/25\"", "address_range"),
             ("[process]\naddress_range = \"127.0.0.1\"", "address_range"),
             ("[process]\naddress_range = \"::1/24\"", "address_range"),
+            ("[docker]\naddress_range = \"10.213.0.0/24\"", "docker.address_range"),
+            ("[docker]\naddress_range = \"10.213.7.0/16\"", "docker.address_range"),
+            ("[docker]\naddress_range = \"192.0.2.0/20\"", "docker.address_range"),
             ("flavors = []", "flavors"),
             ("[store]\nurl = \"postgres://a:secret@h/d\"", "store.password_file"),
             ("[operations]\nlease = \"0s\"", "operations.lease"),

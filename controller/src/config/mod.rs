@@ -35,6 +35,7 @@ pub struct Config {
     pub metrics: Metrics,
     pub flavors: Vec<Flavor>,
     pub process: Process,
+    pub docker: Docker,
     pub log: Log,
 }
 
@@ -206,6 +207,15 @@ pub struct Process {
     pub allow_root: bool,
 }
 
+/// The Docker driver.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Docker {
+    pub socket: PathBuf,
+    pub address_range: String,
+    pub volumes_dir: Option<PathBuf>,
+}
+
 /// Logging, to standard error.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -234,6 +244,7 @@ impl Default for Config {
             metrics: Metrics::default(),
             flavors: vec![flavor("1", 512, 1), flavor("2", 1024, 1), flavor("3", 2048, 2), flavor("4", 4096, 2)],
             process: Process::default(),
+            docker: Docker::default(),
             log: Log::default(),
         }
     }
@@ -348,6 +359,12 @@ impl Default for Process {
             agent_program: None,
             allow_root: false,
         }
+    }
+}
+
+impl Default for Docker {
+    fn default() -> Self {
+        Self { socket: PathBuf::from("/run/docker.sock"), address_range: "10.213.0.0/16".to_owned(), volumes_dir: None }
     }
 }
 

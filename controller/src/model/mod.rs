@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::ids::{DatastoreId, InstanceId, ProjectId, VersionId};
 use crate::state::{self, HostState, LastSeen, Service, Task};
@@ -15,7 +16,7 @@ mod artifact;
 pub mod configurations;
 pub mod operations;
 
-pub use self::artifact::Artifact;
+pub use self::artifact::{Artifact, ArtifactKind, Image, ImageFile};
 use self::configurations::{AttachedConfiguration, ParameterResult, needs_restart};
 
 /// Requested access to an instance.
@@ -195,6 +196,35 @@ pub struct InstanceLabels {
     pub volume_gib: u64,
 }
 
+/// Where the engine of a version is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// On this machine, in this directory.
+    Installed(PathBuf),
+    /// In the image with this id.
+    Image(Uuid),
+}
+
+impl Source {
+    /// The id that Trove's API calls an image. That of an installed engine is derived from its directory, so it is the same
+    /// on every machine.
+    pub fn image_id(&self) -> Uuid {
+        match self {
+            Self::Installed(bindir) => {
+                Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("file://{}", bindir.display()).as_bytes())
+            }
+            Self::Image(id) => *id,
+        }
+    }
+
+    pub fn kind(&self) -> ArtifactKind {
+        match self {
+            Self::Installed(_) => ArtifactKind::Local,
+            Self::Image(_) => ArtifactKind::Image,
+        }
+    }
+}
+
 /// A datastore version.
 #[derive(Clone, Debug)]
 pub struct Version {
@@ -206,8 +236,8 @@ pub struct Version {
     pub number: String,
     /// Whether instances of it can be created.
     pub active: bool,
-    /// Directory of the engine's programs. The manifest is not here, since it is long and seldom needed.
-    pub bindir: PathBuf,
+    /// Where the engine is. The manifest is not here, since it is long and seldom needed.
+    pub source: Source,
 }
 
 /// A datastore and its versions.

@@ -102,7 +102,7 @@ async fn choose_address(work: &Work, target: &Target, _: &Params, _: &mut Engine
         return Ok(());
     }
     for _ in 0..ADDRESSES {
-        let address = work.context.compute.choose_address(target.instance, facts.port).await?;
+        let address = work.context.compute.choose_address(target.instance, &facts.project, facts.port).await?;
         let mut tx = work.begin().await?;
         if work.context.store.set_address(&mut tx, target.instance, address).await? {
             return work.commit(tx).await;

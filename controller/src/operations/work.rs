@@ -61,6 +61,7 @@ impl RunnerContext {
         };
         let spec = HostSpec {
             instance,
+            project: facts.project,
             fence,
             size: facts.size,
             requirements: facts.requirements,

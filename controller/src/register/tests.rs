@@ -1,6 +1,7 @@
 //! Tests with an agent program that is a shell script.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use serde_json::json;
 

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use super::guest::{Guest, Guests};
 use super::world::{Machine, World};
 use crate::compute::{Compute, ComputeError, HostSpec, Placement};
-use crate::ids::InstanceId;
-use crate::model::Requirements;
+use crate::ids::{InstanceId, ProjectId};
+use crate::model::{ArtifactKind, Requirements};
 use crate::state::HostState;
 
 /// A driver.
@@ -57,11 +57,15 @@ impl Hosts {
 
 #[async_trait]
 impl Compute for Hosts {
+    fn artifacts(&self) -> ArtifactKind {
+        ArtifactKind::Local
+    }
+
     fn check_order(&self, _: &Requirements) -> Result<(), String> {
         Ok(())
     }
 
-    async fn choose_address(&self, _instance: InstanceId, _port: u16) -> Result<IpAddr, ComputeError> {
+    async fn choose_address(&self, _: InstanceId, _: &ProjectId, _port: u16) -> Result<IpAddr, ComputeError> {
         self.call("choose an address").await?;
         let n = self.world.addresses.fetch_add(1, Ordering::SeqCst);
         Ok(Ipv4Addr::new(127, 0, 7, n).into())

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use trove_strategy::{Installation, Manifest};
+use uuid::Uuid;
 
 use super::Store;
 use crate::error::{Error, Result};
 use crate::ids::{DatastoreId, VersionId};
-use crate::model::{Datastore, Version};
+use crate::model::{Datastore, Image, Source, Version};
 use crate::store::sql::{Connection, Row, query};
 
 const LIST: &str = "select d.id as datastore_id, d.name as datastore_name, d.default_version_id, \
@@ -22,15 +23,20 @@ const LIST: &str = "select d.id as datastore_id, d.name as datastore_name, d.def
 pub struct Registration<'a> {
     pub manifest: &'a Manifest,
     pub name: &'a str,
-    /// Agent program; `None` is the one in the directory of the controller's program.
+    /// The image that the engine is in; `None` if it is installed on this machine.
+    pub image: Option<&'a Image>,
+    /// Agent program; `None` is the one in the directory of the controller's program, or that of the image.
     pub agent_program: Option<&'a Path>,
-    /// Fingerprint of the agent program that made the manifest.
+    /// Fingerprint of the agent program that made the manifest; empty for an image, which never changes.
     pub agent_print: &'a str,
     /// Whether instances of it can be created.
     pub active: bool,
     /// Whether it becomes the datastore's default version. The first version does in any case.
     pub default: bool,
 }
+
+/// How the column `bindir` of an image's version begins; the image's id follows.
+const IMAGE: &str = "image/";
 
 /// A registered version of an installed engine.
 #[derive(Clone, Debug)]
@@ -90,9 +96,10 @@ impl Store {
         row.map(|row| manifest(&row).map(Arc::new)).transpose()
     }
 
-    /// All versions that were ever registered, also deleted ones.
+    /// All versions of installed engines that were ever registered, also deleted ones.
     pub async fn registered(&self) -> Result<Vec<Registered>> {
-        let sql = "select id, manifest, agent_print, (removed is not null) as gone from datastore_version";
+        let sql = "select id, manifest, agent_print, (removed is not null) as gone from datastore_version \
+             where image is null";
         let rows = query(sql).fetch_all(&self.read).await.map_err(unread)?;
         let read = |row: &Row| {
             let manifest = manifest(row)?;
@@ -104,6 +111,18 @@ impl Store {
             })
         };
         rows.iter().map(read).collect()
+    }
+
+    /// An image with its manifest, if it was ever registered. `None` if not.
+    pub async fn get_image(&self, id: Uuid) -> Result<Option<(Image, Manifest)>> {
+        let sql = "select id, manifest, image from datastore_version where image is not null and bindir = $1 limit 1";
+        let row = query(sql).bind(format!("{IMAGE}{id}")).fetch_optional(&self.read).await.map_err(unread)?;
+        row.map(|row| {
+            let text: String = row.try_get("image").map_err(unread)?;
+            let image = serde_json::from_str(&text);
+            Ok((image.map_err(|error| Error::internal(format!("read the image {id}"), error))?, manifest(&row)?))
+        })
+        .transpose()
     }
 
     /// Engines that the last registration run failed to register.
@@ -140,15 +159,20 @@ impl Store {
         tx.commit().await.map_err(failed)
     }
 
-    /// Registers a version. If the datastore has versions of the same directory, updates them instead: an engine that
-    /// was updated in place keeps its version's id and name, and a deactivated version stays so. A deleted version of
-    /// the same name comes back.
+    /// Registers a version. If the datastore has versions of the same directory or image, updates them instead: an engine
+    /// that was updated in place keeps its version's id and name, and a deactivated version stays so. A deleted version
+    /// of the same name comes back.
     pub async fn upsert_version(&self, conn: &mut Connection, registration: Registration<'_>) -> Result<VersionId> {
         let manifest = registration.manifest;
         let failed = |error| Error::internal(format!("register a version of {}", manifest.identity.name), error);
         let json = serde_json::to_string(manifest)
             .map_err(|error| Error::internal(format!("write the manifest of {}", manifest.identity.name), error))?;
-        let bindir = manifest.installation.bindir.to_string_lossy().into_owned();
+        let bindir = match registration.image {
+            Some(image) => format!("{IMAGE}{}", image.id),
+            None => manifest.installation.bindir.to_string_lossy().into_owned(),
+        };
+        let image = registration.image.map(serde_json::to_string).transpose();
+        let image = image.map_err(|error| Error::internal("write what is known of an image", error))?;
         let program = registration.agent_program.map(|path| path.to_string_lossy().into_owned());
         let datastore: String = query(
             "insert into datastore (id, name) values ($1, $2) \
@@ -161,7 +185,7 @@ impl Store {
         .and_then(|row| row.try_get(0))
         .map_err(failed)?;
         let kept = query(
-            "update datastore_version set number = $3, agent_program = $4, agent_print = $5, manifest = $6 \
+            "update datastore_version set number = $3, agent_program = $4, agent_print = $5, manifest = $6, image = $7 \
              where datastore_id = $1 and bindir = $2 and removed is null returning id",
         )
         .bind(&datastore)
@@ -170,6 +194,7 @@ impl Store {
         .bind(&program)
         .bind(registration.agent_print)
         .bind(&json)
+        .bind(&image)
         .fetch_all(&mut *conn)
         .await
         .map_err(failed)?;
@@ -177,10 +202,11 @@ impl Store {
             Some(row) => row.try_get(0).map_err(failed)?,
             None => query(
                 "insert into datastore_version \
-                 (id, datastore_id, name, number, bindir, active, agent_program, agent_print, manifest) \
-                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict (datastore_id, name, bindir) do update set \
+                 (id, datastore_id, name, number, bindir, active, agent_program, agent_print, manifest, image) \
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict (datastore_id, name, bindir) do update set \
                  number = excluded.number, active = excluded.active, agent_program = excluded.agent_program, \
-                 agent_print = excluded.agent_print, manifest = excluded.manifest, removed = null returning id",
+                 agent_print = excluded.agent_print, manifest = excluded.manifest, image = excluded.image, \
+                 removed = null returning id",
             )
             .bind(VersionId::random().to_string())
             .bind(&datastore)
@@ -191,6 +217,7 @@ impl Store {
             .bind(&program)
             .bind(registration.agent_print)
             .bind(&json)
+            .bind(&image)
             .fetch_one(&mut *conn)
             .await
             .and_then(|row| row.try_get(0))
@@ -294,7 +321,7 @@ impl Store {
     }
 }
 
-fn parsed(id: &str) -> Result<uuid::Uuid> {
+fn parsed(id: &str) -> Result<Uuid> {
     id.parse().map_err(|error: uuid::Error| Error::internal(format!("read the id {id:?}"), error))
 }
 
@@ -331,8 +358,15 @@ fn version(row: &Row) -> Result<Version> {
         name: text("name")?,
         number: text("number")?,
         active: row.try_get("active").map_err(unread)?,
-        bindir: text("bindir")?.into(),
+        source: source(&text("bindir")?)?,
     })
+}
+
+fn source(bindir: &str) -> Result<Source> {
+    match bindir.strip_prefix(IMAGE) {
+        Some(id) => parsed(id).map(Source::Image),
+        None => Ok(Source::Installed(bindir.into())),
+    }
 }
 
 fn manifest(row: &Row) -> Result<Manifest> {

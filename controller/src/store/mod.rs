@@ -98,6 +98,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (18, "configurations", include_str!("migrations/0018_configurations.sql")),
     (19, "server_ids", include_str!("migrations/0019_server_ids.sql")),
     (20, "parameter_rules", include_str!("migrations/0020_parameter_rules.sql")),
+    (21, "images", include_str!("migrations/0021_images.sql")),
 ];
 
 fn migrator() -> Migrator {

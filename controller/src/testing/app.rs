@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::{InstanceId, OperationId, ProjectId};
-use crate::model::Requirements;
+use crate::model::{ArtifactKind, Requirements};
 use crate::state::{HostState, Service, Task};
 use crate::store::sql::query;
 
@@ -41,7 +41,7 @@ pub(crate) async fn world_with(change: impl FnOnce(&mut Config)) -> World {
     let app = App {
         store: fixture.store.clone(),
         agents: agent.clone(),
-        compute: Arc::new(FakeHost),
+        compute: Arc::new(FakeHost(ArtifactKind::Local)),
         config: Arc::new(config),
         runner: crate::operations::Nudge::default(),
         changes: crate::operations::Changes::default(),
@@ -274,18 +274,21 @@ impl Agents for FakeAgent {
     fn forget(&self, _: InstanceId) {}
 }
 
-/// A driver without hosts.
-struct FakeHost;
+/// A driver without hosts, which would run these.
+pub(crate) struct FakeHost(pub(crate) ArtifactKind);
 
 #[async_trait]
 impl Compute for FakeHost {
+    fn artifacts(&self) -> ArtifactKind {
+        self.0
+    }
     fn check_order(&self, requirements: &Requirements) -> std::result::Result<(), String> {
         match &requirements.volume_type {
             Some(unknown) if unknown != "ssd" => Err(format!("volume.type {unknown} is unknown; there is ssd.")),
             _ => Ok(()),
         }
     }
-    async fn choose_address(&self, _: InstanceId, _: u16) -> std::result::Result<IpAddr, ComputeError> {
+    async fn choose_address(&self, _: InstanceId, _: &ProjectId, _: u16) -> std::result::Result<IpAddr, ComputeError> {
         unreachable!("a step's work")
     }
     fn separates_tenants(&self) -> bool {

@@ -80,6 +80,7 @@ pub(crate) async fn register(store: &Store, manifest: &Manifest) -> VersionId {
     let registration = Registration {
         manifest,
         name: &manifest.installation.major,
+        image: None,
         agent_program: None,
         agent_print: "agent",
         active: true,

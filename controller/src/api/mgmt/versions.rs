@@ -1,5 +1,5 @@
 //! Versions of datastores, for administrators. Where Trove has an image, the process driver has an engine that is installed
-//! on the machine: `image` is an id that stands for its directory.
+//! on the machine: `image` is an id that stands for its directory. For other drivers it is an image that was registered.
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::api::http::body::{Json, Path};
 use crate::api::http::fault::Fault;
 use crate::api::http::fields::{Image, Name, NoImage};
 use crate::api::http::paging::Paging;
-use crate::app::datastores::{self, Datastore, Version, image};
+use crate::app::datastores::{self, Datastore, Source, Version};
 use crate::error::{Error, Result};
 
 /// A version with what administrators see of it.
@@ -31,7 +31,7 @@ struct ManagedVersion {
     datastore_name: String,
     /// The name of the strategy.
     datastore_manager: String,
-    /// The id that stands for the engine that is installed.
+    /// The id of the image, or one that stands for the engine that is installed.
     image: Uuid,
     image_tags: [&'static str; 1],
     packages: [&'static str; 1],
@@ -39,8 +39,8 @@ struct ManagedVersion {
     registry_ext: Option<String>,
     repl_strategy: Option<String>,
     default: bool,
-    /// Where the engine is installed; ours.
-    bindir: String,
+    /// Where the engine is installed; null for an image; ours.
+    bindir: Option<String>,
 }
 
 impl ManagedVersion {
@@ -52,14 +52,17 @@ impl ManagedVersion {
             datastore_id: datastore.id.0,
             datastore_name: datastore.name.clone(),
             datastore_manager: datastore.name.clone(),
-            image: image(&version.bindir),
+            image: version.source.image_id(),
             image_tags: [""],
             packages: [""],
             active: version.active,
             registry_ext: None,
             repl_strategy: None,
             default: datastore.default_version == Some(version.id),
-            bindir: version.bindir.to_string_lossy().into_owned(),
+            bindir: match &version.source {
+                Source::Installed(bindir) => Some(bindir.to_string_lossy().into_owned()),
+                Source::Image(_) => None,
+            },
         }
     }
 }
@@ -108,7 +111,7 @@ pub(in crate::api) struct Registration {
     version: NewVersion,
 }
 
-/// A version to be registered: an engine that is installed.
+/// A version to be registered: an engine that is installed, or an image.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewVersion {
@@ -117,7 +120,7 @@ struct NewVersion {
     datastore_name: Name,
     /// The name of the strategy.
     datastore_manager: Name,
-    /// The id that stands for the engine.
+    /// The id of the image, or the one that stands for the engine.
     image: Image,
     active: bool,
     default: Option<bool>,

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::app::instances::NewInstance;
 use crate::store::datastores::Registration;
-use crate::testing::app::{World, caller, code, order, world, world_with};
+use crate::testing::app::{FakeHost, World, caller, code, order, world, world_with};
 use crate::testing::store::{manifest, register};
 
 /// Another version of the one datastore.
@@ -16,6 +16,7 @@ async fn add_version(world: &World, name: &str, number: &str, active: bool) -> V
     let registration = Registration {
         manifest: &manifest,
         name,
+        image: None,
         agent_program: Some(Path::new("/opt/agent")),
         agent_print: "agent",
         active,
@@ -116,4 +117,25 @@ async fn an_order_waits_for_the_registration_of_what_is_installed() {
     assert_eq!(ordered.unwrap().0.datastore, "otherdb");
     let order = NewInstance { datastore: Some("nothing".to_owned()), ..order() };
     assert_eq!(code(&world.app.create_instance(&caller("demo"), "r", order).await), 404);
+}
+
+#[tokio::test]
+async fn an_order_of_what_the_driver_does_not_run_is_refused() {
+    let mut world = world().await;
+    world.app.compute = Arc::new(FakeHost(ArtifactKind::Image));
+    let app = &world.app;
+    let refused = app.create_instance(&caller("demo"), "r", order()).await;
+    assert_eq!(code(&refused), 400);
+    let text = refused.err().unwrap().to_string();
+    assert!(text.starts_with("datastore.version 15 cannot be run: this service runs images"), "{text}");
+    let order = NewVersion {
+        datastore: "enginedb".to_owned(),
+        name: "16".to_owned(),
+        number: None,
+        image: uuid::Uuid::new_v4(),
+        active: true,
+        default: false,
+    };
+    let refused = app.create_version(order).await.unwrap_err();
+    assert!(matches!(&refused, Error::BadRequest(text) if text.starts_with("image: no image")), "{refused}");
 }

@@ -22,9 +22,8 @@ use trove_strategy::beneath;
 use trove_strategy::process::if_there;
 
 use super::keys;
-use super::lock;
 use super::system;
-use crate::compute::ComputeError;
+use crate::compute::{ComputeError, lock};
 
 /// Directory of the reservations. Not configurable, since all services of the machine must use the same.
 pub(super) const RESERVATIONS: &str = "/run/trove-rs/uids";

@@ -15,10 +15,11 @@ use serde::{Deserialize, Serialize};
 use trove_strategy::process::if_there;
 
 use super::cgroup::Part;
-use super::host::{Hosts, Written, boot, failed, write};
+use super::host::{Hosts, Written};
 use super::namespace::View;
 use super::system::{self, Process, ProcessId};
 use crate::compute::ComputeError;
+use crate::compute::disk::{boot, failed, write};
 use crate::ids::InstanceId;
 
 /// Whether all user ids of the process are the controller's account.

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::cgroup::Part;
-use super::host::{Hosts, failed, write};
+use super::host::Hosts;
 use crate::compute::ComputeError;
+use crate::compute::disk::{failed, write};
 use crate::ids::InstanceId;
 
 impl Hosts {

@@ -14,20 +14,19 @@ use std::sync::Arc;
 
 use nix::fcntl::Flock;
 use secrecy::ExposeSecret;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use trove_strategy::beneath::{self, Dir};
+use serde::Deserialize;
 use trove_strategy::process::if_there;
 
 use super::accounts::Accounts;
 use super::cgroup::{Cgroups, Limits, Part};
 use super::filter::Filter;
 use super::keys;
-use super::lock;
 use super::migrate;
 use super::namespace::{self, View};
 use super::tenant::{PORTS, Tenant, WHOLE, WITHDRAWN};
-use crate::compute::{ComputeError, HostSpec};
+use crate::compute::agent_config::AgentConfig;
+use crate::compute::disk::{failed, remove, write};
+use crate::compute::{ComputeError, HostSpec, lock};
 use crate::ids::InstanceId;
 use crate::model::Artifact;
 
@@ -68,56 +67,10 @@ impl Apart {
     }
 }
 
-/// The agent's configuration file.
-#[derive(Serialize)]
-struct AgentConfig<'a> {
-    instance_id: InstanceId,
-    generation: u64,
-    datastore: &'a str,
-    controllers: &'a [String],
-    authority_file: &'a str,
-    token_file: &'a str,
-    state_dir: &'a str,
-    volume_dir: &'a str,
-    config_dir: &'a str,
-    run_dir: PathBuf,
-    log_dir: &'a str,
-    bindir: &'a Path,
-    major: &'a str,
-    address: std::net::IpAddr,
-    port: u16,
-    memory_mib: u64,
-    vcpus: u32,
-    volume_gib: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    engine_uid: Option<u32>,
-    cgroups: Vec<PathBuf>,
-    engine_cgroups: Vec<PathBuf>,
-}
-
-/// A short key of a state directory, for names that must differ between state directories.
-pub(super) fn key(state: &Path) -> String {
-    hex::encode(&Sha256::digest(state.as_os_str().as_encoded_bytes())[..4])
-}
-
-/// The boot id, which changes at each start of the machine.
-pub(super) fn boot() -> std::io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
-}
-
 /// Path of `trove-agent` in the directory of this program.
 pub(super) fn program_beside() -> PathBuf {
     // After this program's file was replaced, the path ends with " (deleted)"; its directory is still right.
     std::env::current_exe().map(|own| own.with_file_name("trove-agent")).unwrap_or_else(|_| "trove-agent".into())
-}
-
-pub(super) fn failed(attempt: &str, path: &Path) -> impl FnOnce(std::io::Error) -> ComputeError {
-    let text = format!("{attempt} {}", path.display());
-    move |error| match error.kind() {
-        // Transient, since an operator can make room and the operation is retried until then.
-        ErrorKind::StorageFull => ComputeError::Transient(format!("{text}: No space left on device")),
-        _ => ComputeError::Fatal(format!("{text}: {error}")),
-    }
 }
 
 /// How long to wait for the lock of a host, while another controller starts or removes its agent.
@@ -146,25 +99,6 @@ impl Written {
 fn make(path: &Path, mode: u32) -> Result<(), ComputeError> {
     fs::create_dir_all(path).map_err(failed("make", path))?;
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("open", path))
-}
-
-/// Removes a directory and all that an engine's account has put into it, such as symlinks and very deep trees. The
-/// parent directory must be writable by this program only.
-fn remove(path: &Path) -> Result<(), ComputeError> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(ComputeError::Fatal(format!("remove {}: this is no directory of a host", path.display())));
-    };
-    match Dir::open(parent, &[]).and_then(|parent| parent.remove(Path::new(name))) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(ComputeError::Transient(format!("remove {}: {error}", path.display())))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Replaces a file atomically and durably, mode 0600.
-pub(super) fn write(path: &Path, contents: &[u8]) -> Result<(), ComputeError> {
-    beneath::replace(path, contents).map_err(failed("write", path))
 }
 
 impl Hosts {
@@ -228,7 +162,9 @@ impl Hosts {
 
     /// Checks whether the host could be started, before anything is made.
     pub(super) fn check(&self, spec: &HostSpec) -> Result<(), ComputeError> {
-        let Artifact::Local { installation, agent_program } = &spec.artifact;
+        let Artifact::Local { installation, agent_program } = &spec.artifact else {
+            return Err(ComputeError::Fatal("the engine is in an image, which this driver does not run".to_owned()));
+        };
         let program = agent_program.as_ref().unwrap_or(&self.program);
         let executable =
             fs::metadata(program).is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0);
@@ -321,7 +257,10 @@ impl Hosts {
         if let (Some(apart), Some(uid)) = (&self.apart, spec.engine_uid) {
             apart.accounts.keep(uid, &directory)?;
         }
-        let (bootstrap, Artifact::Local { installation, agent_program }) = (&spec.bootstrap, &spec.artifact);
+        let bootstrap = &spec.bootstrap;
+        let Artifact::Local { installation, agent_program } = &spec.artifact else {
+            return Err(ComputeError::Fatal("the engine is in an image, which this driver does not run".to_owned()));
+        };
         write(&directory.join("authority.pem"), bootstrap.authority_pem.as_bytes())?;
         // An enrolled agent needs no token and would not remove the file.
         let enrolled = directory.join(IDENTITY).exists();
@@ -329,34 +268,22 @@ impl Hosts {
             write(&directory.join(TOKEN), token.expose_secret().as_bytes())?;
         }
         let config = AgentConfig {
-            instance_id: spec.instance,
-            generation: bootstrap.generation,
-            datastore: &bootstrap.datastore,
-            controllers: &bootstrap.controllers,
-            authority_file: "authority.pem",
-            token_file: TOKEN,
-            state_dir: "agent",
-            volume_dir: "volume",
-            config_dir: "etc",
+            authority_file: "authority.pem".into(),
+            token_file: TOKEN.into(),
+            state_dir: "agent".into(),
+            volume_dir: "volume".into(),
+            config_dir: "etc".into(),
             run_dir: View::sockets(&run),
-            log_dir: "log",
-            bindir: &installation.bindir,
-            major: &installation.major,
-            address: spec.network.address,
-            port: spec.network.port,
-            memory_mib: spec.size.memory_mib,
-            vcpus: spec.size.vcpus,
-            volume_gib: spec.size.volume_gib,
+            log_dir: "log".into(),
             engine_uid: spec.engine_uid,
             cgroups: self.groups_of(spec.instance, Part::Agent),
             engine_cgroups: self.groups_of(spec.instance, Part::Engine),
+            ..AgentConfig::of(spec, installation)
         };
         let ports: Vec<u16> = std::iter::once(spec.network.port).chain(spec.network.tls_port).collect();
         let lines: String = ports.iter().map(|port| format!("{port}\n")).collect();
         write(&directory.join(PORTS), lines.as_bytes())?;
-        let text = toml::to_string(&config)
-            .map_err(|error| ComputeError::Fatal(format!("write the agent's configuration: {error}")))?;
-        write(&self.config_file(spec.instance), text.as_bytes())?;
+        write(&self.config_file(spec.instance), config.text()?.as_bytes())?;
         if let Some(program) = agent_program {
             write(&directory.join("agent-program"), program.as_os_str().as_encoded_bytes())?;
         }

@@ -17,7 +17,6 @@ mod groups;
 mod host;
 mod keys;
 mod kill;
-mod lock;
 mod migrate;
 mod namespace;
 mod squatters;
@@ -39,11 +38,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use trove_strategy::domain;
 
-use super::{Compute, ComputeError, HostSpec, Placement, Squatter};
+use super::{Compute, ComputeError, HostSpec, Placement, Squatter, disk};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::ids::InstanceId;
-use crate::model::{Locality, Requirements};
+use crate::ids::{InstanceId, ProjectId};
+use crate::model::{ArtifactKind, Locality, Requirements};
 use crate::state::HostState;
 use agent::Started;
 use host::{Apart, Hosts};
@@ -64,7 +63,6 @@ pub struct ProcessOptions {
 }
 
 /// Opens the driver; see [`crate::compute::open`].
-///
 pub(super) fn open(state_dir: &Path, config: &Arc<Config>) -> Result<Arc<dyn Compute>> {
     let options = ProcessOptions { state_dir: state_dir.to_owned(), config: config.clone() };
     let driver: Arc<dyn Compute> = ProcessDriver::new(options)?;
@@ -112,24 +110,6 @@ impl ProcessDriver {
         Ok(driver)
     }
 
-    /// Stops every agent and engine gracefully. All data stays.
-    ///
-    /// # Errors
-    /// Internal: a host cannot be ended.
-    pub async fn stop_hosts(options: &ProcessOptions) -> Result<()> {
-        let hosts = find_hosts(options)?;
-        let all = hosts.list().map_err(|error| Error::internal("look which hosts there are", error))?;
-        for instance in all {
-            let agent = hosts.find_agent(instance).map_err(|error| Error::internal("look for an agent", error))?;
-            if let Some(agent) = agent {
-                kill::interrupt(agent, ORDERLY).await.map_err(|error| Error::internal("stop an agent", error))?;
-            }
-            hosts.kill_all(instance).await.map_err(|error| Error::internal("end a host", error))?;
-            hosts.remove_volatile(instance).map_err(|error| Error::internal("end a host", error))?;
-        }
-        Ok(())
-    }
-
     fn turn(&self, instance: InstanceId) -> Arc<tokio::sync::Mutex<()>> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(instance).or_default().clone()
     }
@@ -174,6 +154,25 @@ impl ProcessDriver {
     fn is_watched(&self, instance: InstanceId) -> bool {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&instance)
     }
+}
+
+/// Stops every agent and engine gracefully. All data stays.
+///
+/// # Errors
+/// Internal: a host cannot be ended.
+pub(super) async fn stop_hosts(state_dir: &Path, config: &Arc<Config>) -> Result<()> {
+    let options = ProcessOptions { state_dir: state_dir.to_owned(), config: config.clone() };
+    let hosts = find_hosts(&options)?;
+    let all = hosts.list().map_err(|error| Error::internal("look which hosts there are", error))?;
+    for instance in all {
+        let agent = hosts.find_agent(instance).map_err(|error| Error::internal("look for an agent", error))?;
+        if let Some(agent) = agent {
+            kill::interrupt(agent, ORDERLY).await.map_err(|error| Error::internal("stop an agent", error))?;
+        }
+        hosts.kill_all(instance).await.map_err(|error| Error::internal("end a host", error))?;
+        hosts.remove_volatile(instance).map_err(|error| Error::internal("end a host", error))?;
+    }
+    Ok(())
 }
 
 /// Restarts the agent of a host whenever it ends, until cancelled.
@@ -263,7 +262,7 @@ fn find_hosts(options: &ProcessOptions) -> Result<Hosts> {
     let state = absolute(&options.state_dir)?;
     let root = process.hosts_dir.as_deref().map_or_else(|| Ok(state.join("hosts")), absolute)?;
     make(&root, 0o711)?;
-    let key = host::key(process.hosts_dir.as_ref().unwrap_or(&options.state_dir));
+    let key = disk::key(process.hosts_dir.as_ref().unwrap_or(&options.state_dir));
     let cgroups = if is_root { cgroup::Cgroups::find(&key) } else { Err("not root".to_owned()) };
     if let (true, Err(reason)) = (is_root, &cgroups) {
         tracing::warn!("hosts have no limits of memory: {reason}");
@@ -299,6 +298,10 @@ fn apart(process: &crate::config::Process, hidden: Vec<PathBuf>) -> Result<Apart
 
 #[async_trait]
 impl Compute for ProcessDriver {
+    fn artifacts(&self) -> ArtifactKind {
+        ArtifactKind::Local
+    }
+
     /// All hosts have loopback addresses of this machine. Networks (`nics`) are accepted and ignored, since some
     /// clients always send one; `access.allowed_cidrs` is ignored, since other machines cannot reach these addresses
     /// anyway.
@@ -318,7 +321,12 @@ impl Compute for ProcessDriver {
         Err(refusal.to_owned())
     }
 
-    async fn choose_address(&self, _instance: InstanceId, port: u16) -> std::result::Result<IpAddr, ComputeError> {
+    async fn choose_address(
+        &self,
+        _instance: InstanceId,
+        _project: &ProjectId,
+        port: u16,
+    ) -> std::result::Result<IpAddr, ComputeError> {
         address::choose(self.range, port)
     }
 
@@ -359,12 +367,9 @@ impl Compute for ProcessDriver {
 
     /// Identifies the directory of hosts on this boot of this machine; controllers with the same directory share their
     /// hosts.
-    #[allow(clippy::disallowed_methods, reason = "the directory of hosts is this account's")]
     fn location(&self) -> Result<Option<String>> {
-        let boot = host::boot().map_err(|error| Error::internal("read the boot id", error))?;
-        let facts = std::fs::metadata(&self.hosts.root);
-        let facts = facts.map_err(|error| Error::internal("look at the directory of hosts", error))?;
-        Ok(Some(format!("{}/{}/{}", boot, facts.dev(), facts.ino())))
+        let place = disk::place(&self.hosts.root);
+        place.map(Some).map_err(|error| Error::internal("look at the directory of hosts", error))
     }
 
     fn separates_tenants(&self) -> bool {

@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use trove_strategy::{Installation, Size};
 
 use super::*;
+use crate::compute::lock;
 use crate::compute::process::system::ProcessId;
 use crate::compute::{Bootstrap, Network};
 use crate::model::{Access, Artifact, Nic};
@@ -78,6 +79,7 @@ impl World {
         HostSpec {
             engine_uid,
             instance,
+            project: ProjectId("demo".to_owned()),
             fence: 1,
             size: Size { memory_mib: 512, vcpus: 1, volume_gib: 1 },
             requirements: Requirements::default(),

@@ -77,6 +77,7 @@ async fn a_datastore_has_all_of_its_versions_and_one_default() {
     let registration = Registration {
         manifest: &newer,
         name: "16",
+        image: None,
         agent_program: Some(Path::new("/opt/agent")),
         agent_print: "agent",
         active: false,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use trove_strategy::{Manifest, Size};
+use trove_strategy::{Installation, Manifest, Size};
 
 use super::rows::{access, address, column, damaged, failed, json, locality, maybe_text, narrow, signed, unsigned};
 use crate::error::{Error, Result};
@@ -48,7 +48,7 @@ impl Store {
     pub async fn host_facts(&self, id: InstanceId) -> Result<Option<HostFacts>> {
         let row = query(
             "select i.project_id, i.generation, i.ram_mib, i.vcpus, i.volume_gib, i.address, i.port, i.engine_uid, \
-             i.nics, i.access, i.availability_zone, i.volume_type, i.locality, i.driver_state, v.agent_program, v.manifest, d.name as datastore_name from instance i \
+             i.nics, i.access, i.availability_zone, i.volume_type, i.locality, i.driver_state, v.agent_program, v.manifest, v.image, d.name as datastore_name from instance i \
              join datastore_version v on v.id = i.version_id join datastore d on d.id = v.datastore_id \
              where i.id = $1 and i.deleted is null",
         )
@@ -175,10 +175,7 @@ fn host_facts(row: &Row, id: InstanceId) -> Result<HostFacts> {
         project: ProjectId(column(row, "project_id")?),
         generation: unsigned(row, "generation")?,
         datastore: column(row, "datastore_name")?,
-        artifact: Artifact::Local {
-            installation: manifest.installation,
-            agent_program: column::<Option<String>>(row, "agent_program")?.map(PathBuf::from),
-        },
+        artifact: artifact(row, manifest.installation)?,
         size: Size {
             memory_mib: unsigned(row, "ram_mib")?,
             vcpus: narrow(row, "vcpus")?,
@@ -199,6 +196,15 @@ fn host_facts(row: &Row, id: InstanceId) -> Result<HostFacts> {
             .map_or(Ok(serde_json::Value::Null), serde_json::from_str)
             .map_err(|error| Error::internal("read the column driver_state", error))?,
     })
+}
+
+fn artifact(row: &Row, installation: Installation) -> Result<Artifact> {
+    let Some(image) = maybe_text(row, "image")? else {
+        let agent_program = column::<Option<String>>(row, "agent_program")?.map(PathBuf::from);
+        return Ok(Artifact::Local { installation, agent_program });
+    };
+    let image = serde_json::from_str(image).map_err(|error| Error::internal("read the column image", error))?;
+    Ok(Artifact::Image { installation, image })
 }
 
 fn maybe_uid(row: &Row) -> Result<Option<u32>> {

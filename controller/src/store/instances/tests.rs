@@ -61,7 +61,7 @@ async fn a_new_instance_is_read_back_whole() {
     assert_eq!(facts.requirements, row.requirements);
     assert_eq!(instance.locality, row.requirements.locality);
     assert_eq!(facts.size, Size { memory_mib: 512, vcpus: 1, volume_gib: 2 });
-    let Artifact::Local { installation, .. } = facts.artifact;
+    let Artifact::Local { installation, .. } = facts.artifact else { panic!("{:?}", facts.artifact) };
     assert_eq!(installation, manifest.installation);
     assert!(fixture.store.get_instance(InstanceId::random()).await.unwrap().is_none());
 }

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 
 use super::agents::FakeAgents;
 use crate::compute::{Compute, ComputeError, HostSpec, Placement};
-use crate::ids::InstanceId;
-use crate::model::Requirements;
+use crate::ids::{InstanceId, ProjectId};
+use crate::model::{ArtifactKind, Requirements};
 use crate::state::HostState;
 
 /// A driver whose hosts are entries of a set.
@@ -87,11 +87,15 @@ impl FakeCompute {
 
 #[async_trait]
 impl Compute for FakeCompute {
+    fn artifacts(&self) -> ArtifactKind {
+        ArtifactKind::Local
+    }
+
     fn check_order(&self, _: &Requirements) -> Result<(), String> {
         Ok(())
     }
 
-    async fn choose_address(&self, _instance: InstanceId, _port: u16) -> Result<IpAddr, ComputeError> {
+    async fn choose_address(&self, _: InstanceId, _: &ProjectId, _port: u16) -> Result<IpAddr, ComputeError> {
         self.scripted("choose_address")?;
         let mut address = self.address.lock().unwrap();
         *address += 1;

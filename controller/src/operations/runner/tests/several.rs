@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use serde::{Deserialize as De, Serialize as Se};
 use tokio::sync::Notify;
 
-use crate::ids::InstanceId;
+use crate::ids::{InstanceId, ProjectId};
 use crate::operations::points::{Hold, Hook};
 use crate::operations::runner::*;
 use crate::operations::steps::{Entry, Member, Operation, StepError, StepResult, Steps};
@@ -125,7 +125,7 @@ async fn three() -> (Stage, Vec<InstanceId>, NewOperation) {
     let mut targets = vec![stage.instance, stage.fixture.insert("p").await, stage.fixture.insert("p").await];
     targets.sort();
     for target in &targets {
-        let address = stage.context.compute.choose_address(*target, 5432).await.unwrap();
+        let address = stage.context.compute.choose_address(*target, &ProjectId("demo".to_owned()), 5432).await.unwrap();
         let mut tx = stage.context.store.begin().await.unwrap();
         assert!(stage.context.store.set_address(&mut tx, *target, address).await.unwrap());
         tx.commit().await.unwrap();

@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 ///
 /// # Errors
 /// Another process held the lock until the time limit; the error names its pid.
-pub(super) fn take(mut file: File, limit: Duration) -> io::Result<Flock<File>> {
+pub(in crate::compute) fn take(mut file: File, limit: Duration) -> io::Result<Flock<File>> {
     let deadline = Instant::now() + limit;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

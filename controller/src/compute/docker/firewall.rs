@@ -1,0 +1,190 @@
+//! Rules of the machine's packet filter, in three chains that are always written whole:
+//!
+//! - From an instance no service of this machine can be reached but the agents' port of the controller. Answers to
+//!   connections that this machine made pass.
+//! - Other machines, for which this one has to be the route, reach an instance only if it is public, and only from its
+//!   allowed CIDRs. Docker drops what no rule allows.
+//! - If allowed CIDRs were given, they hold for this machine, too; its address is then the first one of the network.
+//!
+//! Instances of one project are on one bridge, where the filter sees nothing: they always reach each other.
+
+#![allow(clippy::disallowed_methods, reason = "the system's programs")]
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use crate::model::Access;
+
+/// Chain of Docker's that packets between networks pass first.
+const DOCKERS: &str = "DOCKER-USER";
+
+/// Who may connect to an instance.
+#[derive(Clone, Debug)]
+pub(super) struct Door {
+    pub(super) address: Ipv4Addr,
+    pub(super) ports: Vec<u16>,
+    pub(super) access: Option<Access>,
+}
+
+pub(super) struct Firewall {
+    key: String,
+    /// How the names of the bridges begin.
+    bridges: String,
+    agents_port: u16,
+    /// Why the rules are not in force, if so. Also serialises the writers.
+    obstacle: Mutex<Option<String>>,
+}
+
+impl Firewall {
+    pub(super) fn new(key: &str, bridges: String, agents_port: u16) -> Self {
+        Self { key: key.to_owned(), bridges, agents_port, obstacle: Mutex::default() }
+    }
+
+    /// Whether the rules are in force.
+    pub(super) fn holds(&self) -> bool {
+        self.obstacle.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    fn chain(&self, name: &str) -> String {
+        format!("TROVE-{}-{name}", self.key)
+    }
+
+    /// Writes all rules. Blocks the thread.
+    pub(super) fn renew(&self, doors: &[Door]) {
+        let mut obstacle = self.obstacle.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = run("iptables-restore", &["--wait", "--noflush"], &self.rules(doors)).and_then(|()| self.enter());
+        if let Err(error) = &outcome
+            && obstacle.as_ref() != Some(error)
+        {
+            tracing::error!(
+                "instances are not kept from services of this machine, so root cannot be enabled unless process.allow_root \
+                 is set, and access rules are not in force: {error}"
+            );
+        }
+        *obstacle = outcome.err();
+    }
+
+    /// The contents of the chains, in the format of iptables-restore(8), which replaces them at once.
+    fn rules(&self, doors: &[Door]) -> String {
+        let (from, between, to) = (self.chain("IN"), self.chain("FWD"), self.chain("OUT"));
+        let mut text = format!(
+            "*filter\n:{from} - [0:0]\n:{between} - [0:0]\n:{to} - [0:0]\n\
+             -A {from} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
+             -A {from} -p tcp --dport {} -j RETURN\n-A {from} -j DROP\n",
+            self.agents_port
+        );
+        for Door { address, ports, access } in doors {
+            let allowed = access.as_ref().and_then(|access| access.allowed_cidrs.as_deref());
+            let is_public = access.as_ref().is_some_and(|access| access.is_public);
+            // The instances have no IPv6 addresses.
+            let sources = allowed.map(|all| all.iter().filter(|cidr| !cidr.contains(':')).map(String::as_str));
+            let sources: Option<Vec<&str>> = sources.map(Iterator::collect);
+            for port in ports {
+                let door = format!("-d {address} -p tcp --dport {port}");
+                let everywhere = vec!["0.0.0.0/0"];
+                for source in sources.as_ref().unwrap_or(&everywhere).iter().filter(|_| is_public) {
+                    let _ = writeln!(text, "-A {between} {door} -s {source} -j ACCEPT");
+                }
+                let Some(sources) = &sources else { continue };
+                for source in sources {
+                    let _ = writeln!(text, "-A {to} {door} -s {source} -j RETURN");
+                }
+                let _ = writeln!(text, "-A {to} {door} -j REJECT --reject-with tcp-reset");
+            }
+        }
+        text + "COMMIT\n"
+    }
+
+    /// The rules that lead into the chains.
+    fn entries(&self) -> [Vec<String>; 3] {
+        let words = |text: String| text.split(' ').map(str::to_owned).collect();
+        [
+            words(format!("INPUT -i {}+ -j {}", self.bridges, self.chain("IN"))),
+            words(format!("{DOCKERS} -j {}", self.chain("FWD"))),
+            words(format!("OUTPUT -o {}+ -j {}", self.bridges, self.chain("OUT"))),
+        ]
+    }
+
+    fn enter(&self) -> Result<(), String> {
+        self.entries().iter().try_for_each(|entry| {
+            let with = |verb: &'static str| -> Vec<&str> {
+                ["--wait", verb].into_iter().chain(entry.iter().map(String::as_str)).collect()
+            };
+            // First, before what an administrator's rules let pass.
+            run("iptables", &with("-C"), "").or_else(|_| run("iptables", &with("-I"), ""))
+        })
+    }
+
+    /// Removes the chains and what leads into them.
+    pub(super) fn remove(&self) {
+        for entry in self.entries() {
+            let words: Vec<&str> = ["--wait", "-D"].into_iter().chain(entry.iter().map(String::as_str)).collect();
+            // An error means that it is not there.
+            let _ = run("iptables", &words, "");
+        }
+        for name in ["IN", "FWD", "OUT"] {
+            let chain = self.chain(name);
+            let _ = run("iptables", &["--wait", "-F", &chain], "")
+                .and_then(|()| run("iptables", &["--wait", "-X", &chain], ""));
+        }
+    }
+}
+
+/// Runs a program; the error is what it said.
+fn run(program: &str, args: &[&str], input: &str) -> Result<(), String> {
+    let done = || -> std::io::Result<Output> {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes())?;
+        }
+        child.wait_with_output()
+    };
+    let output = done().map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_those_of_access() {
+        let firewall = Firewall::new("ab", "trvab".to_owned(), 8778);
+        let door = |last, is_public, cidrs: Option<&[&str]>| Door {
+            address: Ipv4Addr::new(10, 9, 1, last),
+            ports: vec![5432],
+            access: Some(Access {
+                is_public,
+                allowed_cidrs: cidrs.map(|all| all.iter().map(|cidr| (*cidr).to_owned()).collect()),
+            }),
+        };
+        let doors = [
+            Door { access: None, ..door(2, false, None) },
+            door(3, true, None),
+            door(4, true, Some(&["192.0.2.0/24", "2001:db8::/32"])),
+            door(5, false, Some(&["198.51.100.7/32"])),
+        ];
+        let text = firewall.rules(&doors);
+        let rules: Vec<&str> = text.lines().filter(|line| line.contains("10.9.")).collect();
+        assert_eq!(
+            rules,
+            [
+                "-A TROVE-ab-FWD -d 10.9.1.3 -p tcp --dport 5432 -s 0.0.0.0/0 -j ACCEPT",
+                "-A TROVE-ab-FWD -d 10.9.1.4 -p tcp --dport 5432 -s 192.0.2.0/24 -j ACCEPT",
+                "-A TROVE-ab-OUT -d 10.9.1.4 -p tcp --dport 5432 -s 192.0.2.0/24 -j RETURN",
+                "-A TROVE-ab-OUT -d 10.9.1.4 -p tcp --dport 5432 -j REJECT --reject-with tcp-reset",
+                "-A TROVE-ab-OUT -d 10.9.1.5 -p tcp --dport 5432 -s 198.51.100.7/32 -j RETURN",
+                "-A TROVE-ab-OUT -d 10.9.1.5 -p tcp --dport 5432 -j REJECT --reject-with tcp-reset",
+            ]
+        );
+        assert!(text.contains("-A TROVE-ab-IN -p tcp --dport 8778 -j RETURN\n-A TROVE-ab-IN -j DROP\n"), "{text}");
+    }
+}

@@ -1,0 +1,105 @@
+//! Images in the Docker Engine. They are imported when a host first needs them, under a tag with the sum of the file.
+
+#![allow(clippy::disallowed_methods, reason = "files of images, which an administrator registered")]
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bollard::query_parameters::{CreateImageOptions, RemoveImageOptions, TagImageOptions};
+use bollard::{Docker, body_try_stream};
+use futures::{StreamExt as _, TryStreamExt as _};
+use ring::digest::{Context, SHA256};
+use tokio_util::io::ReaderStream;
+
+use super::engine::{failed, if_there};
+use crate::compute::ComputeError;
+use crate::model::{Image, ImageFile};
+
+/// The format of files of which the engine makes an image: a root file system, tar.
+const FORMAT: &str = "docker";
+/// Digits of the sum in the tag.
+const DIGITS: usize = 12;
+/// Size of the pieces in which a file is read.
+const PIECE: usize = 256 << 10;
+
+pub(super) struct Images {
+    docker: Docker,
+    /// One import at a time, since several hosts may want the same image.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// The file that the engine imports.
+pub(super) fn file(image: &Image) -> Result<&ImageFile, ComputeError> {
+    image.files.iter().find(|file| file.format == FORMAT && file.sha256.len() > DIGITS).ok_or_else(|| {
+        let name = &image.name;
+        ComputeError::Fatal(format!(
+            "the image {name} has no file of the format {FORMAT}: make one, and register it again"
+        ))
+    })
+}
+
+impl Images {
+    pub(super) fn new(docker: Docker) -> Self {
+        Self { docker, turn: tokio::sync::Mutex::default() }
+    }
+
+    /// Imports the image unless it is there. Returns its name in the engine.
+    pub(super) async fn ensure(&self, image: &Image) -> Result<String, ComputeError> {
+        let file = file(image)?;
+        let repository = format!("trove-rs/{}", image.name);
+        let tag = &file.sha256[..DIGITS];
+        let name = format!("{repository}:{tag}");
+        if self.is_there(&name).await? {
+            return Ok(name);
+        }
+        let _turn = self.turn.lock().await;
+        if self.is_there(&name).await? {
+            return Ok(name);
+        }
+        tracing::info!("the image {name} is imported");
+        // Under another tag, since what has been imported is only known to be right at the end.
+        let passing = format!("importing-{tag}");
+        let found = self.import(file, &repository, &passing).await?;
+        let passing = format!("{repository}:{passing}");
+        if found == file.sha256 {
+            let options = TagImageOptions { repo: Some(repository), tag: Some(tag.to_owned()) };
+            self.docker.tag_image(&passing, Some(options)).await.map_err(failed("name an image"))?;
+        }
+        let removed = self.docker.remove_image(&passing, None::<RemoveImageOptions>, None).await;
+        if_there(removed).map_err(failed("remove a name of an image"))?;
+        if found == file.sha256 {
+            return Ok(name);
+        }
+        Err(ComputeError::Fatal(format!(
+            "{} has changed since it was registered: its SHA-256 is {found}",
+            file.path.display()
+        )))
+    }
+
+    async fn is_there(&self, name: &str) -> Result<bool, ComputeError> {
+        let found = if_there(self.docker.inspect_image(name).await);
+        Ok(found.map_err(failed("look for an image"))?.is_some())
+    }
+
+    /// Imports a file, and returns the sum of what was read.
+    async fn import(&self, file: &ImageFile, repository: &str, tag: &str) -> Result<String, ComputeError> {
+        let opened = tokio::fs::File::open(&file.path).await;
+        let opened =
+            opened.map_err(|error| ComputeError::Fatal(format!("open the image {}: {error}", file.path.display())))?;
+        let sum = Arc::new(Mutex::new(Context::new(&SHA256)));
+        let hasher = sum.clone();
+        let pieces = ReaderStream::with_capacity(opened, PIECE)
+            .inspect_ok(move |piece| hasher.lock().unwrap_or_else(PoisonError::into_inner).update(piece));
+        let options = CreateImageOptions {
+            from_src: Some("-".to_owned()),
+            repo: Some(repository.to_owned()),
+            tag: Some(tag.to_owned()),
+            ..CreateImageOptions::default()
+        };
+        let mut said = Box::pin(self.docker.create_image(Some(options), Some(body_try_stream(pieces)), None));
+        while let Some(word) = said.next().await {
+            word.map_err(failed("import an image"))?;
+        }
+        let sum = sum.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(hex::encode(sum.finish()))
+    }
+}

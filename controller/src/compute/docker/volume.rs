@@ -1,0 +1,211 @@
+//! Volumes: a sparse file with an xfs, mounted through a loop device. The file system can be grown while it is mounted.
+//!
+//! Where the machine has no loop devices, a volume is a directory, whose use the agent measures.
+
+#![allow(clippy::disallowed_methods, reason = "the system's programs, and files in the directories of hosts")]
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MntFlags, umount2};
+
+use crate::compute::ComputeError;
+use crate::compute::disk::failed;
+
+/// What the file system keeps for itself: its log, and the room without which it cannot free any.
+const OVERHEAD_BYTES: u64 = 96 << 20;
+const FILE: &str = "volume.img";
+const MOUNT: &str = "volume";
+
+/// The volume of a host, in the host's directory.
+pub(super) struct Volume {
+    file: PathBuf,
+    mount: PathBuf,
+}
+
+/// Where a volume is mounted now.
+struct Mounted {
+    /// Such as `/dev/loop3`.
+    device: PathBuf,
+}
+
+/// Why this machine has no loop devices or cannot make the file system, if so.
+pub(super) fn obstacle() -> Option<String> {
+    let tried = run("losetup", &["--find".as_ref()]).and_then(|_| run("mkfs.xfs", &["-V".as_ref()]));
+    tried.err().map(|error| error.to_string())
+}
+
+/// Bytes of the file. The agent stops the engine when more than 110 % of the ordered size are in use, and restricts it at
+/// 100 %; the file system is larger, so that this happens before an engine finds it full.
+fn bytes(gib: u64) -> u64 {
+    let ordered = gib.saturating_mul(1 << 30);
+    ordered + ordered / 8 + OVERHEAD_BYTES
+}
+
+impl Volume {
+    pub(super) fn of(host: &Path) -> Self {
+        Self { file: host.join(FILE), mount: host.join(MOUNT) }
+    }
+
+    pub(super) fn mount_point(&self) -> &Path {
+        &self.mount
+    }
+
+    /// Makes the volume, mounts it and grows it to this size, as far as that has not been done. `obstacle` says why new
+    /// ones have to be directories. Returns whether it is a file system of its own.
+    pub(super) fn ensure(&self, gib: u64, obstacle: Option<&str>) -> Result<bool, ComputeError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.mount);
+        made.map_err(failed("make", &self.mount))?;
+        if !self.file.try_exists().map_err(failed("look for", &self.file))? {
+            let is_used = fs::read_dir(&self.mount).map_err(failed("read", &self.mount))?.next().is_some();
+            if let (true, _) | (_, Some(_)) = (is_used, obstacle) {
+                return Ok(false);
+            }
+            self.make(bytes(gib))?;
+        }
+        self.lengthen(bytes(gib))?;
+        match self.mounted()? {
+            None => self.mount()?,
+            Some(mounted) => run("losetup", &["--set-capacity".as_ref(), mounted.device.as_ref()])
+                .map_err(failed("grow the loop device of", &self.file))?,
+        }
+        // It does nothing where there is nothing to grow.
+        run("xfs_growfs", &["-d".as_ref(), self.mount.as_ref()]).map_err(failed("grow", &self.mount))?;
+        Ok(true)
+    }
+
+    /// Makes the file under another name, so that a file with the right name is whole.
+    fn make(&self, bytes: u64) -> Result<(), ComputeError> {
+        let new = self.file.with_extension("new");
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
+        file.and_then(|file| file.set_len(bytes)).map_err(failed("make", &new))?;
+        run("mkfs.xfs", &["-q".as_ref(), "-f".as_ref(), new.as_ref()])
+            .map_err(failed("make a file system in", &new))?;
+        let synced = File::open(&new).and_then(|file| file.sync_all());
+        synced.and_then(|()| fs::rename(&new, &self.file)).map_err(failed("make", &self.file))
+    }
+
+    /// A volume never shrinks.
+    fn lengthen(&self, bytes: u64) -> Result<(), ComputeError> {
+        let file = File::options().write(true).open(&self.file).map_err(failed("open", &self.file))?;
+        let length = file.metadata().map_err(failed("look at", &self.file))?.len();
+        if length >= bytes {
+            return Ok(());
+        }
+        file.set_len(bytes).and_then(|()| file.sync_all()).map_err(failed("lengthen", &self.file))
+    }
+
+    fn mount(&self) -> Result<(), ComputeError> {
+        // mount(8) takes the loop device that the file has, or a new one that is given back when the volume is unmounted.
+        let options = "loop,nodev,nosuid,noatime";
+        let words = ["-t".as_ref(), "xfs".as_ref(), "-o".as_ref(), options.as_ref(), self.file.as_ref()];
+        let words: Vec<&Path> = words.into_iter().chain([self.mount.as_path()]).collect();
+        run("mount", &words).map_err(|error| ComputeError::Transient(format!("mount {}: {error}", self.file.display())))
+    }
+
+    /// Unmounts the volume. No process of the host may be left.
+    pub(super) fn unmount(&self) -> Result<(), ComputeError> {
+        while self.mounted()?.is_some() {
+            umount2(&self.mount, MntFlags::UMOUNT_NOFOLLOW)
+                .map_err(|errno| ComputeError::Transient(format!("unmount {}: {errno}", self.mount.display())))?;
+        }
+        Ok(())
+    }
+
+    fn mounted(&self) -> Result<Option<Mounted>, ComputeError> {
+        let list =
+            fs::read_to_string("/proc/self/mountinfo").map_err(failed("read", Path::new("/proc/self/mountinfo")))?;
+        Ok(find(&list, &self.mount))
+    }
+}
+
+/// What is mounted there. A line is `id parent major:minor root place options [tags] - kind source options`, see proc(5).
+fn find(list: &str, place: &Path) -> Option<Mounted> {
+    list.lines().rev().find_map(|line| {
+        let (first, last) = line.split_once(" - ")?;
+        let is_there = first.split(' ').nth(4).is_some_and(|found| Path::new(&unescaped(found)) == place);
+        is_there.then(|| last.split(' ').nth(1).map(|device| Mounted { device: unescaped(device).into() }))?
+    })
+}
+
+/// The kernel writes blanks and the like in octal.
+fn unescaped(text: &str) -> String {
+    ["\\040 ", "\\011\t", "\\012\n", "\\134\\"]
+        .into_iter()
+        .fold(text.to_owned(), |text, pair| text.replace(&pair[..4], &pair[4..]))
+}
+
+/// Runs a program; the error is what it said.
+fn run(program: &str, args: &[&Path]) -> io::Result<()> {
+    let output = Command::new(program).args(args).env("LC_ALL", "C").output();
+    let output = output.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => io::Error::new(ErrorKind::NotFound, format!("the program {program} is not installed")),
+        _ => error,
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    Err(io::Error::other(format!("{program}: {}: {said}", output.status)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_mount_at_a_place_is_found_and_its_device() {
+        let list = "29 1 254:0 / / rw shared:1 - ext4 /dev/vda rw\n\
+                    70 29 7:3 / /srv/a\\040b/volume rw,nosuid - xfs /dev/loop3 rw\n\
+                    71 70 7:4 / /srv/a\\040b/volume rw,nosuid shared:9 - xfs /dev/loop4 rw\n";
+        assert_eq!(find(list, Path::new("/srv/a b/volume")).unwrap().device, Path::new("/dev/loop4"));
+        assert!(find(list, Path::new("/srv")).is_none());
+    }
+
+    /// As root on a machine with loop devices.
+    #[test]
+    fn a_volume_is_made_grown_while_mounted_and_found_again() {
+        let why = if nix::unistd::geteuid().is_root() { obstacle() } else { Some("not root".to_owned()) };
+        if let Some(why) = why {
+            println!("skipped: {why}");
+            return;
+        }
+        let host = tempfile::tempdir().unwrap();
+        let volume = Volume::of(host.path());
+        let size = || {
+            let facts = nix::sys::statvfs::statvfs(volume.mount_point()).unwrap();
+            facts.blocks() * facts.fragment_size()
+        };
+        // A maker that was killed leaves this.
+        fs::write(host.path().join("volume.new"), "half").unwrap();
+        assert!(volume.ensure(1, None).unwrap());
+        assert!(size() > (1 << 30) * 11 / 10, "{}", size());
+        fs::write(volume.mount_point().join("data"), "kept").unwrap();
+        assert!(volume.ensure(1, None).unwrap());
+        assert!(volume.ensure(2, Some("no matter now")).unwrap());
+        assert!(size() > (2 << 30) * 11 / 10, "{}", size());
+        let device = volume.mounted().unwrap().unwrap().device;
+        volume.unmount().unwrap();
+        volume.unmount().unwrap();
+        assert!(volume.ensure(1, None).unwrap(), "it does not shrink");
+        assert!(size() > (2 << 30) * 11 / 10);
+        assert_eq!(fs::read_to_string(volume.mount_point().join("data")).unwrap(), "kept");
+        volume.unmount().unwrap();
+        let backing = Path::new("/sys/block").join(device.file_name().unwrap()).join("loop/backing_file");
+        let backing = fs::read_to_string(backing).unwrap_or_default();
+        assert!(!backing.contains(host.path().to_str().unwrap()), "{backing}");
+    }
+
+    #[test]
+    fn where_there_are_no_loop_devices_a_volume_is_a_directory_and_stays_one() {
+        let host = tempfile::tempdir().unwrap();
+        let volume = Volume::of(host.path());
+        assert!(!volume.ensure(1, Some("no loop devices")).unwrap());
+        fs::write(volume.mount_point().join("data"), "kept").unwrap();
+        assert!(!volume.ensure(2, None).unwrap());
+        volume.unmount().unwrap();
+    }
+}
