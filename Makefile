@@ -14,10 +14,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export TROVE_TEST_FEATURES := trove-agent/failpoints,trove-controller/failpoints
 PROGRAMS := -p trove-controller -p trove-agent -p trovectl
 
-.PHONY: help setup build demo demo-stop demo-wipe test test-full sim bench image test-images openapi lint features
+.PHONY: help setup build demo demo-stop demo-wipe test test-full sim bench image test-images test-images-boot openapi lint features
 
 help: ## lists the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: ## installs what build, demo and tests need (Debian packages, the account that runs engines)
 	@tests/scripts/setup.sh --tests
@@ -46,12 +46,15 @@ sim: ## 1,000 seeded histories of two controllers and all that can go wrong, in 
 bench: setup ## what the service costs: release programs, measured; fails when a target is missed (docs/benchmarks.md)
 	@tests/scripts/bench.sh
 
-image: ## a guest image (DATASTORE, VERSION, SUITE, FORMAT=docker|tar) under images/, see docs/images.md
+image: ## a guest image (DATASTORE, VERSION, SUITE, FORMAT=docker|tar|qcow2) under images/, see docs/images.md
 	@TARGET="$(TARGET)" DATASTORE="$(DATASTORE)" VERSION="$(VERSION)" SUITE="$(SUITE)" FORMAT="$(FORMAT)" AGENT="$(AGENT)" \
 		tests/scripts/image.sh
 
 test-images: ## bakes guest images and checks what is inside (IMAGES_TO_TEST="redis/trixie ...", TWICE=1)
 	@TARGET="$(TARGET)" AGENT="$(AGENT)" tests/scripts/test-images.sh
+
+test-images-boot: ## boots a disk image in an emulator until its agent dials a controller (needs qemu-system-x86, genisoimage)
+	@TARGET="$(TARGET)" AGENT="$(AGENT)" tests/scripts/boot-image.sh
 
 openapi: ## renews docs/openapi.json from the handlers, for review
 	TROVE_KEEP_OPENAPI=1 cargo test --quiet --package trove-controller --lib --features "$(TROVE_TEST_FEATURES)" \

@@ -21,8 +21,8 @@ if [ "$datastore" = agent ] || [ ! -d "$elements/trove-$datastore" ]; then
     fail "there is no element for DATASTORE=$datastore; there are: $(cd "$elements" && echo trove-* | sed 's/trove-agent *//; s/trove-//g')"
 fi
 case $format in
-    docker | tar) ;;
-    *) fail "FORMAT=$format is none of docker, tar" ;;
+    docker | tar | qcow2) ;;
+    *) fail "FORMAT=$format is none of docker, tar, qcow2" ;;
 esac
 if [ -z "$suite" ]; then
     case $datastore in
@@ -112,7 +112,7 @@ key=$({
         sort | xargs sha256sum | sed "s|$PWD/||"
 } | sha256sum | cut -c 1-16)
 base=$CACHE/base/$datastore-$suite-$key.tar.zst
-if [ ! -e "$base" ]; then
+if [ "$format" != qcow2 ] && [ ! -e "$base" ]; then
     say "baking the base of $datastore ($candidate) on $suite; minutes the first time"
     # Older bases of the same image serve nobody any more.
     rm -f "$CACHE/base/$datastore-$suite"-*
@@ -139,12 +139,21 @@ fi
 work=$(mktemp -d "$CACHE/work.XXXXXX")
 trap 'as_root rm -rf --one-file-system "$work"' EXIT
 mkdir -p "$work/layer/usr/bin" "$work/root"
-install -m 0755 "$agent" "$work/layer/usr/bin/trove-agent"
-zstd --quiet -d "$base" -o "$work/image.tar"
-tar -C "$work/layer" --append --file "$work/image.tar" --owner=0 --group=0 --numeric-owner --format=pax \
-    --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime \
-    --mtime="@$SOURCE_DATE_EPOCH" ./usr/bin/trove-agent
-as_root tar -C "$work/root" --numeric-owner --xattrs --xattrs-include='*' -xf "$work/image.tar"
+if [ "$format" = qcow2 ]; then
+    say "baking a disk with $datastore ($candidate) on $suite; minutes"
+    tests/scripts/image-base.sh "$datastore" "$suite" "$work/image.qcow2" "$(realpath "$agent")"
+    image=$work/image.qcow2
+    mv "$image.tar" "$work/image.tar"
+else
+    image=$work/image.tar
+    install -m 0755 "$agent" "$work/layer/usr/bin/trove-agent"
+    zstd --quiet -d "$base" -o "$image"
+    tar -C "$work/layer" --append --file "$image" --owner=0 --group=0 --numeric-owner --format=pax \
+        --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime \
+        --mtime="@$SOURCE_DATE_EPOCH" ./usr/bin/trove-agent
+fi
+as_root tar -C "$work/root" --numeric-owner --xattrs --xattrs-include='*' --exclude='./dev/*' -xf "$work/image.tar"
+as_root mkdir -p "$work/root/proc" "$work/root/dev"
 say "asking the engine for its manifest"
 # A network, processes and mounts of its own; they go with the last process.
 # shellcheck disable=SC2016 # the inner shell expands them
@@ -158,5 +167,5 @@ as_root unshare --mount --pid --fork --ipc --uts --net sh -eu -c '
     fail "the agent cannot make the manifest inside the image"
 
 python3 tests/scripts/image-describe.py --datastore "$datastore" --suite "$suite" --format "$format" \
-    --image "$work/image.tar" --root "$work/root" --manifest "$work/manifest.json" --epoch "$SOURCE_DATE_EPOCH" \
+    --image "$image" --root "$work/root" --manifest "$work/manifest.json" --epoch "$SOURCE_DATE_EPOCH" \
     --images "$images"
