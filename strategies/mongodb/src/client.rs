@@ -35,6 +35,8 @@ pub(crate) const NOT_FOUND: [i32; 3] = [11, 26, 31];
 pub(crate) const THERE_ALREADY: [i32; 2] = [51002, 51003];
 /// The server has never been told of a replica set.
 pub(crate) const NOT_INITIATED: i32 = 94;
+/// It has been told already.
+pub(crate) const INITIATED: i32 = 23;
 
 /// The server's socket: it makes the name from the port.
 pub(crate) fn socket(site: &Site) -> Location {

@@ -4,7 +4,7 @@
 use bson::{Bson, Document, doc};
 use trove_strategy::{EngineError, Kind, Site};
 
-use crate::client::{NOT_INITIATED, Session, explained, whole};
+use crate::client::{INITIATED, NOT_INITIATED, Session, explained, whole};
 use crate::config::{self, SET};
 
 fn member(site: &Site) -> Document {
@@ -29,8 +29,12 @@ pub(crate) async fn found(site: &Site, session: &mut Session) -> Result<(), Engi
         Ok(answer) => answer.get_document("config").cloned().unwrap_or_default(),
         Err(refused) if refused.code == NOT_INITIATED => {
             let config = doc! {"_id": SET, "members": [member(site)]};
-            session.run(attempt, "admin", doc! {"replSetInitiate": config}).await?;
-            return Err(EngineError::new(Kind::Transient, "the server has just become a set"));
+            let initiated = session.ask(attempt, "admin", doc! {"replSetInitiate": config}).await?;
+            return match initiated {
+                // A probe before this one may have been cut off while the server did it.
+                Err(refused) if refused.code != INITIATED => Err(explained(attempt, &refused)),
+                _ => Err(EngineError::new(Kind::Transient, "the server has just become a set")),
+            };
         }
         Err(refused) => return Err(explained(attempt, &refused)),
     };
