@@ -20,7 +20,7 @@ pub(crate) async fn sweep(kind: &str, usual: Engine) -> Result<()> {
     Ok(())
 }
 
-async fn kill_at(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
+pub(crate) async fn kill_at(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
     subject.arm(&format!("{point}=kill"))?;
     subject.prepare(kind).await?;
     subject.ask(kind).await?;

@@ -2,7 +2,8 @@
 //! fails, and the agent is killed at each stage of its jobs.
 //!
 //! Kinds are read from `controller/src/operations/`, steps from the service, and stages from `agent/src/`, so that
-//! additions are swept, too, or a test here fails. `make test` sweeps each kind on one engine, `make test-full` on all.
+//! additions are swept, too, or a test here fails. `make test` sweeps each kind on one engine and a sample of steps on
+//! MariaDB and MongoDB, `make test-full` everything on all.
 
 mod deaths;
 mod failures;

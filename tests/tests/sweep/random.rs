@@ -5,16 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use trove_tests::{Engine, depth};
 
-use crate::SWEPT;
 use crate::subject::{Subject, committed_as};
+use crate::{SWEPT, kills, quoted_after, sources};
 
 #[tokio::test]
 async fn thirty_kills_at_random_instants_change_nothing() -> Result<()> {
-    let seed: u64 = match std::env::var("TROVE_SEED") {
-        Ok(text) => text.parse().context("TROVE_SEED")?,
-        Err(_) => rand::random(),
-    };
-    println!("seed {seed}; the same again with TROVE_SEED={seed}");
+    let seed = seed()?;
     let mut instants = SplitMix(seed);
     for engine in depth::engines(Engine::PostgreSql) {
         let mut subject = Subject::start(engine).await?;
@@ -25,6 +21,57 @@ async fn thirty_kills_at_random_instants_change_nothing() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The seed of the environment, or another one each time.
+fn seed() -> Result<u64> {
+    let seed: u64 = match std::env::var("TROVE_SEED") {
+        Ok(text) => text.parse().context("TROVE_SEED")?,
+        Err(_) => rand::random(),
+    };
+    println!("seed {seed}; the same again with TROVE_SEED={seed}");
+    Ok(seed)
+}
+
+/// Steps of a kind of operation, as its file lists them.
+fn steps(kind: &str) -> Result<Vec<String>> {
+    let mark = format!("const KIND: &'static str = \"{kind}\"");
+    let text = sources("controller/src/operations")?.into_iter().find(|text| text.contains(&mark));
+    let text: String = text.with_context(|| mark)?.split_whitespace().collect();
+    Ok(quoted_after(&text, ".step(\"").into_iter().map(str::to_owned).collect())
+}
+
+/// Kills the controller at some steps of operations on an engine whose sweep is left to the full depth.
+async fn sample(engine: Engine) -> Result<()> {
+    if depth::is_full() || !engine.is_installed() {
+        return Ok(());
+    }
+    let seed = seed()?;
+    let mut random = SplitMix(seed);
+    let mut subject = Subject::start(engine).await?;
+    for _ in 0..3 {
+        let kind = random.one_of(SWEPT)?;
+        let (step, side) = (random.one_of(&steps(kind)?)?, random.one_of(&["before", "after"])?);
+        let point = format!("operation.{kind}.{step}.{side}");
+        println!("killed at {point}");
+        if kind == "create_instance" && subject.id().is_ok() {
+            subject.remove().await?;
+        }
+        kills::kill_at(&mut subject, kind, &point)
+            .await
+            .with_context(|| format!("seed {seed}, {engine:?}, {point}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sample_of_steps_survives_kills_on_mariadb() -> Result<()> {
+    sample(Engine::MariaDb).await
+}
+
+#[tokio::test]
+async fn a_sample_of_steps_survives_kills_on_mongodb() -> Result<()> {
+    sample(Engine::MongoDb).await
 }
 
 async fn random_round(subject: &mut Subject, kind: &str, after: Duration) -> Result<()> {
@@ -45,6 +92,11 @@ impl SplitMix {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
+    }
+
+    fn one_of<T: Clone>(&mut self, all: &[T]) -> Result<T> {
+        let n = usize::try_from(self.next() % (all.len() as u64))?;
+        all.get(n).cloned().context("nothing to choose from")
     }
 }
 
