@@ -127,3 +127,8 @@ async fn are_apart(engine: Engine) -> Result<()> {
 async fn tenants_of_mariadb_see_nothing_of_each_other() -> Result<()> {
     are_apart(Engine::MariaDb).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_of_mongodb_see_nothing_of_each_other() -> Result<()> {
+    are_apart(Engine::MongoDb).await
+}
