@@ -1,6 +1,8 @@
 //! What is refused changes nothing: names, passwords, values and parameters that are wrong are answered with a 4xx that names
 //! the field, on every engine, and its accounts, databases, parameters and state are as before. What is accepted works.
 
+use std::io::Write as _;
+
 use anyhow::{Context, Result, ensure};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::strategy::{Strategy, ValueTree};
@@ -229,7 +231,7 @@ async fn changes_nothing(engine: Engine) -> Result<()> {
         Ok(text) => text.parse().context("TROVE_SEED")?,
         Err(_) => rand::random(),
     };
-    println!("seed {seed}; the same again with TROVE_SEED={seed}");
+    writeln!(std::io::stdout(), "seed {seed}; the same again with TROVE_SEED={seed}")?;
     let it = Subject::new(engine).await?;
     users(&it).await?;
     databases(&it).await?;

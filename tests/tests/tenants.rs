@@ -1,6 +1,7 @@
 //! Two tenants of the same engine on the same machine: neither sees, reaches or logs in to what is the other's, with the
 //! API, in the engine, or with the engine's account.
 
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -118,7 +119,7 @@ async fn are_apart(engine: Engine) -> Result<()> {
         one.reaches_nothing_of(&stack, &two)?;
         two.reaches_nothing_of(&stack, &one)?;
     } else {
-        println!("only root gives engines accounts of their own");
+        writeln!(std::io::stdout(), "only root gives engines accounts of their own")?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The controller is killed at random times.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -29,7 +30,7 @@ fn seed() -> Result<u64> {
         Ok(text) => text.parse().context("TROVE_SEED")?,
         Err(_) => rand::random(),
     };
-    println!("seed {seed}; the same again with TROVE_SEED={seed}");
+    writeln!(std::io::stdout(), "seed {seed}; the same again with TROVE_SEED={seed}")?;
     Ok(seed)
 }
 
@@ -53,7 +54,7 @@ async fn sample(engine: Engine) -> Result<()> {
         let kind = random.one_of(SWEPT)?;
         let (step, side) = (random.one_of(&steps(kind)?)?, random.one_of(&["before", "after"])?);
         let point = format!("operation.{kind}.{step}.{side}");
-        println!("killed at {point}");
+        writeln!(std::io::stdout(), "killed at {point}")?;
         if kind == "create_instance" && subject.id().is_ok() {
             subject.remove().await?;
         }
