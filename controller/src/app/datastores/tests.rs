@@ -127,7 +127,7 @@ async fn an_order_of_what_the_driver_does_not_run_is_refused() {
     let refused = app.create_instance(&caller("demo"), "r", order()).await;
     assert_eq!(code(&refused), 400);
     let text = refused.err().unwrap().to_string();
-    assert!(text.starts_with("datastore.version 15 cannot be run: this service runs images"), "{text}");
+    assert!(text.starts_with("datastore.version \"15\" cannot be run: this service runs images"), "{text}");
     let order = NewVersion {
         datastore: "enginedb".to_owned(),
         name: "16".to_owned(),
