@@ -204,6 +204,12 @@ impl Owner {
         });
     }
 
+    /// Says what is waited for, in the state that was said last.
+    fn say_why(&self, detail: &str) {
+        let service = self.status.borrow().service;
+        self.say(service, detail);
+    }
+
     async fn serve(&mut self, request: Request) {
         // Whoever asked may have gone; what was asked for has happened all the same.
         match request {

@@ -151,6 +151,7 @@ impl Owner {
         // Children of one that was killed live on for a moment and hold its shared memory; what a tenant has started in
         // it might answer in its place.
         self.end_earlier_life(ORPHANS).await;
+        self.say_why("");
         self.parts.datastore.engine().forget_earlier_life(&self.parts.site).await?;
         self.parts.log.begin();
         self.started_with = self.configured.clone();
@@ -171,7 +172,12 @@ impl Owner {
     pub(super) async fn end_earlier_life(&self, deadline: Duration) {
         // What is run, and where, follows from no parameter.
         let spec = self.parts.start_spec(&Settings::default(), StartMode::Normal);
-        self.signs.await_none(&spec, deadline).await;
+        let none_is_left = self.signs.await_none(&spec, deadline);
+        tokio::pin!(none_is_left);
+        if tokio::time::timeout(QUICK, &mut none_is_left).await.is_err() {
+            self.say_why("processes that the engine left are ended first");
+            none_is_left.await;
+        }
         let host = self.parts.host.clone();
         // It fails where the thread panicked, which was said then.
         let _ = tokio::task::spawn_blocking(move || leftovers::remove(&host)).await;
@@ -238,7 +244,12 @@ impl Owner {
                 let text = format!("the engine did not answer within {limit} s: {}", error.chain());
                 self.start_ended(Err(EngineError::new(Kind::Transient, text)));
             }
-            Err(error) => starting.postpone(&error),
+            Err(error) => {
+                starting.postpone(&error);
+                if starting.is_slow {
+                    self.say_why(&format!("the engine does not answer yet: {}", error.chain()));
+                }
+            }
         }
     }
 

@@ -382,6 +382,8 @@ async fn an_engine_that_recovers_is_asked_seldom_and_can_be_stopped_meanwhile() 
     tokio::time::sleep(Duration::from_secs(4)).await;
     let asked = stage.sleeper.asked.load(Ordering::SeqCst) - before;
     assert!((2..=6).contains(&asked), "{asked} in 4 s");
+    let said = stage.supervisor.status().borrow().detail.clone();
+    assert_eq!(said, "the engine does not answer yet: probe: the engine is starting up");
     let stopped = stage.supervisor.stop_for_a_while();
     tokio::time::timeout(Duration::from_secs(5), stopped).await.expect("a start does not make it deaf").unwrap();
     assert_eq!(start.await.unwrap().unwrap_err().kind(), Kind::Transient);

@@ -104,29 +104,44 @@ impl Target {
         work.commit(tx).await
     }
 
+    /// Shows what the step waits for.
+    fn waits_for(&self, what: String) {
+        self.progress.send_if_modified(|said| {
+            let changed = said.as_ref().is_none_or(|said| said.stage != what);
+            *said = Some(v1::Progress { stage: what, ..v1::Progress::default() });
+            changed
+        });
+    }
+
     /// Waits until the agent has connected.
     ///
     /// # Errors
-    /// Fatal: the host has ended, or cannot be described.
+    /// Fatal: the host has ended, or cannot be described, or the step's time is over.
     pub async fn await_connected(&self, work: &Work) -> StepResult {
         let mut state = work.context.agents.state(self.instance);
         let mut dead = 0;
         loop {
-            if let Ok(connected) = timeout(HOST_CHECK, state.wait_for(|state| state.connected)).await {
+            let limit = HOST_CHECK.min(self.time_left().saturating_sub(WORD));
+            if let Ok(connected) = timeout(limit, state.wait_for(|state| state.connected)).await {
                 return connected
                     .map(|_| ())
                     .map_err(|_| StepError::RetrySameKey("the agent was forgotten".to_owned()));
             }
             // Silence: is there anything that could still connect? The driver starts a dead agent again, which one look
             // may fall between.
-            dead = match work.context.compute.describe(self.instance).await? {
+            let (times, seen) = match work.context.compute.describe(self.instance).await? {
                 HostState::Absent => return Err(StepError::Fatal("the host is gone".to_owned())),
-                HostState::Dead => dead + 1,
-                HostState::Active | HostState::Building => 0,
+                HostState::Dead => (dead + 1, "has ended and is started again"),
+                HostState::Active | HostState::Building => (0, "runs and has not connected"),
             };
+            dead = times;
             if dead >= DEAD_CHECKS {
                 return Err(StepError::Fatal("the agent ends as soon as it is started".to_owned()));
             }
+            if self.time_left() <= WORD {
+                return Err(StepError::Fatal(format!("it was not done in time: the agent {seen}")));
+            }
+            self.waits_for(format!("waits for the agent, which {seen}"));
         }
     }
 
@@ -136,8 +151,13 @@ impl Target {
     /// Fatal: the agent has given it up, or the step's time is over; what the agent last said is in it.
     pub async fn await_engine(&self, work: &Work) -> StepResult {
         let mut state = work.context.agents.state(self.instance);
-        let decided =
-            state.wait_for(|state| state.connected && matches!(state.service, Service::Healthy | Service::Failed));
+        let decided = state.wait_for(|state| {
+            let is_decided = state.connected && matches!(state.service, Service::Healthy | Service::Failed);
+            if state.connected && !is_decided && !state.detail.is_empty() {
+                self.waits_for(format!("waits for the engine, which is {}: {}", state.service.tag(), state.detail));
+            }
+            is_decided
+        });
         let decided = match timeout(self.time_left().saturating_sub(WORD), decided).await {
             Ok(Ok(state)) => state.clone(),
             Ok(Err(_)) => return Err(StepError::RetrySameKey("the agent was forgotten".to_owned())),

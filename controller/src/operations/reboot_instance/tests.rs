@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::compute::ComputeError;
 use crate::state::{HostState, Service};
@@ -53,4 +55,28 @@ async fn an_engine_that_was_stopped_stays_so_and_no_step_claims_to_have_waited_f
     let shown = stage.operations().await.swap_remove(0);
     let steps: Vec<_> = shown.steps.iter().map(|step| (step.name.as_str(), step.status.as_str())).collect();
     assert_eq!(steps, [("stop_host", "done"), ("boot_host", "done"), ("await_agent", "done")]);
+}
+
+#[tokio::test]
+async fn a_step_that_waits_says_what_for() {
+    let (stage, operation) = make().await;
+    *stage.agents.service.lock().unwrap() = Some(Service::Starting);
+    let running = stage.start(None);
+    let mut changes = stage.context.changes.subscribe();
+    stage.submit(operation).await.unwrap();
+    let shown = async {
+        loop {
+            let step = stage.operations().await.remove(0).steps.pop().unwrap();
+            if let Some((_, _, what)) = step.progress {
+                return what;
+            }
+            if step.status == "running" {
+                stage.agents.change(stage.instance, |state| state.detail = "its address is taken".to_owned());
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    let shown = tokio::time::timeout(Duration::from_secs(10), shown).await.unwrap();
+    assert_eq!(shown, "waits for the engine, which is starting: its address is taken");
+    running.kill().await;
 }
