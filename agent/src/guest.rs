@@ -12,7 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use trove_strategy::{Confinement, domain};
+use trove_strategy::{Confinement, calls, domain};
 
 use crate::config::Config;
 
@@ -66,12 +66,13 @@ pub fn confinement(config: &Config, ports: impl IntoIterator<Item = u16>) -> Opt
     Some(Confinement { groups: config.engine_cgroups.clone(), program: "/proc/self/exe".into(), args })
 }
 
-/// Joins `cgroups`, enters a domain in which `ports` may be bound, takes the account `uid`, and executes `words`: a
-/// program and its arguments. Must be called while this process has one thread.
+/// Joins `cgroups`, enters a domain in which `ports` may be bound and some system calls are refused, takes the account
+/// `uid`, and executes `words`: a program and its arguments. Must be called while this process has one thread.
 pub fn turn_into(cgroups: &[PathBuf], ports: &[u16], uid: u32, words: &[OsString]) -> Result<Infallible> {
     cgroups.iter().try_for_each(|cgroup| join(cgroup))?;
     leave_keys()?;
     domain::enter(ports)?;
+    calls::refuse()?;
     let (program, args) = words.split_first().context("there is no program to become")?;
     let error = Command::new(program).args(args).uid(uid).gid(uid).exec();
     Err(error).with_context(|| format!("start {}", Path::new(program).display()))

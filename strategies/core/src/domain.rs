@@ -5,7 +5,7 @@
 //! held by another, files and memory that are counted on nobody. In a domain a process
 //!
 //! - connects to no abstract socket of a process outside of it (Linux 6.12),
-//! - binds no TCP port but the engine's own (Linux 6.7); multipath TCP is not covered,
+//! - binds no TCP port but the engine's own (Linux 6.7); multipath TCP is refused by [`crate::calls`],
 //! - mounts nothing, not in a user namespace of its own, either (Linux 5.19).
 //!
 //! Each command gets a domain of its own, so they are apart from the engine, too. Everything that the engine starts is in

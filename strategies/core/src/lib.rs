@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant files and look at them"))]
 
 pub mod beneath;
+pub mod calls;
 pub mod capability;
 pub mod command;
 pub mod datastore;
