@@ -103,22 +103,36 @@ pub fn filtered(what: &str) -> Result<bool> {
     Ok(text.split(|c: char| c.is_whitespace() || c == ',').any(is_it))
 }
 
-/// Releases the accounts of a host and removes them from the packet filter; removes the filter with the last one.
+fn reservations() -> Vec<std::fs::DirEntry> {
+    std::fs::read_dir("/run/trove-rs/uids").into_iter().flatten().flatten().collect()
+}
+
+fn nft(args: &[&str]) {
+    let mut command = std::process::Command::new("nft");
+    let _ = command.args(args).stderr(std::process::Stdio::null()).status();
+}
+
+/// Releases the accounts of a host and removes them from the packet filter.
 fn release_account(host: &Path) {
-    let reservations = Path::new("/run/trove-rs/uids");
-    let entries = || std::fs::read_dir(reservations).into_iter().flatten().flatten();
-    let of_host =
+    let is_of_host =
         |entry: &std::fs::DirEntry| std::fs::read(entry.path()).is_ok_and(|at| at == host.as_os_str().as_bytes());
-    let nft = |args: &[&str]| {
-        let mut command = std::process::Command::new("nft");
-        let _ = command.args(args).stderr(std::process::Stdio::null()).status();
-    };
-    for entry in entries().filter(of_host) {
+    for entry in reservations().into_iter().filter(is_of_host) {
         let uid = entry.file_name().to_string_lossy().into_owned();
         nft(&["delete", "element", "inet", "trove-rs", "accounts", &format!("{{ {uid} }}")]);
         let _ = std::fs::remove_file(entry.path());
     }
-    if entries().all(|entry| entry.file_name().to_string_lossy().starts_with('.')) {
+}
+
+/// Removes what a controller has told others for the packet filter, and the filter with the last one.
+pub fn forget_service(state: &Path) {
+    let told = serde_json::json!(state).to_string();
+    for entry in reservations() {
+        let is_service = entry.file_name().to_string_lossy().starts_with("service.");
+        if is_service && std::fs::read_to_string(entry.path()).is_ok_and(|text| text.contains(&told)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    if reservations().iter().all(|entry| entry.file_name().to_string_lossy().starts_with('.')) {
         nft(&["delete", "table", "inet", "trove-rs"]);
     }
 }

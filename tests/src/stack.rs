@@ -417,6 +417,7 @@ impl Stack {
         for instance in self.instances() {
             leftovers::end_host(&self.host(&instance), &instance);
         }
+        leftovers::forget_service(&self.state());
         if let Ok(fired) = self.fired() {
             let _ = std::fs::remove_dir_all(fired);
         }

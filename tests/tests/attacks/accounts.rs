@@ -161,6 +161,73 @@ async fn whoever_listens_on_another_address_answers_nobody_and_is_ended_where_it
     Ok(())
 }
 
+/// A script that prints the first line of what an address says to an HTTP request, or why it says nothing.
+fn request(address: &str, port: u16) -> String {
+    format!(
+        "perl -e 'use IO::Socket::INET; my $s = IO::Socket::INET->new(PeerAddr => \"{address}\", PeerPort => {port}, Timeout => 2) \
+         or print(\"$!\"), exit; print $s \"GET / HTTP/1.0\\r\\n\\r\\n\"; print \"reached \", scalar(<$s>)'"
+    )
+}
+
+#[tokio::test]
+async fn a_shell_reaches_no_address_of_the_controllers() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root gives engines accounts of their own");
+        return Ok(());
+    }
+    let metrics = SocketAddr::from(([127, 200, 7, rand::random_range(1..=254)], 8777));
+    let it = Neighbours::with(vec![("TROVE_METRICS__LISTEN".to_owned(), metrics.to_string())]).await?;
+    let (mine, other) = (address(&it.api, &it.mine).await?, address(&it.api, &it.other).await?);
+    let controller = it.stack.address().to_string();
+    let own = [(controller.clone(), 8779), (controller, 8778), (metrics.ip().to_string(), metrics.port())];
+    for (address, port) in &own {
+        ensure!(answers(address, *port)?, "{address}:{port} does not listen");
+        let said = it.run(&request(address, *port)).await?;
+        ensure!(!said.is_empty() && !said.contains("reached"), "{address}:{port}: {said}");
+    }
+    // His own engine and others he reaches.
+    for address in [&mine, &other] {
+        let said = it.run(&request(address, 5432)).await?;
+        ensure!(said.contains("reached"), "{address}: {said}");
+    }
+    for id in [&it.mine, &it.other] {
+        let view = it.api.instance(id).await?;
+        ensure!(view["operating_status"] == "HEALTHY" && view["fault"].is_null(), "{view}");
+    }
+    it.assert_other_is_well().await
+}
+
+/// A socket may outlive its instance, where another process has it.
+#[tokio::test]
+async fn what_an_account_has_left_open_reaches_nobody_once_its_instance_is_gone() -> Result<()> {
+    if !has_root() {
+        println!("skipped: only root gives engines accounts of their own");
+        return Ok(());
+    }
+    let it = Neighbours::new().await?;
+    let (uid, mine) = (account(it.my_engine)?, address(&it.api, &it.mine).await?);
+    // Root has the socket in a descriptor, as another instance could if sockets were passed.
+    let script = format!(
+        "use Socket; $> = {uid}; socket(my $s, PF_INET, SOCK_STREAM, 0); \
+         bind($s, pack_sockaddr_in(9997, inet_aton(\"{mine}\"))) or die; listen($s, 8) or die; $> = 0; \
+         while (accept(my $c, $s)) {{ syswrite $c, \"hello\"; close $c }}"
+    );
+    struct Ended(std::process::Child);
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            let _ = self.0.kill().and_then(|()| self.0.wait());
+        }
+    }
+    let _held = Ended(Command::new("perl").args(["-e", &script]).spawn()?);
+    poll("a listener", WAIT, async || Ok(listens(&mine, 9997)), |listens| *listens).await?;
+    ensure!(answers(&mine, 9997)?, "the instance's own address answers");
+    ensure!(it.api.delete(&format!("/instances/{}", it.mine)).await?.status == 202);
+    it.api.await_gone(&it.mine).await?;
+    ensure!(listens(&mine, 9997), "the socket is there still");
+    ensure!(!answers(&mine, 9997)?, "and answers");
+    it.assert_other_is_well().await
+}
+
 /// A script with eight processes, each of which has a socket open many times.
 fn hoarders() -> String {
     let script = "use POSIX; use Socket; socket(my $s, PF_INET, SOCK_STREAM, 0); POSIX::dup(fileno $s) for 1..15000; \

@@ -25,23 +25,19 @@ pub(super) fn obstacle() -> Option<String> {
     made.err().map(|error| error.to_string())
 }
 
-/// Whether engines run in a whole domain; says why not.
-fn has_domains() -> bool {
+/// Why engines run in no whole domain, if so.
+fn without_domains() -> Option<String> {
     if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
-        return false;
+        return Some("only root gives engines accounts of their own".to_owned());
     }
-    let obstacle = obstacle();
-    if let Some(obstacle) = &obstacle {
-        println!("skipped: this kernel has no Landlock as Linux 6.12 has it: {obstacle}");
-    }
-    obstacle.is_none()
+    obstacle().map(|obstacle| format!("this kernel has no Landlock as Linux 6.12 has it: {obstacle}"))
 }
 
 /// Open files (SCM_RIGHTS) are passed over connections, and as datagrams.
 #[tokio::test]
 async fn an_instance_passes_nothing_to_another_over_an_abstract_socket() -> Result<()> {
-    if !has_domains() {
+    if let Some(why) = without_domains() {
+        println!("skipped: {why}");
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -71,7 +67,8 @@ async fn an_instance_passes_nothing_to_another_over_an_abstract_socket() -> Resu
 
 #[tokio::test]
 async fn a_shell_binds_no_port_but_its_engines() -> Result<()> {
-    if !has_domains() {
+    if let Some(why) = without_domains() {
+        println!("skipped: {why}");
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -99,7 +96,8 @@ const CALLS: [u32; 3] = [430, 431, 432];
 /// A file that is written through an overlay file system counts on no volume once it has no name.
 #[tokio::test]
 async fn a_shell_mounts_nothing_not_even_in_a_user_namespace() -> Result<()> {
-    if !has_domains() {
+    if let Some(why) = without_domains() {
+        println!("skipped: {why}");
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -128,7 +126,8 @@ async fn a_shell_mounts_nothing_not_even_in_a_user_namespace() -> Result<()> {
 /// The agent has to look at the processes of the engine, and to signal them, whichever agent started them.
 #[tokio::test]
 async fn the_next_agent_measures_and_stops_the_engine_of_the_one_before() -> Result<()> {
-    if !has_domains() {
+    if let Some(why) = without_domains() {
+        println!("skipped: {why}");
         return Ok(());
     }
     let it = Neighbours::new().await?;

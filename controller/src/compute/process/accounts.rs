@@ -21,6 +21,7 @@ use nix::unistd::{Uid, User};
 use trove_strategy::beneath;
 use trove_strategy::process::if_there;
 
+use super::diag;
 use super::keys;
 use super::system;
 use crate::compute::{ComputeError, lock};
@@ -62,7 +63,11 @@ impl Accounts {
         if let Some(uid) = own.into_iter().find(|uid| !taken.contains(uid)) {
             return Ok(uid);
         }
-        let in_use = system::accounts().map_err(|error| self.failed("look for processes before", &error))?;
+        let mut in_use = system::accounts().map_err(|error| self.failed("look for processes before", &error))?;
+        // Another process may have a socket of the account, which would be the next host's to the packet filter.
+        let sockets =
+            diag::sockets().map_err(|error| self.failed("ask the kernel for sockets (sock_diag) before", &error));
+        in_use.extend(sockets?.into_iter().map(|(_, uid)| uid));
         for _ in 0..TRIES {
             let uid = rand::random_range(self.first..=self.last);
             let is_named = !matches!(User::from_uid(Uid::from_raw(uid)), Ok(None));
@@ -155,6 +160,21 @@ impl Accounts {
         self.reservations.join(uid.to_string())
     }
 
+    /// First and last user id of the range.
+    pub(super) fn range(&self) -> (u32, u32) {
+        (self.first, self.last)
+    }
+
+    /// Whether the user id is of the range.
+    pub(super) fn contain(&self, uid: u32) -> bool {
+        (self.first..=self.last).contains(&uid)
+    }
+
+    /// Directory of the reservations. It is there while [`Accounts::alone`] is held.
+    pub(super) fn directory(&self) -> &Path {
+        &self.reservations
+    }
+
     /// Takes the machine-wide lock, which is held while reservations are changed or acted upon.
     pub(super) fn alone(&self) -> io::Result<Flock<File>> {
         fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.reservations)?;
@@ -218,5 +238,30 @@ mod tests {
         assert_eq!(accounts().of(&hosts[16]).unwrap(), [first], "another's by now");
         accounts().release(&hosts[16]).unwrap();
         assert!(accounts().of(&hosts[16]).unwrap().is_empty());
+    }
+
+    /// The kernel notes at a socket the account that made it; any process may have it.
+    #[test]
+    fn an_account_of_which_a_socket_is_left_is_given_to_nobody() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: an ordinary user has no accounts to give");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let accounts = Accounts::parse("71100-71115", &directory.path().join("uids")).unwrap();
+        let taken: BTreeSet<u32> = (71100..71115).collect();
+        let given = || (0..8).find_map(|_| accounts.reserve(directory.path(), &taken).ok());
+        // It makes the socket as the account, and has it as root.
+        let script = "use Socket; $> = 71115; socket(my $s, PF_INET, SOCK_STREAM, 0); \
+            bind($s, pack_sockaddr_in(0, inet_aton('127.201.9.7'))) or die; listen($s, 1) or die; $> = 0; \
+            $| = 1; print \"ready\\n\"; sleep 600";
+        let mut command = std::process::Command::new("perl");
+        let mut holder = command.args(["-e", script]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut ready = [0; 6];
+        io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut ready).unwrap();
+        let while_held = given();
+        holder.kill().and_then(|()| holder.wait()).unwrap();
+        assert_eq!(while_held, None);
+        assert_eq!(given(), Some(71115));
     }
 }

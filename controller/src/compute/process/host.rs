@@ -347,6 +347,26 @@ impl Hosts {
         removed.map_err(|error| ComputeError::Transient(format!("remove the control group of {instance}: {error}")))
     }
 
+    /// Takes the host out of the packet filter. No process of the host may be left. Its files go first, so that no
+    /// renewal of the filter, by whichever controller, adds it again.
+    pub(super) fn leave_filter(&self, instance: InstanceId) -> Result<(), ComputeError> {
+        let Some(apart) = &self.apart else { return Ok(()) };
+        let directory = self.directory(instance);
+        // If a file is unreadable, the periodic renewal of the filter removes the host.
+        let tenant = Tenant::in_directory(&directory).ok().flatten();
+        for name in [WHOLE, WITHDRAWN] {
+            let file = directory.join(name);
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("remove", &file)(error)),
+                _ => {}
+            }
+        }
+        if let Some(tenant) = tenant {
+            apart.filter.remove(&apart.accounts, &tenant);
+        }
+        Ok(())
+    }
+
     /// Removes the host from disk. Its directory goes last, so that an interrupted removal can be repeated.
     pub(super) async fn remove(&self, instance: InstanceId) -> Result<(), ComputeError> {
         let hosts = self.clone();
@@ -354,10 +374,7 @@ impl Hosts {
             let directory = hosts.directory(instance);
             hosts.remove_volatile(instance)?;
             let Some(apart) = &hosts.apart else { return remove(&directory) };
-            // If the file is unreadable, the periodic renewal of the filter removes the host.
-            if let Ok(Some(tenant)) = Tenant::in_directory(&directory) {
-                apart.filter.remove(&apart.accounts, &tenant);
-            }
+            hosts.leave_filter(instance)?;
             // Before the directory is removed, so that it is repeated if this process is killed here.
             for uid in apart.accounts.of(&directory).map_err(failed("look whose is", &directory))? {
                 match keys::clear(uid) {

@@ -19,6 +19,7 @@ mod keys;
 mod kill;
 mod migrate;
 mod namespace;
+mod services;
 mod squatters;
 mod system;
 mod tenant;
@@ -268,19 +269,19 @@ fn find_hosts(options: &ProcessOptions) -> Result<Hosts> {
         tracing::warn!("hosts have no limits of memory: {reason}");
     }
     let runtime = absolute(&runtime)?;
-    let hidden = vec![state, root.clone(), runtime.clone()];
+    let hidden = vec![state.clone(), root.clone(), runtime.clone()];
     Ok(Hosts {
         root,
         runtime,
         cgroups: cgroups.ok().map(Arc::new),
-        apart: if is_root { Some(Arc::new(apart(process, hidden)?)) } else { None },
+        apart: if is_root { Some(Arc::new(apart(&options.config, state, hidden)?)) } else { None },
         program: absolute(&process.agent_program.clone().unwrap_or_else(host::program_beside))?,
     })
 }
 
 /// Opens what separates hosts from each other.
-fn apart(process: &crate::config::Process, hidden: Vec<PathBuf>) -> Result<Apart> {
-    let accounts = accounts::Accounts::parse(&process.uid_range, Path::new(accounts::RESERVATIONS));
+fn apart(config: &Config, state: PathBuf, hidden: Vec<PathBuf>) -> Result<Apart> {
+    let accounts = accounts::Accounts::parse(&config.process.uid_range, Path::new(accounts::RESERVATIONS));
     let accounts = accounts.map_err(|error| Error::BadRequest(format!("process.uid_range: {error}.")))?;
     let obstacle = namespace::can_be_made().err();
     if let Some(obstacle) = &obstacle {
@@ -293,7 +294,9 @@ fn apart(process: &crate::config::Process, hidden: Vec<PathBuf>) -> Result<Apart
              is set: Linux 6.12 with Landlock keeps them from it: {passage}"
         );
     }
-    Ok(Apart { accounts, filter: filter::Filter::new(filter::TABLE), hidden, obstacle, passage })
+    let listens = [Some(config.api.listen), Some(config.agents.listen), config.metrics.listen].into_iter().flatten();
+    let service = services::Service { state, uids: accounts.range(), listens: listens.collect() };
+    Ok(Apart { accounts, filter: filter::Filter::new(filter::TABLE, service), hidden, obstacle, passage })
 }
 
 #[async_trait]

@@ -2,9 +2,11 @@
 //! start, or an address of the controller.
 //!
 //! Listening sockets are found in /proc/net/tcp, which is cheap and done periodically. To find the process that has a
-//! socket, and if an address is taken although nothing listens on it, the sockets of all processes of the instances'
-//! accounts are duplicated (`pidfd_getfd`) to get their addresses. If no process is found this way, sock_diag tells
-//! which account owns the socket ([`diag`]), and all processes of that account are killed.
+//! socket, the sockets of all processes of the account are duplicated (`pidfd_getfd`) to get their addresses; of all
+//! instances' accounts, if an address is taken although nothing listens on it, or if no process of the account that made
+//! the socket has it. (Engines that were started before there were Landlock domains could pass each other sockets.) If no
+//! process is found this way, sock_diag tells which account owns the socket ([`diag`]), and all processes of that
+//! account are killed.
 
 #![allow(clippy::disallowed_methods, reason = "/proc")]
 
@@ -86,24 +88,32 @@ pub(super) async fn end(hosts: &Hosts, tenants: &[Tenant]) -> io::Result<Vec<Squ
     let all: Arc<[Tenant]> = tenants.into();
     let mut ended = BTreeMap::new();
     for round in 1..=ROUNDS {
-        let tenants = all.clone();
+        let (tenants, apart) = (all.clone(), hosts.apart.clone());
         let look = move || {
-            let suspects = suspects(&tenants)?;
-            let is_one = |tenant: &&Tenant| suspects.contains(&tenant.uid);
+            let is_engines = |uid| apart.as_ref().is_some_and(|apart| apart.accounts.contain(uid));
+            let some = suspects(&tenants, is_engines)?;
             let look_at = |own: &Tenant| Suspect::of(own, |at, listens| is_anothers(at, listens, own, &tenants));
-            tenants.iter().filter(is_one).map(look_at).collect::<io::Result<Vec<_>>>()
+            let look_at_all = |is_one: &dyn Fn(&&Tenant) -> bool| {
+                tenants.iter().filter(is_one).map(look_at).collect::<io::Result<Vec<_>>>()
+            };
+            let found = look_at_all(&|tenant| some.contains(&tenant.uid))?;
+            if found.iter().any(|suspect| suspect.has_it && suspect.hides()) && some.len() < tenants.len() {
+                return look_at_all(&|_| true);
+            }
+            Ok(found)
         };
         let suspects = off_the_runtime(look).await?;
         if suspects.is_empty() {
             break;
         }
+        let is_found = suspects.iter().any(|suspect| !suspect.hides());
         for suspect in suspects {
             let tenant = &suspect.tenant;
             if let Some(name) = suspect.end("another instance's address").await? {
                 ended.insert(tenant.instance, name);
             }
             // A process that starts itself again each time ends here, too.
-            if suspect.has_it && (round == ROUNDS || suspect.hides()) {
+            if suspect.has_it && (round == ROUNDS || suspect.hides() && !is_found) {
                 tracing::warn!(
                     instance_id = %tenant.instance,
                     "this instance does not leave another's address: all that runs as its account is ended"
@@ -171,8 +181,9 @@ async fn end_one(process: ProcessId, tenant: &Tenant, taken: &str) -> io::Result
     Ok(Some(what))
 }
 
-/// Accounts that may have bound another instance's address.
-fn suspects(tenants: &[Tenant]) -> io::Result<BTreeSet<u32>> {
+/// Accounts that may have bound another instance's address. Only the engine's own account serves an address; what the
+/// machine's own programs listen on is not looked into, as no instance can have it.
+fn suspects(tenants: &[Tenant], is_engines: impl Fn(u32) -> bool) -> io::Result<BTreeSet<u32>> {
     let listeners = listeners()?;
     let listen =
         |tenant: &&Tenant| listeners.iter().any(|it| it.uid == tenant.uid && is_anothers(it.at, true, tenant, tenants));
@@ -183,9 +194,10 @@ fn suspects(tenants: &[Tenant]) -> io::Result<BTreeSet<u32>> {
     for tenant in tenants {
         let Some(address) = tenant.address else { continue };
         for port in tenant.ports.iter().copied() {
-            let is_served = listeners
-                .iter()
-                .any(|it| it.at.port() == port && [Ipv4Addr::UNSPECIFIED, address].contains(&plain(it.at)));
+            let is_served = listeners.iter().any(|it| {
+                let is_it = it.at.port() == port && [Ipv4Addr::UNSPECIFIED, address].contains(&plain(it.at));
+                is_it && (it.uid == tenant.uid || !is_engines(it.uid))
+            });
             if !is_served && is_taken(address, port)? {
                 return Ok(tenants.iter().map(|other| other.uid).collect());
             }

@@ -88,9 +88,10 @@ async fn a_namespace_of_an_earlier_version_is_used_while_the_engine_lives_in_it(
 #[test]
 fn instances_that_can_pass_each_other_files_are_not_kept_apart() {
     let directory = tempfile::tempdir().unwrap();
+    let service = services::Service { state: directory.path().to_owned(), uids: (70000, 99999), listens: Vec::new() };
     let apart = |passage: Option<&str>| Apart {
         accounts: accounts::Accounts::parse("70000-99999", directory.path()).unwrap(),
-        filter: filter::Filter::new("trove-rs-test"),
+        filter: filter::Filter::new("trove-rs-test", service.clone()),
         hidden: Vec::new(),
         obstacle: None,
         passage: passage.map(str::to_owned),
