@@ -78,6 +78,16 @@ impl ParameterRecord {
         self.answered = Some(kept.chain(live.map(|(name, value)| (name.clone(), value.clone()))).collect());
     }
 
+    /// Reports as refused what the engine was started with and does not use: it would say after every start that it needs one.
+    pub(super) fn refuse_unused(&self, told: &Values, became: &mut BTreeMap<String, Applied>) {
+        let Some(answered) = &self.answered else { return };
+        for (name, applied) in became.iter_mut().filter(|(_, applied)| **applied == Applied::NeedsRestart) {
+            if told.get(name).is_some_and(|value| answered.get(name) == Some(value)) {
+                *applied = Applied::Refused("the engine was started with this value and uses another".to_owned());
+            }
+        }
+    }
+
     /// The names of the parameters that were taken back.
     pub(super) fn differing(&self, assigned: &Values) -> Vec<String> {
         let Some(instead) = self.instead_of(assigned) else { return Vec::new() };
@@ -154,6 +164,16 @@ mod tests {
         let became = became.map(|(name, became)| (name.to_owned(), became)).into();
         kept.applied(&values(&[("cold", 2), ("warm", 2)]), &became);
         assert_eq!(kept.answered, Some(values(&[("cold", 1), ("warm", 2), ("pending", 1)])));
+    }
+
+    #[test]
+    fn a_value_that_the_engine_does_not_use_after_its_start_waits_for_no_other() {
+        let mut kept = ParameterRecord::default();
+        kept.started(&values(&[("adjusted", 1), ("changed", 1), ("dropped", 1)]));
+        let mut became = ["adjusted", "changed", "dropped"].map(|name| (name.to_owned(), Applied::NeedsRestart)).into();
+        kept.refuse_unused(&values(&[("adjusted", 1), ("changed", 2)]), &mut became);
+        assert!(matches!(became["adjusted"], Applied::Refused(_)), "{became:?}");
+        assert!(["changed", "dropped"].iter().all(|name| became[*name] == Applied::NeedsRestart), "{became:?}");
     }
 
     #[test]

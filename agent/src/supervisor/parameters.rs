@@ -64,6 +64,7 @@ impl Owner {
         told: &Values,
         mut became: BTreeMap<String, Applied>,
     ) -> Result<BTreeMap<String, Applied>, EngineError> {
+        self.parameter_record.refuse_unused(told, &mut became);
         self.record(|record| {
             record.applied(told, &became);
             true
