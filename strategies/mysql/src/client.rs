@@ -1,6 +1,7 @@
 //! Talking to the server: over the private socket, as the account that the server knows by the system's word for who connects.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable as _;
@@ -112,24 +113,32 @@ impl Opened {
 /// What the agent holds of its server: a connection that stays open. When tenants take all that the server gives, the agent's is
 /// one of them, or the one more that the server has for an account with its rights.
 #[derive(Debug)]
-pub(crate) struct Held(Mutex<Option<(PathBuf, Opened)>>);
+pub(crate) struct Held {
+    connection: Mutex<Option<(PathBuf, Opened)>>,
+    /// Whether there is one that has logged in, also while it is in use.
+    is_open: AtomicBool,
+}
 
 impl Held {
     pub(crate) const fn nothing() -> Self {
-        Self(Mutex::const_new(None))
+        Self { connection: Mutex::const_new(None), is_open: AtomicBool::new(false) }
     }
 
     /// The connection that is held, or another one while somebody asks something by it. Where the server has no other, the one
     /// that is held is waited for.
     pub(crate) async fn session(&self, flavour: Flavour, site: &Site) -> Result<Session<'_>, EngineError> {
         let at = site.path(&socket());
-        let mut held = match self.0.try_lock() {
+        let mut held = match self.connection.try_lock() {
             Ok(held) => held,
+            // It is being opened. Another could take the last connection that the server gives, which this one is to have.
+            Err(_) if !self.is_open.load(Ordering::SeqCst) => self.connection.lock().await,
             Err(_) => match Opened::new(flavour, site).await? {
                 Some(opened) => return Ok(Session { held: None, at, opened: Some(opened), is_asking: false }),
-                None => self.0.lock().await,
+                None => self.connection.lock().await,
             },
         };
+        // Until it has logged in again it may turn out to be closed.
+        self.is_open.store(false, Ordering::SeqCst);
         let mut opened = match held.take().filter(|(before, _)| *before == at) {
             Some((_, before)) => before.again(flavour).await?,
             None => None,
@@ -138,14 +147,16 @@ impl Held {
             opened = Opened::new(flavour, site).await?;
         }
         let full = || EngineError::new(Kind::Transient, "connect: the server has as many connections as it takes");
-        Ok(Session { opened: Some(opened.ok_or_else(full)?), held: Some(held), at, is_asking: false })
+        let opened = opened.ok_or_else(full)?;
+        self.is_open.store(true, Ordering::SeqCst);
+        Ok(Session { opened: Some(opened), held: Some((held, &self.is_open)), at, is_asking: false })
     }
 }
 
 /// What the agent asks in one go.
 pub(crate) struct Session<'a> {
     /// Where the connection goes back to.
-    held: Option<MutexGuard<'a, Option<(PathBuf, Opened)>>>,
+    held: Option<(MutexGuard<'a, Option<(PathBuf, Opened)>>, &'a AtomicBool)>,
     at: PathBuf,
     opened: Option<Opened>,
     is_asking: bool,
@@ -153,9 +164,11 @@ pub(crate) struct Session<'a> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        // One that was given up before its answer had come is closed.
-        if let (Some(held), Some(opened), false) = (&mut self.held, self.opened.take(), self.is_asking) {
-            **held = Some((std::mem::take(&mut self.at), opened));
+        let Some((held, is_open)) = &mut self.held else { return };
+        match self.opened.take() {
+            Some(opened) if !self.is_asking => **held = Some((std::mem::take(&mut self.at), opened)),
+            // One that was given up before its answer had come is closed.
+            _ => is_open.store(false, Ordering::SeqCst),
         }
     }
 }
