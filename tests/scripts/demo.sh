@@ -39,7 +39,7 @@ fi
 say() { printf '\n==> %s\n' "$*"; }
 
 say "1/5 installing what is needed (nothing, when it is there)"
-tests/scripts/setup.sh
+if [ "$compute" = docker ]; then tests/scripts/setup.sh --docker; else tests/scripts/setup.sh; fi
 
 say "2/5 building trove-controller, trove-agent and trovectl (minutes the first time, seconds afterwards)"
 cargo build -p trove-controller -p trove-agent -p trovectl
@@ -76,7 +76,7 @@ if [ "$compute" = docker ] && ! trovectl datastore show "$datastore" >/dev/null 
     if [ -z "${IMAGE:-}" ]; then
         tests/scripts/setup.sh --images
         DATASTORE=$datastore AGENT=$bin/trove-agent IMAGES=$state/images tests/scripts/image.sh
-        IMAGE=$(echo "$state/images/$datastore"-*.json)
+        IMAGE=$(find "$state/images" -name "$datastore-*.json" ! -name '*.spdx.json' | head -n 1)
     fi
     "$bin/trove-controller" datastore register --state "$state" "$IMAGE"
 fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the build, the demo, the tests (--tests) and the baking of images (--images) need: Debian packages by name,
-# and the account that runs engines. Through sudo when not root. Quick when everything is there.
+# Installs what the build, the demo, the tests (--tests), the Docker driver (--docker) and the baking of images (--images)
+# need: Debian packages by name, and the account that runs engines. Through sudo when not root. Quick when everything is there.
 set -euo pipefail
 
 packages=(gcc libc6-dev ca-certificates python3-venv util-linux postgresql postgresql-client
@@ -8,9 +8,10 @@ packages=(gcc libc6-dev ca-certificates python3-venv util-linux postgresql postg
 for option in "$@"; do
     case $option in
         --tests) packages+=(openssl shellcheck libfaketime memcached docker.io iptables xfsprogs) ;;
+        --docker) packages+=(docker.io iptables xfsprogs) ;;
         --images) packages+=(sudo debootstrap mmdebstrap debian-archive-keyring kpartx qemu-utils zstd iproute2 dosfstools e2fsprogs) ;;
         *)
-            echo "setup: $option is neither --tests nor --images" >&2
+            echo "setup: $option is none of --tests, --docker, --images" >&2
             exit 2
             ;;
     esac

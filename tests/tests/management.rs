@@ -22,6 +22,8 @@ async fn act(api: &Api, path: &str, body: Value) -> Result<()> {
 }
 
 async fn await_service(api: &Api, id: &str, word: &str) -> Result<Value> {
+    // The engine is as it is to be before the operation that made it so has ended.
+    api.await_operations(id).await?;
     let done = |view: &Value| view["status"] == "ACTIVE" && view["operating_status"] == word;
     poll(&format!("ACTIVE and {word}"), Duration::from_secs(90), async || api.instance(id).await, done).await
 }

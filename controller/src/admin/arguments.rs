@@ -145,7 +145,8 @@ pub enum HostsVerb {
 
 /// Opens an existing state directory; does not make one.
 pub(super) fn existing(path: &Path) -> Result<StateDirectory> {
-    if !path.join("trove.sqlite").exists() {
+    // Every service makes this file, wherever its store is.
+    if !path.join("lock").exists() {
         return Err(Error::NotFound(format!("{} is no state directory of a controller.", path.display())));
     }
     StateDirectory::open(path)

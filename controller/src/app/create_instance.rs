@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use secrecy::SecretString;
 use trove_strategy::{Capability, Manifest};
 
@@ -21,6 +22,9 @@ use crate::model::{Access, Datastore, Flavor, Instance, Nic, Version};
 use crate::operations::{NewOperation, Sealed, create_instance};
 use crate::store::instances::NewRow;
 use crate::store::quota::Amounts;
+
+/// Each is a rule for each of the instance's ports.
+const MOST_CIDRS: usize = 50;
 
 /// A checked order, with the rows it refers to.
 struct Checked {
@@ -205,17 +209,20 @@ fn check_nics(nics: &[Nic]) -> Result<()> {
 
 fn check_access(access: Option<&Access>) -> Result<()> {
     let Some(cidrs) = access.and_then(|access| access.allowed_cidrs.as_ref()) else { return Ok(()) };
+    if cidrs.len() > MOST_CIDRS {
+        let given = cidrs.len();
+        return Err(Error::BadRequest(format!("access.allowed_cidrs has {given} CIDRs; {MOST_CIDRS} are allowed.")));
+    }
     if let Some(bad) = cidrs.iter().find(|cidr| !is_cidr(cidr)) {
         return Err(Error::BadRequest(format!("access.allowed_cidrs {} is not an IPv4 CIDR.", shown(bad))));
     }
     names::check_unique("access.allowed_cidrs", cidrs.iter().map(String::as_str))
 }
 
-/// `a.b.c.d` with an optional `/0` to `/32`.
+/// `a.b.c.d` with an optional `/0` to `/32`, written in the only way: other programs read `/08` otherwise.
 fn is_cidr(text: &str) -> bool {
-    let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
-    let digits = prefix.len() <= 2 && prefix.bytes().all(|byte| byte.is_ascii_digit());
-    address.parse::<Ipv4Addr>().is_ok() && digits && prefix.parse::<u8>().is_ok_and(|bits| bits <= 32)
+    let is_network = text.parse::<Ipv4Net>().is_ok_and(|network| network.to_string() == text);
+    is_network || text.parse::<Ipv4Addr>().is_ok_and(|address| address.to_string() == text)
 }
 
 /// First databases and accounts, checked as far as no engine is needed.

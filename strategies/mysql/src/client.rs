@@ -110,11 +110,14 @@ impl Opened {
     }
 }
 
+/// A connection and the socket that it goes to.
+type Kept = Option<(PathBuf, Opened)>;
+
 /// What the agent holds of its server: a connection that stays open. When tenants take all that the server gives, the agent's is
 /// one of them, or the one more that the server has for an account with its rights.
 #[derive(Debug)]
 pub(crate) struct Held {
-    connection: Mutex<Option<(PathBuf, Opened)>>,
+    connection: Mutex<Kept>,
     /// Whether there is one that has logged in, also while it is in use.
     is_open: AtomicBool,
 }
@@ -156,7 +159,7 @@ impl Held {
 /// What the agent asks in one go.
 pub(crate) struct Session<'a> {
     /// Where the connection goes back to.
-    held: Option<(MutexGuard<'a, Option<(PathBuf, Opened)>>, &'a AtomicBool)>,
+    held: Option<(MutexGuard<'a, Kept>, &'a AtomicBool)>,
     at: PathBuf,
     opened: Option<Opened>,
     is_asking: bool,

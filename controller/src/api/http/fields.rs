@@ -96,7 +96,9 @@ impl TryFrom<String> for Network {
     type Error = Reason;
 
     fn try_from(text: String) -> Result<Self, Reason> {
-        let fits = text.parse::<Ipv4Net>().is_ok() || text.parse::<Ipv4Addr>().is_ok();
+        // Written in the only way: other programs read `/08` otherwise.
+        let is_network = text.parse::<Ipv4Net>().is_ok_and(|network| network.to_string() == text);
+        let fits = is_network || text.parse::<Ipv4Addr>().is_ok_and(|address| address.to_string() == text);
         if fits { Ok(Self(text)) } else { Err("must be an IPv4 network such as 10.0.0.0/8") }
     }
 }
@@ -367,7 +369,7 @@ mod tests {
             list.and_then(Networks::try_from).is_ok()
         };
         assert!(networks(&["10.0.0.0/8", "1.2.3.4"]));
-        assert!(!networks(&["10.0.0.0/33"]));
+        assert!(!networks(&["10.0.0.0/33"]) && !networks(&["10.0.0.0/08"]));
         assert!(!networks(&["10.0.0.0/8", "10.0.0.0/8"]));
     }
 

@@ -82,6 +82,7 @@ fn refused() -> Vec<(&'static str, NewInstance, u16)> {
         let allowed_cidrs = Some(cidrs.iter().map(|cidr| (*cidr).to_owned()).collect());
         required(Requirements { access: Some(Access { is_public: false, allowed_cidrs }), ..Requirements::default() })
     };
+    let many: [String; 51] = std::array::from_fn(|n| format!("10.0.{n}.0/24"));
     vec![
         ("empty name", with(|order| order.name = String::new()), 400),
         ("NUL in the name", with(|order| order.name = "a\0b".to_owned()), 400),
@@ -111,6 +112,8 @@ fn refused() -> Vec<(&'static str, NewInstance, u16)> {
         ("address of IPv6", with_nics(vec![nic(None, Some(uuid), Some("::1"))]), 400),
         ("wrong CIDR", with_cidrs(&["10.0.0.0/33"]), 400),
         ("no CIDR", with_cidrs(&["10.0.0.0/+8"]), 400),
+        ("CIDR in octal", with_cidrs(&["10.0.0.0/08"]), 400),
+        ("CIDRs", with_cidrs(&many.each_ref().map(String::as_str)), 400),
         ("CIDR twice", with_cidrs(&["10.0.0.0/8", "10.0.0.0/8"]), 400),
     ]
 }

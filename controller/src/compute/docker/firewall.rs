@@ -16,6 +16,9 @@ use std::net::Ipv4Addr;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use ipnet::Ipv4Net;
+
+use crate::compute::ComputeError;
 use crate::model::Access;
 
 /// Chain of Docker's that packets between networks pass first.
@@ -40,7 +43,8 @@ pub(super) struct Firewall {
 
 impl Firewall {
     pub(super) fn new(key: &str, bridges: String, agents_port: u16) -> Self {
-        Self { key: key.to_owned(), bridges, agents_port, obstacle: Mutex::default() }
+        let obstacle = Mutex::new(Some("they have not been written yet".to_owned()));
+        Self { key: key.to_owned(), bridges, agents_port, obstacle }
     }
 
     /// Whether the rules are in force.
@@ -52,10 +56,14 @@ impl Firewall {
         format!("TROVE-{}-{name}", self.key)
     }
 
-    /// Writes all rules. Blocks the thread.
-    pub(super) fn renew(&self, doors: &[Door]) {
+    /// Writes all rules. Blocks the thread. The doors are read by whoever writes, so that no older ones are written after
+    /// newer ones.
+    pub(super) fn renew(&self, doors: impl FnOnce() -> Result<Vec<Door>, ComputeError>) {
         let mut obstacle = self.obstacle.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = run("iptables-restore", &["--wait", "--noflush"], &self.rules(doors)).and_then(|()| self.enter());
+        let outcome = doors().map_err(|error| error.to_string()).and_then(|doors| {
+            run("iptables-restore", &["--wait", "--noflush"], &self.rules(&doors))?;
+            self.enter()
+        });
         if let Err(error) = &outcome
             && obstacle.as_ref() != Some(error)
         {
@@ -79,12 +87,11 @@ impl Firewall {
         for Door { address, ports, access } in doors {
             let allowed = access.as_ref().and_then(|access| access.allowed_cidrs.as_deref());
             let is_public = access.as_ref().is_some_and(|access| access.is_public);
-            // The instances have no IPv6 addresses.
-            let sources = allowed.map(|all| all.iter().filter(|cidr| !cidr.contains(':')).map(String::as_str));
-            let sources: Option<Vec<&str>> = sources.map(Iterator::collect);
+            // One text that the program does not read as a network would keep the rules of all instances from being written.
+            let sources: Option<Vec<String>> = allowed.map(|all| all.iter().filter_map(|text| source(text)).collect());
             for port in ports {
                 let door = format!("-d {address} -p tcp --dport {port}");
-                let everywhere = vec!["0.0.0.0/0"];
+                let everywhere = vec!["0.0.0.0/0".to_owned()];
                 for source in sources.as_ref().unwrap_or(&everywhere).iter().filter(|_| is_public) {
                     let _ = writeln!(text, "-A {between} {door} -s {source} -j ACCEPT");
                 }
@@ -133,6 +140,12 @@ impl Firewall {
     }
 }
 
+/// A network of IPv4 as the program reads it. The instances have no IPv6 addresses.
+fn source(text: &str) -> Option<String> {
+    let network = text.parse::<Ipv4Net>().ok().or_else(|| text.parse::<Ipv4Addr>().ok().map(Ipv4Net::from));
+    network.map(|network| network.trunc().to_string())
+}
+
 /// Runs a program; the error is what it said.
 fn run(program: &str, args: &[&str], input: &str) -> Result<(), String> {
     let done = || -> std::io::Result<Output> {
@@ -169,8 +182,8 @@ mod tests {
         let doors = [
             Door { access: None, ..door(2, false, None) },
             door(3, true, None),
-            door(4, true, Some(&["192.0.2.0/24", "2001:db8::/32"])),
-            door(5, false, Some(&["198.51.100.7/32"])),
+            door(4, true, Some(&["192.0.2.9/024", "192.0.2.9/24", "2001:db8::/32", "x\n-A"])),
+            door(5, false, Some(&["198.51.100.7"])),
         ];
         let text = firewall.rules(&doors);
         let rules: Vec<&str> = text.lines().filter(|line| line.contains("10.9.")).collect();

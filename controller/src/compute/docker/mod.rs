@@ -58,12 +58,16 @@ pub(super) async fn open(state_dir: &Path, config: &Config) -> Result<Arc<dyn Co
     let made = parts.networks.ensure(parts.networks.range.control(), None).await;
     made.map_err(|error| Error::internal("make the network with the controllers' address", error))?;
     let driver = Arc::new(DockerDriver { parts: Arc::new(parts), watchers: Mutex::default(), turns: Mutex::default() });
-    driver.parts.sweep().await.map_err(|error| Error::internal("remove networks without hosts", error))?;
+    if let Err(error) = driver.parts.sweep().await {
+        // The next start tries again.
+        tracing::warn!("networks without hosts could not be removed: {error}");
+    }
+    // Before any container runs.
+    driver.parts.renew_filter().await;
     let all = driver.parts.hosts.list().map_err(|error| Error::internal("look which hosts there are", error))?;
     for instance in all {
         driver.watch(instance);
     }
-    driver.parts.renew_filter().await;
     tokio::spawn(keep_filter(Arc::downgrade(&driver.parts)));
     Ok(driver)
 }
@@ -84,7 +88,9 @@ pub(super) async fn stop_hosts(state_dir: &Path, config: &Config) -> Result<()> 
         networks.extend(parts.hosts.place(instance).map_err(failed)?.map(|place| place.network()));
     }
     for network in networks {
-        parts.networks.remove(network).await.map_err(failed)?;
+        if let Err(error) = parts.networks.remove(network).await {
+            tracing::warn!("the network {network} stays: {error}");
+        }
     }
     let firewall = parts.firewall.clone();
     let removed = tokio::task::spawn_blocking(move || firewall.remove()).await;
@@ -120,6 +126,9 @@ async fn parts(state_dir: &Path, config: &Config) -> Result<Parts> {
     let made = std::fs::create_dir_all(&root)
         .and_then(|()| std::fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o700)));
     made.map_err(|error| Error::internal(format!("make {}", root.display()), error))?;
+    // The kernel's list of mounts names places without links.
+    let root =
+        std::fs::canonicalize(&root).map_err(|error| Error::internal(format!("find {}", root.display()), error))?;
     let obstacle = tokio::task::spawn_blocking(volume::obstacle).await;
     let obstacle = obstacle.map_err(|error| Error::internal("look for loop devices", error))?;
     if let Some(obstacle) = &obstacle {
@@ -191,7 +200,7 @@ impl Parts {
 
     async fn renew_filter(self: &Arc<Self>) {
         let renewed = self.off_the_runtime(|parts| {
-            parts.firewall.renew(&parts.hosts.doors()?);
+            parts.firewall.renew(|| parts.hosts.doors());
             Ok(())
         });
         if let Err(error) = renewed.await {
@@ -271,7 +280,11 @@ impl Parts {
         if others.iter().any(|other| other.network() == network) {
             return Ok(());
         }
-        self.networks.remove(network).await
+        if let Err(error) = self.networks.remove(network).await {
+            // Something else is attached to it. The sweep at the next start tries again.
+            tracing::warn!("the network {network} of the last host stays: {error}");
+        }
+        Ok(())
     }
 }
 
@@ -394,11 +407,12 @@ impl Compute for DockerDriver {
         self.parts.write(spec).await?;
         // The watching task may be about to start the container, too; only one may.
         self.unwatch(spec.instance).await;
+        // Before the container runs.
+        self.parts.renew_filter().await;
         if self.parts.ensure_running(spec.instance).await? == Running::Gone {
             return Err(ComputeError::Transient("the host was stopped or removed meanwhile".to_owned()));
         }
         self.watch(spec.instance);
-        self.parts.renew_filter().await;
         // No driver state is needed: everything is in the host's directory.
         Ok(Placement { addresses: vec![spec.network.address], driver_state: serde_json::Value::Null })
     }

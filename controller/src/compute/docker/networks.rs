@@ -82,7 +82,9 @@ impl Networks {
         let own = all.into_iter().filter_map(|network| is_own(network.labels).and(network.name));
         for name in own.filter(|name| !kept.contains(name)) {
             tracing::warn!("the network {name} has no hosts; it is removed");
-            if_there(self.docker.remove_network(&name).await).map_err(failed("remove a network"))?;
+            if let Err(error) = if_there(self.docker.remove_network(&name).await) {
+                tracing::warn!("the network {name} stays: {error}");
+            }
         }
         Ok(())
     }

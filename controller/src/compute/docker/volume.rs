@@ -1,4 +1,4 @@
-//! Volumes: a sparse file with an xfs, mounted through a loop device. The file system can be grown while it is mounted.
+//! Volumes: a file with an xfs, which has all its blocks from the start, mounted through a loop device. The file system can be grown while it is mounted.
 //!
 //! Where the machine has no loop devices, a volume is a directory, whose use the agent measures.
 
@@ -10,7 +10,9 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::mount::{MntFlags, umount2};
+use trove_strategy::process::if_there;
 
 use crate::compute::ComputeError;
 use crate::compute::disk::failed;
@@ -80,8 +82,10 @@ impl Volume {
     /// Makes the file under another name, so that a file with the right name is whole.
     fn make(&self, bytes: u64) -> Result<(), ComputeError> {
         let new = self.file.with_extension("new");
-        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
-        file.and_then(|file| file.set_len(bytes)).map_err(failed("make", &new))?;
+        // A maker that was killed may have left one, into which its mkfs still writes.
+        if_there(fs::remove_file(&new)).map_err(failed("remove", &new))?;
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&new);
+        file.and_then(|file| allocate(&file, bytes)).map_err(failed("make", &new))?;
         run("mkfs.xfs", &["-q".as_ref(), "-f".as_ref(), new.as_ref()])
             .map_err(failed("make a file system in", &new))?;
         let synced = File::open(&new).and_then(|file| file.sync_all());
@@ -95,7 +99,7 @@ impl Volume {
         if length >= bytes {
             return Ok(());
         }
-        file.set_len(bytes).and_then(|()| file.sync_all()).map_err(failed("lengthen", &self.file))
+        allocate(&file, bytes).and_then(|()| file.sync_all()).map_err(failed("lengthen", &self.file))
     }
 
     fn mount(&self) -> Result<(), ComputeError> {
@@ -120,6 +124,12 @@ impl Volume {
             fs::read_to_string("/proc/self/mountinfo").map_err(failed("read", Path::new("/proc/self/mountinfo")))?;
         Ok(find(&list, &self.mount))
     }
+}
+
+/// Gives a file its size with all its blocks: the file system in it would fail when the disk had no room for one.
+fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    let length = i64::try_from(bytes).map_err(io::Error::other)?;
+    Ok(fallocate(file, FallocateFlags::empty(), 0, length)?)
 }
 
 /// What is mounted there. A line is `id parent major:minor root place options [tags] - kind source options`, see proc(5).
