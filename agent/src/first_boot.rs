@@ -12,9 +12,10 @@ mod source;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
-use crate::config::Config;
 use crate::durable::Durable;
 use document::Document;
 pub(crate) use source::Places;
@@ -45,7 +46,7 @@ fn take(text: &str, files: &Durable) -> Result<String> {
         return Ok("the document was taken before; nothing to do".to_owned());
     }
     let document = Document::parse(text)?;
-    if let Some(present) = present(&files.path(CONFIGURATION)) {
+    if let Some(present) = present(files)? {
         let (is, offered) = (present.instance_id, document.config.instance_id);
         ensure!(is == offered, "is for the instance {offered}, and this guest is the instance {is}");
         let (is, offered) = (present.generation, document.config.generation);
@@ -59,9 +60,18 @@ fn take(text: &str, files: &Durable) -> Result<String> {
     Ok(format!("this guest is the instance {}, generation {}", document.config.instance_id, document.config.generation))
 }
 
-/// The configuration that is in force. A damaged one counts as absent: the document replaces it.
-fn present(file: &Path) -> Option<Config> {
-    Config::read(file).ok()
+/// Whose guest this is by the configuration that is in force. Other options are not looked at: another agent wrote them,
+/// perhaps.
+#[derive(Deserialize)]
+struct Present {
+    instance_id: Uuid,
+    generation: u64,
+}
+
+/// A damaged configuration counts as absent: the document replaces it. One that cannot be read does not.
+fn present(files: &Durable) -> Result<Option<Present>> {
+    let Some(bytes) = files.read(CONFIGURATION)? else { return Ok(None) };
+    Ok(toml::from_str(&String::from_utf8_lossy(&bytes)).ok())
 }
 
 /// Where an image has the agent's files.

@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::config::Config;
 
 const TOKEN: &str = "one-time-token-7f3a";
 
@@ -101,6 +102,17 @@ async fn a_document_of_another_guest_or_of_an_older_generation_changes_nothing()
     let said = guest.refused(&document(ONE, 1, "another")).await;
     assert!(said.contains("generation 1"), "{said}");
     assert_eq!(std::fs::read_to_string(guest.etc().join("token")).unwrap(), TOKEN);
+}
+
+#[tokio::test]
+async fn a_guest_whose_agent_had_other_options_becomes_no_other() {
+    let guest = Guest::new();
+    guest.boot(&document(ONE, 2, TOKEN)).await.unwrap();
+    let configuration = guest.etc().join("agent.toml");
+    let text = std::fs::read_to_string(&configuration).unwrap();
+    std::fs::write(&configuration, format!("of_a_later_agent = 1\n{text}")).unwrap();
+    let said = guest.refused(&document(TWO, 3, "another")).await;
+    assert!(said.contains(ONE) && said.contains(TWO), "{said}");
 }
 
 #[tokio::test]

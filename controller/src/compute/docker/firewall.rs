@@ -2,6 +2,7 @@
 //!
 //! - From an instance no service of this machine can be reached but the agents' port of the controller. Answers to
 //!   connections that this machine made pass.
+//! - From an instance no link-local address is reached, where a cloud tells this machine its secrets.
 //! - Other machines, for which this one has to be the route, reach an instance only if it is public, and only from its
 //!   allowed CIDRs. Docker drops what no rule allows.
 //! - If allowed CIDRs were given, they hold for this machine, too; its address is then the first one of the network.
@@ -23,6 +24,9 @@ use crate::model::Access;
 
 /// Chain of Docker's that packets between networks pass first.
 const DOCKERS: &str = "DOCKER-USER";
+
+/// Clouds tell a machine its secrets there (the metadata service).
+const LINK_LOCAL: &str = "169.254.0.0/16";
 
 /// Who may connect to an instance.
 #[derive(Clone, Debug)]
@@ -81,8 +85,9 @@ impl Firewall {
         let mut text = format!(
             "*filter\n:{from} - [0:0]\n:{between} - [0:0]\n:{to} - [0:0]\n\
              -A {from} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
-             -A {from} -p tcp --dport {} -j RETURN\n-A {from} -j DROP\n",
-            self.agents_port
+             -A {from} -p tcp --dport {} -j RETURN\n-A {from} -j DROP\n\
+             -A {between} -i {}+ -d {LINK_LOCAL} -j DROP\n",
+            self.agents_port, self.bridges
         );
         for Door { address, ports, access } in doors {
             let allowed = access.as_ref().and_then(|access| access.allowed_cidrs.as_deref());
@@ -198,6 +203,7 @@ mod tests {
                 "-A TROVE-ab-OUT -d 10.9.1.5 -p tcp --dport 5432 -j REJECT --reject-with tcp-reset",
             ]
         );
+        assert!(text.contains("-A TROVE-ab-FWD -i trvab+ -d 169.254.0.0/16 -j DROP\n"), "{text}");
         assert!(text.contains("-A TROVE-ab-IN -p tcp --dport 8778 -j RETURN\n-A TROVE-ab-IN -j DROP\n"), "{text}");
     }
 }
