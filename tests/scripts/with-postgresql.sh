@@ -2,7 +2,12 @@
 # Runs a command with a PostgreSQL server that is there for it alone; TROVE_TEST_STORE_URL names it.
 set -euo pipefail
 bindir=/usr/lib/postgresql/15/bin
-directory=$(mktemp -d)
+# In memory where there is room: hundreds of databases are made, and removing them takes minutes on some disks.
+parent=${TMPDIR:-/tmp}
+if [ "$(df --output=avail --block-size=1G /dev/shm 2>/dev/null | tail -n 1)" -ge 8 ] 2>/dev/null; then
+    parent=/dev/shm
+fi
+directory=$(mktemp -d --tmpdir="$parent")
 address=127.$((RANDOM % 60 + 1)).$((RANDOM % 256)).$((RANDOM % 254 + 1))
 run=()
 if [ "$(id -u)" -eq 0 ]; then
