@@ -1,5 +1,6 @@
 //! A controller for a test, with its own directory and loopback address.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
@@ -77,7 +78,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn environment(&self) -> [(&'static str, std::ffi::OsString); 4] {
+    fn environment(&self) -> [(&'static str, OsString); 4] {
         [
             ("TROVE_STORE__URL", self.url.clone().into()),
             ("TROVE_STORE__PASSWORD_FILE", self.password_file.clone().into()),
@@ -267,10 +268,7 @@ impl Stack {
         // The default datastore of create requests, whatever else is installed.
         command.env("TROVE_DEFAULT_DATASTORE", "postgresql");
         command.env(ONLY, json!(self.options.offered()?).to_string());
-        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
-        if let Some(shared) = &self.options.shared {
-            command.envs(shared.environment());
-        }
+        command.envs(self.environment());
         if let Some(entries) = &failpoints.controller {
             command.env("TROVE_FAILPOINTS", entries);
         }
@@ -281,6 +279,13 @@ impl Stack {
             command.env("TROVE_AGENT_FAILPOINTS", entries).env("TROVE_AGENT_FAILPOINTS_ONCE", once);
         }
         Ok(command)
+    }
+
+    /// Configuration by the environment, which commands of an administrator need as well.
+    pub fn environment(&self) -> Vec<(OsString, OsString)> {
+        let own = self.options.environment.iter().map(|(name, value)| (name.into(), value.into()));
+        let shared = self.options.shared.iter().flat_map(Shared::environment);
+        own.chain(shared.map(|(name, value)| (name.into(), value))).collect()
     }
 
     /// The directory in which agents record which failpoints have fired. It is not in /tmp, since hosts of root have

@@ -14,8 +14,6 @@ const SOON: Duration = Duration::from_secs(90);
 struct Story {
     stack: Stack,
     dockerd: Dockerd,
-    /// Configuration by the environment, also for commands of an administrator.
-    environment: Vec<(String, String)>,
 }
 
 impl Story {
@@ -30,9 +28,9 @@ impl Story {
             ("TROVE_DOCKER__ADDRESS_RANGE", format!("10.{a}.{b}.0/20")),
         ];
         let environment: Vec<_> = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let mut stack = Stack::prepare(StackOptions { environment: environment.clone(), ..StackOptions::default() })?;
+        let mut stack = Stack::prepare(StackOptions { environment, ..StackOptions::default() })?;
         stack.run(&Failpoints::default())?;
-        let story = Self { stack, dockerd, environment };
+        let story = Self { stack, dockerd };
         let image = story.dockerd.image.clone();
         story.admin(&["datastore", "register"], Some(&image))?;
         Ok(Some(story))
@@ -41,7 +39,7 @@ impl Story {
     fn admin(&self, verb: &[&str], argument: Option<&Path>) -> Result<()> {
         let mut command = Command::new(program("trove-controller")?);
         command.args(verb).arg("--state").arg(self.stack.state()).arg("--config").arg(self.stack.config());
-        let output = command.args(argument).envs(self.environment.clone()).output()?;
+        let output = command.args(argument).envs(self.stack.environment()).output()?;
         ensure!(output.status.success(), "{verb:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
@@ -185,7 +183,9 @@ async fn access_rules_hold_and_a_guest_reaches_the_agents_port_alone() -> Result
     ensure!(refused.is_err(), "an address that is not allowed was let in");
 
     let container = format!("trove-{id}");
-    let listens = &story.environment.iter().find(|(name, _)| name == "TROVE_AGENTS__LISTEN").context("the port")?.1;
+    let environment = story.stack.environment();
+    let listens = &environment.iter().find(|(name, _)| name == "TROVE_AGENTS__LISTEN").context("the port")?.1;
+    let listens = listens.to_string_lossy();
     let (address, port) = listens.split_once(':').context("an address")?;
     let reaches = |port: &str| {
         let script = format!("exec 3<>/dev/tcp/{address}/{port}");
