@@ -1,11 +1,13 @@
 //! A Docker Engine for a test: the machine's, or else one of its own, without systemd, of which nothing is left.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -20,8 +22,8 @@ const MACHINES: &str = "/run/docker.sock";
 
 pub struct Dockerd {
     socket: PathBuf,
-    /// One of the test's own, and its directory.
-    own: Option<(Child, TempDir)>,
+    /// One of the test's own, its directory, and what keeps others from starting one.
+    own: Option<(Child, TempDir, Flock<File>)>,
     /// Description of the image that instances are made of.
     pub image: PathBuf,
 }
@@ -46,8 +48,12 @@ impl Dockerd {
         if machines.docker(&["version"]).is_ok() {
             return Ok(Some(machines));
         }
+        // Two engines that start at the same time undo each other's rules of iptables. The lock is on a file of all stories.
+        let file = File::open(&image).with_context(|| format!("{IMAGE}={}", image.to_string_lossy()))?;
+        let alone = tokio::task::spawn_blocking(|| Flock::lock(file, FlockArg::LockExclusive)).await?;
+        let alone = alone.map_err(|(_, errno)| errno).context("wait for the stories beside")?;
         let directory = tempfile::Builder::new().prefix("trove-dockerd-").tempdir()?;
-        let log = std::fs::File::create(directory.path().join("log"))?;
+        let log = File::create(directory.path().join("log"))?;
         let mut command = Command::new("dockerd");
         for (option, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
             command.arg(option).arg(directory.path().join(name));
@@ -56,7 +62,7 @@ impl Dockerd {
         // Without a bridge of its own, which would be left.
         command.args(["--bridge", "none", "--host"]).arg(format!("unix://{}", socket.display()));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().context("start dockerd")?;
-        let dockerd = Self { socket, own: Some((child, directory)), image: image.into() };
+        let dockerd = Self { socket, own: Some((child, directory, alone)), image: image.into() };
         let ready = async || dockerd.docker(&["version"]);
         poll("Docker", Duration::from_secs(60), ready, |_| true).await.with_context(|| dockerd.log())?;
         Ok(Some(dockerd))
@@ -67,7 +73,7 @@ impl Dockerd {
     }
 
     fn log(&self) -> String {
-        let log = self.own.as_ref().map(|(_, directory)| std::fs::read_to_string(directory.path().join("log")));
+        let log = self.own.as_ref().map(|(_, directory, _)| std::fs::read_to_string(directory.path().join("log")));
         log.and_then(Result::ok).unwrap_or_default()
     }
 
@@ -96,7 +102,7 @@ impl Dockerd {
 impl Drop for Dockerd {
     fn drop(&mut self) {
         // The stories have removed their containers and networks.
-        let Some((child, _)) = &mut self.own else { return };
+        let Some((child, ..)) = &mut self.own else { return };
         if let Ok(pid) = i32::try_from(child.id()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
