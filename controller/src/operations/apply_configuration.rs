@@ -81,6 +81,7 @@ async fn check(work: &Work, target: &Target, _: &(), _: &mut ()) -> StepResult {
     if wanted.is_empty() {
         return Ok(());
     }
+    target.await_connected(work).await?;
     match work.context.agents.check_parameters(target.instance, wanted).await? {
         None => Ok(()),
         Some(refusal) => Err(StepError::Fatal(refusal)),

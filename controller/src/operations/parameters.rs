@@ -55,6 +55,7 @@ pub(super) async fn assign(
         }
         assignment = stored(work, instance).await?;
     }
+    target.await_connected(work).await?;
     Ok(work.context.agents.assign(instance, request(work, &assignment)).await?)
 }
 

@@ -30,7 +30,7 @@ pub(super) async fn boot_host<S: Sync, T: Send>(work: &Work, target: &Target, _:
 
 /// Waits for the agent's connection.
 pub(super) async fn await_agent<S: Sync, T: Send>(work: &Work, target: &Target, _: &S, _: &mut T) -> StepResult {
-    target.await_connected(work).await
+    target.await_booted(work).await
 }
 
 /// Waits until the engine answers the agent's probe, and writes down what became of its parameters.

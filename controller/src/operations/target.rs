@@ -19,8 +19,8 @@ const VERDICT: Duration = Duration::from_secs(4);
 const WORD: Duration = Duration::from_millis(200);
 /// A host whose agent is silent is looked at so often.
 const HOST_CHECK: Duration = Duration::from_secs(5);
-/// A host that was found dead so many times in a row will not connect.
-const DEAD_CHECKS: u32 = 3;
+/// A host that was just booted and was found dead so many times in a row will not connect.
+const DEAD_CHECKS: u32 = 4;
 /// Within this the end of an agent is noticed by its connection.
 const SILENCE: Duration = Duration::from_secs(20);
 /// The least time that a job is given: an agent that was just reached again answers from its journal within this.
@@ -51,16 +51,17 @@ impl Target {
         work.context.facts(self.instance).await
     }
 
-    /// Has the agent do a job under the key of this step, which takes until the step's deadline at most. Reports the
-    /// job's progress as that of the step, and returns what the job came to.
+    /// Has the agent, once it is connected, do a job under the key of this step, which takes until the step's deadline at
+    /// most. Reports the job's progress as that of the step, and returns what the job came to.
     ///
     /// # Errors
-    /// As the agent answered.
+    /// As the agent answered. Fatal: there is nothing that could connect.
     pub async fn run_job(&self, work: &Work, job: v1::start::Work) -> StepResult<JobOutcome> {
+        self.await_connected(work).await?;
         self.run_job_within(work, self.time_left().saturating_sub(VERDICT), job).await
     }
 
-    /// The same with a time of its own.
+    /// The same with a time of its own, the wait for a connection included.
     ///
     /// # Errors
     /// As the agent answered.
@@ -113,15 +114,29 @@ impl Target {
         });
     }
 
-    /// Waits until the agent has connected.
+    /// Waits until the agent of a host that was just booted has connected.
     ///
     /// # Errors
     /// Fatal: the host has ended, or cannot be described, or the step's time is over.
+    pub async fn await_booted(&self, work: &Work) -> StepResult {
+        self.connected(work, DEAD_CHECKS).await
+    }
+
+    /// Waits until the agent is connected. A stopped host is waited for, since the reconciler starts it.
+    ///
+    /// # Errors
+    /// Fatal: the host is gone, or cannot be described, or the step's time is over.
     pub async fn await_connected(&self, work: &Work) -> StepResult {
+        self.connected(work, u32::MAX).await
+    }
+
+    async fn connected(&self, work: &Work, dead_checks: u32) -> StepResult {
         let mut state = work.context.agents.state(self.instance);
-        let mut dead = 0;
+        // The first look comes at once: a host that is gone is not waited for.
+        let (mut dead, mut pause) = (0, Duration::ZERO);
         loop {
-            let limit = HOST_CHECK.min(self.time_left().saturating_sub(WORD));
+            let limit = pause.min(self.time_left().saturating_sub(WORD));
+            pause = HOST_CHECK;
             if let Ok(connected) = timeout(limit, state.wait_for(|state| state.connected)).await {
                 return connected
                     .map(|_| ())
@@ -135,7 +150,7 @@ impl Target {
                 HostState::Active | HostState::Building => (0, "runs and has not connected"),
             };
             dead = times;
-            if dead >= DEAD_CHECKS {
+            if dead >= dead_checks {
                 return Err(StepError::Fatal("the agent ends as soon as it is started".to_owned()));
             }
             if self.time_left() <= WORD {

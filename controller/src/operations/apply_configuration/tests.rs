@@ -5,6 +5,7 @@ use trove_proto::v1;
 
 use super::*;
 use crate::agents::AgentError;
+use crate::compute::Compute as _;
 use crate::operations::{reboot_instance, restart_instance, stop_instance};
 use crate::state::{Service, Task};
 use crate::testing::operations::{Stage, killed_anywhere};
@@ -62,6 +63,18 @@ async fn whatever_starts_the_engine_takes_up_what_waited_for_it() {
         stage.configure(json!(null)).await;
         stage.complete(new(stage.origin()).unwrap()).await.unwrap();
         assert!(assigned(&stage).is_empty() && results_of(&stage).await.is_empty(), "it is detached");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_is_gone_is_not_waited_for() {
+    for values in [json!({"warm": 5}), json!(null)] {
+        let (stage, _) = make().await;
+        stage.configure(values.clone()).await;
+        stage.compute.delete_host(stage.instance, u64::MAX).await.unwrap();
+        let step = if values.is_null() { "assign" } else { "check" };
+        let end = stage.complete(new(stage.origin()).unwrap()).await.unwrap_err();
+        assert_eq!(end, format!("{step}: the host is gone"));
     }
 }
 

@@ -2,6 +2,7 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::agents::AgentError;
+use crate::compute::Compute as _;
 use crate::state::Task;
 use crate::testing::operations::{Stage, killed_anywhere};
 
@@ -53,6 +54,14 @@ async fn a_failure_is_shown_in_the_operation_only() {
     assert_eq!(row.task, Task::None);
     assert!(row.fault.is_none());
     stage.assert_settled().await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_gone_is_not_waited_for() {
+    let (stage, operation) = make().await;
+    stage.compute.delete_host(stage.instance, u64::MAX).await.unwrap();
+    assert_eq!(stage.complete(operation).await.unwrap_err(), "apply: the host is gone");
+    assert_eq!(stage.agents.count("change_accounts"), 0);
 }
 
 #[tokio::test]
