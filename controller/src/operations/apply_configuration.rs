@@ -3,7 +3,7 @@
 //!
 //! | step | effect | undo | deadline |
 //! |---|---|---|---|
-//! | `check` | none: the agent, once it is connected, asks the engine whether it would start with the values | - | 900 s |
+//! | `check` | none: the agent, once it is connected (300 s), asks the engine whether it would start with the values | - | 900 s |
 //! | `assign` | the values are assigned; the engine has those that it takes while it runs, and the instance's row says what became of each; an engine that recovers is waited for | - | 900 s |
 //!
 //! What the check refuses is not assigned: the instance goes on as it was. What the running engine refuses fails the operation,

@@ -2,7 +2,7 @@
 //!
 //! | step | effect | undo | deadline |
 //! |---|---|---|---|
-//! | `apply` | the agent, once it is connected, makes the changes; an engine that recovers is waited for | - | 900 s |
+//! | `apply` | the agent, once it is connected (300 s), makes the changes; an engine that recovers is waited for | - | 900 s |
 //!
 //! In the end the instance's row says whether root is enabled. A failure is shown in the operation only.
 

@@ -21,6 +21,8 @@ const WORD: Duration = Duration::from_millis(200);
 const HOST_CHECK: Duration = Duration::from_secs(5);
 /// A host that was just booted and was found dead so many times in a row will not connect.
 const DEAD_CHECKS: u32 = 4;
+/// An agent that has worked before is back within this, also where the reconciler has to start its host first.
+const AWAY: Duration = Duration::from_secs(300);
 /// Within this the end of an agent is noticed by its connection.
 const SILENCE: Duration = Duration::from_secs(20);
 /// The least time that a job is given: an agent that was just reached again answers from its journal within this.
@@ -119,23 +121,26 @@ impl Target {
     /// # Errors
     /// Fatal: the host has ended, or cannot be described, or the step's time is over.
     pub async fn await_booted(&self, work: &Work) -> StepResult {
-        self.connected(work, DEAD_CHECKS).await
+        self.connected(work, DEAD_CHECKS, self.time_left()).await
     }
 
-    /// Waits until the agent is connected. A stopped host is waited for, since the reconciler starts it.
+    /// Waits until the agent is connected, for 300 s at most: other changes may wait behind this one. A stopped host is waited
+    /// for, since the reconciler starts it.
     ///
     /// # Errors
-    /// Fatal: the host is gone, or cannot be described, or the step's time is over.
+    /// Fatal: the host is gone, or cannot be described, or the time is over.
     pub async fn await_connected(&self, work: &Work) -> StepResult {
-        self.connected(work, u32::MAX).await
+        self.connected(work, u32::MAX, self.time_left().min(AWAY)).await
     }
 
-    async fn connected(&self, work: &Work, dead_checks: u32) -> StepResult {
+    async fn connected(&self, work: &Work, dead_checks: u32, limit: Duration) -> StepResult {
+        let deadline = Instant::now() + limit;
+        let time_left = || deadline.saturating_duration_since(Instant::now());
         let mut state = work.context.agents.state(self.instance);
         // The first look comes at once: a host that is gone is not waited for.
         let (mut dead, mut pause) = (0, Duration::ZERO);
         loop {
-            let limit = pause.min(self.time_left().saturating_sub(WORD));
+            let limit = pause.min(time_left().saturating_sub(WORD));
             pause = HOST_CHECK;
             if let Ok(connected) = timeout(limit, state.wait_for(|state| state.connected)).await {
                 return connected
@@ -153,7 +158,7 @@ impl Target {
             if dead >= dead_checks {
                 return Err(StepError::Fatal("the agent ends as soon as it is started".to_owned()));
             }
-            if self.time_left() <= WORD {
+            if time_left() <= WORD {
                 return Err(StepError::Fatal(format!("it was not done in time: the agent {seen}")));
             }
             self.waits_for(format!("waits for the agent, which {seen}"));
