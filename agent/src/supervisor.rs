@@ -130,8 +130,16 @@ pub async fn spawn(parts: Parts) -> Result<Supervisor> {
         _ => signs.started(&spec)?,
     };
     let process = match mark {
-        Some(mark) => Process::adopt(mark)?.map(|process| process.trusted_by(&parts.host)),
+        Some(mark) => Process::adopt(mark)?,
         None => None,
+    };
+    let process = match process {
+        // No start was asked for yet: it is of an initialisation that did not end, which is made once more.
+        Some(mut unfinished) if desired.is_none() => {
+            unfinished.kill().await;
+            None
+        }
+        process => process.map(|process| process.trusted_by(&parts.host)),
     };
     let (requests, inbox) = mpsc::channel(32);
     let mut owner = Owner {

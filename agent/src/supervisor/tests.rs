@@ -484,6 +484,24 @@ async fn an_engine_whose_mark_is_cut_off_is_found_by_its_signs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_engine_of_an_initialisation_that_did_not_end_is_not_adopted() {
+    let stage = stage(STAYS, Mood::Answers).await;
+    stage.supervisor.start().await.unwrap();
+    let before: Mark = stage.files.read_json(MARK).unwrap().unwrap();
+    // The first start of an engine, for the agent alone, is made before any start was asked for.
+    std::fs::remove_file(stage.files.path(DESIRED)).unwrap();
+    let Stage { supervisor, jobs, scratch, .. } = stage;
+    drop((supervisor, jobs));
+    let stage = stage_in(scratch, STAYS, Mood::Answers).await;
+    assert_eq!(stage.supervisor.status().borrow().service, ServiceState::New);
+    stage.supervisor.initialise().await.unwrap();
+    assert!(!before.runs().unwrap());
+    stage.supervisor.start().await.unwrap();
+    assert_ne!(stage.pid(), before.pid);
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_was_begun_runs_also_when_that_is_cut_off() {
     let mut stage = stage(STAYS, Mood::Answers).await;
     stage.supervisor.start().await.unwrap();
