@@ -171,9 +171,9 @@ async fn one_that_stalled_beyond_its_lease_is_fenced_off() {
 async fn a_lease_is_kept_for_as_long_as_the_step_takes() {
     let stage = Stage::ordered().await;
     stage.agents.connect(stage.instance, true);
-    let quick = Timing { lease: Duration::from_millis(300), renew: Duration::from_millis(50), ..QUICK };
+    let quick = Timing { lease: Duration::from_secs(2), renew: Duration::from_millis(50), ..QUICK };
     let point = "operation.demo.first.before";
-    let (hook, there) = hold_at(point.to_owned(), Hold::For(Duration::from_millis(900)));
+    let (hook, there) = hold_at(point.to_owned(), Hold::For(Duration::from_secs(4)));
     let one = stage.start_as(stage.context.clone(), registry(), quick, Some(hook));
     let id = stage.submit(demo(&stage)).await.unwrap();
     reached(&there, point).await;
