@@ -40,5 +40,8 @@ TROVE_TEST_STORE_URL=simulated run --package trove-controller --lib store::
 # The simulator has a database of its own and was there already.
 tests/scripts/with-postgresql.sh bash -c "run --package trove-controller --lib -- --skip simulation::"
 if [ "${1:-}" = full ]; then
-    TROVE_TEST_STORE=postgres run --workspace --test '*'
+    # Only the stories have a store; the tests of strategies would be as before.
+    stories=(--workspace --test '*')
+    if cargo nextest --version >/dev/null 2>&1; then stories+=(-E 'package(trove-tests)'); fi
+    TROVE_TEST_STORE=postgres run "${stories[@]}"
 fi
