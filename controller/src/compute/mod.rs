@@ -14,12 +14,13 @@ use trove_strategy::Size;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId};
-use crate::model::{Artifact, ArtifactKind, Requirements};
+use crate::model::{Artifact, ArtifactKind, Locality, Requirements};
 use crate::state::HostState;
 
 mod agent_config;
 mod disk;
 mod docker;
+mod enrolment;
 mod lock;
 pub mod process;
 
@@ -177,6 +178,22 @@ pub enum ComputeError {
         /// Greatest fence so far.
         seen: u64,
     },
+}
+
+/// Refuses what a driver whose hosts are all on one machine cannot give; see [`Compute::check_order`]. Whom a host lets in
+/// differs between such drivers.
+fn check_on_one_machine(requirements: &Requirements) -> std::result::Result<(), String> {
+    let Requirements { nics: _, access: _, availability_zone, volume_type, locality } = requirements;
+    let refusal = if availability_zone.is_some() {
+        "availability_zone cannot be chosen: all hosts of this service are on one machine, which has no zones."
+    } else if volume_type.is_some() {
+        "volume.type cannot be chosen: the volumes of this service have none."
+    } else if *locality == Some(Locality::AntiAffinity) {
+        "locality anti-affinity is impossible: all hosts of this service are on one machine."
+    } else {
+        return Ok(());
+    };
+    Err(refusal.to_owned())
 }
 
 /// A compute driver. Every call that changes a host carries a fence: a number that is drawn, greater than all before,

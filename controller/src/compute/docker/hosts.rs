@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::Flock;
-use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use trove_strategy::process::if_there;
 
@@ -31,6 +30,7 @@ use super::firewall::Door;
 use super::volume::Volume;
 use crate::compute::agent_config::AgentConfig;
 use crate::compute::disk::{check_fence, failed, raise_fence, remove, write};
+use crate::compute::enrolment::Enrolment;
 use crate::compute::{ComputeError, HostSpec, lock};
 use crate::ids::InstanceId;
 use crate::model::{Access, Artifact, Image};
@@ -45,10 +45,7 @@ pub(super) const STATE: &str = "trove-rs.state";
 const PLACE: &str = "place";
 const WHOLE: &str = "guest";
 const WITHDRAWN: &str = "guest.withdrawn";
-/// The agent's key and certificate.
-const IDENTITY: &str = "state/identity.pem";
-/// Token with which the agent gets its first certificate.
-const TOKEN: &str = "enrolment/token";
+pub(super) const ENROLMENT: Enrolment = Enrolment { identity: "state/identity.pem", token: "enrolment/token" };
 /// How long to wait for a lock while another controller works on the same host.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 /// The account of the engine in every image.
@@ -125,17 +122,6 @@ impl Hosts {
             .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>());
         let names = names.map_err(transient("read", &self.root))?;
         Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
-    }
-
-    /// Whether the agent has a certificate, or a token to get one.
-    pub(super) fn can_enter(&self, instance: InstanceId) -> Result<bool, ComputeError> {
-        for name in [IDENTITY, TOKEN] {
-            let file = self.directory(instance).join(name);
-            if file.try_exists().map_err(failed("look for", &file))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     fn read<T: for<'a> Deserialize<'a>>(&self, instance: InstanceId, name: &str) -> Result<Option<T>, ComputeError> {
@@ -228,11 +214,7 @@ impl Hosts {
         }
         let bootstrap = &spec.bootstrap;
         write(&directory.join("enrolment/authority.pem"), bootstrap.authority_pem.as_bytes())?;
-        // An enrolled agent needs no token and would not remove the file.
-        let enrolled = directory.join(IDENTITY).exists();
-        if let Some(token) = bootstrap.token.as_ref().filter(|_| !enrolled) {
-            write(&directory.join(TOKEN), token.expose_secret().as_bytes())?;
-        }
+        ENROLMENT.write_token(&directory, bootstrap.token.as_ref())?;
         // An agent takes a directory that is a mount for a file system of its own, of which it asks the use. If the volume is
         // a directory of the machine's file system, it gets one below the mount.
         let volume_dir = Path::new(GUEST_VOLUME).join(if is_filesystem { "" } else { "data" });

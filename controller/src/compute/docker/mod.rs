@@ -24,16 +24,16 @@ use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Compute, ComputeError, HostSpec, Placement, disk};
+use super::{Compute, ComputeError, HostSpec, Placement, check_on_one_machine, disk};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId};
-use crate::model::{Artifact, ArtifactKind, Locality, Requirements};
+use crate::model::{Artifact, ArtifactKind, Requirements};
 use crate::state::HostState;
 use addresses::{Place, Range, gateway};
 use containers::Containers;
 use firewall::Firewall;
-use hosts::{Guest, Hosts};
+use hosts::{ENROLMENT, Guest, Hosts};
 use images::Images;
 use networks::Networks;
 use volume::Volume;
@@ -361,19 +361,11 @@ impl Compute for DockerDriver {
 
     /// Each project has a network of its own, so `nics` are accepted and ignored, since some clients always send one.
     fn check_order(&self, requirements: &Requirements) -> std::result::Result<(), String> {
-        let Requirements { nics: _, access, availability_zone, volume_type, locality } = requirements;
-        let refusal = if availability_zone.is_some() {
-            "availability_zone cannot be chosen: all hosts of this service are on one machine, which has no zones."
-        } else if volume_type.is_some() {
-            "volume.type cannot be chosen: the volumes of this service have none."
-        } else if *locality == Some(Locality::AntiAffinity) {
-            "locality anti-affinity is impossible: all hosts of this service are on one machine."
-        } else if access.is_some() && !self.parts.firewall.holds() {
-            "access is impossible: the packet filter of this service's machine cannot be set."
-        } else {
-            return Ok(());
-        };
-        Err(refusal.to_owned())
+        check_on_one_machine(requirements)?;
+        if requirements.access.is_some() && !self.parts.firewall.holds() {
+            return Err("access is impossible: the packet filter of this service's machine cannot be set.".to_owned());
+        }
+        Ok(())
     }
 
     async fn choose_address(&self, instance: InstanceId, project: &ProjectId, _port: u16) -> Done<IpAddr> {
@@ -457,7 +449,8 @@ impl Compute for DockerDriver {
             .parts
             .off_the_runtime(move |parts| {
                 let hosts = &parts.hosts;
-                Ok((hosts.is_there(instance)?, hosts.guest(instance)?, hosts.can_enter(instance)?))
+                let can_enter = ENROLMENT.can_enter(&hosts.directory(instance))?;
+                Ok((hosts.is_there(instance)?, hosts.guest(instance)?, can_enter))
             })
             .await?;
         if !is_there && runs.is_none() {

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::Flock;
-use secrecy::ExposeSecret;
 use serde::Deserialize;
 use trove_strategy::process::if_there;
 
@@ -26,6 +25,7 @@ use super::namespace::{self, View};
 use super::tenant::{PORTS, Tenant, WHOLE, WITHDRAWN};
 use crate::compute::agent_config::AgentConfig;
 use crate::compute::disk::{failed, remove, write};
+use crate::compute::enrolment::Enrolment;
 use crate::compute::{ComputeError, HostSpec, lock};
 use crate::ids::InstanceId;
 use crate::model::Artifact;
@@ -75,10 +75,7 @@ pub(super) fn program_beside() -> PathBuf {
 
 /// How long to wait for the lock of a host, while another controller starts or removes its agent.
 const LOCK_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
-/// The agent's key and certificate.
-const IDENTITY: &str = "agent/identity.pem";
-/// Token with which the agent gets its first certificate.
-const TOKEN: &str = "token";
+pub(super) const ENROLMENT: Enrolment = Enrolment { identity: "agent/identity.pem", token: "token" };
 
 /// Those fields of the agent's configuration that the driver reads back.
 #[derive(Deserialize)]
@@ -124,17 +121,6 @@ impl Hosts {
     pub(super) fn is_whole(&self, instance: InstanceId) -> Result<bool, ComputeError> {
         let file = self.config_file(instance);
         file.try_exists().map_err(failed("look for", &file))
-    }
-
-    /// Whether the agent has a certificate, or a token to get one. (It renames a damaged certificate.)
-    pub(super) fn can_enter(&self, instance: InstanceId) -> Result<bool, ComputeError> {
-        for name in [IDENTITY, TOKEN] {
-            let file = self.directory(instance).join(name);
-            if file.try_exists().map_err(failed("look for", &file))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Renames the agent's configuration, so that no controller starts an agent for the host until [`Hosts::write`] is
@@ -262,14 +248,10 @@ impl Hosts {
             return Err(ComputeError::Fatal("the engine is in an image, which this driver does not run".to_owned()));
         };
         write(&directory.join("authority.pem"), bootstrap.authority_pem.as_bytes())?;
-        // An enrolled agent needs no token and would not remove the file.
-        let enrolled = directory.join(IDENTITY).exists();
-        if let Some(token) = bootstrap.token.as_ref().filter(|_| !enrolled) {
-            write(&directory.join(TOKEN), token.expose_secret().as_bytes())?;
-        }
+        ENROLMENT.write_token(&directory, bootstrap.token.as_ref())?;
         let config = AgentConfig {
             authority_file: "authority.pem".into(),
-            token_file: TOKEN.into(),
+            token_file: ENROLMENT.token.into(),
             state_dir: "agent".into(),
             volume_dir: "volume".into(),
             config_dir: "etc".into(),

@@ -39,14 +39,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use trove_strategy::domain;
 
-use super::{Compute, ComputeError, HostSpec, Placement, Squatter, disk};
+use super::{Compute, ComputeError, HostSpec, Placement, Squatter, check_on_one_machine, disk};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId};
-use crate::model::{ArtifactKind, Locality, Requirements};
+use crate::model::{ArtifactKind, Requirements};
 use crate::state::HostState;
 use agent::Started;
-use host::{Apart, Hosts};
+use host::{Apart, ENROLMENT, Hosts};
 
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(30);
@@ -309,19 +309,13 @@ impl Compute for ProcessDriver {
     /// clients always send one; `access.allowed_cidrs` is ignored, since other machines cannot reach these addresses
     /// anyway.
     fn check_order(&self, requirements: &Requirements) -> std::result::Result<(), String> {
-        let Requirements { nics: _, access, availability_zone, volume_type, locality } = requirements;
-        let refusal = if availability_zone.is_some() {
-            "availability_zone cannot be chosen: all hosts of this service are on one machine, which has no zones."
-        } else if volume_type.is_some() {
-            "volume.type cannot be chosen: the volumes of this service have none."
-        } else if *locality == Some(Locality::AntiAffinity) {
-            "locality anti-affinity is impossible: all hosts of this service are on one machine."
-        } else if access.as_ref().is_some_and(|access| access.is_public) {
-            "access.is_public is impossible: the hosts of this service have no public addresses."
-        } else {
-            return Ok(());
-        };
-        Err(refusal.to_owned())
+        check_on_one_machine(requirements)?;
+        if requirements.access.as_ref().is_some_and(|access| access.is_public) {
+            return Err(
+                "access.is_public is impossible: the hosts of this service have no public addresses.".to_owned()
+            );
+        }
+        Ok(())
     }
 
     async fn choose_address(
@@ -438,7 +432,8 @@ impl Compute for ProcessDriver {
             agent.map_err(|error| ComputeError::Transient(format!("look for the agent of {instance}: {error}")))?;
         // An agent that has neither certificate nor token cannot connect. Report the host as dead, so that it is made
         // again with a new token.
-        let alive = self.is_watched(instance) && agent.is_some() && self.hosts.can_enter(instance)?;
+        let alive =
+            self.is_watched(instance) && agent.is_some() && ENROLMENT.can_enter(&self.hosts.directory(instance))?;
         Ok(if alive { HostState::Active } else { HostState::Dead })
     }
 

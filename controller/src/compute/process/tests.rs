@@ -20,7 +20,7 @@ use super::*;
 use crate::compute::process::system::ProcessId;
 use crate::compute::{Bootstrap, Network};
 use crate::compute::{disk, lock};
-use crate::model::{Access, Artifact, Nic};
+use crate::model::{Access, Artifact, Locality, Nic};
 
 const SOON: Duration = Duration::from_secs(15);
 
