@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 use trove_tests::{leftovers, poll};
 
-use super::accounts::{Neighbours, in_shell};
+use super::neighbours::{Neighbours, in_shell};
 use super::postgresql::{has_root, root};
 use super::volume::{MIB, await_fault, used};
 

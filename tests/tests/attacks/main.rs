@@ -1,8 +1,10 @@
 //! Attacks on the service that must fail.
 
 mod accounts;
+mod addresses;
 mod domains;
 mod files;
+mod neighbours;
 mod postgresql;
 mod processes;
 mod redis;

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use trove_tests::{leftovers, poll};
 
-use super::accounts::Neighbours;
+use super::neighbours::Neighbours;
 use super::postgresql::has_root;
 
 const WAIT: Duration = Duration::from_secs(90);

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use trove_tests::{APP, Api, Engine, Redis, Stack, connect, leftovers, poll, rows};
 
-use super::accounts::Neighbours;
+use super::neighbours::Neighbours;
 use super::postgresql::has_root;
 
 pub(super) const MIB: u64 = 1 << 20;
