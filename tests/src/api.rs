@@ -122,13 +122,16 @@ impl Api {
         self.send(Method::DELETE, path, None).await
     }
 
+    /// Creates the instance that a body describes, and returns its id.
+    pub async fn create(&self, body: &Value) -> Result<String> {
+        let answer = self.post("/instances", body).await?;
+        let id = answer.body["instance"]["id"].as_str().filter(|_| answer.status == 200);
+        Ok(id.with_context(|| format!("create {body}: {answer:?}"))?.to_owned())
+    }
+
     /// Creates a minimal instance with a database `app` and a user `app`, whose password is `secret-app-1`.
     pub async fn order(&self, name: &str) -> Result<String> {
-        let answer = self.post("/instances", &order_body(name)).await?;
-        if answer.status != 200 {
-            bail!("order {name}: {answer:?}");
-        }
-        Ok(answer.body["instance"]["id"].as_str().context("instance id")?.to_owned())
+        self.create(&order_body(name)).await
     }
 
     /// Creates an instance and waits until it can be used.

@@ -42,6 +42,13 @@ impl Engine {
         }
     }
 
+    /// The engine of a datastore, if it is installed.
+    pub fn installed(datastore: &str) -> Result<Option<Self>> {
+        let engine = Self::ALL.into_iter().find(|engine| engine.datastore() == datastore);
+        Ok(Some(engine.with_context(|| format!("no engine is called {datastore}"))?)
+            .filter(|engine| engine.is_installed()))
+    }
+
     /// Whether it is installed. Of those that `make setup` cannot have everywhere this says that its tests are skipped.
     pub fn is_installed(self) -> bool {
         let places = ["/usr/local/lib/trove-rs/mongodb/bin/mongod", "/usr/local/bin/mongod", "/usr/bin/mongod"];

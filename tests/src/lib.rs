@@ -19,6 +19,7 @@ mod poll;
 mod postgres;
 mod redis;
 mod stack;
+mod stories;
 
 pub use api::{Answer, Api, order_body};
 pub use clients::Clients;

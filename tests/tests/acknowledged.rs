@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::task::JoinHandle;
-use trove_tests::{APP, Engine, MariaDb, MongoDb, Redis, Stack, leftovers, poll};
+use trove_tests::{APP, Engine, MariaDb, MongoDb, Redis, Stack, each_engine, leftovers, poll};
 
 const WAIT: Duration = Duration::from_secs(60);
 /// So many writes before each kill.
@@ -118,13 +118,9 @@ async fn count(engine: Engine, view: &Value, last: u64) -> Result<(u64, u64)> {
 }
 
 async fn outlives_kills(engine: Engine) -> Result<()> {
-    if !engine.is_installed() {
-        return Ok(());
-    }
     let stack = Stack::of(engine).await?;
     let api = stack.login("trove").await?;
-    let ordered = api.post("/instances", &engine.order("killed")).await?;
-    let id = ordered.body["instance"]["id"].as_str().with_context(|| format!("{ordered:?}"))?.to_owned();
+    let id = api.create(&engine.order("killed")).await?;
     let view = api.await_active(&id).await?;
     if engine == Engine::MariaDb {
         MariaDb::plain(&view)?.run(APP.0, APP.1, "create table app.numbers (n bigint primary key)")?;
@@ -151,17 +147,5 @@ async fn outlives_kills(engine: Engine) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_acknowledged_write_outlives_the_kill_of_redis() -> Result<()> {
-    outlives_kills(Engine::Redis).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_acknowledged_row_outlives_the_kill_of_mariadb() -> Result<()> {
-    outlives_kills(Engine::MariaDb).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_acknowledged_document_outlives_the_kill_of_mongodb() -> Result<()> {
-    outlives_kills(Engine::MongoDb).await
-}
+// PostgreSQL is in `agent_and_engine.rs`.
+each_engine!(every_acknowledged_write_outlives_the_kill_of: outlives_kills of redis, mariadb, mongodb);

@@ -167,8 +167,7 @@ async fn no_name_is_an_injection() -> Result<()> {
 async fn ids_of_another_project_are_not_found() -> Result<()> {
     let stack = Stack::start().await?;
     let (member, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
-    let answer = admin.post("/instances", &order_body("theirs")).await?;
-    let id = answer.body["instance"]["id"].as_str().with_context(|| format!("{answer:?}"))?.to_owned();
+    let id = admin.create(&order_body("theirs")).await?;
     let action = json!({"restart": {}});
     for (method, path, body) in [
         (Method::GET, format!("/instances/{id}"), None),
@@ -225,8 +224,7 @@ async fn a_locale_that_the_engine_has_not_is_refused_at_once() -> Result<()> {
         ensure!(answer.status == 400 && answer.message().starts_with(field), "{answer:?}");
     }
     assert_eq!(api.get("/instances").await?.body["instances"], json!([]), "a refused order left an instance");
-    let answer = api.post("/instances", &with(known)).await?;
-    let id = answer.body["instance"]["id"].as_str().with_context(|| format!("{answer:?}"))?.to_owned();
+    let id = api.create(&with(known)).await?;
     api.await_active(&id).await?;
     let path = format!("/instances/{id}/databases");
     let answer = api.post(&path, &json!({"databases": [{"name": "e", "collate": "en_UX"}]})).await?;

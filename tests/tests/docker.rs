@@ -176,8 +176,7 @@ async fn access_rules_hold_and_a_guest_reaches_the_agents_port_alone() -> Result
     let api = story.stack.login("trove").await?;
     let mut closed = order_body("closed");
     closed["instance"]["access"] = serde_json::json!({"is_public": false, "allowed_cidrs": ["192.0.2.0/24"]});
-    let ordered = api.post("/instances", &closed).await?;
-    let id = ordered.body["instance"]["id"].as_str().with_context(|| format!("{ordered:?}"))?.to_owned();
+    let id = api.create(&closed).await?;
     let view = api.await_active(&id).await?;
     let refused = connect(&view, "app", "secret-app-1", "app").await;
     ensure!(refused.is_err(), "an address that is not allowed was let in");

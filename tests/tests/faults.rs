@@ -287,8 +287,7 @@ async fn no_secret_is_in_a_log_or_on_a_command_line() -> Result<()> {
     let api = stack.login("trove").await?;
     let mut body = order_body("secrets");
     body["instance"]["users"][0]["password"] = json!("Needle-4711-haystack");
-    let answer = api.post("/instances", &body).await?;
-    let id = answer.body["instance"]["id"].as_str().context("id")?.to_owned();
+    let id = api.create(&body).await?;
     api.await_active(&id).await?;
     let root = api.post(&format!("/instances/{id}/root"), &json!({"password": "Needle-4712-haystack"})).await?;
     assert_eq!(root.status, 200, "{root:?}");

@@ -12,8 +12,7 @@ use trove_tests::{APP, Api, Engine, MariaDb, Stack, poll};
 const ROOT: &str = "Root-secret-1";
 
 async fn order(api: &Api, engine: Engine, name: &str) -> Result<String> {
-    let answer = api.post("/instances", &engine.order(name)).await?;
-    Ok(answer.body["instance"]["id"].as_str().with_context(|| format!("{answer:?}"))?.to_owned())
+    api.create(&engine.order(name)).await
 }
 
 async fn group(api: &Api, engine: Engine, values: &Value) -> Result<String> {

@@ -131,8 +131,7 @@ async fn trovectl_enters_the_database_of_this_name_and_calls_nobody_else() -> Re
 async fn trovectl_enters_redis_as_an_account_of_any_name() -> Result<()> {
     let stack = Stack::start().await?;
     let api = stack.login("trove").await?;
-    let ordered = api.post("/instances", &Engine::Redis.order("shop")).await?;
-    let id = ordered.body["instance"]["id"].as_str().with_context(|| format!("{ordered:?}"))?.to_owned();
+    let id = api.create(&Engine::Redis.order("shop")).await?;
     api.await_active(&id).await?;
     let password = stack.directory().join("password");
     std::fs::write(&password, format!("{PASSWORD}\n"))?;

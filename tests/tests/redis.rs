@@ -11,9 +11,7 @@ use serde_json::{Value, json};
 use trove_tests::{APP, Api, Engine, Redis, Stack, leftovers, program};
 
 async fn order(api: &Api, name: &str) -> Result<String> {
-    let answer = api.post("/instances", &Engine::Redis.order(name)).await?;
-    ensure!(answer.status == 200, "{answer:?}");
-    let id = answer.body["instance"]["id"].as_str().context("an id")?.to_owned();
+    let id = api.create(&Engine::Redis.order(name)).await?;
     api.await_active(&id).await?;
     Ok(id)
 }
@@ -175,7 +173,7 @@ async fn what_the_engine_keeps_is_its_accounts_alone_and_holds_no_secret() -> Re
     let api = stack.login("trove").await?;
     let mut body = Engine::Redis.order("secrets");
     body["instance"]["users"][0]["password"] = json!("Needle-4711-haystack");
-    let id = api.post("/instances", &body).await?.body["instance"]["id"].as_str().context("an id")?.to_owned();
+    let id = api.create(&body).await?;
     let view = api.await_active(&id).await?;
     let root = api.post(&format!("/instances/{id}/root"), &json!({"password": "Needle-4712-haystack"})).await?;
     assert_eq!(root.status, 200, "{root:?}");

@@ -2,19 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
-use trove_tests::{APP, Api, Engine, Stack, poll};
+use trove_tests::{APP, Api, Engine, Stack, each_engine, poll};
 
 /// TLS is enforced while the configuration says so, and only then; the agent goes on acting in both.
 async fn follows_the_configuration(engine: Engine) -> Result<()> {
-    if !engine.is_installed() {
-        return Ok(());
-    }
     let mut stack = Stack::of(engine).await?;
     let api = stack.login("trove").await?;
-    let ordered = api.post("/instances", &engine.order("private")).await?;
-    let id = ordered.body["instance"]["id"].as_str().with_context(|| format!("{ordered:?}"))?.to_owned();
+    let id = api.create(&engine.order("private")).await?;
     let view = api.await_active(&id).await?;
     let authority = stack.authority(&api, &id).await?;
     let strange = stack.directory().join("strange.pem");
@@ -64,22 +60,4 @@ async fn restart(api: &Api, id: &str) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn postgresql_demands_tls_where_the_configuration_says_so_and_only_then() -> Result<()> {
-    follows_the_configuration(Engine::PostgreSql).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn redis_demands_tls_where_the_configuration_says_so_and_only_then() -> Result<()> {
-    follows_the_configuration(Engine::Redis).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn mariadb_demands_tls_where_the_configuration_says_so_and_only_then() -> Result<()> {
-    follows_the_configuration(Engine::MariaDb).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn mongodb_demands_tls_where_the_configuration_says_so_and_only_then() -> Result<()> {
-    follows_the_configuration(Engine::MongoDb).await
-}
+each_engine!(tls_is_demanded_where_the_configuration_says_so_and_only_then_by: follows_the_configuration);

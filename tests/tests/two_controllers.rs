@@ -234,8 +234,7 @@ async fn a_clock_that_jumps_by_an_hour_changes_nothing() -> Result<()> {
         }
         ensure!(started_at(&api, &id).await? == before, "{offset}: the engine was restarted");
         // Enrolment, certificates and leases of a new instance must work with the wrong clock.
-        let answer = api.post("/instances", &order_body(&format!("made-at-{offset}"))).await?;
-        let new = answer.body["instance"]["id"].as_str().with_context(|| format!("{offset}: {answer:?}"))?.to_owned();
+        let new = api.create(&order_body(&format!("made-at-{offset}"))).await?;
         api.await_active(&new).await.with_context(|| format!("{offset}: {}", one.log_end()))?;
         await_reached(&api, &new).await.with_context(|| format!("{offset}: {}", one.log_end()))?;
         await_reached(&other, &new).await.with_context(|| format!("{offset}: by the other"))?;

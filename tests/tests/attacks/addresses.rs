@@ -221,8 +221,7 @@ async fn whoever_holds_the_tls_port_of_another_engine_does_not_keep_it_down() ->
         return Ok(());
     }
     let it = Neighbours::new().await?;
-    let answer = it.api.post("/instances", &Engine::Redis.order("redis")).await?;
-    let redis = answer.body["instance"]["id"].as_str().with_context(|| format!("{answer:?}"))?.to_owned();
+    let redis = it.api.create(&Engine::Redis.order("redis")).await?;
     let address = it.api.await_active(&redis).await?["ip"][0].as_str().context("an address")?.to_owned();
     // Several of them, so that one is faster than the engine.
     for _ in 0..4 {

@@ -42,8 +42,7 @@ impl Place {
         fs::set_permissions(roots.join("secret"), fs::Permissions::from_mode(0o600))?;
         fs::set_permissions(&roots, fs::Permissions::from_mode(0o700))?;
         let api = stack.login("trove").await?;
-        let ordered = api.post("/instances", &engine.order("planted")).await?;
-        let id = ordered.body["instance"]["id"].as_str().with_context(|| format!("{ordered:?}"))?.to_owned();
+        let id = api.create(&engine.order("planted")).await?;
         let before = facts(&roots)?;
         Ok(Self { stack, api, id, roots, before })
     }

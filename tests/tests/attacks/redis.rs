@@ -7,8 +7,7 @@ use trove_tests::{APP, Api, Engine, Redis, Stack};
 async fn order(api: &Api, name: &str, flavor: &str) -> Result<String> {
     let mut body = Engine::Redis.order(name);
     body["instance"]["flavorRef"] = json!(flavor);
-    let answer = api.post("/instances", &body).await?;
-    let id = answer.body["instance"]["id"].as_str().with_context(|| format!("{answer:?}"))?.to_owned();
+    let id = api.create(&body).await?;
     api.await_active(&id).await?;
     Ok(id)
 }

@@ -220,8 +220,7 @@ async fn what_is_moved_past_the_measurement_counts() -> Result<()> {
 async fn a_full_volume_of_an_engine_in_memory_takes_nothing_but_deletes() -> Result<()> {
     let stack = Stack::start().await?;
     let api = stack.login("trove").await?;
-    let ordered = api.post("/instances", &Engine::Redis.order("full")).await?;
-    let id = ordered.body["instance"]["id"].as_str().context("an id")?.to_owned();
+    let id = api.create(&Engine::Redis.order("full")).await?;
     let view = api.await_active(&id).await?;
     let redis = Redis::plain(&view)?;
     for key in ["a", "b"] {

@@ -17,6 +17,18 @@ pub(crate) struct Tuning {
     pub(crate) wrong: (Value, &'static str),
 }
 
+impl Tuning {
+    pub(crate) fn of(engine: Engine) -> Self {
+        let (numbers, cold, wrong) = match engine {
+            Engine::PostgreSql => ([777, 888], ("shared_buffers", json!("64MB"), "64MB"), (json!(0), "from 1 to")),
+            Engine::Redis => ([7, 8], ("databases", json!(20), "20"), (json!("many"), "a whole number")),
+            Engine::MariaDb => ([777, 888], ("ft_min_word_len", json!(5), "5"), (json!(0), "from 1 to")),
+            Engine::MongoDb => ([77, 88], ("maxSessions", json!(2000), "2000"), (json!(0), "from 1 to")),
+        };
+        Self { engine, live: (engine.parameter(), numbers), cold, wrong }
+    }
+}
+
 /// An instance with a group.
 struct Tuned<'a> {
     story: &'a Story,

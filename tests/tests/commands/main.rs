@@ -7,8 +7,8 @@ mod configurations;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
-use trove_tests::{Api, Clients, Engine, Stack, program};
+use serde_json::Value;
+use trove_tests::{Api, Clients, Engine, Stack, each_engine, program};
 
 use self::configurations::Tuning;
 
@@ -96,62 +96,17 @@ impl Story {
     }
 }
 
-async fn every_command(tuning: Tuning) -> Result<()> {
-    if !tuning.engine.is_installed() {
-        return Ok(());
-    }
-    let story = Story::begin(tuning.engine).await?;
+async fn every_command(engine: Engine) -> Result<()> {
+    let story = Story::begin(engine).await?;
     accounts::every_command(&story).await?;
-    configurations::every_command(&story, &tuning).await?;
+    configurations::every_command(&story, &Tuning::of(engine)).await?;
     let mut left = Vec::new();
     for area in ["database db", "database user", "database root", "database configuration"] {
         left.extend(story.user.not_run(area)?);
     }
     left.sort();
-    ensure!(left == accounts::without(tuning.engine), "{left:?} were not tried, or are not refused");
+    ensure!(left == accounts::without(engine), "{left:?} were not tried, or are not refused");
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_openstack_command_acts_on_postgresql() -> Result<()> {
-    every_command(Tuning {
-        engine: Engine::PostgreSql,
-        live: ("deadlock_timeout", [777, 888]),
-        cold: ("shared_buffers", json!("64MB"), "64MB"),
-        wrong: (json!(0), "from 1 to"),
-    })
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_openstack_command_acts_on_redis() -> Result<()> {
-    every_command(Tuning {
-        engine: Engine::Redis,
-        live: ("maxmemory-samples", [7, 8]),
-        cold: ("databases", json!(20), "20"),
-        wrong: (json!("many"), "a whole number"),
-    })
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_openstack_command_acts_on_mariadb() -> Result<()> {
-    every_command(Tuning {
-        engine: Engine::MariaDb,
-        live: ("max_connect_errors", [777, 888]),
-        cold: ("ft_min_word_len", json!(5), "5"),
-        wrong: (json!(0), "from 1 to"),
-    })
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_openstack_command_acts_on_mongodb() -> Result<()> {
-    every_command(Tuning {
-        engine: Engine::MongoDb,
-        live: ("ttlMonitorSleepSecs", [77, 88]),
-        cold: ("maxSessions", json!(2000), "2000"),
-        wrong: (json!(0), "from 1 to"),
-    })
-    .await
-}
+each_engine!(every_openstack_command_acts_on: every_command);
