@@ -61,7 +61,7 @@ async fn one(bench: &Bench<'_>, running: Running, settings: &Settings, tried: &m
     if bench.await_answer(&mut running).await.is_ok() {
         let became = parameters.apply(&bench.site, settings).await.map_err(plain)?;
         said_of_each(settings, &became)?;
-        ensure!(!became.values().any(|became| *became == Applied::NeedsRestart), "it was started with {became:?}");
+        waits_for_nothing(settings, &became, &now().await?)?;
         answers(bench).await.context("after a start")?;
         running.stop(bench).await?;
         tried.worked += 1;
@@ -85,6 +85,22 @@ fn said_of_each(settings: &Settings, became: &BTreeMap<String, Applied>) -> Resu
     for name in settings.parameters.keys() {
         let said = became.get(name).with_context(|| format!("nothing became of {name}"))?;
         ensure!(!matches!(said, Applied::Refused(words) if words.is_empty()), "{name} is refused without a word");
+    }
+    Ok(())
+}
+
+/// An engine that was started with a value and has another has adjusted it, which the agent then says; one that has it waits for
+/// nothing.
+fn waits_for_nothing(
+    settings: &Settings,
+    became: &BTreeMap<String, Applied>,
+    values: &[(String, String)],
+) -> Result<()> {
+    for (name, _) in became.iter().filter(|(_, became)| **became == Applied::NeedsRestart) {
+        let chosen = settings.parameters.get(name).with_context(|| format!("{name} waits, and nobody chose it"))?;
+        let chosen = chosen.as_str().map_or_else(|| chosen.to_string(), str::to_owned);
+        let used = values.iter().find_map(|(known, value)| (known == name).then_some(value));
+        ensure!(used.is_none_or(|used| *used != chosen), "{name} waits for a start with {chosen}, and has it");
     }
     Ok(())
 }

@@ -16,7 +16,8 @@ use crate::site::Site;
 pub enum Applied {
     /// The running server has it.
     Live,
-    /// The server has it after its next start.
+    /// The running server has another value, and begins with this one. It may use another all the same: what it was started with
+    /// and still says this of, the agent reports as refused.
     NeedsRestart,
     /// The server does not take it, in its own words.
     Refused(String),
