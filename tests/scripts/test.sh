@@ -34,6 +34,16 @@ if [ "${1:-}" = full ]; then
     export TROVE_TEST_DEPTH=full
 fi
 run --workspace
+if [ "${1:-}" = full ]; then
+    # Status 75: it says why MySQL cannot be had.
+    TARGET=$TARGET tests/scripts/with-mysql.sh true && mysql=0 || mysql=$?
+    case $mysql in
+        0) TARGET=$TARGET tests/scripts/with-mysql.sh bash -c \
+            'run --workspace --test mysql && run --workspace --test conformance -- mysql_passes' ;;
+        75) echo "test: MySQL's tests are skipped" >&2 ;;
+        *) exit "$mysql" ;;
+    esac
+fi
 # The simulator's database is one too.
 TROVE_TEST_STORE_URL=simulated run --package trove-controller --lib store::
 # The store's SQL, and what stands on it, on the other database. Features as above, so that nothing is built again.
