@@ -33,6 +33,9 @@ pub struct NameRules {
     /// Whether a name must not end with a space.
     #[serde(default)]
     pub no_final_space: bool,
+    /// Whether a name must not begin or end with white space, for an engine that takes it away: ` root` would be `root`.
+    #[serde(default)]
+    pub no_outer_space: bool,
     /// Longest name where it becomes that of a file, in which each character but ASCII letters, digits and `_` takes five
     /// bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +61,10 @@ impl NameRules {
             || self.reserved_prefixes.iter().any(|prefix| begins(prefix))
     }
 
+    fn is_space(c: char) -> bool {
+        matches!(c, ' ' | '\t'..='\r')
+    }
+
     /// What a name takes as that of a file, bytes.
     fn stored_bytes(name: &str) -> usize {
         name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { 1 } else { 5 }).sum()
@@ -75,6 +82,8 @@ impl NameRules {
             Some(format!("contains the character {bad:?}, which is outside of Unicode's basic plane"))
         } else if self.no_final_space && name.ends_with(' ') {
             Some("ends with a space".to_owned())
+        } else if self.no_outer_space && name.trim_matches(Self::is_space) != name {
+            Some("begins or ends with white space".to_owned())
         } else if self.max_stored_bytes.is_some_and(|max| Self::stored_bytes(name) > max) {
             Some("has too many characters that are no letters, digits or underscores".to_owned())
         } else {
@@ -217,5 +226,21 @@ pub trait Datastore: Send + Sync {
     /// Parameters.
     fn parameters(&self) -> Option<&dyn Parameters> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_the_engine_would_trim_is_refused() {
+        let mut rules = NameRules::new(32, &["root"]);
+        assert_eq!(rules.refusal(" root"), None);
+        rules.no_outer_space = true;
+        for name in [" root", "root ", "\troot", "root\r\n", " "] {
+            assert!(rules.refusal(name).is_some(), "{name:?}");
+        }
+        assert_eq!(rules.refusal("two words"), None);
     }
 }

@@ -49,7 +49,7 @@ pub(crate) async fn grant(
 ) -> Result<(), EngineError> {
     let attempt = format!("let {}@{} into {database:?}", user.name, user.host);
     known(flavour, site, session, &attempt, user, database).await?;
-    session.run(&attempt, &statement("grant", &pattern(database), "to", user)).await
+    session.run(&attempt, &statement("grant", &pattern(flavour, database), "to", user)).await
 }
 
 /// Takes that away again, and ends the account's sessions in it, which would go on.
@@ -62,7 +62,7 @@ pub(crate) async fn revoke(
 ) -> Result<(), EngineError> {
     let attempt = format!("shut {}@{} out of {database:?}", user.name, user.host);
     let all = known(flavour, site, session, &attempt, user, database).await?;
-    session.run_unless(&attempt, &statement("revoke", &pattern(database), "from", user), &NO_GRANT).await?;
+    session.run_unless(&attempt, &statement("revoke", &pattern(flavour, database), "from", user), &NO_GRANT).await?;
     let user = accounts::stored(user);
     sessions::cut(session, |open| open.database == database && sessions::is_of(open, &user, &all)).await
 }
@@ -74,9 +74,9 @@ pub(crate) fn statement(verb: &str, pattern: &str, preposition: &str, user: &Gra
 
 /// Takes away what accounts have on a database that is gone, or is yet to be made: the server keeps it, and a database of the same
 /// name would be theirs.
-pub(crate) async fn forget(session: &mut Session<'_>, database: &str) -> Result<(), EngineError> {
+pub(crate) async fn forget(flavour: Flavour, session: &mut Session<'_>, database: &str) -> Result<(), EngineError> {
     let attempt = format!("revoke what was granted on {database:?}");
-    let escaped = pattern(database);
+    let escaped = pattern(flavour, database);
     for (user, _) in accounts::grants(session).await?.iter().filter(|(_, granted)| *granted == escaped) {
         session.run_unless(&attempt, &statement("revoke", &escaped, "from", user), &NO_GRANT).await?;
     }

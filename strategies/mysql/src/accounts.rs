@@ -45,8 +45,13 @@ pub(crate) async fn grants(session: &mut Session<'_>) -> Result<Vec<(Grantee, St
 }
 
 /// The databases that there are and that an account may enter, by name.
-pub(crate) fn entered(id: &Grantee, grants: &[(Grantee, String)], databases: &[String]) -> Vec<String> {
-    let own = grants.iter().filter(|(grantee, _)| grantee == id).filter_map(|(_, pattern)| meant(pattern));
+pub(crate) fn entered(
+    flavour: Flavour,
+    id: &Grantee,
+    grants: &[(Grantee, String)],
+    databases: &[String],
+) -> Vec<String> {
+    let own = grants.iter().filter(|(grantee, _)| grantee == id).filter_map(|(_, pattern)| meant(flavour, pattern));
     let mut entered: Vec<String> = own.filter(|name| databases.contains(name)).collect();
     entered.sort();
     entered.dedup();

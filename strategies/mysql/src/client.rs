@@ -195,6 +195,11 @@ impl Session<'_> {
         }
     }
 
+    /// What the server says against a statement; `None` when it has done it.
+    pub(crate) async fn refusal(&mut self, attempt: &str, sql: &str) -> Result<Option<String>, EngineError> {
+        Ok(self.ask(attempt, sql).await?.err().map(|refused| cut(&refused.message).to_owned()))
+    }
+
     async fn ask(&mut self, attempt: &str, sql: &str) -> Result<Result<Vec<Row>, ServerError>, EngineError> {
         let failed = |why: &str| EngineError::new(Kind::Transient, format!("{attempt}: {why}"));
         let opened = self.opened.as_mut().ok_or_else(|| failed("the connection is closed"))?;
@@ -289,8 +294,12 @@ pub(crate) fn literal(text: &str) -> String {
     if text.is_empty() { "''".to_owned() } else { format!("0x{}", hex::encode(text.as_bytes())) }
 }
 
-/// A database in a grant, in which `_` and `%` stand for any characters unless they are escaped.
-pub fn pattern(database: &str) -> String {
+/// A database in a grant. In MariaDB's `_` and `%` stand for any characters unless they are escaped; in MySQL's, where rights can
+/// be revoked in part (`partial_revokes`), all stand for themselves.
+pub(crate) fn pattern(flavour: Flavour, database: &str) -> String {
+    if !flavour.is_mariadb() {
+        return database.to_owned();
+    }
     let mut escaped = String::new();
     for c in database.chars() {
         if matches!(c, '_' | '%' | '\\') {
@@ -302,7 +311,10 @@ pub fn pattern(database: &str) -> String {
 }
 
 /// The database that a pattern of a grant means; `None` when it means more than one.
-pub(crate) fn meant(pattern: &str) -> Option<String> {
+pub(crate) fn meant(flavour: Flavour, pattern: &str) -> Option<String> {
+    if !flavour.is_mariadb() {
+        return Some(pattern.to_owned());
+    }
     let mut name = String::new();
     let mut rest = pattern.chars();
     while let Some(c) = rest.next() {
@@ -353,12 +365,16 @@ mod tests {
 
     #[test]
     fn a_database_in_a_grant_means_itself_alone() {
+        let mariadb = Flavour::MariaDb;
         for name in ["plain", "x_y", "100%", "back\\slash", "\\_", "ü_\\\\"] {
-            assert_eq!(meant(&pattern(name)).as_deref(), Some(name));
-            assert!(matches(&pattern(name), name));
+            for flavour in [mariadb, Flavour::MySql] {
+                assert_eq!(meant(flavour, &pattern(flavour, name)).as_deref(), Some(name));
+            }
+            assert!(matches(&pattern(mariadb, name), name));
+            assert_eq!(pattern(Flavour::MySql, name), name);
         }
-        assert_eq!(pattern("x_y"), "x\\_y");
-        assert!(meant("x_y").is_none() && meant("a%").is_none());
+        assert_eq!(pattern(mariadb, "x_y"), "x\\_y");
+        assert!(meant(mariadb, "x_y").is_none() && meant(mariadb, "a%").is_none());
         assert!(matches("x_y", "xzy") && !matches("x\\_y", "xzy"));
         assert!(matches("%", "mysql") && matches("m%l", "mysql") && matches("127.0.0._", "127.0.0.9"));
         assert!(!matches("m%x", "mysql") && !matches("", "a") && matches("%%", ""));

@@ -32,7 +32,7 @@ impl Databases for Mysql {
         if let Some(there) = listed(&mut session).await?.into_iter().find(|there| there.name == *name) {
             return same(&attempt, &there, database);
         }
-        access::forget(&mut session, name).await?;
+        access::forget(self.flavour, &mut session, name).await?;
         let mut sql = format!("create database {}", identifier(name));
         if let Some(set) = &database.character_set {
             sql += &format!(" character set {}", identifier(set));
@@ -59,7 +59,7 @@ impl Databases for Mysql {
             }
             done => done?,
         }
-        access::forget(&mut session, name).await
+        access::forget(self.flavour, &mut session, name).await
     }
 
     async fn grant(&self, site: &Site, user: &Grantee, databases: &[String]) -> Result<(), EngineError> {

@@ -8,7 +8,7 @@ use trove_strategy::{
 };
 
 use crate::client::{Session, literal, within};
-use crate::{Flavour, Mysql, config, install, metrics, names, plain_version, root};
+use crate::{Flavour, Mysql, config, install, metrics, names, plain_version, repair, root};
 
 const PROBE: Duration = Duration::from_secs(2);
 const RELOAD: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ impl Engine for Mysql {
     }
 
     async fn repair(&self, site: &Site) -> Result<Option<String>, EngineError> {
-        install::repair(self.flavour, site).await
+        repair::repair(self.flavour, site).await
     }
 
     async fn probe(&self, site: &Site) -> Result<Health, EngineError> {
@@ -105,20 +105,24 @@ impl Engine for Mysql {
     }
 }
 
-/// Whether the agent's account can still do everything.
-async fn has_all_rights(flavour: Flavour, site: &Site, session: &mut Session<'_>) -> Result<(), EngineError> {
+/// The question whether the agent's account can still do everything.
+pub(crate) fn all_rights(flavour: Flavour, site: &Site) -> String {
     let admin = format!("'{}'@'{}'", names::admin(flavour, site), names::LOCAL);
-    let sql = format!(
-        "select count(*) from information_schema.user_privileges where grantee = {} and is_grantable = 'YES' and \
+    format!(
+        "select count(*) = 16 from information_schema.user_privileges where grantee = {} and is_grantable = 'YES' and \
          privilege_type in ('SUPER', 'CREATE USER', 'SELECT', 'INSERT', 'UPDATE', 'DELETE', 'CREATE', 'DROP', \
          'RELOAD', 'PROCESS', 'ALTER', 'INDEX', 'EVENT', 'TRIGGER', 'FILE', 'SHUTDOWN')",
         literal(&admin)
-    );
-    let rights = session.value("probe", &sql).await?;
-    if rights.as_deref() == Some("16") {
+    )
+}
+
+async fn has_all_rights(flavour: Flavour, site: &Site, session: &mut Session<'_>) -> Result<(), EngineError> {
+    let rights = session.value("probe", &all_rights(flavour, site)).await?;
+    if rights.as_deref() == Some("1") {
         return Ok(());
     }
-    let reason = format!("probe: the account {admin} has not all the rights that it was made with");
+    let admin = names::admin(flavour, site);
+    let reason = format!("probe: the account {admin:?} has not all the rights that it was made with");
     Err(EngineError::new(Kind::LockedOut, reason))
 }
 

@@ -4,8 +4,9 @@ use secrecy::{ExposeSecret, SecretString};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// The longest password that `caching_sha2_password` takes, bytes.
-pub(crate) const SHA2_PASSWORD_BYTES: usize = 255;
+/// The longest password by which an account logs in whether the connection is encrypted or not, bytes. In clear it is sent under
+/// the server's RSA key of 2048 bits, in whose block 42 bytes are padding and one ends the password.
+pub(crate) const SHA2_PASSWORD_BYTES: usize = 213;
 const SALT_BYTES: usize = 20;
 /// In thousands; the server's own.
 const ROUNDS: usize = 5;

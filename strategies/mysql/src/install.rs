@@ -1,5 +1,4 @@
-//! The data directory: made, and put right where the agent was shut out. In both cases by a server that listens nowhere and
-//! checks nobody's rights.
+//! The data directory, made by a server that listens nowhere and checks nobody's rights.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,11 +9,6 @@ use crate::client::literal;
 use crate::{Flavour, config, names};
 
 const LIMIT: Duration = Duration::from_secs(180);
-/// Crash recovery included.
-const REPAIR: Duration = Duration::from_secs(600);
-
-/// What says that there is nothing to mend.
-const IN_ORDER: &str = "the account of the agent is in order";
 
 /// Where the data directory is made before it gets its name.
 fn unfinished() -> Location {
@@ -55,7 +49,7 @@ async fn program(site: &Site, name: &str) -> Result<PathBuf, EngineError> {
     Err(EngineError::new(Kind::Fatal, reason))
 }
 
-fn argument(name: &str, site: &Site, at: &Location) -> String {
+pub(crate) fn argument(name: &str, site: &Site, at: &Location) -> String {
     format!("--{name}={}", site.path(at).display())
 }
 
@@ -92,18 +86,18 @@ async fn mariadb(flavour: Flavour, site: &Site) -> Result<(), EngineError> {
 /// What the agent's account is made of.
 const MADE_AS: &str = r#"{"access":18446744073709551615,"plugin":"unix_socket"}"#;
 
-fn restored(flavour: Flavour, site: &Site) -> String {
+pub(crate) fn restored(flavour: Flavour, site: &Site) -> String {
     let admin = literal(names::admin(flavour, site));
     format!("replace into mysql.global_priv values ('localhost', {admin}, {});", literal(MADE_AS))
 }
 
-fn is_in_order(flavour: Flavour, site: &Site) -> String {
+pub(crate) fn is_in_order(flavour: Flavour, site: &Site) -> String {
     let admin = literal(names::admin(flavour, site));
     format!("host = 'localhost' and user = {admin} and priv = {}", literal(MADE_AS))
 }
 
 /// Files of the server are its account's alone.
-fn with_modes(mut command: Command) -> Command {
+pub(crate) fn with_modes(mut command: Command) -> Command {
     command.env.extend(modes());
     command
 }
@@ -114,7 +108,7 @@ pub(crate) fn modes() -> Vec<(String, String)> {
 }
 
 /// Runs statements, one a line; the first that fails ends it.
-async fn bootstrap(
+pub(crate) async fn bootstrap(
     flavour: Flavour,
     site: &Site,
     data: &Location,
@@ -132,45 +126,37 @@ async fn bootstrap(
 }
 
 async fn mysql_server(flavour: Flavour, site: &Site) -> Result<(), EngineError> {
-    let statements = [
-        "INSTALL PLUGIN auth_socket SONAME 'auth_socket.so';".to_owned(),
-        made_for(flavour, site, "CREATE"),
-        "GRANT ALL ON *.* TO os_admin@localhost WITH GRANT OPTION;".to_owned(),
-        "DROP USER root@localhost;".to_owned(),
-    ];
-    let file = File::config("initialise.sql", statements.join("\n") + "\n");
-    let at = file.at.clone();
-    site.host.write(file).await?;
+    let mut statements = vec!["INSTALL PLUGIN auth_socket SONAME 'auth_socket.so';".to_owned()];
+    statements.extend(made_for(site, "CREATE USER"));
+    statements.push("DROP USER root@localhost;".to_owned());
+    let at = write_statements(site, "initialise.sql", &statements).await?;
     let make = Command::engine(flavour.program(site)).arg("--no-defaults").arg("--initialize-insecure").deadline(LIMIT);
     let make = make.arg(argument("datadir", site, &unfinished())).arg(argument("init-file", site, &at));
+    let make = make.arg(argument("tmpdir", site, &config::temporary())).arg("--secure-file-priv=NULL");
+    let make = make.arg(format!("--innodb-redo-log-capacity={}M", config::redo_mib(site)));
     site.host.run(with_modes(make)).await?;
     Ok(site.host.remove(&at).await?)
 }
 
-/// The account of the agent, which is the engine's in the system's list.
-fn made_for(flavour: Flavour, site: &Site, verb: &str) -> String {
-    let account = site.engine_account.replace('\\', "\\\\").replace('\'', "''");
-    let admin = names::admin(flavour, site);
-    format!("{verb} USER {admin}@localhost IDENTIFIED WITH auth_socket AS '{account}';")
+/// Statements, one a line, in a file for the server to begin with.
+pub(crate) async fn write_statements(site: &Site, name: &str, statements: &[String]) -> Result<Location, EngineError> {
+    let file = File::config(name, statements.join("\n") + "\n");
+    let at = file.at.clone();
+    site.host.write(file).await?;
+    Ok(at)
 }
 
-/// Restores the agent's account. What one with all rights did to other tables of the server's is not found.
-pub(crate) async fn repair(flavour: Flavour, site: &Site) -> Result<Option<String>, EngineError> {
-    if !flavour.is_mariadb() {
-        // Only who has SYSTEM_USER can change it there, which no tenant has.
-        return Ok(None);
-    }
-    let statements = [
-        format!(
-            "if exists (select * from mysql.global_priv where {}) then signal sqlstate '45000' set message_text = \
-             '{IN_ORDER}'; end if;",
-            is_in_order(flavour, site)
-        ),
-        restored(flavour, site),
-    ];
-    match bootstrap(flavour, site, &Directory::Data.join("data"), &statements, REPAIR).await {
-        Ok(()) => Ok(Some(format!("restored: the account {:?}", names::admin(flavour, site)))),
-        Err(HostError::Failed { stderr, .. }) if stderr.contains(IN_ORDER) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+/// The account of MySQL's agent: in the system's list it is the engine's.
+pub(crate) fn made_for(site: &Site, verb: &str) -> [String; 2] {
+    let account = text(&site.engine_account);
+    let admin = format!("{}@{}", names::ADMIN, names::LOCAL);
+    [
+        format!("{verb} {admin} IDENTIFIED WITH auth_socket AS {account};"),
+        format!("GRANT ALL ON *.* TO {admin} WITH GRANT OPTION;"),
+    ]
+}
+
+/// A text where no number can stand for it.
+pub(crate) fn text(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }

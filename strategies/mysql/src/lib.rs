@@ -1,7 +1,7 @@
 //! MariaDB and MySQL: whatever version is installed, in the layout of Debian's packages or in a directory that is named.
 //!
 //! Sources: the manuals of MariaDB and MySQL (accounts, privileges, system variables, the client/server protocol), tried on
-//! MariaDB 10.11.19 of Debian 12.
+//! MariaDB 10.11.19 of Debian 12 and MySQL 9.7.4 of Debian's sid.
 
 mod access;
 mod accounts;
@@ -13,11 +13,15 @@ mod hash;
 mod install;
 mod metrics;
 mod names;
+mod options;
 mod owned;
 mod parameters;
+mod repair;
 mod root;
 mod sessions;
+mod undeclared;
 mod users;
+mod variables;
 
 use std::path::{Path, PathBuf};
 
@@ -27,8 +31,8 @@ use trove_strategy::{
     Root, Site, Users,
 };
 
+pub use client::identifier;
 use client::{Held, Session};
-pub use client::{identifier, pattern};
 
 /// Which of the family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,7 @@ impl Flavour {
         identity.users.rename = true;
         if !self.is_mariadb() {
             identity.users.passwords.max_bytes = Some(hash::SHA2_PASSWORD_BYTES);
+            identity.users.names.no_outer_space = true;
         }
         let verify = self.either("--ssl-verify-server-cert", "--ssl-mode=VERIFY_CA");
         let args = [

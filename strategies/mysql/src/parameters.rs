@@ -1,7 +1,7 @@
 //! What can be set, asked of the server: its variables with type, range, allowed values, and whether they can be changed while it
 //! runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -10,72 +10,11 @@ use trove_strategy::{
 };
 
 use crate::client::{Session, literal};
-use crate::owned::is_owned;
-use crate::{Flavour, Mysql, config};
+use crate::variables::{self, Variable};
+use crate::{Flavour, Mysql, config, options, undeclared};
 
-/// The server has not that variable, cannot change it while it runs, or does not take the value.
+/// The server cannot change it while it runs.
 const READ_ONLY: &str = "read only";
-
-/// A variable of the running server.
-#[derive(Clone, Debug)]
-struct Variable {
-    name: String,
-    /// The server's own name of its type, in capital letters.
-    kind: String,
-    min: String,
-    max: String,
-    allowed: String,
-    is_read_only: bool,
-    default: String,
-    value: String,
-    /// Whether it has its default because nobody has set it.
-    is_untouched: bool,
-}
-
-const MARIADB: &str = "select lower(variable_name), variable_type, coalesce(numeric_min_value, ''), \
-                       coalesce(numeric_max_value, ''), coalesce(enum_value_list, ''), read_only = 'YES', \
-                       coalesce(default_value, ''), coalesce(global_value, ''), global_value_origin in \
-                       ('COMPILE-TIME', 'AUTO') from information_schema.system_variables where variable_scope <> \
-                       'SESSION ONLY' and (command_line_argument is not null or variable_name in \
-                       ('CHARACTER_SET_SERVER', 'COLLATION_SERVER'))";
-
-/// The type is told by newer servers than the oldest that is supported: there it follows from the value.
-const MYSQL: &str = "select g.variable_name, '', coalesce(i.min_value, ''), coalesce(i.max_value, ''), '', '', '', \
-                     g.variable_value, i.variable_source = 'COMPILED' from performance_schema.global_variables g join \
-                     performance_schema.variables_info i on i.variable_name = g.variable_name";
-
-async fn variables(flavour: Flavour, session: &mut Session<'_>) -> Result<Vec<Variable>, EngineError> {
-    let rows = session.rows("list parameters", flavour.either(MARIADB, MYSQL)).await?;
-    let read = |row: Vec<String>| {
-        let [name, kind, min, max, allowed, read_only, default, value, untouched] =
-            <[String; 9]>::try_from(row).ok()?;
-        let (is_read_only, is_untouched) = (read_only == "1", untouched == "1");
-        Some(Variable { name, kind, min, max, allowed, is_read_only, default, value, is_untouched })
-    };
-    let mut all: Vec<Variable> = rows.into_iter().filter_map(read).filter(|known| !is_owned(&known.name)).collect();
-    all.sort_by(|one, other| one.name.cmp(&other.name));
-    if !flavour.is_mariadb() {
-        for variable in &mut all {
-            infer(session, variable).await?;
-        }
-    }
-    Ok(all)
-}
-
-/// What MySQL does not say of a variable. Given the value that it has it says whether it can be changed.
-async fn infer(session: &mut Session<'_>, variable: &mut Variable) -> Result<(), EngineError> {
-    variable.kind = match variable.value.as_str() {
-        "ON" | "OFF" => "BOOLEAN",
-        text if text.parse::<i128>().is_ok() => "BIGINT",
-        text if text.parse::<f64>().is_ok() => "DOUBLE",
-        _ => "VARCHAR",
-    }
-    .to_owned();
-    let name = &variable.name;
-    let asked = session.run("list parameters", &format!("set global {name} = @@global.{name}")).await;
-    variable.is_read_only = asked.is_err_and(|error| error.chain().contains(READ_ONLY));
-    Ok(())
-}
 
 fn described(variable: Variable) -> Parameter {
     let kind = match variable.kind.as_str() {
@@ -88,9 +27,7 @@ fn described(variable: Variable) -> Parameter {
     if matches!(kind, ParameterType::Integer | ParameterType::Float) {
         (parameter.min, parameter.max) = (variable.min.parse().ok(), variable.max.parse().ok());
     }
-    if variable.kind == "ENUM" {
-        parameter.allowed = variable.allowed.split(',').filter(|value| !value.is_empty()).map(str::to_owned).collect();
-    }
+    parameter.allowed = variable.allowed;
     parameter.default = Some(variable.default).filter(|default| !default.is_empty());
     parameter.restart_required = variable.is_read_only;
     parameter
@@ -122,12 +59,16 @@ fn text_in_sql(value: &str) -> String {
 impl Parameters for Mysql {
     async fn describe(&self, site: &Site) -> Result<Vec<Parameter>, EngineError> {
         let mut session = self.session(site).await?;
-        Ok(variables(self.flavour, &mut session).await?.into_iter().map(described).collect())
+        let mut all = variables::all_with_read_only(self.flavour, site, &mut session).await?;
+        if !self.flavour.is_mariadb() {
+            undeclared::find_allowed(site, &mut session, &mut all).await?;
+        }
+        Ok(all.into_iter().map(described).collect())
     }
 
     async fn values(&self, site: &Site) -> Result<Vec<(String, String)>, EngineError> {
         let mut session = self.session(site).await?;
-        let all = variables(self.flavour, &mut session).await?;
+        let all = variables::all(self.flavour, site, &mut session).await?;
         Ok(all.into_iter().map(|variable| (variable.name, variable.value)).collect())
     }
 
@@ -140,7 +81,8 @@ impl Parameters for Mysql {
         let asks: &[&str] = if self.flavour.is_mariadb() {
             &["--help", "--verbose"]
         } else {
-            &["--validate-config", "--log-error-verbosity=2"]
+            // The directory that Debian's server has by itself may not be there.
+            &["--validate-config", "--log-error-verbosity=2", "--secure-file-priv=NULL"]
         };
         for ask in asks {
             command = command.arg(*ask);
@@ -150,8 +92,12 @@ impl Parameters for Mysql {
         }
         match site.host.run(command).await {
             Ok(said) => {
-                if let Some(adjusted) = said.stderr.lines().find(|line| line.contains(" adjusted to ")) {
-                    return Err(refused(adjusted));
+                // MySQL says of some that it knows no such thing, and that all is well.
+                let is_wrong = |line: &&str| {
+                    line.contains(" adjusted to ") || !self.flavour.is_mariadb() && line.contains("[ERROR]")
+                };
+                if let Some(wrong) = said.stderr.lines().find(is_wrong) {
+                    return Err(refused(wrong));
                 }
                 if self.flavour.is_mariadb() { all_known(&said.stdout, values) } else { Ok(()) }
             }
@@ -168,7 +114,7 @@ impl Parameters for Mysql {
         let wanted = config::wanted(self.flavour, site, settings)?;
         let mut session = self.session(site).await?;
         let mut became = BTreeMap::new();
-        for variable in variables(self.flavour, &mut session).await? {
+        for variable in variables::all_with_read_only(self.flavour, site, &mut session).await? {
             let name = &variable.name;
             let chosen = wanted.get(name);
             let applied = match chosen {
@@ -191,17 +137,19 @@ impl Parameters for Mysql {
     }
 }
 
+/// The words of a line of the server's, behind its time and its kinds in brackets.
 fn refused(said: &str) -> EngineError {
-    let said = said.split_once("] ").map_or(said, |(_, said)| said);
-    EngineError::new(Kind::Invalid, format!("check the parameters: {}", said.trim()))
+    let mut said = said.split_once("] ").map_or(said, |(_, said)| said).trim();
+    while let Some((_, words)) = said.strip_prefix('[').and_then(|said| said.split_once("] ")) {
+        said = words;
+    }
+    EngineError::new(Kind::Invalid, format!("check the parameters: {said}"))
 }
 
-/// A beginning of a name is taken for the name where no other begins like it: only whole names are.
-fn all_known(listed: &str, values: &BTreeMap<String, Value>) -> Result<(), EngineError> {
-    let listed = listed.split_once("\n---").map_or("", |(_, listed)| listed);
-    let known: BTreeSet<String> =
-        listed.lines().filter_map(|line| Some(line.split_whitespace().next()?.replace('-', "_"))).collect();
-    match values.keys().find(|name| !known.contains(&name.to_ascii_lowercase())) {
+/// A beginning of a name is taken for the name where no other begins like it: only whole names are. MySQL takes no other.
+fn all_known(said: &str, values: &BTreeMap<String, Value>) -> Result<(), EngineError> {
+    let known = options::listed(said);
+    match values.keys().find(|name| !known.contains_key(&name.to_ascii_lowercase())) {
         Some(name) => Err(refused(&format!("the server has no parameter {name:?}"))),
         None => Ok(()),
     }
@@ -233,6 +181,15 @@ mod tests {
     fn values_are_compared_as_the_server_means_them() {
         assert!(same("ON", "1") && same("off", "OFF") && same("1048576", "1048576") && same("1.0", "1"));
         assert!(!same("ON", "OFF") && !same("1", "2") && !same("a", "b"));
+    }
+
+    #[test]
+    fn what_the_server_says_against_a_value_is_shown_without_time_and_kinds() {
+        let words = |said: &str| refused(said).chain();
+        let mysql = words("2026-11-29T00:13:57Z 0 [ERROR] [MY-000067] [Server] unknown variable 'x=[a] b'.");
+        assert_eq!(mysql, "check the parameters: unknown variable 'x=[a] b'.");
+        let mariadb = words("2026-11-29  0:13:57 0 [Warning] option 'x': unsigned value 0 adjusted to 10");
+        assert_eq!(mariadb, "check the parameters: option 'x': unsigned value 0 adjusted to 10");
     }
 
     #[test]

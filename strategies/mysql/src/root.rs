@@ -108,8 +108,10 @@ pub(crate) async fn others(
         for row in session.rows(attempt, &sql).await? {
             let [grantee, database, grantable] = <[String; 3]>::try_from(row)
                 .map_err(|_| EngineError::new(Kind::Fatal, format!("{attempt}: a row has other columns")))?;
-            let is_wide = table == "schema_privileges" && crate::client::meant(&database).is_none();
-            let reaches = |system: &&str| matches(&database, system) || database.eq_ignore_ascii_case(system);
+            let is_wide = table == "schema_privileges" && crate::client::meant(flavour, &database).is_none();
+            let reaches = |system: &&str| {
+                flavour.is_mariadb() && matches(&database, system) || database.eq_ignore_ascii_case(system)
+            };
             if is_wide || grantable == "YES" || SYSTEM.iter().any(reaches) {
                 powerful.push(grantee);
             }
@@ -145,6 +147,8 @@ async fn take_away(mysql: &Mysql, site: &Site, attempt: &str) -> Result<bool, En
     let mut found = false;
     if flavour.is_mariadb() {
         found |= without_roles(&mut session, attempt).await?;
+    } else {
+        found |= without_the_services_as_roles(flavour, site, &mut session, attempt).await?;
     }
     // What was written into the tables of accounts is found below.
     session.run(attempt, "flush privileges").await?;
@@ -153,7 +157,7 @@ async fn take_away(mysql: &Mysql, site: &Site, attempt: &str) -> Result<bool, En
     found |= !others.is_empty();
     let (grants, databases) = (accounts::grants(&mut session).await?, access::names(&mut session).await?);
     for id in others {
-        strip(flavour, site, &mut session, attempt, &id, &accounts::entered(&id, &grants, &databases)).await?;
+        strip(flavour, site, &mut session, attempt, &id, &accounts::entered(flavour, &id, &grants, &databases)).await?;
     }
     found |= without_objects(flavour, site, &mut session, attempt).await?;
     sessions::cut(&mut session, |open| open.user != own).await?;
@@ -183,7 +187,7 @@ async fn strip(
         entered = access::names(session).await?;
     }
     for database in entered.iter().filter(|name| !names::is_reserved_database(flavour, name)) {
-        session.run(attempt, &access::statement("grant", &pattern(database), "to", id)).await?;
+        session.run(attempt, &access::statement("grant", &pattern(flavour, database), "to", id)).await?;
     }
     Ok(())
 }
@@ -230,6 +234,28 @@ async fn without_roles(session: &mut Session<'_>, attempt: &str) -> Result<bool,
     let proxies = session.rows(attempt, "select user from mysql.proxies_priv").await?;
     session.run(attempt, "delete from mysql.proxies_priv").await?;
     Ok(!roles.is_empty() || !proxies.is_empty())
+}
+
+/// In MySQL each account can be a role of others: nobody has the rights of the agent's or of the server's own so. Roles of
+/// tenants lose their powers as their accounts do.
+async fn without_the_services_as_roles(
+    flavour: Flavour,
+    site: &Site,
+    session: &mut Session<'_>,
+    attempt: &str,
+) -> Result<bool, EngineError> {
+    let edges = "select from_user, from_host, to_user, to_host from mysql.role_edges";
+    let mut found = false;
+    for row in session.rows(attempt, edges).await? {
+        let [role, role_host, name, host] = <[String; 4]>::try_from(row)
+            .map_err(|_| EngineError::new(Kind::Fatal, format!("{attempt}: a row has other columns")))?;
+        if names::is_reserved(flavour, site, &role, &role_host) {
+            let (role, to) = (Grantee { name: role, host: role_host }, Grantee { name, host });
+            session.run(attempt, &format!("revoke {} from {}", account(&role), account(&to))).await?;
+            found = true;
+        }
+    }
+    Ok(found)
 }
 
 /// Routines, views, triggers and events that one with all rights made in the agent's name run with the agent's rights: they are

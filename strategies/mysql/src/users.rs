@@ -22,7 +22,7 @@ async fn listed(flavour: Flavour, site: &Site, session: &mut Session<'_>) -> Res
     let grants = accounts::grants(session).await?;
     let databases = access::names(session).await?;
     let user = |id: Grantee| {
-        let entered = accounts::entered(&id, &grants, &databases);
+        let entered = accounts::entered(flavour, &id, &grants, &databases);
         User::new(id, entered)
     };
     Ok(all.into_iter().map(user).collect())

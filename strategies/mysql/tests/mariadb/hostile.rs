@@ -1,21 +1,20 @@
 //! What one with all rights can do to the agent: it is put right, or does not work.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use mysql_async::prelude::Queryable;
 use trove_conformance::{Bench, Running};
-use trove_strategy::{Datastore, Kind, StartMode};
+use trove_strategy::{Datastore, Kind, Settings, StartMode};
 
-use super::*;
+use crate::ENGINE;
+use crate::shared::*;
 
-async fn rooted(bench: &Bench<'_>) -> Result<mysql_async::Conn> {
+pub(crate) async fn rooted(bench: &Bench<'_>) -> Result<mysql_async::Conn> {
     root().enable(&bench.site, &"Root-secret-1".into()).await.map_err(plain)?;
     login(bench, "root", "Root-secret-1", None).await
 }
 
 /// Root with the rights that it gives itself by the server's tables of accounts.
-async fn almighty(bench: &Bench<'_>) -> Result<mysql_async::Conn> {
+pub(crate) async fn almighty(bench: &Bench<'_>) -> Result<mysql_async::Conn> {
     let mut session = rooted(bench).await?;
     let all = "update mysql.global_priv set priv = json_set(priv, '$.access', 18446744073709551615) where user = 'root' \
                and host = '%'";
@@ -31,12 +30,12 @@ async fn refused(session: &mut mysql_async::Conn, sql: &str) -> Result<String> {
 }
 
 async fn mended(bench: &Bench<'_>, running: Running) -> Result<Running> {
-    let locked = MARIADB.engine().probe(&bench.site).await.err().context("the agent is let in")?;
+    let locked = ENGINE.engine().probe(&bench.site).await.err().context("the agent is let in")?;
     ensure!(locked.kind() == Kind::LockedOut, "{:?} {}", locked.kind(), locked.chain());
     running.stop(bench).await?;
-    let mended = MARIADB.engine().repair(&bench.site).await.map_err(plain)?;
+    let mended = ENGINE.engine().repair(&bench.site).await.map_err(plain)?;
     ensure!(mended.is_some_and(|what| what.contains(&bench.site.engine_account)));
-    ensure!(MARIADB.engine().repair(&bench.site).await.map_err(plain)?.is_none(), "it mends what is in order");
+    ensure!(ENGINE.engine().repair(&bench.site).await.map_err(plain)?.is_none(), "it mends what is in order");
     let mut running = bench.spawn(StartMode::Normal)?;
     bench.await_answer(&mut running).await?;
     Ok(running)
@@ -44,7 +43,7 @@ async fn mended(bench: &Bench<'_>, running: Running) -> Result<Running> {
 
 #[tokio::test]
 async fn root_reaches_no_files_no_programs_and_no_settings() -> Result<()> {
-    let bench = Bench::new(&MARIADB).await?;
+    let Some(bench) = bench().await? else { return Ok(()) };
     let running = bench.start().await?;
     make_database(&bench, "one").await?;
     let mut session = rooted(&bench).await?;
@@ -85,7 +84,7 @@ async fn root_reaches_no_files_no_programs_and_no_settings() -> Result<()> {
     // What it sets is as it was after the next reload of the agent's.
     session.query_drop("set global init_connect = 'drop database one', global local_infile = 1").await?;
     session.query_drop("set global general_log_file = 'elsewhere'").await?;
-    MARIADB.engine().reload(&bench.site, &Settings::default()).await.map_err(plain)?;
+    ENGINE.engine().reload(&bench.site, &Settings::default()).await.map_err(plain)?;
     assert_eq!(one(&mut session, "select concat(@@init_connect, @@local_infile)").await?, "OFF");
     ensure!(one(&mut session, "select @@general_log_file").await?.ends_with("/general.log"));
     running.stop(&bench).await
@@ -93,7 +92,7 @@ async fn root_reaches_no_files_no_programs_and_no_settings() -> Result<()> {
 
 #[tokio::test]
 async fn an_agent_that_was_locked_out_is_let_in_again() -> Result<()> {
-    let bench = Bench::new(&MARIADB).await?;
+    let Some(bench) = bench().await? else { return Ok(()) };
     let mut running = bench.start().await?;
     let own = format!("`{}`@localhost", bench.site.engine_account);
     for sql in [
@@ -105,7 +104,7 @@ async fn an_agent_that_was_locked_out_is_let_in_again() -> Result<()> {
         let mut session = almighty(&bench).await?;
         session.query_drop(&sql).await.with_context(|| sql.clone())?;
         // A session of the agent's may be open with what it had: it asks by a new one.
-        let _ = MARIADB.engine().probe(&bench.site).await;
+        let _ = ENGINE.engine().probe(&bench.site).await;
         running = mended(&bench, running).await.with_context(|| sql.clone())?;
         root().disable(&bench.site).await.map_err(plain)?;
         let left = users().list(&bench.site).await.map_err(plain)?;
@@ -143,7 +142,7 @@ async fn ways_back(session: &mut mysql_async::Conn) -> Result<()> {
 
 #[tokio::test]
 async fn disabling_root_leaves_no_other_way_back() -> Result<()> {
-    let bench = Bench::new(&MARIADB).await?;
+    let Some(bench) = bench().await? else { return Ok(()) };
     let running = bench.start().await?;
     for name in ["one", "two"] {
         make_database(&bench, name).await?;
@@ -170,8 +169,8 @@ async fn disabling_root_leaves_no_other_way_back() -> Result<()> {
     ensure!(!root().is_enabled(&bench.site).await.map_err(plain)?);
     ensure!(session.query_drop("select 1").await.is_err(), "root's session goes on");
     ensure!(app.query_drop("select 1").await.is_err(), "a session that could have all rights goes on");
-    MARIADB.engine().secure(&bench.site).await.map_err(plain)?;
-    let health = MARIADB.engine().probe(&bench.site).await.map_err(plain)?;
+    ENGINE.engine().secure(&bench.site).await.map_err(plain)?;
+    let health = ENGINE.engine().probe(&bench.site).await.map_err(plain)?;
     ensure!(health.position.is_some());
     for (user, password) in [
         ("root", "Root-secret-1"),
@@ -209,134 +208,5 @@ async fn disabling_root_leaves_no_other_way_back() -> Result<()> {
     ensure!(login(&bench, "root", "Root-secret-1", None).await.is_err(), "root's old password acts");
     let mut session = login(&bench, "root", "Root-secret-2", None).await?;
     session.query_drop("create user sixth@'%'").await?;
-    running.stop(&bench).await
-}
-
-#[tokio::test]
-async fn what_tenants_set_decides_nothing_in_the_agents_sessions() -> Result<()> {
-    let bench = Bench::new(&MARIADB).await?;
-    let running = bench.start().await?;
-    make_database(&bench, "one").await?;
-    let odd = settings(&[
-        ("sql_mode", "ANSI_QUOTES,NO_BACKSLASH_ESCAPES,ORACLE".into()),
-        ("character_set_server", "latin1".into()),
-        ("lock_wait_timeout", 1.into()),
-        ("max_statement_time", 0.001.into()),
-        ("sql_safe_updates", true.into()),
-        ("max_allowed_packet", 1024.into()),
-        ("max_connections", 10.into()),
-        ("max_user_connections", 1.into()),
-        ("wait_timeout", 1.into()),
-    ]);
-    let applied = bench.take_up(&odd).await.map_err(plain)?;
-    for (name, became) in &applied {
-        // Where a server began without that limit it has to begin again.
-        let live = name != "max_user_connections";
-        ensure!((*became == trove_strategy::Applied::Live) == live, "{name}: {became:?}");
-    }
-    let user = id("it's `é` \"x\"", "%");
-    make_user(&bench, &user, "Secret-1", &["one"]).await?;
-    let mut sessions = vec![login(&bench, &user.name, "Secret-1", Some("one")).await?];
-    // All connections are taken: the agent has one more.
-    for n in 0..20 {
-        let user = id(&format!("u{n}"), "%");
-        make_user(&bench, &user, "Secret-1", &[]).await?;
-        sessions.extend(login(&bench, &user.name, "Secret-1", None).await.ok());
-    }
-    // One of the ten is the agent's.
-    ensure!(sessions.len() >= 9, "{}", sessions.len());
-    MARIADB.engine().probe(&bench.site).await.map_err(plain)?;
-    MARIADB.engine().metrics(&bench.site).await.map_err(plain)?;
-    drop(sessions);
-    users().delete(&bench.site, &user).await.map_err(plain)?;
-    bench.take_up(&Settings::default()).await.map_err(plain)?;
-    running.stop(&bench).await
-}
-
-#[tokio::test]
-async fn a_database_whose_tables_are_in_use_is_removed_all_the_same() -> Result<()> {
-    let bench = Bench::new(&MARIADB).await?;
-    let running = bench.start().await?;
-    for name in ["one", "two"] {
-        make_database(&bench, name).await?;
-    }
-    make_user(&bench, &id("app", "%"), "Secret-1", &["one", "two"]).await?;
-    let mut session = login(&bench, "app", "Secret-1", Some("two")).await?;
-    session.query_drop("create table one.t (a int)").await?;
-    session.query_drop("start transaction").await?;
-    session.query_drop("insert into one.t values (1)").await?;
-    databases().delete(&bench.site, "one").await.map_err(plain)?;
-    let left = databases().list(&bench.site).await.map_err(plain)?;
-    assert_eq!(left.into_iter().map(|database| database.name).collect::<Vec<_>>(), ["two"]);
-    running.stop(&bench).await
-}
-
-/// The numbers of the agent's sessions.
-async fn agents(session: &mut mysql_async::Conn, bench: &Bench<'_>) -> Result<Vec<u64>> {
-    let of = format!("select id from information_schema.processlist where user = '{}'", bench.site.engine_account);
-    Ok(session.query(of).await?)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_agent_works_while_tenants_hold_all_connections() -> Result<()> {
-    let bench = Bench::new(&MARIADB).await?;
-    let running = bench.start().await?;
-    let mut root = almighty(&bench).await?;
-    let held = agents(&mut root, &bench).await?;
-    ensure!(held.len() == 1, "{held:?}");
-    MARIADB.engine().probe(&bench.site).await.map_err(plain)?;
-    assert_eq!(agents(&mut root, &bench).await?, held, "each question opens a connection");
-    bench.take_up(&settings(&[("max_connections", 10.into()), ("wait_timeout", 1.into())])).await.map_err(plain)?;
-    make_user(&bench, &id("app", "%"), "Secret-1", &[]).await?;
-    // Once with the agent's connection among them, and once with the one more that the server has.
-    for closed in [false, true] {
-        if closed {
-            for agent in agents(&mut root, &bench).await? {
-                root.query_drop(format!("kill connection {agent}")).await?;
-            }
-        }
-        let mut tenants = Vec::new();
-        // The server counts those that were closed for a moment.
-        for _ in 0..30 {
-            match login(&bench, "app", "Secret-1", None).await {
-                Ok(mut session) => {
-                    session.query_drop("set wait_timeout = 1000").await?;
-                    tenants.push(session);
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-        ensure!((8..=9).contains(&tenants.len()), "{}", tenants.len());
-        for round in 0..10 {
-            let new = id(&format!("u{closed}{round}"), "%");
-            let (one, other, figures, made, all) = tokio::join!(
-                MARIADB.engine().probe(&bench.site),
-                MARIADB.engine().probe(&bench.site),
-                MARIADB.engine().metrics(&bench.site),
-                make_user(&bench, &new, "Secret-2", &[]),
-                users().list(&bench.site),
-            );
-            made.with_context(|| format!("round {round}"))?;
-            (one.and(other).map(drop)).and(figures.map(drop)).and(all.map(drop)).map_err(plain)?;
-            users().delete(&bench.site, &new).await.map_err(plain)?;
-        }
-        // Longer than the server keeps a tenant's.
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        let held = agents(&mut root, &bench).await?;
-        ensure!(held.len() == 1, "{held:?}");
-    }
-    running.stop(&bench).await
-}
-
-#[tokio::test]
-async fn a_question_that_is_given_up_takes_no_answer_from_the_next() -> Result<()> {
-    let bench = Bench::new(&MARIADB).await?;
-    let running = bench.start().await?;
-    for wait in [0, 1, 2, 5, 10, 20] {
-        let given_up = tokio::time::timeout(Duration::from_millis(wait), users().list(&bench.site)).await;
-        let health = MARIADB.engine().probe(&bench.site).await.map_err(plain)?;
-        ensure!(health.version.starts_with("1"), "{health:?}, given up: {}", given_up.is_err());
-        ensure!(users().list(&bench.site).await.map_err(plain)?.is_empty());
-    }
     running.stop(&bench).await
 }

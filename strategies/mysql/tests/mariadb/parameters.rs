@@ -1,16 +1,35 @@
 //! Parameters: as the server describes them, tried before they are kept, with what became of each.
 
 use anyhow::{Context, Result, ensure};
-use trove_conformance::Bench;
-use trove_strategy::{Applied, Datastore, Kind, ParameterType, StartMode};
+use trove_strategy::{Applied, Datastore, Kind, ParameterType, Settings, StartMode};
 
-use super::*;
+use crate::ENGINE;
+use crate::shared::*;
+
+/// The server says so only by what it has: that it was started with the value is known to the agent, which reports it as refused.
+#[tokio::test]
+async fn a_value_that_the_server_adjusts_is_never_called_live() -> Result<()> {
+    let Some(bench) = bench().await? else { return Ok(()) };
+    let running = bench.start().await?;
+    let parameters = ENGINE.parameters().context("announced")?;
+    let chosen = settings(&[("innodb_open_files", 4_000_000_000_i64.into())]);
+    let waits = [("innodb_open_files".to_owned(), Applied::NeedsRestart)].into();
+    ensure!(bench.take_up(&chosen).await.map_err(plain)? == waits);
+    running.stop(&bench).await?;
+    let mut running = bench.spawn_with(StartMode::Normal, &chosen)?;
+    bench.await_answer(&mut running).await?;
+    for _ in 0..2 {
+        let became = parameters.apply(&bench.site, &chosen).await.map_err(plain)?;
+        ensure!(became == waits, "{became:?}");
+    }
+    running.stop(&bench).await
+}
 
 #[tokio::test]
 async fn they_are_the_servers_own_with_ranges_and_values() -> Result<()> {
-    let bench = Bench::new(&MARIADB).await?;
+    let Some(bench) = bench().await? else { return Ok(()) };
     let running = bench.start().await?;
-    let parameters = MARIADB.parameters().context("announced")?;
+    let parameters = ENGINE.parameters().context("announced")?;
     let all = parameters.describe(&bench.site).await.map_err(plain)?;
     ensure!(all.len() > 250, "only {} are described", all.len());
     let found = |name: &str| all.iter().find(|known| known.name == name).cloned().context(name.to_owned());

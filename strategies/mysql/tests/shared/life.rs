@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mysql_async::prelude::Queryable;
-use trove_conformance::Bench;
 use trove_strategy::{Datastore, StartMode};
 
 use super::*;
+use crate::{POSITION, READ_ONLY, SYSTEM_ACCOUNTS, VARIABLES};
 
 #[tokio::test]
 async fn from_the_first_start_the_agents_account_is_alone_and_the_log_of_changes_is_written() -> Result<()> {
-    let mut bench = Bench::new(&MARIADB).await?;
+    let Some(mut bench) = bench().await? else { return Ok(()) };
     bench.site.server_id = 4711;
     let running = bench.start().await?;
-    let engine = MARIADB.engine();
+    let engine = ENGINE.engine();
     engine.secure(&bench.site).await.map_err(plain)?;
     make_database(&bench, "one").await?;
     make_user(&bench, &id("app", "%"), "Secret-needle-1", &["one"]).await?;
@@ -22,10 +22,9 @@ async fn from_the_first_start_the_agents_account_is_alone_and_the_log_of_changes
 
     root().enable(&bench.site, &"Root-secret-1".into()).await.map_err(plain)?;
     let mut session = login(&bench, "root", "Root-secret-1", None).await?;
-    let accounts: Vec<String> =
-        session.query("select concat(user, '@', host) from mysql.global_priv order by 1").await?;
-    let own = format!("{}@localhost", bench.site.engine_account);
-    let mut expected = vec!["app@%".to_owned(), "mariadb.sys@localhost".to_owned(), own, "root@%".to_owned()];
+    let accounts: Vec<String> = session.query("select concat(user, '@', host) from mysql.user order by 1").await?;
+    let mut expected = vec!["app@%".to_owned(), format!("{}@localhost", own(&bench)), "root@%".to_owned()];
+    expected.extend(SYSTEM_ACCOUNTS.iter().map(|name| format!("{name}@localhost")));
     expected.sort();
     assert_eq!(accounts, expected);
     let names: Vec<String> = session.query("show databases").await?;
@@ -33,20 +32,21 @@ async fn from_the_first_start_the_agents_account_is_alone_and_the_log_of_changes
     for (name, expected) in [
         ("log_bin", "1"),
         ("server_id", "4711"),
-        ("gtid_strict_mode", "1"),
         ("binlog_format", "ROW"),
         ("sync_binlog", "1"),
         ("innodb_flush_log_at_trx_commit", "1"),
-        ("log_slave_updates", "1"),
         ("skip_name_resolve", "1"),
         ("local_infile", "0"),
         ("character_set_server", "utf8mb4"),
-        ("event_scheduler", "OFF"),
-    ] {
-        assert_eq!(one(&mut session, &format!("select @@global.{name}")).await?, expected, "{name}");
+    ]
+    .iter()
+    .chain(VARIABLES)
+    {
+        assert_eq!(one(&mut session, &format!("select @@global.{name}")).await?, *expected, "{name}");
     }
-    let position = one(&mut session, "select @@global.gtid_binlog_pos").await?;
-    ensure!(position.starts_with("0-4711-"), "{position}");
+    let (of_position, said) = POSITION;
+    let position = one(&mut session, &format!("select @@global.{of_position}")).await?;
+    ensure!(position.contains(said), "{position}");
     let health = engine.probe(&bench.site).await.map_err(plain)?;
     ensure!(health.position == Some(position), "{health:?}");
     let figures = engine.metrics(&bench.site).await.map_err(plain)?;
@@ -70,7 +70,7 @@ async fn from_the_first_start_the_agents_account_is_alone_and_the_log_of_changes
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_row_outlives_the_servers_kill() -> Result<()> {
-    let bench = Bench::new(&MARIADB).await?;
+    let Some(bench) = bench().await? else { return Ok(()) };
     let mut running = bench.start().await?;
     make_database(&bench, "one").await?;
     make_user(&bench, &id("app", "%"), "Secret-1", &["one"]).await?;
@@ -89,7 +89,7 @@ async fn every_acknowledged_row_outlives_the_servers_kill() -> Result<()> {
         running.kill()?;
         let acknowledged = writer.await?;
         ensure!(acknowledged > first, "only {} rows were written", acknowledged - first);
-        MARIADB.engine().forget_earlier_life(&bench.site).await.map_err(plain)?;
+        ENGINE.engine().forget_earlier_life(&bench.site).await.map_err(plain)?;
         running = bench.spawn(StartMode::Normal)?;
         bench.await_answer(&mut running).await?;
         let mut session = login(&bench, "app", "Secret-1", Some("one")).await?;
@@ -103,7 +103,7 @@ async fn every_acknowledged_row_outlives_the_servers_kill() -> Result<()> {
 
 #[tokio::test]
 async fn a_full_volume_lets_sessions_begin_read_only_and_make_room() -> Result<()> {
-    let bench = Bench::new(&MARIADB).await?;
+    let Some(bench) = bench().await? else { return Ok(()) };
     let running = bench.start().await?;
     make_database(&bench, "one").await?;
     make_user(&bench, &id("app", "%"), "Secret-1", &["one"]).await?;
@@ -116,7 +116,7 @@ async fn a_full_volume_lets_sessions_begin_read_only_and_make_room() -> Result<(
     let mut session = login(&bench, "app", "Secret-1", Some("one")).await?;
     let refused = session.query_drop("insert into t values (2)").await.map_err(|error| error.to_string());
     ensure!(refused.as_ref().is_err_and(|said| said.contains("READ ONLY")), "{refused:?}");
-    session.query_drop("set session tx_read_only = 0").await?;
+    session.query_drop(format!("set session {READ_ONLY} = 0")).await?;
     session.query_drop("truncate t").await?;
     // The agent works all the same.
     make_user(&bench, &id("other", "%"), "Secret-2", &["one"]).await?;
@@ -127,7 +127,7 @@ async fn a_full_volume_lets_sessions_begin_read_only_and_make_room() -> Result<(
 
 #[tokio::test]
 async fn certificates_are_renewed_without_losing_a_connection_and_clear_ones_can_be_refused() -> Result<()> {
-    let bench = Bench::new(&MARIADB).await?;
+    let Some(bench) = bench().await? else { return Ok(()) };
     let running = bench.start().await?;
     make_database(&bench, "one").await?;
     make_user(&bench, &id("app", "%"), "Secret-1", &["one"]).await?;
@@ -140,9 +140,9 @@ async fn certificates_are_renewed_without_losing_a_connection_and_clear_ones_can
     bench.renew_certificate().await?;
     let next = std::fs::read(&certificate)?;
     std::fs::write(&certificate, &whole)?;
-    ensure!(MARIADB.engine().reload(&bench.site, &Settings::default()).await.is_err(), "it was taken up");
+    ensure!(ENGINE.engine().reload(&bench.site, &Settings::default()).await.is_err(), "it was taken up");
     std::fs::write(&certificate, &next)?;
-    MARIADB.engine().reload(&bench.site, &Settings::default()).await.map_err(plain)?;
+    ENGINE.engine().reload(&bench.site, &Settings::default()).await.map_err(plain)?;
     ensure!(client(&bench, "app", "Secret-1", "one", cipher)?.contains("TLSv1.3"), "the new one is not served");
     assert_eq!(one(&mut session, "select 1").await?, "1", "a session was lost");
     let mut enforced = Settings::default();
@@ -155,7 +155,7 @@ async fn certificates_are_renewed_without_losing_a_connection_and_clear_ones_can
 
 #[tokio::test]
 async fn two_servers_on_one_machine_do_not_see_each_other() -> Result<()> {
-    let (one_bench, other) = (Bench::new(&MARIADB).await?, Bench::new(&MARIADB).await?);
+    let (Some(one_bench), Some(other)) = (bench().await?, bench().await?) else { return Ok(()) };
     let (running, other_running) = (one_bench.start().await?, other.start().await?);
     make_database(&one_bench, "one").await?;
     make_user(&one_bench, &id("app", "%"), "Secret-1", &["one"]).await?;
