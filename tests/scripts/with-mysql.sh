@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs a command where Debian's MySQL is found as if it were installed: `with-mysql.sh COMMAND...`. Nothing is installed. The
 # packages and the libraries that they need are unpacked below $TARGET/mysql, kept there, and laid over /usr in a mount namespace
-# that the command has for itself; MariaDB, which has files of the same names, does not work there. SUITE (sid) and MIRROR say where they come from. Ends with 75 where that cannot be, and says why.
+# that the command has for itself; MariaDB, which has files of the same names, does not work there. SUITE (sid) and MIRROR say
+# where they come from. Ends with 75 where that cannot be, and says why.
 set -euo pipefail
 
 suite=${SUITE:-sid}

@@ -14,7 +14,6 @@ async fn they_are_the_servers_own_with_ranges_and_values() -> Result<()> {
     let running = bench.start().await?;
     let parameters = ENGINE.parameters().context("announced")?;
     let all = parameters.describe(&bench.site).await.map_err(plain)?;
-    println!("{}", all.iter().map(|known| known.name.as_str()).collect::<Vec<_>>().join(" "));
     ensure!(all.len() > 250, "only {} are described", all.len());
     let found = |name: &str| all.iter().find(|known| known.name == name).cloned().context(name.to_owned());
     let connections = found("max_connections")?;
