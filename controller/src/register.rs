@@ -5,7 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "the system's programs")]
 
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -108,7 +108,7 @@ pub async fn register_installed(store: &Store, config: &Config) -> Result<()> {
                 continue;
             }
             let done = async {
-                let manifest = agent.manifest(name, installation).await?;
+                let manifest = agent.manifest(name, &installation.bindir).await?;
                 register(store, &agent, &manifest, &manifest.installation.major, true, age == 0 && here.is_empty())
                     .await
             };
@@ -159,8 +159,41 @@ pub async fn register_one(store: &Store, config: &Config, order: &NewVersion) ->
         let version = &installation.version;
         return Err(Error::BadRequest(format!("version: the engine of this image is of version {version}.")));
     }
-    let manifest = agent.manifest(&datastore.name, installation).await?;
+    let manifest = agent.manifest(&datastore.name, &installation.bindir).await?;
     register(store, &agent, &manifest, &order.name, order.active, order.default).await
+}
+
+/// Registers the engine in a directory where the agent does not look by itself. A second call updates the version.
+/// `name` is the version's name; by default the engine's major version.
+///
+/// # Errors
+/// 400 if another version has the name; internal if its manifest cannot be made.
+pub async fn register_directory(
+    store: &Store,
+    config: &Config,
+    datastore: &str,
+    bindir: &Path,
+    name: Option<&str>,
+) -> Result<VersionId> {
+    let bindir = std::path::absolute(bindir).map_err(|error| Error::BadRequest(format!("--bindir: {error}.")))?;
+    let agent = Agent::of(config)?;
+    let manifest = agent.manifest(datastore, &bindir).await?;
+    let name = name.unwrap_or(&manifest.installation.major);
+    check_name(store, &manifest, &Source::Installed(bindir), name).await?;
+    register(store, &agent, &manifest, name, true, false).await
+}
+
+/// Refuses a name for what is registered the first time, if another version of the datastore has it.
+async fn check_name(store: &Store, manifest: &Manifest, own: &Source, name: &str) -> Result<()> {
+    let Some(datastore) = store.get_datastore(&manifest.identity.name).await? else { return Ok(()) };
+    if datastore.versions.iter().any(|version| version.source == *own) {
+        return Ok(());
+    }
+    let Some(other) = datastore.versions.iter().find(|version| version.name == name) else { return Ok(()) };
+    Err(Error::BadRequest(format!(
+        "{} has a version {name} already, {} ({}): give this one another name with --name, or take that one away.",
+        datastore.name, other.id, other.number
+    )))
 }
 
 async fn register(
@@ -202,8 +235,8 @@ impl<'a> Agent<'a> {
     }
 
     /// Makes the manifest of an installed engine, in a scratch directory.
-    async fn manifest(&self, name: &str, installation: &Installation) -> Result<Manifest> {
-        let bindir = installation.bindir.to_string_lossy().into_owned();
+    async fn manifest(&self, name: &str, bindir: &Path) -> Result<Manifest> {
+        let bindir = bindir.to_string_lossy().into_owned();
         let mut args = vec!["manifest", name, "--bindir", &bindir];
         if nix::unistd::geteuid().is_root() {
             args.extend(["--account", &self.config.process.engine_account]);

@@ -37,6 +37,8 @@ tagged!(
         Restarting = "restarting",
         /// An operation gives it another flavor or volume.
         Resizing = "resizing",
+        /// An operation gives it another version of its datastore.
+        Upgrading = "upgrading",
         /// An operation deletes it.
         Deleting = "deleting",
         /// A change takes effect with a restart, which is up to the tenant.
@@ -117,6 +119,7 @@ impl LastSeen {
 /// | `building` | BUILD |
 /// | `restarting` | REBOOT |
 /// | `resizing` | RESIZE |
+/// | `upgrading` | UPGRADE |
 /// | `deleting` | SHUTDOWN |
 /// | `restart_required` | RESTART_REQUIRED |
 /// | `none` | by host: `active` ACTIVE, `building` BUILD, `dead` SHUTDOWN, `absent` UNKNOWN |
@@ -148,6 +151,7 @@ pub fn status(
         (Task::Building, _) | (Task::None, HostState::Building) => "BUILD",
         (Task::Restarting, _) => "REBOOT",
         (Task::Resizing, _) => "RESIZE",
+        (Task::Upgrading, _) => "UPGRADE",
         (Task::Deleting, _) | (Task::None, HostState::Dead) => "SHUTDOWN",
         (Task::RestartRequired, _) => "RESTART_REQUIRED",
         (Task::None, HostState::Active) => "ACTIVE",
@@ -201,6 +205,7 @@ mod tests {
             (Task::Building, [(Absent, "BUILD"), (HostBuilding, "BUILD"), (Active, "BUILD"), (Dead, "BUILD")]),
             (Task::Restarting, [(Absent, "REBOOT"), (HostBuilding, "REBOOT"), (Active, "REBOOT"), (Dead, "REBOOT")]),
             (Task::Resizing, [(Absent, "RESIZE"), (HostBuilding, "RESIZE"), (Active, "RESIZE"), (Dead, "RESIZE")]),
+            (Task::Upgrading, [(Absent, "UPGRADE"), (HostBuilding, "UPGRADE"), (Active, "UPGRADE"), (Dead, "UPGRADE")]),
             (
                 Task::Deleting,
                 [(Absent, "SHUTDOWN"), (HostBuilding, "SHUTDOWN"), (Active, "SHUTDOWN"), (Dead, "SHUTDOWN")],

@@ -88,16 +88,24 @@ pub enum DbVerb {
 pub enum DatastoreVerb {
     /// List versions with their state.
     List(Options),
-    /// Register what is installed on this machine now (`serve` does so at its start), or an image.
+    /// Register what is installed on this machine now (`serve` does so at its start), an image, or the engine in a
+    /// directory.
     ///
     /// Example: trove-controller datastore register --state DIR images/NAME.json
+    #[command(group = clap::ArgGroup::new("what").args(["image", "bindir"]))]
     Register {
         #[command(flatten)]
         options: Options,
         /// The description of an image, which was made with it. Prints the version's id.
         image: Option<PathBuf>,
-        /// The name of the image's version; by default the engine's major version.
-        #[arg(long, requires = "image")]
+        /// The directory of the programs of an engine where the agent does not look for it by itself. Prints the version's id.
+        #[arg(long, requires = "datastore")]
+        bindir: Option<PathBuf>,
+        /// The datastore of that engine.
+        #[arg(long, requires = "bindir")]
+        datastore: Option<String>,
+        /// The name of the version; by default the engine's major version.
+        #[arg(long, requires = "what")]
         name: Option<String>,
     },
     /// Activate a version, so that instances of it can be created again.

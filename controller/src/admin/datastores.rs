@@ -11,14 +11,19 @@ use crate::store::datastores::{Unregistered, VersionChange};
 pub(super) async fn dispatch(verb: DatastoreVerb) -> Result<()> {
     match verb {
         DatastoreVerb::List(options) => list(&options).await,
-        DatastoreVerb::Register { options, image, name } => {
+        DatastoreVerb::Register { options, image, bindir, datastore, name } => {
             let config = Config::load(options.config.as_deref())?;
             let store = existing(&options.state)?.store(&config).await?;
-            let Some(image) = image else {
+            let name = name.as_deref();
+            let version = if let Some(image) = image {
+                register::images::register(&store, &image, name).await?
+            } else {
                 compute::check_installed(&config)?;
-                return register::register_installed(&store, &config).await;
+                let Some((bindir, datastore)) = bindir.zip(datastore) else {
+                    return register::register_installed(&store, &config).await;
+                };
+                register::register_directory(&store, &config, &datastore, &bindir, name).await?
             };
-            let version = register::images::register(&store, &image, name.as_deref()).await?;
             print(&format!("{version}\n"))
         }
         DatastoreVerb::Activate { options, version } => set_active(&options, &version, true).await,

@@ -296,6 +296,10 @@ async fn a_write_answers_as_clients_expect_and_names_its_operation() {
     assert_eq!(renamed.headers[CONTENT_TYPE], "application/json");
     let many = json!({"instance": {"replica_of": null, "configuration": "x"}});
     assert_eq!(bench.ask(&bench.member, "PUT", &path, Some(many)).await.status, StatusCode::BAD_REQUEST);
+    for version in [Value::Null, json!("none"), json!("15"), json!(5)] {
+        let wrong = json!({"instance": {"datastore_version": version}});
+        assert_eq!(bench.ask(&bench.member, "PATCH", &path, Some(wrong)).await.status, StatusCode::BAD_REQUEST);
+    }
     let unknown = json!({"instance": {"colour": "red"}});
     assert_eq!(bench.ask(&bench.member, "PATCH", &path, Some(unknown)).await.status, StatusCode::BAD_REQUEST);
     let deleted = bench.ask(&bench.member, "DELETE", &path, None).await;

@@ -244,7 +244,7 @@ fn pick<'a>(datastore: &'a Datastore, wanted: &Wanted<'_>) -> Result<&'a Version
         (Some(version), None) => Ok(version),
         (None, _) => Err(Error::BadRequest(no_version(version))),
         (Some(_), Some(_)) => Err(Error::BadRequest(format!(
-            "Datastore {name} has several versions {}: please specify version_number.",
+            "Datastore {name} has several versions {}: please specify version_number, or the version by its id.",
             shown(version)
         ))),
     }

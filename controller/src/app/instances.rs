@@ -209,7 +209,7 @@ impl Instance {
     ///
     /// # Errors
     /// 422: says how much is in use.
-    fn check_volume(&self) -> Result<()> {
+    pub(super) fn check_volume(&self) -> Result<()> {
         let (used, size) = (self.volume_used_bytes.unwrap_or_default(), self.volume_gib << 30);
         if size == 0 || u128::from(used) * 100 <= u128::from(size) * u128::from(OVER) {
             return Ok(());

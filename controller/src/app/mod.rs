@@ -34,6 +34,7 @@ mod resize;
 mod root;
 mod submit;
 mod units;
+mod upgrade;
 mod users;
 mod visibility;
 

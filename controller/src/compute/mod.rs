@@ -247,8 +247,13 @@ pub trait Compute: Send + Sync {
     }
     /// Whether a tenant with a shell in the account of his engine is kept away from other tenants' data and addresses.
     fn separates_tenants(&self) -> bool;
+    /// Brings the programs of hosts to where they run, so that the next start with these is short. A driver that has them
+    /// there anyway does nothing.
+    async fn fetch_programs(&self, _artifact: &Artifact) -> std::result::Result<(), ComputeError> {
+        Ok(())
+    }
     /// Makes the host with its volume and starts the agent, unless it is there. Grows the volume to the size in `spec`;
-    /// memory and cores take effect at the next start. While the host exists, the driver restarts an agent that dies.
+    /// memory, cores and programs take effect at the next start. While the host exists, the driver restarts an agent that dies.
     /// The caller stores the result; after a crash the call may be repeated before that.
     async fn ensure_host(&self, spec: &HostSpec) -> std::result::Result<Placement, ComputeError>;
     /// Ends every process of the host, gracefully if possible, and keeps its volume. The host stays stopped until

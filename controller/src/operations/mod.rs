@@ -30,6 +30,7 @@ pub mod steps;
 pub mod stop_instance;
 mod target;
 pub(crate) mod timing;
+pub mod upgrade_instance;
 mod work;
 
 pub use crate::model::operations::{Lane, NewOperation, Origin, Stage};
@@ -48,6 +49,7 @@ pub(crate) fn registry() -> Vec<Arc<dyn steps::Registered>> {
         Arc::new(steps::Entry::<change_accounts::ChangeAccounts>::new()),
         Arc::new(steps::Entry::<resize_flavor::ResizeFlavor>::new()),
         Arc::new(steps::Entry::<resize_volume::ResizeVolume>::new()),
+        Arc::new(steps::Entry::<upgrade_instance::UpgradeInstance>::new()),
         Arc::new(steps::Entry::<reboot_instance::RebootInstance>::new()),
         Arc::new(steps::Entry::<stop_instance::StopInstance>::new()),
         Arc::new(steps::Entry::<apply_configuration::ApplyConfiguration>::new()),

@@ -35,7 +35,7 @@ pub(super) async fn await_agent<S: Sync, T: Send>(work: &Work, target: &Target, 
 
 /// Waits until the engine answers the agent's probe, and writes down what became of its parameters.
 pub(super) async fn await_healthy<S: Sync, T: Send>(work: &Work, target: &Target, _: &S, _: &mut T) -> StepResult {
-    target.await_engine(work).await?;
+    target.await_engine(work, None).await?;
     parameters::take_stock(work, target).await
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use trove_proto::v1;
 
 use super::outcome::{StepError, StepResult};
@@ -50,7 +50,7 @@ impl Target {
     /// # Errors
     /// Fatal: the instance is gone.
     pub async fn facts(&self, work: &Work) -> StepResult<HostFacts> {
-        work.context.facts(self.instance).await
+        work.context.facts(self.instance, None).await
     }
 
     /// Has the agent, once it is connected, do a job under the key of this step, which takes until the step's deadline at
@@ -165,24 +165,37 @@ impl Target {
         }
     }
 
-    /// Waits until the engine answers.
+    /// Waits until the engine answers. `after_crash` is how long it has after it first crashed; its agent starts it again.
     ///
     /// # Errors
-    /// Fatal: the agent has given it up, or the step's time is over; what the agent last said is in it.
-    pub async fn await_engine(&self, work: &Work) -> StepResult {
+    /// Fatal: the agent has given it up, or its or the step's time is over; what the agent last said is in it.
+    pub async fn await_engine(&self, work: &Work, after_crash: Option<Duration>) -> StepResult {
         let mut state = work.context.agents.state(self.instance);
-        let decided = state.wait_for(|state| {
-            let is_decided = state.connected && matches!(state.service, Service::Healthy | Service::Failed);
-            if state.connected && !is_decided && !state.detail.is_empty() {
-                self.waits_for(format!("waits for the engine, which is {}: {}", state.service.tag(), state.detail));
-            }
-            is_decided
-        });
-        let decided = match timeout(self.time_left().saturating_sub(WORD), decided).await {
-            Ok(Ok(state)) => state.clone(),
-            Ok(Err(_)) => return Err(StepError::RetrySameKey("the agent was forgotten".to_owned())),
-            Err(_) => work.context.agents.state(self.instance).borrow().clone(),
+        let mut crashing = state.clone();
+        let gives_up = async {
+            let Some(limit) = after_crash else { return std::future::pending().await };
+            let crashed = crashing.wait_for(|state| state.service == Service::Crashed).await.map(|state| state.clone());
+            sleep(limit).await;
+            crashed
         };
+        let decides = async {
+            let decided = state.wait_for(|state| {
+                let is_decided = state.connected && matches!(state.service, Service::Healthy | Service::Failed);
+                if state.connected && !is_decided && !state.detail.is_empty() {
+                    self.waits_for(format!("waits for the engine, which is {}: {}", state.service.tag(), state.detail));
+                }
+                is_decided
+            });
+            decided.await.map(|state| state.clone())
+        };
+        let decided = tokio::select! {
+            decided = decides => decided,
+            crashed = gives_up => crashed,
+            () = sleep(self.time_left().saturating_sub(WORD)) => {
+                Ok(work.context.agents.state(self.instance).borrow().clone())
+            }
+        };
+        let decided = decided.map_err(|_| StepError::RetrySameKey("the agent was forgotten".to_owned()))?;
         let detail = if decided.detail.is_empty() { String::new() } else { format!(": {}", decided.detail) };
         match decided.service {
             _ if !decided.connected => Err(StepError::Fatal("the agent cannot be reached".to_owned())),

@@ -8,7 +8,7 @@ use crate::agents::Agents;
 use crate::authority::Authorities;
 use crate::compute::{Bootstrap, Compute, HostSpec, Network};
 use crate::config::Config;
-use crate::ids::InstanceId;
+use crate::ids::{InstanceId, VersionId};
 use crate::store::Store;
 use crate::store::controllers::GRACE;
 use crate::store::instances::HostFacts;
@@ -36,8 +36,9 @@ pub struct RunnerContext {
 }
 
 impl RunnerContext {
-    pub(super) async fn facts(&self, instance: InstanceId) -> Result<HostFacts, StepError> {
-        let facts = self.store.host_facts(instance).await?;
+    /// What is needed to make the host, of another version than the row's where one is given.
+    pub(super) async fn facts(&self, instance: InstanceId, version: Option<VersionId>) -> Result<HostFacts, StepError> {
+        let facts = self.store.host_facts(instance, version).await?;
         facts.ok_or_else(|| StepError::Fatal("the instance is gone".to_owned()))
     }
 
@@ -47,7 +48,20 @@ impl RunnerContext {
     /// # Errors
     /// The driver's.
     pub async fn ensure_host(&self, instance: InstanceId, fence: u64) -> StepResult {
-        let facts = self.facts(instance).await?;
+        self.ensure_host_of(instance, None, fence).await
+    }
+
+    /// The same, of another version than the row's where one is given.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(super) async fn ensure_host_of(
+        &self,
+        instance: InstanceId,
+        version: Option<VersionId>,
+        fence: u64,
+    ) -> StepResult {
+        let facts = self.facts(instance, version).await?;
         let engine_uid = match facts.engine_uid {
             Some(uid) => Some(uid),
             None => self.reserve_account(instance, fence).await?,

@@ -63,7 +63,7 @@ async fn replace(
 ) -> Result<bool> {
     let instance = status.instance;
     let certificate = if expires {
-        let facts = context.store.host_facts(instance).await?;
+        let facts = context.store.host_facts(instance, None).await?;
         let Some(address) = facts.and_then(|facts| facts.address) else { return Ok(false) };
         Some(context.authorities.issue_engine(instance, &[address])?)
     } else {

@@ -241,7 +241,7 @@ async fn what_the_driver_said_to_a_controller_that_stalled_is_not_written_over_w
     go_on.notify_one();
     let late = stalled.await.unwrap();
     assert!(matches!(late, Err(StepError::Fenced)), "{late:?}");
-    assert_eq!(store.host_facts(stage.instance).await.unwrap().unwrap().driver_state, told);
+    assert_eq!(store.host_facts(stage.instance, None).await.unwrap().unwrap().driver_state, told);
 
     // A reserved account is not released, either.
     let mut tx = store.begin().await.unwrap();

@@ -59,17 +59,7 @@ pub async fn register(store: &Store, file: &Path, name: Option<&str>) -> Result<
         read.map_err(|error| Error::internal("read the image", error))??
     };
     let name = name.unwrap_or(&manifest.installation.major);
-    if let Some(datastore) = store.get_datastore(&manifest.identity.name).await? {
-        let own = Source::Image(image.id);
-        let is_known = datastore.versions.iter().any(|version| version.source == own);
-        let mut others = datastore.versions.iter().filter(|version| version.source != own);
-        if let (false, Some(other)) = (is_known, others.find(|other| other.name == name)) {
-            return Err(Error::BadRequest(format!(
-                "{} has a version {name} already, {} ({}): give this one another name with --name, or take that one away.",
-                datastore.name, other.id, other.number
-            )));
-        }
-    }
+    super::check_name(store, &manifest, &Source::Image(image.id), name).await?;
     put(store, &image, &manifest, name, true, false).await
 }
 

@@ -278,6 +278,11 @@ impl Store {
     pub async fn remove_version(&self, conn: &mut Connection, id: VersionId) -> Result<bool> {
         let failed = |error| Error::internal(format!("remove the version {id}"), error);
         for (users, sql) in [
+            // What an operation works with is in its state.
+            (
+                "upgrades",
+                "select id from operation where active and kind = 'upgrade_instance' and state like '%' || $1 || '%' limit 1",
+            ),
             ("instances", "select id from instance where version_id = $1 and deleted is null limit 1"),
             ("configuration groups", "select id from configuration where version_id = $1 limit 1"),
         ] {

@@ -39,7 +39,7 @@ fn part(kind: &str) -> (Option<&'static str>, bool) {
         "restart_instance" => (Some("restart"), true),
         "change_accounts" => (Some("change_accounts"), false),
         "stop_instance" | "delete_instance" => (Some("stop"), false),
-        "resize_flavor" | "reboot_instance" => (None, true),
+        "resize_flavor" | "upgrade_instance" | "reboot_instance" => (None, true),
         // Only the driver works; the engine keeps running.
         _ => (None, false),
     }

@@ -61,8 +61,8 @@ async fn assert_failed(subject: &Subject, kind: &str, step: &str, point: &str) -
             ensure!(fault.is_empty(), "{view}");
             subject.assert_well().await.map(|_| ())
         }
-        // The sizes are unchanged, and the quota is restored.
-        "resize_flavor" | "resize_volume" => {
+        // Sizes and version are unchanged, and the quota is restored.
+        "resize_flavor" | "resize_volume" | "upgrade_instance" => {
             named()?;
             subject.assert_well().await.map(|_| ())
         }

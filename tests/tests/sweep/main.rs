@@ -57,6 +57,7 @@ sweep! {
     stop_instance: PostgreSql, Redis;
     reboot_instance: Redis, PostgreSql;
     apply_configuration: PostgreSql, Redis;
+    upgrade_instance: PostgreSql, Redis;
     delete_instance: Redis, PostgreSql;
 }
 

@@ -1,11 +1,13 @@
 //! A service with one instance, on which the sweeps run operations.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
-use trove_tests::{APP, Answer, Api, Engine, Failpoints, Stack, leftovers, poll};
+use trove_tests::{APP, Answer, Api, Engine, Failpoints, Stack, leftovers, poll, program};
 
 /// The service, and the expected state of its instance.
 pub(crate) struct Subject {
@@ -18,24 +20,36 @@ pub(crate) struct Subject {
     sizes: Sizes,
     /// Id of the configuration group, and its value of one parameter.
     group: Option<(String, u64)>,
+    /// Whether instances are made with the group. One that has a group is not upgraded.
+    grouped: bool,
+    /// Names of the two versions, once there are two.
+    versions: Option<[String; 2]>,
     /// Number of requests, for unique names.
     asked: usize,
 }
 
-/// Expected flavor and volume; flavors 1 and 2 are defaults of the service.
+/// Expected flavor and volume, and which of two versions; flavors 1 and 2 are defaults of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sizes {
     flavor: u64,
     volume: u64,
+    version: usize,
 }
 
-const SMALLEST: Sizes = Sizes { flavor: 1, volume: 1 };
+const SMALLEST: Sizes = Sizes { flavor: 1, volume: 1, version: 0 };
+
+/// The same directory by another path, so that an engine can be registered a second time.
+fn by_another_path(directory: &Path) -> Option<PathBuf> {
+    let parent = directory.parent()?;
+    Some(parent.join("..").join(parent.file_name()?).join(directory.file_name()?))
+}
 
 impl Sizes {
     fn after(self, kind: &str) -> Self {
         match kind {
             "resize_flavor" => Self { flavor: 3 - self.flavor, ..self },
             "resize_volume" => Self { volume: self.volume + 1, ..self },
+            "upgrade_instance" => Self { version: 1 - self.version, ..self },
             _ => self,
         }
     }
@@ -45,7 +59,9 @@ impl Subject {
     pub(crate) async fn start(engine: Engine) -> Result<Self> {
         let stack = Stack::of(engine).await?;
         let (api, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
-        Ok(Self { stack, api, admin, engine, id: None, written: Vec::new(), sizes: SMALLEST, group: None, asked: 0 })
+        let (id, group, versions) = (None, None, None);
+        let (written, sizes, grouped, asked) = (Vec::new(), SMALLEST, true, 0);
+        Ok(Self { stack, api, admin, engine, id, written, sizes, group, grouped, versions, asked })
     }
 
     pub(crate) fn id(&self) -> Result<&str> {
@@ -67,8 +83,18 @@ impl Subject {
 
     /// Prepares for a kind of operation: no instance, or one with an acknowledged text.
     pub(crate) async fn prepare(&mut self, kind: &str) -> Result<()> {
+        let grouped = kind != "upgrade_instance";
+        if grouped != self.grouped {
+            if self.id.is_some() {
+                self.remove().await?;
+            }
+            self.grouped = grouped;
+        }
         if kind == "create_instance" {
             return Ok(());
+        }
+        if kind == "upgrade_instance" && self.versions.is_none() {
+            self.versions = Some(self.register_again().await?);
         }
         if self.id.is_none() {
             self.ask("create_instance").await?;
@@ -108,7 +134,9 @@ impl Subject {
         self.asked += 1;
         if kind == "create_instance" {
             let mut order = self.engine.order("swept");
-            order["instance"]["configuration"] = self.group().await?.into();
+            if self.grouped {
+                order["instance"]["configuration"] = self.group().await?.into();
+            }
             return self.api.post("/instances", &order).await;
         }
         let path = format!("/instances/{}", self.id()?);
@@ -130,6 +158,11 @@ impl Subject {
                 let body = json!({"configuration": {"values": {self.engine.parameter(): value}}});
                 self.api.send(Method::PATCH, &format!("/configurations/{group}"), Some(&body)).await
             }
+            "upgrade_instance" => {
+                let versions = self.versions.as_ref().context("two versions")?;
+                let body = json!({"instance": {"datastore_version": versions[to.version]}});
+                self.api.send(Method::PATCH, &path, Some(&body)).await
+            }
             "stop_instance" => self.admin.post(&format!("/mgmt{action}"), &json!({"stop": {}})).await,
             "reboot_instance" => self.admin.post(&format!("/mgmt{action}"), &json!({"reboot": {}})).await,
             other => bail!("how {other} is asked for is not known here"),
@@ -146,6 +179,23 @@ impl Subject {
             self.group = Some((id.to_owned(), 9));
         }
         self.group.as_ref().map(|(id, _)| id.clone()).context("a group")
+    }
+
+    /// Registers the engine a second time, and returns the names of both versions.
+    async fn register_again(&self) -> Result<[String; 2]> {
+        let all = self.admin.get("/mgmt/datastore-versions").await?.body;
+        let is_it =
+            |version: &&Value| version["datastore_name"] == self.engine.datastore() && version["default"] == true;
+        let first = all["versions"].as_array().into_iter().flatten().find(is_it).with_context(|| format!("{all}"))?;
+        let text = |name: &str| first[name].as_str().with_context(|| format!("{name} in {first}"));
+        let bindir = by_another_path(Path::new(text("bindir")?)).context("another path")?;
+        let mut command = Command::new(program("trove-controller")?);
+        command.args(["datastore", "register", "--name", "another", "--datastore", self.engine.datastore()]);
+        command.arg("--bindir").arg(bindir).arg("--state").arg(self.stack.state());
+        command.arg("--config").arg(self.stack.config()).envs(self.stack.environment());
+        let output = command.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok([text("name")?.to_owned(), "another".to_owned()])
     }
 
     /// The user created by the last `change_accounts`.
@@ -196,7 +246,8 @@ impl Subject {
         }
         let view = self.assert_well().await?;
         ensure!(view["fault"].is_null(), "{view}");
-        if let (Some((_, value)), Some(now)) = (&self.group, self.engine.value(&view).await?) {
+        let group = self.group.as_ref().filter(|_| self.grouped);
+        if let (Some((_, value)), Some(now)) = (group, self.engine.value(&view).await?) {
             ensure!(now == value.to_string(), "the engine runs with {now}, the group says {value}");
         }
         match kind {
@@ -224,7 +275,9 @@ impl Subject {
         let (engines, agents) = (leftovers::engines(id), leftovers::agents(id));
         ensure!(engines.len() == 1 && agents.len() == 1, "engines {engines:?}, agents {agents:?}");
         ensure!(self.stack.instances() == [id], "hosts {:?}", self.stack.instances());
-        let Sizes { flavor, volume } = self.sizes;
+        let Sizes { flavor, volume, version } = self.sizes;
+        let is_other = view["datastore"]["version"] == "another";
+        ensure!(is_other == (version == 1), "{view}");
         ensure!(view["flavor"]["id"] == *flavor.to_string() && view["volume"]["size"] == volume, "{view}");
         self.assert_use(1, 512 * flavor, volume).await?;
         let refused = self.engine.log_in(&view, APP.0, "wrong").await;

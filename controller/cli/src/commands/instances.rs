@@ -57,6 +57,16 @@ pub(crate) enum Verb {
         #[command(flatten)]
         wait: WaitOptions,
     },
+    /// Give an instance another version of its datastore, of the same major version; it is away meanwhile.
+    #[command(after_help = "Example: trovectl instance upgrade shop 15-new --wait")]
+    Upgrade {
+        /// By name or id.
+        instance: String,
+        /// The version, by name or id.
+        version: String,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
     /// Delete an instance with all its data.
     Delete {
         /// By name or id.
@@ -285,6 +295,13 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
             };
             let (id, operation) = act(session, &instance, &what, &json!({"resize": resize})).await?;
             session.settle(&wait, &id, operation.as_deref(), &what).await
+        }
+        Verb::Upgrade { instance, version, wait } => {
+            let id = id(session, &instance).await?;
+            let body = json!({"instance": {"datastore_version": version}});
+            let what = format!("upgrade the instance {instance} to {version}");
+            let answer = session.api.send(&what, Method::PATCH, &format!("/instances/{id}"), Some(&body)).await?;
+            session.settle(&wait, &id, answer.operation.as_deref(), &what).await
         }
         Verb::Stop { instance, wait } => manage(session, &instance, "stop", "the engine of", &wait).await,
         Verb::Reboot { instance, wait } => manage(session, &instance, "reboot", "the host of", &wait).await,

@@ -1,4 +1,5 @@
-//! `PUT` and `PATCH /instances/{id}`: renaming, attaching and detaching a configuration group; the other changes come later.
+//! `PUT` and `PATCH /instances/{id}`: renaming, another version, attaching and detaching a configuration group; the other
+//! changes come later.
 
 use axum::extract::State;
 use serde::Deserialize;
@@ -17,8 +18,8 @@ use crate::error::{Error, Result};
 /// A part that is there, with whatever value.
 type Given = Option<Option<IgnoredAny>>;
 
-/// A change of an instance: a name, and one of the others, of which only `configuration` is built yet. No change at all
-/// detaches the configuration group.
+/// A change of an instance: a name, and one of the others, of which `datastore_version` and `configuration` are built yet.
+/// No change at all detaches the configuration group.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct InstanceChange {
@@ -33,9 +34,10 @@ struct InstanceChange {
     #[serde(default, deserialize_with = "there")]
     #[schema(value_type = Option<Reference>)]
     configuration: Option<Option<Reference>>,
+    /// The version, by name or id, that it is upgraded to.
     #[serde(default, deserialize_with = "there")]
-    #[schema(value_type = Option<Value>)]
-    datastore_version: Given,
+    #[schema(value_type = Name)]
+    datastore_version: Option<Option<Name>>,
     #[serde(default, deserialize_with = "there")]
     #[schema(value_type = Option<Value>)]
     access: Given,
@@ -44,12 +46,7 @@ struct InstanceChange {
 impl InstanceChange {
     /// The names of what comes later.
     fn later(&self) -> Vec<&'static str> {
-        let all = [
-            ("replica_of", self.replica_of),
-            ("slave_of", self.slave_of),
-            ("datastore_version", self.datastore_version),
-            ("access", self.access),
-        ];
+        let all = [("replica_of", self.replica_of), ("slave_of", self.slave_of), ("access", self.access)];
         all.into_iter().filter_map(|(name, given)| given.map(|_| name)).collect()
     }
 }
@@ -59,7 +56,7 @@ pub(in crate::api) struct ChangedInstance {
     instance: InstanceChange,
 }
 
-/// Rename an instance, or attach or detach a configuration group
+/// Rename an instance, upgrade it, or attach or detach a configuration group
 #[utoipa::path(put, path = "/instances/{id}", tag = "instances", operation_id = "update_instance", params(OfInstance),
     responses(Fault<404>, Fault<422>, Fault<501>))]
 pub(in crate::api) async fn update(
@@ -70,11 +67,9 @@ pub(in crate::api) async fn update(
 ) -> Result<Accepted> {
     authorized.may("instance:update")?;
     let id = instance_id(&of.id)?;
-    let mut changes = change.later();
-    if let Some(later) = changes.first().filter(|_| changes.len() == 1 && change.configuration.is_none()) {
-        state.app.get_instance(&authorized.caller, id).await?;
-        return Err(Error::NotImplemented(format!("Changing {later} of an instance is not built yet.")));
-    }
+    let later = change.later();
+    let mut changes = later.clone();
+    changes.extend(change.datastore_version.is_some().then_some("datastore_version"));
     changes.extend(change.configuration.is_some().then_some("configuration"));
     if changes.len() > 1 {
         return Err(Error::BadRequest(format!(
@@ -82,13 +77,23 @@ pub(in crate::api) async fn update(
             changes.join(" and ")
         )));
     }
+    if let Some(later) = later.first() {
+        state.app.get_instance(&authorized.caller, id).await?;
+        return Err(Error::NotImplemented(format!("Changing {later} of an instance is not built yet.")));
+    }
     let (app, caller, request) = (&state.app, &authorized.caller, &authorized.request_id);
     // An empty object means: detach the configuration group.
-    let configuration = change.configuration.or_else(|| change.name.is_none().then_some(None));
-    let accepted = match configuration {
-        None => None,
-        Some(None) => app.detach_configuration(caller, request, id).await?,
-        Some(Some(wanted)) => Some(app.attach_configuration(caller, request, id, &wanted.0).await?),
+    let is_empty = changes.is_empty() && change.name.is_none();
+    let configuration = change.configuration.or_else(|| is_empty.then_some(None));
+    let accepted = match (change.datastore_version, configuration) {
+        (Some(Some(version)), _) => Some(app.upgrade_instance(caller, request, id, &version.0).await?),
+        (Some(None), _) => {
+            let reason = "Validation error: instance.datastore_version must be a name or an id.";
+            return Err(Error::BadRequest(reason.to_owned()));
+        }
+        (None, Some(Some(wanted))) => Some(app.attach_configuration(caller, request, id, &wanted.0).await?),
+        (None, Some(None)) => app.detach_configuration(caller, request, id).await?,
+        (None, None) => None,
     };
     if let Some(Name(name)) = change.name {
         app.rename_instance(caller, id, &name).await?;

@@ -42,6 +42,7 @@ fn description(task: Task) -> &'static str {
         Task::Building => "The instance is building.",
         Task::Restarting => "Rebooting the instance.",
         Task::Resizing => "Resizing the instance.",
+        Task::Upgrading => "Upgrading the instance.",
         Task::Deleting => "Deleting the instance.",
         Task::RestartRequired => "Instance requires a restart.",
         Task::BuildingError => "Build error: Server.",

@@ -34,6 +34,7 @@ async fn a_reboot_asks_neither_agent_nor_engine() {
     for (task, host) in [
         (Task::Building, HostState::Building),
         (Task::Resizing, HostState::Active),
+        (Task::Upgrading, HostState::Active),
         (Task::Deleting, HostState::Active),
         (Task::BuildingError, HostState::Absent),
     ] {

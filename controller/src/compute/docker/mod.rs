@@ -390,6 +390,11 @@ impl Compute for DockerDriver {
         self.parts.firewall.holds()
     }
 
+    async fn fetch_programs(&self, artifact: &Artifact) -> Done<()> {
+        let Artifact::Image { image, .. } = artifact else { return Ok(()) };
+        self.parts.images.ensure(image).await.map(drop)
+    }
+
     async fn ensure_host(&self, spec: &HostSpec) -> Done<Placement> {
         let turn = self.turn(spec.instance);
         let _turn = turn.lock().await;

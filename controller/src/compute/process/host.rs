@@ -266,10 +266,12 @@ impl Hosts {
         let lines: String = ports.iter().map(|port| format!("{port}\n")).collect();
         write(&directory.join(PORTS), lines.as_bytes())?;
         write(&self.config_file(spec.instance), config.text()?.as_bytes())?;
-        if let Some(program) = agent_program {
-            write(&directory.join("agent-program"), program.as_os_str().as_encoded_bytes())?;
+        // It may have had another version, with an agent program of its own.
+        let named = directory.join("agent-program");
+        match agent_program {
+            Some(program) => write(&named, program.as_os_str().as_encoded_bytes()),
+            None => if_there(fs::remove_file(&named)).map(drop).map_err(failed("remove", &named)),
         }
-        Ok(())
     }
 
     pub(super) fn written(&self, instance: InstanceId) -> Result<Written, ComputeError> {

@@ -11,7 +11,7 @@ use trove_strategy::{Installation, Manifest, Size};
 
 use super::rows::{access, address, column, damaged, failed, json, locality, maybe_text, narrow, signed, unsigned};
 use crate::error::{Error, Result};
-use crate::ids::{InstanceId, ProjectId};
+use crate::ids::{InstanceId, ProjectId, VersionId};
 use crate::model::{Artifact, Requirements};
 use crate::store::Store;
 use crate::store::sql::{Connection, Row, query};
@@ -44,15 +44,16 @@ pub struct HostFacts {
 }
 
 impl Store {
-    /// What is needed to make its host; `None` once it is deleted.
-    pub async fn host_facts(&self, id: InstanceId) -> Result<Option<HostFacts>> {
+    /// What is needed to make its host, of another version than its own where one is given; `None` once it is deleted.
+    pub async fn host_facts(&self, id: InstanceId, version: Option<VersionId>) -> Result<Option<HostFacts>> {
         let row = query(
             "select i.project_id, i.generation, i.ram_mib, i.vcpus, i.volume_gib, i.address, i.port, i.engine_uid, \
              i.nics, i.access, i.availability_zone, i.volume_type, i.locality, i.driver_state, v.agent_program, v.manifest, v.image, d.name as datastore_name from instance i \
-             join datastore_version v on v.id = i.version_id join datastore d on d.id = v.datastore_id \
+             join datastore_version v on v.id = coalesce($2, i.version_id) join datastore d on d.id = v.datastore_id \
              where i.id = $1 and i.deleted is null",
         )
         .bind(id.to_string())
+        .bind(version.map(|version| version.to_string()))
         .fetch_optional(&self.read)
         .await
         .map_err(failed("read the host of", id))?;

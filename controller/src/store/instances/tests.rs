@@ -56,7 +56,7 @@ async fn a_new_instance_is_read_back_whole() {
     assert!(instance.fault.is_none() && instance.deleted.is_none() && instance.root_enabled.is_none());
     assert_eq!(manifest.identity.name, "enginedb");
 
-    let facts = fixture.store.host_facts(row.id).await.unwrap().unwrap();
+    let facts = fixture.store.host_facts(row.id, None).await.unwrap().unwrap();
     assert_eq!((facts.generation, facts.port, facts.address), (1, 5432, None));
     assert_eq!(facts.requirements, row.requirements);
     assert_eq!(instance.locality, row.requirements.locality);
@@ -118,7 +118,7 @@ async fn deleting_gives_the_quota_back_once() {
     let left = [("configurations", 0), ("instances", 1), ("ram", 512), ("volumes", 2)];
     assert_eq!(usage(&fixture, "demo").await, left.map(owned));
     assert!(shown(&fixture, id).await.deleted.is_some());
-    assert!(fixture.store.host_facts(id).await.unwrap().is_none());
+    assert!(fixture.store.host_facts(id, None).await.unwrap().is_none());
     assert!(fixture.store.get_instance_with_manifest(id).await.unwrap().is_none());
 }
 

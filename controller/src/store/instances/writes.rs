@@ -220,6 +220,18 @@ impl Store {
         Ok(())
     }
 
+    /// That its host is of this version.
+    pub async fn set_version(&self, conn: &mut Connection, id: InstanceId, version: VersionId) -> Result<()> {
+        query("update instance set version_id = $2, updated = $3 where id = $1 and deleted is null")
+            .bind(id.to_string())
+            .bind(version.to_string())
+            .bind(self.now_micros())
+            .execute(conn)
+            .await
+            .map_err(failed("set the version of", id))?;
+        Ok(())
+    }
+
     /// When root was last enabled and by which user id, if it ever was; `None` where there is no such instance.
     pub async fn root_history(&self, id: InstanceId) -> Result<Option<Option<(OffsetDateTime, String)>>> {
         let row =

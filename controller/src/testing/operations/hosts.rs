@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::agents::FakeAgents;
 use crate::compute::{Compute, ComputeError, HostSpec, Placement};
 use crate::ids::{InstanceId, ProjectId};
-use crate::model::{ArtifactKind, Requirements};
+use crate::model::{Artifact, ArtifactKind, Requirements};
 use crate::state::HostState;
 
 /// A driver whose hosts are entries of a set.
@@ -104,6 +104,10 @@ impl Compute for FakeCompute {
 
     fn separates_tenants(&self) -> bool {
         true
+    }
+
+    async fn fetch_programs(&self, _: &Artifact) -> Result<(), ComputeError> {
+        self.scripted("fetch_programs")
     }
 
     async fn ensure_host(&self, spec: &HostSpec) -> Result<Placement, ComputeError> {

@@ -120,6 +120,7 @@ impl Stage {
             "delete_instance" => Some(Task::Deleting),
             "reboot_instance" => Some(Task::Restarting),
             "resize_flavor" | "resize_volume" => Some(Task::Resizing),
+            "upgrade_instance" => Some(Task::Upgrading),
             _ => None,
         };
         let mut tx = self.context.store.begin().await?;

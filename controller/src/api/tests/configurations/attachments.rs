@@ -75,6 +75,7 @@ async fn a_group_is_not_attached_where_it_does_not_fit() {
         (Task::Building, HostState::Building, 400),
         (Task::Restarting, HostState::Active, 400),
         (Task::Resizing, HostState::Active, 400),
+        (Task::Upgrading, HostState::Active, 400),
         (Task::Deleting, HostState::Active, 400),
         (Task::Error, HostState::Active, 400),
         (Task::None, HostState::Dead, 400),
