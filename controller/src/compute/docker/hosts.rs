@@ -6,8 +6,8 @@
 //! | `fence` | the greatest fence under which the host was changed |
 //! | `guest` | what its container is made from; `guest.withdrawn` while the host is stopped |
 //! | `enrolment/` | agent.toml, authority.pem and the token, for the agent alone |
-//! | `state/`, `config/`, `log/` | what the agent writes |
-//! | `volume.img`, `volume/` | see `volume.rs` |
+//! | `state/`, `config/` | what the agent writes |
+//! | `volume.img`, `volume/` | the engine's data and its log, see `volume.rs` |
 
 #![allow(
     clippy::disallowed_methods,
@@ -80,8 +80,8 @@ impl Guest {
             (self.directory.join("enrolment"), "/etc/trove-agent"),
             (self.directory.join("config"), "/etc/trove-engine"),
             (self.directory.join("state"), "/var/lib/trove-agent"),
-            (self.directory.join("log"), "/var/log/trove-engine"),
-            (self.volume().mount_point().to_owned(), GUEST_VOLUME),
+            (self.volume().log(), "/var/log/trove-engine"),
+            (self.volume().data(), GUEST_VOLUME),
         ]
     }
 
@@ -140,6 +140,17 @@ impl Hosts {
     /// What the host's container is made from; `None` if the host is not there, half made or stopped.
     pub(super) fn guest(&self, instance: InstanceId) -> Result<Option<Guest>, ComputeError> {
         self.read(instance, WHOLE)
+    }
+
+    /// Whether the host was made to its end once, with its volume.
+    pub(super) fn was_whole(&self, instance: InstanceId) -> Result<bool, ComputeError> {
+        for name in [WHOLE, WITHDRAWN] {
+            let file = self.directory(instance).join(name);
+            if file.try_exists().map_err(failed("look for", &file))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The doors of all hosts. One whose file cannot be read is left out, which closes its door.
@@ -206,7 +217,7 @@ impl Hosts {
             return Err(ComputeError::Fatal("the engine is in no image, and this driver runs images only".to_owned()));
         };
         let directory = self.directory(spec.instance);
-        for part in ["enrolment", "state", "config", "log"] {
+        for part in ["enrolment", "state", "config"] {
             let path = directory.join(part);
             if !path.try_exists().map_err(failed("look for", &path))? {
                 make(&path)?;
@@ -217,7 +228,7 @@ impl Hosts {
         ENROLMENT.write_token(&directory, bootstrap.token.as_ref())?;
         // An agent takes a directory that is a mount for a file system of its own, of which it asks the use. If the volume is
         // a directory of the machine's file system, it gets one below the mount.
-        let volume_dir = Path::new(GUEST_VOLUME).join(if is_filesystem { "" } else { "data" });
+        let volume_dir = Path::new(GUEST_VOLUME).join(if is_filesystem { "" } else { "all" });
         let config = AgentConfig {
             authority_file: "authority.pem".into(),
             token_file: "token".into(),

@@ -223,7 +223,11 @@ impl Parts {
             };
             hosts.raise_fence(spec.instance, spec.fence)?;
             let volume = Volume::of(&hosts.directory(spec.instance));
-            let is_filesystem = volume.ensure(spec.size.volume_gib, parts.obstacle.as_deref())?;
+            let gib = spec.size.volume_gib;
+            if !hosts.was_whole(spec.instance)? {
+                volume.make(gib, parts.obstacle.as_deref())?;
+            }
+            let is_filesystem = volume.ensure(gib)?;
             hosts.write(&spec, place, is_filesystem)
         })
         .await
@@ -251,9 +255,9 @@ impl Parts {
         let network = guest.place.network();
         self.networks.ensure(network, Some(&guest.place.project)).await?;
         let (volume, gib, directory) = (guest.volume(), guest.volume_gib, self.hosts.directory(guest.instance));
-        let fence = self.off_the_runtime(move |parts| {
+        let fence = self.off_the_runtime(move |_| {
             // A restart of the machine unmounts it.
-            volume.ensure(gib, parts.obstacle.as_deref())?;
+            volume.ensure(gib)?;
             disk::fence_of(&directory)
         });
         let fence = fence.await?;

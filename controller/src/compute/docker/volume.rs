@@ -21,6 +21,10 @@ use crate::compute::disk::failed;
 const OVERHEAD_BYTES: u64 = 96 << 20;
 const FILE: &str = "volume.img";
 const MOUNT: &str = "volume";
+/// Directories in the volume: what a guest has of it, and its engine's log, so that neither can fill the machine's disk.
+/// Containers are given these: a volume that is not mounted has none, and no container starts without it.
+const DATA: &str = "data";
+const LOG: &str = "log";
 
 /// The volume of a host, in the host's directory.
 pub(super) struct Volume {
@@ -52,21 +56,51 @@ impl Volume {
         Self { file: host.join(FILE), mount: host.join(MOUNT) }
     }
 
-    pub(super) fn mount_point(&self) -> &Path {
-        &self.mount
+    pub(super) fn data(&self) -> PathBuf {
+        self.mount.join(DATA)
     }
 
-    /// Makes the volume, mounts it and grows it to this size, as far as that has not been done. `obstacle` says why new
-    /// ones have to be directories. Returns whether it is a file system of its own.
-    pub(super) fn ensure(&self, gib: u64, obstacle: Option<&str>) -> Result<bool, ComputeError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.mount);
-        made.map_err(failed("make", &self.mount))?;
-        if !self.file.try_exists().map_err(failed("look for", &self.file))? {
-            let is_used = fs::read_dir(&self.mount).map_err(failed("read", &self.mount))?.next().is_some();
-            if let (true, _) | (_, Some(_)) = (is_used, obstacle) {
-                return Ok(false);
+    pub(super) fn log(&self) -> PathBuf {
+        self.mount.join(LOG)
+    }
+
+    /// Makes the volume of a host that was never whole. `obstacle` says why it has to be a directory.
+    pub(super) fn make(&self, gib: u64, obstacle: Option<&str>) -> Result<(), ComputeError> {
+        make_directory(&self.mount)?;
+        if self.is_there()? {
+            return Ok(());
+        }
+        if obstacle.is_some() { self.make_parts() } else { self.make_file(bytes(gib)) }
+    }
+
+    fn make_parts(&self) -> Result<(), ComputeError> {
+        [self.log(), self.data()].iter().try_for_each(|part| make_directory(part))
+    }
+
+    /// Whether there is a file system, or a directory in its place.
+    fn is_there(&self) -> Result<bool, ComputeError> {
+        let (file, data) = (self.file.as_path(), self.data());
+        for path in [file, &data] {
+            if path.try_exists().map_err(failed("look for", path))? {
+                return Ok(true);
             }
-            self.make(bytes(gib))?;
+        }
+        Ok(false)
+    }
+
+    /// Mounts the volume and grows it to this size, as far as that has not been done. Returns whether it is a file system of
+    /// its own.
+    ///
+    /// # Errors
+    /// Fatal: it is not there. Another one in its place would be an engine without its data.
+    pub(super) fn ensure(&self, gib: u64) -> Result<bool, ComputeError> {
+        if !self.is_there()? {
+            let text = format!("the volume {} is gone: put it back, or delete the instance", self.file.display());
+            return Err(ComputeError::Fatal(text));
+        }
+        if !self.file.try_exists().map_err(failed("look for", &self.file))? {
+            self.make_parts()?;
+            return Ok(false);
         }
         self.lengthen(bytes(gib))?;
         match self.mounted()? {
@@ -76,11 +110,12 @@ impl Volume {
         }
         // It does nothing where there is nothing to grow.
         run("xfs_growfs", &["-d".as_ref(), self.mount.as_ref()]).map_err(failed("grow", &self.mount))?;
+        self.make_parts()?;
         Ok(true)
     }
 
     /// Makes the file under another name, so that a file with the right name is whole.
-    fn make(&self, bytes: u64) -> Result<(), ComputeError> {
+    fn make_file(&self, bytes: u64) -> Result<(), ComputeError> {
         let new = self.file.with_extension("new");
         // A maker that was killed may have left one, into which its mkfs still writes.
         if_there(fs::remove_file(&new)).map_err(failed("remove", &new))?;
@@ -124,6 +159,10 @@ impl Volume {
             fs::read_to_string("/proc/self/mountinfo").map_err(failed("read", Path::new("/proc/self/mountinfo")))?;
         Ok(find(&list, &self.mount))
     }
+}
+
+fn make_directory(path: &Path) -> Result<(), ComputeError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make", path))
 }
 
 /// Gives a file its size with all its blocks: the file system in it would fail when the disk had no room for one.
@@ -186,24 +225,31 @@ mod tests {
         let host = tempfile::tempdir().unwrap();
         let volume = Volume::of(host.path());
         let size = || {
-            let facts = nix::sys::statvfs::statvfs(volume.mount_point()).unwrap();
+            let facts = nix::sys::statvfs::statvfs(&volume.data()).unwrap();
             facts.blocks() * facts.fragment_size()
         };
         // A maker that was killed leaves this.
         fs::write(host.path().join("volume.new"), "half").unwrap();
-        assert!(volume.ensure(1, None).unwrap());
+        volume.make(1, None).unwrap();
+        assert!(volume.ensure(1).unwrap());
         assert!(size() > (1 << 30) * 11 / 10, "{}", size());
-        fs::write(volume.mount_point().join("data"), "kept").unwrap();
-        assert!(volume.ensure(1, None).unwrap());
-        assert!(volume.ensure(2, Some("no matter now")).unwrap());
+        fs::write(volume.data().join("file"), "kept").unwrap();
+        volume.make(1, None).unwrap();
+        assert!(volume.ensure(1).unwrap());
+        volume.make(2, Some("no matter now")).unwrap();
+        assert!(volume.ensure(2).unwrap());
         assert!(size() > (2 << 30) * 11 / 10, "{}", size());
         let device = volume.mounted().unwrap().unwrap().device;
         volume.unmount().unwrap();
         volume.unmount().unwrap();
-        assert!(volume.ensure(1, None).unwrap(), "it does not shrink");
+        assert!(volume.ensure(1).unwrap(), "it does not shrink");
         assert!(size() > (2 << 30) * 11 / 10);
-        assert_eq!(fs::read_to_string(volume.mount_point().join("data")).unwrap(), "kept");
+        assert_eq!(fs::read_to_string(volume.data().join("file")).unwrap(), "kept");
         volume.unmount().unwrap();
+        assert!(!volume.data().exists(), "nothing is put where it is not mounted");
+        fs::rename(host.path().join(FILE), host.path().join("elsewhere")).unwrap();
+        let gone = volume.ensure(1).unwrap_err().to_string();
+        assert!(gone.contains("is gone"), "{gone}");
         let backing = Path::new("/sys/block").join(device.file_name().unwrap()).join("loop/backing_file");
         let backing = fs::read_to_string(backing).unwrap_or_default();
         assert!(!backing.contains(host.path().to_str().unwrap()), "{backing}");
@@ -213,9 +259,10 @@ mod tests {
     fn where_there_are_no_loop_devices_a_volume_is_a_directory_and_stays_one() {
         let host = tempfile::tempdir().unwrap();
         let volume = Volume::of(host.path());
-        assert!(!volume.ensure(1, Some("no loop devices")).unwrap());
-        fs::write(volume.mount_point().join("data"), "kept").unwrap();
-        assert!(!volume.ensure(2, None).unwrap());
+        volume.make(1, Some("no loop devices")).unwrap();
+        assert!(!volume.ensure(1).unwrap());
+        volume.make(2, None).unwrap();
+        assert!(!volume.ensure(2).unwrap());
         volume.unmount().unwrap();
     }
 }
