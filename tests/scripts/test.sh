@@ -20,12 +20,14 @@ if [ "$(id -u)" -eq 0 ] && command -v dockerd >/dev/null; then
 fi
 # nextest runs no examples of the documentation.
 cargo test --workspace --doc --features "$TROVE_TEST_FEATURES" --quiet
+# Runs tests: those of a filter of nextest, or what cargo test takes instead. Always of the whole workspace with nextest, since
+# the packages would be built once more with the features of a part.
 run() {
     if cargo nextest --version >/dev/null 2>&1; then
         # More at once than there are cores: most tests wait for processes and clocks longer than they compute.
-        cargo nextest run --test-threads "$(($(nproc) * 3 / 2))" --features "$TROVE_TEST_FEATURES" "$@"
+        cargo nextest run --test-threads "$(($(nproc) * 3 / 2))" --workspace --features "$TROVE_TEST_FEATURES" -E "$1"
     else
-        cargo test --features "$TROVE_TEST_FEATURES" "$@"
+        cargo test --features "$TROVE_TEST_FEATURES" "${@:2}"
     fi
 }
 export -f run
@@ -33,25 +35,24 @@ export -f run
 if [ "${1:-}" = full ]; then
     export TROVE_TEST_DEPTH=full
 fi
-run --workspace
+run 'all()' --workspace
 if [ "${1:-}" = full ]; then
     # Status 75: it says why MySQL cannot be had.
     TARGET=$TARGET tests/scripts/with-mysql.sh true && mysql=0 || mysql=$?
     case $mysql in
-        0) TARGET=$TARGET tests/scripts/with-mysql.sh bash -c \
-            'run --workspace --test mysql && run --workspace --test conformance -- mysql_passes' ;;
+        0) TARGET=$TARGET tests/scripts/with-mysql.sh bash -c "run 'package(trove-mysql) & (binary(mysql) | test(mysql_passes))' \
+            --package trove-mysql --test mysql" ;;
         75) echo "test: MySQL's tests are skipped" >&2 ;;
         *) exit "$mysql" ;;
     esac
 fi
 # The simulator's database is one too.
-TROVE_TEST_STORE_URL=simulated run --package trove-controller --lib store::
-# The store's SQL, and what stands on it, on the other database. Features as above, so that nothing is built again.
-# The simulator has a database of its own and was there already.
-tests/scripts/with-postgresql.sh bash -c "run --package trove-controller --lib -- --skip simulation::"
+TROVE_TEST_STORE_URL=simulated run 'package(trove-controller) & kind(lib) & test(/^store::/)' \
+    --package trove-controller --lib store::
+# The store's SQL, and what stands on it, on the other database. The simulator has a database of its own and was there already.
+tests/scripts/with-postgresql.sh bash -c "run 'package(trove-controller) & kind(lib) & not test(/^simulation::/)' \
+    --package trove-controller --lib -- --skip simulation::"
 if [ "${1:-}" = full ]; then
     # Only the stories have a store; the tests of strategies would be as before.
-    stories=(--workspace --test '*')
-    if cargo nextest --version >/dev/null 2>&1; then stories+=(-E 'package(trove-tests)'); fi
-    TROVE_TEST_STORE=postgres run "${stories[@]}"
+    TROVE_TEST_STORE=postgres run 'package(trove-tests) & kind(test)' --package trove-tests --test '*'
 fi
