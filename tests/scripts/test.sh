@@ -53,6 +53,7 @@ TROVE_TEST_STORE_URL=simulated run 'package(trove-controller) & kind(lib) & test
 tests/scripts/with-postgresql.sh bash -c "run 'package(trove-controller) & kind(lib) & not test(/^simulation::/)' \
     --package trove-controller --lib -- --skip simulation::"
 if [ "${1:-}" = full ]; then
-    # Only the stories have a store; the tests of strategies would be as before.
-    TROVE_TEST_STORE=postgres run 'package(trove-tests) & kind(test)' --package trove-tests --test '*'
+    # Only the stories have a store; the tests of strategies would be as before. Sweeps are of the usual engine: what is
+    # written to the store is the same with each.
+    TROVE_TEST_DEPTH='' TROVE_TEST_STORE=postgres run 'package(trove-tests) & kind(test)' --package trove-tests --test '*'
 fi
