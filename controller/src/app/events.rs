@@ -103,10 +103,12 @@ impl Watcher {
         self.changes.mark_unchanged();
         self.nudges.mark_unchanged();
         let mut events = Vec::new();
-        // Operations first: an instance that a reader sees ACTIVE has no step that it has not been told of.
+        // An instance that a reader sees ACTIVE has no step that it has not been told of: instances are read first, and told
+        // last.
+        let instances = self.app.store.present_instances(self.project.as_ref()).await?;
         self.at_once = self.look_at_operations(&mut events).await?;
         if !self.at_once {
-            self.look_at_instances(&mut events).await?;
+            self.tell_instances(instances, &mut events);
         }
         Ok(events)
     }
@@ -128,8 +130,7 @@ impl Watcher {
         Ok(more)
     }
 
-    async fn look_at_instances(&mut self, events: &mut Vec<Event>) -> Result<()> {
-        let instances = self.app.store.present_instances(self.project.as_ref()).await?;
+    fn tell_instances(&mut self, instances: Vec<Instance>, events: &mut Vec<Event>) {
         let there: HashSet<InstanceId> = instances.iter().map(|instance| instance.id).collect();
         let gone: Vec<InstanceId> = self.seen.keys().filter(|id| !there.contains(id)).copied().collect();
         for id in gone {
@@ -144,7 +145,6 @@ impl Watcher {
                 events.push(Event::Instance(Box::new(instance)));
             }
         }
-        Ok(())
     }
 
     /// The number by which a reader goes on later.
