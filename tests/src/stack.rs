@@ -43,6 +43,8 @@ pub struct StackOptions {
     pub parent: Option<PathBuf>,
     /// Set if it shares a store with other controllers.
     pub shared: Option<Shared>,
+    /// Whether the store is a file in the state directory, whatever `TROVE_TEST_STORE` says.
+    pub sqlite: bool,
     /// Additional environment variables of the controller.
     pub environment: Vec<(String, String)>,
     /// The controller's limit of open files; by default that of the test.
@@ -134,7 +136,7 @@ impl Stack {
     /// Makes the directory and the configuration, without starting anything.
     pub fn prepare(mut options: StackOptions) -> Result<Self> {
         let asked = std::env::var_os("TROVE_TEST_STORE").is_some_and(|kind| kind == "postgres");
-        let database = if asked && options.shared.is_none() && options.account.is_none() {
+        let database = if asked && !options.sqlite && options.shared.is_none() && options.account.is_none() {
             let database = Database::start()?;
             options.shared = Some(database.shared());
             Some(database)

@@ -127,6 +127,7 @@ impl Story {
 async fn on_sqlite(parent: &Path, hosts: &Path) -> Result<Story> {
     let options = StackOptions {
         parent: Some(parent.to_owned()),
+        sqlite: true,
         environment: vec![("TROVE_PROCESS__HOSTS_DIR".to_owned(), hosts.display().to_string())],
         ..StackOptions::default()
     };
