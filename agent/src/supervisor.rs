@@ -259,12 +259,18 @@ impl Owner {
         if first == FirstStart::Private {
             self.configure().await?;
             pass("agent.prepare.before_secure")?;
-            self.start_private().await?;
-            self.parts.datastore.engine().secure(&self.parts.site).await?;
+            let secured = self.secure().await;
+            // Also one that was not: the next try would take the private server for the one that serves.
             self.stop().await;
+            secured?;
             pass("agent.prepare.after_secure")?;
         }
         Ok(())
+    }
+
+    async fn secure(&mut self) -> Result<(), EngineError> {
+        self.start_private().await?;
+        self.parts.datastore.engine().secure(&self.parts.site).await
     }
 
     fn want(&mut self, running: bool) -> Result<(), EngineError> {

@@ -58,6 +58,8 @@ struct Sleeper {
     configured: Mutex<BTreeMap<String, Value>>,
     started_with: Mutex<BTreeMap<String, Value>>,
     starts: AtomicU32,
+    /// How many more calls it takes to secure it, of which the last one succeeds; it starts privately as long as there are any.
+    open: AtomicU32,
 }
 
 impl Sleeper {
@@ -145,7 +147,7 @@ impl Engine for Sleeper {
     async fn initialise(&self, site: &Site) -> Result<FirstStart, EngineError> {
         site.host.make_directory(&Directory::Data.join("data"), 0o700, Owner::Engine).await?;
         keep(site, accounts(), Owner::Engine).await?;
-        Ok(FirstStart::Normal)
+        Ok(if self.open.load(Ordering::SeqCst) > 0 { FirstStart::Private } else { FirstStart::Normal })
     }
 
     async fn configure(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {
@@ -173,7 +175,10 @@ impl Engine for Sleeper {
     }
 
     async fn secure(&self, _site: &Site) -> Result<(), EngineError> {
-        Ok(())
+        match self.open.fetch_sub(1, Ordering::SeqCst) {
+            1 => Ok(()),
+            _ => Err(EngineError::new(Kind::Transient, "secure: no answer")),
+        }
     }
 
     async fn probe(&self, _site: &Site) -> Result<Health, EngineError> {
@@ -230,6 +235,7 @@ async fn stage_as(scratch: tempfile::TempDir, engine: Account, script: &'static 
         configured: Mutex::default(),
         started_with: Mutex::default(),
         starts: AtomicU32::new(0),
+        open: AtomicU32::new(0),
     });
     let own = Account::own().unwrap();
     let places = Places { data: at("v/1"), config: at("etc"), run: at("run"), log: at("log"), secrets: at("secrets") };

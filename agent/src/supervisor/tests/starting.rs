@@ -94,3 +94,16 @@ async fn an_engine_that_recovers_is_asked_seldom_and_can_be_stopped_meanwhile() 
     assert_eq!(start.await.unwrap().unwrap_err().kind(), Kind::Transient);
     stage.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_server_that_could_not_be_secured_is_not_taken_for_the_one_that_serves() {
+    let stage = stage(SLEEPS, Mood::Answers).await;
+    stage.sleeper.open.store(2, Ordering::SeqCst);
+    assert_eq!(stage.supervisor.initialise().await.unwrap_err().chain(), "secure: no answer");
+    let private: Mark = stage.files.read_json(MARK).unwrap().unwrap();
+    assert!(!private.runs().unwrap());
+    stage.supervisor.initialise().await.unwrap();
+    stage.supervisor.start().await.unwrap();
+    assert_eq!(stage.sleeper.starts(), 3, "twice privately, and then to serve");
+    stage.end().await;
+}
