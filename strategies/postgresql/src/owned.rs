@@ -15,6 +15,8 @@ const OWNED: &[&str] = &[
     "config_file",
     "data_directory",
     "data_sync_retry",
+    // It lets nobody in by a name without a database, not even the agent.
+    "db_user_namespace",
     "dynamic_library_path",
     "dynamic_shared_memory_type",
     "event_source",
@@ -91,8 +93,13 @@ mod tests {
         let code = code.chain(["extension_control_path", "extension_destdir", "oauth_validator_libraries"]);
         let agents = ["listen_addresses", "port", "superuser_reserved_connections", "authentication_timeout"];
         let agents = agents.into_iter().chain(["pre_auth_delay", "post_auth_delay", "synchronous_standby_names"]);
-        let agents =
-            agents.chain(["password_encryption", "ssl", "ssl_min_protocol_version", "max_prepared_transactions"]);
+        let agents = agents.chain([
+            "db_user_namespace",
+            "password_encryption",
+            "ssl",
+            "ssl_min_protocol_version",
+            "max_prepared_transactions",
+        ]);
         let later = ["wal_level", "archive_mode", "summarize_wal", "max_wal_senders", "max_replication_slots"];
         let later = later.into_iter().chain(["hot_standby", "primary_conninfo", "recovery_target_time"]);
         for name in programs.chain(files).chain(code).chain(agents).chain(later) {
