@@ -93,6 +93,9 @@ pub(crate) fn owned(site: &Site) -> Vec<String> {
     ]));
     if major(site) >= 17 {
         all.push(("summarize_wal", "on".to_owned()));
+    } else {
+        // Older versions only. With it an account without a database in its name, the agent's too, cannot log in.
+        all.push(("db_user_namespace", "off".to_owned()));
     }
     all.into_iter().flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]).collect()
 }

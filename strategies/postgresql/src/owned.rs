@@ -15,7 +15,6 @@ const OWNED: &[&str] = &[
     "config_file",
     "data_directory",
     "data_sync_retry",
-    // It lets nobody in by a name without a database, not even the agent.
     "db_user_namespace",
     "dynamic_library_path",
     "dynamic_shared_memory_type",

@@ -60,6 +60,7 @@ async fn what_the_agent_decides_is_not_altered_by_the_tenants_superuser() -> Res
         "external_pid_file = '/tmp/pid'",
         "superuser_reserved_connections = 0",
         "password_encryption = 'md5'",
+        "db_user_namespace = on",
     ];
     for setting in settings {
         root.batch_execute(&format!("alter system set {setting}")).await.context(setting)?;
