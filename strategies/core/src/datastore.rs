@@ -36,6 +36,9 @@ pub struct NameRules {
     /// Whether a name must not begin or end with white space, for an engine that takes it away: ` root` would be `root`.
     #[serde(default)]
     pub no_outer_space: bool,
+    /// Whether a name must not be between apostrophes, for an engine that takes them off who logs in: `'ann'` would be `ann`.
+    #[serde(default)]
+    pub no_outer_apostrophes: bool,
     /// Longest name where it becomes that of a file, in which each character but ASCII letters, digits and `_` takes five
     /// bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,6 +87,8 @@ impl NameRules {
             Some("ends with a space".to_owned())
         } else if self.no_outer_space && name.trim_matches(Self::is_space) != name {
             Some("begins or ends with white space".to_owned())
+        } else if self.no_outer_apostrophes && name.len() > 1 && name.starts_with('\'') && name.ends_with('\'') {
+            Some("begins and ends with an apostrophe".to_owned())
         } else if self.max_stored_bytes.is_some_and(|max| Self::stored_bytes(name) > max) {
             Some("has too many characters that are no letters, digits or underscores".to_owned())
         } else {
@@ -242,5 +247,9 @@ mod tests {
             assert!(rules.refusal(name).is_some(), "{name:?}");
         }
         assert_eq!(rules.refusal("two words"), None);
+        assert_eq!(rules.refusal("'ann'"), None);
+        rules.no_outer_apostrophes = true;
+        assert!(["''", "'ann'", "'root'"].iter().all(|name| rules.refusal(name).is_some()));
+        assert!(["'", "'ann", "ann'", "an'n"].iter().all(|name| rules.refusal(name).is_none()));
     }
 }

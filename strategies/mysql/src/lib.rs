@@ -75,6 +75,7 @@ impl Flavour {
             rules.no_final_space = true;
         }
         identity.users.hosts = true;
+        identity.users.names.no_outer_apostrophes = true;
         identity.users.rename = true;
         if !self.is_mariadb() {
             identity.users.passwords.max_bytes = Some(hash::SHA2_PASSWORD_BYTES);

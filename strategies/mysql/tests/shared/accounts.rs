@@ -123,6 +123,8 @@ async fn names_that_cannot_be_are_refused_before_anything_is_changed() -> Result
         ("PUBLIC", "%"),
         ("a ", "%"),
         ("😀", "%"),
+        ("''", "%"),
+        ("'a'", "%"),
         (&own, "LocalHost"),
         ("a", ""),
         ("a", "x'y"),
