@@ -12,9 +12,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 use trove_strategy::{
-    Applied, CharacterSet, Database, Databases, Datastore, Engine, EngineError, FirstStart, Grantee, Health, Host,
-    Identity, Installation, Kind, Metric, NewUser, Parameter, Parameters, Root, SecretString, Settings, Site, Size,
-    StartMode, StartSpec, User, UserChange, Users,
+    Applied, Backup, CharacterSet, Database, Databases, Datastore, Engine, EngineError, FirstStart, Grantee, Health,
+    Host, Identity, Installation, Kind, Metric, NewUser, Parameter, Parameters, Root, SecretString, Settings, Sink,
+    Site, Size, Source, StartMode, StartSpec, Taken, User, UserChange, Users,
 };
 
 /// Limit of a liveness probe.
@@ -90,6 +90,10 @@ impl Datastore for Bounded {
 
     fn parameters(&self) -> Option<&dyn Parameters> {
         self.0.parameters().map(|_| self as &dyn Parameters)
+    }
+
+    fn backup(&self) -> Option<&dyn Backup> {
+        self.0.backup().map(|_| self as &dyn Backup)
     }
 }
 
@@ -241,6 +245,22 @@ impl Parameters for Bounded {
     }
 }
 
+/// A backup takes as long as there is data: the job's deadline bounds it.
+#[async_trait]
+impl Backup for Bounded {
+    async fn take(&self, site: &Site, sink: &mut Sink) -> Result<Taken, EngineError> {
+        let backup = self.0.backup().ok_or_else(|| missing("backup"))?;
+        let mut taken = backup.take(site, sink).await.map_err(short)?;
+        taken.position = taken.position.map(|position| cut(position, WORD));
+        Ok(taken)
+    }
+
+    async fn restore(&self, site: &Site, source: &mut Source) -> Result<(), EngineError> {
+        let backup = self.0.backup().ok_or_else(|| missing("backup"))?;
+        backup.restore(site, source).await.map_err(short)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +291,7 @@ mod tests {
             include_str!("../../strategies/core/src/capability/users.rs"),
             include_str!("../../strategies/core/src/capability/root.rs"),
             include_str!("../../strategies/core/src/capability/parameters.rs"),
+            include_str!("../../strategies/core/src/capability/backup.rs"),
         ] {
             let traits = traits.split("#[cfg(test)]").next().unwrap();
             let verbs = verbs(traits.split("pub trait ").nth(1).unwrap());

@@ -4,10 +4,10 @@
 set -euo pipefail
 
 packages=(gcc libc6-dev ca-certificates python3-venv util-linux postgresql postgresql-client
-    redis-server redis-tools mariadb-server mariadb-client nftables)
+    redis-server redis-tools mariadb-server mariadb-client mariadb-backup nftables)
 for option in "$@"; do
     case $option in
-        --tests) packages+=(openssl shellcheck libfaketime memcached docker.io iptables xfsprogs) ;;
+        --tests) packages+=(age openssl shellcheck libfaketime memcached docker.io iptables xfsprogs zstd) ;;
         --docker) packages+=(docker.io iptables xfsprogs) ;;
         --images) packages+=(sudo debootstrap mmdebstrap debian-archive-keyring kpartx qemu-utils zstd iproute2 dosfstools e2fsprogs) ;;
         *)

@@ -1,6 +1,6 @@
 //! A site in a scratch directory, and an engine on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -97,6 +97,19 @@ impl<'a> Bench<'a> {
         let pid = |entry: std::fs::DirEntry| {
             let cwd = std::fs::read_link(entry.path().join("cwd")).ok()?;
             cwd.starts_with(volume).then(|| entry.file_name().to_string_lossy().parse().ok())?
+        };
+        Ok(std::fs::read_dir("/proc")?.flatten().filter_map(pid).collect())
+    }
+
+    /// Processes that were given a path of this bench's as an argument.
+    pub(crate) fn commands(&self) -> Result<BTreeSet<i32>> {
+        let scratch = self.scratch.path().to_string_lossy().into_owned();
+        let pid = |entry: std::fs::DirEntry| {
+            // A process may end at any moment.
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            String::from_utf8_lossy(&line)
+                .contains(&scratch)
+                .then(|| entry.file_name().to_string_lossy().parse().ok())?
         };
         Ok(std::fs::read_dir("/proc")?.flatten().filter_map(pid).collect())
     }

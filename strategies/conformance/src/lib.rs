@@ -9,6 +9,7 @@
 
 mod access;
 mod accounts;
+mod backup;
 mod bench;
 mod life;
 mod secrets;
@@ -156,6 +157,12 @@ pub async fn run(datastore: &dyn Datastore, tenant: &dyn Tenant) -> Result<Repor
         report.held("keeps_what_was_written", kept)?
     };
     let running = report.held("does_each_step_again", life::does_each_step_again(&bench, running).await)?;
+    let running = if manifest.has(Capability::Backup) {
+        report.held("backup", backup::backup(&bench, tenant, &login, running).await)?
+    } else {
+        report.skipped.push("backup");
+        running
+    };
     let sessions = [tenant.connect(&bench.site, &login).await?, tenant.connect(&bench.site, &login).await?];
     report.held("stops_in_time_with_open_sessions", running.stop(&bench).await)?;
     drop(sessions);

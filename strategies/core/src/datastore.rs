@@ -5,7 +5,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::capability::{Databases, Parameters, Root, Users};
+use crate::capability::{Backup, Databases, Parameters, Root, Users};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::host::Host;
@@ -230,6 +230,10 @@ pub trait Datastore: Send + Sync {
     }
     /// Parameters.
     fn parameters(&self) -> Option<&dyn Parameters> {
+        None
+    }
+    /// Backups.
+    fn backup(&self) -> Option<&dyn Backup> {
         None
     }
 }

@@ -28,7 +28,10 @@ pub mod relay;
 pub mod site;
 pub mod stream;
 
-pub use capability::{Applied, Database, Databases, Grantee, NewUser, Parameters, Root, User, UserChange, Users};
+pub use capability::{
+    Applied, Backup, Database, Databases, Grantee, NewUser, Parameters, Root, Sink, Source, Taken, User, UserChange,
+    Users,
+};
 pub use command::{Command, Output, Signal};
 pub use datastore::{Client, Datastore, Identity, NameRules, UserTraits};
 pub use engine::{Engine, FirstStart, Health, Metric, Role, Settings, StartMode, StartSpec, TlsMode};

@@ -47,6 +47,8 @@ pub enum Capability {
     Root,
     /// Parameters.
     Parameters,
+    /// Backups.
+    Backup,
 }
 
 impl fmt::Display for Capability {
@@ -56,6 +58,7 @@ impl fmt::Display for Capability {
             Self::Users => "users",
             Self::Root => "root",
             Self::Parameters => "parameters",
+            Self::Backup => "backup",
         })
     }
 }
@@ -195,6 +198,7 @@ impl Manifest {
             (Capability::Users, datastore.users().is_some()),
             (Capability::Root, datastore.root().is_some()),
             (Capability::Parameters, datastore.parameters().is_some()),
+            (Capability::Backup, datastore.backup().is_some()),
         ];
         let capabilities = accessors.into_iter().filter(|(_, has)| *has).map(|(capability, _)| capability).collect();
         let identity = datastore.identity();

@@ -11,7 +11,7 @@ use crate::{Flavour, config, names};
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// Where the data directory is made before it gets its name.
-fn unfinished() -> Location {
+pub(crate) fn unfinished() -> Location {
     Directory::Data.join("data.new")
 }
 
@@ -36,7 +36,7 @@ pub(crate) async fn initialise(flavour: Flavour, site: &Site) -> Result<(), Engi
 }
 
 /// A program of the packages', beside the server's or where Debian has those that are no servers.
-async fn program(site: &Site, name: &str) -> Result<PathBuf, EngineError> {
+pub(crate) async fn program(site: &Site, name: &str) -> Result<PathBuf, EngineError> {
     let bindir = &site.installation.bindir;
     let parent = bindir.parent().unwrap_or(bindir);
     for directory in [bindir.clone(), parent.join("bin"), parent.join("scripts")] {
@@ -45,7 +45,7 @@ async fn program(site: &Site, name: &str) -> Result<PathBuf, EngineError> {
             return Ok(program);
         }
     }
-    let reason = format!("initialise: {name} is neither in {} nor beside it", bindir.display());
+    let reason = format!("look for the server's programs: {name} is neither in {} nor beside it", bindir.display());
     Err(EngineError::new(Kind::Fatal, reason))
 }
 

@@ -5,6 +5,7 @@
 
 mod access;
 mod accounts;
+mod backup;
 mod client;
 mod config;
 mod databases;
@@ -27,8 +28,8 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Client, Command, Databases, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules, Parameters,
-    Root, Site, Users,
+    Backup, Client, Command, Databases, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules,
+    Parameters, Root, Site, Users,
 };
 
 pub use client::identifier;
@@ -165,6 +166,10 @@ impl Datastore for Mysql {
 
     fn parameters(&self) -> Option<&dyn Parameters> {
         Some(self)
+    }
+
+    fn backup(&self) -> Option<&dyn Backup> {
+        self.flavour.has_backups().then_some(self as &dyn Backup)
     }
 }
 

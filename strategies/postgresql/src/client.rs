@@ -38,11 +38,11 @@ const OPTIONS: &str = "-c standard_conforming_strings=on -c search_path=pg_catal
                        -c log_transaction_sample_rate=0 -c synchronous_commit=local \
                        -c session_preload_libraries= -c local_preload_libraries=";
 
-/// The same with what newer servers have: a statement ends when the agent no longer waits for it (14), and no event
-/// trigger of a tenant's fires at a login, nor does a time limit end a transaction (17).
+/// The same with what newer servers have: a statement ends when the agent no longer waits for it, and no session for
+/// waiting (14), and no event trigger of a tenant's fires at a login, nor does a time limit end a transaction (17).
 fn options(site: &Site) -> String {
     let major = crate::config::major(site);
-    let given_up = if major >= 14 { " -c client_connection_check_interval=1s" } else { "" };
+    let given_up = if major >= 14 { " -c client_connection_check_interval=1s -c idle_session_timeout=0" } else { "" };
     let triggers = if major >= 17 { " -c event_triggers=off -c transaction_timeout=0" } else { "" };
     format!("{OPTIONS}{given_up}{triggers}")
 }
@@ -88,6 +88,12 @@ impl Session {
             let _ = connection.await;
         });
         Ok(Self { client, driver })
+    }
+
+    /// Comes when the server has ended this session.
+    pub(crate) async fn ended(&mut self) {
+        // A task that was cut off has ended, too.
+        let _ = (&mut self.driver).await;
     }
 
     /// Runs statements, one after the other. `attempt` says what for: statements are not shown in errors.
@@ -189,7 +195,7 @@ fn explained(attempt: &str, error: tokio_postgres::Error) -> EngineError {
 }
 
 /// The beginning of a text that a tenant may have made long.
-fn cut(text: &str) -> &str {
+pub(crate) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(WORDS)]
 }
 

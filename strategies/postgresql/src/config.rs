@@ -49,6 +49,7 @@ pub(crate) fn owned(site: &Site) -> Vec<String> {
         ("ssl_cert_file", place(&site.tls.certificate)),
         ("ssl_key_file", place(&site.tls.key)),
         ("ssl_ca_file", place(&site.tls.authority)),
+        ("max_slot_wal_keep_size", format!("{}MB", kept_log_mib(site))),
     ];
     all.extend(words(&[
         ("unix_socket_permissions", "0700"),
@@ -102,6 +103,12 @@ pub(crate) fn owned(site: &Site) -> Vec<String> {
 
 /// As many as follow it, are copied or ship its log at once.
 const SENDERS: &str = "10";
+
+/// As much of the log as is kept for a backup that is being taken, or for somebody who follows it: a quarter of the
+/// volume, which a storage that is slow, or a follower that is gone, must not fill.
+pub(crate) fn kept_log_mib(site: &Site) -> u64 {
+    (site.size.volume_gib * 1024 / 4).max(256)
+}
 
 /// The number that versions with the same data have in common.
 pub(crate) fn major(site: &Site) -> u32 {
@@ -215,6 +222,7 @@ pub(crate) fn access(settings: &Settings) -> String {
     format!(
         "# Written by the agent; changes are lost. The first line that fits decides.\n\
          local   all         os_admin            peer map=agent\n\
+         local   replication os_admin            peer map=agent\n\
          local   all         all                 scram-sha-256\n\
          host    all         os_admin  all       reject\n\
          host    replication all       all       reject\n\

@@ -20,7 +20,7 @@ pub(crate) const RELOAD: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Where the data directory is made before it gets its name.
-const UNFINISHED: &str = "data.new";
+pub(crate) const UNFINISHED: &str = "data.new";
 
 /// The server program.
 pub(crate) fn program(site: &Site) -> PathBuf {

@@ -3,6 +3,8 @@
 //! Sources: the PostgreSQL manual (chapters 18 to 22 and 28, initdb, SQL commands), tried on 15.18 of Debian 12.
 
 mod access;
+mod archive;
+mod backup;
 mod catalog;
 mod client;
 mod config;
@@ -23,8 +25,8 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Client, Command, Databases, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules, Parameters,
-    Root, Users,
+    Backup, Client, Command, Databases, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules,
+    Parameters, Root, Users,
 };
 
 pub use client::{scram_verifier, sql_identifier, sql_literal};
@@ -103,6 +105,10 @@ impl Datastore for Postgresql {
     }
 
     fn parameters(&self) -> Option<&dyn Parameters> {
+        Some(self)
+    }
+
+    fn backup(&self) -> Option<&dyn Backup> {
         Some(self)
     }
 }

@@ -37,6 +37,7 @@ const OWNED: &[&str] = &[
     "logging_collector",
     "max_prepared_transactions",
     "max_replication_slots",
+    "max_slot_wal_keep_size",
     "max_wal_senders",
     "oauth_validator_libraries",
     "password_encryption",
@@ -100,7 +101,12 @@ mod tests {
             "max_prepared_transactions",
         ]);
         let later = ["wal_level", "archive_mode", "summarize_wal", "max_wal_senders", "max_replication_slots"];
-        let later = later.into_iter().chain(["hot_standby", "primary_conninfo", "recovery_target_time"]);
+        let later = later.into_iter().chain([
+            "max_slot_wal_keep_size",
+            "hot_standby",
+            "primary_conninfo",
+            "recovery_target_time",
+        ]);
         for name in programs.chain(files).chain(code).chain(agents).chain(later) {
             assert!(is_owned(name) && is_owned(&name.to_uppercase()), "{name}");
         }

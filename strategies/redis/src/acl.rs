@@ -86,7 +86,7 @@ pub(crate) fn file() -> Location {
 }
 
 /// The longest file of accounts that is read, bytes: tens of thousands of accounts.
-const FILE_BYTES: u64 = 16 << 20;
+pub(crate) const FILE_BYTES: u64 = 16 << 20;
 
 /// What the server stores of a password: its SHA-256, so that no password is in a command or a file.
 pub(crate) fn verifier(password: &SecretString) -> String {
@@ -131,6 +131,19 @@ pub(crate) async fn ensure(site: &Site, saving: &Mutex<()>) -> Result<(), Engine
         site.host.write(File { at, contents, mode: 0o600, owner: Owner::Engine }).await?;
     }
     Ok(())
+}
+
+/// The accounts that there are, for a backup: the agent's has a password of this site's.
+pub(crate) async fn of_others(site: &Site, saving: &Mutex<()>) -> Result<String, EngineError> {
+    let _alone = saving.lock().await;
+    let text = site.host.read(&file(), FILE_BYTES).await?.unwrap_or_default();
+    Ok(without_agent(&String::from_utf8_lossy(&text)))
+}
+
+/// The accounts without the agent's.
+pub(crate) fn without_agent(text: &str) -> String {
+    let is_agent = |line: &str| line.split(' ').take(2).eq(["user", ADMIN]);
+    text.lines().filter(|line| !is_agent(line)).map(|line| format!("{line}\n")).collect()
 }
 
 /// The same accounts with an agent's account that can log in, a `default` that has exactly the rights of root and lets
@@ -242,6 +255,13 @@ mod tests {
         }
         let newer = first().replace("on #aa", "on sanitize-payload #aa");
         assert_eq!(righted(&newer, "#aa"), newer);
+    }
+
+    #[test]
+    fn a_backup_has_the_accounts_of_others() {
+        let text = format!("{}user os_admins on #11 ~* +@all\n", first());
+        let root = of_root().join(" ");
+        assert_eq!(without_agent(&text), format!("user default off {root}\nuser os_admins on #11 ~* +@all\n"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use trove_strategy::{
 use crate::client::Session;
 use crate::config::{self, Files};
 use crate::connections::make_room;
-use crate::{Redis, acl};
+use crate::{Redis, acl, backup};
 
 /// A gibibyte of data is read in about ten seconds.
 const START: Duration = Duration::from_secs(1800);
@@ -34,7 +34,7 @@ pub(crate) async fn text_of(site: &Site, at: &Location) -> Result<String, Engine
 }
 
 /// INFO as fields.
-async fn info(session: &mut Session, attempt: &str) -> Result<BTreeMap<String, String>, EngineError> {
+pub(crate) async fn info(session: &mut Session, attempt: &str) -> Result<BTreeMap<String, String>, EngineError> {
     let text: String = session.ask(attempt, &redis::cmd("INFO")).await?;
     let field = |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
     Ok(text.lines().filter_map(field).collect())
@@ -104,6 +104,7 @@ pub(crate) async fn set_each(
 impl Engine for Redis {
     async fn initialise(&self, site: &Site) -> Result<FirstStart, EngineError> {
         site.host.make_directory(&Directory::Data.join("data"), 0o700, Owner::Engine).await?;
+        backup::forget(site).await?;
         acl::ensure(site, &self.held.saving).await?;
         Ok(FirstStart::Normal)
     }

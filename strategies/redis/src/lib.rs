@@ -3,6 +3,7 @@
 //! Sources: the documentation of Redis (ACL, persistence, TLS, configuration), tried on 7.0.15 of Debian 12.
 
 mod acl;
+mod backup;
 mod client;
 mod config;
 mod connections;
@@ -17,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Client, Command, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules, Parameters, Root, Site,
-    Users,
+    Backup, Client, Command, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules, Parameters, Root,
+    Site, Users,
 };
 
 use crate::client::Held;
@@ -37,6 +38,7 @@ pub struct Redis {
     server: &'static str,
     client: &'static str,
     client_password: &'static str,
+    checker: &'static str,
     held: Held,
 }
 
@@ -48,6 +50,7 @@ impl Redis {
             server: "redis-server",
             client: "redis-cli",
             client_password: "REDISCLI_AUTH",
+            checker: "redis-check-rdb",
             held: Held::nothing(),
         }
     }
@@ -59,6 +62,7 @@ impl Redis {
             server: "valkey-server",
             client: "valkey-cli",
             client_password: "VALKEYCLI_AUTH",
+            checker: "valkey-check-rdb",
             held: Held::nothing(),
         }
     }
@@ -115,6 +119,10 @@ impl Datastore for Redis {
     }
 
     fn parameters(&self) -> Option<&dyn Parameters> {
+        Some(self)
+    }
+
+    fn backup(&self) -> Option<&dyn Backup> {
         Some(self)
     }
 }

@@ -3,11 +3,13 @@
 //! Writes are idempotent: to create what exists with the same meaning, or to delete what is not there, is a success,
 //! since each is called again after a crash.
 
+pub mod backup;
 pub mod databases;
 pub mod parameters;
 pub mod root;
 pub mod users;
 
+pub use backup::{Backup, Sink, Source, Taken};
 pub use databases::{Database, Databases};
 pub use parameters::{Applied, Parameters};
 pub use root::Root;

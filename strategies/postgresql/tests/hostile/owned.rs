@@ -32,7 +32,7 @@ async fn what_the_agent_decides_is_not_altered_by_the_tenants_superuser() -> Res
     let root = as_root(&bench.site, "postgres").await?;
     let names = "'port', 'listen_addresses', 'hba_file', 'ident_file', 'unix_socket_directories', 'ssl', 'ssl_cert_file', \
                  'logging_collector', 'log_destination', 'session_preload_libraries', 'shared_preload_libraries', \
-                 'post_auth_delay', 'archive_mode', 'max_wal_senders', 'superuser_reserved_connections'";
+                 'post_auth_delay', 'archive_mode', 'max_wal_senders', 'max_slot_wal_keep_size', 'superuser_reserved_connections'";
     let asked = format!(
         "select string_agg(name || '=' || setting, ' ' order by name) from pg_settings where name in ({names})"
     );
@@ -57,6 +57,7 @@ async fn what_the_agent_decides_is_not_altered_by_the_tenants_superuser() -> Res
         "pre_auth_delay = 60",
         "archive_mode = off",
         "max_wal_senders = 0",
+        "max_slot_wal_keep_size = -1",
         "external_pid_file = '/tmp/pid'",
         "superuser_reserved_connections = 0",
         "password_encryption = 'md5'",

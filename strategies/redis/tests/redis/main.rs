@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests plant files and look at them")]
 
 mod accounts;
+mod backups;
 mod connections;
 mod passwords;
 mod replay;

@@ -1,0 +1,180 @@
+//! Backups of MariaDB by its own tool: what `mariadb-backup` streams, in the order in which it does.
+//!
+//! Sources: MariaDB's manual (mariadb-backup, backup stages), tried on MariaDB 10.11.19 of Debian 12.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use trove_strategy::{
+    Backup, Command, EngineError, HostError, InputStream, Kind, Location, OutputStream, Owner, Sink, Site, Source,
+    Taken,
+};
+
+use crate::client::socket;
+use crate::install::{argument, bootstrap, program, restored, unfinished, with_modes};
+use crate::{Flavour, Mysql, config, names};
+
+/// The agent's job has a deadline of its own, which ends the tools earlier.
+const LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// How long the statements on the restored data may take, with the recovery before them.
+const RECOVERY: Duration = Duration::from_secs(900);
+/// What is in memory at once.
+const PIECE: usize = 256 << 10;
+/// Greatest size of the tool's file about a backup.
+const INFO_BYTES: u64 = 64 << 10;
+
+/// What the tool writes beside the stream, which also is its directory for what it sorts.
+fn beside() -> Location {
+    let mut at = config::temporary();
+    at.path.push("backup");
+    at
+}
+
+/// The tool leaves these among the data; the server knows none of them.
+const OWN_FILES: &[&str] = &[
+    "backup-my.cnf",
+    "mariadb_backup_binlog_info",
+    "mariadb_backup_checkpoints",
+    "mariadb_backup_info",
+    "xtrabackup_binlog_info",
+    "xtrabackup_binlog_pos_innodb",
+    "xtrabackup_checkpoints",
+    "xtrabackup_info",
+];
+
+#[async_trait]
+impl Backup for Mysql {
+    async fn take(&self, site: &Site, sink: &mut Sink) -> Result<Taken, EngineError> {
+        let tool = program(site, "mariadb-backup").await?;
+        site.host.remove(&beside()).await?;
+        site.host.make_directory(&beside(), 0o700, Owner::Engine).await?;
+        let mut command = Command::engine(tool).deadline(LIMIT).arg("--no-defaults").arg("--backup");
+        command = command.arg("--stream=xbstream").arg(format!("--user={}", names::admin(self.flavour, site)));
+        for (name, at) in [("socket", &socket()), ("target-dir", &beside()), ("extra-lsndir", &beside())] {
+            command = command.arg(argument(name, site, at));
+        }
+        let command = command.arg(format!("--datadir={}", site.data.display()));
+        let mut stream = site.host.read_from(with_modes(command)).await?;
+        pour_out(&mut stream, sink).await?;
+        let position = position(site).await?;
+        site.host.remove(&beside()).await?;
+        let mut taken = Taken::default();
+        taken.position = position;
+        Ok(taken)
+    }
+
+    async fn restore(&self, site: &Site, source: &mut Source) -> Result<(), EngineError> {
+        let (unpack, prepare) = (program(site, "mbstream").await?, program(site, "mariadb-backup").await?);
+        let new = unfinished();
+        site.host.remove(&new).await?;
+        site.host.make_directory(&new, 0o700, Owner::Engine).await?;
+        for at in config::empty() {
+            site.host.make_directory(&at, 0o750, Owner::Agent).await?;
+        }
+        site.host.make_directory(&config::temporary(), 0o700, Owner::Engine).await?;
+        let unpack =
+            Command::engine(unpack).deadline(LIMIT).arg("-x").arg("-C").arg(site.path(&new).display().to_string());
+        pour_in(source, site.host.write_to(with_modes(unpack)).await?).await?;
+        let prepare = Command::engine(prepare).deadline(LIMIT).arg("--no-defaults").arg("--prepare");
+        let prepare =
+            prepare.arg(argument("target-dir", site, &new)).arg(argument("tmpdir", site, &config::temporary()));
+        site.host.run(with_modes(prepare)).await.map_err(|error| invalid("prepare the backup", error))?;
+        for name in OWN_FILES {
+            site.host.remove(&new_file(name)).await?;
+        }
+        if !site.host.exists(&new_file("mysql")).await? {
+            return Err(EngineError::new(
+                Kind::Invalid,
+                "restore: the backup is of no server: it has no database mysql",
+            ));
+        }
+        // The account may have another name here, and who was root there may have changed it.
+        let statements = [restored(self.flavour, site)];
+        let made = bootstrap(self.flavour, site, &new, &statements, RECOVERY).await;
+        made.map_err(|error| invalid("make the agent's account", error))?;
+        Ok(site.host.rename(&new, &trove_strategy::Directory::Data.join("data")).await?)
+    }
+}
+
+fn new_file(name: &str) -> Location {
+    let mut at = unfinished();
+    at.path.push(name);
+    at
+}
+
+/// What a program says of the data is of the backup. One that could not be run, or was late, says nothing of it.
+fn invalid(attempt: &str, error: HostError) -> EngineError {
+    let kind =
+        if matches!(error, HostError::Failed { .. }) { Kind::Invalid } else { EngineError::from(error.clone()).kind() };
+    EngineError::caused(kind, format!("restore: {attempt}"), error)
+}
+
+async fn pour_out(stream: &mut OutputStream, sink: &mut Sink) -> Result<(), EngineError> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = stream.read(&mut piece).await;
+        let read = read.map_err(|error| EngineError::caused(Kind::Transient, "take a backup", error))?;
+        if read == 0 {
+            return Ok(());
+        }
+        let written = sink.write_all(&piece[..read]).await;
+        written.map_err(|error| EngineError::caused(Kind::Transient, "store the backup", error))?;
+    }
+}
+
+async fn pour_in(source: &mut Source, mut stream: InputStream) -> Result<(), EngineError> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = source.read(&mut piece).await;
+        let read = read.map_err(|error| EngineError::caused(Kind::Transient, "read the backup", error))?;
+        if read == 0 {
+            break;
+        }
+        if stream.write_all(&piece[..read]).await.is_err() {
+            // Its end says why.
+            break;
+        }
+    }
+    stream.finish().await.map(drop).map_err(|error| invalid("unpack the backup", error))
+}
+
+/// From a line such as `binlog_pos = filename 'binlog.000002', position '342', GTID of the last change '0-1-3'`. The file is in
+/// a directory of the engine's account, so that it is taken for what it says and no more.
+async fn position(site: &Site) -> Result<Option<String>, EngineError> {
+    for name in ["mariadb_backup_info", "xtrabackup_info"] {
+        let mut at = beside();
+        at.path.push(name);
+        if let Some(bytes) = site.host.read(&at, INFO_BYTES).await? {
+            return Ok(gtid(&String::from_utf8_lossy(&bytes)));
+        }
+    }
+    Ok(None)
+}
+
+fn gtid(info: &str) -> Option<String> {
+    let line = info.lines().find(|line| line.starts_with("binlog_pos"))?;
+    let gtid = line.split_once("GTID of the last change '")?.1.split('\'').next()?;
+    let is_gtid = !gtid.is_empty() && gtid.chars().all(|c| c.is_ascii_digit() || "-,".contains(c));
+    is_gtid.then(|| gtid.to_owned())
+}
+
+impl Flavour {
+    /// MySQL's way is another (its clone plug-in).
+    pub(crate) fn has_backups(self) -> bool {
+        self.is_mariadb()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_position_is_the_tools_last_gtid() {
+        let info = "uuid = 1\nbinlog_pos = filename 'binlog.000002', position '342', GTID of the last change '0-1-3'\n";
+        assert_eq!(gtid(info).as_deref(), Some("0-1-3"));
+        assert_eq!(gtid("binlog_pos = filename 'binlog.000001', position '328'\n"), None);
+        assert_eq!(gtid("binlog_pos = GTID of the last change '0-1-3\u{7}'\n"), None);
+    }
+}

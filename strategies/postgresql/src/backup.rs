@@ -1,0 +1,256 @@
+//! Backups: what `pg_basebackup` says, a tar archive of the data directory with the log that makes it whole, and its
+//! own list of sums.
+//!
+//! The log that is written meanwhile is kept by a slot for as long as a session of the agent's lasts, so that it goes
+//! with the agent. Within bounds: a storage that is slow must not fill the tenant's disk (`max_slot_wal_keep_size`).
+
+use std::io;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use trove_strategy::{
+    Backup, Command, Directory, EngineError, HostError, Kind, Location, OutputStream, Owner, Sink, Site, Source, Taken,
+};
+
+use crate::Postgresql;
+use crate::archive::Archive;
+use crate::client::{ADMIN, Session, within};
+use crate::engine::UNFINISHED;
+use crate::{catalog, config};
+
+/// A storage may be slow; a job's own deadline comes first.
+const LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// How long a server is asked whether it is still there.
+const PROBE: Duration = Duration::from_secs(5);
+/// What is in memory at once.
+const BUFFER: usize = 256 << 10;
+
+const TAKE: &str = "take a backup";
+const RESTORE: &str = "restore a backup";
+
+/// Files with which a restored server would not be the one that was backed up: lists that are only for the restore, an
+/// earlier server's process, and what makes a server follow another one, run programs or reach for other directories
+/// (manual, 26.3.5 and 55.4). A tenant with a shell may have put the last ones there.
+const LEFT_OUT: &[&str] = &[
+    "backup_manifest",
+    "postmaster.pid",
+    "postmaster.opts",
+    "standby.signal",
+    "recovery.signal",
+    "tablespace_map",
+    "pg_tblspc",
+];
+
+#[async_trait]
+impl Backup for Postgresql {
+    async fn take(&self, site: &Site, sink: &mut Sink) -> Result<Taken, EngineError> {
+        let mut home = catalog::home(site).await?;
+        refuse_tablespaces(&home).await?;
+        let begun = keep_log(&home).await?;
+        let mut said = site.host.read_from(basebackup(site)).await?;
+        let copied = tokio::select! {
+            copied = copy(&mut said, sink) => copied,
+            () = home.ended() => return Err(not_kept(site)),
+        };
+        if let Err(Broken::Tool(error)) = copied {
+            let lives = within(PROBE, TAKE, home.rows(TAKE, "select 1")).await.is_ok();
+            let failed = of_tool(error);
+            return Err(if lives {
+                failed
+            } else {
+                EngineError::caused(Kind::Transient, not_kept(site).chain(), failed)
+            });
+        }
+        if let Err(Broken::Sink(error)) = copied {
+            return Err(EngineError::caused(Kind::Transient, format!("{TAKE}: hand it on"), error));
+        }
+        let said = said.finish().await?.stderr;
+        let mut taken = Taken::default();
+        taken.position = Some(end_point(&said).map_or(begun, str::to_owned));
+        Ok(taken)
+    }
+
+    async fn restore(&self, site: &Site, source: &mut Source) -> Result<(), EngineError> {
+        let new = Directory::Data.join(UNFINISHED);
+        site.host.remove(&new).await?;
+        site.host.make_directory(&new, 0o700, Owner::Engine).await?;
+        let made = async {
+            extract(site, &new, source).await?;
+            verify(site, &new).await?;
+            make_ready(site, &new).await
+        };
+        if let Err(error) = made.await {
+            // What is in the way is removed by the next call, too.
+            let _ = site.host.remove(&new).await;
+            return Err(error);
+        }
+        Ok(site.host.rename(&new, &Directory::Data.join("data")).await?)
+    }
+}
+
+/// The tool of the server's version. It comes in as the agent does: by the account that the system vouches for.
+fn basebackup(site: &Site) -> Command {
+    let mut tool = Command::engine(site.installation.bindir.join("pg_basebackup"))
+        .arg("--pgdata=-")
+        .arg("--format=tar")
+        .arg("--wal-method=fetch")
+        .arg("--checkpoint=fast")
+        .arg("--label=trove")
+        .arg("--verbose")
+        .arg("--no-password")
+        .arg(format!("--username={ADMIN}"))
+        .arg(format!("--host={}", site.run.to_string_lossy()))
+        .arg(format!("--port={}", site.port))
+        .deadline(LIMIT);
+    tool.user = Owner::Agent;
+    // Somebody else may have put his socket there: whoever asks for a password is told none.
+    let env = [("PGPASSFILE", "/nonexistent"), ("PGREQUIREAUTH", "none"), ("PGGSSENCMODE", "disable")];
+    let env = env.into_iter().chain([("PGSSLMODE", "disable"), ("PGCONNECT_TIMEOUT", "30")]);
+    tool.env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    tool
+}
+
+/// A tablespace is another directory, anywhere on the machine.
+async fn refuse_tablespaces(home: &Session) -> Result<(), EngineError> {
+    let sql =
+        "select string_agg(quote_ident(spcname), ', ') from pg_catalog.pg_tablespace where oid not in (1663, 1664)";
+    let names = home.rows("look for tablespaces", sql).await?.concat().concat();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let reason = format!(
+        "{TAKE}: the server has tablespaces of its own ({}), and a backup holds the data directory alone: move what is \
+         in them to pg_default and drop them",
+        crate::client::cut(&names)
+    );
+    Err(EngineError::new(Kind::Invalid, reason))
+}
+
+/// Makes the slot that keeps the log from now on, and answers how far that has come. It lasts as long as the session.
+async fn keep_log(home: &Session) -> Result<String, EngineError> {
+    let attempt = "keep the log for a backup";
+    let name = format!("trove_backup_{:016x}", rand::random::<u64>());
+    let sql = format!("select lsn from pg_catalog.pg_create_physical_replication_slot('{name}', true, true)");
+    home.rows(attempt, &sql).await?;
+    Ok(home.rows(attempt, "select pg_catalog.pg_current_wal_lsn()").await?.concat().concat())
+}
+
+fn not_kept(site: &Site) -> EngineError {
+    let reason = format!(
+        "{TAKE}: the server ended the session that kept its log for it. Either more than {} MiB were written before \
+         the storage had taken the backup, or the server was stopped",
+        config::kept_log_mib(site)
+    );
+    EngineError::new(Kind::Transient, reason)
+}
+
+/// Why a stream broke off.
+enum Broken {
+    Tool(io::Error),
+    Sink(io::Error),
+}
+
+async fn copy(from: &mut OutputStream, sink: &mut Sink) -> Result<(), Broken> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let length = from.read(&mut buffer).await.map_err(Broken::Tool)?;
+        if length == 0 {
+            return sink.flush().await.map_err(Broken::Sink);
+        }
+        sink.write_all(&buffer[..length]).await.map_err(Broken::Sink)?;
+    }
+}
+
+fn of_tool(error: io::Error) -> EngineError {
+    match error.downcast::<HostError>() {
+        Ok(failed) => EngineError::caused(Kind::Fatal, TAKE, failed),
+        Err(error) => EngineError::caused(Kind::Transient, TAKE, error),
+    }
+}
+
+/// From `pg_basebackup: write-ahead log end point: 0/2000100`.
+fn end_point(said: &str) -> Option<&str> {
+    said.lines().find_map(|line| Some(line.split_once("log end point: ")?.1.trim()))
+}
+
+fn invalid(reason: &str) -> EngineError {
+    EngineError::new(Kind::Invalid, format!("{RESTORE}: {reason}"))
+}
+
+/// Unpacks as the engine's account what is a server's archive and nothing else.
+async fn extract(site: &Site, new: &Location, source: &mut Source) -> Result<(), EngineError> {
+    let unpack = Command::engine("/bin/tar")
+        .arg("--extract")
+        .arg("--file=-")
+        .arg("--no-same-owner")
+        .arg("--no-same-permissions")
+        .arg("--no-overwrite-dir")
+        .arg(format!("--directory={}", site.path(new).to_string_lossy()))
+        .deadline(LIMIT);
+    let mut files = site.host.write_to(unpack).await?;
+    let (mut archive, mut buffer) = (Archive::new(), vec![0; BUFFER]);
+    loop {
+        let read = source.read(&mut buffer).await;
+        let length =
+            read.map_err(|error| EngineError::caused(Kind::Transient, format!("{RESTORE}: read it"), error))?;
+        if length == 0 {
+            break;
+        }
+        archive.look(&buffer[..length]).map_err(|reason| invalid(&reason))?;
+        if let Err(error) = files.write_all(&buffer[..length]).await {
+            return Err(EngineError::caused(Kind::Fatal, format!("{RESTORE}: unpack it"), error));
+        }
+    }
+    archive.end().map_err(|reason| invalid(&reason))?;
+    files.finish().await?;
+    Ok(())
+}
+
+/// Compares every file with the sum that the server gave of it, and looks whether the log is whole.
+async fn verify(site: &Site, new: &Location) -> Result<(), EngineError> {
+    let of = Location { directory: new.directory, path: new.path.join("PG_VERSION") };
+    let version = site.host.read(&of, 64).await?.unwrap_or_default();
+    let version = String::from_utf8_lossy(&version).trim().to_owned();
+    if version != site.installation.major {
+        let reason = format!("it is of version {version:?}, and {} is installed", site.installation.major);
+        return Err(invalid(&reason));
+    }
+    let verify = Command::engine(site.installation.bindir.join("pg_verifybackup"))
+        .arg("--quiet")
+        .arg(site.path(new).to_string_lossy())
+        .deadline(LIMIT);
+    match site.host.run(verify).await {
+        Err(HostError::Failed { stderr, .. }) => Err(invalid(crate::client::cut(&stderr))),
+        verified => Ok(verified.map(|_| ())?),
+    }
+}
+
+/// Leaves out what the restored server must not have, and has the rest on the disk before it gets its name.
+async fn make_ready(site: &Site, new: &Location) -> Result<(), EngineError> {
+    let at = |name: &str| Location { directory: new.directory, path: new.path.join(name) };
+    for name in LEFT_OUT {
+        site.host.remove(&at(name)).await?;
+    }
+    site.host.make_directory(&at("pg_tblspc"), 0o700, Owner::Engine).await?;
+    let flush = Command::engine(site.installation.bindir.join("initdb"))
+        .arg("--sync-only")
+        .arg("--pgdata")
+        .arg(site.path(new).to_string_lossy())
+        .deadline(LIMIT);
+    site.host.run(flush).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_log_is_what_the_tool_says() {
+        let said = "pg_basebackup: write-ahead log start point: 0/2000028 on timeline 1\n\
+                    pg_basebackup: write-ahead log end point: 0/2000100\npg_basebackup: syncing\n";
+        assert_eq!(end_point(said), Some("0/2000100"));
+        assert_eq!(end_point("pg_basebackup: base backup completed"), None);
+    }
+}
