@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "enrolment",
         "assignment",
         "watch",
+        "backups",
         "jobs",
         "databases",
         "users",

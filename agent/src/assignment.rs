@@ -8,7 +8,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use trove_proto::v1;
-use trove_strategy::{EngineError, Kind, Settings, TlsMode};
+use trove_strategy::{EngineError, Kind, Settings, Site, TlsMode};
 
 use crate::durable::Durable;
 use crate::lanes::Lane;
@@ -129,6 +129,13 @@ impl AssignmentStore {
         let specification = request.specification.unwrap_or_default();
         self.assigned.send_replace(Assigned { generation, specification });
         Ok(true)
+    }
+
+    /// The site with what only the assignment in force says of it.
+    pub fn complete(&self, site: &Site) -> Site {
+        let mut site = site.clone();
+        site.server_id = self.assigned.borrow().specification.server_id;
+        site
     }
 
     /// What is in force, and every change of it.

@@ -1,6 +1,7 @@
 //! Jobs. A job is started once per key; a second call with the key attaches to it or gets its recorded result. A job
 //! waits for earlier jobs of lanes that exclude its own ([`crate::lanes`]); a job with a newer fence cancels them.
 
+mod answers;
 #[cfg(test)]
 mod tests;
 
@@ -20,12 +21,15 @@ use crate::journal::{self, Entry, Journal, fingerprint};
 use crate::lanes::Lane;
 use crate::status::wire_error;
 use crate::supervisor::pass;
+pub use answers::Answers;
 
 /// State of a job.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JobState {
     /// Progress; has no stage before the job has begun.
     pub progress: v1::Progress,
+    /// What the job asks for and nobody has answered yet.
+    pub question: Option<v1::NeedGrants>,
     /// The result, once it has ended.
     pub ended: Option<v1::Result>,
 }
@@ -36,6 +40,7 @@ struct Running {
     name: String,
     fingerprint: String,
     state: watch::Receiver<JobState>,
+    answers: Answers,
     cancel: CancellationToken,
 }
 
@@ -73,8 +78,16 @@ struct Inner {
 /// A caller's handle to a job.
 pub struct Attached {
     pub state: watch::Receiver<JobState>,
+    /// Takes the answers to the job's questions.
+    pub answers: Answers,
     /// Cancels the job at its next safe point.
     pub cancel: CancellationToken,
+}
+
+impl Running {
+    fn attached(&self) -> Attached {
+        Attached { state: self.state.clone(), answers: self.answers.clone(), cancel: self.cancel.clone() }
+    }
 }
 
 fn error(kind: v1::ErrorKind, message: impl Into<String>) -> v1::Error {
@@ -83,7 +96,7 @@ fn error(kind: v1::ErrorKind, message: impl Into<String>) -> v1::Error {
 
 fn ended(result: v1::Result) -> Attached {
     let state = JobState { ended: Some(result), ..JobState::default() };
-    Attached { state: watch::channel(state).1, cancel: CancellationToken::new() }
+    Attached { state: watch::channel(state).1, answers: Answers::default(), cancel: CancellationToken::new() }
 }
 
 impl Jobs {
@@ -118,7 +131,7 @@ impl Jobs {
                 return Err(invalid("another job has this key"));
             }
             known.fence = known.fence.max(start.fence);
-            return Ok(Attached { state: known.state.clone(), cancel: known.cancel.clone() });
+            return Ok(known.attached());
         }
         match self.0.journal.entry(&key).map_err(broken)? {
             Some(Entry { fingerprint, .. }) if fingerprint != sum => return Err(invalid("another job has this key")),
@@ -134,15 +147,18 @@ impl Jobs {
         let (sender, state) = watch::channel(JobState::default());
         let cancel = CancellationToken::new();
         let (fence, name) = (start.fence, format!("{} of operation {}", key.step, key.operation));
-        let (state_of_it, cancel_of_it) = (state.clone(), cancel.clone());
-        let job = Running { lane, fence, name, fingerprint: sum.clone(), state: state_of_it, cancel: cancel_of_it };
+        let answers = Answers::default();
+        let of_it = (answers.clone(), cancel.clone());
+        let job = Running { lane, fence, name, fingerprint: sum.clone(), state, answers, cancel };
+        let attached = job.attached();
         running.insert(id.clone(), job);
         drop(running);
         let span = info_span!("job", operation = key.operation, step = key.step, attempt = key.attempt);
-        let job = Job { key, jobs: self.clone(), state: sender, cancel: cancel.clone() };
+        let (answers, cancel) = of_it;
+        let job = Job { key, jobs: self.clone(), state: sender, answers, one_question: Default::default(), cancel };
         let deadline = Duration::from_secs(start.deadline_s.max(1).into());
         tokio::spawn(job.run(id, sum, work, before, deadline).instrument(span));
-        Ok(Attached { state, cancel })
+        Ok(attached)
     }
 }
 
@@ -163,6 +179,8 @@ pub struct Job {
     pub key: v1::JobKey,
     jobs: Jobs,
     state: watch::Sender<JobState>,
+    answers: Answers,
+    one_question: tokio::sync::Mutex<()>,
     cancel: CancellationToken,
 }
 

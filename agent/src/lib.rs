@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant files and look at them"))]
 
 pub mod assignment;
+pub mod backup;
 pub mod bounded;
 mod certificate;
 mod cli;
@@ -27,6 +28,7 @@ pub mod lanes;
 mod leftovers;
 pub mod link;
 pub mod manifest;
+pub mod objects;
 pub mod process;
 pub mod run;
 pub mod service;

@@ -26,6 +26,7 @@ use crate::identity::Identity;
 use crate::jobs::Jobs;
 use crate::journal::Journal;
 use crate::link;
+use crate::objects::{Limits, Objects};
 use crate::process::Signs;
 use crate::service::Services;
 use crate::supervisor::{self, Parts, Supervisor};
@@ -75,11 +76,13 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
     let supervisor = supervisor::spawn(parts).await?;
     let identity = Identity::open(files.clone(), &config.authority_file)?;
     let journal = Journal::open(&files.path("jobs"))?;
+    let objects = Objects::new(identity.clone(), assignments.clone(), config.controllers.clone(), Limits::default());
     let work = EngineWork {
         datastore: datastore.clone(),
         site: site.clone(),
         supervisor: supervisor.clone(),
         assignments: assignments.clone(),
+        objects: Arc::new(objects),
     };
     let jobs = Jobs::new(Arc::new(work), assignments.clone(), journal);
     let services = Arc::new(Services {

@@ -12,6 +12,7 @@
 //! volume is over-full is stopped until there is room ([`crate::volume`]).
 
 mod configuration;
+mod empty;
 mod handle;
 mod parameter_record;
 mod parameters;
@@ -77,9 +78,7 @@ pub struct Parts {
 impl Parts {
     /// Where the engine lives, with what only the assignment in force says of it.
     fn site(&self) -> Site {
-        let mut site = self.site.clone();
-        site.server_id = self.assignments.assigned().borrow().specification.server_id;
-        site
+        self.assignments.complete(&self.site)
     }
 
     fn start_spec(&self, settings: &Settings, mode: StartMode) -> StartSpec {
@@ -93,6 +92,8 @@ struct Owner {
     process: Option<Process>,
     status: watch::Sender<EngineStatus>,
     wanted: bool,
+    /// Whether a start was ever asked for. From then on the data may be somebody's.
+    has_served: bool,
     delay: Duration,
     restart_at: Option<Instant>,
     healthy_since: Option<Instant>,
@@ -148,6 +149,7 @@ pub async fn spawn(parts: Parts) -> Result<Supervisor> {
         process,
         status,
         wanted,
+        has_served: desired.is_some(),
         delay: FIRST_DELAY,
         restart_at: None,
         healthy_since: None,
@@ -225,6 +227,10 @@ impl Owner {
                 let done = self.initialise().await;
                 let _ = reply.send(done);
             }
+            Request::MakeEmpty(reply) => {
+                let done = self.make_empty().await;
+                let _ = reply.send(done);
+            }
             Request::Configure(reply) => {
                 let done = self.configure().await;
                 let _ = reply.send(done);
@@ -275,6 +281,8 @@ impl Owner {
 
     fn want(&mut self, running: bool) -> Result<(), EngineError> {
         let written = self.parts.files.write_json(DESIRED, &running);
+        // Also where it may not have been written.
+        self.has_served = true;
         written.map_err(|error| EngineError::new(Kind::Transient, format!("{error:#}")))?;
         self.wanted = running;
         Ok(())

@@ -1,5 +1,7 @@
 //! The work of jobs: calls into the strategy and the supervisor.
 
+mod backups;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use trove_strategy::{Database, Datastore, EngineError, Grantee, Kind, NewUser, S
 
 use crate::assignment::AssignmentStore;
 use crate::jobs::{Job, Outcome, Worker};
+use crate::objects::Objects;
 use crate::supervisor::{SupervisedEngine as _, Supervisor};
 
 /// How long a change is retried on an engine that refuses it with a transient error, while it does not restart.
@@ -25,6 +28,8 @@ pub struct EngineWork {
     pub site: Site,
     pub supervisor: Supervisor,
     pub assignments: Arc<AssignmentStore>,
+    /// The way to the objects of backups.
+    pub objects: Arc<Objects>,
 }
 
 #[async_trait]
@@ -47,6 +52,8 @@ impl Worker for EngineWork {
                 Ok(Outcome::Stopped(v1::Stopped {}))
             }
             v1::start::Work::ChangeAccounts(changes) => self.change_all(job, changes.changes).await,
+            v1::start::Work::Backup(backup) => self.back_up(job, backup).await,
+            v1::start::Work::Restore(restore) => self.restore(job, restore).await,
         }
     }
 }
@@ -55,6 +62,12 @@ impl EngineWork {
     /// Version that the engine reported last.
     fn engine_version(&self) -> String {
         self.supervisor.status().borrow().health.as_ref().map(|health| health.version.clone()).unwrap_or_default()
+    }
+
+    fn assign(&self, generation: u64, specification: Option<v1::Specification>) -> Result<(), EngineError> {
+        let assigned = self.assignments.assign(generation, specification.unwrap_or_default());
+        assigned.map_err(|cause| EngineError::new(Kind::Transient, format!("{cause:#}")))?;
+        Ok(())
     }
 
     async fn change_all(&self, job: &Job, changes: Vec<v1::AccountChange>) -> Result<Outcome, v1::Error> {
@@ -75,12 +88,7 @@ impl EngineWork {
 
     async fn prepare(&self, job: &Job, prepare: v1::Prepare) -> Result<Outcome, v1::Error> {
         let supervisor = &self.supervisor;
-        let assign = async {
-            let specification = prepare.specification.unwrap_or_default();
-            let assigned = self.assignments.assign(prepare.generation, specification);
-            assigned.map_err(|cause| EngineError::new(Kind::Transient, format!("{cause:#}")))?;
-            Ok(())
-        };
+        let assign = async { self.assign(prepare.generation, prepare.specification) };
         job.stage("prepare", "assign", assign).await?;
         job.stage("prepare", "initialise", supervisor.initialise()).await?;
         job.stage("prepare", "configure", supervisor.configure()).await?;

@@ -179,6 +179,11 @@ impl StateDirectory {
         }))
     }
 
+    /// The directory of backups.
+    pub fn objects(&self, config: &Config) -> PathBuf {
+        config.backups.directory.clone().unwrap_or_else(|| self.path.join("objects"))
+    }
+
     /// Opens the configured store with the encryption key of the directory, or with the one in the file that
     /// `TROVE_SECRET_KEY_FILE` names.
     pub async fn store(&self, config: &Config) -> Result<Store> {

@@ -112,6 +112,10 @@ id!(
     /// Id of a configuration group.
     ConfigurationId
 );
+id!(
+    /// Id of a backup.
+    BackupId
+);
 
 /// Id of a project (tenant). An opaque string, since not every Keystone uses UUIDs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

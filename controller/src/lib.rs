@@ -19,6 +19,7 @@ pub mod ids;
 pub mod listen;
 pub mod model;
 pub mod monitor;
+pub mod objects;
 pub mod operations;
 pub mod reconcile;
 pub mod register;

@@ -18,7 +18,7 @@ use crate::agents::{Agents, listener};
 use crate::api;
 use crate::app::App;
 use crate::authority::Authorities;
-use crate::compute;
+use crate::compute::{self, Compute};
 use crate::config::Config;
 use crate::connections::{self, Gate, Limits, Port, Shares, Source};
 use crate::directory::{Presence, StateDirectory};
@@ -26,6 +26,7 @@ use crate::error::{Error, Result, chain};
 use crate::identity::{Identity, builtin};
 use crate::listen::listen;
 use crate::model::ArtifactKind;
+use crate::objects::Objects;
 use crate::operations::{Changes, Nudge, Runner, RunnerContext};
 use crate::reconcile::controllers;
 use crate::store::Store;
@@ -49,12 +50,10 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let authorities = Arc::new(Authorities::load(&store).await?);
     let identity = Identity::open(&store, &config, directory.path()).await?;
     let compute = compute::open(directory.path(), &config).await?;
+    let objects = Objects::open(directory.objects(&config), store.seal.clone(), config.clone())?;
     let api_listener = listen(&*compute, config.api.listen, "api.listen").await?;
     let agents_listener = listen(&*compute, config.agents.listen, "agents.listen").await?;
-    let metrics_listener = match config.metrics.listen {
-        Some(address) => Some(listen(&*compute, address, "metrics.listen").await?),
-        None => None,
-    };
+    let metrics_listener = listen_for_metrics(&*compute, &config).await?;
 
     let (nudge, changes, shutdown) = (Nudge::default(), Changes::default(), CancellationToken::new());
     let own =
@@ -68,6 +67,7 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
         compute: compute.clone(),
         authorities: authorities.clone(),
         config: config.clone(),
+        objects: objects.clone(),
         controller_id,
         nudge: nudge.clone(),
         changes: changes.clone(),
@@ -91,9 +91,11 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
         None => None,
     };
     let strangers = Gate::new("the agents' port", shares.agents, Vec::new());
+    let serving = listener::serve(hub, Arc::new(objects), agents_listener, strangers, shutdown.clone());
     let mut tasks = vec![
-        task("agents", shutdown.clone(), listener::serve(hub, agents_listener, strangers, shutdown.clone())),
+        task("agents", shutdown.clone(), serving),
         endless(&shutdown, Runner::new(context.clone()).run(shutdown.clone())),
+        endless(&shutdown, reconcile::backups::run(context.clone(), shutdown.clone())),
         endless(&shutdown, reconcile::squatters::run(context.clone(), shutdown.clone())),
         endless(&shutdown, reconcile::run(context, shutdown.clone())),
         endless(&shutdown, watch_over(presence, shutdown.clone())),
@@ -120,6 +122,14 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
         let _ = tokio::time::timeout_at(deadline, task).await;
     }
     Ok(())
+}
+
+/// The metrics' port, if there is one.
+async fn listen_for_metrics(compute: &dyn Compute, config: &Config) -> Result<Option<TcpListener>> {
+    match config.metrics.listen {
+        Some(address) => Ok(Some(listen(compute, address, "metrics.listen").await?)),
+        None => Ok(None),
+    }
 }
 
 /// Registers this controller with the shared store.

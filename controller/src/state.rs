@@ -122,12 +122,12 @@ impl LastSeen {
 /// | `upgrading` | UPGRADE |
 /// | `deleting` | SHUTDOWN |
 /// | `restart_required` | RESTART_REQUIRED |
-/// | `none` | by host: `active` ACTIVE, `building` BUILD, `dead` SHUTDOWN, `absent` UNKNOWN |
+/// | `none` | BACKUP while a backup is taken; else by host: `active` ACTIVE, `building` BUILD, `dead` SHUTDOWN, `absent` UNKNOWN |
 ///
 /// Instead of ACTIVE and HEALTHY it is RESTART_REQUIRED while a parameter takes effect only with the engine's next
 /// start (`pending`).
 ///
-/// `operating_status` is empty unless there is no task and the host is active. Then it is ERROR if the agent is silent;
+/// `operating_status` is empty unless there is no task and the host is active; a backup leaves it alone. Then it is ERROR if the agent is silent;
 /// otherwise it follows from the service. It is finer than upstream's, which has no state for the first start of an
 /// engine and for the time between a crash and the restart by the agent:
 ///
@@ -145,20 +145,24 @@ pub fn status(
     host: HostState,
     silent: bool,
     pending: bool,
+    backup: bool,
 ) -> (&'static str, &'static str) {
     let status = match (task, host) {
         (Task::BuildingError | Task::Error, _) => "ERROR",
-        (Task::Building, _) | (Task::None, HostState::Building) => "BUILD",
+        (Task::Building, _) => "BUILD",
         (Task::Restarting, _) => "REBOOT",
         (Task::Resizing, _) => "RESIZE",
         (Task::Upgrading, _) => "UPGRADE",
-        (Task::Deleting, _) | (Task::None, HostState::Dead) => "SHUTDOWN",
+        (Task::Deleting, _) => "SHUTDOWN",
         (Task::RestartRequired, _) => "RESTART_REQUIRED",
+        (Task::None, _) if backup => "BACKUP",
+        (Task::None, HostState::Building) => "BUILD",
+        (Task::None, HostState::Dead) => "SHUTDOWN",
         (Task::None, HostState::Active) => "ACTIVE",
         (Task::None, HostState::Absent) => "UNKNOWN",
     };
     let operating_status = match service {
-        _ if status != "ACTIVE" => "",
+        _ if task != Task::None || host != HostState::Active => "",
         _ if silent => "ERROR",
         Service::New | Service::Building => "BUILD",
         Service::Starting | Service::Shutdown | Service::Crashed => "SHUTDOWN",
@@ -177,7 +181,7 @@ mod tests {
     const SILENT: bool = true;
 
     fn status(task: Task, service: Service, host: HostState, silent: bool) -> (&'static str, &'static str) {
-        super::status(task, service, host, silent, false)
+        super::status(task, service, host, silent, false, false)
     }
 
     #[test]
@@ -189,7 +193,11 @@ mod tests {
                         let without = status(task, service, host, silent);
                         let expected =
                             if without == ("ACTIVE", "HEALTHY") { ("RESTART_REQUIRED", "") } else { without };
-                        assert_eq!(super::status(task, service, host, silent, true), expected, "{task:?} {service:?}");
+                        assert_eq!(
+                            super::status(task, service, host, silent, true, false),
+                            expected,
+                            "{task:?} {service:?}"
+                        );
                     }
                 }
             }
@@ -229,6 +237,23 @@ mod tests {
                 let (status, operating) = status(task, Service::Healthy, host, !SILENT);
                 assert_eq!(status, word, "{task:?} {host:?}");
                 assert_eq!(operating, if word == "ACTIVE" { "HEALTHY" } else { "" }, "{task:?} {host:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_backup_shows_where_nothing_else_is_done_and_leaves_the_operating_status() {
+        for task in Task::ALL.iter().copied() {
+            for service in Service::ALL.iter().copied() {
+                for host in HostState::ALL.iter().copied() {
+                    for (silent, pending) in [(SILENT, false), (!SILENT, false), (!SILENT, true)] {
+                        let (without, operating) = super::status(task, service, host, silent, pending, false);
+                        let hidden = task != Task::None || without == "RESTART_REQUIRED";
+                        let expected = if hidden { without } else { "BACKUP" };
+                        let with = super::status(task, service, host, silent, pending, true);
+                        assert_eq!(with, (expected, operating), "{task:?} {service:?} {host:?}");
+                    }
+                }
             }
         }
     }

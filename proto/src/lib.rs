@@ -3,6 +3,7 @@
 
 #![warn(missing_docs)]
 
+pub mod backup;
 mod secrets;
 
 pub use secrets::without_secrets;
@@ -20,6 +21,9 @@ pub const ALPN_ENROL: &[u8] = b"trove-enrol/1";
 
 /// The name under which a connection to the agents' port becomes the reverse channel.
 pub const ALPN_AGENT: &[u8] = b"trove-agent/1";
+
+/// The name under which a connection to the agents' port serves the objects of backups to agents.
+pub const ALPN_OBJECTS: &[u8] = b"trove-objects/1";
 
 /// The server name that an agent asks for, whatever address it dials.
 pub const CONTROLLER_NAME: &str = "controller";

@@ -114,6 +114,9 @@ Three things to try next:
   trovectl operations $name
   trovectl instance create second --datastore redis --flavor 1 --size 1 --wait
 
+A backup, and an instance made from it:
+  trovectl backup create nightly --instance $name --wait && trovectl instance create copy --backup nightly --flavor 2 --size 1 --wait
+
 With OpenStack's own client (pip install python-openstackclient python-troveclient):
   openstack --os-cloud trove database instance list
 

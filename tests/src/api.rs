@@ -176,6 +176,33 @@ impl Api {
         Ok(())
     }
 
+    /// Orders a backup of an instance, and returns its id.
+    pub async fn back_up(&self, instance: &str, name: &str) -> Result<String> {
+        let body = json!({"backup": {"name": name, "instance": instance}});
+        let answer = self.post("/backups", &body).await?;
+        let id = answer.body["backup"]["id"].as_str().filter(|_| answer.status == 202);
+        Ok(id.with_context(|| format!("create {body}: {answer:?}"))?.to_owned())
+    }
+
+    /// Waits until a backup is completed or has failed, for at most 120 s, and returns its view.
+    pub async fn await_backup(&self, id: &str) -> Result<Value> {
+        let ended = |view: &Value| ["COMPLETED", "FAILED"].iter().any(|end| view["status"] == *end);
+        let ask = async || Ok(self.get(&format!("/backups/{id}")).await?.body["backup"].clone());
+        poll("the end of the backup", Duration::from_secs(120), ask, ended).await
+    }
+
+    /// Deletes a backup and waits until it is gone, for at most 60 s.
+    pub async fn remove_backup(&self, id: &str) -> Result<()> {
+        let path = format!("/backups/{id}");
+        let answer = self.delete(&path).await?;
+        if answer.status != 202 {
+            bail!("delete the backup {id}: {answer:?}");
+        }
+        poll("404", Duration::from_secs(60), async || Ok(self.get(&path).await?.status), |status| *status == 404)
+            .await?;
+        Ok(())
+    }
+
     /// Waits until no operation of the instance is active, for at most 60 s, and returns all of them, newest first.
     pub async fn await_operations(&self, id: &str) -> Result<Value> {
         let ended = |status: &Value| ["done", "failed", "cancelled"].iter().any(|end| status == end);

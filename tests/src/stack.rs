@@ -217,6 +217,22 @@ impl Stack {
         }
     }
 
+    /// The objects of a backup, with their paths.
+    pub fn objects(&self, backup: &str) -> Result<Vec<PathBuf>> {
+        let directory = self.state().join("objects").join(backup);
+        let mut objects = Vec::new();
+        if directory.exists() {
+            for run in std::fs::read_dir(directory)? {
+                let run = run?.path();
+                if run.is_dir() {
+                    objects.extend(std::fs::read_dir(run)?.flatten().map(|object| object.path()));
+                }
+            }
+        }
+        objects.sort();
+        Ok(objects)
+    }
+
     /// Starts the controller and waits until it serves. If it ends before, the error contains the end of its log.
     pub fn run(&mut self, failpoints: &Failpoints) -> Result<()> {
         ensure!(self.child.is_none(), "the controller runs already");

@@ -94,7 +94,7 @@ async fn openstack(stack: &Stack) -> Result<()> {
     api.await_active(&id).await?;
     let (allowed, said) = user.try_openstack(&["database", "instance", "reset", "status", &id])?;
     ensure!(!allowed && said.contains("403"), "a member may not reset the status: {said}");
-    let (ok, said) = user.try_openstack(&["database", "backup", "list"])?;
+    let (ok, said) = user.try_openstack(&["database", "cluster", "list"])?;
     ensure!(!ok && said.contains("501"), "what is not built says so: {said}");
     user.openstack(&["database", "instance", "delete", "renamed"])?;
     api.await_gone(&id).await?;

@@ -31,14 +31,17 @@ impl Jobs for Connection {
     }
 }
 
-/// Sends each stage and the result to the caller. The job goes on if the caller disconnects.
-async fn tell(
+/// Sends each stage, each question and the result to the caller, and its answers to the job. The job goes on if the
+/// caller disconnects; a question that it has not answered is sent to the next one.
+pub(crate) async fn tell(
     attached: Attached,
-    mut inbox: Streaming<v1::RunRequest>,
+    mut inbox: impl Stream<Item = Result<v1::RunRequest, Status>> + Unpin,
     sender: mpsc::Sender<Result<v1::RunReply, Status>>,
 ) {
-    let Attached { mut state, cancel } = attached;
+    let Attached { mut state, answers, cancel } = attached;
     let mut told = v1::Progress::default();
+    // Number of the question that was sent last; they begin with 1.
+    let mut asked = 0;
     let mut listening = true;
     loop {
         let now = state.borrow_and_update().clone();
@@ -48,6 +51,13 @@ async fn tell(
                 return;
             }
             told = now.progress;
+        }
+        if let Some(question) = now.question.filter(|question| question.number > asked) {
+            asked = question.number;
+            let reply = v1::RunReply { kind: Some(run_reply::Kind::NeedGrants(question)) };
+            if sender.send(Ok(reply)).await.is_err() {
+                return;
+            }
         }
         if let Some(result) = now.ended {
             let reply = v1::RunReply { kind: Some(run_reply::Kind::Result(result)) };
@@ -60,6 +70,7 @@ async fn tell(
             changed = state.changed() => if changed.is_err() { return },
             message = inbox.next(), if listening => match message {
                 Some(Ok(v1::RunRequest { kind: Some(run_request::Kind::Cancel(_)) })) => cancel.cancel(),
+                Some(Ok(v1::RunRequest { kind: Some(run_request::Kind::Grants(grants)) })) => answers.give(grants),
                 Some(Ok(_)) => {}
                 // The caller may close its sending half and still receive.
                 Some(Err(_)) | None => listening = false,

@@ -3,7 +3,7 @@
 mod assignment;
 mod databases;
 mod diagnostics;
-mod jobs;
+pub(crate) mod jobs;
 mod parameters;
 mod sizes;
 mod users;

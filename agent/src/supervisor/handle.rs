@@ -22,6 +22,7 @@ pub(super) type Reply<T = ()> = oneshot::Sender<Result<T, EngineError>>;
 
 pub(super) enum Request {
     Initialise(Reply),
+    MakeEmpty(Reply),
     Configure(Reply),
     Start(Reply),
     Stop(Reply),
@@ -42,6 +43,14 @@ impl Supervisor {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Makes sure that no process and no data of the engine are here, for what is to be restored in their place.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`]: the engine runs or has run here, so that there may be data that somebody needs.
+    pub async fn make_empty(&self) -> Result<(), EngineError> {
+        self.ask(Request::MakeEmpty).await
     }
 
     /// Makes the data directory, with the private first start where the engine needs one.

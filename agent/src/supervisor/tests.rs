@@ -2,6 +2,7 @@
 
 mod changes;
 mod cut_off;
+mod empty;
 mod planted;
 mod room;
 mod starting;
@@ -19,8 +20,10 @@ use trove_strategy::{
 
 use super::*;
 use crate::bounded::Bounded;
+use crate::identity::Identity as OwnIdentity;
 use crate::jobs::{Attached, JobQueue as _, Jobs};
 use crate::journal::Journal;
+use crate::objects::{Limits, Objects};
 use crate::process::Mark;
 use crate::work::EngineWork;
 
@@ -111,6 +114,21 @@ impl Datastore for Sleeper {
 
     fn parameters(&self) -> Option<&dyn trove_strategy::Parameters> {
         Some(self)
+    }
+
+    fn backup(&self) -> Option<&dyn trove_strategy::Backup> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl trove_strategy::Backup for Sleeper {
+    async fn take(&self, _site: &Site, _sink: &mut trove_strategy::Sink) -> Result<trove_strategy::Taken, EngineError> {
+        std::future::pending().await
+    }
+
+    async fn restore(&self, _site: &Site, _source: &mut trove_strategy::Source) -> Result<(), EngineError> {
+        Ok(())
     }
 }
 
@@ -266,8 +284,17 @@ async fn stage_as(scratch: tempfile::TempDir, engine: Account, script: &'static 
         used: measured,
     };
     let supervisor = spawn(parts).await.unwrap();
-    let work =
-        EngineWork { datastore, site: site.clone(), supervisor: supervisor.clone(), assignments: assignments.clone() };
+    // Nobody is dialled: no test here needs a controller.
+    std::fs::write(at("driver.pem"), "").unwrap();
+    let identity = OwnIdentity::open(files.clone(), &at("driver.pem")).unwrap();
+    let objects = Objects::new(identity, assignments.clone(), Vec::new(), Limits::default());
+    let work = EngineWork {
+        datastore,
+        site: site.clone(),
+        supervisor: supervisor.clone(),
+        assignments: assignments.clone(),
+        objects: Arc::new(objects),
+    };
     let jobs = Jobs::new(Arc::new(work), assignments.clone(), Journal::open(&at("jobs")).unwrap());
     Stage { sleeper, supervisor, used, files, assignments, jobs, site, scratch }
 }

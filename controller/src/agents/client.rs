@@ -15,7 +15,7 @@ use trove_proto::v1::run_request::Kind as Ask;
 
 use crate::agents::channel::Channel;
 use crate::agents::hub::{Hub, Link};
-use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
+use crate::agents::{AgentError, AgentState, Agents, GrantObjects, JobOutcome, OnProgress};
 use crate::ids::InstanceId;
 
 const QUESTION_LIMIT: Duration = Duration::from_secs(5);
@@ -37,6 +37,7 @@ impl Agents for Hub {
         instance: InstanceId,
         start: v1::Start,
         progress: OnProgress<'_>,
+        objects: &dyn GrantObjects,
     ) -> Result<JobOutcome, AgentError> {
         let limit_s = u64::from(start.deadline_s);
         let deadline = Instant::now() + Duration::from_secs(limit_s) + VERDICT_GRACE;
@@ -44,7 +45,7 @@ impl Agents for Hub {
         let ended = timeout_at(deadline, async {
             loop {
                 let link = self.await_link(instance, None).await?;
-                match attach(&link.channel, &start, progress, &mut attached).await {
+                match attach(&link.channel, &start, progress, objects, &mut attached).await {
                     Ended::Result(result) => return result,
                     Ended::Broken(reason) => {
                         tracing::debug!(instance_id = %instance, "a job of instance {instance} is to be attached to again: {reason}");
@@ -196,7 +197,13 @@ enum Ended {
     Broken(String),
 }
 
-async fn attach(channel: &Channel, start: &v1::Start, progress: OnProgress<'_>, attached: &mut bool) -> Ended {
+async fn attach(
+    channel: &Channel,
+    start: &v1::Start,
+    progress: OnProgress<'_>,
+    objects: &dyn GrantObjects,
+    attached: &mut bool,
+) -> Ended {
     // Keep the sender until the result: the end of the request stream would tell the agent that no cancel follows.
     let (requests, queue) = mpsc::channel(1);
     if requests.send(v1::RunRequest { kind: Some(Ask::Start(start.clone())) }).await.is_err() {
@@ -218,6 +225,15 @@ async fn attach(channel: &Channel, start: &v1::Start, progress: OnProgress<'_>, 
                     Some(error) if error.kind() == v1::ErrorKind::Interrupted => Ended::Broken(error.message),
                     Some(error) => Ended::Result(Err(refused(error))),
                 };
+            }
+            Ok(Some(v1::RunReply { kind: Some(Reply::NeedGrants(need)) })) => {
+                let answer = match objects.grant(&need.run, &need.objects).await {
+                    Ok(objects) => v1::Grants { number: need.number, objects, refusal: None },
+                    Err(refusal) => v1::Grants { number: need.number, objects: Vec::new(), refusal: Some(refusal) },
+                };
+                if requests.send(v1::RunRequest { kind: Some(Ask::Grants(answer)) }).await.is_err() {
+                    return Ended::Broken("the call ended while objects were granted".to_owned());
+                }
             }
             // A message kind that only newer agents know.
             Ok(Some(v1::RunReply { kind: None })) => {}

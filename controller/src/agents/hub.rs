@@ -173,27 +173,32 @@ impl Hub {
         Arc::clone(agents.entry(instance).or_insert_with(|| Arc::new(Agent::new())))
     }
 
+    /// Whether an agent whose certificate was verified is the one of its instance. Logs if not.
+    pub(crate) async fn admits(&self, name: AgentName, peer: SocketAddr) -> bool {
+        let AgentName { instance, generation } = name;
+        match self.store.is_current_agent(instance, generation).await {
+            Ok(true) => return true,
+            Ok(false) => tracing::warn!(
+                instance_id = %instance, %peer,
+                "agent of instance {instance} at {peer} refused: the instance is gone, or generation {generation} \
+                 of its host is over"
+            ),
+            Err(error) => {
+                tracing::error!(instance_id = %instance, "agent of instance {instance} not admitted: {}", chain(&error));
+            }
+        }
+        false
+    }
+
     /// Handles a connection whose certificate was verified, until it ends.
     pub(crate) async fn serve_agent<S>(&self, stream: S, name: AgentName, peer: SocketAddr, shutdown: CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let AgentName { instance, generation } = name;
+        let instance = name.instance;
         let number = self.links.fetch_add(1, Ordering::Relaxed);
-        match self.store.is_current_agent(instance, generation).await {
-            Ok(true) => {}
-            Ok(false) => {
-                tracing::warn!(
-                    instance_id = %instance, %peer,
-                    "agent of instance {instance} at {peer} refused: the instance is gone, or generation {generation} \
-                     of its host is over"
-                );
-                return;
-            }
-            Err(error) => {
-                tracing::error!(instance_id = %instance, "agent of instance {instance} not admitted: {}", chain(&error));
-                return;
-            }
+        if !self.admits(name, peer).await {
+            return;
         }
         let cut = CancellationToken::new();
         let (channel, connection) = match timeout(HELLO_LIMIT, channel::open(stream, cut.clone())).await {

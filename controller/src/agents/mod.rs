@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use trove_proto::v1;
 
+pub use self::visitor::Visitor;
 use crate::ids::InstanceId;
 use crate::state::Service;
 
@@ -15,8 +19,9 @@ mod enrolment;
 pub mod hub;
 pub mod listener;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls;
+mod visitor;
 
 /// The last reported state of an agent, as this controller knows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,18 +87,47 @@ pub type JobOutcome = Option<v1::result::Outcome>;
 /// Callback for the progress of a job.
 pub type OnProgress<'a> = &'a (dyn Fn(v1::Progress) + Send + Sync);
 
+/// Answers an agent that asks, over its job, for objects of a backup.
+#[async_trait]
+pub trait GrantObjects: Send + Sync {
+    /// An address for each of the objects of the run, in their order.
+    ///
+    /// # Errors
+    /// They are not this job's, or the storage cannot be asked. The agent's job then fails with it.
+    async fn grant(&self, run: &str, objects: &[v1::ObjectNeed]) -> Result<Vec<v1::ObjectGrant>, v1::Error>;
+}
+
+/// For jobs that need no objects.
+pub struct NoObjects;
+
+#[async_trait]
+impl GrantObjects for NoObjects {
+    async fn grant(&self, _: &str, _: &[v1::ObjectNeed]) -> Result<Vec<v1::ObjectGrant>, v1::Error> {
+        let message = "objects are granted to backups and restores alone".to_owned();
+        Err(v1::Error { kind: v1::ErrorKind::Invalid.into(), message })
+    }
+}
+
+/// Serves the objects of backups, over connections of the agents' port that ask for them by ALPN.
+#[async_trait]
+pub trait ServeObjects: Send + Sync {
+    /// Serves a connection until it ends, or until `shutdown`.
+    async fn serve_objects(&self, stream: TlsStream<TcpStream>, visitor: Visitor, shutdown: CancellationToken);
+}
+
 /// Calls to agents for operations and the API. [`hub::Hub`] implements it; tests of operations have a simulated one.
 #[async_trait]
 pub trait Agents: Send + Sync {
     /// State of the agent, with notification of changes. Also works before the agent first connects.
     fn state(&self, instance: InstanceId) -> watch::Receiver<AgentState>;
     /// Runs a job and returns its outcome. Waits for a connection, and attaches to the job again when the connection
-    /// breaks, until `start.deadline_s` is over.
+    /// breaks, until `start.deadline_s` is over. What the job asks for of objects is granted by `objects`.
     async fn run(
         &self,
         instance: InstanceId,
         start: v1::Start,
         progress: OnProgress<'_>,
+        objects: &dyn GrantObjects,
     ) -> Result<JobOutcome, AgentError>;
     /// Sends the agent an assignment. Returns the generation that is in force then, and what became of each parameter; an error
     /// in the agent's answer is returned as an error.

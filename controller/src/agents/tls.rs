@@ -15,12 +15,14 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::authority::{Authorities, certificates};
 use crate::error::{Error, Result, chain};
 
-/// TLS configurations of the two protocols.
+/// TLS configurations of the protocols.
 pub(crate) struct Configs {
     /// For enrolment. The client's certificate is optional and may have expired.
     pub(crate) enrolment: Arc<ServerConfig>,
     /// For agents. A valid client certificate is required.
     pub(crate) agent: Arc<ServerConfig>,
+    /// For objects of backups. A valid client certificate is required.
+    pub(crate) objects: Arc<ServerConfig>,
 }
 
 impl Configs {
@@ -43,7 +45,8 @@ impl Configs {
                 Arc::clone(&identity),
                 trove_proto::ALPN_ENROL,
             )?,
-            agent: config(&provider, verifier(false)?, identity, trove_proto::ALPN_AGENT)?,
+            agent: config(&provider, verifier(false)?, Arc::clone(&identity), trove_proto::ALPN_AGENT)?,
+            objects: config(&provider, verifier(false)?, identity, trove_proto::ALPN_OBJECTS)?,
         })
     }
 }

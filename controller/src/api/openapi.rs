@@ -24,13 +24,14 @@ const DESCRIPTION: &str = "\
 Trove's API, version 1.0, and what this service adds to it. The identity (Keystone v3) has a description of its own. \
 Calls of Trove's that are not built yet answer 501 and are not described here.";
 
-const TAGS: [(&str, &str); 9] = [
+const TAGS: [(&str, &str); 10] = [
     ("service", "What this is. No token is needed."),
     ("instances", "Database servers."),
     ("operations", "What the service does with an instance, and what changes."),
     ("databases", "Databases of an instance."),
     ("users", "Accounts of an instance, what they may enter, and root."),
     ("configurations", "Configuration groups: values of parameters under a name, which instances are given."),
+    ("backups", "Backups of instances, of which new ones are made."),
     ("datastores", "What can be ordered: datastores, their versions and parameters, flavors."),
     ("quotas", "What a project may have, and how often it may ask."),
     ("management", "For administrators."),

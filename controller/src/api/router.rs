@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 use super::http::{auth, body, fault, request, unbuilt};
 use super::openapi::{self, Document};
 use super::{
-    ApiState, configurations, connection, databases, datastores, events, flavors, instances, limits, mgmt, operations,
-    parameters, quotas, root, users, versions,
+    ApiState, backup_strategies, backups, configurations, connection, databases, datastores, events, flavors,
+    instances, limits, mgmt, operations, parameters, quotas, root, users, versions,
 };
 
 /// Every path of the service, to be served at the root; `identity` is the one that is built in, if it is used.
@@ -57,6 +57,7 @@ fn project_routes() -> OpenApiRouter<ApiState> {
         .merge(instance_routes())
         .merge(datastore_routes())
         .merge(configuration_routes())
+        .merge(backup_routes())
         .merge(mgmt_routes())
         .routes(routes!(flavors::list))
         .routes(routes!(flavors::show))
@@ -106,6 +107,19 @@ fn configuration_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(instances::list))
         .routes(routes!(configuration::show))
         .routes(routes!(configuration::compare))
+}
+
+fn backup_routes() -> OpenApiRouter<ApiState> {
+    use backups::{create, delete, list, show};
+    OpenApiRouter::default()
+        .routes(routes!(list::list, create::create))
+        .routes(routes!(show::show, delete::delete))
+        .routes(routes!(list::of_instance))
+        .routes(routes!(
+            backup_strategies::list::list,
+            backup_strategies::create::create,
+            backup_strategies::delete::delete
+        ))
 }
 
 fn mgmt_routes() -> OpenApiRouter<ApiState> {

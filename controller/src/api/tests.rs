@@ -22,6 +22,7 @@ use crate::store::identity::User;
 use crate::testing::app::{World, world_with};
 use crate::testing::store::{manifest, register};
 
+mod backups;
 mod configurations;
 mod effects;
 mod pages;
@@ -146,7 +147,7 @@ async fn what_is_not_there_and_what_is_not_built_are_told_apart() {
         ("GET", "/nonsense", 404),
         ("PATCH", "/v1.0/p/flavors", 404),
         ("GET", "/v1.0/p/instances/no-id", 404),
-        ("GET", "/v1.0/p/backups", 501),
+        ("GET", "/v1.0/p/modules", 501),
         ("GET", "/v1.0/p/configurations/x", 404),
         ("POST", "/v1.0/p/clusters", 501),
         ("GET", "/v1.0/p/instances/", 200),

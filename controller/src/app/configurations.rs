@@ -227,7 +227,7 @@ impl NewValues {
     }
 }
 
-fn check_description(description: Option<&str>) -> Result<()> {
+pub(super) fn check_description(description: Option<&str>) -> Result<()> {
     let Some(text) = description else { return Ok(()) };
     if text.chars().count() <= DESCRIPTION && !text.contains('\0') {
         return Ok(());

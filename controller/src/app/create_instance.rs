@@ -13,13 +13,14 @@ use super::datastores::Wanted;
 use super::instances::{Accepted, NewInstance};
 use super::names::shown;
 use super::submit::origin;
-use super::{App, names, passwords};
+use super::{App, names, passwords, restore};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::InstanceId;
+use crate::model::backups::Backup;
 use crate::model::configurations::AttachedConfiguration;
 use crate::model::{Access, Datastore, Flavor, Instance, Nic, Version};
-use crate::operations::{NewOperation, Sealed, create_instance};
+use crate::operations::{NewOperation, Sealed, create_instance, restore_instance};
 use crate::store::instances::NewRow;
 use crate::store::quota::Amounts;
 
@@ -34,13 +35,14 @@ struct Checked {
     version: Version,
     manifest: Arc<Manifest>,
     configuration: Option<AttachedConfiguration>,
+    backup: Option<Backup>,
 }
 
 impl App {
     /// Orders an instance. The second of the three is the password of root when the configuration enables it at once.
     ///
     /// # Errors
-    /// 400, 404, 413, 422, 501 as the reference says: flavor, volume, datastore, names, quota.
+    /// 400, 403, 404, 409, 413, 422, 501 as the reference says: flavor, volume, datastore, names, quota, backup.
     pub async fn create_instance(
         &self,
         caller: &Caller,
@@ -51,11 +53,12 @@ impl App {
         let root = if order.may_have_root { self.root_at_once(&checked.manifest)? } else { None };
         let id = InstanceId::random();
         let row = self.row(caller, id, &order, &checked);
-        let operation = self.operation(caller, request_id, id, order, root.as_ref())?;
+        let operation = self.operation(caller, request_id, id, order, (root.as_ref(), checked.backup.as_ref()))?;
         let amounts = Amounts::instance(checked.flavor.ram_mib, checked.volume_gib);
         let mut tx = self.store.begin().await?;
         self.store.take_quota(&mut tx, &caller.project, amounts, |resource| self.default_limit(resource)).await?;
         self.check_ordered(&mut tx, row.configuration.as_ref()).await?;
+        self.check_still_complete(&mut tx, checked.backup.as_ref()).await?;
         let created = self.store.insert_instance(&mut tx, &row).await?;
         let accepted = self.submit(tx, operation).await?;
         let instance = row.instance(&checked.datastore, checked.version, created);
@@ -84,14 +87,24 @@ impl App {
         // Upstream's status for a flavor that an order names.
         let flavor =
             flavor.map_err(|_| Error::BadRequest(format!("Flavor {} cannot be found.", shown(&order.flavor))))?;
+        let backup = match &order.backup {
+            Some(wanted) => Some(self.ordered_backup(caller, wanted).await?),
+            None => None,
+        };
         let wanted = Wanted {
             datastore: order.datastore.as_deref(),
             version: order.version.as_deref(),
             number: order.version_number.as_deref(),
         };
+        let source = backup.as_ref().map(restore::source_ids);
+        let wanted =
+            backup.as_ref().zip(source.as_ref()).map_or(wanted, |(b, ids)| restore::with_source(wanted, b, ids));
         let (datastore, version) = self.resolve_version(&wanted).await?;
         let manifest = self.manifest(&version).await?;
         let volume_gib = self.check_volume(order.volume_gib, &manifest)?;
+        if let Some(backup) = &backup {
+            restore::check_restorable(backup, &datastore, &manifest, volume_gib)?;
+        }
         self.compute.check_order(&order.requirements).map_err(Error::Unprocessable)?;
         check_accounts(order, &datastore, &manifest)?;
         self.check_open(&manifest)?;
@@ -99,7 +112,7 @@ impl App {
             Some(wanted) => Some(self.ordered_configuration(caller, wanted, &version).await?),
             None => None,
         };
-        Ok(Checked { flavor, volume_gib, datastore, version, manifest, configuration })
+        Ok(Checked { flavor, volume_gib, datastore, version, manifest, configuration, backup })
     }
 
     /// A datastore without accounts lets in whoever reaches its port: the operator says by name where that may be.
@@ -153,7 +166,7 @@ impl App {
         request_id: &str,
         id: InstanceId,
         order: NewInstance,
-        root: Option<&SecretString>,
+        (root, backup): (Option<&SecretString>, Option<&Backup>),
     ) -> Result<NewOperation> {
         let store = &self.store;
         let params = create_instance::Params {
@@ -161,7 +174,10 @@ impl App {
             users: order.users.into_iter().map(|user| user.sealed(store)).collect::<Result<_>>()?,
             root: root.map(|password| Sealed::new(&store.seal, password)).transpose()?,
         };
-        create_instance::new(origin(caller, request_id, id, caller.project.clone()), params)
+        let origin = origin(caller, request_id, id, caller.project.clone());
+        let Some(backup) = backup else { return create_instance::new(origin, params) };
+        let root_by = backup.source.root_by.as_ref().map(|_| caller.user_id.clone());
+        restore_instance::new(origin, restore_instance::Params { backup: backup.id, first: params, root_by })
     }
 
     fn row(&self, caller: &Caller, id: InstanceId, order: &NewInstance, checked: &Checked) -> NewRow {

@@ -37,6 +37,8 @@ pub struct NewInstance {
     pub version_number: Option<String>,
     /// Id of a configuration group.
     pub configuration: Option<String>,
+    /// Id of the backup that it is made from.
+    pub backup: Option<String>,
     /// First databases.
     pub databases: Vec<super::accounts::NewDatabase>,
     /// First accounts.
@@ -127,7 +129,10 @@ impl App {
         // What the host is now is the driver's word: the operation that would have recorded it has ended.
         let host = self.compute.describe(id).await;
         let mut tx = self.store.begin().await?;
-        self.store.cancel_active(&mut tx, id, &[Lane::Lifecycle, Lane::Accounts]).await?;
+        self.store.cancel_active(&mut tx, id, &[Lane::Lifecycle, Lane::Accounts, Lane::Backup]).await?;
+        self.store
+            .fail_backups_of(&mut tx, id, "The status of the instance was reset while the backup was taken.")
+            .await?;
         self.store.set_task(&mut tx, id, Task::None).await?;
         self.store.set_fault(&mut tx, id, None).await?;
         self.store.reset_service(&mut tx, id, Service::Unknown).await?;
@@ -150,8 +155,9 @@ impl App {
         if self.store.begin_task(&mut tx, id, &deletable, Task::Deleting).await? {
             // What is queued has no object any more. What failed, and may still be undone or be stuck, is ended too.
             let failed = matches!(instance.task, Task::BuildingError | Task::Error);
-            let lanes: &[Lane] = if failed { &[Lane::Lifecycle, Lane::Accounts] } else { &[Lane::Accounts] };
-            self.store.cancel_active(&mut tx, id, lanes).await?;
+            let lanes: &[Lane] = if failed { &[Lane::Lifecycle] } else { &[] };
+            self.store.cancel_active(&mut tx, id, &[lanes, &[Lane::Accounts, Lane::Backup]].concat()).await?;
+            self.store.fail_backups_of(&mut tx, id, "The instance was deleted while the backup was taken.").await?;
             return self.submit(tx, operation).await;
         }
         drop(tx);
@@ -192,7 +198,7 @@ impl App {
 }
 
 impl Instance {
-    /// The rule of every life-cycle action: a host that runs, no task, and a service that is not being made or lost.
+    /// The rule of every life-cycle action: a host that runs, no task, no backup, and a service that is not being made or lost.
     ///
     /// # Errors
     /// 422.
@@ -201,7 +207,7 @@ impl Instance {
             self.service,
             Service::Starting | Service::Healthy | Service::Blocked | Service::Shutdown | Service::Crashed
         );
-        let task = matches!(self.task, Task::None | Task::RestartRequired);
+        let task = matches!(self.task, Task::None | Task::RestartRequired) && !self.backing_up;
         if service && task && self.host == HostState::Active { Ok(()) } else { Err(self.busy()) }
     }
 
@@ -228,6 +234,7 @@ impl Instance {
         let id = self.id;
         let (status, operating_status) = self.status();
         let reason = match self.task {
+            Task::None | Task::RestartRequired if self.backing_up => "instance status was BACKUP".to_owned(),
             Task::None if operating_status.is_empty() => format!("instance status was {status}"),
             Task::None => format!("instance status was {operating_status}"),
             task => format!("task status was {}", task.tag().to_uppercase()),

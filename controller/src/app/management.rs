@@ -61,7 +61,10 @@ impl App {
         if self.store.task(&mut tx, id).await?.is_none() {
             return Err(not_found(id));
         }
-        self.store.cancel_active(&mut tx, id, &[Lane::Lifecycle]).await?;
+        self.store.cancel_active(&mut tx, id, &[Lane::Lifecycle, Lane::Backup]).await?;
+        self.store
+            .fail_backups_of(&mut tx, id, "The status of the instance was reset while the backup was taken.")
+            .await?;
         self.store.set_task(&mut tx, id, Task::None).await?;
         match host {
             Ok(host) => self.store.set_host(&mut tx, id, host).await?,

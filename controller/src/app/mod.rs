@@ -11,6 +11,7 @@ use crate::store::Store;
 
 pub mod accounts;
 mod attachments;
+pub mod backups;
 pub mod configurations;
 mod create_instance;
 mod databases;
@@ -31,6 +32,7 @@ mod passwords;
 pub mod quotas;
 mod readiness;
 mod resize;
+mod restore;
 mod root;
 mod submit;
 mod units;

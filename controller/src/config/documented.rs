@@ -117,6 +117,22 @@ const OPTIONS: &[(&str, &str, &str)] = &[
         "paused",
         "This controller accepts requests but begins no operation; they wait for another controller, or for its next start without this.",
     ),
+    (
+        "backups",
+        "directory",
+        "Directory of backups, which is closed to other accounts. Several controllers share it. Unset: objects in the state directory.",
+    ),
+    (
+        "backups",
+        "recipients",
+        "Public keys of age (age1...) that open every backup besides this service: [\"age1...\"]. Keep the secret keys elsewhere.",
+    ),
+    ("backups", "segment_mib", "Greatest size of one object of a backup, MiB, 1 to 24."),
+    (
+        "backups",
+        "grant_lifetime",
+        "How long an agent may begin to read or write an object that it was granted, at most an hour.",
+    ),
     ("keystone", "auth_url", "Keystone's address, with or without /v3."),
     ("keystone", "www_authenticate_uri", "Keystone's address for users, sent with each 401. Unset: auth_url."),
     ("keystone", "username", "Name of this service's user at Keystone."),

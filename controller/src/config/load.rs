@@ -58,6 +58,7 @@ impl Config {
         "identity",
         "store",
         "operations",
+        "backups",
         "keystone",
         "quota",
         "rate_limits",
@@ -121,6 +122,7 @@ impl Config {
         if agents.heartbeat_expiry <= agents.heartbeat_interval {
             return refuse("agents.heartbeat_expiry must be longer than agents.heartbeat_interval.".to_owned());
         }
+        self.check_backups()?;
         self.loopback_range()?;
         self.docker_range()?;
         let mut ids = std::collections::BTreeSet::new();
@@ -130,6 +132,25 @@ impl Config {
             }
         }
         if self.flavors.is_empty() { refuse("flavors: there is none.".to_owned()) } else { Ok(()) }
+    }
+
+    fn check_backups(&self) -> Result<()> {
+        let refuse = |text: String| Err(Error::BadRequest(text));
+        let backups = &self.backups;
+        for recipient in &backups.recipients {
+            if let Err(reason) = recipient.parse::<age::x25519::Recipient>() {
+                return refuse(format!(
+                    "backups.recipients: {recipient:?} is no public key of age, such as age-keygen prints: {reason}."
+                ));
+            }
+        }
+        if !(1..=24).contains(&backups.segment_mib) {
+            return refuse("backups.segment_mib must be from 1 to 24.".to_owned());
+        }
+        if !(1..=3600).contains(&backups.grant_lifetime.as_secs()) {
+            return refuse("backups.grant_lifetime must be from a second to an hour.".to_owned());
+        }
+        Ok(())
     }
 
     fn check_identity(&self) -> Result<()> {
@@ -239,6 +260,11 @@ mod tests {
             ("flavors = []", "flavors"),
             ("[store]\nurl = \"postgres://a:secret@h/d\"", "store.password_file"),
             ("[operations]\nlease = \"0s\"", "operations.lease"),
+            ("[backups]\nrecipients = [\"age1nobody\"]", "backups.recipients: \"age1nobody\""),
+            ("[backups]\nsegment_mib = 0", "backups.segment_mib"),
+            ("[backups]\nsegment_mib = 25", "backups.segment_mib"),
+            ("[backups]\ngrant_lifetime = \"0s\"", "backups.grant_lifetime"),
+            ("[backups]\ngrant_lifetime = \"2h\"", "backups.grant_lifetime"),
             ("[identity]\nmode = \"both\"", "mode"),
             ("[identity]\nmode = \"keystone\"", "keystone.auth_url"),
             ("[identity]\nmode = \"keystone\"\n[keystone]\nauth_url = \"http://k\"", "keystone.username"),

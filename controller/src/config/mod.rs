@@ -29,6 +29,7 @@ pub struct Config {
     pub identity: Identity,
     pub store: Store,
     pub operations: Operations,
+    pub backups: Backups,
     pub keystone: Keystone,
     pub quota: Quota,
     pub rate_limits: RateLimits,
@@ -143,6 +144,17 @@ pub struct Operations {
     pub paused: bool,
 }
 
+/// Where backups lie, and who can open them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Backups {
+    pub directory: Option<PathBuf>,
+    pub recipients: Vec<String>,
+    pub segment_mib: u64,
+    #[serde(with = "humantime_serde")]
+    pub grant_lifetime: Duration,
+}
+
 /// Default quotas of a project; -1 is unlimited.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -238,6 +250,7 @@ impl Default for Config {
             identity: Identity::default(),
             store: Store::default(),
             operations: Operations::default(),
+            backups: Backups::default(),
             keystone: Keystone::default(),
             quota: Quota::default(),
             rate_limits: RateLimits::default(),
@@ -327,6 +340,12 @@ impl Keystone {
 impl Default for Operations {
     fn default() -> Self {
         Self { lease: Duration::from_secs(30), paused: false }
+    }
+}
+
+impl Default for Backups {
+    fn default() -> Self {
+        Self { directory: None, recipients: Vec::new(), segment_mib: 16, grant_lifetime: Duration::from_secs(5 * 60) }
     }
 }
 

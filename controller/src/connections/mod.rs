@@ -34,7 +34,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
-use written::Written;
+pub(crate) use written::Written;
 
 /// Pause after a failed accept. Without it the loop would spin while no file descriptor is free.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

@@ -13,6 +13,7 @@ use crate::ids::{DatastoreId, InstanceId, ProjectId, VersionId};
 use crate::state::{self, HostState, LastSeen, Service, Task};
 
 mod artifact;
+pub mod backups;
 pub mod configurations;
 pub mod operations;
 
@@ -134,6 +135,8 @@ pub struct Instance {
     pub configuration: Option<AttachedConfiguration>,
     /// State of each parameter that was last set.
     pub parameter_results: BTreeMap<String, ParameterResult>,
+    /// Whether a backup of it is being taken.
+    pub backing_up: bool,
     /// What the controller is doing with it.
     pub task: Task,
     /// State of the engine as the agent last reported it.
@@ -164,7 +167,7 @@ impl Instance {
     /// `status` and `operating_status` of the API.
     pub fn status(&self) -> (&'static str, &'static str) {
         let pending = needs_restart(&self.parameter_results);
-        state::status(self.task, self.service, self.host, self.is_silent(), pending)
+        state::status(self.task, self.service, self.host, self.is_silent(), pending, self.backing_up)
     }
 
     /// The fault to show: the stored one, or else a warning of the agent, such as why the engine does not answer or

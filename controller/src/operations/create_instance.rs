@@ -10,7 +10,7 @@
 //! | `await_healthy` | none: waits until the engine answers the agent's probe | - | 60 s |
 //!
 //! In the end the task is none and the host active. When a step fails the row stays, with task `building_error` and a
-//! fault that names the step and the reason.
+//! fault that names the step and the reason. A restore has the same steps around its own.
 
 use std::time::Duration;
 
@@ -45,6 +45,12 @@ pub struct Params {
     pub root: Option<Sealed>,
 }
 
+impl AsRef<Self> for Params {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 /// The operation that creates the instance whose row is written in the same transaction.
 pub fn new(origin: Origin, params: Params) -> Result<NewOperation> {
     let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;
@@ -73,30 +79,45 @@ impl Operation for CreateInstance {
     }
 
     async fn finished(work: &Work, conn: &mut Connection, state: &Params, targets: &[Member<Engine>]) -> Result<()> {
-        let store = &work.context.store;
-        for Member { instance, state: engine } in targets {
-            tracing::info!(instance_id = %instance, engine_version = engine.version, "created");
-            if state.root.is_some() {
-                store.set_root(conn, *instance, Some(&work.user_id)).await?;
-            }
-            store.set_host(conn, *instance, HostState::Active).await?;
-            store.set_task(conn, *instance, Task::None).await?;
-        }
-        Ok(())
+        created(work, conn, state, targets).await
     }
 
     async fn failed(work: &Work, conn: &mut Connection, targets: &[InstanceId], error: &str) -> Result<()> {
-        let store = &work.context.store;
-        let message = format!("Creating the instance failed at {error}");
-        for instance in targets {
-            store.set_fault(conn, *instance, Some((&message, ""))).await?;
-            store.set_task(conn, *instance, Task::BuildingError).await?;
-        }
-        Ok(())
+        not_created(work, conn, targets, error).await
     }
 }
 
-async fn choose_address(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
+/// The instance is there, with what it was ordered with.
+pub(super) async fn created(
+    work: &Work,
+    conn: &mut Connection,
+    params: &Params,
+    targets: &[Member<Engine>],
+) -> Result<()> {
+    let store = &work.context.store;
+    for Member { instance, state: engine } in targets {
+        tracing::info!(instance_id = %instance, engine_version = engine.version, "created");
+        if params.root.is_some() {
+            store.set_root(conn, *instance, Some(&work.user_id)).await?;
+        }
+        store.set_host(conn, *instance, HostState::Active).await?;
+        store.set_task(conn, *instance, Task::None).await?;
+    }
+    Ok(())
+}
+
+/// The row stays, and says why there is nothing behind it.
+pub(super) async fn not_created(work: &Work, conn: &mut Connection, targets: &[InstanceId], error: &str) -> Result<()> {
+    let store = &work.context.store;
+    let message = format!("Creating the instance failed at {error}");
+    for instance in targets {
+        store.set_fault(conn, *instance, Some((&message, ""))).await?;
+        store.set_task(conn, *instance, Task::BuildingError).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn choose_address<S: Sync>(work: &Work, target: &Target, _: &S, _: &mut Engine) -> StepResult {
     let facts = target.facts(work).await?;
     if facts.address.is_some() {
         return Ok(());
@@ -111,7 +132,7 @@ async fn choose_address(work: &Work, target: &Target, _: &Params, _: &mut Engine
     Err(StepError::RetrySameKey(format!("{ADDRESSES} addresses were taken by others meanwhile")))
 }
 
-async fn issue_certificate(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
+pub(super) async fn issue_certificate<S: Sync>(work: &Work, target: &Target, _: &S, _: &mut Engine) -> StepResult {
     let facts = target.facts(work).await?;
     let address = facts.address.ok_or_else(|| StepError::Fatal("the instance has no address".to_owned()))?;
     let context = &work.context;
@@ -131,7 +152,13 @@ async fn issue_certificate(work: &Work, target: &Target, _: &Params, _: &mut Eng
     work.commit(tx).await
 }
 
-async fn install_engine(work: &Work, target: &Target, state: &Params, engine: &mut Engine) -> StepResult {
+pub(super) async fn install_engine<S: AsRef<Params> + Sync>(
+    work: &Work,
+    target: &Target,
+    state: &S,
+    engine: &mut Engine,
+) -> StepResult {
+    let state = state.as_ref();
     let store = &work.context.store;
     let assignment = store.get_assignment(target.instance).await?;
     let assignment = assignment.ok_or_else(|| StepError::Fatal("the instance has no assignment".to_owned()))?;
@@ -149,7 +176,7 @@ async fn install_engine(work: &Work, target: &Target, state: &Params, engine: &m
     Ok(())
 }
 
-async fn delete_host(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
+pub(super) async fn delete_host<S: Sync>(work: &Work, target: &Target, _: &S, _: &mut Engine) -> StepResult {
     let context = &work.context;
     context.compute.delete_host(target.instance, work.fence()).await?;
     context.agents.forget(target.instance);
@@ -160,13 +187,13 @@ async fn delete_host(work: &Work, target: &Target, _: &Params, _: &mut Engine) -
     work.commit(tx).await
 }
 
-async fn remove_certificate(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
+pub(super) async fn remove_certificate<S: Sync>(work: &Work, target: &Target, _: &S, _: &mut Engine) -> StepResult {
     let mut tx = work.begin().await?;
     work.context.store.delete_assignment(&mut tx, target.instance).await?;
     work.commit(tx).await
 }
 
-async fn free_address(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
+pub(super) async fn free_address<S: Sync>(work: &Work, target: &Target, _: &S, _: &mut Engine) -> StepResult {
     let mut tx = work.begin().await?;
     work.context.store.clear_address(&mut tx, target.instance).await?;
     // Also when no host was ever made.

@@ -14,6 +14,7 @@ use crate::seal::Seal;
 
 pub mod apply_configuration;
 pub mod change_accounts;
+pub mod create_backup;
 pub mod create_instance;
 pub mod delete_instance;
 mod execution;
@@ -24,6 +25,7 @@ pub mod reboot_instance;
 pub mod resize_flavor;
 pub mod resize_volume;
 pub mod restart_instance;
+pub mod restore_instance;
 mod runner;
 mod shared;
 pub mod steps;
@@ -53,6 +55,8 @@ pub(crate) fn registry() -> Vec<Arc<dyn steps::Registered>> {
         Arc::new(steps::Entry::<reboot_instance::RebootInstance>::new()),
         Arc::new(steps::Entry::<stop_instance::StopInstance>::new()),
         Arc::new(steps::Entry::<apply_configuration::ApplyConfiguration>::new()),
+        Arc::new(steps::Entry::<create_backup::CreateBackup>::new()),
+        Arc::new(steps::Entry::<restore_instance::RestoreInstance>::new()),
     ];
     all.retain(|entry| trove_strategy::failpoint::pass(&format!("operation.{}.known", entry.kind())).is_ok());
     all

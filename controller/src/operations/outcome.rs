@@ -5,6 +5,7 @@ use trove_proto::v1;
 use crate::agents::AgentError;
 use crate::compute::ComputeError;
 use crate::error::{Error, chain};
+use crate::objects::CheckError;
 
 /// What a step came to, when it did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,15 @@ impl From<AgentError> for StepError {
             v1::ErrorKind::Unspecified | v1::ErrorKind::Invalid | v1::ErrorKind::Gone | v1::ErrorKind::Fatal => {
                 Self::Fatal(text)
             }
+        }
+    }
+}
+
+impl From<CheckError> for StepError {
+    fn from(error: CheckError) -> Self {
+        match error {
+            CheckError::Damaged(what) => Self::Fatal(what),
+            CheckError::Unavailable(what) => Self::RetrySameKey(what),
         }
     }
 }

@@ -8,7 +8,7 @@ use trove_proto::v1;
 
 use super::outcome::{StepError, StepResult};
 use super::work::Work;
-use crate::agents::JobOutcome;
+use crate::agents::{GrantObjects, JobOutcome, NoObjects};
 use crate::ids::InstanceId;
 use crate::state::{HostState, Service};
 use crate::store::instances::HostFacts;
@@ -59,8 +59,21 @@ impl Target {
     /// # Errors
     /// As the agent answered. Fatal: there is nothing that could connect.
     pub async fn run_job(&self, work: &Work, job: v1::start::Work) -> StepResult<JobOutcome> {
+        self.run_job_with(work, job, &NoObjects).await
+    }
+
+    /// The same for a job that asks for objects of a backup.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn run_job_with(
+        &self,
+        work: &Work,
+        job: v1::start::Work,
+        objects: &dyn GrantObjects,
+    ) -> StepResult<JobOutcome> {
         self.await_connected(work).await?;
-        self.run_job_within(work, self.time_left().saturating_sub(VERDICT), job).await
+        self.run(work, self.time_left().saturating_sub(VERDICT), job, objects).await
     }
 
     /// The same with a time of its own, the wait for a connection included.
@@ -68,6 +81,16 @@ impl Target {
     /// # Errors
     /// As the agent answered.
     pub async fn run_job_within(&self, work: &Work, limit: Duration, job: v1::start::Work) -> StepResult<JobOutcome> {
+        self.run(work, limit, job, &NoObjects).await
+    }
+
+    async fn run(
+        &self,
+        work: &Work,
+        limit: Duration,
+        job: v1::start::Work,
+        objects: &dyn GrantObjects,
+    ) -> StepResult<JobOutcome> {
         let start = v1::Start {
             key: Some(v1::JobKey {
                 operation: work.lease.id.to_string(),
@@ -82,7 +105,7 @@ impl Target {
         let progress = |progress| {
             self.progress.send_replace(Some(progress));
         };
-        Ok(work.context.agents.run(self.instance, start, &progress).await?)
+        Ok(work.context.agents.run(self.instance, start, &progress, objects).await?)
     }
 
     fn time_left(&self) -> Duration {

@@ -9,6 +9,7 @@ use crate::authority::Authorities;
 use crate::compute::{Bootstrap, Compute, HostSpec, Network};
 use crate::config::Config;
 use crate::ids::{InstanceId, VersionId};
+use crate::objects::Objects;
 use crate::store::Store;
 use crate::store::controllers::GRACE;
 use crate::store::instances::HostFacts;
@@ -27,6 +28,8 @@ pub struct RunnerContext {
     /// Sign engines.
     pub authorities: Arc<Authorities>,
     pub config: Arc<Config>,
+    /// The backups' objects.
+    pub objects: Objects,
     /// Under which name leases are held; the same after a restart, and no other's.
     pub controller_id: String,
     /// Says that there may be work.

@@ -12,6 +12,7 @@ use crate::operations::RunnerContext;
 use crate::store::sql::Transaction;
 
 pub mod assignments;
+pub mod backups;
 pub mod controllers;
 pub mod hosts;
 pub mod parameters;

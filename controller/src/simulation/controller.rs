@@ -17,6 +17,7 @@ use crate::agents::hub::Hub;
 use crate::app::App;
 use crate::authority::{AgentName, Authorities};
 use crate::config::Config;
+use crate::objects::Objects;
 use crate::operations::{Changes, Nudge, Runner, RunnerContext};
 use crate::reconcile::{self, controllers};
 use crate::seal::Seal;
@@ -68,6 +69,8 @@ impl Controller {
             compute: Arc::new(Hosts { world: world.clone(), guests: ground.guests.clone(), machine: machine.clone() }),
             authorities: ground.authorities.clone(),
             config: ground.config.clone(),
+            objects: Objects::open(world.directory.path().join("objects"), store.seal.clone(), ground.config.clone())
+                .unwrap(),
             controller_id: name.to_owned(),
             nudge: nudge.clone(),
             changes: changes.clone(),

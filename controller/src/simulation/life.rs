@@ -177,6 +177,9 @@ impl Worker for SimulatedWork {
                 self.guest.set_running(false);
                 Outcome::Stopped(v1::Stopped {})
             }
+            Work::Backup(_) | Work::Restore(_) => {
+                return Err(refuse(v1::ErrorKind::Invalid, "the simulated engine has no backups"));
+            }
             Work::ChangeAccounts(changes) => {
                 let made = u32::try_from(changes.changes.len()).unwrap();
                 self.change(changes).await?;

@@ -284,6 +284,7 @@ impl Store {
                 "select id from operation where active and kind = 'upgrade_instance' and state like '%' || $1 || '%' limit 1",
             ),
             ("instances", "select id from instance where version_id = $1 and deleted is null limit 1"),
+            ("backups", "select id from backup where version_id = $1 limit 1"),
             ("configuration groups", "select id from configuration where version_id = $1 limit 1"),
         ] {
             let used = query(sql).bind(id.to_string()).fetch_optional(&mut *conn).await.map_err(failed)?;

@@ -18,7 +18,7 @@ pub struct HostRow {
     /// What the controller is doing with the instance.
     pub task: Task,
     pub deleted: bool,
-    /// Whether an operation is active on it that may change the host: any but a change of accounts, which waits for the agent.
+    /// Whether an operation is active on it that may change the host: a change of accounts and a backup only wait for the agent.
     pub busy: bool,
 }
 
@@ -28,9 +28,9 @@ impl Store {
         let others: Vec<String> = others.iter().map(|id| format!("'{}'", id.0)).collect();
         let sql = AssertSqlSafe(format!(
             "select i.id, i.host, i.task, i.deleted is not null as deleted, exists (select 1 from operation_target t \
-             where t.resource = i.id and t.active and t.lane <> '{}') as busy \
+             where t.resource = i.id and t.active and t.lane = '{}') as busy \
              from instance i where i.deleted is null or i.id in ({})",
-            Lane::Accounts.tag(),
+            Lane::Lifecycle.tag(),
             if others.is_empty() { "null".to_owned() } else { others.join(", ") }
         ));
         let rows = query(sql).fetch_all(&self.read).await.map_err(|error| Error::internal("list hosts", error))?;
@@ -64,12 +64,12 @@ impl Store {
             .map_err(|error| Error::internal(format!("look for operations on instance {instance}"), error))
     }
 
-    /// Whether an operation is active on an instance that decides about its host: a change of accounts waits for the agent,
-    /// and for whoever starts it.
+    /// Whether an operation is active on an instance that decides about its host: a change of accounts and a backup wait for
+    /// the agent, and for whoever starts it.
     pub async fn is_host_busy(&self, conn: &mut Connection, instance: InstanceId) -> Result<bool> {
-        query("select exists (select 1 from operation_target where resource = $1 and active and lane <> $2)")
+        query("select exists (select 1 from operation_target where resource = $1 and active and lane = $2)")
             .bind(instance.to_string())
-            .bind(Lane::Accounts.tag())
+            .bind(Lane::Lifecycle.tag())
             .fetch_one(conn)
             .await
             .and_then(|row| row.try_get(0))

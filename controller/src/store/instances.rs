@@ -38,7 +38,8 @@ const SELECT: &str = "select i.id, i.project_id, i.name, i.flavor_id, i.flavor_n
      v.name as version_name, v.number as version_number, d.id as datastore_id, d.name as datastore_name, \
      (select max(case when l.lost_at is null and c.seen_until > $1 then 9223372036854775807 \
      else coalesce(l.lost_at, c.seen_until) end) from agent_link l join controller c on c.id = l.controller_id \
-     where l.instance_id = i.id) as heard";
+     where l.instance_id = i.id) as heard, \
+     exists (select 1 from backup b where b.instance_id = i.id and b.state in ('NEW', 'BUILDING', 'SAVING')) as backing_up";
 const FROM: &str = " from instance i join datastore_version v on v.id = i.version_id \
      join datastore d on d.id = v.datastore_id left join agent a on a.instance_id = i.id \
      left join configuration c on c.id = i.configuration_id";
@@ -190,6 +191,7 @@ fn instance(row: &Row, now: i64) -> Result<Instance> {
         locality: locality(row)?,
         configuration: configuration(row)?,
         parameter_results: parameter_results(row)?,
+        backing_up: column(row, "backing_up")?,
         task: tagged(row, "task", Task::from_tag)?,
         service: service(row)?,
         service_detail: maybe_text(row, "service_detail")?.unwrap_or_default().to_owned(),

@@ -30,6 +30,8 @@ use crate::store::sql::{Connection, News, Pool, Transaction};
 pub mod agents;
 pub mod assignments;
 pub mod authorities;
+mod backup_strategies;
+pub mod backups;
 mod clock;
 pub mod configurations;
 pub mod controllers;
@@ -99,6 +101,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (19, "server_ids", include_str!("migrations/0019_server_ids.sql")),
     (20, "parameter_rules", include_str!("migrations/0020_parameter_rules.sql")),
     (21, "images", include_str!("migrations/0021_images.sql")),
+    (22, "backups", include_str!("migrations/0022_backups.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -6,10 +6,10 @@ use crate::ids::{InstanceId, OperationId};
 use crate::store::sql::query;
 
 impl Store {
-    /// The newest active operation. All older ones end before it.
+    /// The newest active operation but a backup, beside which others end. All older ones end before it.
     pub async fn last_active(&self, instance: InstanceId) -> Result<Option<OperationId>> {
         self.one_active(
-            "select operation_id from operation_target where resource = $1 and active order by seq desc limit 1",
+            "select operation_id from operation_target where resource = $1 and active and lane <> 'backup' order by seq desc limit 1",
             instance,
         )
         .await

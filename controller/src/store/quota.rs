@@ -15,6 +15,7 @@ pub struct Amounts {
     pub instances: i64,
     pub ram_mib: i64,
     pub volumes_gib: i64,
+    pub backups: i64,
     /// Configuration groups.
     pub configurations: i64,
 }
@@ -23,7 +24,12 @@ impl Amounts {
     /// The amounts of one instance.
     pub fn instance(ram_mib: u64, volumes_gib: u64) -> Self {
         let signed = |amount| i64::try_from(amount).unwrap_or(i64::MAX);
-        Self { instances: 1, ram_mib: signed(ram_mib), volumes_gib: signed(volumes_gib), configurations: 0 }
+        Self { instances: 1, ram_mib: signed(ram_mib), volumes_gib: signed(volumes_gib), ..Self::default() }
+    }
+
+    /// Those of one backup.
+    pub fn backup() -> Self {
+        Self { backups: 1, ..Self::default() }
     }
 
     /// Those of one configuration group.
@@ -37,6 +43,7 @@ impl Amounts {
             instances: -self.instances,
             ram_mib: -self.ram_mib,
             volumes_gib: -self.volumes_gib,
+            backups: -self.backups,
             configurations: -self.configurations,
         }
     }
@@ -46,7 +53,7 @@ impl Amounts {
             Resource::Instances => self.instances,
             Resource::Ram => self.ram_mib,
             Resource::Volumes => self.volumes_gib,
-            Resource::Backups => 0,
+            Resource::Backups => self.backups,
             Resource::Configurations => self.configurations,
         }
     }
@@ -113,7 +120,7 @@ impl Store {
 }
 
 const COUNT: &str = "insert into usage (project_id, resource, in_use) \
-     values ($1, 'instances', $2), ($1, 'ram', $3), ($1, 'volumes', $4), ($1, 'configurations', $5) \
+     values ($1, 'instances', $2), ($1, 'ram', $3), ($1, 'volumes', $4), ($1, 'backups', $5), ($1, 'configurations', $6) \
      on conflict (project_id, resource) do update set in_use = usage.in_use + excluded.in_use";
 /// Subquery for the project's own limit of the counted resource.
 const LIMIT: &str = "(select q.hard_limit from quota q \
@@ -121,7 +128,7 @@ const LIMIT: &str = "(select q.hard_limit from quota q \
 
 fn count(sql: impl SqlSafeStr, project: &ProjectId, amounts: Amounts) -> Query {
     let query = query(sql).bind(&project.0).bind(amounts.instances).bind(amounts.ram_mib);
-    query.bind(amounts.volumes_gib).bind(amounts.configurations)
+    query.bind(amounts.volumes_gib).bind(amounts.backups).bind(amounts.configurations)
 }
 
 fn uncounted(error: sqlx::Error) -> Error {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use trove_proto::v1;
 
 use super::store::{Fixture, fixture};
-use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
+use crate::agents::{AgentError, AgentState, Agents, GrantObjects, JobOutcome, OnProgress};
 use crate::app::App;
 use crate::app::accounts::{NewDatabase, NewUser};
 use crate::app::instances::NewInstance;
@@ -23,7 +23,8 @@ use crate::state::{HostState, Service, Task};
 use crate::store::sql::query;
 
 /// Tables that a refused create request must not change.
-const TABLES: [&str; 6] = ["instance", "configuration", "usage", "operation", "operation_step", "operation_target"];
+const TABLES: [&str; 7] =
+    ["instance", "configuration", "backup", "usage", "operation", "operation_step", "operation_target"];
 
 /// An application with its own store.
 pub(crate) struct World {
@@ -84,6 +85,7 @@ pub(crate) fn order() -> NewInstance {
         version: None,
         version_number: None,
         configuration: None,
+        backup: None,
         databases: Vec::new(),
         users: Vec::new(),
         requirements: Requirements::default(),
@@ -229,7 +231,13 @@ impl Agents for FakeAgent {
     fn state(&self, _: InstanceId) -> watch::Receiver<AgentState> {
         unreachable!("use cases read what the agent said from the store")
     }
-    async fn run(&self, _: InstanceId, _: v1::Start, _: OnProgress<'_>) -> std::result::Result<JobOutcome, AgentError> {
+    async fn run(
+        &self,
+        _: InstanceId,
+        _: v1::Start,
+        _: OnProgress<'_>,
+        _: &dyn GrantObjects,
+    ) -> std::result::Result<JobOutcome, AgentError> {
         unreachable!("use cases start no jobs")
     }
     async fn assign(&self, _: InstanceId, _: v1::AssignRequest) -> std::result::Result<v1::AssignReply, AgentError> {

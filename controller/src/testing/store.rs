@@ -11,9 +11,12 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use trove_strategy::{Capability, Client, INTERFACE, Identity, Installation, Manifest, NameRules};
 
-use crate::ids::{InstanceId, ProjectId, VersionId};
+use crate::ids::{BackupId, DatastoreId, InstanceId, OperationId, ProjectId, VersionId};
+use crate::model::backups::{Backup, BackupSource};
 use crate::model::{Flavor, Requirements};
+use crate::objects::Objects;
 use crate::seal::Seal;
+use crate::store::backups::NewRow as NewBackup;
 use crate::store::controllers::Controller;
 use crate::store::datastores::Registration;
 use crate::store::instances::NewRow;
@@ -25,7 +28,7 @@ use crate::store::{Clock, Store, micros};
 pub(crate) struct Fixture {
     pub(crate) store: Store,
     pub(crate) version: VersionId,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 /// Opens the store of a directory. It is SQLite, unless `TROVE_TEST_STORE_URL` is set: to the URL of a PostgreSQL
@@ -71,7 +74,7 @@ pub(crate) async fn fixture() -> Fixture {
         store.put_controller(&controller, Duration::from_secs(3600)).await.unwrap();
     }
     let version = register(&store, &manifest()).await;
-    Fixture { store, version, _directory: directory }
+    Fixture { store, version, directory }
 }
 
 /// Registers an active version with this manifest.
@@ -115,6 +118,15 @@ pub(crate) fn manifest() -> Manifest {
 }
 
 impl Fixture {
+    pub(crate) fn objects_directory(&self) -> PathBuf {
+        self.directory.path().join("objects")
+    }
+
+    /// Objects in a directory beside the store, with its key.
+    pub(crate) fn objects(&self) -> Objects {
+        Objects::open(self.objects_directory(), self.store.seal.clone(), Arc::default()).unwrap()
+    }
+
     /// Inserts an instance as a create request does, without quota.
     pub(crate) async fn insert(&self, project: &str) -> InstanceId {
         let row = self.new_row(project);
@@ -122,6 +134,31 @@ impl Fixture {
         self.store.insert_instance(&mut tx, &row).await.unwrap();
         tx.commit().await.unwrap();
         row.id
+    }
+
+    /// The row of a new backup of an instance.
+    pub(crate) fn new_backup(&self, project: &str, instance: InstanceId, operation: OperationId) -> NewBackup {
+        let key = Objects::new_key();
+        NewBackup {
+            id: BackupId::random(),
+            project: ProjectId(project.to_owned()),
+            name: "nightly".to_owned(),
+            description: None,
+            instance,
+            source: BackupSource {
+                datastore_id: DatastoreId::random(),
+                datastore: "enginedb".to_owned(),
+                version_id: self.version,
+                version: "15".to_owned(),
+                version_number: "15.18".to_owned(),
+                major: "15".to_owned(),
+                volume_gib: 2,
+                root_by: None,
+            },
+            operation,
+            recipient: key.recipient,
+            identity: self.store.seal.seal(Backup::SEALED, &key.identity).unwrap(),
+        }
     }
 
     /// The row of a create request.

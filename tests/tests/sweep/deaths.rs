@@ -32,21 +32,27 @@ const ASSIGNED: [&str; 7] = [
 /// Longer than an agent that adopts an engine takes to tell it what room its volume has, by the same way as an assignment.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// The agent's job in a kind of operation, if any, and whether it starts the engine.
-fn part(kind: &str) -> (Option<&'static str>, bool) {
+/// Failpoints between the objects of a backup.
+const STORED: [&str; 2] = ["agent.backup.segment_stored", "agent.backup.before_manifest"];
+
+/// The agent's jobs in a kind of operation, and whether the engine is started.
+fn part(kind: &str) -> (&'static [&'static str], bool) {
     match kind {
-        "create_instance" => (Some("prepare"), true),
-        "restart_instance" => (Some("restart"), true),
-        "change_accounts" => (Some("change_accounts"), false),
-        "stop_instance" | "delete_instance" => (Some("stop"), false),
-        "resize_flavor" | "upgrade_instance" | "reboot_instance" => (None, true),
+        "create_instance" => (&["prepare"], true),
+        "restore_instance" => (&["restore"], false),
+        "restart_instance" => (&["restart"], true),
+        "change_accounts" => (&["change_accounts"], false),
+        "create_backup" => (&["backup"], false),
+        "stop_instance" | "delete_instance" => (&["stop"], false),
+        "resize_flavor" | "upgrade_instance" | "reboot_instance" => (&[], true),
         // Only the driver works; the engine keeps running.
-        _ => (None, false),
+        _ => (&[], false),
     }
 }
 
 fn agents_sources() -> Result<Vec<String>> {
-    Ok([sources("agent/src")?, sources("agent/src/service")?, sources("agent/src/supervisor")?].concat())
+    let folders = ["agent/src", "agent/src/backup", "agent/src/service", "agent/src/supervisor", "agent/src/work"];
+    Ok(folders.into_iter().map(sources).collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// The stages of each job, read from `agent/src/work.rs`. Of numbered stages only the first is listed.
@@ -63,12 +69,15 @@ fn stages() -> Result<BTreeMap<String, Vec<String>>> {
 }
 
 fn points(kind: &str) -> Result<Vec<String>> {
-    let (job, starts) = part(kind);
+    let (jobs, starts) = part(kind);
     let mut points: Vec<String> = starts.then(|| STARTED.to_owned()).into_iter().collect();
-    if let Some(job) = job {
-        let stages = stages()?.remove(job).with_context(|| format!("stages of {job}"))?;
+    for job in jobs {
+        let stages = stages()?.remove(*job).with_context(|| format!("stages of {job}"))?;
         let both = |stage: &String| ["before", "after"].map(|side| format!("agent.{job}.{side}_{stage}"));
         points.extend(stages.iter().flat_map(both));
+    }
+    if kind == "create_backup" {
+        points.extend(STORED.map(str::to_owned));
     }
     if kind == "apply_configuration" {
         points.extend(ASSIGNED.map(str::to_owned));
@@ -101,7 +110,7 @@ pub(crate) async fn sweep(kind: &str, usual: Engine) -> Result<()> {
     if points.is_empty() {
         return Ok(());
     }
-    for engine in depth::engines(usual) {
+    for engine in depth::engines_of(kind, usual) {
         let mut subject = Subject::start(engine).await?;
         let private = PRIVATE.iter().filter(|_| engine == Engine::MongoDb && kind == "create_instance");
         for point in points.iter().map(String::as_str).chain(private.copied()) {
@@ -135,7 +144,7 @@ async fn die_at(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
 async fn arm_agents(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
     subject.stack.kill()?;
     subject.stack.run(&Failpoints { controller: None, agent: Some(format!("{point}=kill")) })?;
-    if kind == "create_instance" {
+    if ["create_instance", "restore_instance"].contains(&kind) {
         return Ok(());
     }
     let id = subject.id()?;

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use trove_tests::{Engine, Failpoints, depth, leftovers};
 
 use crate::subject::Subject;
+use crate::swept;
 
 /// Whether steps fail before or after their effect. After it is the more difficult case.
 fn sides() -> &'static [&'static str] {
@@ -12,9 +13,9 @@ fn sides() -> &'static [&'static str] {
 }
 
 pub(crate) async fn sweep(kind: &str, usual: Engine) -> Result<()> {
-    for engine in depth::engines(usual) {
+    for engine in depth::engines_of(kind, usual) {
         let mut subject = Subject::start(engine).await?;
-        for step in subject.steps(kind).await? {
+        for step in swept(kind, subject.steps(kind).await?) {
             for side in sides() {
                 let point = format!("operation.{kind}.{step}.{side}");
                 fail_at(&mut subject, kind, &step, &point).await.with_context(|| format!("{engine:?}, {point}"))?;
@@ -48,7 +49,7 @@ async fn assert_failed(subject: &Subject, kind: &str, step: &str, point: &str) -
         named()
     };
     match kind {
-        "create_instance" => {
+        "create_instance" | "restore_instance" => {
             in_error()?;
             ensure!(view["ip"].is_null(), "{view}");
             leftovers::assert_nothing_of(id, &subject.stack.host(id), &[])?;
@@ -73,6 +74,12 @@ async fn assert_failed(subject: &Subject, kind: &str, step: &str, point: &str) -
             }
             subject.assert_stopped().await
         }
+        "create_backup" => {
+            ensure!(fault.is_empty(), "{view}");
+            let backup = subject.backup_at_its_end().await?;
+            ensure!(backup["status"] == "FAILED", "{backup}");
+            subject.assert_well().await.map(|_| ())
+        }
         other => bail!("what a failed {other} leaves is not known here"),
     }
 }
@@ -85,7 +92,11 @@ fn ensure_named(fault: &str, step: &str) -> Result<()> {
 /// Repeats the request, or does what an operator would do; this must repair the instance and clear the fault.
 async fn recover(subject: &mut Subject, kind: &str) -> Result<()> {
     let repair = match kind {
-        "create_instance" | "delete_instance" => return subject.remove().await,
+        "create_instance" | "delete_instance" | "restore_instance" => return subject.remove().await,
+        "create_backup" => {
+            subject.remove_backup().await?;
+            "create_backup"
+        }
         "stop_instance" => "restart_instance",
         other => other,
     };

@@ -5,11 +5,12 @@ use anyhow::{Context, Result};
 use trove_tests::{Engine, depth};
 
 use crate::subject::{Subject, committed_as};
+use crate::swept;
 
 pub(crate) async fn sweep(kind: &str, usual: Engine) -> Result<()> {
-    for engine in depth::engines(usual) {
+    for engine in depth::engines_of(kind, usual) {
         let mut subject = Subject::start(engine).await?;
-        for step in subject.steps(kind).await? {
+        for step in swept(kind, subject.steps(kind).await?) {
             for side in ["before", "after"] {
                 let point = format!("operation.{kind}.{step}.{side}");
                 kill_at(&mut subject, kind, &point).await.with_context(|| format!("{engine:?}, {point}"))?;
@@ -32,7 +33,7 @@ pub(crate) async fn kill_at(subject: &mut Subject, kind: &str, point: &str) -> R
 async fn unanswered(subject: &mut Subject, kind: &str) -> Result<()> {
     subject.prepare(kind).await?;
     subject.arm(&format!("enqueue.{}.after_commit=kill", committed_as(kind)))?;
-    if kind != "create_instance" {
+    if !["create_instance", "restore_instance"].contains(&kind) {
         subject.await_usable().await?;
     }
     subject.ask_without_answer(kind).await?;

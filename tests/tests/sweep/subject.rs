@@ -1,5 +1,6 @@
 //! A service with one instance, on which the sweeps run operations.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub(crate) struct Subject {
     grouped: bool,
     /// Names of the two versions, once there are two.
     versions: Option<[String; 2]>,
+    /// Id of the backup that was asked for last, until it is deleted, and the texts that were acknowledged before it.
+    backup: Option<(String, Vec<String>)>,
     /// Number of requests, for unique names.
     asked: usize,
 }
@@ -59,9 +62,9 @@ impl Subject {
     pub(crate) async fn start(engine: Engine) -> Result<Self> {
         let stack = Stack::of(engine).await?;
         let (api, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
-        let (id, group, versions) = (None, None, None);
+        let (id, group, versions, backup) = (None, None, None, None);
         let (written, sizes, grouped, asked) = (Vec::new(), SMALLEST, true, 0);
-        Ok(Self { stack, api, admin, engine, id, written, sizes, group, grouped, versions, asked })
+        Ok(Self { stack, api, admin, engine, id, written, sizes, group, grouped, versions, backup, asked })
     }
 
     pub(crate) fn id(&self) -> Result<&str> {
@@ -93,6 +96,13 @@ impl Subject {
         if kind == "create_instance" {
             return Ok(());
         }
+        if kind == "create_backup" && self.backup.is_some() {
+            self.remove_backup().await?;
+        }
+        if kind == "restore_instance" && self.backup.is_some() {
+            // One backup is enough for all.
+            return self.make_room().await;
+        }
         if kind == "upgrade_instance" && self.versions.is_none() {
             self.versions = Some(self.register_again().await?);
         }
@@ -103,7 +113,26 @@ impl Subject {
         let text = format!("written before {}", self.asked);
         self.engine.write(&view, &text).await?;
         self.written.push(text);
+        if kind == "restore_instance" {
+            self.ask("create_backup").await?;
+            let view = self.backup_at_its_end().await?;
+            ensure!(view["status"] == "COMPLETED", "{view}\n{}", self.stack.log_end());
+            return self.make_room().await;
+        }
         Ok(())
+    }
+
+    /// Removes the instance, so that one with the texts of the backup can be ordered.
+    async fn make_room(&mut self) -> Result<()> {
+        if self.id.is_some() {
+            self.remove().await?;
+        }
+        self.written = self.backup.as_ref().map(|(_, texts)| texts.clone()).context("a backup")?;
+        Ok(())
+    }
+
+    fn backup(&self) -> Result<&str> {
+        self.backup.as_ref().map(|(id, _)| id.as_str()).context("a backup")
     }
 
     /// Waits until the instance is usable and its agent is connected to the present controller.
@@ -139,12 +168,23 @@ impl Subject {
             }
             return self.api.post("/instances", &order).await;
         }
+        if kind == "restore_instance" {
+            // A smaller flavor and no more accounts than those of the backup.
+            let order = json!({"instance": {
+                "name": "restored", "flavorRef": "1", "volume": {"size": 1},
+                "restorePoint": {"backupRef": self.backup()?}}});
+            return self.api.post("/instances", &order).await;
+        }
         let path = format!("/instances/{}", self.id()?);
         let action = format!("{path}/action");
         let to = self.sizes.after(kind);
         match kind {
             "delete_instance" => self.api.send(Method::DELETE, &path, None).await,
             "restart_instance" => self.api.post(&action, &json!({"restart": {}})).await,
+            "create_backup" => {
+                let body = json!({"backup": {"name": "swept", "instance": self.id()?}});
+                self.api.post("/backups", &body).await
+            }
             "change_accounts" => {
                 let (name, password) = self.newcomer();
                 let body = json!({"users": [self.engine.user(&name, &password)]});
@@ -210,7 +250,42 @@ impl Subject {
             let id = list["instances"][0]["id"].as_str().with_context(|| format!("one instance in {list}"))?;
             (self.id, self.written, self.sizes) = (Some(id.to_owned()), Vec::new(), SMALLEST);
         }
+        if kind == "restore_instance" {
+            let list = self.api.get("/instances").await?.body;
+            let id = list["instances"][0]["id"].as_str().with_context(|| format!("one instance in {list}"))?;
+            (self.id, self.sizes) = (Some(id.to_owned()), SMALLEST);
+        }
+        if kind == "create_backup" {
+            let list = self.api.get("/backups").await?.body;
+            let id = list["backups"][0]["id"].as_str().with_context(|| format!("one backup in {list}"))?;
+            self.backup = Some((id.to_owned(), self.written.clone()));
+        }
         Ok(())
+    }
+
+    /// Waits until the backup is completed or has failed.
+    pub(crate) async fn backup_at_its_end(&self) -> Result<Value> {
+        self.api.await_backup(self.backup()?).await
+    }
+
+    /// Deletes the backup and asserts that no object of it is left.
+    pub(crate) async fn remove_backup(&mut self) -> Result<()> {
+        let (id, _) = self.backup.take().context("a backup")?;
+        self.api.remove_backup(&id).await.with_context(|| self.stack.log_end())?;
+        let left = self.stack.objects(&id)?;
+        ensure!(left.is_empty(), "{left:?} is left of a backup that was deleted");
+        Ok(())
+    }
+
+    /// Asserts that the backup is completed, and that its objects are those of one run.
+    async fn assert_backed_up(&mut self) -> Result<()> {
+        let view = self.backup_at_its_end().await?;
+        ensure!(view["status"] == "COMPLETED", "{view}\n{}", self.stack.log_end());
+        let objects = self.stack.objects(self.backup()?)?;
+        let manifests = objects.iter().filter(|path| path.ends_with("manifest.json")).count();
+        let runs: BTreeSet<_> = objects.iter().filter_map(|path| path.parent()).collect();
+        ensure!(manifests == 1 && runs.len() == 1, "{objects:?}");
+        self.remove_backup().await
     }
 
     /// Runs an operation without a fault and returns its steps, as listed by the service.
@@ -246,7 +321,8 @@ impl Subject {
         }
         let view = self.assert_well().await?;
         ensure!(view["fault"].is_null(), "{view}");
-        let group = self.group.as_ref().filter(|_| self.grouped);
+        // A backup is of the data: whoever restores it names a group anew.
+        let group = self.group.as_ref().filter(|_| self.grouped && kind != "restore_instance");
         if let (Some((_, value)), Some(now)) = (group, self.engine.value(&view).await?) {
             ensure!(now == value.to_string(), "the engine runs with {now}, the group says {value}");
         }
@@ -255,7 +331,8 @@ impl Subject {
                 let (name, password) = self.newcomer();
                 self.engine.log_in(&view, &name, &password).await
             }
-            "create_instance" => self.remove().await,
+            "create_instance" | "restore_instance" => self.remove().await,
+            "create_backup" => self.assert_backed_up().await,
             _ => Ok(()),
         }
     }

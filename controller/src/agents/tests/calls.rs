@@ -7,7 +7,7 @@ use trove_proto::v1;
 use super::fake::{Brain, Script};
 use super::links::connect;
 use super::{Controller, SOON, until};
-use crate::agents::{AgentError, Agents as _};
+use crate::agents::{AgentError, Agents as _, NoObjects};
 use crate::ids::InstanceId;
 
 fn start(deadline_s: u32) -> v1::Start {
@@ -28,7 +28,7 @@ async fn a_job_waits_for_its_agent_and_is_attached_to_again_until_it_has_a_resul
         vec![Script::Die, failure(v1::ErrorKind::Interrupted), failure(v1::ErrorKind::Busy)];
     let stages = Mutex::new(Vec::new());
     let progress = |step: v1::Progress| stages.lock().unwrap().push(step.stage);
-    let run = controller.hub.run(instance, start(30), &progress);
+    let run = controller.hub.run(instance, start(30), &progress, &NoObjects);
     let agent = async {
         let first = connect(&controller, instance, &brain).await;
         first.connection.await.unwrap();
@@ -50,7 +50,7 @@ async fn a_job_that_ends_well_is_a_success() {
     let brain = Brain::default();
     *brain.script.lock().unwrap() = vec![Script::Answer(None)];
     let _agent = connect(&controller, instance, &brain).await;
-    let outcome = controller.hub.run(instance, start(30), &|_| {}).await.unwrap();
+    let outcome = controller.hub.run(instance, start(30), &|_| {}, &NoObjects).await.unwrap();
     assert_eq!(outcome, Some(v1::result::Outcome::Restarted(v1::Restarted::default())));
     controller.stop().await;
 }
@@ -60,7 +60,7 @@ async fn an_agent_that_never_comes_is_unreachable() {
     let controller = Controller::start().await;
     let instance = InstanceId::random();
     let (run, question) =
-        tokio::join!(controller.hub.run(instance, start(0), &|_| {}), controller.hub.list_users(instance));
+        tokio::join!(controller.hub.run(instance, start(0), &|_| {}, &NoObjects), controller.hub.list_users(instance));
     assert!(matches!(run, Err(AgentError::Unreachable(id)) if id == instance), "{run:?}");
     assert!(matches!(question, Err(AgentError::Unreachable(_))), "{question:?}");
     controller.stop().await;
@@ -79,7 +79,7 @@ async fn a_job_goes_on_over_the_connection_that_took_the_place_of_its_own() {
         tokio::time::timeout(SOON, first.connection).await.expect("the older one is cut").unwrap();
         second
     };
-    let run = controller.hub.run(instance, start(30), &|_| {});
+    let run = controller.hub.run(instance, start(30), &|_| {}, &NoObjects);
     let (result, _second) = tokio::join!(tokio::time::timeout(SOON, run), replaced);
     result.expect("no keepalive has to find out").unwrap();
     controller.stop().await;
@@ -92,7 +92,7 @@ async fn a_job_without_a_result_is_late() {
     let brain = Brain::default();
     *brain.script.lock().unwrap() = vec![Script::Hang];
     let _agent = connect(&controller, instance, &brain).await;
-    let result = controller.hub.run(instance, start(0), &|_| {}).await;
+    let result = controller.hub.run(instance, start(0), &|_| {}, &NoObjects).await;
     assert!(matches!(result, Err(AgentError::Late(_, 0))), "{result:?}");
     controller.stop().await;
 }

@@ -25,9 +25,9 @@ use super::Key;
 use crate::agents::channel;
 use crate::authority::certificates;
 
-pub(super) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-pub(super) async fn dial(
+pub(crate) async fn dial(
     address: SocketAddr,
     authority_pem: &str,
     identity: Option<Identity>,

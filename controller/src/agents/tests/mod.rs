@@ -2,7 +2,7 @@
 
 mod calls;
 mod enrolment;
-mod fake;
+pub(crate) mod fake;
 mod links;
 mod network;
 
@@ -23,6 +23,7 @@ use crate::authority::Authorities;
 use crate::config::Config;
 use crate::connections::{Gate, Shares};
 use crate::ids::InstanceId;
+use crate::objects::Objects;
 use crate::operations::Nudge;
 use crate::store::Store;
 use crate::store::sql::query;
@@ -30,11 +31,11 @@ use crate::store::sql::query;
 pub(super) const SOON: Duration = Duration::from_secs(10);
 
 /// The agents' port of a controller.
-pub(super) struct Controller {
-    pub(super) store: Store,
-    pub(super) authorities: Arc<Authorities>,
+pub(crate) struct Controller {
+    pub(crate) store: Store,
+    pub(crate) authorities: Arc<Authorities>,
     pub(super) hub: Arc<Hub>,
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     shutdown: CancellationToken,
     served: JoinHandle<()>,
     _directory: Option<tempfile::TempDir>,
@@ -47,7 +48,25 @@ impl Controller {
         Self::start_on(store, Some(directory), "127.0.0.1:0".parse().unwrap()).await
     }
 
+    /// With these objects.
+    pub(crate) async fn serving(objects: Objects) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = crate::testing::store::open(directory.path(), 9).await;
+        Self::start_with(store, Some(directory), "127.0.0.1:0".parse().unwrap(), objects).await
+    }
+
     async fn start_on(store: Store, directory: Option<tempfile::TempDir>, address: SocketAddr) -> Self {
+        let place = directory.as_ref().unwrap().path().join("objects");
+        let objects = Objects::open(place, store.seal.clone(), Arc::default()).unwrap();
+        Self::start_with(store, directory, address, objects).await
+    }
+
+    async fn start_with(
+        store: Store,
+        directory: Option<tempfile::TempDir>,
+        address: SocketAddr,
+        objects: Objects,
+    ) -> Self {
         let authorities = Arc::new(Authorities::load(&store).await.unwrap());
         let config = Arc::new(Config::default());
         let hub = Hub::new(store.clone(), Arc::clone(&authorities), config, "here".to_owned(), Nudge::default());
@@ -55,23 +74,23 @@ impl Controller {
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let gate = Gate::new("the agents' port", Shares::of(20_000).agents, Vec::new());
-        let serving = listener::serve(Arc::clone(&hub), listener, gate, shutdown.clone());
+        let serving = listener::serve(Arc::clone(&hub), Arc::new(objects), listener, gate, shutdown.clone());
         let served = tokio::spawn(async move { serving.await.unwrap() });
         Self { store, authorities, hub, address, shutdown, served, _directory: directory }
     }
 
-    pub(super) async fn stop(self) -> (Store, Option<tempfile::TempDir>, SocketAddr) {
+    pub(crate) async fn stop(self) -> (Store, Option<tempfile::TempDir>, SocketAddr) {
         self.shutdown.cancel();
         self.served.await.unwrap();
         (self.store, self._directory, self.address)
     }
 
     /// Inserts an instance whose host has this generation.
-    pub(super) async fn instance(&self, generation: i64) -> InstanceId {
+    pub(crate) async fn instance(&self, generation: i64) -> InstanceId {
         insert_instance(&self.store, generation).await
     }
 
-    pub(super) async fn sql(&self, statement: &str) {
+    pub(crate) async fn sql(&self, statement: &str) {
         sql(&self.store, statement).await;
     }
 
@@ -105,26 +124,26 @@ pub(super) async fn insert_instance(store: &Store, generation: i64) -> InstanceI
 }
 
 /// A key pair and its certificate request.
-pub(super) struct Key {
+pub(crate) struct Key {
     pub(super) pair: KeyPair,
-    pub(super) csr_der: Vec<u8>,
+    pub(crate) csr_der: Vec<u8>,
 }
 
 impl Key {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let pair = KeyPair::generate().unwrap();
         let csr_der = CertificateParams::default().serialize_request(&pair).unwrap().der().to_vec();
         Self { pair, csr_der }
     }
 
-    pub(super) fn with(&self, certificate_pem: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    pub(crate) fn with(&self, certificate_pem: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let chain = CertificateDer::pem_slice_iter(certificate_pem.as_bytes()).collect::<Result<_, _>>().unwrap();
         (chain, PrivatePkcs8KeyDer::from(self.pair.serialize_der()).into())
     }
 }
 
 /// Waits until `condition` holds.
-pub(super) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let deadline = tokio::time::Instant::now() + SOON;
     while !condition().await {
         assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");

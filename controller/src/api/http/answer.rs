@@ -83,6 +83,21 @@ impl IntoResponses for Accepted {
     }
 }
 
+/// 202 with a body: begun.
+pub(in crate::api) struct Begun<T>(pub(in crate::api) T);
+
+impl<T: Serialize> IntoResponse for Begun<T> {
+    fn into_response(self) -> Response {
+        (StatusCode::ACCEPTED, AxumJson(self.0)).into_response()
+    }
+}
+
+impl<T: ToSchema> IntoResponses for Begun<T> {
+    fn responses() -> Answers {
+        one(StatusCode::ACCEPTED, json_body::<T>("Begun."))
+    }
+}
+
 /// 200 without a body: done.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::api) struct Empty;

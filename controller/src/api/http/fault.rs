@@ -120,6 +120,7 @@ pub(in crate::api) fn described() -> Vec<(&'static str, Described)> {
         (StatusCode::UNAUTHORIZED, "There is no valid token, or the call is for administrators."),
         (StatusCode::FORBIDDEN, "The caller may not do this, or the project in the path is not the token's."),
         (StatusCode::NOT_FOUND, "There is no such thing that the caller may see."),
+        (StatusCode::CONFLICT, "What the order is about is not in the state that it needs."),
         (StatusCode::PAYLOAD_TOO_LARGE, "More than a quota, a rate or the size of a body allows."),
         (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not `application/json`."),
         (StatusCode::UNPROCESSABLE_ENTITY, "Not now: the instance is busy, or its agent cannot be asked."),

@@ -282,6 +282,48 @@ impl PartialSchema for Limit {
     }
 }
 
+/// `true` or `1`, `false` or `0`, in whatever case.
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+#[serde(try_from = "String")]
+#[schema(value_type = String, pattern = "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|0|1)$")]
+pub(in crate::api) struct Flag(pub(in crate::api) bool);
+
+impl TryFrom<String> for Flag {
+    type Error = Reason;
+
+    fn try_from(text: String) -> Result<Self, Reason> {
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "1" => Ok(Self(true)),
+            "false" | "0" => Ok(Self(false)),
+            _ => Err("must be true or false"),
+        }
+    }
+}
+
+/// 0 or 1.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "Value")]
+pub(in crate::api) struct Bit(pub(in crate::api) bool);
+
+impl TryFrom<Value> for Bit {
+    type Error = Reason;
+
+    fn try_from(value: Value) -> Result<Self, Reason> {
+        match value.as_u64() {
+            Some(flag @ (0 | 1)) => Ok(Self(flag == 1)),
+            _ => Err("must be 0 or 1"),
+        }
+    }
+}
+
+impl ToSchema for Bit {}
+
+impl PartialSchema for Bit {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().schema_type(Type::Integer).enum_values(Some([0, 1])).into()
+    }
+}
+
 /// How many replicas an order is for.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(try_from = "Value")]

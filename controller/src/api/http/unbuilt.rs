@@ -15,15 +15,11 @@ const READ_OR_WRITE: MethodFilter = READ.or(WRITE);
 const ANY: MethodFilter = READ_OR_WRITE.or(MethodFilter::PUT).or(MethodFilter::PATCH).or(DELETE);
 
 /// Their paths and verbs.
-pub(in crate::api) const ROUTES: [(&str, MethodFilter); 20] = [
-    ("/instances/{id}/backups", READ),
+pub(in crate::api) const ROUTES: [(&str, MethodFilter); 16] = [
     ("/instances/{id}/log", READ_OR_WRITE),
     ("/instances/{id}/ssl", READ_OR_WRITE),
     ("/instances/{id}/modules", READ_OR_WRITE),
     ("/instances/{id}/modules/{module}", DELETE),
-    ("/backups", READ_OR_WRITE),
-    ("/backups/{id}", ANY),
-    ("/backup_strategies", ANY),
     ("/clusters", READ_OR_WRITE),
     ("/clusters/{id}", ANY),
     ("/clusters/{id}/instances/{instance}", READ),

@@ -26,8 +26,8 @@ pub(in crate::api) struct Order {
     instance: NewInstance,
 }
 
-/// What is ordered. Needs `flavorRef`, or `flavor` which is openstacksdk's name of it. `restorePoint`, `replica_of`,
-/// `slave_of` and `modules` are not built yet.
+/// What is ordered. Needs `flavorRef`, or `flavor` which is openstacksdk's name of it. `replica_of`, `slave_of`
+/// and `modules` are not built yet.
 #[derive(Deserialize, ToSchema)]
 struct NewInstance {
     name: Name,
@@ -43,7 +43,7 @@ struct NewInstance {
     availability_zone: Option<Name>,
     region_name: Option<Name>,
     #[serde(rename = "restorePoint")]
-    restore_point: Option<Value>,
+    restore_point: Option<RestorePoint>,
     replica_of: Option<Value>,
     slave_of: Option<Value>,
     replica_count: Option<Count>,
@@ -51,6 +51,14 @@ struct NewInstance {
     configuration: Option<Reference>,
     modules: Option<Value>,
     locality: Option<Locality>,
+}
+
+/// From which backup it is made.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RestorePoint {
+    #[serde(rename = "backupRef")]
+    backup: Reference,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -137,7 +145,6 @@ impl NewInstance {
     fn later(&self) -> Option<&'static str> {
         let some = |modules: &&Value| modules.as_array().is_none_or(|modules| !modules.is_empty());
         [
-            ("restorePoint", self.restore_point.is_some()),
             ("replica_of", self.replica_of.is_some()),
             ("slave_of", self.slave_of.is_some()),
             // One is what every order is for.
@@ -167,6 +174,7 @@ impl TryFrom<Order> for instances::NewInstance {
             version: text(datastore.version),
             version_number: text(datastore.version_number),
             configuration: order.configuration.map(|configuration| configuration.0),
+            backup: order.restore_point.map(|point| point.backup.0),
             databases: order.databases.into_iter().flatten().map(Into::into).collect(),
             users: order.users.into_iter().flatten().map(Into::into).collect(),
             requirements: instances::Requirements {
@@ -198,7 +206,10 @@ pub(in crate::api) struct CreatedBody {
 }
 
 /// Create an instance
-#[utoipa::path(post, path = "/instances", tag = "instances", operation_id = "create_instance", responses(Fault<501>))]
+///
+/// With `restorePoint` it is made from a backup.
+#[utoipa::path(post, path = "/instances", tag = "instances", operation_id = "create_instance",
+    responses(Fault<404>, Fault<409>, Fault<501>))]
 pub(in crate::api) async fn create(
     State(state): State<ApiState>,
     authorized: Authorized,
@@ -253,6 +264,8 @@ mod tests {
         let wanted = order.unwrap().requirements;
         assert_eq!(wanted.volume_type.as_deref(), Some("ssd"));
         assert_eq!(wanted.locality, Some(instances::Locality::SoftAntiAffinity));
+        let order = json!({"instance": {"name": "n", "flavorRef": 6, "restorePoint": {"backupRef": "b"}}});
+        assert_eq!(parse(&order).unwrap().backup.as_deref(), Some("b"));
         let order = parse(&json!({"instance": {"name": "n", "flavor": {"id": "6"}}})).unwrap();
         assert_eq!(order.flavor, "6");
         for wrong in [
@@ -263,12 +276,12 @@ mod tests {
             json!({"instance": {"name": "n", "flavorRef": 1, "nics": [{"port-id": "x"}]}}),
             json!({"instance": {"name": "n", "flavorRef": 1, "volume": 5}}),
             json!({"instance": {"name": "n", "flavorRef": 1, "locality": "near"}}),
+            json!({"instance": {"name": "n", "flavorRef": 1, "restorePoint": "x"}}),
+            json!({"instance": {"name": "n", "flavorRef": 1, "restorePoint": {}}}),
         ] {
             assert!(matches!(parse(&wrong), Err(Error::BadRequest(_))), "{wrong}");
         }
         for later in [
-            json!({"instance": {"name": "n", "flavorRef": 1, "restorePoint": {"backupRef": "x"}}}),
-            json!({"instance": {"name": "n", "flavorRef": 1, "restorePoint": {"backupRef": "x"}, "replica_count": 1}}),
             json!({"instance": {"name": "n", "replica_of": "x"}}),
             json!({"instance": {"name": "n", "flavorRef": 1, "replica_count": 2}}),
             json!({"instance": {"name": "n", "flavorRef": 1, "modules": [{"id": "x"}]}}),

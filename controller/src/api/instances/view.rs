@@ -204,7 +204,7 @@ const GIB: f64 = 1_073_741_824.0;
 /// The view of a single instance: with the use of the volume, where the guest is there to have told it.
 pub(in crate::api) fn shown(viewer: &Viewer<'_>, instance: &Instance) -> InstanceDetail {
     let mut view = detail(viewer, instance);
-    let reachable = matches!(view.summary.status, "ACTIVE" | "RESTART_REQUIRED");
+    let reachable = matches!(view.summary.status, "ACTIVE" | "RESTART_REQUIRED" | "BACKUP");
     if let Some(bytes) = instance.volume_used_bytes.filter(|_| reachable) {
         // Sizes of volumes are far below the 2^52 bytes that a float holds exactly.
         #[allow(clippy::cast_precision_loss)]

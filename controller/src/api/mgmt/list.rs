@@ -4,10 +4,11 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Flag, ManagedInstance};
+use super::ManagedInstance;
 use crate::api::ApiState;
 use crate::api::http::auth::Administrator;
 use crate::api::http::body::{Json, Query};
+use crate::api::http::fields::Flag;
 use crate::api::http::links::Link;
 use crate::api::http::paging::Paging;
 use crate::app::instances::Deleted;

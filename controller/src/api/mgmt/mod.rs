@@ -8,7 +8,7 @@ pub(super) mod root;
 pub(super) mod show;
 pub(super) mod versions;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -17,24 +17,6 @@ use crate::api::instances::view::{self, InstanceDetail};
 use crate::app::instances::Instance;
 use crate::ids::ProjectId;
 use crate::state::Task;
-
-/// `true` or `1`, `false` or `0`, in whatever case.
-#[derive(Clone, Copy, Deserialize, ToSchema)]
-#[serde(try_from = "String")]
-#[schema(value_type = String, pattern = "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|0|1)$")]
-struct Flag(bool);
-
-impl TryFrom<String> for Flag {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
-        match text.to_ascii_lowercase().as_str() {
-            "true" | "1" => Ok(Self(true)),
-            "false" | "0" => Ok(Self(false)),
-            _ => Err("must be true or false"),
-        }
-    }
-}
 
 fn description(task: Task) -> &'static str {
     match task {

@@ -14,34 +14,10 @@ use crate::api::http::answer::NoContent;
 use crate::api::http::auth::Administrator;
 use crate::api::http::body::{Json, Path};
 use crate::api::http::fault::Fault;
-use crate::api::http::fields::Name;
+use crate::api::http::fields::{Bit, Name};
 use crate::api::parameters::{OfParameterById, ParameterView};
 use crate::app::parameter_rules::WantedParameter;
 use crate::error::{Error, Result};
-
-/// 0 or 1.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(try_from = "Value")]
-struct Flag(bool);
-
-impl TryFrom<Value> for Flag {
-    type Error = &'static str;
-
-    fn try_from(value: Value) -> std::result::Result<Self, Self::Error> {
-        match value.as_u64() {
-            Some(flag @ (0 | 1)) => Ok(Self(flag == 1)),
-            _ => Err("must be 0 or 1"),
-        }
-    }
-}
-
-impl ToSchema for Flag {}
-
-impl PartialSchema for Flag {
-    fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new().schema_type(Type::Integer).enum_values(Some([0, 1])).into()
-    }
-}
 
 /// A bound: a number, or a string of one.
 #[derive(Clone, Deserialize)]
@@ -107,7 +83,7 @@ struct RuledParameter {
     name: Option<Name>,
     /// That of the manifest.
     data_type: DataType,
-    restart_required: Flag,
+    restart_required: Bit,
     /// Smallest number; integers need it.
     min_size: Option<Bound>,
     /// Greatest number; integers need it.

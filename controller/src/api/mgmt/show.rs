@@ -4,11 +4,12 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Flag, ManagedInstance};
+use super::ManagedInstance;
 use crate::api::ApiState;
 use crate::api::http::auth::Administrator;
 use crate::api::http::body::{Json, Path, Query};
 use crate::api::http::fault::Fault;
+use crate::api::http::fields::Flag;
 use crate::api::http::links::Time;
 use crate::api::instances::{OfInstance, instance_id};
 use crate::error::Result;

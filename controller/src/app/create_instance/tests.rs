@@ -189,7 +189,7 @@ async fn the_quota_is_exact_under_fifty_parallel_orders() {
     }
     assert_eq!(accepted, 7);
     let rows = world.rows().await;
-    assert_eq!((rows[0], rows[3]), (("instance", 7), ("operation", 7)));
+    assert!(rows.contains(&("instance", 7)) && rows.contains(&("operation", 7)), "{rows:?}");
     let listed = world.app.store.list_instances(&ProjectId("demo".to_owned()), None, 100).await.unwrap();
     assert_eq!(listed.len(), 7);
     // Another project has a quota of its own.

@@ -115,7 +115,7 @@ async fn deleting_gives_the_quota_back_once() {
     let id = fixture.insert("demo").await;
     write!(fixture, mark_deleted(id));
     write!(fixture, mark_deleted(id));
-    let left = [("configurations", 0), ("instances", 1), ("ram", 512), ("volumes", 2)];
+    let left = [("backups", 0), ("configurations", 0), ("instances", 1), ("ram", 512), ("volumes", 2)];
     assert_eq!(usage(&fixture, "demo").await, left.map(owned));
     assert!(shown(&fixture, id).await.deleted.is_some());
     assert!(fixture.store.host_facts(id, None).await.unwrap().is_none());

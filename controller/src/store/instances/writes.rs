@@ -60,6 +60,7 @@ impl NewRow {
             locality: self.requirements.locality,
             configuration: self.configuration,
             parameter_results: BTreeMap::new(),
+            backing_up: false,
             task: Task::Building,
             service: Service::New,
             service_detail: String::new(),

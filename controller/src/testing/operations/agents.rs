@@ -1,15 +1,17 @@
 //! Fake agents.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use trove_proto::backup::{FORMAT, MANIFEST_NAME, Manifest, Segment, segment_name};
 use trove_proto::v1;
 
-use crate::agents::{AgentError, AgentState, Agents, JobOutcome, OnProgress};
+use crate::agents::{AgentError, AgentState, Agents, GrantObjects, JobOutcome, OnProgress};
 use crate::ids::InstanceId;
 use crate::state::Service;
 
@@ -19,6 +21,8 @@ pub(crate) struct FakeAgents {
     agents: Mutex<HashMap<InstanceId, FakeAgent>>,
     /// Errors of the next jobs, by name of the work. They are recorded in the journal, as by a real agent.
     pub(crate) failures: Mutex<HashMap<&'static str, VecDeque<AgentError>>>,
+    /// The directory of the objects of backups, into which they write without the controller's help.
+    backups: PathBuf,
     /// How often each work was carried out.
     pub(crate) done: Mutex<HashMap<&'static str, usize>>,
     /// All received starts.
@@ -57,6 +61,11 @@ impl Default for FakeAgent {
 }
 
 impl FakeAgents {
+    /// Agents that write the objects of their backups into this directory.
+    pub(super) fn storing_in(backups: PathBuf) -> Self {
+        Self { backups, ..Self::default() }
+    }
+
     pub(crate) fn connect(&self, instance: InstanceId, connected: bool) {
         self.change(instance, |state| state.connected = connected);
     }
@@ -156,8 +165,21 @@ impl FakeAgents {
             }
             v1::start::Work::Stop(_) => self.change(instance, |state| state.service = Service::Shutdown),
             v1::start::Work::ChangeAccounts(_) => {}
+            v1::start::Work::Backup(backup) => self.write(backup, &run_of(start)),
+            v1::start::Work::Restore(restore) => {
+                self.change(instance, |state| state.assignment_generation = restore.generation);
+            }
         }
         Ok(())
+    }
+
+    /// Writes the objects of a backup.
+    #[allow(clippy::disallowed_methods, reason = "the directory is this test's alone")]
+    fn write(&self, backup: &v1::Backup, run: &str) {
+        let directory = self.backups.join(&backup.backup).join(run);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join(segment_name(0)), SEGMENT).unwrap();
+        std::fs::write(directory.join(MANIFEST_NAME), manifest(backup, run)).unwrap();
     }
 
     #[allow(clippy::type_complexity)]
@@ -186,16 +208,66 @@ fn name(work: &v1::start::Work) -> &'static str {
         v1::start::Work::Restart(_) => "restart",
         v1::start::Work::Stop(_) => "stop",
         v1::start::Work::ChangeAccounts(_) => "change_accounts",
+        v1::start::Work::Backup(_) => "backup",
+        v1::start::Work::Restore(_) => "restore",
     }
 }
 
-fn outcome(work: &v1::start::Work) -> v1::result::Outcome {
+/// What a fake backup holds.
+const SEGMENT: &[u8] = b"xy";
+
+/// The name of the run of a job.
+fn run_of(start: &v1::Start) -> String {
+    blake3::hash(format!("{:?}", start.key).as_bytes()).to_hex()[..32].to_owned()
+}
+
+fn manifest(backup: &v1::Backup, run: &str) -> Vec<u8> {
+    let sum = |bytes| blake3::hash(bytes).to_hex().to_string();
+    let segment = Segment { name: segment_name(0), bytes: 2, blake3: sum(SEGMENT) };
+    let manifest = Manifest {
+        format: FORMAT,
+        backup: backup.backup.clone(),
+        run: run.to_owned(),
+        datastore: "enginedb".to_owned(),
+        version: "15.18".to_owned(),
+        major: "15".to_owned(),
+        recipients: backup.recipients.clone(),
+        position: Some("0/1".to_owned()),
+        data_bytes: 3,
+        data_blake3: sum(b"abc"),
+        segments: vec![segment],
+    };
+    manifest.to_json().unwrap()
+}
+
+/// The objects that a job asks for first.
+fn needs(start: &v1::Start) -> Option<(String, Vec<v1::ObjectNeed>)> {
+    let need = |name: String, access: v1::ObjectAccess| v1::ObjectNeed { name, access: access.into(), bytes: 2 };
+    match start.work.as_ref()? {
+        v1::start::Work::Backup(_) => {
+            let names = [segment_name(0), MANIFEST_NAME.to_owned()];
+            Some((run_of(start), names.map(|name| need(name, v1::ObjectAccess::Write)).into()))
+        }
+        v1::start::Work::Restore(restore) => {
+            Some((restore.run.clone(), vec![need(MANIFEST_NAME.to_owned(), v1::ObjectAccess::Read)]))
+        }
+        _ => None,
+    }
+}
+
+fn outcome(start: &v1::Start) -> v1::result::Outcome {
     use v1::result::Outcome;
     let engine_version = || "15".to_owned();
-    match work {
+    match start.work.as_ref().unwrap() {
         v1::start::Work::Prepare(_) => Outcome::Prepared(v1::Prepared { engine_version: engine_version() }),
         v1::start::Work::Restart(_) => Outcome::Restarted(v1::Restarted { engine_version: engine_version() }),
         v1::start::Work::Stop(_) => Outcome::Stopped(v1::Stopped {}),
+        v1::start::Work::Backup(backup) => {
+            let run = run_of(start);
+            let manifest_sum = blake3::hash(&manifest(backup, &run)).to_hex().to_string();
+            Outcome::BackedUp(v1::BackedUp { run, manifest_sum, data_bytes: 3, stored_bytes: 2 })
+        }
+        v1::start::Work::Restore(_) => Outcome::Restored(v1::Restored { data_bytes: 3 }),
         v1::start::Work::ChangeAccounts(changes) => {
             Outcome::AccountsChanged(v1::AccountsChanged { changes: u32::try_from(changes.changes.len()).unwrap() })
         }
@@ -213,6 +285,7 @@ impl Agents for FakeAgents {
         instance: InstanceId,
         start: v1::Start,
         progress: OnProgress<'_>,
+        objects: &dyn GrantObjects,
     ) -> Result<JobOutcome, AgentError> {
         self.starts.lock().unwrap().push(start.clone());
         let mut state = self.state(instance);
@@ -223,7 +296,12 @@ impl Agents for FakeAgents {
         for stage in ["one", "two"] {
             progress(v1::Progress { stage: stage.to_owned(), ..v1::Progress::default() });
         }
-        self.do_work(instance, &start).map(|()| start.work.as_ref().map(outcome))
+        if let Some((run, needs)) = needs(&start) {
+            let granted = objects.grant(&run, &needs).await;
+            let refused = |error: v1::Error| AgentError::Refused { kind: error.kind(), message: error.message };
+            assert_eq!(granted.map_err(refused)?.len(), needs.len());
+        }
+        self.do_work(instance, &start).map(|()| Some(outcome(&start)))
     }
 
     async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<v1::AssignReply, AgentError> {

@@ -13,13 +13,17 @@ use crate::compute::Compute as _;
 use crate::config::Config;
 use crate::ids::{ConfigurationId, InstanceId, OperationId, ProjectId};
 use crate::model::Instance;
+use crate::model::backups::{Backup, StoredBackup};
 use crate::model::operations::Operation;
 use crate::operations::points::{Hook, Points};
-use crate::operations::steps::Registered;
+use crate::operations::steps::{Operation as _, Registered};
 use crate::operations::timing::Timing;
-use crate::operations::{Changes, NewOperation, Nudge, Origin, Runner, RunnerContext, create_instance, registry};
+use crate::operations::{
+    Changes, NewOperation, Nudge, Origin, Runner, RunnerContext, create_backup, create_instance, registry,
+};
 use crate::state::Task;
 use crate::store::Store;
+use crate::store::backups::NewRow as NewBackup;
 use crate::store::configurations::NewRow as NewGroup;
 use crate::testing::store::{Fixture, fixture};
 
@@ -79,7 +83,7 @@ impl Stage {
     /// With an instance as a create request inserts it.
     pub(crate) async fn ordered() -> Self {
         let fixture = fixture().await;
-        let agents = Arc::new(FakeAgents::default());
+        let agents = Arc::new(FakeAgents::storing_in(fixture.objects_directory()));
         let compute = Arc::new(FakeCompute::new(agents.clone()));
         let context = RunnerContext {
             store: fixture.store.clone(),
@@ -87,6 +91,7 @@ impl Stage {
             compute: compute.clone(),
             authorities: Arc::new(Authorities::load(&fixture.store).await.unwrap()),
             config: Arc::new(Config::default()),
+            objects: fixture.objects(),
             controller_id: "one".to_owned(),
             nudge: Nudge::default(),
             changes: Changes::default(),
@@ -124,7 +129,13 @@ impl Stage {
             _ => None,
         };
         let mut tx = self.context.store.begin().await?;
+        let backup = (operation.kind == create_backup::CreateBackup::KIND).then(|| operation.state.clone());
         let id = self.context.store.enqueue(&mut tx, operation).await?;
+        if let Some(params) = backup {
+            let backup = serde_json::from_value::<create_backup::Params>(params).unwrap().backup;
+            let row = self.fixture.new_backup("p", self.instance, id);
+            self.context.store.insert_backup(&mut tx, &NewBackup { id: backup, ..row }).await?;
+        }
         if let Some(task) = task {
             self.context.store.set_task(&mut tx, self.instance, task).await?;
         }
@@ -210,6 +221,23 @@ impl Stage {
         let fence = self.context.store.draw_fence(&mut tx).await.unwrap();
         tx.commit().await.unwrap();
         self.compute.stop_host(self.instance, fence.unsigned_abs()).await.unwrap();
+    }
+
+    /// A complete backup of which there is only the row.
+    pub(crate) async fn stored_backup(&self) -> Backup {
+        let (store, row) = (&self.context.store, self.fixture.new_backup("p", self.instance, OperationId::random()));
+        let stored = StoredBackup {
+            run: "0123456789abcdef0123456789abcdef".to_owned(),
+            manifest_sum: "00".to_owned(),
+            data_bytes: 3,
+            stored_bytes: 2,
+            position: None,
+        };
+        let mut tx = store.begin().await.unwrap();
+        store.insert_backup(&mut tx, &row).await.unwrap();
+        assert!(store.complete_backup(&mut tx, row.id, &stored).await.unwrap());
+        tx.commit().await.unwrap();
+        store.get_backup(row.id).await.unwrap().unwrap()
     }
 
     pub(crate) async fn row(&self) -> Instance {

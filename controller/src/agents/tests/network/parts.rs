@@ -28,7 +28,7 @@ use turmoil::net::{TcpListener, TcpStream};
 
 use crate::agents::hub::Hub;
 use crate::agents::tests::insert_instance;
-use crate::agents::{AgentError, Agents as _};
+use crate::agents::{AgentError, Agents as _, NoObjects};
 use crate::authority::{AgentName, Authorities};
 use crate::config::Config;
 use crate::ids::{InstanceId, seeded};
@@ -235,7 +235,9 @@ async fn carry_out_one(world: Arc<World>, hub: Arc<Hub>, number: usize, order: O
                 let target = instance.to_string();
                 let key = v1::JobKey { operation: number.to_string(), step: "s".to_owned(), target, attempt: 1 };
                 let work = Some(v1::start::Work::Restart(v1::Restart {}));
-                hub.run(instance, v1::Start { key: Some(key), fence, deadline_s: 600, work }, &|_| {}).await.map(drop)
+                hub.run(instance, v1::Start { key: Some(key), fence, deadline_s: 600, work }, &|_| {}, &NoObjects)
+                    .await
+                    .map(drop)
             }
             Order::Assign => {
                 let controllers = CONTROLLERS.map(|name| format!("{name}:{PORT}")).to_vec();

@@ -1,0 +1,235 @@
+//! Restores a backup: its objects into the engine's stream. Nothing of an object goes on before its size and sum are
+//! right, and the strategy reads the stream's end only when the whole was right.
+
+use std::io::{self, Read as _};
+
+use hyper::body::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use trove_proto::backup::{MANIFEST_LIMIT, MANIFEST_NAME, Manifest, Segment};
+use trove_strategy::{Backup, EngineError, Kind, Site};
+
+use super::buffers::Buffers;
+use super::parts::{PART, PartSource, QUEUE};
+use super::segments::SegmentReader;
+use super::{MOST_SEGMENT, Part, SLOTS, Storage, Tell, joined, object, of_object, told};
+
+/// Logarithm of the most that the decompressor keeps: four times what the level needs at which backups are compressed.
+const MOST_WINDOW: u32 = 23;
+
+/// What backup is restored where.
+pub struct RestoreOrder<'a> {
+    pub strategy: &'a dyn Backup,
+    /// The datastore's name.
+    pub datastore: &'a str,
+    pub site: &'a Site,
+    /// The backup's id.
+    pub backup: &'a str,
+    /// The run that took it.
+    pub run: &'a str,
+    /// BLAKE3 sum of its manifest, hex.
+    pub manifest_sum: &'a str,
+    /// The secret key of age.
+    pub identity: age::x25519::Identity,
+}
+
+/// Reads the manifest, which must be this backup's and of this site's datastore.
+///
+/// # Errors
+/// [`Kind::Invalid`]: it is not. Else the storage's.
+async fn manifest(order: &RestoreOrder<'_>, storage: &dyn Storage) -> Result<Manifest, EngineError> {
+    let name = object(MANIFEST_NAME, order.backup);
+    let invalid = |what: String| EngineError::new(Kind::Invalid, format!("{name}: {what}"));
+    let mut bytes = Vec::new();
+    let got = storage.get(MANIFEST_NAME, MANIFEST_LIMIT, &mut bytes).await;
+    got.map_err(|error| of_object(MANIFEST_NAME, order.backup, error))?;
+    let sum = blake3::hash(&bytes).to_hex();
+    if sum.as_str() != order.manifest_sum {
+        return Err(invalid(format!("its sum is {sum} and not {}", order.manifest_sum)));
+    }
+    let read = Manifest::from_json(&bytes, order.backup, order.run);
+    let manifest = read.map_err(|error| invalid(error.to_string()))?;
+    let (datastore, installed) = (order.datastore, &order.site.installation);
+    if manifest.datastore != datastore || manifest.major != installed.major {
+        let of = format!("{} {}", manifest.datastore, manifest.major);
+        return Err(invalid(format!("it is of {of}, and this is {datastore} {}", installed.major)));
+    }
+    if let Some(large) = manifest.segments.iter().find(|segment| segment.bytes > MOST_SEGMENT) {
+        let text = format!("segment {} has {} bytes, and this agent takes {MOST_SEGMENT}", large.name, large.bytes);
+        return Err(invalid(text));
+    }
+    Ok(manifest)
+}
+
+/// Restores the backup; bytes of the engine's stream.
+///
+/// # Errors
+/// [`Kind::Invalid`]: an object is not what was written, which names it; or the backup is not for this site, or the key
+/// does not open it. Else the strategy's, or the storage's, or a cancellation.
+pub async fn restore(
+    order: RestoreOrder<'_>,
+    storage: &dyn Storage,
+    cancel: &CancellationToken,
+    tell: Tell<'_>,
+) -> Result<u64, EngineError> {
+    let manifest = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(EngineError::new(Kind::Transient, "it is not waited for any more")),
+        manifest = manifest(&order, storage) => manifest?,
+    };
+    let total = manifest.data_bytes;
+    let (passed, watched) = watch::channel(0);
+    told(restore_all(order, storage, manifest, passed), cancel, watched, |bytes| tell(bytes, Some(total))).await?;
+    Ok(total)
+}
+
+async fn restore_all(
+    order: RestoreOrder<'_>,
+    storage: &dyn Storage,
+    manifest: Manifest,
+    passed: watch::Sender<u64>,
+) -> Result<(), EngineError> {
+    let (fetched, inbox) = mpsc::channel(1);
+    let (out, parts) = mpsc::channel(QUEUE);
+    let opening = Opening {
+        identity: order.identity.clone(),
+        backup: order.backup.to_owned(),
+        bytes: manifest.data_bytes,
+        blake3: manifest.data_blake3,
+        out,
+        passed,
+    };
+    let opening = tokio::task::spawn_blocking(move || opening.run(SegmentReader::new(inbox)));
+    let feed = async {
+        fetch(&order, storage, &manifest.segments, fetched).await?;
+        joined("decrypt and decompress", opening).await
+    };
+    // The first error ends both: the strategy's tool is ended, or nothing more is fetched.
+    tokio::try_join!(feed, read(&order, parts)).map(drop)
+}
+
+/// Lets the strategy read.
+async fn read(order: &RestoreOrder<'_>, parts: mpsc::Receiver<Part>) -> Result<(), EngineError> {
+    let mut source = PartSource::new(parts);
+    let restored = order.strategy.restore(order.site, &mut source).await;
+    let read = match restored {
+        // A tool may not ask for the last bytes; without them nobody knows whether the whole was right.
+        Ok(()) => source.drain().await,
+        Err(error) if !source.is_broken() => return Err(error),
+        Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
+    };
+    match read {
+        Ok(()) => Ok(()),
+        // The other side has ended with an error, which it returns at once and which says more than this one.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Fetches the segments one after the other, each when there is room for it, up to the end or until nobody takes
+/// them.
+async fn fetch(
+    order: &RestoreOrder<'_>,
+    storage: &dyn Storage,
+    segments: &[Segment],
+    fetched: mpsc::Sender<Option<Bytes>>,
+) -> Result<(), EngineError> {
+    let largest = segments.iter().map(|segment| segment.bytes).max().unwrap_or_default();
+    let buffers = Buffers::new(SLOTS, usize::try_from(largest).unwrap_or_default());
+    for segment in segments {
+        let next = async {
+            let mut buffer = buffers.take().await;
+            let got = storage.get(&segment.name, segment.bytes, &mut buffer.bytes).await;
+            got.map_err(|error| of_object(&segment.name, order.backup, error))?;
+            checked(buffer.into_bytes(), segment, order.backup).await
+        };
+        let next = tokio::select! {
+            biased;
+            // The thread has ended, and says why.
+            () = fetched.closed() => return Ok(()),
+            next = next => next?,
+        };
+        if fetched.send(Some(next)).await.is_err() {
+            return Ok(());
+        }
+    }
+    // Where it fails, the thread has ended, too.
+    let _ = fetched.send(None).await;
+    Ok(())
+}
+
+/// The segment's bytes, where they are what was written.
+async fn checked(bytes: Bytes, segment: &Segment, backup: &str) -> Result<Bytes, EngineError> {
+    let invalid = |what: String| EngineError::new(Kind::Invalid, format!("{}: {what}", object(&segment.name, backup)));
+    if bytes.len() as u64 != segment.bytes {
+        return Err(invalid(format!("it has {} bytes and not {}", bytes.len(), segment.bytes)));
+    }
+    let summed = bytes.clone();
+    let sum = tokio::task::spawn_blocking(move || blake3::hash(&summed)).await;
+    let sum = sum.map_err(|error| EngineError::caused(Kind::Fatal, "sum a segment", error))?.to_hex();
+    if sum.as_str() != segment.blake3 {
+        return Err(invalid(format!("its sum is {sum} and not {}", segment.blake3)));
+    }
+    Ok(bytes)
+}
+
+/// What the thread needs that decrypts and decompresses.
+struct Opening {
+    identity: age::x25519::Identity,
+    backup: String,
+    /// What the manifest says of the whole.
+    bytes: u64,
+    blake3: String,
+    out: mpsc::Sender<Part>,
+    passed: watch::Sender<u64>,
+}
+
+impl Opening {
+    fn invalid(&self, what: impl std::fmt::Display) -> EngineError {
+        EngineError::new(Kind::Invalid, format!("backup {}: {what}", self.backup))
+    }
+
+    /// Passes the stream on, and its end when it was whole and right.
+    fn run(self, segments: SegmentReader) -> Result<(), EngineError> {
+        let decryptor = age::Decryptor::new_buffered(segments);
+        let identity: &dyn age::Identity = &self.identity;
+        let plain = decryptor.and_then(|decryptor| decryptor.decrypt(std::iter::once(identity)));
+        let plain = plain.map_err(|error| self.invalid(format_args!("it is not decrypted: {error}")))?;
+        let unreadable = |error: io::Error| self.invalid(format_args!("it cannot be read: {error}"));
+        let mut stream = zstd::stream::read::Decoder::new(plain).map_err(unreadable)?;
+        stream.window_log_max(MOST_WINDOW).map_err(unreadable)?;
+        let (mut sum, mut bytes) = (blake3::Hasher::new(), 0);
+        loop {
+            let mut part = Vec::with_capacity(PART);
+            stream.by_ref().take(PART as u64).read_to_end(&mut part).map_err(unreadable)?;
+            if part.is_empty() {
+                break;
+            }
+            bytes += part.len() as u64;
+            if bytes > self.bytes {
+                return Err(self.invalid(format_args!("it holds more than {} bytes", self.bytes)));
+            }
+            sum.update(&part);
+            self.send(Part::Bytes(part.into()))?;
+            self.passed.send_replace(bytes);
+        }
+        // The compressed stream has ended where the encrypted one did, and that one where the last segment did: each of
+        // them was read to its end, and would have failed where it was cut off.
+        let mut rest = [0];
+        if stream.finish().read(&mut rest).map_err(unreadable)? > 0 {
+            return Err(self.invalid("more follows than it has"));
+        }
+        if bytes != self.bytes {
+            return Err(self.invalid(format_args!("it holds {bytes} bytes and not {}", self.bytes)));
+        }
+        let sum = sum.finalize().to_hex();
+        if sum.as_str() != self.blake3 {
+            return Err(self.invalid(format_args!("the sum of what it holds is {sum} and not {}", self.blake3)));
+        }
+        self.send(Part::End)
+    }
+
+    fn send(&self, part: Part) -> Result<(), EngineError> {
+        let gone = |_| EngineError::new(Kind::Transient, "nobody reads the backup any more");
+        self.out.blocking_send(part).map_err(gone)
+    }
+}

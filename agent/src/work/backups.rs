@@ -1,0 +1,106 @@
+//! Jobs that take and restore backups.
+
+use trove_proto::v1;
+use trove_proto::v1::ServiceState;
+use trove_strategy::{Backup, EngineError, Kind, SecretString};
+
+use super::{EngineWork, is_coming};
+use crate::backup::{RestoreOrder, TakeOrder, restore, take};
+use crate::jobs::{Job, Outcome};
+use crate::objects::granted::RunObjects;
+use crate::status::wire_error;
+use crate::supervisor::SupervisedEngine as _;
+
+/// Reads the key of a backup. The error does not repeat it.
+fn parse_identity(identity: &SecretString) -> Result<age::x25519::Identity, EngineError> {
+    use trove_strategy::ExposeSecret as _;
+    let wrong = |why| EngineError::new(Kind::Invalid, format!("read the key of the backup: {why}"));
+    identity.expose_secret().parse().map_err(wrong)
+}
+
+impl EngineWork {
+    fn backups(&self) -> Result<&dyn Backup, v1::Error> {
+        let none = || wire_error(&EngineError::new(Kind::Invalid, "the datastore does not announce backup"));
+        self.datastore.backup().ok_or_else(none)
+    }
+
+    /// Takes a backup of the running engine, as a run of its own.
+    pub(super) async fn back_up(&self, job: &Job, backup: v1::Backup) -> Result<Outcome, v1::Error> {
+        let (strategy, datastore) = (self.backups()?, self.datastore.identity().name);
+        let site = self.assignments.complete(&self.site);
+        // Drawn anew at each life of the job: what an earlier one has stored is another run, of which nothing is used.
+        let run = hex::encode(rand::random::<[u8; 16]>());
+        let storage = RunObjects { objects: &self.objects, grants: job, run: &run };
+        let order = TakeOrder {
+            strategy,
+            datastore: &datastore,
+            site: &site,
+            backup: &backup.backup,
+            run: &run,
+            recipients: &backup.recipients,
+            segment_bytes: backup.segment_bytes,
+        };
+        let work = async {
+            self.engine_answers(job, "take").await?;
+            let tell = |bytes, total| job.progress("take", bytes, total, "bytes");
+            take(&order, &storage, job.cancel(), &tell).await
+        };
+        Ok(Outcome::BackedUp(job.stage("backup", "take", work).await?))
+    }
+
+    /// Waits for an engine that is starting or recovering.
+    async fn engine_answers(&self, job: &Job, stage: &str) -> Result<(), EngineError> {
+        let mut status = self.supervisor.status();
+        if is_coming(status.borrow().service) {
+            job.note("waits for the engine, which recovers");
+            let up = async {
+                // Cannot fail: the sender lives as long as the agent.
+                let _ = status.wait_for(|status| !is_coming(status.service)).await;
+                Ok(())
+            };
+            job.unless_cancelled(up).await?;
+            job.note(stage);
+        }
+        let now = status.borrow().clone();
+        match now.service {
+            ServiceState::Healthy => Ok(()),
+            ServiceState::Blocked => {
+                Err(EngineError::new(Kind::Transient, format!("the engine does not answer: {}", now.detail)))
+            }
+            _ => Err(EngineError::new(Kind::Fatal, "the engine does not run: ask again once it is started")),
+        }
+    }
+
+    /// Puts a backup in the place of the data of an engine that has never run.
+    ///
+    /// The strategy works here and not in the supervisor's task, since it may take hours, in which the task is to hear
+    /// others. Nothing starts the engine meanwhile. The task by itself starts only one that is wanted, which this one
+    /// is not and was not: [`crate::supervisor::Supervisor::make_empty`] has just refused any other. What makes it
+    /// wanted, or runs it privately, are jobs of the life-cycle lane, which wait for the end of this one. When the
+    /// agent is killed, the next one finds an engine that was never wanted, and does nothing until the job comes again,
+    /// which begins anew.
+    pub(super) async fn restore(&self, job: &Job, order: v1::Restore) -> Result<Outcome, v1::Error> {
+        let (strategy, datastore) = (self.backups()?, self.datastore.identity().name);
+        let v1::Restore { generation, specification, backup, run, manifest_sum, identity } = order;
+        let identity = parse_identity(&SecretString::from(identity)).map_err(|error| wire_error(&error))?;
+        job.stage("restore", "assign", async { self.assign(generation, specification) }).await?;
+        let site = self.assignments.complete(&self.site);
+        let storage = RunObjects { objects: &self.objects, grants: job, run: &run };
+        let order = RestoreOrder {
+            strategy,
+            datastore: &datastore,
+            site: &site,
+            backup: &backup,
+            run: &run,
+            manifest_sum: &manifest_sum,
+            identity,
+        };
+        let work = async {
+            self.supervisor.make_empty().await?;
+            let tell = |bytes, total| job.progress("restore", bytes, total, "bytes");
+            restore(order, &storage, job.cancel(), &tell).await
+        };
+        let data_bytes = job.stage("restore", "restore", work).await?;
+        Ok(Outcome::Restored(v1::Restored { data_bytes }))
+    }
+}

@@ -1,0 +1,116 @@
+//! Creates an instance from a backup.
+//!
+//! | step | effect | undo | deadline |
+//! |---|---|---|---|
+//! | `choose_address` to `await_agent` | as in `create_instance` | as there | as there |
+//! | `restore` | the agent puts the backup in the place of the engine's data | - | 24 h |
+//! | `install_engine` | the agent starts the engine on them, which may replay its log, and makes the first accounts | - | 1 h |
+//! | `await_healthy` | none: waits until the engine answers the agent's probe | - | 600 s |
+//!
+//! In the end the task is none and the host active, and root is enabled where it was on the source. When a step fails the row
+//! stays, with task `building_error` and a fault that names the step and the reason. The backup is not deleted meanwhile: the
+//! store looks for active operations of this kind whose state names it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::ExposeSecret as _;
+use serde::{Deserialize, Serialize};
+use trove_proto::v1;
+
+use super::create_instance::{self, choose_address, delete_host, free_address, issue_certificate, remove_certificate};
+use super::shared::{Engine, await_agent, await_healthy, boot_host};
+use super::steps::{Member, Operation, StepError, StepResult, Steps};
+use super::{Lane, NewOperation, Origin, Target, Work};
+use crate::error::{Error, Result};
+use crate::ids::{BackupId, InstanceId};
+use crate::model::backups::Backup;
+use crate::store::sql::Connection;
+
+/// How long the agent has for the engine's data, retries included.
+const RESTORE: Duration = Duration::from_secs(24 * 3600);
+/// An engine that was backed up at work replays its log when it is first started.
+const INSTALL: Duration = Duration::from_secs(3600);
+
+pub struct RestoreInstance;
+
+/// From which backup, and what the engine is to have besides.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Params {
+    pub backup: BackupId,
+    /// First databases and accounts, beside those of the backup.
+    pub first: create_instance::Params,
+    /// Who has root enabled by this, where it was enabled on the source.
+    pub root_by: Option<String>,
+}
+
+impl AsRef<create_instance::Params> for Params {
+    fn as_ref(&self) -> &create_instance::Params {
+        &self.first
+    }
+}
+
+/// The operation that creates the instance whose row is written in the same transaction, in which the backup is complete.
+pub fn new(origin: Origin, params: Params) -> Result<NewOperation> {
+    let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;
+    Ok(NewOperation::of::<RestoreInstance>(origin, state))
+}
+
+#[async_trait]
+impl Operation for RestoreInstance {
+    const KIND: &'static str = "restore_instance";
+    const VERSION: u16 = 1;
+    const LANE: Lane = Lane::Lifecycle;
+    type State = Params;
+    type TargetState = Engine;
+
+    fn steps() -> Steps<Params, Engine> {
+        Steps::default()
+            .step("choose_address", Duration::from_secs(60), choose_address)
+            .undo(free_address)
+            .step("issue_certificate", Duration::from_secs(60), issue_certificate)
+            .undo(remove_certificate)
+            .step("boot_host", Duration::from_secs(300), boot_host)
+            .undo(delete_host)
+            .step("await_agent", Duration::from_secs(180), await_agent)
+            .step("restore", RESTORE, restore)
+            .step("install_engine", INSTALL, create_instance::install_engine)
+            .step("await_healthy", Duration::from_secs(600), await_healthy)
+    }
+
+    async fn finished(work: &Work, conn: &mut Connection, state: &Params, targets: &[Member<Engine>]) -> Result<()> {
+        if let (None, Some(user)) = (&state.first.root, &state.root_by) {
+            // The account came with the data.
+            for target in targets {
+                work.context.store.set_root(conn, target.instance, Some(user)).await?;
+            }
+        }
+        create_instance::created(work, conn, &state.first, targets).await
+    }
+
+    async fn failed(work: &Work, conn: &mut Connection, targets: &[InstanceId], error: &str) -> Result<()> {
+        create_instance::not_created(work, conn, targets, error).await
+    }
+}
+
+async fn restore(work: &Work, target: &Target, state: &Params, _: &mut Engine) -> StepResult {
+    let store = &work.context.store;
+    let gone = || StepError::Fatal(format!("backup {} is gone", state.backup));
+    let backup = store.get_backup(state.backup).await?.ok_or_else(gone)?;
+    let stored = backup.stored.as_ref().ok_or_else(gone)?;
+    let assignment = store.get_assignment(target.instance).await?;
+    let assignment = assignment.ok_or_else(|| StepError::Fatal("the instance has no assignment".to_owned()))?;
+    let job = v1::start::Work::Restore(v1::Restore {
+        generation: assignment.generation,
+        specification: Some(assignment.to_proto()),
+        backup: backup.id.to_string(),
+        run: stored.run.clone(),
+        manifest_sum: stored.manifest_sum.clone(),
+        identity: store.seal.open(Backup::SEALED, &backup.identity)?.expose_secret().to_owned(),
+    });
+    let objects = work.context.objects.reader(backup.id, &stored.run, target.instance);
+    target.run_job_with(work, job, &objects).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests;

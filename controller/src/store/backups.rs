@@ -1,0 +1,303 @@
+//! Rows of backups. A list and a show are one query each.
+//!
+//! Methods with `conn` take part in the caller's transaction. Whatever an operation writes is conditional on the state: a backup
+//! that was given up meanwhile stays so.
+
+use sqlx::AssertSqlSafe;
+use time::OffsetDateTime;
+
+use super::instances::rows::{column, parsed, tagged, time, unsigned};
+use super::{Store, from_micros};
+use crate::error::{Error, Result};
+use crate::ids::{BackupId, DatastoreId, InstanceId, OperationId, ProjectId, VersionId};
+use crate::model::backups::{Backup, BackupSource, BackupState, StoredBackup};
+use crate::store::quota::Amounts;
+use crate::store::sql::{Connection, Row, Target, query};
+
+const SELECT: &str = "select b.id, b.project_id, b.name, b.description, b.instance_id, b.datastore_id, b.datastore_name, \
+     b.version_id, b.version_name, b.version_number, b.major, b.volume_gib, b.root_by, b.state, b.operation_id, b.recipient, \
+     b.identity, b.run, b.manifest_sum, b.data_bytes, b.stored_bytes, b.position, b.fault, b.created, b.updated from backup b";
+/// Those that are being taken.
+const RUNNING: &str = "state in ('NEW', 'BUILDING', 'SAVING')";
+
+/// What is stored of a new backup.
+#[derive(Clone, Debug)]
+pub struct NewRow {
+    /// Its id, made by the caller.
+    pub id: BackupId,
+    pub project: ProjectId,
+    pub name: String,
+    pub description: Option<String>,
+    pub instance: InstanceId,
+    pub source: BackupSource,
+    /// The operation that takes it.
+    pub operation: OperationId,
+    /// age's public key.
+    pub recipient: String,
+    /// The secret key, sealed.
+    pub identity: String,
+}
+
+/// Which backups a list shows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Filter<'a> {
+    /// Only this project's.
+    pub project: Option<&'a ProjectId>,
+    /// Only those of the instance with this id.
+    pub instance: Option<&'a str>,
+    /// Only those of the datastore with this name or id.
+    pub datastore: Option<&'a str>,
+}
+
+/// A backup whose objects are to be removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwanted {
+    pub id: BackupId,
+    pub project: ProjectId,
+    pub state: BackupState,
+}
+
+impl Store {
+    /// Inserts a backup, and says at what time; quota is the caller's, in the same transaction.
+    pub async fn insert_backup(&self, conn: &mut Connection, new: &NewRow) -> Result<OffsetDateTime> {
+        let (created, source) = (self.now_micros(), &new.source);
+        query(
+            "insert into backup (id, project_id, name, description, instance_id, datastore_id, datastore_name, version_id, \
+             version_name, version_number, major, volume_gib, root_by, state, operation_id, recipient, identity, \
+             leftovers, created, updated) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'NEW', $14, $15, $16, false, $17, $17)",
+        )
+        .bind(new.id.to_string())
+        .bind(&new.project.0)
+        .bind(&new.name)
+        .bind(&new.description)
+        .bind(new.instance.to_string())
+        .bind(source.datastore_id.to_string())
+        .bind(&source.datastore)
+        .bind(source.version_id.to_string())
+        .bind(&source.version)
+        .bind(&source.version_number)
+        .bind(&source.major)
+        .bind(signed(source.volume_gib))
+        .bind(&source.root_by)
+        .bind(new.operation.to_string())
+        .bind(&new.recipient)
+        .bind(&new.identity)
+        .bind(created)
+        .execute(conn)
+        .await
+        .map_err(failed("insert", new.id))?;
+        Ok(from_micros(created))
+    }
+
+    /// A backup.
+    pub async fn get_backup(&self, id: BackupId) -> Result<Option<Backup>> {
+        read(&self.read, id).await
+    }
+
+    /// A backup, in a transaction that depends on it.
+    pub async fn backup(&self, conn: &mut Connection, id: BackupId) -> Result<Option<Backup>> {
+        read(conn, id).await
+    }
+
+    /// At most `limit` backups after the first `offset`, by last change descending.
+    pub async fn list_backups(&self, filter: Filter<'_>, offset: u64, limit: u32) -> Result<Vec<Backup>> {
+        let sql = AssertSqlSafe(format!(
+            "{SELECT} where ($1 is null or b.project_id = $1) \
+             and ($2 is null or b.instance_id = $2) and ($3 is null or b.datastore_name = $3 or b.datastore_id = $3) \
+             order by b.updated desc, b.id desc limit $4 offset $5"
+        ));
+        let rows = query(sql)
+            .bind(filter.project.map(|project| project.0.as_str()))
+            .bind(filter.instance)
+            .bind(filter.datastore)
+            .bind(i64::from(limit))
+            .bind(i64::try_from(offset).unwrap_or(i64::MAX))
+            .fetch_all(&self.read)
+            .await
+            .map_err(|error| Error::internal("list backups", error))?;
+        rows.iter().map(backup).collect()
+    }
+
+    /// Moves a running backup on. `false`: it was given up, or is gone.
+    pub async fn set_backup_state(&self, conn: &mut Connection, id: BackupId, state: BackupState) -> Result<bool> {
+        let sql = AssertSqlSafe(format!(
+            "update backup set updated = case state when $2 then updated else $3 end, state = $2 where id = $1 and {RUNNING}"
+        ));
+        let done = query(sql).bind(id.to_string()).bind(state.tag()).bind(self.now_micros()).execute(conn).await;
+        Ok(done.map_err(failed("move on", id))?.rows_affected() == 1)
+    }
+
+    /// That a running backup is whole. `false`: it was given up, or is gone.
+    pub async fn complete_backup(&self, conn: &mut Connection, id: BackupId, stored: &StoredBackup) -> Result<bool> {
+        let sql = AssertSqlSafe(format!(
+            "update backup set state = 'COMPLETED', run = $2, manifest_sum = $3, data_bytes = $4, stored_bytes = $5, \
+             position = $6, updated = $7 where id = $1 and {RUNNING}"
+        ));
+        let done = query(sql)
+            .bind(id.to_string())
+            .bind(&stored.run)
+            .bind(&stored.manifest_sum)
+            .bind(signed(stored.data_bytes))
+            .bind(signed(stored.stored_bytes))
+            .bind(&stored.position)
+            .bind(self.now_micros())
+            .execute(conn)
+            .await
+            .map_err(failed("complete", id))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// That the operation has not taken its backup, and why.
+    pub async fn fail_backup(&self, conn: &mut Connection, operation: OperationId, fault: &str) -> Result<()> {
+        self.fail_running(conn, "operation_id", operation.to_string(), fault).await
+    }
+
+    /// That the running backup of an instance is given up, and why.
+    pub async fn fail_backups_of(&self, conn: &mut Connection, instance: InstanceId, fault: &str) -> Result<()> {
+        self.fail_running(conn, "instance_id", instance.to_string(), fault).await
+    }
+
+    async fn fail_running(
+        &self,
+        conn: &mut Connection,
+        column: &'static str,
+        value: String,
+        fault: &str,
+    ) -> Result<()> {
+        let sql = AssertSqlSafe(format!(
+            "update backup set state = 'FAILED', fault = $2, updated = $3, leftovers = true where {column} = $1 and {RUNNING}"
+        ));
+        let done = query(sql).bind(value).bind(fault).bind(self.now_micros()).execute(conn).await;
+        done.map_err(|error| Error::internal("give up a backup", error))?;
+        Ok(())
+    }
+
+    /// That its objects are to be removed.
+    pub async fn begin_backup_deletion(&self, conn: &mut Connection, id: BackupId) -> Result<()> {
+        query("update backup set state = 'DELETING', updated = $2 where id = $1")
+            .bind(id.to_string())
+            .bind(self.now_micros())
+            .execute(conn)
+            .await
+            .map_err(failed("delete", id))?;
+        Ok(())
+    }
+
+    /// Whether an instance is being made of it.
+    pub async fn is_backup_restored(&self, conn: &mut Connection, id: BackupId) -> Result<bool> {
+        // What an operation works with is in its state.
+        let sql = "select exists (select 1 from operation where active and kind = 'restore_instance' \
+             and state like '%' || $1 || '%')";
+        let row = query(sql).bind(id.to_string()).fetch_one(conn).await;
+        row.and_then(|row| row.try_get(0)).map_err(failed("look for restores of", id))
+    }
+
+    /// The backups whose objects are to be removed.
+    pub async fn list_unwanted_backups(&self) -> Result<Vec<Unwanted>> {
+        let rows = query(
+            "select id, project_id, state from backup where state <> 'COMPLETED' and \
+             (state in ('DELETING', 'DELETE_FAILED') or state = 'FAILED' and leftovers) order by updated, id",
+        )
+        .fetch_all(&self.read)
+        .await
+        .map_err(|error| Error::internal("list the backups that are to be removed", error))?;
+        let read = |row: &Row| {
+            Ok(Unwanted {
+                id: BackupId(parsed(row, "id")?),
+                project: ProjectId(column(row, "project_id")?),
+                state: tagged(row, "state", BackupState::from_tag)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// That the objects of an unwanted backup were removed. One that was to be deleted is gone, and gives back its quota.
+    pub async fn backup_removed(&self, conn: &mut Connection, unwanted: &Unwanted) -> Result<()> {
+        let failed = |error| Error::internal(format!("remove backup {}", unwanted.id), error);
+        if unwanted.state == BackupState::Failed {
+            // It may be being deleted meanwhile, which looks at its objects again.
+            let kept = query("update backup set leftovers = false where id = $1 and state = 'FAILED'");
+            kept.bind(unwanted.id.to_string()).execute(conn).await.map_err(failed)?;
+            return Ok(());
+        }
+        let gone = query("delete from backup where id = $1 and state in ('DELETING', 'DELETE_FAILED')");
+        let done = gone.bind(unwanted.id.to_string()).execute(&mut *conn).await.map_err(failed)?;
+        if done.rows_affected() == 1 {
+            self.count_use(conn, &unwanted.project, Amounts::backup().negated()).await?;
+        }
+        Ok(())
+    }
+
+    /// That the objects of a backup that is to be deleted could not be removed, and why.
+    pub async fn backup_not_removed(&self, conn: &mut Connection, id: BackupId, fault: &str) -> Result<()> {
+        query(
+            "update backup set state = 'DELETE_FAILED', fault = $2, updated = $3 \
+             where id = $1 and state in ('DELETING', 'DELETE_FAILED')",
+        )
+        .bind(id.to_string())
+        .bind(fault)
+        .bind(self.now_micros())
+        .execute(conn)
+        .await
+        .map_err(failed("write why it is still there: ", id))?;
+        Ok(())
+    }
+}
+
+async fn read<'a>(target: impl Into<Target<'a>>, id: BackupId) -> Result<Option<Backup>> {
+    let sql = AssertSqlSafe(format!("{SELECT} where b.id = $1"));
+    let row = query(sql).bind(id.to_string()).fetch_optional(target).await.map_err(failed("read", id))?;
+    row.map(|row| backup(&row)).transpose()
+}
+
+/// One of [`SELECT`].
+fn backup(row: &Row) -> Result<Backup> {
+    Ok(Backup {
+        id: BackupId(parsed(row, "id")?),
+        project: ProjectId(column(row, "project_id")?),
+        name: column(row, "name")?,
+        description: column(row, "description")?,
+        instance: InstanceId(parsed(row, "instance_id")?),
+        source: BackupSource {
+            datastore_id: DatastoreId(parsed(row, "datastore_id")?),
+            datastore: column(row, "datastore_name")?,
+            version_id: VersionId(parsed(row, "version_id")?),
+            version: column(row, "version_name")?,
+            version_number: column(row, "version_number")?,
+            major: column(row, "major")?,
+            volume_gib: unsigned(row, "volume_gib")?,
+            root_by: column(row, "root_by")?,
+        },
+        state: tagged(row, "state", BackupState::from_tag)?,
+        operation: OperationId(parsed(row, "operation_id")?),
+        recipient: column(row, "recipient")?,
+        identity: column(row, "identity")?,
+        stored: stored(row)?,
+        fault: column(row, "fault")?,
+        created: time(row, "created")?,
+        updated: time(row, "updated")?,
+    })
+}
+
+fn stored(row: &Row) -> Result<Option<StoredBackup>> {
+    let Some(run) = column(row, "run")? else { return Ok(None) };
+    Ok(Some(StoredBackup {
+        run,
+        manifest_sum: column(row, "manifest_sum")?,
+        data_bytes: unsigned(row, "data_bytes")?,
+        stored_bytes: unsigned(row, "stored_bytes")?,
+        position: column(row, "position")?,
+    }))
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn failed(verb: &'static str, id: BackupId) -> impl FnOnce(sqlx::Error) -> Error {
+    move |error| Error::internal(format!("{verb} backup {id}"), error)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! The manifest of a backup: the object that is written last, as JSON. Whoever restores by hand reads it too.
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the format, which grows when an older program would misunderstand a newer manifest.
+pub const FORMAT: u32 = 1;
+
+/// The manifest's name within its run.
+pub const MANIFEST_NAME: &str = "manifest.json";
+
+/// The greatest size of a manifest, bytes: of 100,000 segments, and some more.
+pub const MANIFEST_LIMIT: u64 = 16 << 20;
+
+/// Name of a segment within its run, by its number from 0 on: eight digits, so that sorted names are in order.
+pub fn segment_name(number: usize) -> String {
+    format!("{number:08}")
+}
+
+/// One object of the stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Its name within its run.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its BLAKE3 sum, hex.
+    pub blake3: String,
+}
+
+/// What a backup is, and what it consists of. The segments, one after the other, are one age file; it holds one zstd stream, which
+/// holds what the engine's tool wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// See [`FORMAT`].
+    pub format: u32,
+    /// The backup's id.
+    pub backup: String,
+    /// The run's name.
+    pub run: String,
+    /// The datastore, such as `postgresql`.
+    pub datastore: String,
+    /// The whole version of the engine, such as `15.18`.
+    pub version: String,
+    /// The part of the version within which data directories are compatible.
+    pub major: String,
+    /// The public keys of age that it is encrypted to.
+    pub recipients: Vec<String>,
+    /// How far the engine's log had come, in the engine's own words; what is restored is at least as new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// Bytes of what the engine's tool wrote.
+    pub data_bytes: u64,
+    /// BLAKE3 sum of what the engine's tool wrote, hex.
+    pub data_blake3: String,
+    /// The objects, in order.
+    pub segments: Vec<Segment>,
+}
+
+/// Why a manifest is not taken.
+#[derive(Debug)]
+pub enum ManifestError {
+    /// It is no manifest.
+    Json(serde_json::Error),
+    /// It is of a newer program.
+    Format(u32),
+    /// It says of itself that it is of this backup and this run.
+    Foreign(String, String),
+    /// A segment's name is not the one that its place has.
+    Segment(usize),
+}
+
+impl std::fmt::Display for ManifestError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Json(error) => write!(out, "it is no manifest of a backup: {error}"),
+            Self::Format(format) => write!(out, "format {format} is not known, only {FORMAT} and older"),
+            Self::Foreign(backup, run) => write!(out, "it is of run {run} of backup {backup}"),
+            Self::Segment(number) => write!(out, "segment {number} has another name than its number"),
+        }
+    }
+}
+
+impl std::error::Error for ManifestError {}
+
+impl Manifest {
+    /// Bytes of all segments.
+    pub fn stored_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// The object's bytes.
+    ///
+    /// # Errors
+    /// None that this type meets.
+    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec_pretty(self)
+    }
+
+    /// Reads an object that must be the manifest of this run of this backup.
+    ///
+    /// # Errors
+    /// It is not, or is of a newer format.
+    pub fn from_json(bytes: &[u8], backup: &str, run: &str) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        // The version first: what is new cannot be read otherwise.
+        let version: Version = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
+        if version.format > FORMAT {
+            return Err(ManifestError::Format(version.format));
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
+        if manifest.backup != backup || manifest.run != run {
+            return Err(ManifestError::Foreign(manifest.backup, manifest.run));
+        }
+        let misnamed = |(number, segment): &(usize, &Segment)| segment.name != segment_name(*number);
+        match manifest.segments.iter().enumerate().find(misnamed) {
+            Some((number, _)) => Err(ManifestError::Segment(number)),
+            None => Ok(manifest),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let segment = |number| Segment { name: segment_name(number), bytes: 3, blake3: "00".to_owned() };
+        Manifest {
+            format: FORMAT,
+            backup: "b".to_owned(),
+            run: "r".to_owned(),
+            datastore: "postgresql".to_owned(),
+            version: "15.18".to_owned(),
+            major: "15".to_owned(),
+            recipients: vec!["age1x".to_owned()],
+            position: None,
+            data_bytes: 9,
+            data_blake3: "00".to_owned(),
+            segments: vec![segment(0), segment(1)],
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_read_as_it_was_written_and_only_as_its_own() {
+        let bytes = manifest().to_json().unwrap();
+        assert_eq!(Manifest::from_json(&bytes, "b", "r").unwrap(), manifest());
+        assert!(matches!(Manifest::from_json(&bytes, "other", "r"), Err(ManifestError::Foreign(..))));
+        assert!(matches!(Manifest::from_json(&bytes, "b", "other"), Err(ManifestError::Foreign(..))));
+        assert!(matches!(Manifest::from_json(&bytes[1..], "b", "r"), Err(ManifestError::Json(_))));
+    }
+
+    #[test]
+    fn a_newer_format_and_segments_in_another_order_are_refused() {
+        let newer = Manifest { format: FORMAT + 1, ..manifest() }.to_json().unwrap();
+        assert!(matches!(Manifest::from_json(&newer, "b", "r"), Err(ManifestError::Format(2))));
+        let mut swapped = manifest();
+        swapped.segments.swap(0, 1);
+        let swapped = swapped.to_json().unwrap();
+        assert!(matches!(Manifest::from_json(&swapped, "b", "r"), Err(ManifestError::Segment(0))));
+    }
+}
