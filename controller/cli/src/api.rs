@@ -251,6 +251,19 @@ impl Api {
         Ok(self.get(&what, &format!("/configurations/{id}")).await?["configuration"].take())
     }
 
+    /// A backup by id, or by name over all pages.
+    ///
+    /// # Errors
+    /// As of [`Api::find_instance`].
+    pub(crate) async fn find_backup(&mut self, wanted: &str) -> Result<Value> {
+        if uuid::Uuid::parse_str(wanted).is_ok() {
+            let found = self.get(&format!("find the backup {wanted}"), &format!("/backups/{wanted}")).await?;
+            return Ok(found["backup"].clone());
+        }
+        let none = "in this project. `trovectl backup list` shows them.";
+        self.named("backup", wanted, "/backups", "backups", none).await
+    }
+
     async fn named(&mut self, noun: &str, wanted: &str, path: &str, collection: &str, none: &str) -> Result<Value> {
         let mut all = self.list(&format!("find the {noun} {wanted}"), path, collection).await?;
         all.retain(|found| found["name"] == wanted);

@@ -141,6 +141,9 @@ pub(crate) struct Order {
     /// The configuration group with whose values the engine starts, by name or id.
     #[arg(long, value_name = "GROUP")]
     configuration: Option<String>,
+    /// The backup that it is made from, by name or id; datastore and version are then the backup's when absent.
+    #[arg(long)]
+    backup: Option<String>,
     /// A first database; may be given several times.
     #[arg(long = "database", value_name = "NAME")]
     databases: Vec<String>,
@@ -391,6 +394,10 @@ async fn create(session: &mut Session, order: &Order) -> Result<()> {
         "databases": databases, "users": users(order, secret)});
     if let Some(group) = &order.configuration {
         body["configuration"] = session.api.find_configuration(group).await?["id"].take();
+    }
+    if let Some(backup) = &order.backup {
+        let found = session.api.find_backup(backup).await?;
+        body["restorePoint"] = json!({"backupRef": found["id"]});
     }
     if let Some(network) = &order.network {
         body["nics"] = json!([{"network_id": network}]);

@@ -1,5 +1,6 @@
 //! The commands, a file a noun.
 
+mod backups;
 mod configurations;
 mod connect;
 mod databases;
@@ -73,6 +74,9 @@ enum Noun {
     /// Configuration groups: values of parameters that instances are given.
     #[command(subcommand, visible_alias = "configuration")]
     Config(configurations::Verb),
+    /// Backups of instances, of which new ones can be made.
+    #[command(subcommand)]
+    Backup(backups::Verb),
     /// What the project may have.
     Limits {
         /// How often it may ask, and what is left of that.
@@ -153,6 +157,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         Noun::Flavor(verb) => datastores::run_flavors(&mut session, verb).await,
         Noun::Parameter(verb) => parameters::run(&mut session, verb).await,
         Noun::Config(verb) => configurations::run(&mut session, verb).await,
+        Noun::Backup(verb) => backups::run(&mut session, verb).await,
         Noun::Limits { rates } => datastores::limits(&mut session, rates).await,
         Noun::Quota(verb) => quotas::run(&mut session, verb).await,
         Noun::Operations(arguments) => operations::run(&mut session, &arguments).await,
