@@ -104,12 +104,13 @@ async fn an_order_that_was_not_committed_has_left_nothing() -> Result<()> {
     for kind in SWEPT {
         subject.prepare(kind).await?;
         subject.arm(&format!("enqueue.{}.before_commit=kill", committed_as(kind)))?;
-        if *kind != "create_instance" {
+        let makes_one = ["create_instance", "restore_instance"].contains(kind);
+        if !makes_one {
             subject.await_usable().await?;
         }
         subject.ask_without_answer(kind).await?;
         subject.die_and_carry_on().await.context(*kind)?;
-        if *kind == "create_instance" {
+        if makes_one {
             let list = subject.api.get("/instances").await?.body;
             ensure!(list["instances"] == serde_json::json!([]), "{list}");
             subject.assert_use(0, 0, 0).await?;
@@ -118,6 +119,10 @@ async fn an_order_that_was_not_committed_has_left_nothing() -> Result<()> {
             let made = operations.as_array().into_iter().flatten().any(|operation| operation["kind"] == *kind);
             ensure!(!made, "{operations}");
             subject.assert_well().await.context(*kind)?;
+        }
+        if *kind == "create_backup" {
+            let list = subject.api.get("/backups").await?.body;
+            ensure!(list["backups"] == serde_json::json!([]), "{list}");
         }
     }
     Ok(())
