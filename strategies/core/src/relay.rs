@@ -1,9 +1,11 @@
-//! A socket of the agent's own that leads to the engine's, for drivers that open their connections themselves: what they are
-//! led to is what [`crate::Host::connect`] has verified.
+//! A socket of the agent's own that leads to the engine's, for drivers and programs that open their connections themselves: what
+//! they are led to is what [`crate::Host::connect`] has verified. A program with the agent's rights that looked for the engine's
+//! socket itself would follow what a tenant put in its place.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, copy, split};
@@ -12,8 +14,10 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::error::EngineError;
 
-/// A listener without a name in any directory (unix(7), "abstract sockets"), which serves this process alone. It ends with
-/// this value, and so do its connections.
+/// Numbers the sockets of this process, so that each has a name of its own.
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// A listener without a name in any directory (unix(7), "abstract sockets"). It ends with this value, and so do its connections.
 #[derive(Debug)]
 pub struct Relay {
     name: String,
@@ -22,8 +26,8 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Listens. For each connection of a driver `reach` makes one to the engine, from which no more than `limit` bytes are
-    /// read.
+    /// Listens to drivers in this process alone. For each of their connections `reach` makes one to the engine, from which no more
+    /// than `limit` bytes are read.
     ///
     /// # Errors
     /// The system gives no socket.
@@ -33,7 +37,34 @@ impl Relay {
         F: Future<Output = Result<S, EngineError>> + Send + 'static,
     {
         // The kernel draws a name where none is given.
-        let listener = StdListener::bind_addr(&SocketAddr::from_pathname("")?)?;
+        Self::listen(&SocketAddr::from_pathname("")?, is_own, limit, reach)
+    }
+
+    /// Listens to programs of this process's account, which the engine would let in as well. They look for a socket named `file` in
+    /// a directory: [`Relay::directory`] stands for that.
+    ///
+    /// # Errors
+    /// The system gives no socket.
+    pub fn for_programs<S, F>(file: &str, reach: impl Fn() -> F + Send + 'static) -> io::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+        F: Future<Output = Result<S, EngineError>> + Send + 'static,
+    {
+        let name = format!("trove-{}-{}/{file}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        Self::listen(&SocketAddr::from_abstract_name(name)?, is_of_own_account, u64::MAX, reach)
+    }
+
+    fn listen<S, F>(
+        address: &SocketAddr,
+        admits: fn(&UnixStream) -> bool,
+        limit: u64,
+        reach: impl Fn() -> F + Send + 'static,
+    ) -> io::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+        F: Future<Output = Result<S, EngineError>> + Send + 'static,
+    {
+        let listener = StdListener::bind_addr(address)?;
         let name = listener.local_addr()?.as_abstract_name().map(|name| String::from_utf8_lossy(name).into_owned());
         let name = name.ok_or_else(|| io::Error::other("the system gave the socket no name"))?;
         listener.set_nonblocking(true)?;
@@ -46,7 +77,7 @@ impl Relay {
             loop {
                 let accepted = listener.accept().await;
                 while connections.try_join_next().is_some() {}
-                let Some(driver) = accepted.ok().map(|(driver, _)| driver).filter(is_own) else { continue };
+                let Some(driver) = accepted.ok().map(|(driver, _)| driver).filter(admits) else { continue };
                 let (reached, told) = (reach(), told.clone());
                 connections.spawn(async move {
                     match reached.await {
@@ -64,6 +95,11 @@ impl Relay {
         format!("\0{}", self.name)
     }
 
+    /// The directory of the socket as libpq's programs take it: one that begins with `@` is of an abstract name.
+    pub fn directory(&self) -> String {
+        format!("@{}", self.name.rsplit_once('/').map_or(self.name.as_str(), |(directory, _)| directory))
+    }
+
     /// Why the last connection that failed led nowhere; a driver hears only that it was closed.
     pub fn refusal(&self) -> Option<EngineError> {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -74,6 +110,11 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Whether who connects has the account of this process.
+fn is_of_own_account(program: &UnixStream) -> bool {
+    program.peer_cred().is_ok_and(|peer| peer.uid() == nix::unistd::geteuid().as_raw())
 }
 
 fn is_own(driver: &UnixStream) -> bool {

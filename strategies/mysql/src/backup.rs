@@ -77,6 +77,9 @@ impl Backup for Mysql {
             Command::engine(unpack).deadline(LIMIT).arg("-x").arg("-C").arg(site.path(&new).display().to_string());
         pour_in(source, site.host.write_to(with_modes(unpack)).await?).await?;
         let prepare = Command::engine(prepare).deadline(LIMIT).arg("--no-defaults").arg("--prepare");
+        // The backup has a file of options of its own: a plug-in that it names is not found.
+        let [plugins, _] = config::empty();
+        let prepare = prepare.arg(argument("plugin-dir", site, &plugins));
         let prepare =
             prepare.arg(argument("target-dir", site, &new)).arg(argument("tmpdir", site, &config::temporary()));
         site.host.run(with_modes(prepare)).await.map_err(|error| invalid("prepare the backup", error))?;

@@ -115,9 +115,15 @@ pub(crate) async fn bootstrap(
     statements: &[String],
     limit: Duration,
 ) -> Result<(), HostError> {
-    let [plugins, _] = config::empty();
+    let [plugins, no_files] = config::empty();
     let mut command = Command::engine(flavour.program(site)).arg("--no-defaults").arg("--bootstrap");
-    for (name, at) in [("datadir", data), ("tmpdir", &config::temporary()), ("plugin-dir", &plugins)] {
+    let places = [
+        ("datadir", data),
+        ("tmpdir", &config::temporary()),
+        ("plugin-dir", &plugins),
+        ("secure-file-priv", &no_files),
+    ];
+    for (name, at) in places {
         command = command.arg(argument(name, site, at));
     }
     command = command.arg(format!("--innodb-log-file-size={}M", config::redo_mib(site)));

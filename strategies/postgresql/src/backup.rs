@@ -10,7 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use trove_strategy::{
-    Backup, Command, Directory, EngineError, HostError, Kind, Location, OutputStream, Owner, Sink, Site, Source, Taken,
+    Backup, Command, Directory, EngineError, HostError, Kind, Location, OutputStream, Owner, Relay, Sink, Site, Source,
+    Taken,
 };
 
 use crate::Postgresql;
@@ -48,14 +49,15 @@ impl Backup for Postgresql {
         let mut home = catalog::home(site).await?;
         refuse_tablespaces(&home).await?;
         let begun = keep_log(&home).await?;
-        let mut said = site.host.read_from(basebackup(site)).await?;
+        let relay = relay(site)?;
+        let mut said = site.host.read_from(basebackup(site, &relay)).await?;
         let copied = tokio::select! {
             copied = copy(&mut said, sink) => copied,
             () = home.ended() => return Err(not_kept(site)),
         };
         if let Err(Broken::Tool(error)) = copied {
             let lives = within(PROBE, TAKE, home.rows(TAKE, "select 1")).await.is_ok();
-            let failed = of_tool(error);
+            let failed = relay.refusal().unwrap_or_else(|| of_tool(error));
             return Err(if lives {
                 failed
             } else {
@@ -89,8 +91,20 @@ impl Backup for Postgresql {
     }
 }
 
+/// The tool has the agent's rights, and the engine's socket lies where a tenant with a shell can put another one, or a link to
+/// somebody else's: so it is led to what the agent has verified.
+fn relay(site: &Site) -> Result<Relay, EngineError> {
+    let (host, file) = (site.host.clone(), format!(".s.PGSQL.{}", site.port));
+    let socket = Directory::Run.join(&file);
+    let reach = move || {
+        let (host, socket) = (host.clone(), socket.clone());
+        async move { Ok(host.connect(&socket).await?) }
+    };
+    Relay::for_programs(&file, reach).map_err(|error| EngineError::caused(Kind::Transient, TAKE, error))
+}
+
 /// The tool of the server's version. It comes in as the agent does: by the account that the system vouches for.
-fn basebackup(site: &Site) -> Command {
+fn basebackup(site: &Site, relay: &Relay) -> Command {
     let mut tool = Command::engine(site.installation.bindir.join("pg_basebackup"))
         .arg("--pgdata=-")
         .arg("--format=tar")
@@ -100,11 +114,11 @@ fn basebackup(site: &Site) -> Command {
         .arg("--verbose")
         .arg("--no-password")
         .arg(format!("--username={ADMIN}"))
-        .arg(format!("--host={}", site.run.to_string_lossy()))
+        .arg(format!("--host={}", relay.directory()))
         .arg(format!("--port={}", site.port))
         .deadline(LIMIT);
     tool.user = Owner::Agent;
-    // Somebody else may have put his socket there: whoever asks for a password is told none.
+    // Whoever asks for a password is told none.
     let env = [("PGPASSFILE", "/nonexistent"), ("PGREQUIREAUTH", "none"), ("PGGSSENCMODE", "disable")];
     let env = env.into_iter().chain([("PGSSLMODE", "disable"), ("PGCONNECT_TIMEOUT", "30")]);
     tool.env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -244,7 +258,33 @@ async fn make_ready(site: &Site, new: &Location) -> Result<(), EngineError> {
 
 #[cfg(test)]
 mod tests {
+    use trove_conformance::Bench;
+
     use super::*;
+
+    #[tokio::test]
+    #[allow(clippy::disallowed_methods, reason = "a tenant with a shell does this in a directory of his account")]
+    async fn the_tool_does_not_follow_a_link_to_another_server() {
+        let (own, other) = (Bench::new(&Postgresql).await.unwrap(), Bench::new(&Postgresql).await.unwrap());
+        let (running, others) = (own.start().await.unwrap(), other.start().await.unwrap());
+        let socket = |site: &Site| site.run.join(format!(".s.PGSQL.{}", site.port));
+        let whole = async |relay: &Relay| {
+            let mut said = own.site.host.read_from(basebackup(&own.site, relay)).await.unwrap();
+            tokio::io::copy(&mut said, &mut tokio::io::sink()).await
+        };
+        let led = relay(&own.site).unwrap();
+        assert!(whole(&led).await.unwrap() > 1 << 20, "{:?}", led.refusal());
+        let moved = own.site.run.join("moved");
+        std::fs::rename(socket(&own.site), &moved).unwrap();
+        std::os::unix::fs::symlink(socket(&other.site), socket(&own.site)).unwrap();
+        let led = relay(&own.site).unwrap();
+        assert!(whole(&led).await.is_err());
+        let said = led.refusal().map(|error| error.chain()).unwrap_or_default();
+        assert!(said.contains("connect to .s.PGSQL"), "{said}");
+        std::fs::rename(&moved, socket(&own.site)).unwrap();
+        running.stop(&own).await.unwrap();
+        others.stop(&other).await.unwrap();
+    }
 
     #[test]
     fn the_end_of_the_log_is_what_the_tool_says() {

@@ -154,7 +154,8 @@ fn righted(text: &str, admin: &str) -> String {
     let root = |state: &str, hashes: &[&str]| [&["user", ROOT, state], hashes, &of_root()].concat().join(" ");
     let mut lines = Vec::new();
     let (mut has_default, mut has_agent) = (false, false);
-    for line in text.lines() {
+    // What is no account's line, or holds what the server would read otherwise than it is read here, is left out.
+    for line in text.lines().filter(|line| !line.contains(char::is_control)) {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
             ["user", ROOT, rules @ ..] => {
@@ -172,7 +173,7 @@ fn righted(text: &str, admin: &str) -> String {
                 lines.push(if well { line.to_owned() } else { agent.clone() });
             }
             ["user", name, rules @ ..] => lines.push(format!("user {name} {}", reduced(&rules.join(" ")))),
-            _ => lines.push(line.to_owned()),
+            _ => {}
         }
     }
     if !has_agent {
@@ -184,20 +185,26 @@ fn righted(text: &str, admin: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// An account's rules without the rights that are [`LOST`], also in its selectors: `on #… ~* +@all (~k +get)`. The server
-/// does not start with half a selector: what is not one stays as it is.
+/// An account's rules without the rights that are [`LOST`], also in its selectors: `on #… ~* +@all (~k +get)`. What follows a
+/// selector, or is half of one, with which the server does not start, stays as it is before the same once more.
 fn reduced(rules: &str) -> String {
     let lost = LOST.join(" ");
     let without = |rights: &str| {
         if rights.ends_with(&lost) { rights.to_owned() } else { format!("{rights} {lost}") }
     };
     let mut parts = rules.split(" (");
-    let own = without(parts.next().unwrap_or_default());
-    let selectors = parts.map(|part| match part.strip_suffix(')') {
-        Some(rights) => format!(" ({})", without(rights)),
-        None => format!(" ({part}"),
-    });
-    std::iter::once(own).chain(selectors).collect()
+    let mut all = without(parts.next().unwrap_or_default());
+    let mut is_whole = true;
+    for part in parts {
+        match part.strip_suffix(')') {
+            Some(rights) if !rights.contains(')') => all.push_str(&format!(" ({})", without(rights))),
+            _ => {
+                is_whole = false;
+                all.push_str(&format!(" ({part}"));
+            }
+        }
+    }
+    if is_whole { all } else { without(&all) }
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ impl Engine for Redis {
                 session.ask::<()>("begin the log of writes", command.arg("SET").arg("appendonly").arg("yes")).await?;
                 return Err(EngineError::new(Kind::Transient, "probe: the log of writes is being begun"));
             }
-            if field("aof_rewrite_in_progress") == "1" && is_restored(site).await? {
+            if is_restored(site).await? {
                 return Err(EngineError::new(Kind::Transient, "probe: the restored data is being written to the log"));
             }
             make_room(&mut session, &info).await?;
