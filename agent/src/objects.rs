@@ -100,7 +100,7 @@ impl Failure {
     fn is_unclear(&self) -> bool {
         match self {
             Self::Unanswered(_) => true,
-            Self::Answered(_, status, _) => status.is_server_error(),
+            Self::Answered(_, status, _) => status.is_server_error() || *status == StatusCode::REQUEST_TIMEOUT,
             _ => false,
         }
     }

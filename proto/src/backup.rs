@@ -56,6 +56,9 @@ pub struct Manifest {
     pub segments: Vec<Segment>,
 }
 
+/// The longest position, bytes.
+const POSITION_BYTES: usize = 256;
+
 /// Why a manifest is not taken.
 #[derive(Debug)]
 pub enum ManifestError {
@@ -67,6 +70,8 @@ pub enum ManifestError {
     Foreign(String, String),
     /// A segment's name is not the one that its place has.
     Segment(usize),
+    /// The position is no short word.
+    Position,
 }
 
 impl std::fmt::Display for ManifestError {
@@ -75,6 +80,7 @@ impl std::fmt::Display for ManifestError {
             Self::Json(error) => write!(out, "it is no manifest of a backup: {error}"),
             Self::Format(format) => write!(out, "format {format} is not known, only {FORMAT} and older"),
             Self::Foreign(backup, run) => write!(out, "it is of run {run} of backup {backup}"),
+            Self::Position => write!(out, "its position is not of at most {POSITION_BYTES} printable characters"),
             Self::Segment(number) => write!(out, "segment {number} has another name than its number"),
         }
     }
@@ -113,6 +119,10 @@ impl Manifest {
         let manifest: Self = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
         if manifest.backup != backup || manifest.run != run {
             return Err(ManifestError::Foreign(manifest.backup, manifest.run));
+        }
+        let is_word = |text: &String| text.len() <= POSITION_BYTES && text.chars().all(|c| c.is_ascii_graphic());
+        if !manifest.position.as_ref().is_none_or(is_word) {
+            return Err(ManifestError::Position);
         }
         let misnamed = |(number, segment): &(usize, &Segment)| segment.name != segment_name(*number);
         match manifest.segments.iter().enumerate().find(misnamed) {
@@ -160,5 +170,16 @@ mod tests {
         swapped.segments.swap(0, 1);
         let swapped = swapped.to_json().unwrap();
         assert!(matches!(Manifest::from_json(&swapped, "b", "r"), Err(ManifestError::Segment(0))));
+    }
+
+    #[test]
+    fn a_position_is_a_short_word() {
+        for (position, is_taken) in
+            [("0/2000100", true), ("0-1-5,1-2-7", true), ("a\0b", false), (&"x".repeat(257), false)]
+        {
+            let manifest = Manifest { position: Some(position.to_owned()), ..manifest() };
+            let read = Manifest::from_json(&manifest.to_json().unwrap(), "b", "r");
+            assert_eq!(read.is_ok(), is_taken, "{position:?}");
+        }
     }
 }

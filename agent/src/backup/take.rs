@@ -1,10 +1,12 @@
 //! Takes a backup: the engine's stream into objects, and the manifest last.
 
 use std::io;
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use trove_proto::backup::{FORMAT, MANIFEST_LIMIT, MANIFEST_NAME, Manifest, Segment, segment_name};
 use trove_proto::v1;
@@ -18,6 +20,8 @@ use crate::supervisor::pass;
 
 /// The level at which zstd is about as fast as a disk.
 const LEVEL: i32 = 3;
+/// How long a strategy may clean up once nothing takes its stream any more.
+const CLEANING: Duration = Duration::from_secs(10);
 /// As many as a manifest has room for.
 const MOST_SEGMENTS: usize = 100_000;
 
@@ -83,17 +87,34 @@ async fn take_all(
         joined("compress and encrypt", sealing).await?;
         Ok(segments)
     };
+    let write = write(order, sender, passed);
+    tokio::pin!(write, upload);
     // The first error ends both: the strategy's tool is ended, and nothing more is stored.
-    let (written, segments) = tokio::try_join!(write(order, sender, passed), upload)?;
-    store_manifest(order, storage, written, segments).await
+    let (written, segments) = tokio::select! {
+        written = &mut write => {
+            let written = written?;
+            let segments = upload.await?;
+            (written, segments)
+        }
+        segments = &mut upload => match segments {
+            Ok(segments) => (write.await?, segments),
+            Err(error) => {
+                // Its next write fails, and it removes what it needed in the engine.
+                let _ = timeout(CLEANING, write).await;
+                return Err(error);
+            }
+        },
+    };
+    let broken = || EngineError::new(Kind::Transient, "the pipeline of the backup has ended");
+    store_manifest(order, storage, written.ok_or_else(broken)?, segments).await
 }
 
-/// Lets the strategy write.
+/// Lets the strategy write. `None`: it could not, since the other side has ended with an error, which says more than this one.
 async fn write(
     order: &TakeOrder<'_>,
     sender: mpsc::Sender<Part>,
     passed: watch::Sender<u64>,
-) -> Result<Written, EngineError> {
+) -> Result<Option<Written>, EngineError> {
     let mut sink = PartSink::new(sender, passed);
     let taken = order.strategy.take(order.site, &mut sink).await;
     let finished = match taken {
@@ -101,11 +122,7 @@ async fn write(
         Err(error) if !sink.is_broken() => return Err(error),
         Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
     };
-    match finished {
-        Ok(written) => Ok(written),
-        // The other side has ended with an error, which it returns at once and which says more than this one.
-        Err(_) => std::future::pending().await,
-    }
+    Ok(finished.ok())
 }
 
 fn encryptor(recipients: &[String]) -> Result<age::Encryptor, EngineError> {

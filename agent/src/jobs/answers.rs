@@ -2,11 +2,16 @@
 //! of replies sends the open question once, so that one that comes after a stream that broke sends it again.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use trove_proto::v1;
 
 use super::{Job, JobState, error};
+
+/// How long nobody may answer. A job that waited for longer would keep what it holds in the engine (a slot, a lock), though its
+/// operation may be over; where it is not, the job is called again.
+const UNANSWERED: Duration = Duration::from_secs(300);
 
 /// The way of answers into a job. Cheap to clone.
 #[derive(Clone, Default)]
@@ -52,7 +57,7 @@ impl Drop for Asking<'_> {
 
 impl Job {
     /// Asks whoever is attached to the job for access to objects of this run, and waits for the answer until the job is
-    /// cancelled or its deadline is over. One question is open at a time: a second one waits for the answer to the
+    /// cancelled, its deadline is over, or nobody has answered for 300 s. One question is open at a time: a second one waits for the answer to the
     /// first.
     ///
     /// # Errors
@@ -68,6 +73,10 @@ impl Job {
             biased;
             () = self.cancel.cancelled() => None,
             answer = answer => answer.ok(),
+            () = tokio::time::sleep(UNANSWERED) => {
+                let text = format!("no controller gave access to objects for {} s", UNANSWERED.as_secs());
+                return Err(error(v1::ErrorKind::Transient, text));
+            }
         };
         let Some(grants) = answer else {
             return Err(error(v1::ErrorKind::Cancelled, "cancelled while it asked for access to objects"));

@@ -75,8 +75,11 @@ impl App {
         let key = Objects::new_key();
         let project = instance.project.clone();
         let backup = BackupId::random();
+        let recipients = Objects::recipients(&self.config, &key.recipient);
+        let segment_bytes = self.config.backups.segment_mib << 20;
+        let params = create_backup::Params { backup, recipients, segment_bytes };
         let origin = origin(caller, request_id, id, project.clone());
-        let operation = create_backup::new(origin, create_backup::Params { backup })?;
+        let operation = create_backup::new(origin, params)?;
         let kind = operation.kind;
         let mut tx = self.store.begin().await?;
         self.store.take_quota(&mut tx, &project, Amounts::backup(), |resource| self.default_limit(resource)).await?;

@@ -176,6 +176,10 @@ impl App {
         };
         let origin = origin(caller, request_id, id, caller.project.clone());
         let Some(backup) = backup else { return create_instance::new(origin, params) };
+        if backup.source.root_by.is_some() {
+            // The data bring the account along.
+            self.check_root_allowed()?;
+        }
         let root_by = backup.source.root_by.as_ref().map(|_| caller.user_id.clone());
         restore_instance::new(origin, restore_instance::Params { backup: backup.id, first: params, root_by })
     }

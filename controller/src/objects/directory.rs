@@ -193,15 +193,28 @@ impl Directory {
             Some(kept) => return Err(io::Error::other(format!("run {kept} is the one that is kept"))),
             None => beneath::replace(&path.join(SEALED), run.as_bytes())?,
         }
-        self.remove_others(backup, run)?;
-        flush(&path)
+        flush(&path)?;
+        if let Err(error) = self.remove_others(backup, run) {
+            // The sweep tries again. The backup is good without it.
+            tracing::warn!("other runs of backup {backup} could not be removed: {error}");
+        }
+        Ok(())
     }
 
     /// The run that is kept, once that is decided.
     fn kept(&self, backup: BackupId) -> io::Result<Option<String>> {
         match std::fs::read_to_string(self.backup(backup).join(SEALED)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Ok(run) if !is_run(&run) => Err(io::Error::other(format!("{SEALED} of backup {backup} names no run"))),
             read => read.map(Some),
+        }
+    }
+
+    /// Removes what earlier runs have left, when another one begins: an agent works on one at a time.
+    pub(super) fn begin_run(&self, backup: BackupId, run: &str) -> io::Result<()> {
+        match self.remove_others(backup, run) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            done => done,
         }
     }
 
@@ -245,7 +258,7 @@ impl Directory {
                 Ok(found) => held.push(found),
                 // It was deleted meanwhile.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+                Err(error) => tracing::error!("backup {backup} cannot be looked through: {error}"),
             }
         }
         Ok(held)

@@ -21,6 +21,8 @@ use crate::seal::Seal;
 const PURPOSE: &str = "object grant";
 /// The scheme of the header field with a grant.
 const SCHEME: &str = "Trove ";
+/// The greatest segment, bytes: what `backups.segment_mib` can be, whatever it is now.
+pub(super) const MOST_SEGMENT: u64 = 24 << 20;
 /// Objects that are granted at once.
 const MOST: usize = 64;
 /// Used grants that are remembered of one instance until they expire.
@@ -158,6 +160,10 @@ pub struct Granter {
     run: Option<String>,
     backup: BackupId,
     instance: InstanceId,
+    /// Of a writer: the run that is written, and how many bytes of it may still be granted.
+    written: tokio::sync::Mutex<(String, u64)>,
+    /// Of a writer: how many bytes a run may have.
+    most: u64,
 }
 
 fn invalid(message: String) -> v1::Error {
@@ -172,7 +178,36 @@ impl Granter {
         backup: BackupId,
         instance: InstanceId,
     ) -> Self {
-        Self { objects, access, run, backup, instance }
+        Self { objects, access, run, backup, instance, written: tokio::sync::Mutex::default(), most: u64::MAX }
+    }
+
+    /// The same with a limit of what a run may have. Objects that are asked for twice count twice.
+    pub(super) fn at_most(self, most: u64) -> Self {
+        Self { most, ..self }
+    }
+
+    /// Counts what is to be written. When another run begins the earlier ones are removed: an agent works on one at a time.
+    async fn count(&self, run: &str, bytes: u64) -> std::result::Result<(), v1::Error> {
+        let mut written = self.written.lock().await;
+        if written.0 != run {
+            let (attempt, backup, own) = (format!("begin run {run}"), self.backup, run.to_owned());
+            let begun = self.objects.blocking(attempt, move |directory| directory.begin_run(backup, &own)).await;
+            begun.map_err(|error| self.transient(&error))?;
+            *written = (run.to_owned(), self.most);
+        }
+        match written.1.checked_sub(bytes) {
+            Some(left) => {
+                written.1 = left;
+                Ok(())
+            }
+            None => Err(invalid(format!("a backup of this instance may have {} MiB", self.most >> 20))),
+        }
+    }
+
+    fn transient(&self, error: &Error) -> v1::Error {
+        tracing::error!(instance_id = %self.instance, "objects of backup {}: {}", self.backup, chain(error));
+        let message = "the storage of backups cannot be asked".to_owned();
+        v1::Error { kind: v1::ErrorKind::Transient.into(), message }
     }
 
     /// What is needed, if this job may have it.
@@ -192,7 +227,7 @@ impl Granter {
         if self.access == Access::Read {
             return Ok((place, 0));
         }
-        let most = if need.name == MANIFEST_NAME { MANIFEST_LIMIT } else { self.objects.segment_bytes() };
+        let most = if need.name == MANIFEST_NAME { MANIFEST_LIMIT } else { MOST_SEGMENT };
         if need.bytes > most {
             return Err(invalid(format!("object {} may have {most} bytes, not {}", need.name, need.bytes)));
         }
@@ -213,11 +248,7 @@ impl GrantObjects for Granter {
             return Err(invalid(format!("{MOST} objects are granted at once, and at least one")));
         }
         let checked = needs.iter().map(|need| self.checked(run, need)).collect::<std::result::Result<Vec<_>, _>>()?;
-        let transient = |error: Error| {
-            tracing::error!(instance_id = %self.instance, "objects of backup {}: {}", self.backup, chain(&error));
-            let message = "the storage of backups cannot be asked".to_owned();
-            v1::Error { kind: v1::ErrorKind::Transient.into(), message }
-        };
+        let transient = |error: Error| self.transient(&error);
         if self.access == Access::Write {
             let (attempt, backup) = (format!("look at backup {}", self.backup), self.backup);
             let closed = self.objects.blocking(attempt, move |directory| directory.is_closed(backup)).await;
@@ -225,6 +256,7 @@ impl GrantObjects for Granter {
                 let message = format!("nothing is written to backup {} any more", self.backup);
                 return Err(v1::Error { kind: v1::ErrorKind::Gone.into(), message });
             }
+            self.count(run, checked.iter().map(|(_, bytes)| bytes).sum()).await?;
         }
         let grants = &self.objects.inner.grants;
         let issue = |(place, bytes): &(Place, u64)| grants.issue(self.access, place, *bytes, self.instance);

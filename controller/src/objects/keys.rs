@@ -4,6 +4,7 @@ use age::x25519::Identity;
 use secrecy::SecretString;
 
 use super::Objects;
+use crate::config::Config;
 
 /// A key pair of age, for one backup.
 pub struct Key {
@@ -21,8 +22,8 @@ impl Objects {
     }
 
     /// Whom a backup with this key pair is encrypted to: the pair itself, and whoever the operator configured.
-    pub fn recipients(&self, own: &str) -> Vec<String> {
-        let configured = self.inner.config.backups.recipients.iter().filter(|recipient| *recipient != own);
+    pub fn recipients(config: &Config, own: &str) -> Vec<String> {
+        let configured = config.backups.recipients.iter().filter(|recipient| *recipient != own);
         std::iter::once(own.to_owned()).chain(configured.cloned()).collect()
     }
 }

@@ -91,14 +91,9 @@ impl Objects {
         Ok(Self { inner: Arc::new(Inner { directory, grants, visits: Visits::default(), config, patience }) })
     }
 
-    /// Greatest size of an object, bytes.
-    pub fn segment_bytes(&self) -> u64 {
-        self.inner.config.backups.segment_mib << 20
-    }
-
-    /// Lets the agent of the instance write objects of any run of the backup.
-    pub fn writer(&self, backup: BackupId, instance: InstanceId) -> Granter {
-        Granter::new(self.clone(), Access::Write, None, backup, instance)
+    /// Lets the agent of the instance write objects of any run of the backup, the objects of a run with at most so many bytes.
+    pub fn writer(&self, backup: BackupId, instance: InstanceId, most: u64) -> Granter {
+        Granter::new(self.clone(), Access::Write, None, backup, instance).at_most(most)
     }
 
     /// Lets the agent of the instance read the objects of this run of the backup.

@@ -32,13 +32,15 @@ use trove_proto::backup::MANIFEST_LIMIT;
 
 use super::Objects;
 use super::directory::{New, NotStored};
-use super::grants::{Access, Granted, Refusal};
+use super::grants::{Access, Granted, MOST_SEGMENT, Refusal};
 use crate::agents::{ServeObjects, Visitor};
 use crate::connections::Written;
 use crate::error::chain;
 
 /// What is read of a file, or written to it, at once.
 const PIECE: usize = 128 << 10;
+/// Of a path that was refused so many bytes are logged.
+const MOST_SHOWN: usize = 128;
 /// What a connection keeps of what came in.
 const BUFFER: usize = 64 << 10;
 /// Time to end a request when this controller stops. The agent asks another one, or again.
@@ -120,7 +122,7 @@ impl Objects {
             }
             Err(Refusal::Forbidden(reason)) => {
                 let instance = visitor.instance();
-                tracing::warn!(instance_id = %instance, "the agent of instance {instance} was refused {path}: {reason}");
+                tracing::warn!(instance_id = %instance, "the agent of instance {instance} was refused {}: {reason}", path.get(..MOST_SHOWN).unwrap_or(path));
                 self.refuse(body, StatusCode::FORBIDDEN, reason).await
             }
         }
@@ -128,7 +130,7 @@ impl Objects {
 
     /// Reads what the agent still sends, up to the greatest object that there can be, and answers.
     async fn refuse(&self, mut body: Incoming, status: StatusCode, reason: &'static str) -> Response<Body> {
-        let most = self.segment_bytes().max(MANIFEST_LIMIT);
+        let most = MOST_SEGMENT.max(MANIFEST_LIMIT);
         let announced = body.size_hint().lower();
         let read = async {
             let mut left = most;

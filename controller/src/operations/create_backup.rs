@@ -36,6 +36,10 @@ pub struct CreateBackup;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Params {
     pub backup: BackupId,
+    /// Whom it is encrypted to, and the greatest size of an object. They are those of the order: the job is the same, whichever
+    /// controller asks for it.
+    pub recipients: Vec<String>,
+    pub segment_bytes: u64,
 }
 
 /// What the agent has stored.
@@ -93,10 +97,12 @@ async fn take(work: &Work, target: &Target, state: &Params, taken: &mut Taken) -
     let objects = &work.context.objects;
     let job = v1::start::Work::Backup(v1::Backup {
         backup: backup.id.to_string(),
-        recipients: objects.recipients(&backup.recipient),
-        segment_bytes: objects.segment_bytes(),
+        recipients: state.recipients.clone(),
+        segment_bytes: state.segment_bytes,
     });
-    let outcome = target.run_job_with(work, job, &objects.writer(backup.id, target.instance)).await?;
+    let outcome = target
+        .run_job_with(work, job, &objects.writer(backup.id, target.instance, most_bytes(backup.source.volume_gib)))
+        .await?;
     let Some(v1::result::Outcome::BackedUp(done)) = outcome else {
         return Err(StepError::Fatal("the agent did not say what it has stored".to_owned()));
     };
@@ -122,6 +128,13 @@ async fn check(work: &Work, _: &Target, state: &Params, taken: &mut Taken) -> St
     taken.stored_bytes = manifest.stored_bytes();
     taken.position = manifest.position;
     Ok(objects.delete_other_runs(backup.id, &taken.run).await?)
+}
+
+/// As much as a backup of an engine with this volume may take: what a tenant fills the engine's stream with ends somewhere. Twice
+/// the volume, since it may be over-full and a request may be made twice; without a volume as much as memory could hold.
+fn most_bytes(volume_gib: u64) -> u64 {
+    let gib = if volume_gib == 0 { 64 } else { volume_gib * 2 };
+    (gib + 1) << 30
 }
 
 /// Shows how far the backup is.

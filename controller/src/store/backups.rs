@@ -188,7 +188,7 @@ impl Store {
     pub async fn is_backup_restored(&self, conn: &mut Connection, id: BackupId) -> Result<bool> {
         // What an operation works with is in its state.
         let sql = "select exists (select 1 from operation where active and kind = 'restore_instance' \
-             and state like '%' || $1 || '%')";
+             and state like '%\"backup\":\"' || $1 || '\"%')";
         let row = query(sql).bind(id.to_string()).fetch_one(conn).await;
         row.and_then(|row| row.try_get(0)).map_err(failed("look for restores of", id))
     }

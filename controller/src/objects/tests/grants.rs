@@ -9,7 +9,7 @@ async fn refusal(granter: &crate::objects::Granter, run: &str, needs: &[v1::Obje
 #[tokio::test]
 async fn a_job_gets_what_it_is_for_in_the_order_it_asks() {
     let stored = Stored::new();
-    let writer = stored.objects.writer(stored.backup, InstanceId::random());
+    let writer = stored.objects.writer(stored.backup, InstanceId::random(), u64::MAX);
     let needs: Vec<_> = (0..64).map(|number| write(&segment_name(number), 16 << 20)).collect();
     let grants = writer.grant(RUN, &needs).await.unwrap();
     let urls: Vec<_> = grants.iter().map(|grant| grant.url.clone()).collect();
@@ -23,7 +23,7 @@ async fn a_job_gets_what_it_is_for_in_the_order_it_asks() {
 async fn what_a_job_is_not_for_is_refused() {
     let stored = Stored::with(|config| config.backups.segment_mib = 1, Patience::USUAL);
     let instance = InstanceId::random();
-    let writer = stored.objects.writer(stored.backup, instance);
+    let writer = stored.objects.writer(stored.backup, instance, u64::MAX);
     let invalid = v1::ErrorKind::Invalid;
     let many: Vec<_> = (0..65).map(|number| write(&segment_name(number), 1)).collect();
     assert_eq!(refusal(&writer, RUN, &many).await, invalid);

@@ -107,7 +107,7 @@ async fn an_agent_reaches_no_other_backup_with_any_grant_that_it_gets() {
         }
     }
     let before = world.stored.files();
-    let writer = world.stored.objects.writer(world.stored.backup, world.instance);
+    let writer = world.stored.objects.writer(world.stored.backup, world.instance, u64::MAX);
     let mut grants = Vec::new();
     for run in [RUN, OTHER_RUN] {
         let reader = world.stored.objects.reader(world.stored.backup, run, world.instance);

@@ -6,7 +6,8 @@ use crate::testing::operations::{Stage, failed_anywhere, hold_at, killed_anywher
 
 async fn make() -> (Stage, NewOperation) {
     let stage = Stage::created().await;
-    let operation = new(stage.origin(), Params { backup: BackupId::random() }).unwrap();
+    let params = Params { backup: BackupId::random(), recipients: Vec::new(), segment_bytes: 1 << 20 };
+    let operation = new(stage.origin(), params).unwrap();
     (stage, operation)
 }
 
