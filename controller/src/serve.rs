@@ -50,7 +50,7 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let authorities = Arc::new(Authorities::load(&store).await?);
     let identity = Identity::open(&store, &config, directory.path()).await?;
     let compute = compute::open(directory.path(), &config).await?;
-    let objects = Objects::open(directory.objects(&config), store.seal.clone(), config.clone())?;
+    let objects = Objects::open(directory.objects(&config), store.seal.clone(), &config)?;
     let api_listener = listen(&*compute, config.api.listen, "api.listen").await?;
     let agents_listener = listen(&*compute, config.agents.listen, "agents.listen").await?;
     let metrics_listener = listen_for_metrics(&*compute, &config).await?;

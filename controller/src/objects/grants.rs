@@ -86,7 +86,13 @@ impl Grants {
         Self { seal, lifetime, used: Mutex::default() }
     }
 
-    fn issue(&self, access: Access, place: &Place, bytes: u64, instance: InstanceId) -> Result<v1::ObjectGrant> {
+    pub(super) fn issue(
+        &self,
+        access: Access,
+        place: &Place,
+        bytes: u64,
+        instance: InstanceId,
+    ) -> Result<v1::ObjectGrant> {
         let token = Token {
             access,
             backup: place.backup(),

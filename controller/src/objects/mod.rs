@@ -54,7 +54,6 @@ struct Inner {
     directory: Directory,
     grants: Grants,
     visits: Visits,
-    config: Arc<Config>,
     patience: Patience,
 }
 
@@ -80,15 +79,15 @@ impl Objects {
     ///
     /// # Errors
     /// Internal: it cannot be made, or belongs to another account.
-    pub fn open(directory: PathBuf, seal: Seal, config: Arc<Config>) -> Result<Self> {
+    pub fn open(directory: PathBuf, seal: Seal, config: &Config) -> Result<Self> {
         Self::open_with(directory, seal, config, Patience::USUAL)
     }
 
-    fn open_with(directory: PathBuf, seal: Seal, config: Arc<Config>, patience: Patience) -> Result<Self> {
+    fn open_with(directory: PathBuf, seal: Seal, config: &Config, patience: Patience) -> Result<Self> {
         let failed = format!("open the directory of backups {}", directory.display());
         let directory = Directory::open(directory).map_err(|error| Error::internal(failed, error))?;
         let grants = Grants::new(seal, config.backups.grant_lifetime);
-        Ok(Self { inner: Arc::new(Inner { directory, grants, visits: Visits::default(), config, patience }) })
+        Ok(Self { inner: Arc::new(Inner { directory, grants, visits: Visits::default(), patience }) })
     }
 
     /// Lets the agent of the instance write objects of any run of the backup, the objects of a run with at most so many bytes.

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use trove_strategy::{Capability, Client, INTERFACE, Identity, Installation, Manifest, NameRules};
 
+use crate::config::Config;
 use crate::ids::{BackupId, DatastoreId, InstanceId, OperationId, ProjectId, VersionId};
 use crate::model::backups::{Backup, BackupSource};
 use crate::model::{Flavor, Requirements};
@@ -124,7 +125,7 @@ impl Fixture {
 
     /// Objects in a directory beside the store, with its key.
     pub(crate) fn objects(&self) -> Objects {
-        Objects::open(self.objects_directory(), self.store.seal.clone(), Arc::default()).unwrap()
+        Objects::open(self.objects_directory(), self.store.seal.clone(), &Config::default()).unwrap()
     }
 
     /// Inserts an instance as a create request does, without quota.

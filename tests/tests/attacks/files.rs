@@ -211,6 +211,9 @@ async fn a_data_directory_that_leads_elsewhere_is_not_worked_in() -> Result<()> 
         let agent = *leftovers::agents(&it.id).first().context("an agent")?;
         let lock = leftovers::sockets(&it.id, agent).join(".s.PGSQL.5432.lock");
         for path in [it.data()?.join("postmaster.pid"), lock] {
+            // The engine writes them a moment after it was started again.
+            let there = async || Ok(fs::symlink_metadata(&path).is_ok());
+            poll("the engine's file", WAIT, there, |is_there| *is_there).await?;
             fs::remove_file(&path)?;
             plant(&it, kind, &path)?;
         }

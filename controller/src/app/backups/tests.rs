@@ -6,12 +6,12 @@ use super::*;
 use crate::app::instances::NewInstance;
 use crate::model::Resource;
 use crate::model::backups::StoredBackup;
-use crate::testing::app::{World, admin, caller, code, order as instance_order, world};
+use crate::testing::app::{World, admin, caller, code, order as instance_order, world_with};
 use crate::testing::store::{manifest, register};
 
 /// A world whose datastore has backups, with an instance that is up.
 async fn ready() -> (World, InstanceId) {
-    let world = world().await;
+    let world = world_with(|config| config.process.allow_root = true).await;
     let mut able = manifest();
     able.capabilities.push(Capability::Backup);
     register(&world.app.store, &able).await;

@@ -80,7 +80,7 @@ fn place(stored: &Stored, run: &str, name: &str) -> Place {
 fn a_deletion_by_another_controller_takes_back_what_was_just_written() {
     let stored = Stored::new();
     let here = &stored.objects.inner.directory;
-    let there = Objects::open(stored.path(""), Seal::new(&[3; 32]), Arc::default()).unwrap();
+    let there = Objects::open(stored.path(""), Seal::new(&[3; 32]), &Config::default()).unwrap();
     let (file, new) = here.begin(place(&stored, RUN, "00000000")).unwrap();
     let (sealed_file, sealed) = here.begin(place(&stored, OTHER_RUN, "00000000")).unwrap();
     // The marker alone, as if the deletion were cut off there: the files are not taken away from under the writer.
@@ -161,6 +161,6 @@ fn a_directory_of_another_account_is_refused() {
     }
     let scratch = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(scratch.path(), Some(54_321), None).unwrap();
-    let refused = Objects::open(scratch.path().to_owned(), Seal::new(&[3; 32]), Arc::default());
+    let refused = Objects::open(scratch.path().to_owned(), Seal::new(&[3; 32]), &Config::default());
     assert!(refused.is_err_and(|error| chain(&error).contains("54321")));
 }

@@ -20,15 +20,27 @@ async fn a_job_gets_what_it_is_for_in_the_order_it_asks() {
 }
 
 #[tokio::test]
+async fn a_run_has_a_limit_and_the_next_one_takes_its_place() {
+    let stored = Stored::new();
+    let writer = stored.objects.writer(stored.backup, InstanceId::random(), 3000);
+    stored.plant_backup(OTHER_RUN);
+    writer.grant(RUN, &[write("00000000", 2000)]).await.unwrap();
+    assert_eq!(stored.files(), Vec::<String>::new(), "what the earlier run has left");
+    assert_eq!(refusal(&writer, RUN, &[write("00000001", 2000)]).await, v1::ErrorKind::Invalid);
+    writer.grant(RUN, &[write("00000001", 1000)]).await.unwrap();
+    writer.grant(OTHER_RUN, &[write("00000000", 3000)]).await.expect("each run has its own");
+}
+
+#[tokio::test]
 async fn what_a_job_is_not_for_is_refused() {
-    let stored = Stored::with(|config| config.backups.segment_mib = 1, Patience::USUAL);
+    let stored = Stored::new();
     let instance = InstanceId::random();
     let writer = stored.objects.writer(stored.backup, instance, u64::MAX);
     let invalid = v1::ErrorKind::Invalid;
     let many: Vec<_> = (0..65).map(|number| write(&segment_name(number), 1)).collect();
     assert_eq!(refusal(&writer, RUN, &many).await, invalid);
     assert_eq!(refusal(&writer, RUN, &[]).await, invalid);
-    assert_eq!(refusal(&writer, RUN, &[write("00000000", (1 << 20) + 1)]).await, invalid);
+    assert_eq!(refusal(&writer, RUN, &[write("00000000", (24 << 20) + 1)]).await, invalid);
     assert_eq!(refusal(&writer, RUN, &[write(MANIFEST_NAME, (16 << 20) + 1)]).await, invalid);
     assert_eq!(refusal(&writer, RUN, &[write("00000000", 1), read("00000000")]).await, invalid);
     let unspecified = v1::ObjectNeed { access: 0, ..write("00000000", 1) };

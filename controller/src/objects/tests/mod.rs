@@ -7,7 +7,6 @@ mod requests;
 mod strangers;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
@@ -22,6 +21,8 @@ use tokio_rustls::client::TlsStream;
 use trove_proto::backup::{FORMAT, MANIFEST_NAME, Manifest, Segment, segment_name};
 use trove_proto::v1;
 
+use super::directory::Place;
+use super::grants::Access;
 use super::{Objects, Patience};
 use crate::agents::GrantObjects as _;
 use crate::agents::tests::fake::{Identity, dial};
@@ -52,7 +53,7 @@ impl Stored {
         let mut config = Config::default();
         change(&mut config);
         let directory = scratch.path().join("objects");
-        let objects = Objects::open_with(directory, Seal::new(&[3; 32]), Arc::new(config), patience).unwrap();
+        let objects = Objects::open_with(directory, Seal::new(&[3; 32]), &config, patience).unwrap();
         Self { scratch, objects, backup: BackupId::random() }
     }
 
@@ -143,9 +144,10 @@ impl World {
         Self { controller, stored, instance }
     }
 
+    /// Without what a writer does when another run begins.
     async fn to_write(&self, run: &str, name: &str, bytes: u64) -> v1::ObjectGrant {
-        let writer = self.stored.objects.writer(self.stored.backup, self.instance, u64::MAX);
-        writer.grant(run, &[write(name, bytes)]).await.unwrap().remove(0)
+        let place = Place::new(self.stored.backup, run, name).unwrap();
+        self.stored.objects.inner.grants.issue(Access::Write, &place, bytes, self.instance).unwrap()
     }
 
     async fn to_read(&self, run: &str, name: &str) -> v1::ObjectGrant {

@@ -59,11 +59,11 @@ async fn a_grant_that_has_expired_or_is_of_another_key_is_none() {
         is_refused(&world, world.instance, &grant.url, Some(authorization(&grant))).await;
     }
     let forged = Stored { backup: world.stored.backup, ..Stored::new() };
-    let other = Objects::open(forged.path(""), Seal::new(&[4; 32]), Arc::default()).unwrap();
+    let other = Objects::open(forged.path(""), Seal::new(&[4; 32]), &Config::default()).unwrap();
     let grants = other.reader(forged.backup, RUN, world.instance).grant(RUN, &[read("00000000")]).await.unwrap();
     is_refused(&world, world.instance, &grants[0].url, Some(authorization(&grants[0]))).await;
     // Another controller with the same key grants as well as this one.
-    let second = Objects::open(world.stored.path(""), Seal::new(&[3; 32]), Arc::default()).unwrap();
+    let second = Objects::open(world.stored.path(""), Seal::new(&[3; 32]), &Config::default()).unwrap();
     let grants = second.reader(forged.backup, RUN, world.instance).grant(RUN, &[read("00000000")]).await.unwrap();
     assert_eq!(world.get(&grants[0]).await, (StatusCode::OK, b"0123456789".to_vec()));
     world.controller.stop().await;
