@@ -11,6 +11,9 @@ pub const MANIFEST_NAME: &str = "manifest.json";
 /// The greatest size of a manifest, bytes: of 100,000 segments, and some more.
 pub const MANIFEST_LIMIT: u64 = 16 << 20;
 
+/// The greatest size of a segment, bytes: an agent has two of them in memory, and less than 64 MiB in all.
+pub const SEGMENT_LIMIT: u64 = 24 << 20;
+
 /// Name of a segment within its run, by its number from 0 on: eight digits, so that sorted names are in order.
 pub fn segment_name(number: usize) -> String {
     format!("{number:08}")

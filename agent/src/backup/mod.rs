@@ -30,8 +30,6 @@ use parts::Part;
 pub use restore::{RestoreOrder, restore};
 pub use take::{TakeOrder, take};
 
-/// Greatest size of a segment, bytes: two of them, and what is between the stages, are less than 64 MiB.
-pub const MOST_SEGMENT: u64 = 24 << 20;
 /// Segments that are in memory at once: one that is filled or emptied, and one on its way from or to the storage.
 pub const SLOTS: usize = 2;
 /// The most that progress is told.

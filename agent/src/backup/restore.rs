@@ -6,13 +6,13 @@ use std::io::{self, Read as _};
 use hyper::body::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use trove_proto::backup::{MANIFEST_LIMIT, MANIFEST_NAME, Manifest, Segment};
+use trove_proto::backup::{MANIFEST_LIMIT, MANIFEST_NAME, Manifest, SEGMENT_LIMIT, Segment};
 use trove_strategy::{Backup, EngineError, Kind, Site};
 
 use super::buffers::Buffers;
 use super::parts::{PART, PartSource, QUEUE};
 use super::segments::SegmentReader;
-use super::{MOST_SEGMENT, Part, SLOTS, Storage, Tell, joined, object, of_object, told};
+use super::{Part, SLOTS, Storage, Tell, joined, object, of_object, told};
 
 /// Logarithm of the most that the decompressor keeps: four times what the level needs at which backups are compressed.
 const MOST_WINDOW: u32 = 23;
@@ -54,8 +54,8 @@ async fn manifest(order: &RestoreOrder<'_>, storage: &dyn Storage) -> Result<Man
         let of = format!("{} {}", manifest.datastore, manifest.major);
         return Err(invalid(format!("it is of {of}, and this is {datastore} {}", installed.major)));
     }
-    if let Some(large) = manifest.segments.iter().find(|segment| segment.bytes > MOST_SEGMENT) {
-        let text = format!("segment {} has {} bytes, and this agent takes {MOST_SEGMENT}", large.name, large.bytes);
+    if let Some(large) = manifest.segments.iter().find(|segment| segment.bytes > SEGMENT_LIMIT) {
+        let text = format!("segment {} has {} bytes, and this agent takes {SEGMENT_LIMIT}", large.name, large.bytes);
         return Err(invalid(text));
     }
     Ok(manifest)

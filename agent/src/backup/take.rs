@@ -8,14 +8,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use trove_proto::backup::{FORMAT, MANIFEST_LIMIT, MANIFEST_NAME, Manifest, Segment, segment_name};
+use trove_proto::backup::{FORMAT, MANIFEST_LIMIT, MANIFEST_NAME, Manifest, SEGMENT_LIMIT, Segment, segment_name};
 use trove_proto::v1;
 use trove_strategy::{Backup, EngineError, Kind, Site, Taken};
 
 use super::buffers::Buffers;
 use super::parts::{PartSink, QUEUE, next_part};
 use super::segments::{Full, SegmentWriter};
-use super::{MOST_SEGMENT, Part, SLOTS, Storage, Tell, joined, of_object, told};
+use super::{Part, SLOTS, Storage, Tell, joined, of_object, told};
 use crate::supervisor::pass;
 
 /// The level at which zstd is about as fast as a disk.
@@ -69,9 +69,9 @@ async fn take_all(
     passed: watch::Sender<u64>,
 ) -> Result<v1::BackedUp, EngineError> {
     let encryptor = encryptor(order.recipients)?;
-    let size = usize::try_from(order.segment_bytes).ok().filter(|_| (1..=MOST_SEGMENT).contains(&order.segment_bytes));
+    let size = usize::try_from(order.segment_bytes).ok().filter(|_| (1..=SEGMENT_LIMIT).contains(&order.segment_bytes));
     let size = size.ok_or_else(|| {
-        let text = format!("segments of {} bytes: they have from 1 to {MOST_SEGMENT}", order.segment_bytes);
+        let text = format!("segments of {} bytes: they have from 1 to {SEGMENT_LIMIT}", order.segment_bytes);
         EngineError::new(Kind::Invalid, text)
     })?;
     let (sender, mut parts) = mpsc::channel(QUEUE);
@@ -109,7 +109,8 @@ async fn take_all(
     store_manifest(order, storage, written.ok_or_else(broken)?, segments).await
 }
 
-/// Lets the strategy write. `None`: it could not, since the other side has ended with an error, which says more than this one.
+/// Lets the strategy write. `None`: it could not, since the other side has ended with an error, which says more than
+/// this one.
 async fn write(
     order: &TakeOrder<'_>,
     sender: mpsc::Sender<Part>,

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use trove_proto::backup::{Manifest, segment_name};
+use trove_proto::backup::{Manifest, SEGMENT_LIMIT, segment_name};
 use trove_proto::v1;
 use trove_strategy::{Account, Backup, Installation, Places, RealHost, Sink, Site, Size, Source, Taken};
 
@@ -344,7 +344,7 @@ async fn manifests_that_do_not_belong_to_what_is_stored_or_to_this_site_are_refu
         (|manifest| manifest.backup = "other".to_owned(), "the manifest of backup b: it is of run r of backup other"),
         (|manifest| manifest.run = "other".to_owned(), "the manifest of backup b: it is of run other of backup b"),
         (|manifest| manifest.major = "2".to_owned(), "the manifest of backup b: it is of tape 2, and this is tape 1"),
-        (|manifest| manifest.segments[1].bytes = MOST_SEGMENT + 1, "the manifest of backup b: segment 00000001 has "),
+        (|manifest| manifest.segments[1].bytes = SEGMENT_LIMIT + 1, "the manifest of backup b: segment 00000001 has "),
         // Whose objects are all right and do not make a whole.
         (|manifest| drop(manifest.segments.pop()), "backup b: it cannot be read: "),
         (|manifest| manifest.data_bytes += 1, "backup b: it holds 300000 bytes and not 300001"),
@@ -478,7 +478,7 @@ async fn a_storage_that_fails_is_what_the_error_tells_of() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_carried_out_is_refused_before_the_tool_runs() {
     let (stage, shelf, tape) = (stage(), Shelf::open(), Tape::of(noise(10, 1)));
-    for segment_bytes in [0, MOST_SEGMENT + 1] {
+    for segment_bytes in [0, SEGMENT_LIMIT + 1] {
         let error = stage.take_in(&tape, &shelf, segment_bytes).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid, "{}", error.chain());
     }

@@ -144,8 +144,9 @@ impl Config {
                 ));
             }
         }
-        if !(1..=24).contains(&backups.segment_mib) {
-            return refuse("backups.segment_mib must be from 1 to 24.".to_owned());
+        let most = trove_proto::backup::SEGMENT_LIMIT >> 20;
+        if !(1..=most).contains(&backups.segment_mib) {
+            return refuse(format!("backups.segment_mib must be from 1 to {most}."));
         }
         if !(1..=3600).contains(&backups.grant_lifetime.as_secs()) {
             return refuse("backups.grant_lifetime must be from a second to an hour.".to_owned());

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use trove_proto::backup::{MANIFEST_LIMIT, MANIFEST_NAME};
+use trove_proto::backup::{MANIFEST_LIMIT, MANIFEST_NAME, SEGMENT_LIMIT};
 use trove_proto::v1;
 
 use super::Objects;
@@ -21,8 +21,6 @@ use crate::seal::Seal;
 const PURPOSE: &str = "object grant";
 /// The scheme of the header field with a grant.
 const SCHEME: &str = "Trove ";
-/// The greatest segment, bytes: what `backups.segment_mib` can be, whatever it is now.
-pub(super) const MOST_SEGMENT: u64 = 24 << 20;
 /// Objects that are granted at once.
 const MOST: usize = 64;
 /// Used grants that are remembered of one instance until they expire.
@@ -233,7 +231,7 @@ impl Granter {
         if self.access == Access::Read {
             return Ok((place, 0));
         }
-        let most = if need.name == MANIFEST_NAME { MANIFEST_LIMIT } else { MOST_SEGMENT };
+        let most = if need.name == MANIFEST_NAME { MANIFEST_LIMIT } else { SEGMENT_LIMIT };
         if need.bytes > most {
             return Err(invalid(format!("object {} may have {most} bytes, not {}", need.name, need.bytes)));
         }

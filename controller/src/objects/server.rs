@@ -28,11 +28,11 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
-use trove_proto::backup::MANIFEST_LIMIT;
+use trove_proto::backup::{MANIFEST_LIMIT, SEGMENT_LIMIT};
 
 use super::Objects;
 use super::directory::{New, NotStored};
-use super::grants::{Access, Granted, MOST_SEGMENT, Refusal};
+use super::grants::{Access, Granted, Refusal};
 use crate::agents::{ServeObjects, Visitor};
 use crate::connections::Written;
 use crate::error::chain;
@@ -130,7 +130,7 @@ impl Objects {
 
     /// Reads what the agent still sends, up to the greatest object that there can be, and answers.
     async fn refuse(&self, mut body: Incoming, status: StatusCode, reason: &'static str) -> Response<Body> {
-        let most = MOST_SEGMENT.max(MANIFEST_LIMIT);
+        let most = SEGMENT_LIMIT.max(MANIFEST_LIMIT);
         let announced = body.size_hint().lower();
         let read = async {
             let mut left = most;
