@@ -57,11 +57,11 @@ impl Drop for Asking<'_> {
 
 impl Job {
     /// Asks whoever is attached to the job for access to objects of this run, and waits for the answer until the job is
-    /// cancelled, its deadline is over, or nobody has answered for 300 s. One question is open at a time: a second one waits for the answer to the
-    /// first.
+    /// cancelled, its deadline is over, or nobody has answered for 300 s. One question is open at a time: a second one
+    /// waits for the answer to the first.
     ///
     /// # Errors
-    /// The refusal as it came; a cancellation; an answer that is not to the question.
+    /// The refusal as it came; a cancellation; no answer in time, or one that is not to the question.
     pub async fn grants(&self, run: &str, needs: Vec<v1::ObjectNeed>) -> Result<Vec<v1::ObjectGrant>, v1::Error> {
         let _alone = self.one_question.lock().await;
         let wanted = needs.len();

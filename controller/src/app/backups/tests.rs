@@ -6,12 +6,15 @@ use super::*;
 use crate::app::instances::NewInstance;
 use crate::model::Resource;
 use crate::model::backups::StoredBackup;
-use crate::testing::app::{World, admin, caller, code, order as instance_order, world_with};
+use crate::testing::app::{World, admin, caller, code, order as instance_order, world, world_with};
 use crate::testing::store::{manifest, register};
 
 /// A world whose datastore has backups, with an instance that is up.
 async fn ready() -> (World, InstanceId) {
-    let world = world_with(|config| config.process.allow_root = true).await;
+    ready_in(world_with(|config| config.process.allow_root = true).await).await
+}
+
+async fn ready_in(world: World) -> (World, InstanceId) {
     let mut able = manifest();
     able.capabilities.push(Capability::Backup);
     register(&world.app.store, &able).await;
@@ -189,6 +192,18 @@ async fn deletions_and_resets_of_the_instance_end_its_running_backup() {
         assert!(!world.app.get_instance(&demo, id).await.unwrap().backing_up, "{what}");
         assert_eq!(used(&world).await, 1, "{what}: it counts until it is deleted");
     }
+}
+
+#[tokio::test]
+async fn what_brings_root_along_is_restored_only_where_root_is_allowed() {
+    let (world, id) = ready_in(world().await).await;
+    world.run("update instance set root_enabled_at = 1, root_enabled_by = 'someone' where id = $1", id).await;
+    let backup = complete(&world, id, 1 << 20).await;
+    let before = world.rows().await;
+    let restored = NewInstance { backup: Some(backup.id.to_string()), ..instance_order() };
+    let refused = world.app.create_instance(&caller("demo"), "r", restored).await;
+    assert_eq!(code(&refused), 403);
+    assert_eq!(world.rows().await, before);
 }
 
 #[tokio::test]

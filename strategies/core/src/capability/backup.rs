@@ -17,7 +17,8 @@ pub type Source = dyn AsyncRead + Send + Unpin;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Taken {
-    /// How far the engine's log had come, in the engine's own words; what is restored is at least as new.
+    /// How far the engine's log had come, in the engine's own words, which are at most 128 printable ASCII characters without a
+    /// space; what is restored is at least as new.
     pub position: Option<String>,
 }
 
