@@ -154,8 +154,9 @@ fn righted(text: &str, admin: &str) -> String {
     let root = |state: &str, hashes: &[&str]| [&["user", ROOT, state], hashes, &of_root()].concat().join(" ");
     let mut lines = Vec::new();
     let (mut has_default, mut has_agent) = (false, false);
-    // What is no account's line, or holds what the server would read otherwise than it is read here, is left out.
-    for line in text.lines().filter(|line| !line.contains(char::is_control)) {
+    // What is no account's line, or holds what the server would read otherwise than it is read here, is left out: it
+    // takes these off a rule's ends, and refuses a name with them. A name may have other control characters.
+    for line in text.lines().filter(|line| !line.contains(['\0', '\t', '\r', '\u{b}', '\u{c}'])) {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
             ["user", ROOT, rules @ ..] => {
@@ -236,6 +237,14 @@ mod tests {
             let expected = format!("user default {state} {root}\nuser os_admin on #aa ~* &* +@all\n");
             assert_eq!(righted(&text, "#aa"), expected, "{rules}");
         }
+    }
+
+    #[test]
+    fn a_line_that_the_server_would_read_otherwise_is_left_out_and_any_other_name_stays() {
+        let lost = LOST.join(" ");
+        let kept = format!("{}user \u{85}\u{1}\u{7f}\u{a0} on #11 ~* {lost}\n", first());
+        let text = format!("{kept}user b on #11 ~* \t+@all\nuser c\u{b} on #11 ~*\nuser d\0 on #11 ~*\n");
+        assert_eq!(righted(&text, "#aa"), kept);
     }
 
     #[test]
