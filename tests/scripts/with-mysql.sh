@@ -70,9 +70,10 @@ if [ ! -x "$directory/usr/sbin/mysqld" ]; then
 fi
 exec 9>&-
 
-# What is mounted here is seen by this command and what it starts.
+# What is mounted here is seen by this command and what it starts. Bash passes on the functions that its caller has exported; sh
+# does not.
 # shellcheck disable=SC2016 # the words in dollars are the inner shell's
-exec unshare --mount --propagation private sh -c '
+exec unshare --mount --propagation private bash -c '
     mount -t overlay overlay -o "lowerdir=$1/usr:/usr" /usr || exit 75
     shift
     exec "$@"' with-mysql "$directory" "$@"
