@@ -35,6 +35,7 @@ pub struct JobState {
 }
 
 struct Running {
+    operation: String,
     lane: Lane,
     fence: u64,
     name: String,
@@ -62,6 +63,9 @@ pub trait Worker: Send + Sync {
 pub trait JobQueue: Send + Sync {
     /// Starts a job, attaches to it if it runs, or returns its recorded result.
     fn start(&self, start: v1::Start) -> Attached;
+
+    /// Cancels the jobs of an operation, which is over.
+    fn cancel(&self, operation: &str);
 }
 
 /// All jobs of the agent. Cheap to clone.
@@ -149,7 +153,8 @@ impl Jobs {
         let (fence, name) = (start.fence, format!("{} of operation {}", key.step, key.operation));
         let answers = Answers::default();
         let of_it = (answers.clone(), cancel.clone());
-        let job = Running { lane, fence, name, fingerprint: sum.clone(), state, answers, cancel };
+        let operation = key.operation.clone();
+        let job = Running { operation, lane, fence, name, fingerprint: sum.clone(), state, answers, cancel };
         let attached = job.attached();
         running.insert(id.clone(), job);
         drop(running);
@@ -167,6 +172,14 @@ impl JobQueue for Jobs {
         match self.try_start(start) {
             Ok(attached) => attached,
             Err(refused) => ended(v1::Result { error: Some(refused), outcome: None }),
+        }
+    }
+
+    fn cancel(&self, operation: &str) {
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for job in running.values().filter(|job| job.operation == operation) {
+            info!(job = job.name, "cancelled: the controller has ended its operation");
+            job.cancel.cancel();
         }
     }
 }

@@ -277,6 +277,25 @@ async fn a_refusal_is_passed_on_and_too_few_grants_are_none() {
 }
 
 #[tokio::test]
+async fn an_operation_that_is_over_ends_its_jobs_and_no_other() {
+    let stage = stage();
+    let mut asks = stage.start("over", 5, asking());
+    timeout(SOON, asks.state.wait_for(|state| state.question.is_some())).await.unwrap().unwrap();
+    let mut waits = stage.start("over too", 5, asking());
+    says(&mut waits, "waits for s of operation over").await;
+    let mut other = stage.start("other", 5, accounts());
+    stage.run(1).await;
+    stage.jobs.cancel("over too");
+    assert_eq!(error_of(&end(&mut waits).await), Some(v1::ErrorKind::Cancelled));
+    assert!(asks.state.borrow().ended.is_none());
+    stage.jobs.cancel("over");
+    stage.jobs.cancel("unknown");
+    assert_eq!(error_of(&end(&mut asks).await), Some(v1::ErrorKind::Cancelled));
+    stage.work.go_on.add_permits(1);
+    assert_eq!(error_of(&end(&mut other).await), None);
+}
+
+#[tokio::test]
 async fn a_job_that_asks_ends_when_it_is_cancelled_or_late() {
     let stage = stage();
     let mut job = stage.start("cancelled", 5, asking());

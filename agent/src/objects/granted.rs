@@ -151,6 +151,8 @@ fn is_final(failure: &Failure) -> Option<Kind> {
         Failure::Answered(_, StatusCode::NOT_FOUND, _) => Some(Kind::Gone),
         Failure::Answered(_, StatusCode::FORBIDDEN | StatusCode::REQUEST_TIMEOUT, _) => None,
         Failure::Answered(_, StatusCode::TOO_MANY_REQUESTS, _) => None,
+        // Trying again fills nothing less: somebody must make room.
+        Failure::Answered(_, StatusCode::INSUFFICIENT_STORAGE, _) => Some(Kind::Fatal),
         Failure::Answered(_, status, _) if status.is_server_error() => None,
         Failure::Larger(_) => Some(Kind::Invalid),
         Failure::Answered(..) | Failure::Unusable(_) => Some(Kind::Fatal),
@@ -160,6 +162,7 @@ fn is_final(failure: &Failure) -> Option<Kind> {
 fn in_words(failure: &Failure) -> String {
     match failure.status() {
         Some(StatusCode::NOT_FOUND) => "it is not there".to_owned(),
+        Some(StatusCode::INSUFFICIENT_STORAGE) => format!("the storage of backups is full ({failure})"),
         Some(StatusCode::PRECONDITION_FAILED) => format!("an object of this name is there already ({failure})"),
         _ => failure.to_string(),
     }

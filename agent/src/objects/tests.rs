@@ -286,7 +286,7 @@ async fn refusals_and_faults_are_tried_again_with_a_new_grant() {
     let stage = stage(Limits::default()).await;
     let transient = v1::Error { kind: v1::ErrorKind::Transient.into(), message: "the store is away".to_owned() };
     stage.heard.refusals.lock().unwrap().push_back(transient);
-    stage.heard.replies([Reply::Says(403, "expired"), Reply::Says(507, "full"), Reply::Says(503, ""), STORED]);
+    stage.heard.replies([Reply::Says(403, "expired"), Reply::Says(500, "it broke"), Reply::Says(503, ""), STORED]);
     stage.put(&large()).await.unwrap();
     let half = Reply::GivesHalf(large());
     stage.heard.replies([Reply::Says(403, "used"), half, Reply::HangsUp, Reply::Gives(large())]);
@@ -343,6 +343,14 @@ async fn what_no_try_can_mend_ends_at_once() {
     stage.heard.replies([Reply::Says(400, "what is that?")]);
     let error = stage.put(&large()).await.unwrap_err();
     assert!(error.kind() == Kind::Fatal && error.chain().contains("answers 400"), "{}", error.chain());
+    stage.heard.replies([Reply::Says(507, "the disk is full"), STORED]);
+    let error = stage.put(&large()).await.unwrap_err();
+    let said = format!(
+        "write it: the storage of backups is full ({} answers 507 Insufficient Storage: the disk is full)",
+        stage.at
+    );
+    assert_eq!((error.kind(), error.chain()), (Kind::Fatal, said));
+    stage.heard.replies.lock().unwrap().clear();
     let invalid = v1::Error { kind: v1::ErrorKind::Invalid.into(), message: "of another backup".to_owned() };
     stage.heard.refusals.lock().unwrap().push_back(invalid);
     let error = stage.get(1).await.unwrap_err();

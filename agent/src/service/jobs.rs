@@ -21,8 +21,13 @@ impl Jobs for Connection {
         self.called.notify_one();
         let mut inbox = request.into_inner();
         let first = inbox.next().await.transpose()?.and_then(|message| message.kind);
-        let Some(run_request::Kind::Start(start)) = first else {
-            return Err(Status::invalid_argument("run a job: the first message is not a start"));
+        let start = match first {
+            Some(run_request::Kind::Start(start)) => start,
+            Some(run_request::Kind::Cancel(v1::Cancel { operation })) if !operation.is_empty() => {
+                self.services.jobs.cancel(&operation);
+                return Ok(Response::new(Box::pin(futures::stream::empty())));
+            }
+            _ => return Err(Status::invalid_argument("run a job: the first message is neither a start nor a cancel")),
         };
         let attached = self.services.jobs.start(start);
         let (sender, receiver) = mpsc::channel(16);

@@ -16,7 +16,7 @@ use trove_proto::v1::run_request::Kind as Ask;
 use crate::agents::channel::Channel;
 use crate::agents::hub::{Hub, Link};
 use crate::agents::{AgentError, AgentState, Agents, GrantObjects, JobOutcome, OnProgress};
-use crate::ids::InstanceId;
+use crate::ids::{InstanceId, OperationId};
 
 const QUESTION_LIMIT: Duration = Duration::from_secs(5);
 const ASSIGN_LIMIT: Duration = Duration::from_secs(10);
@@ -25,6 +25,9 @@ const CHECK_LIMIT: Duration = Duration::from_secs(10);
 const VERDICT_GRACE: Duration = Duration::from_secs(3);
 /// Pause before attaching to a job again on the same connection.
 const ATTACH_PAUSE: Duration = Duration::from_millis(500);
+/// How long an agent that is away is to be told that an operation was cancelled. A job of a backup or a restore to which
+/// nobody is attached has ended by itself then.
+const CANCEL_LIMIT: Duration = Duration::from_secs(300);
 
 #[async_trait]
 impl Agents for Hub {
@@ -63,6 +66,15 @@ impl Agents for Hub {
             Err(_) if attached => Err(AgentError::Late(instance, limit_s)),
             Err(_) => Err(AgentError::Unreachable(instance)),
         }
+    }
+
+    fn cancel(&self, instance: InstanceId, operation: OperationId) {
+        let told = tell_cancelled(self.watch_link(instance), operation);
+        tokio::spawn(async move {
+            if timeout(CANCEL_LIMIT, told).await.is_err() {
+                tracing::debug!(instance_id = %instance, "the agent of instance {instance} was not told that operation {operation} is cancelled");
+            }
+        });
     }
 
     async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<v1::AssignReply, AgentError> {
@@ -185,6 +197,27 @@ impl Hub {
                 },
                 Err(_) => return Err(AgentError::Late(instance, limit.as_secs())),
             }
+        }
+    }
+}
+
+/// Tells an agent over one connection after the other, until one has taken it, that the jobs of an operation are to end.
+async fn tell_cancelled(mut links: watch::Receiver<Option<Link>>, operation: OperationId) {
+    let mut broken = None;
+    loop {
+        let of_use = |link: &Option<Link>| link.as_ref().is_some_and(|link| Some(link.number) != broken);
+        // The agent was forgotten, and its host is gone.
+        let Ok(link) = links.wait_for(of_use).await.map(|link| (*link).clone()) else { return };
+        let Some(link) = link else { continue };
+        let cancel = v1::RunRequest { kind: Some(Ask::Cancel(v1::Cancel { operation: operation.to_string() })) };
+        let answer = link.channel.jobs().run(Request::new(tokio_stream::iter([cancel]))).await;
+        match answer {
+            Ok(_) => return,
+            Err(status) => match broken_or_refused(&status) {
+                // An agent that does not know it yet.
+                Ended::Result(_) => return,
+                Ended::Broken(_) => broken = Some(link.number),
+            },
         }
     }
 }

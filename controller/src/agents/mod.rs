@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use trove_proto::v1;
 
 pub use self::visitor::Visitor;
-use crate::ids::InstanceId;
+use crate::ids::{InstanceId, OperationId};
 use crate::state::Service;
 
 mod channel;
@@ -129,6 +129,9 @@ pub trait Agents: Send + Sync {
         progress: OnProgress<'_>,
         objects: &dyn GrantObjects,
     ) -> Result<JobOutcome, AgentError>;
+    /// Has the agent end the jobs of an operation that was asked to end. Returns at once: the agent is told when it is reached,
+    /// within 300 s. One that is away for longer ends by itself what nobody is attached to.
+    fn cancel(&self, instance: InstanceId, operation: OperationId);
     /// Sends the agent an assignment. Returns the generation that is in force then, and what became of each parameter; an error
     /// in the agent's answer is returned as an error.
     async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<v1::AssignReply, AgentError>;

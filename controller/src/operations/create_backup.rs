@@ -3,7 +3,7 @@
 //!
 //! | step | effect | undo | deadline |
 //! |---|---|---|---|
-//! | `take` | the agent writes objects, the manifest last | - | 24 h |
+//! | `take` | the agent writes objects, the manifest last | - | 24 h, 5 attempts |
 //! | `check` | none: reads what was stored and compares all sums; then what other tries have left is removed | - | 6 h |
 //!
 //! The row is NEW until the first step begins, then BUILDING, SAVING while it is checked, and COMPLETED in the end. When a step
@@ -27,6 +27,8 @@ use crate::store::sql::Connection;
 
 /// How long the agent has for the engine's data, retries included.
 const TAKE: Duration = Duration::from_secs(24 * 3600);
+/// How often the agent begins anew. Each time the engine is read as a whole, and its log or its commits wait for the storage.
+const ATTEMPTS: u32 = 5;
 /// How long reading all of it again may take.
 const CHECK: Duration = Duration::from_secs(6 * 3600);
 
@@ -67,7 +69,7 @@ impl Operation for CreateBackup {
     type TargetState = Taken;
 
     fn steps() -> Steps<Params, Taken> {
-        Steps::default().step("take", TAKE, take).step("check", CHECK, check)
+        Steps::default().step("take", TAKE, take).attempts(ATTEMPTS).step("check", CHECK, check)
     }
 
     async fn finished(work: &Work, conn: &mut Connection, state: &Params, targets: &[Member<Taken>]) -> Result<()> {

@@ -156,6 +156,10 @@ impl Execution {
             Stop::Cancelled => {
                 tracing::info!("cancelled");
                 self.count("cancelled");
+                // Before the end is written, so that whoever claims it after a kill tells them, too.
+                for target in self.claimed.targets.keys() {
+                    self.context.agents.cancel(*target, self.claimed.lease.id);
+                }
                 self.let_go(|writes| Box::pin(writes.end(Status::Cancelled))).await
             }
             Stop::Shutdown => self.let_go(|writes| Box::pin(writes.park(Duration::ZERO, false))).await,

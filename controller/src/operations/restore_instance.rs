@@ -3,7 +3,7 @@
 //! | step | effect | undo | deadline |
 //! |---|---|---|---|
 //! | `choose_address` to `await_agent` | as in `create_instance` | as there | as there |
-//! | `restore` | the agent puts the backup in the place of the engine's data | - | 24 h |
+//! | `restore` | the agent puts the backup in the place of the engine's data | - | 24 h, 5 attempts |
 //! | `install_engine` | the agent starts the engine on them, which may replay its log, and makes the first accounts | - | 1 h |
 //! | `await_healthy` | none: waits until the engine answers the agent's probe | - | 600 s |
 //!
@@ -29,6 +29,8 @@ use crate::store::sql::Connection;
 
 /// How long the agent has for the engine's data, retries included.
 const RESTORE: Duration = Duration::from_secs(24 * 3600);
+/// How often the agent begins anew.
+const ATTEMPTS: u32 = 5;
 /// An engine that was backed up at work replays its log when it is first started.
 const INSTALL: Duration = Duration::from_secs(3600);
 
@@ -74,6 +76,7 @@ impl Operation for RestoreInstance {
             .undo(delete_host)
             .step("await_agent", Duration::from_secs(180), await_agent)
             .step("restore", RESTORE, restore)
+            .attempts(ATTEMPTS)
             .step("install_engine", INSTALL, create_instance::install_engine)
             .step("await_healthy", Duration::from_secs(600), await_healthy)
     }

@@ -83,6 +83,7 @@ type Join<S, T> = fn(&mut S, &[Member<T>]);
 struct Step<S, T> {
     name: &'static str,
     deadline: Option<Duration>,
+    attempts: Option<u32>,
     run: BoxedStep<S, T>,
     undo: Option<BoxedStep<S, T>>,
     join: Option<Join<S, T>>,
@@ -100,12 +101,21 @@ impl<S, T> Default for Steps<S, T> {
 impl<S, T> Steps<S, T> {
     /// A step that must be done on a target this long after it first began there.
     pub fn step(self, name: &'static str, deadline: Duration, run: impl for<'a> StepFn<'a, S, T> + 'static) -> Self {
-        self.push(Step { name, deadline: Some(deadline), run: Box::new(run), undo: None, join: None })
+        self.push(Step { name, deadline: Some(deadline), attempts: None, run: Box::new(run), undo: None, join: None })
     }
 
     /// A step that is tried until it succeeds or fails for good.
     pub fn step_without_deadline(self, name: &'static str, run: impl for<'a> StepFn<'a, S, T> + 'static) -> Self {
-        self.push(Step { name, deadline: None, run: Box::new(run), undo: None, join: None })
+        self.push(Step { name, deadline: None, attempts: None, run: Box::new(run), undo: None, join: None })
+    }
+
+    /// How many failures of the step before that may pass it takes until they are final. Each is followed by a longer pause: of
+    /// 10 s, then 20 s, and so on. For a step whose every attempt is a burden.
+    pub fn attempts(mut self, most: u32) -> Self {
+        if let Some(step) = self.0.last_mut() {
+            step.attempts = Some(most);
+        }
+        self
     }
 
     /// How the step before is undone.
@@ -162,6 +172,8 @@ pub(crate) trait Registered: Send + Sync {
     fn version(&self) -> u16;
     /// The deadline of a step; `None` where it has none.
     fn deadline(&self, step: &str) -> Option<Duration>;
+    /// How many attempts a step has; `None` where only its deadline bounds them.
+    fn attempts(&self, step: &str) -> Option<u32>;
     /// Whether a step has an undo.
     fn has_undo(&self, step: &str) -> bool;
     /// Does a step on a target; what is known of that then is the result.
@@ -230,6 +242,10 @@ impl<O: Operation> Registered for Entry<O> {
 
     fn deadline(&self, step: &str) -> Option<Duration> {
         self.0.get(step).and_then(|step| step.deadline)
+    }
+
+    fn attempts(&self, step: &str) -> Option<u32> {
+        self.0.get(step).and_then(|step| step.attempts)
     }
 
     fn has_undo(&self, step: &str) -> bool {

@@ -125,6 +125,10 @@ impl JobQueue for WatchedJobs {
         }
         self.deliver(start)
     }
+
+    fn cancel(&self, operation: &str) {
+        self.life.jobs.cancel(operation);
+    }
 }
 
 /// The engine as the services see it.

@@ -240,6 +240,9 @@ impl Agents for FakeAgent {
     ) -> std::result::Result<JobOutcome, AgentError> {
         unreachable!("use cases start no jobs")
     }
+    fn cancel(&self, _: InstanceId, _: OperationId) {
+        unreachable!("use cases start no jobs")
+    }
     async fn assign(&self, _: InstanceId, _: v1::AssignRequest) -> std::result::Result<v1::AssignReply, AgentError> {
         unreachable!("use cases assign nothing")
     }

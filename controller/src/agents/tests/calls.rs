@@ -8,7 +8,7 @@ use super::fake::{Brain, Script};
 use super::links::connect;
 use super::{Controller, SOON, until};
 use crate::agents::{AgentError, Agents as _, NoObjects};
-use crate::ids::InstanceId;
+use crate::ids::{InstanceId, OperationId};
 
 fn start(deadline_s: u32) -> v1::Start {
     let key = v1::JobKey { operation: "o".to_owned(), step: "s".to_owned(), target: "t".to_owned(), attempt: 1 };
@@ -82,6 +82,30 @@ async fn a_job_goes_on_over_the_connection_that_took_the_place_of_its_own() {
     let run = controller.hub.run(instance, start(30), &|_| {}, &NoObjects);
     let (result, _second) = tokio::join!(tokio::time::timeout(SOON, run), replaced);
     result.expect("no keepalive has to find out").unwrap();
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_is_told_of_a_cancelled_operation_now_or_when_it_comes() {
+    let controller = Controller::start().await;
+    let instance = controller.instance(1).await;
+    let brain = Brain::default();
+    let (first, second) = (OperationId::random(), OperationId::random());
+    controller.hub.cancel(instance, first);
+    let agent = connect(&controller, instance, &brain).await;
+    let cancelled = &brain.cancelled;
+    let told =
+        |count: usize| until("the agent was told", move || async move { cancelled.lock().unwrap().len() == count });
+    told(1).await;
+    controller.hub.cancel(instance, second);
+    told(2).await;
+    assert_eq!(*brain.cancelled.lock().unwrap(), [first.to_string(), second.to_string()]);
+    assert!(brain.jobs.lock().unwrap().is_empty(), "nothing was started");
+    // One that breaks the connection over it is told again.
+    agent.connection.abort();
+    controller.hub.cancel(instance, first);
+    let _agent = connect(&controller, instance, &brain).await;
+    told(3).await;
     controller.stop().await;
 }
 

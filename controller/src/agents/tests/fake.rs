@@ -101,6 +101,8 @@ pub(super) enum Script {
 pub(super) struct Brain {
     pub(super) jobs: Arc<Mutex<Vec<v1::Start>>>,
     pub(super) script: Arc<Mutex<Vec<Script>>>,
+    /// Operations whose jobs were to end.
+    pub(super) cancelled: Arc<Mutex<Vec<String>>>,
     dead: Arc<Mutex<Option<tokio::sync::oneshot::Sender<()>>>>,
 }
 
@@ -199,8 +201,13 @@ impl v1::jobs_server::Jobs for Brain {
 
     async fn run(&self, request: Request<Streaming<v1::RunRequest>>) -> Result<Response<Self::RunStream>, Status> {
         let first = request.into_inner().message().await?;
-        let Some(v1::RunRequest { kind: Some(v1::run_request::Kind::Start(start)) }) = first else {
-            return Err(Status::invalid_argument("no start"));
+        let start = match first.and_then(|first| first.kind) {
+            Some(v1::run_request::Kind::Start(start)) => start,
+            Some(v1::run_request::Kind::Cancel(v1::Cancel { operation })) => {
+                self.cancelled.lock().unwrap().push(operation);
+                return Ok(Response::new(Box::pin(stream::empty())));
+            }
+            _ => return Err(Status::invalid_argument("no start")),
         };
         self.jobs.lock().unwrap().push(start);
         let next = self.script.lock().unwrap().remove(0);

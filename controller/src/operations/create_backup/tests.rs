@@ -1,4 +1,5 @@
 use super::*;
+use crate::agents::AgentError;
 use crate::model::backups::BackupState;
 use crate::operations::points::Hold;
 use crate::reconcile::backups::reconcile;
@@ -110,6 +111,43 @@ async fn what_is_damaged_before_it_is_checked_is_no_backup() {
     assert_eq!(backup(&stage).await.state, BackupState::Failed);
     reconcile(&stage.context, true).await.unwrap();
     assert!(objects(&stage, taken).is_empty());
+}
+
+#[tokio::test]
+async fn what_may_pass_is_tried_five_times() {
+    let (stage, operation) = make().await;
+    for _ in 0..10 {
+        let error = AgentError::Refused { kind: v1::ErrorKind::Transient, message: "the storage stalls".to_owned() };
+        stage.agents.fail_next("backup", error);
+    }
+    let running = stage.start(None);
+    let id = stage.submit(operation).await.unwrap();
+    let error = stage.end(id).await.unwrap_err();
+    running.stop().await;
+    assert_eq!(error, "take: it failed 5 times, the last time: the storage stalls");
+    assert_eq!(stage.agents.starts.lock().unwrap().len(), 5);
+    let failed = backup(&stage).await;
+    let fault = "Taking the backup failed at take: it failed 5 times, the last time: the storage stalls";
+    assert_eq!((failed.state, failed.fault.as_deref()), (BackupState::Failed, Some(fault)));
+}
+
+#[tokio::test]
+async fn one_whose_controller_is_killed_while_it_is_given_up_tells_the_agent_too() {
+    let (stage, operation) = make().await;
+    let point = "operation.create_backup.take.after";
+    let (hook, there) = hold_at(point.to_owned(), Hold::Forever);
+    let running = stage.start(Some(hook));
+    let id = stage.submit(operation).await.unwrap();
+    reached(&there, point).await;
+    running.kill().await;
+    let mut tx = stage.context.store.begin().await.unwrap();
+    stage.context.store.cancel_active(&mut tx, stage.instance, &[Lane::Backup]).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(stage.agents.cancelled.lock().unwrap().is_empty());
+    let running = stage.start(None);
+    stage.end(id).await.unwrap_err();
+    running.stop().await;
+    assert_eq!(*stage.agents.cancelled.lock().unwrap(), [(stage.instance, id)]);
 }
 
 #[tokio::test]

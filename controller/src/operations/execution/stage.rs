@@ -91,6 +91,13 @@ impl Execution {
                 return self.fail(&row, &self.late(&row.step, &last)).await;
             }
             if matches!(error, StepError::RetryNextAttempt(_)) {
+                if let Some(most) = self.entry.attempts(&row.step) {
+                    if row.attempt >= most {
+                        let reason = format!("it failed {} times, the last time: {last}", row.attempt);
+                        return self.fail(&row, &reason).await;
+                    }
+                    delay = self.timing.greatest_delay * row.attempt;
+                }
                 row.attempt += 1;
             }
             tracing::debug!("to be tried again: {last}");

@@ -234,6 +234,7 @@ async fn a_running_operation_that_is_cancelled_lets_the_next_one_in() {
     stage.end(restart).await.unwrap_err();
     stage.end(delete).await.unwrap();
     running.stop().await;
+    assert_eq!(*stage.agents.cancelled.lock().unwrap(), [(stage.instance, restart)], "its agent is told");
     let operations = stage.operations().await;
     assert_eq!(operations[1].status, Status::Cancelled.tag());
     assert_eq!(operations[1].steps[0].error.as_deref(), Some("cancelled"));

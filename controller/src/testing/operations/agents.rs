@@ -12,7 +12,7 @@ use trove_proto::backup::{FORMAT, MANIFEST_NAME, Manifest, Segment, segment_name
 use trove_proto::v1;
 
 use crate::agents::{AgentError, AgentState, Agents, GrantObjects, JobOutcome, OnProgress};
-use crate::ids::InstanceId;
+use crate::ids::{InstanceId, OperationId};
 use crate::state::Service;
 
 /// An agent for every instance, with a journal and a fence, which are deleted with the host.
@@ -27,6 +27,8 @@ pub(crate) struct FakeAgents {
     pub(crate) done: Mutex<HashMap<&'static str, usize>>,
     /// All received starts.
     pub(crate) starts: Mutex<Vec<v1::Start>>,
+    /// Whose jobs were to end.
+    pub(crate) cancelled: Mutex<Vec<(InstanceId, OperationId)>>,
     /// All received assignments.
     pub(crate) assigned: Mutex<Vec<v1::AssignRequest>>,
     /// Parameters that the running engine refuses, with its messages.
@@ -302,6 +304,10 @@ impl Agents for FakeAgents {
             assert_eq!(granted.map_err(refused)?.len(), needs.len());
         }
         self.do_work(instance, &start).map(|()| Some(outcome(&start)))
+    }
+
+    fn cancel(&self, instance: InstanceId, operation: OperationId) {
+        self.cancelled.lock().unwrap().push((instance, operation));
     }
 
     async fn assign(&self, instance: InstanceId, request: v1::AssignRequest) -> Result<v1::AssignReply, AgentError> {
