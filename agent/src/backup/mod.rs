@@ -35,6 +35,19 @@ pub const SLOTS: usize = 2;
 /// The most that progress is told.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
 
+/// A stream that has begun and of which no byte moves for this long is given up. An engine's tool waits for the storage while it
+/// holds what tenants may need: mariadb-backup its lock on commits at the end, pg_basebackup the server's log. It is more than
+/// what one request to a storage may take that does not answer (60 s), with the next one, at another controller.
+pub const STANDSTILL: Duration = Duration::from_secs(120);
+
+/// How far the engine's stream is.
+#[derive(Clone, Copy, Default)]
+struct Passed {
+    bytes: u64,
+    /// Nothing follows.
+    has_ended: bool,
+}
+
 /// Where the objects of one run lie.
 #[async_trait]
 pub trait Storage: Send + Sync {
@@ -50,6 +63,11 @@ pub trait Storage: Send + Sync {
     /// [`Kind::Gone`]: it is not there. [`Kind::Invalid`]: it is larger. Else it could not be asked for, and that was
     /// tried long enough.
     async fn get(&self, name: &str, limit: u64, into: &mut Vec<u8>) -> Result<(), EngineError>;
+
+    /// Why the object that is at hand is not stored or read yet, where it was tried in vain.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Receives how many bytes of the engine's stream have passed, and how many there are where that is known.
@@ -70,16 +88,39 @@ fn of_object(name: &str, backup: &str, error: EngineError) -> EngineError {
     EngineError::new(kind, format!("{}: {}", object(name, backup), error.chain()))
 }
 
-/// Does the work until it is cancelled, and tells meanwhile how far it is, not too often.
+/// A stream stands still.
+fn stands_still(storage: &dyn Storage, limit: Duration) -> EngineError {
+    let why = storage.trouble().unwrap_or_else(|| "the engine's tool or the storage stands still".to_owned());
+    EngineError::new(Kind::Transient, format!("no byte of it moved for {} s: {why}", limit.as_secs()))
+}
+
+/// What bounds the work on a stream.
+struct Bounds<'a> {
+    cancel: &'a CancellationToken,
+    /// See [`STANDSTILL`].
+    standstill: Duration,
+    storage: &'a dyn Storage,
+}
+
+/// Does the work until it is cancelled or the stream stands still, and tells meanwhile how far it is, not too often.
 async fn told<T>(
     work: impl Future<Output = Result<T, EngineError>>,
-    cancel: &CancellationToken,
-    mut passed: watch::Receiver<u64>,
+    bounds: Bounds<'_>,
+    mut passed: watch::Receiver<Passed>,
     tell: impl Fn(u64),
 ) -> Result<T, EngineError> {
+    let Bounds { cancel, standstill: limit, storage } = bounds;
     tokio::pin!(work);
     let mut next = Instant::now();
+    // When a byte moved last, in a stream that has begun and not ended: before and after that a strategy may work for long.
+    let mut moved_at = None::<Instant>;
     loop {
+        let standstill = async {
+            match moved_at {
+                Some(at) => tokio::time::sleep_until(at + limit).await,
+                None => std::future::pending().await,
+            }
+        };
         let moved = async {
             tokio::time::sleep_until(next).await;
             if passed.changed().await.is_err() {
@@ -91,12 +132,15 @@ async fn told<T>(
             biased;
             () = cancel.cancelled() => return Err(EngineError::new(Kind::Transient, "it is not waited for any more")),
             done = &mut work => {
-                tell(*passed.borrow());
+                tell(passed.borrow().bytes);
                 return done;
             }
             () = moved => {}
+            () = standstill => return Err(stands_still(storage, limit)),
         }
-        tell(*passed.borrow_and_update());
+        let now = *passed.borrow_and_update();
+        moved_at = (now.bytes > 0 && !now.has_ended).then(Instant::now);
+        tell(now.bytes);
         next = Instant::now() + TELL_AGAIN;
     }
 }

@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::PollSender;
 
+use super::Passed;
+
 /// Size of a part, bytes.
 pub(super) const PART: usize = 256 << 10;
 /// Parts that wait between the two sides.
@@ -31,12 +33,12 @@ pub(super) struct PartSink {
     sender: PollSender<Part>,
     buffer: Vec<u8>,
     sum: blake3::Hasher,
-    passed: watch::Sender<u64>,
+    passed: watch::Sender<Passed>,
     is_broken: bool,
 }
 
 impl PartSink {
-    pub(super) fn new(sender: mpsc::Sender<Part>, passed: watch::Sender<u64>) -> Self {
+    pub(super) fn new(sender: mpsc::Sender<Part>, passed: watch::Sender<Passed>) -> Self {
         let (buffer, sum) = (Vec::with_capacity(PART), blake3::Hasher::new());
         Self { sender: PollSender::new(sender), buffer, sum, passed, is_broken: false }
     }
@@ -53,7 +55,7 @@ impl PartSink {
         }
         let part = std::mem::replace(&mut self.buffer, Vec::with_capacity(PART));
         self.sum.update(&part);
-        self.passed.send_modify(|passed| *passed += part.len() as u64);
+        self.passed.send_modify(|passed| passed.bytes += part.len() as u64);
         let sent = self.sender.send_item(Part::Bytes(part.into()));
         self.is_broken |= sent.is_err();
         Poll::Ready(sent.map_err(|_| broken()))
@@ -66,8 +68,9 @@ impl PartSink {
         let sent = reserved.and_then(|()| self.sender.send_item(Part::End));
         self.is_broken |= sent.is_err();
         sent.map_err(|_| broken())?;
-        let passed = *self.passed.borrow();
-        Ok((passed, self.sum.finalize()))
+        self.passed.send_modify(|passed| passed.has_ended = true);
+        let bytes = self.passed.borrow().bytes;
+        Ok((bytes, self.sum.finalize()))
     }
 }
 

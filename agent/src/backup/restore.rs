@@ -2,6 +2,7 @@
 //! right, and the strategy reads the stream's end only when the whole was right.
 
 use std::io::{self, Read as _};
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -12,7 +13,7 @@ use trove_strategy::{Backup, EngineError, Kind, Site};
 use super::buffers::Buffers;
 use super::parts::{PART, PartSource, QUEUE};
 use super::segments::SegmentReader;
-use super::{Part, SLOTS, Storage, Tell, joined, object, of_object, told};
+use super::{Bounds, Part, Passed, SLOTS, Storage, Tell, joined, object, of_object, told};
 
 /// Logarithm of the most that the decompressor keeps: four times what the level needs at which backups are compressed.
 const MOST_WINDOW: u32 = 23;
@@ -31,6 +32,8 @@ pub struct RestoreOrder<'a> {
     pub manifest_sum: &'a str,
     /// The secret key of age.
     pub identity: age::x25519::Identity,
+    /// See [`super::STANDSTILL`].
+    pub standstill: Duration,
 }
 
 /// Reads the manifest, which must be this backup's and of this site's datastore.
@@ -65,7 +68,7 @@ async fn manifest(order: &RestoreOrder<'_>, storage: &dyn Storage) -> Result<Man
 ///
 /// # Errors
 /// [`Kind::Invalid`]: an object is not what was written, which names it; or the backup is not for this site, or the key
-/// does not open it. Else the strategy's, or the storage's, or a cancellation.
+/// does not open it. [`Kind::Transient`]: its stream stands still. Else the strategy's, or the storage's, or a cancellation.
 pub async fn restore(
     order: RestoreOrder<'_>,
     storage: &dyn Storage,
@@ -78,8 +81,10 @@ pub async fn restore(
         manifest = manifest(&order, storage) => manifest?,
     };
     let total = manifest.data_bytes;
-    let (passed, watched) = watch::channel(0);
-    told(restore_all(order, storage, manifest, passed), cancel, watched, |bytes| tell(bytes, Some(total))).await?;
+    let (passed, watched) = watch::channel(Passed::default());
+    let bounds = Bounds { cancel, standstill: order.standstill, storage };
+    let work = restore_all(order, storage, manifest, passed);
+    told(work, bounds, watched, |bytes| tell(bytes, Some(total))).await?;
     Ok(total)
 }
 
@@ -87,7 +92,7 @@ async fn restore_all(
     order: RestoreOrder<'_>,
     storage: &dyn Storage,
     manifest: Manifest,
-    passed: watch::Sender<u64>,
+    passed: watch::Sender<Passed>,
 ) -> Result<(), EngineError> {
     let (fetched, inbox) = mpsc::channel(1);
     let (out, parts) = mpsc::channel(QUEUE);
@@ -180,7 +185,7 @@ struct Opening {
     bytes: u64,
     blake3: String,
     out: mpsc::Sender<Part>,
-    passed: watch::Sender<u64>,
+    passed: watch::Sender<Passed>,
 }
 
 impl Opening {
@@ -210,7 +215,7 @@ impl Opening {
             }
             sum.update(&part);
             self.send(Part::Bytes(part.into()))?;
-            self.passed.send_replace(bytes);
+            self.passed.send_modify(|passed| passed.bytes = bytes);
         }
         // The compressed stream has ended where the encrypted one did, and that one where the last segment did: each of
         // them was read to its end, and would have failed where it was cut off.
@@ -225,7 +230,9 @@ impl Opening {
         if sum.as_str() != self.blake3 {
             return Err(self.invalid(format_args!("the sum of what it holds is {sum} and not {}", self.blake3)));
         }
-        self.send(Part::End)
+        self.send(Part::End)?;
+        self.passed.send_modify(|passed| passed.has_ended = true);
+        Ok(())
     }
 
     fn send(&self, part: Part) -> Result<(), EngineError> {

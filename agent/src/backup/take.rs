@@ -15,7 +15,7 @@ use trove_strategy::{Backup, EngineError, Kind, Site, Taken};
 use super::buffers::Buffers;
 use super::parts::{PartSink, QUEUE, next_part};
 use super::segments::{Full, SegmentWriter};
-use super::{Part, SLOTS, Storage, Tell, joined, of_object, told};
+use super::{Bounds, Part, Passed, SLOTS, Storage, Tell, joined, of_object, told};
 use crate::supervisor::pass;
 
 /// The level at which zstd is about as fast as a disk.
@@ -39,6 +39,8 @@ pub struct TakeOrder<'a> {
     pub recipients: &'a [String],
     /// Greatest size of a segment.
     pub segment_bytes: u64,
+    /// See [`super::STANDSTILL`].
+    pub standstill: Duration,
 }
 
 /// What the strategy came to.
@@ -52,21 +54,23 @@ struct Written {
 /// backup.
 ///
 /// # Errors
-/// [`Kind::Invalid`]: the order cannot be carried out. Else the strategy's, or the storage's, or a cancellation.
+/// [`Kind::Invalid`]: the order cannot be carried out. [`Kind::Transient`]: its stream stands still. Else the strategy's, or the
+/// storage's, or a cancellation.
 pub async fn take(
     order: &TakeOrder<'_>,
     storage: &dyn Storage,
     cancel: &CancellationToken,
     tell: Tell<'_>,
 ) -> Result<v1::BackedUp, EngineError> {
-    let (passed, watched) = watch::channel(0);
-    told(take_all(order, storage, passed), cancel, watched, |bytes| tell(bytes, None)).await
+    let (passed, watched) = watch::channel(Passed::default());
+    let bounds = Bounds { cancel, standstill: order.standstill, storage };
+    told(take_all(order, storage, passed), bounds, watched, |bytes| tell(bytes, None)).await
 }
 
 async fn take_all(
     order: &TakeOrder<'_>,
     storage: &dyn Storage,
-    passed: watch::Sender<u64>,
+    passed: watch::Sender<Passed>,
 ) -> Result<v1::BackedUp, EngineError> {
     let encryptor = encryptor(order.recipients)?;
     let size = usize::try_from(order.segment_bytes).ok().filter(|_| (1..=SEGMENT_LIMIT).contains(&order.segment_bytes));
@@ -114,7 +118,7 @@ async fn take_all(
 async fn write(
     order: &TakeOrder<'_>,
     sender: mpsc::Sender<Part>,
-    passed: watch::Sender<u64>,
+    passed: watch::Sender<Passed>,
 ) -> Result<Option<Written>, EngineError> {
     let mut sink = PartSink::new(sender, passed);
     let taken = order.strategy.take(order.site, &mut sink).await;

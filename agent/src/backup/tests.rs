@@ -158,6 +158,7 @@ impl Backup for Tape {
 pub(crate) struct Stage {
     key: age::x25519::Identity,
     site: Site,
+    standstill: Duration,
     cancel: CancellationToken,
     _scratch: tempfile::TempDir,
 }
@@ -169,7 +170,8 @@ pub(crate) fn stage() -> Stage {
     let host = RealHost::for_site(Account::own().unwrap(), Account::own().unwrap(), &places).unwrap();
     let (size, address) = (Size { memory_mib: 1, vcpus: 1, volume_gib: 1 }, IpAddr::from(Ipv4Addr::LOCALHOST));
     let site = Site::new(Installation::new("1.2", "1", "/bin"), places, address, 1, size, &host);
-    Stage { key: age::x25519::Identity::generate(), site, cancel: CancellationToken::new(), _scratch: scratch }
+    let (key, cancel) = (age::x25519::Identity::generate(), CancellationToken::new());
+    Stage { key, site, standstill: STANDSTILL, cancel, _scratch: scratch }
 }
 
 impl Stage {
@@ -181,8 +183,9 @@ impl Stage {
     ) -> Result<v1::BackedUp, EngineError> {
         let recipients = [self.key.to_public().to_string()];
         let (strategy, site): (&dyn Backup, _) = (tape, &self.site);
-        let (datastore, backup, run) = ("tape", "b", "r");
-        let order = TakeOrder { strategy, datastore, site, backup, run, recipients: &recipients, segment_bytes };
+        let (datastore, backup, run, standstill) = ("tape", "b", "r", self.standstill);
+        let recipients = &recipients;
+        let order = TakeOrder { strategy, datastore, site, backup, run, recipients, segment_bytes, standstill };
         timeout(SOON, take(&order, storage, &self.cancel, &|_, _| {})).await.expect("it ends")
     }
 
@@ -207,7 +210,8 @@ impl Stage {
         manifest_sum: &str,
     ) -> Result<u64, EngineError> {
         let (strategy, site, identity): (&dyn Backup, _, _) = (tape, &self.site, self.key.clone());
-        let order = RestoreOrder { strategy, datastore, site, backup: "b", run: "r", manifest_sum, identity };
+        let (backup, run, standstill) = ("b", "r", self.standstill);
+        let order = RestoreOrder { strategy, datastore, site, backup, run, manifest_sum, identity, standstill };
         timeout(SOON, restore(order, storage, &self.cancel, &|_, _| {})).await.expect("it ends")
     }
 }
@@ -433,8 +437,9 @@ async fn a_restore_fetches_two_segments_and_waits_for_the_tool() {
     }
     let before = shelf.asked.load(Ordering::SeqCst);
     let (site, identity, manifest_sum) = (&stage.site, stage.key.clone(), sum.as_str());
-    let order =
-        RestoreOrder { strategy: &Stuck, datastore: "tape", site, backup: "b", run: "r", manifest_sum, identity };
+    let (backup, run, standstill) = ("b", "r", STANDSTILL);
+    let (strategy, datastore): (&dyn Backup, _) = (&Stuck, "tape");
+    let order = RestoreOrder { strategy, datastore, site, backup, run, manifest_sum, identity, standstill };
     let waits = restore(order, &shelf, &stage.cancel, &|_, _| {});
     assert!(timeout(Duration::from_secs(2), waits).await.is_err());
     // The manifest, the segments that the parts on their way are of, and two.
@@ -484,8 +489,9 @@ async fn what_cannot_be_carried_out_is_refused_before_the_tool_runs() {
     }
     for recipients in [vec![], vec!["age1nonsense".to_owned()], vec!["ssh-ed25519 AAAA".to_owned()]] {
         let (strategy, site): (&dyn Backup, _) = (&tape, &stage.site);
-        let (datastore, backup, run, segment_bytes) = ("tape", "b", "r", SEGMENT);
-        let order = TakeOrder { strategy, datastore, site, backup, run, recipients: &recipients, segment_bytes };
+        let (datastore, backup, run, segment_bytes, standstill) = ("tape", "b", "r", SEGMENT, STANDSTILL);
+        let recipients = &recipients;
+        let order = TakeOrder { strategy, datastore, site, backup, run, recipients, segment_bytes, standstill };
         let error = take(&order, &shelf, &stage.cancel, &|_, _| {}).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid, "{}", error.chain());
     }
@@ -537,8 +543,9 @@ async fn progress_is_told_with_the_whole_at_the_end_and_not_often() {
     let tell = |bytes, total| told.lock().unwrap().push((bytes, total));
     let recipients = [stage.key.to_public().to_string()];
     let (strategy, site): (&dyn Backup, _) = (&tape, &stage.site);
-    let (datastore, backup, run, segment_bytes) = ("tape", "b", "r", SEGMENT);
-    let order = TakeOrder { strategy, datastore, site, backup, run, recipients: &recipients, segment_bytes };
+    let (datastore, backup, run, segment_bytes, standstill) = ("tape", "b", "r", SEGMENT, STANDSTILL);
+    let recipients = &recipients;
+    let order = TakeOrder { strategy, datastore, site, backup, run, recipients, segment_bytes, standstill };
     let begun = Instant::now();
     let sum = take(&order, &shelf, &stage.cancel, &tell).await.unwrap().manifest_sum;
     let most = begun.elapsed().as_millis() / 500 + 2;
@@ -547,7 +554,7 @@ async fn progress_is_told_with_the_whole_at_the_end_and_not_often() {
     assert!(said.len() as u128 <= most && said.is_sorted(), "{said:?}");
     let (identity, manifest_sum) = (stage.key.clone(), sum.as_str());
     restore(
-        RestoreOrder { strategy, datastore, site, backup, run, manifest_sum, identity },
+        RestoreOrder { strategy, datastore, site, backup, run, manifest_sum, identity, standstill },
         &shelf,
         &stage.cancel,
         &tell,
@@ -555,4 +562,49 @@ async fn progress_is_told_with_the_whole_at_the_end_and_not_often() {
     .await
     .unwrap();
     assert_eq!(told.lock().unwrap().last(), Some(&(3 << 20, Some(3 << 20))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_which_no_byte_moves_is_given_up() {
+    let stage = Stage { standstill: Duration::from_secs(1), ..stage() };
+    let long = noise(5_000_000, 1);
+    let given_up = |error: EngineError, what: &str| {
+        let said = "no byte of it moved for 1 s: the engine's tool or the storage stands still";
+        assert_eq!((error.kind(), error.chain().as_str()), (Kind::Transient, said), "{what}");
+    };
+    let shelf = Shelf::with_gate(1);
+    given_up(stage.take(&Tape::of(long.clone()), &shelf).await.unwrap_err(), "the storage takes no more");
+    assert!(!shelf.has(MANIFEST_NAME));
+    let stops = Tape { contents: long.clone(), hangs_after: Some(1 << 20), ..Tape::default() };
+    given_up(stage.take(&stops, &Shelf::open()).await.unwrap_err(), "the tool writes no more");
+
+    let shelf = Shelf::open();
+    let backed_up = stage.take(&Tape::of(long.clone()), &shelf).await.unwrap();
+    // The manifest, and half of the segments.
+    let shelf = Shelf { objects: Mutex::new(shelf.objects.lock().unwrap().clone()), ..Shelf::with_gate(40) };
+    let restored = stage.restore(&Tape::default(), &shelf, &backed_up.manifest_sum).await;
+    given_up(restored.unwrap_err(), "nothing comes any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_moves_slowly_or_has_not_begun_is_not_given_up() {
+    let stage = Stage { standstill: Duration::from_secs(1), ..stage() };
+    let shelf = Shelf::with_gate(0);
+    let tape = Tape::of(noise(2_000_000, 1));
+    let slowly = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            shelf.gate.add_permits(6);
+        }
+    };
+    let begun = Instant::now();
+    tokio::select! {
+        taken = stage.take(&tape, &shelf) => drop(taken.unwrap()),
+        () = slowly => {}
+    }
+    assert!(begun.elapsed() > stage.standstill, "it was too fast to tell");
+    // An engine may prepare for long before the first byte.
+    let prepares = Tape { contents: vec![1], hangs_after: Some(0), ..Tape::default() };
+    let waited = timeout(Duration::from_secs(3), stage.take(&prepares, &Shelf::open())).await;
+    assert!(waited.is_err(), "it ended: {waited:?}");
 }

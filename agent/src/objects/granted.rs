@@ -1,6 +1,7 @@
 //! The objects of one run of a job: each request has a grant of its own, which is asked for over the job, and what
 //! fails is tried again with growing pauses, with a new grant, at the next controller.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,9 +39,21 @@ pub struct RunObjects<'a> {
     pub grants: &'a dyn AskGrants,
     /// The run's name.
     pub run: &'a str,
+    /// The last failure of the object that is at hand.
+    trouble: Mutex<Option<String>>,
 }
 
-impl RunObjects<'_> {
+impl<'a> RunObjects<'a> {
+    /// The storage of the run of this name.
+    pub fn new(objects: &'a Objects, grants: &'a dyn AskGrants, run: &'a str) -> Self {
+        Self { objects, grants, run, trouble: Mutex::default() }
+    }
+
+    /// Notes why the object at hand has to be tried again, or that it has not.
+    fn note(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
     async fn grant(&self, need: &v1::ObjectNeed) -> Result<v1::ObjectGrant, Failure> {
         let grants = self.grants.ask(self.run, vec![need.clone()]).await.map_err(Failure::Refused)?;
         grants.into_iter().next().ok_or(Failure::Unusable("the controller granted nothing"))
@@ -59,15 +72,20 @@ impl Storage for RunObjects<'_> {
             let failure = match self.grant(&need).await {
                 Err(failure) => failure,
                 Ok(grant) => match tries.time(self.objects.put(&grant, bytes.clone())).await {
-                    Ok(()) => return Ok(()),
+                    Ok(()) => {
+                        self.note(None);
+                        return Ok(());
+                    }
                     Err(failure) => failure,
                 },
             };
             // The run's name is drawn at random, so nobody else writes under it: it is this object.
             if may_be_stored && failure.status() == Some(StatusCode::PRECONDITION_FAILED) {
+                self.note(None);
                 return Ok(());
             }
             may_be_stored |= failure.is_unclear();
+            self.note(Some(format!("{}: {failure}", tries.what)));
             tries.again(failure).await?;
         }
     }
@@ -80,12 +98,20 @@ impl Storage for RunObjects<'_> {
             let failure = match self.grant(&need).await {
                 Err(failure) => failure,
                 Ok(grant) => match tries.time(self.objects.get(&grant, limit, into)).await {
-                    Ok(()) => return Ok(()),
+                    Ok(()) => {
+                        self.note(None);
+                        return Ok(());
+                    }
                     Err(failure) => failure,
                 },
             };
+            self.note(Some(format!("{}: {failure}", tries.what)));
             tries.again(failure).await?;
         }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

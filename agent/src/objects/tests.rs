@@ -221,12 +221,12 @@ async fn stage(limits: Limits) -> Stage {
 
 impl Stage {
     async fn put(&self, bytes: &Bytes) -> Result<(), trove_strategy::EngineError> {
-        let storage = RunObjects { objects: &self.objects, grants: &*self.heard, run: "r" };
+        let storage = RunObjects::new(&self.objects, &*self.heard, "r");
         timeout(SOON, storage.put("00000000", bytes.clone())).await.expect("it ends")
     }
 
     async fn get(&self, limit: u64) -> Result<Bytes, trove_strategy::EngineError> {
-        let storage = RunObjects { objects: &self.objects, grants: &*self.heard, run: "r" };
+        let storage = RunObjects::new(&self.objects, &*self.heard, "r");
         let mut bytes = b"of an earlier try".to_vec();
         timeout(SOON, storage.get("00000000", limit, &mut bytes)).await.expect("it ends")?;
         Ok(bytes.into())
@@ -324,9 +324,12 @@ async fn silence_ends_a_request_and_slowness_does_not() {
 async fn patience_ends_with_what_was_tried_and_the_last_answer() {
     let stage = stage(Limits { patience: Duration::from_millis(400), ..Limits::default() }).await;
     stage.heard.replies(std::iter::repeat_n(Reply::Says(500, "the disk broke\nsecond line"), 100));
-    let error = stage.put(&large()).await.unwrap_err();
+    let storage = RunObjects::new(&stage.objects, &*stage.heard, "r");
+    let error = timeout(SOON, storage.put("00000000", large())).await.expect("it ends").unwrap_err();
     let text = error.chain();
     assert_eq!(error.kind(), Kind::Transient);
+    let trouble = storage.trouble().unwrap();
+    assert!(trouble.starts_with("write it: ") && text.ends_with(&trouble["write it: ".len()..]), "{trouble}");
     assert!(text.starts_with("write it: ") && text.contains(" tries in "), "{text}");
     let last = format!("{} answers 500 Internal Server Error: the disk broke", stage.at);
     assert!(text.ends_with(&last) || text.contains("Connection refused"), "{text}");
@@ -369,11 +372,12 @@ async fn what_no_try_can_mend_ends_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_taken_and_restored_over_connections_that_break() {
     let (stage, site) = (stage(Limits::default()).await, crate::backup::tests::stage());
-    let storage = RunObjects { objects: &stage.objects, grants: &*stage.heard, run: "r" };
+    let storage = RunObjects::new(&stage.objects, &*stage.heard, "r");
     let tape = Tape::of(noise(5_000_000, 4));
     let faults = [Reply::Says(500, ""), Reply::StoresAndHangsUp, Reply::Says(403, "expired"), Reply::HangsUp];
     stage.heard.replies(faults);
     let backed_up = site.take_in(&tape, &storage, 1 << 20).await.unwrap();
+    assert_eq!(storage.trouble(), None, "it was overcome");
     let stored = stage.heard.stored.lock().unwrap().clone();
     let names: Vec<_> = stored.keys().map(|path| path.trim_start_matches("/objects/b/r/")).collect();
     assert_eq!(names, ["00000000", "00000001", "00000002", "00000003", "00000004", "manifest.json"]);

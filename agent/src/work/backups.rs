@@ -5,7 +5,7 @@ use trove_proto::v1::ServiceState;
 use trove_strategy::{Backup, EngineError, Kind, SecretString};
 
 use super::{EngineWork, is_coming};
-use crate::backup::{RestoreOrder, TakeOrder, restore, take};
+use crate::backup::{RestoreOrder, STANDSTILL, TakeOrder, restore, take};
 use crate::jobs::{Job, Outcome};
 use crate::objects::granted::RunObjects;
 use crate::status::wire_error;
@@ -30,7 +30,7 @@ impl EngineWork {
         let site = self.assignments.complete(&self.site);
         // Drawn anew at each life of the job: what an earlier one has stored is another run, of which nothing is used.
         let run = hex::encode(rand::random::<[u8; 16]>());
-        let storage = RunObjects { objects: &self.objects, grants: job, run: &run };
+        let storage = RunObjects::new(&self.objects, job, &run);
         let order = TakeOrder {
             strategy,
             datastore: &datastore,
@@ -39,6 +39,7 @@ impl EngineWork {
             run: &run,
             recipients: &backup.recipients,
             segment_bytes: backup.segment_bytes,
+            standstill: STANDSTILL,
         };
         let work = async {
             self.engine_answers(job, "take").await?;
@@ -85,7 +86,7 @@ impl EngineWork {
         let identity = parse_identity(&SecretString::from(identity)).map_err(|error| wire_error(&error))?;
         job.stage("restore", "assign", async { self.assign(generation, specification) }).await?;
         let site = self.assignments.complete(&self.site);
-        let storage = RunObjects { objects: &self.objects, grants: job, run: &run };
+        let storage = RunObjects::new(&self.objects, job, &run);
         let order = RestoreOrder {
             strategy,
             datastore: &datastore,
@@ -94,6 +95,7 @@ impl EngineWork {
             run: &run,
             manifest_sum: &manifest_sum,
             identity,
+            standstill: STANDSTILL,
         };
         let work = async {
             self.supervisor.make_empty().await?;
