@@ -3,6 +3,10 @@
 //! The server writes the snapshot to a file, and the file is read as fast as the storage takes it. The protocol of
 //! replicas would give the same bytes without a file; but while the storage stands still the server would keep in
 //! memory what tenants write.
+//!
+//! A restore makes the snapshot the beginning of the log of writes, which it is already but for its name: the server reads it
+//! as such, and the data is on the volume once (documentation, "Persistence": since 7.0 the log is a base file, which may be an
+//! RDB file, files of increments, and a manifest that names them; one without increments is given the first by the server).
 
 use std::io;
 use std::time::Duration;
@@ -47,6 +51,24 @@ fn unfinished(name: &str) -> Location {
     Directory::Data.join(format!("data.new/{name}"))
 }
 
+/// The directory of the log of writes, its first file, and the file that names it.
+const LOG: &str = "appendonlydir";
+const BASE: &str = "appendonly.aof.1.base.rdb";
+const LIST: &str = "appendonly.aof.manifest";
+
+/// The file of a backup, which is removed when the backup is dropped half-way.
+struct Left<'a>(Option<&'a Site>);
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        let Some(site) = self.0.take().cloned() else { return };
+        tokio::spawn(async move {
+            // Where it fails, the next start of the agent removes it, or the next backup.
+            let _ = forget(&site).await;
+        });
+    }
+}
+
 /// Removes what a backup left that was cut off.
 pub(crate) async fn forget(site: &Site) -> Result<(), EngineError> {
     Ok(site.host.remove(&kept()).await?)
@@ -55,15 +77,18 @@ pub(crate) async fn forget(site: &Site) -> Result<(), EngineError> {
 #[async_trait]
 impl Backup for Redis {
     async fn take(&self, site: &Site, sink: &mut Sink) -> Result<Taken, EngineError> {
+        let _taking = self.taking.read().await;
         forget(site).await?;
         let accounts = acl::of_others(site, &self.held.saving).await?;
         let mut session = self.held.session(site).await?;
         let saved = tokio::time::timeout(SNAPSHOT, save(&mut session)).await;
         saved.map_err(|_| EngineError::new(Kind::Transient, format!("{TAKE}: the snapshot is not done in time")))??;
+        let mut left = Left(Some(site));
         site.host.rename(&snapshot(), &kept()).await?;
         let written = write(site, &accounts, sink).await;
         // What is left is removed by the next call, too.
         let removed = forget(site).await;
+        left.0 = None;
         written?;
         removed?;
         Ok(Taken::default())
@@ -169,7 +194,9 @@ async fn read(redis: &Redis, site: &Site, source: &mut Source) -> Result<(), Eng
     if found as u64 != accounts {
         return Err(invalid("it ends before its end"));
     }
-    let place = site.path(&unfinished("dump.rdb")).to_string_lossy().into_owned();
+    site.host.make_directory(&unfinished(LOG), 0o700, Owner::Engine).await?;
+    let base = unfinished(&format!("{LOG}/{BASE}"));
+    let place = site.path(&base).to_string_lossy().into_owned();
     let keep = Command::engine("/bin/dd").arg(format!("of={place}")).arg("bs=256K").arg("iflag=fullblock");
     let mut kept = site.host.write_to(keep.arg("conv=excl,fsync").arg("status=none").deadline(LIMIT)).await?;
     let (mut left, mut buffer) = (length, vec![0; BUFFER]);
@@ -192,6 +219,9 @@ async fn read(redis: &Redis, site: &Site, source: &mut Source) -> Result<(), Eng
         Err(HostError::Failed { stderr, .. }) => return Err(invalid(last_line(&stderr))),
         checked => checked.map(|_| ())?,
     }
+    let contents = format!("file {BASE} seq 1 type b\n").into_bytes();
+    let at = unfinished(&format!("{LOG}/{LIST}"));
+    site.host.write(File { at, contents, mode: 0o600, owner: Owner::Engine }).await?;
     let contents = acl::without_agent(&String::from_utf8_lossy(&text)).into_bytes();
     let at = unfinished("users.acl");
     Ok(site.host.write(File { at, contents, mode: 0o600, owner: Owner::Engine }).await?)

@@ -157,9 +157,8 @@ pub(crate) fn network(site: &Site, tls: TlsMode) -> [(&'static str, String); 5] 
     ]
 }
 
-/// engine.conf. `restored`: the data is in a snapshot that was put there, and there is no log of writes yet. With a log
-/// switched on the server would start empty and overwrite the snapshot at its end.
-pub(crate) fn main(site: &Site, settings: &Settings, restored: bool) -> String {
+/// engine.conf.
+pub(crate) fn main(site: &Site, settings: &Settings) -> String {
     let fixed = [
         ("bind", quoted(&site.address.to_string())),
         ("protected-mode", "yes".to_owned()),
@@ -172,7 +171,7 @@ pub(crate) fn main(site: &Site, settings: &Settings, restored: bool) -> String {
         ("dbfilename", "dump.rdb".to_owned()),
         ("appenddirname", "appendonlydir".to_owned()),
         ("appendfilename", "appendonly.aof".to_owned()),
-        ("appendonly", if restored { "no" } else { "yes" }.to_owned()),
+        ("appendonly", "yes".to_owned()),
         ("aof-timestamp-enabled", "yes".to_owned()),
         ("aof-use-rdb-preamble", "yes".to_owned()),
         ("aof-load-truncated", "yes".to_owned()),
@@ -199,9 +198,6 @@ pub(crate) fn main(site: &Site, settings: &Settings, restored: bool) -> String {
     }
     for (name, value) in network(site, settings.tls) {
         line(name, &quoted(&value));
-    }
-    if restored {
-        line("save", "\"\"");
     }
     text
 }

@@ -18,13 +18,6 @@ use crate::{Redis, acl, backup};
 const START: Duration = Duration::from_secs(1800);
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// A snapshot lies there and no log of writes: it was restored.
-async fn is_restored(site: &Site) -> Result<bool, EngineError> {
-    let snapshot = Directory::Data.join("data/dump.rdb");
-    let log = Directory::Data.join("data/appendonlydir/appendonly.aof.manifest");
-    Ok(site.host.exists(&snapshot).await? && !site.host.exists(&log).await?)
-}
-
 /// The longest configuration file that is read, bytes.
 const CONFIG_BYTES: u64 = 1 << 20;
 
@@ -113,7 +106,11 @@ impl Engine for Redis {
         let files = Files::new();
         let user = config::user(site, settings)?;
         acl::ensure(site, &self.held.saving).await?;
-        let main = config::main(site, settings, is_restored(site).await?);
+        let main = config::main(site, settings);
+        if let Ok(_nobody_reads) = self.taking.try_write() {
+            // What a backup left that an earlier life of the agent has taken.
+            backup::forget(site).await?;
+        }
         for (at, text) in [(files.user, config::lines(&user)), (files.main, main)] {
             site.host.write(File { at, contents: text.into_bytes(), mode: 0o640, owner: Owner::Agent }).await?;
         }
@@ -144,14 +141,6 @@ impl Engine for Redis {
             let field = |name: &str| info.get(name).map(String::as_str).unwrap_or_default();
             if field("unexpected_error_replies") != "0" {
                 replayed_whole(&mut session).await?;
-            }
-            if field("aof_enabled") == "0" {
-                let mut command = redis::cmd("CONFIG");
-                session.ask::<()>("begin the log of writes", command.arg("SET").arg("appendonly").arg("yes")).await?;
-                return Err(EngineError::new(Kind::Transient, "probe: the log of writes is being begun"));
-            }
-            if is_restored(site).await? {
-                return Err(EngineError::new(Kind::Transient, "probe: the restored data is being written to the log"));
             }
             make_room(&mut session, &info).await?;
             let version = info.get("valkey_version").or_else(|| info.get("redis_version"));

@@ -17,6 +17,7 @@ mod users;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use tokio::sync::RwLock;
 use trove_strategy::{
     Backup, Client, Command, Datastore, Engine, EngineError, Host, Identity, Installation, NameRules, Parameters, Root,
     Site, Users,
@@ -40,6 +41,8 @@ pub struct Redis {
     client_password: &'static str,
     checker: &'static str,
     held: Held,
+    /// Held by each backup that is being taken in this life of the agent.
+    taking: RwLock<()>,
 }
 
 impl Redis {
@@ -52,6 +55,7 @@ impl Redis {
             client_password: "REDISCLI_AUTH",
             checker: "redis-check-rdb",
             held: Held::nothing(),
+            taking: RwLock::const_new(()),
         }
     }
 
@@ -64,6 +68,7 @@ impl Redis {
             client_password: "VALKEYCLI_AUTH",
             checker: "valkey-check-rdb",
             held: Held::nothing(),
+            taking: RwLock::const_new(()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Backups while root has snapshots of its own made, and backups that somebody has changed.
 
 use std::io::{self, Cursor};
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context as Waker, Poll};
 
@@ -93,6 +94,72 @@ async fn snapshots_of_roots_do_not_get_into_a_backup_that_is_being_read() -> Res
     let root = cli(&other, Some(("default", "Root-secret-1")));
     assert_eq!(root.run(&["DBSIZE"])?, "1");
     running.stop(&other).await
+}
+
+/// Bytes of all files below.
+fn size(directory: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        bytes += if entry.file_type()?.is_dir() { size(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(bytes)
+}
+
+#[tokio::test]
+async fn what_is_restored_is_on_the_volume_once_and_goes_on_as_the_log_of_writes() -> Result<()> {
+    let bench = Bench::new(&REDIS).await?;
+    let running = bench.start().await?;
+    make_user(&bench, "app", "Secret-1").await?;
+    let app = cli(&bench, Some(("app", "Secret-1")));
+    // Of what does not become less.
+    let fill = "for n = 1, 90000 do redis.call('SET', n, redis.sha1hex(n)) end";
+    app.run(&["EVAL", fill, "0"])?;
+    app.run(&["SET", "short", "lived", "PX", "1"])?;
+    let bytes = taken(&bench.site).await?;
+    running.stop(&bench).await?;
+
+    let other = Bench::new(&REDIS).await?;
+    let most = bytes.len() as u64 * 11 / 10;
+    let running = restored(&other, bytes).await?;
+    let whole = size(&other.site.data)?;
+    ensure!(whole <= most, "{whole} bytes are there of {most}");
+    let app = cli(&other, Some(("app", "Secret-1")));
+    assert_eq!(app.run(&["GET", "short"])?, "");
+    app.run(&["SET", "later", "too"])?;
+    running.kill()?;
+    REDIS.engine().configure(&other.site, &Settings::default()).await.map_err(plain)?;
+    let mut running = other.spawn(StartMode::Normal)?;
+    other.await_answer(&mut running).await?;
+    assert_eq!(app.run(&["MGET", "90000", "later"])?.lines().last(), Some("too"));
+    running.stop(&other).await
+}
+
+#[tokio::test]
+async fn the_file_of_a_backup_that_was_given_up_goes_then_or_at_the_next_start_of_the_agent() -> Result<()> {
+    let bench = Bench::new(&REDIS).await?;
+    let running = bench.start().await?;
+    let left = bench.site.data.join("backup.rdb");
+    let ((came, comes), (opener, open)) = (oneshot::channel(), oneshot::channel());
+    let mut gate = Gate { bytes: Cursor::default(), came: Some(came), open: Some(open) };
+    let configure = async || REDIS.engine().configure(&bench.site, &Settings::default()).await.map_err(plain);
+    let given_up = async {
+        comes.await?;
+        configure().await?;
+        ensure!(left.exists(), "it was removed while it is read");
+        Ok(())
+    };
+    tokio::select! {
+        taken = backups().take(&bench.site, &mut gate) => bail!("it has ended: {taken:?}"),
+        given_up = given_up => given_up?,
+    }
+    drop(opener);
+    await_that("the end of it", async || Ok(!left.exists())).await?;
+    // An agent that was killed had no time for that.
+    std::fs::write(&left, "of an earlier life")?;
+    configure().await?;
+    ensure!(!left.exists(), "it is left");
+    running.stop(&bench).await
 }
 
 #[tokio::test]

@@ -17,8 +17,8 @@ use redis::IntoConnectionInfo;
 use trove_conformance::{Bench, Running};
 use trove_redis::{Redis, TLS_PORT};
 use trove_strategy::{
-    Applied, Datastore, Directory, EngineError, File, Grantee, Kind, Location, NewUser, Owner, Parameter,
-    ParameterType, Settings, Size, StartMode, TlsMode, Users,
+    Applied, Datastore, EngineError, File, Grantee, Kind, Location, NewUser, Owner, Parameter, ParameterType, Settings,
+    Size, StartMode, TlsMode, Users,
 };
 
 static REDIS: Redis = Redis::for_redis();
@@ -194,38 +194,6 @@ async fn transactions_and_scripts_are_replayed_and_a_loss_is_noticed() -> Result
     let running = bench.spawn(StartMode::Normal)?;
     let app = cli(&bench, Some(("app", "Secret-1")));
     await_that("the data", async || Ok(app.run(&["MGET", "a", "b"])? == "1\n2")).await?;
-    running.stop(&bench).await
-}
-
-#[tokio::test]
-async fn a_restored_snapshot_is_read_and_goes_into_the_log() -> Result<()> {
-    // A snapshot of one server…
-    let source = Bench::new(&REDIS).await?;
-    let running = source.start().await?;
-    make_user(&source, "app", "Secret-1").await?;
-    cli(&source, Some(("app", "Secret-1"))).run(&["SET", "restored", "yes"])?;
-    let password = std::fs::read_to_string(source.site.secrets.join("os_admin"))?;
-    let saved = cli(&source, Some(("os_admin", &password))).run(&["SAVE"])?;
-    ensure!(saved == "OK", "{saved}");
-    let snapshot = std::fs::read(source.site.data.join("dump.rdb"))?;
-    running.stop(&source).await?;
-
-    // …is put where another one will be.
-    let bench = Bench::new(&REDIS).await?;
-    let engine = REDIS.engine();
-    engine.initialise(&bench.site).await.map_err(plain)?;
-    let at = Directory::Data.join("data/dump.rdb");
-    bench.site.host.write(File { at, contents: snapshot, mode: 0o600, owner: Owner::Engine }).await?;
-    let running = bench.start().await?;
-    make_user(&bench, "app", "Secret-2").await?;
-    let app = cli(&bench, Some(("app", "Secret-2")));
-    assert_eq!(app.run(&["GET", "restored"])?, "yes");
-    app.run(&["SET", "later", "too"])?;
-    running.kill()?;
-    engine.configure(&bench.site, &Settings::default()).await.map_err(plain)?;
-    let mut running = bench.spawn(StartMode::Normal)?;
-    bench.await_answer(&mut running).await?;
-    assert_eq!(app.run(&["MGET", "restored", "later"])?, "yes\ntoo");
     running.stop(&bench).await
 }
 
