@@ -13,6 +13,7 @@ use trove_strategy::{
 
 use crate::client::socket;
 use crate::install::{argument, bootstrap, program, restored, unfinished, with_modes};
+use crate::xbstream::Chunks;
 use crate::{Flavour, Mysql, config, names};
 
 /// The agent's job has a deadline of its own, which ends the tools earlier.
@@ -127,13 +128,16 @@ async fn pour_out(stream: &mut OutputStream, sink: &mut Sink) -> Result<(), Engi
 }
 
 async fn pour_in(source: &mut Source, mut stream: InputStream) -> Result<(), EngineError> {
-    let mut piece = vec![0; PIECE];
+    let refused = |reason| EngineError::new(Kind::Invalid, format!("restore: unpack the backup: {reason}"));
+    let (mut chunks, mut piece) = (Chunks::default(), vec![0; PIECE]);
     loop {
         let read = source.read(&mut piece).await;
         let read = read.map_err(|error| EngineError::caused(Kind::Transient, "read the backup", error))?;
         if read == 0 {
+            chunks.end().map_err(refused)?;
             break;
         }
+        chunks.look(&piece[..read]).map_err(refused)?;
         if stream.write_all(&piece[..read]).await.is_err() {
             // Its end says why.
             break;

@@ -23,6 +23,7 @@ mod sessions;
 mod undeclared;
 mod users;
 mod variables;
+mod xbstream;
 
 use std::path::{Path, PathBuf};
 

@@ -210,3 +210,23 @@ async fn disabling_root_leaves_no_other_way_back() -> Result<()> {
     session.query_drop("create user sixth@'%'").await?;
     running.stop(&bench).await
 }
+
+#[tokio::test]
+async fn a_backup_writes_nothing_outside_of_the_data_directory() -> Result<()> {
+    let bench = Bench::new(&ENGINE).await?;
+    // Where the engine's account can write, so that nothing but the restore is in the way.
+    let outside = bench.site.data.with_file_name("outside");
+    let absolute = outside.to_string_lossy().into_owned();
+    for name in [absolute.as_str(), "../outside", "mysql/../../outside"] {
+        // The end of a file that was not begun, which the unpacking program makes.
+        let length = u32::try_from(name.len())?.to_le_bytes();
+        let stream = [b"XBSTCK01\0E", &length[..], name.as_bytes()].concat();
+        let restored = ENGINE.backup().context("it has backups")?;
+        let restored = restored.restore(&bench.site, &mut std::io::Cursor::new(stream)).await;
+        let error = restored.err().context("it is taken")?;
+        ensure!(!outside.exists(), "{name:?} was written");
+        let said = error.chain();
+        ensure!(error.kind() == Kind::Invalid && said.contains("leads out of the data directory"), "{said}");
+    }
+    Ok(())
+}
