@@ -1,7 +1,9 @@
 //! Restores a backup: its objects into the engine's stream. Nothing of an object goes on before its size and sum are
 //! right, and the strategy reads the stream's end only when the whole was right.
 
-use std::io::{self, Read as _};
+use std::cell::Cell;
+use std::io::{self, BufRead, Read};
+use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
@@ -17,6 +19,10 @@ use super::{Bounds, Part, Passed, SLOTS, Storage, Tell, joined, object, of_objec
 
 /// Logarithm of the most that the decompressor keeps: four times what the level needs at which backups are compressed.
 const MOST_WINDOW: u32 = 23;
+
+/// The longest header of an encrypted stream, bytes. One of ours, with its two recipients, has less than 4 KiB. Whoever reads one
+/// keeps it whole until it has seen its end.
+const MOST_HEADER: usize = 64 << 10;
 
 /// What backup is restored where.
 pub struct RestoreOrder<'a> {
@@ -177,6 +183,42 @@ async fn checked(bytes: Bytes, segment: &Segment, backup: &str) -> Result<Bytes,
     Ok(bytes)
 }
 
+/// Segments, of which no more than [`MOST_HEADER`] bytes are given until the header was read.
+struct Headed {
+    segments: SegmentReader,
+    left: usize,
+    is_read: Rc<Cell<bool>>,
+}
+
+impl BufRead for Headed {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let bytes = self.segments.fill_buf()?;
+        if self.is_read.get() {
+            return Ok(bytes);
+        }
+        if self.left == 0 && !bytes.is_empty() {
+            let text = format!("its header has more than {MOST_HEADER} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(&bytes[..bytes.len().min(self.left)])
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.left = self.left.saturating_sub(length);
+        self.segments.consume(length);
+    }
+}
+
+impl Read for Headed {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let open = self.fill_buf()?;
+        let length = out.len().min(open.len());
+        out[..length].copy_from_slice(&open[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
+
 /// What the thread needs that decrypts and decompresses.
 struct Opening {
     identity: age::x25519::Identity,
@@ -195,7 +237,10 @@ impl Opening {
 
     /// Passes the stream on, and its end when it was whole and right.
     fn run(self, segments: SegmentReader) -> Result<(), EngineError> {
-        let decryptor = age::Decryptor::new_buffered(segments);
+        let is_read = Rc::new(Cell::new(false));
+        let headed = Headed { segments, left: MOST_HEADER, is_read: is_read.clone() };
+        let decryptor = age::Decryptor::new_buffered(headed);
+        is_read.set(true);
         let identity: &dyn age::Identity = &self.identity;
         let plain = decryptor.and_then(|decryptor| decryptor.decrypt(std::iter::once(identity)));
         let plain = plain.map_err(|error| self.invalid(format_args!("it is not decrypted: {error}")))?;

@@ -565,6 +565,23 @@ async fn progress_is_told_with_the_whole_at_the_end_and_not_often() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_header_without_an_end_is_not_read_to_it() {
+    let stage = stage();
+    let (shelf, _) = taken(&stage).await;
+    // A recipient that nobody knows, with a name that does not end.
+    let header = format!("age-encryption.org/v1\n-> {}", "A".repeat(200_000));
+    let sum = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+    shelf.change("00000000", |bytes| *bytes = header.clone().into_bytes());
+    let manifest_sum = shelf.change_manifest(|manifest| {
+        manifest.segments[0].bytes = header.len() as u64;
+        manifest.segments[0].blake3 = sum(header.as_bytes());
+    });
+    let error = stage.restore(&Tape::default(), &shelf, &manifest_sum).await.unwrap_err();
+    let said = "backup b: it is not decrypted: its header has more than 65536 bytes";
+    assert_eq!((error.kind(), error.chain().as_str()), (Kind::Invalid, said));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_which_no_byte_moves_is_given_up() {
     let stage = Stage { standstill: Duration::from_secs(1), ..stage() };
     let long = noise(5_000_000, 1);
