@@ -5,10 +5,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use trove_strategy::{
-    Backup, Command, EngineError, HostError, InputStream, Kind, Location, OutputStream, Owner, Sink, Site, Source,
-    Taken,
+    Backup, Command, EngineError, HostError, InputStream, Kind, Location, Owner, PourError, Sink, Site, Source, Taken,
+    pour,
 };
 
 use crate::client::socket;
@@ -20,8 +19,6 @@ use crate::{Flavour, Mysql, config, names};
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// How long the statements on the restored data may take, with the recovery before them.
 const RECOVERY: Duration = Duration::from_secs(900);
-/// What is in memory at once.
-const PIECE: usize = 256 << 10;
 /// Greatest size of the tool's file about a backup.
 const INFO_BYTES: u64 = 64 << 10;
 
@@ -57,7 +54,11 @@ impl Backup for Mysql {
         }
         let command = command.arg(format!("--datadir={}", site.data.display()));
         let mut stream = site.host.read_from(with_modes(command)).await?;
-        pour_out(&mut stream, sink).await?;
+        pour(&mut stream, sink, |_| Ok(())).await.map_err(|broken| match broken {
+            PourError::Write(error) => EngineError::caused(Kind::Transient, "store the backup", error),
+            PourError::Read(error) => EngineError::caused(Kind::Transient, "take a backup", error),
+            PourError::Refused(reason) => EngineError::new(Kind::Fatal, format!("take a backup: {reason}")),
+        })?;
         let position = position(site).await?;
         site.host.remove(&beside()).await?;
         let mut taken = Taken::default();
@@ -76,7 +77,7 @@ impl Backup for Mysql {
         site.host.make_directory(&config::temporary(), 0o700, Owner::Engine).await?;
         let unpack =
             Command::engine(unpack).deadline(LIMIT).arg("-x").arg("-C").arg(site.path(&new).display().to_string());
-        pour_in(source, site.host.write_to(with_modes(unpack)).await?).await?;
+        self::unpack(source, site.host.write_to(with_modes(unpack)).await?).await?;
         let prepare = Command::engine(prepare).deadline(LIMIT).arg("--no-defaults").arg("--prepare");
         // The backup has a file of options of its own: a plug-in that it names is not found.
         let [plugins, _] = config::empty();
@@ -114,34 +115,16 @@ fn invalid(attempt: &str, error: HostError) -> EngineError {
     EngineError::caused(kind, format!("restore: {attempt}"), error)
 }
 
-async fn pour_out(stream: &mut OutputStream, sink: &mut Sink) -> Result<(), EngineError> {
-    let mut piece = vec![0; PIECE];
-    loop {
-        let read = stream.read(&mut piece).await;
-        let read = read.map_err(|error| EngineError::caused(Kind::Transient, "take a backup", error))?;
-        if read == 0 {
-            return Ok(());
-        }
-        let written = sink.write_all(&piece[..read]).await;
-        written.map_err(|error| EngineError::caused(Kind::Transient, "store the backup", error))?;
-    }
-}
-
-async fn pour_in(source: &mut Source, mut stream: InputStream) -> Result<(), EngineError> {
+/// Gives what comes to the program that unpacks it.
+async fn unpack(source: &mut Source, mut stream: InputStream) -> Result<(), EngineError> {
     let refused = |reason| EngineError::new(Kind::Invalid, format!("restore: unpack the backup: {reason}"));
-    let (mut chunks, mut piece) = (Chunks::default(), vec![0; PIECE]);
-    loop {
-        let read = source.read(&mut piece).await;
-        let read = read.map_err(|error| EngineError::caused(Kind::Transient, "read the backup", error))?;
-        if read == 0 {
-            chunks.end().map_err(refused)?;
-            break;
-        }
-        chunks.look(&piece[..read]).map_err(refused)?;
-        if stream.write_all(&piece[..read]).await.is_err() {
-            // Its end says why.
-            break;
-        }
+    let mut chunks = Chunks::default();
+    match pour(source, &mut stream, |bytes| chunks.look(bytes)).await {
+        Ok(()) => chunks.end().map_err(refused)?,
+        Err(PourError::Read(error)) => return Err(EngineError::caused(Kind::Transient, "read the backup", error)),
+        // Its end says why.
+        Err(PourError::Write(_)) => {}
+        Err(PourError::Refused(reason)) => return Err(refused(reason)),
     }
     stream.finish().await.map(drop).map_err(|error| invalid("unpack the backup", error))
 }

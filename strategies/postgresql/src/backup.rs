@@ -8,10 +8,9 @@ use std::io;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use trove_strategy::{
-    Backup, Command, Directory, EngineError, HostError, Kind, Location, OutputStream, Owner, Relay, Sink, Site, Source,
-    Taken,
+    Backup, Command, Directory, EngineError, HostError, Kind, Location, Owner, PourError, Relay, Sink, Site, Source,
+    Taken, pour,
 };
 
 use crate::Postgresql;
@@ -24,8 +23,6 @@ use crate::{catalog, config};
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// How long a server is asked whether it is still there.
 const PROBE: Duration = Duration::from_secs(5);
-/// What is in memory at once.
-const BUFFER: usize = 256 << 10;
 
 const TAKE: &str = "take a backup";
 const RESTORE: &str = "restore a backup";
@@ -52,10 +49,10 @@ impl Backup for Postgresql {
         let relay = relay(site)?;
         let mut said = site.host.read_from(basebackup(site, &relay)).await?;
         let copied = tokio::select! {
-            copied = copy(&mut said, sink) => copied,
+            copied = pour(&mut said, sink, |_| Ok(())) => copied,
             () = home.ended() => return Err(not_kept(site)),
         };
-        if let Err(Broken::Tool(error)) = copied {
+        if let Err(PourError::Read(error)) = copied {
             let lives = within(PROBE, TAKE, home.rows(TAKE, "select 1")).await.is_ok();
             let failed = relay.refusal().unwrap_or_else(|| of_tool(error));
             return Err(if lives {
@@ -64,7 +61,7 @@ impl Backup for Postgresql {
                 EngineError::caused(Kind::Transient, not_kept(site).chain(), failed)
             });
         }
-        if let Err(Broken::Sink(error)) = copied {
+        if let Err(PourError::Write(error)) = copied {
             return Err(EngineError::caused(Kind::Transient, format!("{TAKE}: hand it on"), error));
         }
         let said = said.finish().await?.stderr;
@@ -159,23 +156,6 @@ fn not_kept(site: &Site) -> EngineError {
     EngineError::new(Kind::Transient, reason)
 }
 
-/// Why a stream broke off.
-enum Broken {
-    Tool(io::Error),
-    Sink(io::Error),
-}
-
-async fn copy(from: &mut OutputStream, sink: &mut Sink) -> Result<(), Broken> {
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let length = from.read(&mut buffer).await.map_err(Broken::Tool)?;
-        if length == 0 {
-            return sink.flush().await.map_err(Broken::Sink);
-        }
-        sink.write_all(&buffer[..length]).await.map_err(Broken::Sink)?;
-    }
-}
-
 fn of_tool(error: io::Error) -> EngineError {
     match error.downcast::<HostError>() {
         Ok(failed) => EngineError::caused(Kind::Fatal, TAKE, failed),
@@ -203,19 +183,12 @@ async fn extract(site: &Site, new: &Location, source: &mut Source) -> Result<(),
         .arg(format!("--directory={}", site.path(new).to_string_lossy()))
         .deadline(LIMIT);
     let mut files = site.host.write_to(unpack).await?;
-    let (mut archive, mut buffer) = (Archive::new(), vec![0; BUFFER]);
-    loop {
-        let read = source.read(&mut buffer).await;
-        let length =
-            read.map_err(|error| EngineError::caused(Kind::Transient, format!("{RESTORE}: read it"), error))?;
-        if length == 0 {
-            break;
-        }
-        archive.look(&buffer[..length]).map_err(|reason| invalid(&reason))?;
-        if let Err(error) = files.write_all(&buffer[..length]).await {
-            return Err(EngineError::caused(Kind::Fatal, format!("{RESTORE}: unpack it"), error));
-        }
-    }
+    let mut archive = Archive::new();
+    pour(source, &mut files, |bytes| archive.look(bytes)).await.map_err(|broken| match broken {
+        PourError::Read(error) => EngineError::caused(Kind::Transient, format!("{RESTORE}: read it"), error),
+        PourError::Write(error) => EngineError::caused(Kind::Fatal, format!("{RESTORE}: unpack it"), error),
+        PourError::Refused(reason) => invalid(&reason),
+    })?;
     archive.end().map_err(|reason| invalid(&reason))?;
     files.finish().await?;
     Ok(())

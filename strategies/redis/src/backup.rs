@@ -14,7 +14,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use trove_strategy::{
-    Backup, Command, Directory, EngineError, File, HostError, Kind, Location, Owner, Piece, Sink, Site, Source, Taken,
+    Backup, Command, Directory, EngineError, File, HostError, Kind, Location, Owner, Piece, PourError, Sink, Site,
+    Source, Taken, pour,
 };
 
 use crate::client::Session;
@@ -199,16 +200,16 @@ async fn read(redis: &Redis, site: &Site, source: &mut Source) -> Result<(), Eng
     let place = site.path(&base).to_string_lossy().into_owned();
     let keep = Command::engine("/bin/dd").arg(format!("of={place}")).arg("bs=256K").arg("iflag=fullblock");
     let mut kept = site.host.write_to(keep.arg("conv=excl,fsync").arg("status=none").deadline(LIMIT)).await?;
-    let (mut left, mut buffer) = (length, vec![0; BUFFER]);
-    loop {
-        let read = source.read(&mut buffer).await.map_err(unread)?;
-        if read == 0 {
-            break;
-        }
-        left = left.checked_sub(read as u64).ok_or_else(|| invalid("something follows its end"))?;
-        let kept = kept.write_all(&buffer[..read]).await;
-        kept.map_err(|error| EngineError::caused(Kind::Fatal, format!("{RESTORE}: write it"), error))?;
-    }
+    let mut left = length;
+    let count = |bytes: &[u8]| {
+        left = left.checked_sub(bytes.len() as u64).ok_or("something follows its end")?;
+        Ok(())
+    };
+    pour(source, &mut kept, count).await.map_err(|broken| match broken {
+        PourError::Read(error) => unread(error),
+        PourError::Write(error) => EngineError::caused(Kind::Fatal, format!("{RESTORE}: write it"), error),
+        PourError::Refused(reason) => invalid(reason),
+    })?;
     if left > 0 {
         return Err(invalid("it ends before its end"));
     }

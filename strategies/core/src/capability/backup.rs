@@ -1,8 +1,10 @@
 //! Backups: the engine's whole state as one stream of bytes, and back. The agent compresses, encrypts, cuts, sums and stores
 //! it; a strategy only says what is in the stream.
 
+use std::io;
+
 use async_trait::async_trait;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::error::EngineError;
 use crate::site::Site;
@@ -12,6 +14,45 @@ pub type Sink = dyn AsyncWrite + Send + Unpin;
 
 /// Where a backup comes from. Its end is read only when every sum was right: before, a read fails.
 pub type Source = dyn AsyncRead + Send + Unpin;
+
+/// What [`pour`] has in memory, bytes.
+const PIECE: usize = 256 << 10;
+
+/// Why [`pour`] broke off.
+#[derive(Debug)]
+pub enum PourError {
+    /// It could not be read on.
+    Read(io::Error),
+    /// It could not be written on.
+    Write(io::Error),
+    /// What came is not let pass, for this reason.
+    Refused(String),
+}
+
+/// Copies a stream to its end: a tool's output into a [`Sink`], or a [`Source`] into a tool's input. Of what is written nothing
+/// waits for more: it is flushed at the end. Each piece is looked at before it is written.
+///
+/// # Errors
+/// Which of the two broke, or why a piece was refused.
+pub async fn pour<R, W>(
+    from: &mut R,
+    into: &mut W,
+    mut look: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(), PourError>
+where
+    R: AsyncRead + Unpin + ?Sized,
+    W: AsyncWrite + Unpin + ?Sized,
+{
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = from.read(&mut piece).await.map_err(PourError::Read)?;
+        if read == 0 {
+            return into.flush().await.map_err(PourError::Write);
+        }
+        look(&piece[..read]).map_err(PourError::Refused)?;
+        into.write_all(&piece[..read]).await.map_err(PourError::Write)?;
+    }
+}
 
 /// What is known of a backup once it was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,4 +83,42 @@ pub trait Backup: Send + Sync {
     /// [`crate::Kind::Invalid`]: the stream is no backup of this engine. The data directory is then as good as not there: the next
     /// call begins anew.
     async fn restore(&self, site: &Site, source: &mut Source) -> Result<(), EngineError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    struct Failing;
+
+    impl AsyncRead for Failing {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::Error::other("it broke")))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_poured_whole_or_it_is_said_which_side_broke() {
+        let (long, mut poured, mut seen) = (vec![7; 3 * PIECE + 1], Vec::new(), 0);
+        let count = |piece: &[u8]| {
+            seen += piece.len();
+            Ok(())
+        };
+        pour(&mut long.as_slice(), &mut poured, count).await.unwrap();
+        assert!(poured == long && seen == long.len());
+        let full = pour(&mut long.as_slice(), &mut Cursor::new([0; 9].as_mut_slice()), |_| Ok(())).await;
+        assert!(matches!(full, Err(PourError::Write(_))), "{full:?}");
+        let unread = pour(&mut Failing, &mut Vec::new(), |_| Ok(())).await;
+        assert!(matches!(unread, Err(PourError::Read(_))), "{unread:?}");
+        let mut poured = Vec::new();
+        let refused = pour(&mut long.as_slice(), &mut poured, |_| Err("no".to_owned())).await;
+        assert!(matches!(refused, Err(PourError::Refused(reason)) if reason == "no"));
+        assert!(poured.is_empty(), "what was refused went on");
+    }
 }
