@@ -83,7 +83,7 @@ impl Operation for CreateInstance {
     }
 
     async fn failed(work: &Work, conn: &mut Connection, targets: &[InstanceId], error: &str) -> Result<()> {
-        not_created(work, conn, targets, error).await
+        not_created(work, conn, targets, format!("Creating the instance failed at {error}")).await
     }
 }
 
@@ -107,9 +107,13 @@ pub(super) async fn created(
 }
 
 /// The row stays, and says why there is nothing behind it.
-pub(super) async fn not_created(work: &Work, conn: &mut Connection, targets: &[InstanceId], error: &str) -> Result<()> {
+pub(super) async fn not_created(
+    work: &Work,
+    conn: &mut Connection,
+    targets: &[InstanceId],
+    message: String,
+) -> Result<()> {
     let store = &work.context.store;
-    let message = format!("Creating the instance failed at {error}");
     for instance in targets {
         store.set_fault(conn, *instance, Some((&message, ""))).await?;
         store.set_task(conn, *instance, Task::BuildingError).await?;

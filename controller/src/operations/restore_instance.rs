@@ -92,7 +92,8 @@ impl Operation for RestoreInstance {
     }
 
     async fn failed(work: &Work, conn: &mut Connection, targets: &[InstanceId], error: &str) -> Result<()> {
-        create_instance::not_created(work, conn, targets, error).await
+        let message = format!("Creating the instance from its backup failed at {error}");
+        create_instance::not_created(work, conn, targets, message).await
     }
 }
 

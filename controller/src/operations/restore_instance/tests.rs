@@ -14,7 +14,7 @@ async fn make() -> (Stage, NewOperation) {
 async fn assert_clean(stage: &Stage, what: &str) {
     let row = stage.row().await;
     assert_eq!((row.task, row.host), (Task::BuildingError, HostState::Absent), "{what}");
-    assert!(row.fault.unwrap().message.starts_with("Creating the instance failed at "), "{what}");
+    assert!(row.fault.unwrap().message.starts_with("Creating the instance from its backup failed at "), "{what}");
     assert!(row.address.is_none() && row.root_enabled.is_none(), "{what}");
     stage.assert_nothing_left().await;
 }
