@@ -1,7 +1,7 @@
 //! `trove-controller serve`: puts the parts of the service together and runs them.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,23 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Time that tasks have to end at shutdown.
 const GRACE: Duration = Duration::from_secs(4);
 
+/// The directory of backups, which is to be the one that this store's backups are in. Where it is another one, it is said and backups
+/// fail until that is mended.
+async fn open_objects(directory: PathBuf, store: &Store, config: &Config) -> Result<Objects> {
+    let known = match store.backup_storage().await? {
+        Some(known) => known,
+        None => {
+            let found = Objects::open(directory.clone(), store.seal.clone(), config)?.storage();
+            store.keep_backup_storage(found).await?
+        }
+    };
+    let objects = Objects::open_known(directory, known, store.seal.clone(), config)?;
+    if let Err(error) = objects.check_directory().await {
+        tracing::error!("backups cannot be taken, restored or removed: {}", chain(&error));
+    }
+    Ok(objects)
+}
+
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(state: &Path, config: Config) -> Result<()> {
     logs(&config)?;
@@ -50,7 +67,7 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let authorities = Arc::new(Authorities::load(&store).await?);
     let identity = Identity::open(&store, &config, directory.path()).await?;
     let compute = compute::open(directory.path(), &config).await?;
-    let objects = Objects::open(directory.objects(&config), store.seal.clone(), &config)?;
+    let objects = open_objects(directory.objects(&config), &store, &config).await?;
     let api_listener = listen(&*compute, config.api.listen, "api.listen").await?;
     let agents_listener = listen(&*compute, config.agents.listen, "agents.listen").await?;
     let metrics_listener = listen_for_metrics(&*compute, &config).await?;
@@ -86,7 +103,7 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let monitor = match metrics_listener {
         Some(listener) => {
             let gate = Gate::new("the figures", shares.figures, Vec::new());
-            Some(monitor::serve(listener, store.clone(), hub.clone(), gate, shutdown.clone())?)
+            Some(monitor::serve(listener, store.clone(), hub.clone(), objects.clone(), gate, shutdown.clone())?)
         }
         None => None,
     };

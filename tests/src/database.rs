@@ -135,6 +135,7 @@ impl Database {
             password_file: self.password_file(),
             key_file: self.path().join("secret.key"),
             hosts: self.path().join("hosts"),
+            backups: self.path().join("backups"),
         }
     }
 

@@ -66,7 +66,7 @@ impl StackOptions {
     }
 }
 
-/// What controllers of the same service share: the database, the key of its secrets, and the directory of hosts.
+/// What controllers of the same service share: the database, the key of its secrets, and the directories of hosts and of backups.
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// `postgres://user@host:port/database`.
@@ -77,14 +77,17 @@ pub struct Shared {
     pub key_file: PathBuf,
     /// Directory of hosts.
     pub hosts: PathBuf,
+    /// Directory of backups.
+    pub backups: PathBuf,
 }
 
 impl Shared {
-    fn environment(&self) -> [(&'static str, OsString); 4] {
+    fn environment(&self) -> [(&'static str, OsString); 5] {
         [
             ("TROVE_STORE__URL", self.url.clone().into()),
             ("TROVE_STORE__PASSWORD_FILE", self.password_file.clone().into()),
             ("TROVE_PROCESS__HOSTS_DIR", self.hosts.clone().into()),
+            ("TROVE_BACKUPS__DIRECTORY", self.backups.clone().into()),
             ("TROVE_SECRET_KEY_FILE", self.key_file.clone().into()),
         ]
     }
@@ -219,7 +222,8 @@ impl Stack {
 
     /// The objects of a backup, with their paths.
     pub fn objects(&self, backup: &str) -> Result<Vec<PathBuf>> {
-        let directory = self.state().join("objects").join(backup);
+        let shared = self.options.shared.as_ref().map(|shared| shared.backups.clone());
+        let directory = shared.unwrap_or_else(|| self.state().join("objects")).join(backup);
         let mut objects = Vec::new();
         if directory.exists() {
             for run in std::fs::read_dir(directory)? {

@@ -126,7 +126,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("listen", &["compute"]),
-    ("monitor", &["store", "agents", "connections"]),
+    ("monitor", &["store", "agents", "connections", "objects"]),
     ("api", &["app", "identity", "config", "directory"]),
     ("app", &["store", "operations", "agents", "objects", "compute", "identity", "register", "config"]),
     ("register", &["store", "config"]),

@@ -23,6 +23,7 @@ use crate::agents::hub::Hub;
 use crate::connections::{self, Gate, Port};
 use crate::error::{Error, Result, chain};
 use crate::model::InstanceLabels;
+use crate::objects::Objects;
 use crate::store::Store;
 use crate::store::datastores::Unregistered;
 
@@ -40,6 +41,7 @@ const IDLE: Duration = Duration::from_secs(90);
 struct Monitor {
     store: Store,
     hub: Arc<Hub>,
+    objects: Objects,
     recorder: PrometheusHandle,
 }
 
@@ -51,6 +53,7 @@ pub fn serve(
     listener: TcpListener,
     store: Store,
     hub: Arc<Hub>,
+    objects: Objects,
     gate: Arc<Gate>,
     shutdown: CancellationToken,
 ) -> Result<impl Future<Output = ()>> {
@@ -58,7 +61,7 @@ pub fn serve(
     let builder = builder.map_err(|error| Error::internal("set up the figures", error))?;
     let recorder = builder.install_recorder().map_err(|error| Error::internal("set up the figures", error))?;
     describe();
-    let router = Router::new().route("/metrics", get(show)).with_state(Monitor { store, hub, recorder });
+    let router = Router::new().route("/metrics", get(show)).with_state(Monitor { store, hub, objects, recorder });
     Ok(connections::serve(Port { listener, tls: None, gate, idle: IDLE }, router, shutdown))
 }
 
@@ -81,6 +84,10 @@ fn describe() {
         "Statements that this controller sent to its database, with those that begin and end transactions."
     );
     describe_gauge!("trove_store_writable", "Whether this controller can write its store: 1 or 0.");
+    describe_gauge!(
+        "trove_backup_storage_there",
+        "Whether the directory of backups is there and no other in its place: 1 or 0."
+    );
     describe_counter!("trove_connections_refused_total", "Connections that were closed at once, by port: it was full.");
     describe_gauge!("trove_agents_connected", "Agents that this controller hears.");
     process::describe();
@@ -98,6 +105,8 @@ impl Monitor {
         process::measure();
         let writable = self.store.check_health().await.is_ok();
         gauge!("trove_store_writable").set(f64::from(u8::from(writable)));
+        let there = self.objects.check_directory().await.is_ok();
+        gauge!("trove_backup_storage_there").set(f64::from(u8::from(there)));
         let stored = self.stored().await;
         self.recorder.run_upkeep();
         let mut text = self.recorder.render();

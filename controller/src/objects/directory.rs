@@ -4,18 +4,21 @@
 //! What deletes a backup, or keeps one run of it, first makes a file that says so, then removes. What writes an object first makes
 //! it, then looks for that file, and takes the object away again if it is there. So of the two one sees the other, whichever
 //! controllers they belong to, and nothing comes back. What a kill leaves between them the sweep removes.
+//!
+//! A file names the directory by a number that the store knows. Where it is missing or another, the directory is not mounted or was
+//! replaced, and nothing is written or removed: a deletion would count objects as gone that are elsewhere.
 
 #![allow(clippy::disallowed_methods, reason = "a directory of the controller alone, 0700")]
 
 use std::fs::{DirBuilder, File, Metadata};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use trove_proto::backup::MANIFEST_NAME;
-use trove_strategy::beneath::{self, Dir};
+use trove_strategy::beneath::Dir;
 use trove_strategy::failpoint;
 
 use crate::ids::BackupId;
@@ -24,6 +27,8 @@ use crate::ids::BackupId;
 const DELETED: &str = ".deleted";
 /// The file of a backup that names the run that is kept.
 const SEALED: &str = "sealed";
+/// The file that names the directory.
+const STORAGE: &str = "storage";
 /// How often a directory is removed anew, into which something was written meanwhile.
 const TRIES: u32 = 16;
 /// An unfinished file that was not written for this long belongs to no request.
@@ -109,15 +114,50 @@ pub struct Held {
 #[derive(Clone)]
 pub(super) struct Directory {
     path: Arc<Path>,
-    handle: Dir,
+    /// What its file has to say.
+    storage: i64,
 }
 
 impl Directory {
-    /// Opens it, makes it if absent, and closes it to others.
-    pub(super) fn open(path: PathBuf) -> io::Result<Self> {
+    /// Opens it, makes it if absent, and closes it to others. Without the number that is expected it is named by the one in its
+    /// file, which is drawn where there is none.
+    pub(super) fn open(path: PathBuf, expected: Option<i64>) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
-        let handle = Dir::make(&path, 0o700, None, &[nix::unistd::geteuid().as_raw()])?;
-        Ok(Self { path: path.into(), handle })
+        drop(Dir::make(&path, 0o700, None, &owners())?);
+        let storage = match expected {
+            Some(storage) => storage,
+            None => first_named(&path)?,
+        };
+        Ok(Self { path: path.into(), storage })
+    }
+
+    /// The number that names it.
+    pub(super) fn storage(&self) -> i64 {
+        self.storage
+    }
+
+    /// Whether it is the one that was opened first.
+    ///
+    /// # Errors
+    /// It is not, or cannot be read.
+    pub(super) fn check(&self) -> io::Result<()> {
+        let (found, expected) = (named(&self.path)?, self.storage);
+        if found == Some(expected) {
+            return Ok(());
+        }
+        let found = found.map_or_else(|| format!("has no file {STORAGE:?}"), |found| format!("is storage {found}"));
+        let text = format!(
+            "{} is not the directory in which this service keeps its backups: it {found} and not {expected}. Is it mounted? Where \
+             it takes the other's place for good, write {expected} into that file",
+            self.path.display()
+        );
+        Err(io::Error::other(text))
+    }
+
+    /// The directory, to remove something in it.
+    fn handle(&self) -> io::Result<Dir> {
+        self.check()?;
+        Dir::open(&self.path, &owners())
     }
 
     fn backup(&self, backup: BackupId) -> PathBuf {
@@ -140,7 +180,8 @@ impl Directory {
     /// Opens an object, and tells its size; `None` if it is not there.
     pub(super) fn read(&self, place: &Place) -> io::Result<Option<(File, u64)>> {
         let file = match File::open(self.run(place).join(&place.name)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            // Where the directory is another one, it says nothing of the object.
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.check().map(|()| None),
             opened => opened?,
         };
         let bytes = file.metadata()?.len();
@@ -149,6 +190,7 @@ impl Directory {
 
     /// Begins to write an object: a file beside its place, which is gone with the result, unless that is completed.
     pub(super) fn begin(&self, place: Place) -> Result<(File, New), NotStored> {
+        self.check()?;
         if self.is_closed(place.backup)? {
             return Err(NotStored::Closed);
         }
@@ -177,13 +219,15 @@ impl Directory {
 
     /// Removes the backup, and sees to it that nothing of it is written any more.
     pub(super) fn delete(&self, backup: BackupId) -> io::Result<()> {
-        beneath::replace(&self.deleted(backup), b"")?;
+        self.check()?;
+        say(&self.path, &format!("{backup}{DELETED}"), b"")?;
         self.remove(Path::new(&backup.to_string()))?;
         flush(&self.path)
     }
 
     /// Removes every run of the backup but this one, and sees to it that nothing of it is written any more.
     pub(super) fn keep_only(&self, backup: BackupId, run: &str) -> io::Result<()> {
+        self.check()?;
         let path = self.backup(backup);
         if !is_run(run) || !path.join(run).try_exists()? {
             return Err(io::Error::new(ErrorKind::NotFound, "there is no such run"));
@@ -191,7 +235,7 @@ impl Directory {
         match self.kept(backup)? {
             Some(kept) if kept == run => {}
             Some(kept) => return Err(io::Error::other(format!("run {kept} is the one that is kept"))),
-            None => beneath::replace(&path.join(SEALED), run.as_bytes())?,
+            None => say(&path, SEALED, run.as_bytes())?,
         }
         flush(&path)?;
         if let Err(error) = self.remove_others(backup, run) {
@@ -229,9 +273,9 @@ impl Directory {
 
     /// Removes a directory below this one, also one in which a file is made meanwhile.
     fn remove(&self, below: &Path) -> io::Result<()> {
-        let mut tries = 0;
+        let (handle, mut tries) = (self.handle()?, 0);
         loop {
-            match self.handle.remove(below) {
+            match handle.remove(below) {
                 Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && tries < TRIES => tries += 1,
                 removed => return removed,
             }
@@ -240,6 +284,7 @@ impl Directory {
 
     /// See [`super::Objects::sweep`].
     pub(super) fn sweep(&self) -> io::Result<Vec<Held>> {
+        self.check()?;
         let mut backups = Vec::new();
         for name in names(&self.path)? {
             let path = self.path.join(&name);
@@ -331,6 +376,59 @@ impl Drop for New {
             tracing::warn!("{} is left, until it is swept: {error}", self.beside.display());
         }
     }
+}
+
+fn owners() -> [u32; 1] {
+    [nix::unistd::geteuid().as_raw()]
+}
+
+/// The number in the file that names the directory, where there is one.
+fn named(directory: &Path) -> io::Result<Option<i64>> {
+    match std::fs::read_to_string(directory.join(STORAGE)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        read => {
+            let wrong = |_| io::Error::other(format!("the file {STORAGE:?} in {} has no number", directory.display()));
+            read?.trim().parse().map(Some).map_err(wrong)
+        }
+    }
+}
+
+/// The number that names the directory; one is drawn where there is none, also where another controller does so.
+fn first_named(directory: &Path) -> io::Result<i64> {
+    if let Some(storage) = named(directory)? {
+        return Ok(storage);
+    }
+    let drawn = rand::random_range(1..=i64::MAX).to_string();
+    let beside = written_beside(directory, STORAGE, drawn.as_bytes())?;
+    let linked = std::fs::hard_link(&beside, directory.join(STORAGE));
+    remove_file(&beside)?;
+    match linked {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => flush(directory)?,
+    }
+    named(directory)?.ok_or_else(|| ErrorKind::NotFound.into())
+}
+
+/// Writes a file that says something, in one step and for good; what is there is replaced.
+fn say(directory: &Path, name: &str, contents: &[u8]) -> io::Result<()> {
+    let beside = written_beside(directory, name, contents)?;
+    if let Err(error) = std::fs::rename(&beside, directory.join(name)) {
+        // Where it stays the sweep removes it.
+        let _ = remove_file(&beside);
+        return Err(error);
+    }
+    flush(directory)
+}
+
+/// A file that is whole and on the disk, and has another name than any that another controller writes there.
+fn written_beside(directory: &Path, name: &str, contents: &[u8]) -> io::Result<PathBuf> {
+    let beside = directory.join(format!(".{name}.{:016x}", rand::random::<u64>()));
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
+    if let Err(error) = file.write_all(contents).and_then(|()| file.sync_all()) {
+        let _ = remove_file(&beside);
+        return Err(error);
+    }
+    Ok(beside)
 }
 
 /// Makes a directory, or finds it made.

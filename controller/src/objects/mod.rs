@@ -33,6 +33,9 @@ mod server;
 mod tests;
 mod visits;
 
+/// How long a look at the directory may take: a network file system without its server does not answer.
+const LOOK: Duration = Duration::from_secs(3);
+
 /// Why a run is no whole backup.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
@@ -80,14 +83,44 @@ impl Objects {
     /// # Errors
     /// Internal: it cannot be made, or belongs to another account.
     pub fn open(directory: PathBuf, seal: Seal, config: &Config) -> Result<Self> {
-        Self::open_with(directory, seal, config, Patience::USUAL)
+        Self::open_with(directory, None, seal, config, Patience::USUAL)
     }
 
-    fn open_with(directory: PathBuf, seal: Seal, config: &Config, patience: Patience) -> Result<Self> {
+    /// The same for the directory that the store knows by this number. Where another one is in its place, every call fails until
+    /// that is mended; this one does not.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_known(directory: PathBuf, storage: i64, seal: Seal, config: &Config) -> Result<Self> {
+        Self::open_with(directory, Some(storage), seal, config, Patience::USUAL)
+    }
+
+    fn open_with(
+        directory: PathBuf,
+        storage: Option<i64>,
+        seal: Seal,
+        config: &Config,
+        patience: Patience,
+    ) -> Result<Self> {
         let failed = format!("open the directory of backups {}", directory.display());
-        let directory = Directory::open(directory).map_err(|error| Error::internal(failed, error))?;
+        let directory = Directory::open(directory, storage).map_err(|error| Error::internal(failed, error))?;
         let grants = Grants::new(seal, config.backups.grant_lifetime);
         Ok(Self { inner: Arc::new(Inner { directory, grants, visits: Visits::default(), patience }) })
+    }
+
+    /// The number that names the directory.
+    pub fn storage(&self) -> i64 {
+        self.inner.directory.storage()
+    }
+
+    /// Looks whether the directory is there and no other in its place.
+    ///
+    /// # Errors
+    /// Internal: it is not, or cannot be read within 3 s.
+    pub async fn check_directory(&self) -> Result<()> {
+        let attempt = || "look at the directory of backups".to_owned();
+        let late = |error| Error::internal(attempt(), error);
+        tokio::time::timeout(LOOK, self.blocking(attempt(), Directory::check)).await.map_err(late)?
     }
 
     /// Lets the agent of the instance write objects of any run of the backup, the objects of a run with at most so many bytes.

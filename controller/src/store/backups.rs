@@ -57,6 +57,32 @@ pub struct Unwanted {
     pub state: BackupState,
 }
 
+/// Not a counter: the number of the storage that the backups of this store are in.
+const STORAGE: &str = "backup_storage";
+
+impl Store {
+    /// The number of the storage that the backups are in; `None` before one was used.
+    pub async fn backup_storage(&self) -> Result<Option<i64>> {
+        let failed = |error| Error::internal("look for the storage of the backups", error);
+        let row = query("select value from counter where name = $1").bind(STORAGE).fetch_optional(&self.read).await;
+        row.map_err(failed)?.map(|row| row.try_get(0)).transpose().map_err(failed)
+    }
+
+    /// Remembers the storage that the backups are in, unless one is remembered; which one it is now.
+    pub async fn keep_backup_storage(&self, storage: i64) -> Result<i64> {
+        let failed = |error| Error::internal("remember the storage of the backups", error);
+        let mut tx = self.begin().await?;
+        query("insert into counter (name, value) values ($1, $2) on conflict (name) do nothing")
+            .bind(STORAGE)
+            .bind(storage)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        Ok(self.backup_storage().await?.unwrap_or(storage))
+    }
+}
+
 impl Store {
     /// Inserts a backup, and says at what time; quota is the caller's, in the same transaction.
     pub async fn insert_backup(&self, conn: &mut Connection, new: &NewRow) -> Result<OffsetDateTime> {

@@ -4,9 +4,9 @@ use std::time::SystemTime;
 
 use super::*;
 use crate::agents::tests::until;
-use crate::error::chain;
-use crate::objects::Held;
+use crate::error::{Error, chain};
 use crate::objects::directory::{NotStored, Place};
+use crate::objects::{CheckError, Held};
 
 /// A PUT of 1000 bytes of which half has come.
 async fn half(world: &World, run: &str, name: &str) -> TlsStream<TcpStream> {
@@ -163,4 +163,80 @@ fn a_directory_of_another_account_is_refused() {
     std::os::unix::fs::chown(scratch.path(), Some(54_321), None).unwrap();
     let refused = Objects::open(scratch.path().to_owned(), Seal::new(&[3; 32]), &Config::default());
     assert!(refused.is_err_and(|error| chain(&error).contains("54321")));
+}
+
+#[tokio::test]
+async fn nothing_is_written_or_removed_where_another_directory_is_in_the_place() {
+    let stored = Stored::new();
+    let (backup, objects) = (stored.backup, &stored.objects);
+    let sum = stored.plant_backup(RUN);
+    let (place_of, away) = (stored.path(""), stored.scratch.path().join("away"));
+    let (file, new) = objects.inner.directory.begin(place(&stored, OTHER_RUN, "00000000")).unwrap();
+    std::fs::rename(&place_of, &away).unwrap();
+    let refused = |error: Error, why: &str| {
+        let said = chain(&error);
+        assert!(
+            said.contains("is not the directory in which this service keeps its backups: ") && said.contains(why),
+            "{said}"
+        );
+    };
+    for why in ["has no file \"storage\"", "is storage 1 and not"] {
+        std::fs::create_dir_all(&place_of).unwrap();
+        if why.contains('1') {
+            std::fs::write(place_of.join("storage"), "1\n").unwrap();
+        }
+        refused(objects.delete_backup(backup).await.unwrap_err(), why);
+        refused(objects.delete_other_runs(backup, RUN).await.unwrap_err(), why);
+        refused(objects.sweep().await.unwrap_err(), why);
+        refused(objects.check_directory().await.unwrap_err(), why);
+        // It is not known to be damaged.
+        let unknown = objects.check(backup, RUN, &sum).await;
+        assert!(matches!(unknown, Err(CheckError::Unavailable(_))), "{unknown:?}");
+        let begun = objects.inner.directory.begin(place(&stored, RUN, "00000007"));
+        assert!(matches!(begun, Err(NotStored::Failed(_))));
+        assert_eq!(stored.files(), [""; 0]);
+    }
+    assert!(new.complete(&file).is_err(), "what was begun before");
+    std::fs::remove_dir_all(&place_of).unwrap();
+    std::fs::rename(&away, &place_of).unwrap();
+    objects.check(backup, RUN, &sum).await.unwrap();
+    objects.check_directory().await.unwrap();
+    objects.delete_backup(backup).await.unwrap();
+    assert_eq!(stored.files(), [format!("{backup}.deleted")]);
+
+    // At a start the number comes from the store.
+    let (seal, config) = (Seal::new(&[3; 32]), Config::default());
+    let again = Objects::open(place_of.clone(), seal.clone(), &config).unwrap();
+    assert_eq!(again.storage(), objects.storage());
+    let known = Objects::open_known(place_of.clone(), objects.storage(), seal.clone(), &config).unwrap();
+    known.check_directory().await.unwrap();
+    let elsewhere = stored.scratch.path().join("elsewhere");
+    let not_mounted = Objects::open_known(elsewhere.clone(), objects.storage(), seal, &config).unwrap();
+    refused(not_mounted.check_directory().await.unwrap_err(), "has no file");
+    std::fs::write(elsewhere.join("storage"), objects.storage().to_string()).unwrap();
+    not_mounted.check_directory().await.unwrap();
+}
+
+#[test]
+fn controllers_that_open_a_new_directory_at_once_agree_on_its_name() {
+    let scratch = tempfile::tempdir().unwrap();
+    let open = || Objects::open(scratch.path().join("objects"), Seal::new(&[3; 32]), &Config::default());
+    let found: Vec<i64> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..8).map(|_| scope.spawn(|| open().unwrap().storage())).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert!(found.iter().all(|storage| *storage == found[0] && *storage > 0), "{found:?}");
+}
+
+#[test]
+fn controllers_that_delete_a_backup_at_once_do_not_meet() {
+    let stored = Stored::new();
+    stored.plant_backup(RUN);
+    let directory = &stored.objects.inner.directory;
+    std::thread::scope(|scope| {
+        for deleted in [(); 8].map(|()| scope.spawn(|| directory.delete(stored.backup))) {
+            deleted.join().unwrap().unwrap();
+        }
+    });
+    assert_eq!(stored.files(), [format!("{}.deleted", stored.backup)]);
 }

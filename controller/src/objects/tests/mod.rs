@@ -53,7 +53,7 @@ impl Stored {
         let mut config = Config::default();
         change(&mut config);
         let directory = scratch.path().join("objects");
-        let objects = Objects::open_with(directory, Seal::new(&[3; 32]), &config, patience).unwrap();
+        let objects = Objects::open_with(directory, None, Seal::new(&[3; 32]), &config, patience).unwrap();
         Self { scratch, objects, backup: BackupId::random() }
     }
 
@@ -61,7 +61,7 @@ impl Stored {
         self.scratch.path().join("objects").join(below)
     }
 
-    /// Every file of the directory, by its path below, sorted.
+    /// Every file of the directory but the one that names it, by its path below, sorted.
     fn files(&self) -> Vec<String> {
         let mut files = Vec::new();
         let mut open = vec![self.path("")];
@@ -75,6 +75,7 @@ impl Stored {
                 }
             }
         }
+        files.retain(|file| file != "storage");
         files.sort();
         files
     }
