@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bson::raw::RawDocumentBuf;
 use bson::{Bson, Document, doc};
-use mongodb::Client;
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{AuthMechanism, ClientOptions, Credential, ServerAddress};
+use mongodb::{Client, Cursor};
 use secrecy::{ExposeSecret, SecretString};
 use trove_strategy::{Directory, EngineError, File, Kind, Location, Owner, Relay, Site};
 
@@ -19,6 +20,9 @@ pub(crate) const ADMIN: &str = "os_admin";
 const CONNECT: Duration = Duration::from_millis(1500);
 /// A lock of a tenant's holds as long as its transaction may live, a minute by default.
 const ANSWER: Duration = Duration::from_secs(90);
+/// How long it is asked again where that is better than giving up.
+const PATIENCE: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_millis(30);
 /// What a write waits for: that it survives a crash.
 const WRITTEN_MS: i32 = 30_000;
 /// As many questions are asked at once.
@@ -71,6 +75,22 @@ pub(crate) async fn within<T>(
 ) -> Result<T, EngineError> {
     let late = |_| EngineError::new(Kind::Transient, format!("{attempt}: no answer within {limit:?}"));
     tokio::time::timeout(limit, asked).await.map_err(late)?
+}
+
+/// Asks again for a while where no answer comes: long work is not given up because a busy machine was late once.
+pub(crate) async fn patiently<T, F>(mut ask: impl FnMut() -> F + Send) -> Result<T, EngineError>
+where
+    F: Future<Output = Result<T, EngineError>> + Send,
+{
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match ask().await {
+            Err(error) if error.kind() == Kind::Transient && Instant::now() < end => {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 /// What the server refused, by its number.
@@ -140,9 +160,21 @@ impl Session {
         database: &str,
         command: Document,
     ) -> Result<Result<Document, Refused>, EngineError> {
+        let failed = |error| EngineError::caused(Kind::Fatal, attempt, error);
+        self.ask_raw(ANSWER, attempt, database, RawDocumentBuf::try_from(&command).map_err(failed)?).await
+    }
+
+    /// The same with another limit, and a command that may hold documents of others.
+    pub(crate) async fn ask_raw(
+        &mut self,
+        limit: Duration,
+        attempt: &str,
+        database: &str,
+        command: RawDocumentBuf,
+    ) -> Result<Result<Document, Refused>, EngineError> {
         let database = self.client.database(database);
-        let asked = async { Ok(database.run_command(command).await) };
-        let answer = match within(ANSWER, attempt, asked).await? {
+        let asked = async { Ok(database.run_raw_command(command).await) };
+        let answer = match within(limit, attempt, asked).await? {
             Ok(answer) => answer,
             Err(error) => return self.refused(attempt, &error).map(Err),
         };
@@ -187,6 +219,52 @@ impl Session {
             Ok(_) => Ok(true),
             Err(refused) if unless.contains(&refused.code) => Ok(false),
             Err(refused) => Err(explained(attempt, &refused)),
+        }
+    }
+
+    /// A command that is answered with a cursor. It is closed when it is dropped.
+    pub(crate) async fn cursor(
+        &mut self,
+        attempt: &str,
+        database: &str,
+        command: Document,
+    ) -> Result<Result<Cursor<RawDocumentBuf>, Refused>, EngineError> {
+        let database = self.client.database(database);
+        let asked = async { Ok(database.run_cursor_command(command).await) };
+        match within(ANSWER, attempt, asked).await? {
+            Ok(cursor) => Ok(Ok(cursor.with_type())),
+            Err(error) => self.refused(attempt, &error).map(Err),
+        }
+    }
+
+    /// Goes on to the next document of a cursor, which is its current one then. `false` at its end.
+    pub(crate) async fn advance(
+        &mut self,
+        attempt: &str,
+        cursor: &mut Cursor<RawDocumentBuf>,
+    ) -> Result<Result<bool, Refused>, EngineError> {
+        match within(ANSWER, attempt, async { Ok(cursor.advance().await) }).await? {
+            Ok(more) => Ok(Ok(more)),
+            Err(error) => self.refused(attempt, &error).map(Err),
+        }
+    }
+
+    /// Writes new documents. `false` where not all of them were taken.
+    pub(crate) async fn insert(
+        &mut self,
+        limit: Duration,
+        attempt: &str,
+        (database, collection): (&str, &str),
+        documents: &[RawDocumentBuf],
+    ) -> Result<bool, EngineError> {
+        let collection = self.client.database(database).collection::<RawDocumentBuf>(collection);
+        let asked = collection.insert_many(documents).ordered(false).bypass_document_validation(true);
+        match within(limit, attempt, async { Ok(asked.await) }).await? {
+            Ok(_) => Ok(true),
+            Err(error) => match error.kind.as_ref() {
+                ErrorKind::InsertMany(_) | ErrorKind::BulkWrite(_) | ErrorKind::Write(_) => Ok(false),
+                _ => self.refused(attempt, &error).map(|_| false),
+            },
         }
     }
 

@@ -37,6 +37,8 @@ pub(crate) enum Purpose {
     Private,
     /// For the agent alone, which nobody has to be let in as.
     Repair,
+    /// The same, for data that is being made of a backup.
+    Restore,
 }
 
 impl Purpose {
@@ -45,7 +47,17 @@ impl Purpose {
             Self::Normal => "mongod.conf",
             Self::Private => "private.conf",
             Self::Repair => "repair.conf",
+            Self::Restore => "restore.conf",
         })
+    }
+
+    /// As errors say it.
+    pub(crate) fn attempt(self) -> &'static str {
+        match self {
+            Self::Normal | Self::Private => "start",
+            Self::Repair => "repair",
+            Self::Restore => "restore a backup",
+        }
     }
 }
 
@@ -122,6 +134,16 @@ fn options(site: &Site, tls: TlsMode, purpose: Purpose) -> BTreeMap<&'static str
             ("security.authorization", json!("disabled")),
             ("systemLog.quiet", json!(true)),
         ],
+        // Nothing expires before all of it is there. It says a line for each collection, and more than that nobody reads.
+        Purpose::Restore => vec![
+            ("net.bindIp", own_socket),
+            ("security.authorization", json!("disabled")),
+            ("storage.dbPath", path(&crate::backup::unfinished())),
+            ("setParameter.ttlMonitorEnabled", json!(false)),
+            ("systemLog.destination", json!("file")),
+            ("systemLog.path", json!("/dev/null")),
+            ("systemLog.logAppend", json!(true)),
+        ],
     };
     all.extend(own);
     all
@@ -177,6 +199,13 @@ pub(crate) async fn write(site: &Site, settings: &Settings) -> Result<(), Engine
         let contents = random_password().expose_secret().as_bytes().to_vec();
         site.host.write(File { at: key_file(), contents, mode: 0o400, owner: Owner::Engine }).await?;
     }
+    write_pem(site).await
+}
+
+/// Writes what a server needs that makes data of a backup; the other files may not be there yet.
+pub(crate) async fn write_for_restore(site: &Site) -> Result<(), EngineError> {
+    let contents = text(site, &Settings::default(), Purpose::Restore)?.into_bytes();
+    site.host.write(File { at: Purpose::Restore.file(), contents, mode: 0o640, owner: Owner::Agent }).await?;
     write_pem(site).await
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn data() -> Location {
 }
 
 /// Is there until the agent's account has been made and nobody else can be.
-fn unsecured() -> Location {
+pub(crate) fn unsecured() -> Location {
     Directory::Data.join("unsecured")
 }
 

@@ -4,18 +4,25 @@
 //! 6.0.5.
 
 mod access;
+mod backup;
 mod client;
 mod config;
 mod databases;
+mod dump;
 mod engine;
 mod known;
+mod load;
 mod metrics;
 mod names;
 mod parameters;
+mod records;
 mod repair;
+mod replay;
 mod replica_set;
 mod roles;
 mod root;
+mod server;
+mod taken_over;
 mod tls;
 mod users;
 
@@ -23,7 +30,8 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Client, Command, Databases, Datastore, Engine, EngineError, Host, Identity, Installation, Parameters, Root, Users,
+    Backup, Client, Command, Databases, Datastore, Engine, EngineError, Host, Identity, Installation, Parameters, Root,
+    Users,
 };
 
 use crate::client::Held;
@@ -111,6 +119,10 @@ impl Datastore for Mongodb {
     }
 
     fn parameters(&self) -> Option<&dyn Parameters> {
+        Some(self)
+    }
+
+    fn backup(&self) -> Option<&dyn Backup> {
         Some(self)
     }
 }

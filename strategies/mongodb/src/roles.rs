@@ -4,7 +4,7 @@
 use bson::{Bson, Document, doc};
 use trove_strategy::{EngineError, Site};
 
-use crate::client::{NOT_FOUND, Session, THERE_ALREADY};
+use crate::client::{ADMIN, NOT_FOUND, Session, THERE_ALREADY};
 use crate::config;
 use crate::names::{self, HOME};
 
@@ -13,6 +13,9 @@ pub(crate) const ACCESS: &str = "trove_access";
 
 /// The role of root.
 pub(crate) const ROOT_ROLE: &str = "trove_root";
+
+/// What the agent's account needs for backups, besides all rights: those do not hold for the server's own collections.
+const READER_ROLE: &str = "trove_backup";
 
 /// What the agent's own account needs so that the server lets it do its work.
 pub(crate) fn all_rights() -> Vec<Document> {
@@ -103,6 +106,27 @@ async fn put(session: &mut Session, database: &str, role: &str, rules: Document)
 /// Makes root's role, or puts it right.
 pub(crate) async fn put_root(session: &mut Session, full: bool) -> Result<(), EngineError> {
     put(session, HOME, ROOT_ROLE, of_root(full)).await
+}
+
+/// Lets the agent's account read views, and what time series consist of.
+pub(crate) async fn put_reader(session: &mut Session) -> Result<(), EngineError> {
+    let allows = |resource: Document| doc! {"resource": resource, "actions": ["find", "listIndexes"]};
+    let views = allows(doc! {"db": "", "collection": "system.views"});
+    let series = allows(doc! {"db": "", "system_buckets": ""});
+    put(session, HOME, READER_ROLE, rules(&[views, series], &[])).await?;
+    let grant = doc! {"grantRolesToUser": ADMIN, "roles": [{"role": READER_ROLE, "db": HOME}]};
+    session.write("prepare a backup", HOME, grant, &[]).await.map(|_| ())
+}
+
+/// Makes the roles of these databases and root's, and no others are left. For a server without tenants.
+pub(crate) async fn remake(session: &mut Session, databases: &[String]) -> Result<(), EngineError> {
+    let attempt = "make the roles anew";
+    let all = doc! {"delete": "system.roles", "deletes": [{"q": {}, "limit": 0}]};
+    session.run(attempt, HOME, all).await?;
+    for database in databases {
+        put(session, database, ACCESS, of_access(database, false)).await?;
+    }
+    put_root(session, false).await
 }
 
 /// Makes the role of a database, or puts it right.

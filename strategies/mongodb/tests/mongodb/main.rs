@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests plant files and look at them")]
 
+mod backups;
 mod databases;
 mod durability;
 mod first_start;
