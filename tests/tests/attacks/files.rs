@@ -224,7 +224,10 @@ async fn a_data_directory_that_leads_elsewhere_is_not_worked_in() -> Result<()> 
         it.assert_kept(kind).await?;
     }
     ensure!(leftovers::engines(&it.id) != engine);
-    Engine::PostgreSql.write(&it.api.instance(&it.id).await?, "kept").await?;
+    // It may be shown as it was before it was killed, and not answer yet.
+    let view = it.api.instance(&it.id).await?;
+    let written = async || Ok(Engine::PostgreSql.write(&view, "kept").await.is_ok());
+    poll("an engine that answers", WAIT, written, |is_written| *is_written).await?;
     let said = it.run(&format!("mv data mine; ln -s {} data; ls -l", it.roots.display()))?;
     ensure!(said.contains(" -> "), "{said}");
     it.restart_with("a link in place of the data", "data").await?;
