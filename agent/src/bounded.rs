@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use serde_json::Value;
 use trove_strategy::{
     Applied, Backup, CharacterSet, Database, Databases, Datastore, Engine, EngineError, FirstStart, Grantee, Health,
-    Host, Identity, Installation, Kind, Metric, NewUser, Parameter, Parameters, Root, SecretString, Settings, Sink,
-    Site, Size, Source, StartMode, StartSpec, Taken, User, UserChange, Users,
+    Host, Identity, Incremental, Installation, Kind, Metric, NewUser, Parameter, Parameters, Root, SecretString,
+    Settings, Sink, Site, Size, Source, StartMode, StartSpec, Taken, User, UserChange, Users,
 };
 
 /// Limit of a liveness probe.
@@ -250,15 +250,55 @@ impl Parameters for Bounded {
 impl Backup for Bounded {
     async fn take(&self, site: &Site, sink: &mut Sink) -> Result<Taken, EngineError> {
         let backup = self.0.backup().ok_or_else(|| missing("backup"))?;
-        let mut taken = backup.take(site, sink).await.map_err(short)?;
-        taken.position = taken.position.map(|position| cut(position, WORD));
-        Ok(taken)
+        Ok(bounded(backup.take(site, sink).await.map_err(short)?))
     }
 
     async fn restore(&self, site: &Site, source: &mut Source) -> Result<(), EngineError> {
         let backup = self.0.backup().ok_or_else(|| missing("backup"))?;
         backup.restore(site, source).await.map_err(short)
     }
+
+    async fn check(&self, site: &Site) -> Result<(), EngineError> {
+        let backup = self.0.backup().ok_or_else(|| missing("backup"))?;
+        backup.check(site).await.map_err(short)
+    }
+
+    fn incremental(&self) -> Option<&dyn Incremental> {
+        self.0.backup()?.incremental().map(|_| self as &dyn Incremental)
+    }
+}
+
+impl Bounded {
+    fn increments(&self) -> Result<&dyn Incremental, EngineError> {
+        self.0.backup().and_then(Backup::incremental).ok_or_else(|| missing("incremental"))
+    }
+}
+
+/// As [`Backup`].
+#[async_trait]
+impl Incremental for Bounded {
+    async fn take(&self, site: &Site, checkpoint: &str, sink: &mut Sink) -> Result<Taken, EngineError> {
+        Ok(bounded(self.increments()?.take(site, checkpoint, sink).await.map_err(short)?))
+    }
+
+    async fn begin(&self, site: &Site, source: &mut Source) -> Result<(), EngineError> {
+        self.increments()?.begin(site, source).await.map_err(short)
+    }
+
+    async fn apply(&self, site: &Site, source: &mut Source) -> Result<(), EngineError> {
+        self.increments()?.apply(site, source).await.map_err(short)
+    }
+
+    async fn finish(&self, site: &Site) -> Result<(), EngineError> {
+        self.increments()?.finish(site).await.map_err(short)
+    }
+}
+
+/// What is said of a backup, within its bounds. A checkpoint that is cut would be another one.
+fn bounded(mut taken: Taken) -> Taken {
+    taken.position = taken.position.map(|position| cut(position, WORD));
+    taken.checkpoint = taken.checkpoint.filter(|checkpoint| checkpoint.len() <= WORD);
+    taken
 }
 
 #[cfg(test)]

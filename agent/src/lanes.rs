@@ -18,7 +18,7 @@ pub enum Lane {
 impl Lane {
     pub fn of(work: &Work) -> Self {
         match work {
-            Work::Prepare(_) | Work::Restart(_) | Work::Stop(_) | Work::Restore(_) => Self::LifeCycle,
+            Work::Prepare(_) | Work::Restart(_) | Work::Stop(_) | Work::Restore(_) | Work::Check(_) => Self::LifeCycle,
             Work::ChangeAccounts(_) => Self::Accounts,
             Work::Backup(_) => Self::Backup,
         }

@@ -54,6 +54,7 @@ impl Worker for EngineWork {
             v1::start::Work::ChangeAccounts(changes) => self.change_all(job, changes.changes).await,
             v1::start::Work::Backup(backup) => self.back_up(job, backup).await,
             v1::start::Work::Restore(restore) => self.restore(job, restore).await,
+            v1::start::Work::Check(_) => self.check(job).await,
         }
     }
 }

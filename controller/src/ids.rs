@@ -116,6 +116,10 @@ id!(
     /// Id of a backup.
     BackupId
 );
+id!(
+    /// Id of a schedule of backups.
+    ScheduleId
+);
 
 /// Id of a project (tenant). An opaque string, since not every Keystone uses UUIDs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -112,13 +112,11 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let mut tasks = vec![
         task("agents", shutdown.clone(), serving),
         endless(&shutdown, Runner::new(context.clone()).run(shutdown.clone())),
-        endless(&shutdown, reconcile::backups::run(context.clone(), shutdown.clone())),
-        endless(&shutdown, reconcile::squatters::run(context.clone(), shutdown.clone())),
-        endless(&shutdown, reconcile::run(context, shutdown.clone())),
         endless(&shutdown, watch_over(presence, shutdown.clone())),
         endless(&shutdown, controllers::keep(store.clone(), own, shutdown.clone())),
         endless(&shutdown, controllers::listen(store.clone(), nudge, changes, shutdown.clone())),
     ];
+    tasks.extend(reconcilers(context, &shutdown));
     if let Some(monitor) = monitor {
         tasks.push(endless(&shutdown, monitor));
     }
@@ -139,6 +137,15 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
         let _ = tokio::time::timeout_at(deadline, task).await;
     }
     Ok(())
+}
+
+fn reconcilers(context: RunnerContext, shutdown: &CancellationToken) -> [JoinHandle<()>; 4] {
+    [
+        endless(shutdown, reconcile::backups::run(context.clone(), shutdown.clone())),
+        endless(shutdown, reconcile::schedules::run(context.clone(), shutdown.clone())),
+        endless(shutdown, reconcile::squatters::run(context.clone(), shutdown.clone())),
+        endless(shutdown, reconcile::run(context, shutdown.clone())),
+    ]
 }
 
 /// The metrics' port, if there is one.

@@ -51,6 +51,12 @@ pub struct Manifest {
     /// How far the engine's log had come, in the engine's own words; what is restored is at least as new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<String>,
+    /// The id of the backup on which this one builds: it holds what has changed since. Absent from a full one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// What an increment on this one begins at, in the engine's own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
     /// Bytes of what the engine's tool wrote.
     pub data_bytes: u64,
     /// BLAKE3 sum of what the engine's tool wrote, hex.
@@ -59,7 +65,7 @@ pub struct Manifest {
     pub segments: Vec<Segment>,
 }
 
-/// The longest position, bytes.
+/// The longest position or checkpoint, bytes.
 const POSITION_BYTES: usize = 256;
 
 /// Why a manifest is not taken.
@@ -73,7 +79,7 @@ pub enum ManifestError {
     Foreign(String, String),
     /// A segment's name is not the one that its place has.
     Segment(usize),
-    /// The position is no short word.
+    /// The position or the checkpoint is no short word.
     Position,
 }
 
@@ -83,7 +89,9 @@ impl std::fmt::Display for ManifestError {
             Self::Json(error) => write!(out, "it is no manifest of a backup: {error}"),
             Self::Format(format) => write!(out, "format {format} is not known, only {FORMAT} and older"),
             Self::Foreign(backup, run) => write!(out, "it is of run {run} of backup {backup}"),
-            Self::Position => write!(out, "its position is not of at most {POSITION_BYTES} printable characters"),
+            Self::Position => {
+                write!(out, "its position or checkpoint is not of at most {POSITION_BYTES} printable characters")
+            }
             Self::Segment(number) => write!(out, "segment {number} has another name than its number"),
         }
     }
@@ -124,7 +132,7 @@ impl Manifest {
             return Err(ManifestError::Foreign(manifest.backup, manifest.run));
         }
         let is_word = |text: &String| text.len() <= POSITION_BYTES && text.chars().all(|c| c.is_ascii_graphic());
-        if !manifest.position.as_ref().is_none_or(is_word) {
+        if ![&manifest.position, &manifest.checkpoint].into_iter().flatten().all(is_word) {
             return Err(ManifestError::Position);
         }
         let misnamed = |(number, segment): &(usize, &Segment)| segment.name != segment_name(*number);
@@ -150,6 +158,8 @@ mod tests {
             major: "15".to_owned(),
             recipients: vec!["age1x".to_owned()],
             position: None,
+            parent: None,
+            checkpoint: None,
             data_bytes: 9,
             data_blake3: "00".to_owned(),
             segments: vec![segment(0), segment(1)],

@@ -191,6 +191,31 @@ impl Api {
         poll("the end of the backup", Duration::from_secs(120), ask, ended).await
     }
 
+    /// Has a backup verified.
+    pub async fn verify_backup(&self, id: &str) -> Result<()> {
+        let answer = self.post(&format!("/backups/{id}/action"), &json!({"verify": {}})).await?;
+        if answer.status != 202 {
+            bail!("verify the backup {id}: {answer:?}");
+        }
+        Ok(())
+    }
+
+    /// Waits until all operations of a backup have ended, for at most 180 s, and returns them, newest first.
+    pub async fn await_backup_operations(&self, id: &str) -> Result<Value> {
+        let ask = async || Ok(self.get(&format!("/backups/{id}/operations")).await?.body["operations"].clone());
+        let ended = |status: &Value| ["done", "failed", "cancelled"].iter().any(|end| status == end);
+        poll("the end of the backup's operations", Duration::from_secs(180), ask, |all| {
+            all.as_array().is_some_and(|all| all.iter().all(|operation| ended(&operation["status"])))
+        })
+        .await
+    }
+
+    /// Waits until a verification has ended, and returns what the backup shows of it.
+    pub async fn await_verification(&self, id: &str) -> Result<Value> {
+        self.await_backup_operations(id).await?;
+        Ok(self.get(&format!("/backups/{id}")).await?.body["backup"]["verification"].clone())
+    }
+
     /// Deletes a backup and waits until it is gone, for at most 60 s.
     pub async fn remove_backup(&self, id: &str) -> Result<()> {
         let path = format!("/backups/{id}");

@@ -62,7 +62,7 @@ impl Engine {
 
     /// Whether it has a kind of operation.
     pub fn has(self, kind: &str) -> bool {
-        !["create_backup", "restore_instance"].contains(&kind) || self != Self::MongoDb
+        !["create_backup", "restore_instance", "verify_backup"].contains(&kind) || self != Self::MongoDb
     }
 
     pub fn has_databases(self) -> bool {

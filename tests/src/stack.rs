@@ -237,6 +237,22 @@ impl Stack {
         Ok(objects)
     }
 
+    /// Runs trovectl as the user `trove`. Returns whether it succeeded, and its output (both streams if it failed).
+    pub fn trovectl(&self, args: &[&str]) -> Result<(bool, String)> {
+        let output = Command::new(program("trovectl")?)
+            .args(args)
+            .env("OS_CLIENT_CONFIG_FILE", self.clouds_yaml())
+            .env("OS_CLOUD", "trove")
+            .env("XDG_CACHE_HOME", self.directory().join("cache"))
+            .stdin(Stdio::null())
+            .output()?;
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            text.push_str(&String::from_utf8_lossy(&output.stderr));
+        }
+        Ok((output.status.success(), text))
+    }
+
     /// Starts the controller and waits until it serves. If it ends before, the error contains the end of its log.
     pub fn run(&mut self, failpoints: &Failpoints) -> Result<()> {
         ensure!(self.child.is_none(), "the controller runs already");

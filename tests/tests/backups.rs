@@ -145,6 +145,158 @@ async fn comes_back(engine: Engine) -> Result<()> {
 
 each_engine!(what_was_backed_up_comes_back_in: comes_back of redis, mariadb);
 
+#[tokio::test(flavor = "multi_thread")]
+async fn increments_are_taken_and_restored_with_what_they_build_on() -> Result<()> {
+    let engine = Engine::MariaDb;
+    let stack = Stack::of(engine).await?;
+    let api = stack.login("trove").await?;
+    let user = Clients::new(&stack.clouds_yaml(), "trove")?;
+    let id = api.create(&engine.order("db1")).await?;
+    let view = api.await_active(&id).await?;
+    let mut backups = Vec::new();
+    for (name, more) in
+        [("full", &[][..]), ("first", &["--parent", "full", "--incremental"]), ("second", &["--incremental"])]
+    {
+        engine.write(&view, name).await?;
+        let ordered = user.json(&[&["database", "backup", "create", name, "--instance", "db1"], more].concat())?;
+        let backup = ordered["id"].as_str().with_context(|| format!("{ordered}"))?.to_owned();
+        let taken = api.await_backup(&backup).await?;
+        ensure!(taken["status"] == "COMPLETED", "{taken}\n{}", stack.log_end());
+        ensure!(taken["parent_id"].as_str() == backups.last().map(String::as_str), "{taken}");
+        api.await_active(&id).await?;
+        backups.push(backup);
+    }
+    engine.write(&view, "after").await?;
+    let bytes = |backup: &str| -> Result<u64> {
+        let sizes =
+            stack.objects(backup)?.iter().map(|path| Ok(std::fs::metadata(path)?.len())).collect::<Result<Vec<_>>>()?;
+        Ok(sizes.iter().sum())
+    };
+    ensure!(bytes(&backups[1])? < bytes(&backups[0])?, "an increment is as large as the whole");
+
+    // What is damaged in the middle of the chain is named; then it is whole again.
+    let objects = stack.objects(&backups[1])?;
+    flip(&objects[0])?;
+    let new = api.create(&restored_from(&backups[2], "damaged")).await?;
+    let view = api.await_error(&new).await?;
+    let fault = view["fault"]["message"].as_str().unwrap_or_default();
+    ensure!(fault.contains(&format!("segment 00000000 of backup {}", backups[1])), "the fault is {fault:?}");
+    assert_eq!(api.delete(&format!("/instances/{new}")).await?.status, 202);
+    api.await_gone(&new).await?;
+    flip(&objects[0])?;
+
+    for (number, known) in [(1, &["full", "first"][..]), (2, &["full", "first", "second"])] {
+        let new = api.create(&restored_from(&backups[number], "new")).await?;
+        let view = api.await_active(&new).await.with_context(|| stack.log_end())?;
+        assert_eq!(engine.read(&view).await?, known);
+        assert_eq!(api.delete(&format!("/instances/{new}")).await?.status, 202);
+        api.await_gone(&new).await?;
+    }
+    // As in Trove what builds on it goes, too.
+    user.openstack(&["database", "backup", "delete", "first"])?;
+    for backup in &backups[1..] {
+        trove_tests::poll(
+            "the end of the backup",
+            std::time::Duration::from_secs(60),
+            async || Ok(api.get(&format!("/backups/{backup}")).await?.status),
+            |status| *status == 404,
+        )
+        .await?;
+    }
+    ensure!(api.get(&format!("/backups/{}", backups[0])).await?.body["backup"]["status"] == "COMPLETED");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_protected_is_not_deleted_and_a_last_backup_comes_before_a_deletion() -> Result<()> {
+    let stack = Stack::of(Engine::Redis).await?;
+    let api = stack.login("trove").await?;
+    let id = api.create(&Engine::Redis.order("db1")).await?;
+    api.await_active(&id).await?;
+    let run = |args: &[&str]| -> Result<String> {
+        let (ok, text) = stack.trovectl(args)?;
+        ensure!(ok, "trovectl {args:?}: {text}");
+        Ok(text)
+    };
+    run(&["instance", "protect", "db1"])?;
+    let shown: Value = serde_json::from_str(&run(&["instance", "show", "db1", "-o", "json"])?)?;
+    assert_eq!(shown["deletion_protection"], true, "{shown}");
+    let last = ["instance", "delete", "db1", "--final-backup", "last", "--wait"];
+    for refused in [&last[..], &["instance", "delete", "db1", "--wait"]] {
+        let (ok, text) = stack.trovectl(refused)?;
+        ensure!(!ok && text.contains("protected"), "{refused:?}: {text}");
+    }
+    ensure!(!run(&["backup", "list"])?.contains("last"), "a backup was taken of what cannot be deleted");
+    run(&["instance", "protect", "db1", "--off"])?;
+    run(&last)?;
+    api.await_gone(&id).await?;
+    let kept: Value = serde_json::from_str(&run(&["backup", "show", "last", "-o", "json"])?)?;
+    ensure!(kept["status"] == "COMPLETED", "{kept}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trovectl_has_backups_taken_by_themselves_and_the_oldest_goes() -> Result<()> {
+    let config = "[backups]\nleast_schedule_interval = \"1s\"\n".to_owned();
+    let mut stack = Stack::start_with(StackOptions { config, ..StackOptions::offering(&[Engine::Redis]) }).await?;
+    let api = stack.login("trove").await?;
+    let id = api.create(&Engine::Redis.order("db1")).await?;
+    let view = api.await_active(&id).await?;
+    Engine::Redis.write(&view, "kept").await?;
+    let own = api.back_up(&id, "of a person").await?;
+    ensure!(api.await_backup(&own).await?["status"] == "COMPLETED", "{}", stack.log_end());
+
+    let ctl = |stack: &Stack, args: &[&str]| -> Result<Value> {
+        let (ok, text) = stack.trovectl(&[&["backup", "schedule"][..], args, &["-o", "json"]].concat())?;
+        ensure!(ok, "trovectl {args:?}: {text}");
+        Ok(serde_json::from_str(&text).unwrap_or_default())
+    };
+    let (ok, text) = stack.trovectl(&["backup", "schedule", "create", "db1", "--every", "4s"])?;
+    ensure!(!ok && text.contains("--keep"), "{text}");
+    let (ok, text) =
+        stack.trovectl(&["backup", "schedule", "create", "db1", "--cron", "0 0 31 2 *", "--keep", "7d"])?;
+    ensure!(!ok && text.contains("backup_schedule['cron']"), "{text}");
+    let made = ctl(&stack, &["create", "db1", "--every", "4s", "--keep-count", "1", "--keep", "7d"])?;
+    let schedule = made["id"].as_str().with_context(|| format!("{made}"))?.to_owned();
+    assert_eq!(made["keep"], json!({"count": 1, "seconds": 7 * 24 * 3600}), "{made}");
+
+    // The ids of the schedule's complete backups.
+    let complete = async || -> Result<Vec<String>> {
+        let all = api.get("/backups").await?.body["backups"].clone();
+        let all = all.as_array().cloned().unwrap_or_default().into_iter();
+        let all = all.filter(|backup| backup["schedule_id"] == *schedule && backup["status"] == "COMPLETED");
+        Ok(all.filter_map(|backup| backup["id"].as_str().map(str::to_owned)).collect())
+    };
+    let limit = std::time::Duration::from_secs(120);
+    let first = trove_tests::poll("the first backup", limit, &complete, |ids| !ids.is_empty()).await?.remove(0);
+    let name = api.get(&format!("/backups/{first}")).await?.body["backup"]["name"].clone();
+    ensure!(name.as_str().is_some_and(|name| name.starts_with("db1-2") && name.ends_with('Z')), "{name}");
+    stack.kill_and_run()?;
+    let goes_on = |ids: &Vec<String>| ids.iter().any(|id| *id != first);
+    trove_tests::poll("a second backup", limit, &complete, goes_on).await?;
+    let status = async || Ok(api.get(&format!("/backups/{first}")).await?.status);
+    trove_tests::poll("the end of the first backup", limit, status, |status| *status == 404).await?;
+    ensure!(stack.objects(&first)?.is_empty(), "objects are left of {first}");
+
+    let paused = ctl(&stack, &["update", "db1", "--pause"])?;
+    ensure!(paused["paused"] == true && paused["next_due"].is_null() && paused["last_run"].is_string(), "{paused}");
+    api.await_operations(&id).await?;
+    let newest = complete().await?;
+    let list = ctl(&stack, &["list", "--instance", "db1"])?;
+    assert_eq!(columns(&list, "id"), [schedule.as_str()]);
+    ctl(&stack, &["delete", &schedule])?;
+    assert_eq!(ctl(&stack, &["list"])?, json!([]));
+    let (ok, text) = stack.trovectl(&["backup", "schedule", "show", "db1"])?;
+    ensure!(!ok && text.contains("no backup schedule"), "{text}");
+    assert_eq!(complete().await?, newest, "backups go with their schedule");
+    assert_eq!(api.get(&format!("/backups/{own}")).await?.body["backup"]["status"], "COMPLETED");
+
+    let new = api.create(&restored_from(newest.first().context("a backup")?, "new")).await?;
+    let view = api.await_active(&new).await.with_context(|| stack.log_end())?;
+    assert_eq!(Engine::Redis.read(&view).await?, ["kept"]);
+    Ok(())
+}
+
 /// Runs a program as the account that runs engines, since PostgreSQL refuses root.
 fn as_engine(program: &str) -> Result<Command> {
     if !nix::unistd::geteuid().is_root() {
@@ -337,3 +489,113 @@ async fn writes_go_on_while_a_backup_is_taken_and_what_it_holds_is_consistent() 
     assert_eq!(rows(&client, gaps).await?, ["0"], "half of a transaction is there");
     Ok(())
 }
+
+/// What a project uses of its quotas.
+async fn used(stack: &Stack, project: &str) -> Result<Value> {
+    let admin = stack.login("trove-admin").await?;
+    Ok(admin.get(&format!("/mgmt/quotas/{project}")).await?.body)
+}
+
+/// Asserts that nothing is left of the scratch instance on which the backup was verified last.
+async fn no_scratch_is_left(stack: &Stack, api: &Api, backup: &str, hosts: &[&str]) -> Result<()> {
+    let operations = api.await_backup_operations(backup).await?;
+    ensure!(operations[0]["kind"] == "verify_backup", "{operations}");
+    let scratch = operations[0]["steps"][0]["instance_id"].as_str().context("a scratch instance")?;
+    leftovers::assert_nothing_of(scratch, &stack.host(scratch), &[])?;
+    let there = stack.instances();
+    ensure!(there == hosts, "there are the hosts {there:?}, expected {hosts:?}");
+    let admin = stack.login("trove-admin").await?;
+    let gone = admin.get(&format!("/mgmt/instances/{scratch}?deleted=true")).await?.body;
+    ensure!(gone["instance"]["deleted"] == true && gone["instance"]["purpose"] == "verification", "{gone}");
+    Ok(())
+}
+
+fn trovectl(stack: &Stack, words: &[&str]) -> Result<(bool, String)> {
+    let mut command = Command::new(trove_tests::program("trovectl")?);
+    command.args(words).env("OS_CLIENT_CONFIG_FILE", stack.clouds_yaml()).env("OS_CLOUD", "trove");
+    command.env("XDG_RUNTIME_DIR", stack.directory()).env("XDG_CACHE_HOME", stack.directory());
+    let output = command.stdin(Stdio::null()).output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_verified_and_nothing_is_left_of_it() -> Result<()> {
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let (id, _) = instance_with_rows(&api, "db1", 20_000).await?;
+    let backup = api.back_up(&id, "nightly").await?;
+    ensure!(api.await_backup(&backup).await?["status"] == "COMPLETED", "{}", stack.log_end());
+    api.await_active(&id).await?;
+    let before = used(&stack, &api.project).await?;
+    let shown = api.get(&format!("/backups/{backup}")).await?.body["backup"].clone();
+    ensure!(shown["verification"] == json!({"state": "none", "at": null, "fault": null}), "{shown}");
+
+    api.verify_backup(&backup).await?;
+    let running = api.get(&format!("/backups/{backup}")).await?.body["backup"]["verification"].clone();
+    ensure!(running["state"] == "running", "{running}");
+    ensure!(used(&stack, &api.project).await? == before, "a verification counts against the quota");
+    let list = api.get("/instances").await?.body;
+    ensure!(columns(&list["instances"], "name") == ["db1"], "{list}");
+    ensure!(api.post(&format!("/backups/{backup}/action"), &json!({"verify": {}})).await?.status == 409);
+    ensure!(api.delete(&format!("/backups/{backup}")).await?.status == 422);
+    let verified = api.await_verification(&backup).await?;
+    ensure!(verified["state"] == "passed" && verified["at"].is_string(), "{verified}\n{}", stack.log_end());
+    no_scratch_is_left(&stack, &api, &backup, &[&id]).await?;
+    ensure!(used(&stack, &api.project).await? == before);
+
+    // Again, by the command line; and the unmodified client shows what it shows of any backup.
+    let (done, said) = trovectl(&stack, &["backup", "verify", "nightly", "--wait", "--timeout", "180"])?;
+    ensure!(done && said.contains("is verified at") && said.contains("passed"), "{said}");
+    no_scratch_is_left(&stack, &api, &backup, &[&id]).await?;
+    let user = Clients::new(&stack.clouds_yaml(), "trove")?;
+    let shown = user.json(&["database", "backup", "show", "nightly"])?;
+    ensure!(shown["status"] == "COMPLETED" && shown["name"] == "nightly", "{shown}");
+    api.remove_backup(&backup).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_names_what_is_damaged_and_the_backup_stays() -> Result<()> {
+    let config = "[backups]\nsegment_mib = 1\n".to_owned();
+    let stack = Stack::start_with(StackOptions { config, ..StackOptions::default() }).await?;
+    let api = stack.login("trove").await?;
+    let (id, _) = instance_with_rows(&api, "db1", 20_000).await?;
+    let backup = api.back_up(&id, "sound").await?;
+    ensure!(api.await_backup(&backup).await?["status"] == "COMPLETED", "{}", stack.log_end());
+    let objects = stack.objects(&backup)?;
+    flip(&objects[1])?;
+    let (done, said) = trovectl(&stack, &["backup", "verify", "sound", "--wait", "--timeout", "180"])?;
+    ensure!(!done && said.contains("segment 00000001"), "{said}");
+    let verified = api.await_verification(&backup).await?;
+    let fault = verified["fault"].as_str().unwrap_or_default();
+    ensure!(verified["state"] == "failed", "{verified}\n{}", stack.log_end());
+    ensure!(fault.contains("segment 00000001") && fault.contains("restore"), "{fault}");
+    no_scratch_is_left(&stack, &api, &backup, &[&id]).await?;
+    let shown = api.get(&format!("/backups/{backup}")).await?.body["backup"].clone();
+    ensure!(shown["status"] == "COMPLETED", "{shown}");
+    // What was mended passes.
+    flip(&objects[1])?;
+    api.verify_backup(&backup).await?;
+    let verified = api.await_verification(&backup).await?;
+    ensure!(verified["state"] == "passed" && verified["fault"].is_null(), "{verified}\n{}", stack.log_end());
+    no_scratch_is_left(&stack, &api, &backup, &[&id]).await
+}
+
+/// A backup passes, and the instance that it is of is not touched.
+async fn passes(engine: Engine) -> Result<()> {
+    let stack = Stack::of(engine).await?;
+    let api = stack.login("trove").await?;
+    let id = api.create(&engine.order("db1")).await?;
+    let view = api.await_active(&id).await?;
+    engine.write(&view, "before").await?;
+    let backup = api.back_up(&id, "nightly").await?;
+    ensure!(api.await_backup(&backup).await?["status"] == "COMPLETED", "{}", stack.log_end());
+    api.verify_backup(&backup).await?;
+    let verified = api.await_verification(&backup).await?;
+    ensure!(verified["state"] == "passed", "{verified}\n{}", stack.log_end());
+    no_scratch_is_left(&stack, &api, &backup, &[&id]).await?;
+    assert_eq!(engine.read(&api.await_active(&id).await?).await?, ["before"]);
+    Ok(())
+}
+
+each_engine!(a_backup_passes_its_verification_in: passes of redis, mariadb);

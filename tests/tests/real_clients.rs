@@ -1,12 +1,11 @@
 //! Unmodified clients: every supported `openstack` command, openstacksdk, python-troveclient as a library, and
 //! trovectl. The results are checked in the database.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use trove_tests::{Clients, Keystone, Stack, connect, poll, program, rows};
+use trove_tests::{Clients, Keystone, Stack, connect, poll, rows};
 
 fn names(list: &Value, column: &str) -> Vec<String> {
     let rows = list.as_array().into_iter().flatten();
@@ -255,22 +254,6 @@ async fn python_troveclient_works_as_a_library() -> Result<()> {
     python(&Stack::start().await?, "library.py")
 }
 
-/// Runs trovectl. Returns whether it succeeded, and its output (both streams if it failed).
-fn run_trovectl(stack: &Stack, args: &[&str]) -> Result<(bool, String)> {
-    let output = Command::new(program("trovectl")?)
-        .args(args)
-        .env("OS_CLIENT_CONFIG_FILE", stack.clouds_yaml())
-        .env("OS_CLOUD", "trove")
-        .env("XDG_CACHE_HOME", stack.directory().join("cache"))
-        .stdin(std::process::Stdio::null())
-        .output()?;
-    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
-    }
-    Ok((output.status.success(), text))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn trovectl_does_the_same_without_python() -> Result<()> {
     trovectl(&Stack::start().await?).await
@@ -279,7 +262,7 @@ async fn trovectl_does_the_same_without_python() -> Result<()> {
 async fn trovectl(stack: &Stack) -> Result<()> {
     let api = stack.login("trove").await?;
     let run = |args: &[&str]| -> Result<String> {
-        let (ok, text) = run_trovectl(stack, args)?;
+        let (ok, text) = stack.trovectl(args)?;
         ensure!(ok, "trovectl {args:?}: {text}");
         Ok(text)
     };
@@ -307,7 +290,7 @@ async fn trovectl(stack: &Stack) -> Result<()> {
     ensure!(run(&["limits"])?.contains("INSTANCES"));
     ensure!(run(&["parameter", "list", "postgresql"])?.contains("max_connections"));
     ensure!(run(&["parameter", "show", "postgresql", "max_connections"])?.contains("integer"));
-    let (ok, text) = run_trovectl(stack, &["instance", "stop", &id])?;
+    let (ok, text) = stack.trovectl(&["instance", "stop", &id])?;
     ensure!(!ok && text.contains("(401)"), "{text}");
     let admin = |args: &[&str]| run(&[args, &["--os-cloud", "trove-admin"]].concat());
     admin(&["instance", "stop", &id, "--wait"])?;
@@ -317,7 +300,7 @@ async fn trovectl(stack: &Stack) -> Result<()> {
     ensure!(admin(&["root", "history", &id])?.contains("Never"));
     ensure!(admin(&["quota", "set", api.project.as_str(), "--backups", "-1"])?.contains("-1"));
     ensure!(admin(&["datastore", "version", "list-all"])?.contains("/bin"));
-    let (ok, text) = run_trovectl(stack, &["instance", "show", "no-such"])?;
+    let (ok, text) = stack.trovectl(&["instance", "show", "no-such"])?;
     ensure!(!ok && text.contains("no-such"), "{text}");
     run(&["instance", "delete", "ctl", "--wait"])?;
     api.await_gone(&id).await

@@ -24,10 +24,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trove_proto::backup::MANIFEST_NAME;
-use trove_strategy::{EngineError, Kind};
+use trove_strategy::{Backup, EngineError, Incremental, Kind};
 
 use parts::Part;
-pub use restore::{RestoreOrder, restore};
+pub use restore::{Link, RestoreOrder, restore};
 pub use take::{TakeOrder, take};
 
 /// Segments that are in memory at once: one that is filled or emptied, and one on its way from or to the storage.
@@ -72,6 +72,13 @@ pub trait Storage: Send + Sync {
 
 /// Receives how many bytes of the engine's stream have passed, and how many there are where that is known.
 pub type Tell<'a> = &'a (dyn Fn(u64, Option<u64>) + Send + Sync);
+
+/// # Errors
+/// The engine has no increments.
+fn incremental(strategy: &dyn Backup) -> Result<&dyn Incremental, EngineError> {
+    let none = || EngineError::new(Kind::Invalid, "the datastore does not announce incremental");
+    strategy.incremental().ok_or_else(none)
+}
 
 /// An object as errors call it.
 fn object(name: &str, backup: &str) -> String {

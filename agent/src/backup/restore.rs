@@ -1,5 +1,5 @@
-//! Restores a backup: its objects into the engine's stream. Nothing of an object goes on before its size and sum are
-//! right, and the strategy reads the stream's end only when the whole was right.
+//! Restores a backup, and the increments on it: their objects into the engine's streams. Nothing of an object goes on before its
+//! size and sum are right, and the strategy reads a stream's end only when the whole was right.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};
@@ -10,12 +10,12 @@ use hyper::body::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use trove_proto::backup::{MANIFEST_LIMIT, MANIFEST_NAME, Manifest, SEGMENT_LIMIT, Segment};
-use trove_strategy::{Backup, EngineError, Kind, Site};
+use trove_strategy::{Backup, EngineError, Incremental, Kind, Site, Source};
 
 use super::buffers::Buffers;
 use super::parts::{PART, PartSource, QUEUE};
 use super::segments::SegmentReader;
-use super::{Bounds, Part, Passed, SLOTS, Storage, Tell, joined, object, of_object, told};
+use super::{Bounds, Part, Passed, SLOTS, Storage, Tell, incremental, joined, object, of_object, told};
 
 /// Logarithm of the most that the decompressor keeps: four times what the level needs at which backups are compressed.
 const MOST_WINDOW: u32 = 23;
@@ -24,13 +24,23 @@ const MOST_WINDOW: u32 = 23;
 /// keeps it whole until it has seen its end.
 const MOST_HEADER: usize = 64 << 10;
 
-/// What backup is restored where.
+/// What is restored where.
 pub struct RestoreOrder<'a> {
     pub strategy: &'a dyn Backup,
     /// The datastore's name.
     pub datastore: &'a str,
     pub site: &'a Site,
-    /// The backup's id.
+    /// A full backup, and the increments on it in the order in which they were taken.
+    pub chain: &'a [Link<'a>],
+    /// See [`super::STANDSTILL`].
+    pub standstill: Duration,
+}
+
+/// A backup of a chain.
+pub struct Link<'a> {
+    /// Where its objects lie.
+    pub storage: &'a dyn Storage,
+    /// Its id.
     pub backup: &'a str,
     /// The run that took it.
     pub run: &'a str,
@@ -38,25 +48,50 @@ pub struct RestoreOrder<'a> {
     pub manifest_sum: &'a str,
     /// The secret key of age.
     pub identity: age::x25519::Identity,
-    /// See [`super::STANDSTILL`].
-    pub standstill: Duration,
+}
+
+/// What each backup of the chain consists of.
+///
+/// # Errors
+/// [`Kind::Invalid`]: the first is not full, or another does not build on the one before it. Else those of [`manifest`].
+async fn manifests(order: &RestoreOrder<'_>) -> Result<Vec<Manifest>, EngineError> {
+    if order.chain.is_empty() {
+        return Err(EngineError::new(Kind::Invalid, "no backup was named"));
+    }
+    let mut all: Vec<Manifest> = Vec::new();
+    for link in order.chain {
+        let next = manifest(order, link).await?;
+        let before = all.last().map(|before| before.backup.as_str());
+        if next.parent.as_deref() != before {
+            let on = |backup: Option<&str>| backup.map_or("none".to_owned(), |backup| format!("backup {backup}"));
+            let text = format!(
+                "{}: it builds on {}, and the one before it is {}",
+                object(MANIFEST_NAME, link.backup),
+                on(next.parent.as_deref()),
+                on(before)
+            );
+            return Err(EngineError::new(Kind::Invalid, text));
+        }
+        all.push(next);
+    }
+    Ok(all)
 }
 
 /// Reads the manifest, which must be this backup's and of this site's datastore.
 ///
 /// # Errors
 /// [`Kind::Invalid`]: it is not. Else the storage's.
-async fn manifest(order: &RestoreOrder<'_>, storage: &dyn Storage) -> Result<Manifest, EngineError> {
-    let name = object(MANIFEST_NAME, order.backup);
+async fn manifest(order: &RestoreOrder<'_>, link: &Link<'_>) -> Result<Manifest, EngineError> {
+    let name = object(MANIFEST_NAME, link.backup);
     let invalid = |what: String| EngineError::new(Kind::Invalid, format!("{name}: {what}"));
     let mut bytes = Vec::new();
-    let got = storage.get(MANIFEST_NAME, MANIFEST_LIMIT, &mut bytes).await;
-    got.map_err(|error| of_object(MANIFEST_NAME, order.backup, error))?;
+    let got = link.storage.get(MANIFEST_NAME, MANIFEST_LIMIT, &mut bytes).await;
+    got.map_err(|error| of_object(MANIFEST_NAME, link.backup, error))?;
     let sum = blake3::hash(&bytes).to_hex();
-    if sum.as_str() != order.manifest_sum {
-        return Err(invalid(format!("its sum is {sum} and not {}", order.manifest_sum)));
+    if sum.as_str() != link.manifest_sum {
+        return Err(invalid(format!("its sum is {sum} and not {}", link.manifest_sum)));
     }
-    let read = Manifest::from_json(&bytes, order.backup, order.run);
+    let read = Manifest::from_json(&bytes, link.backup, link.run);
     let manifest = read.map_err(|error| invalid(error.to_string()))?;
     let (datastore, installed) = (order.datastore, &order.site.installation);
     if manifest.datastore != datastore || manifest.major != installed.major {
@@ -70,41 +105,77 @@ async fn manifest(order: &RestoreOrder<'_>, storage: &dyn Storage) -> Result<Man
     Ok(manifest)
 }
 
-/// Restores the backup; bytes of the engine's stream.
+/// Restores the chain; bytes of the engine's streams.
 ///
 /// # Errors
-/// [`Kind::Invalid`]: an object is not what was written, which names it; or the backup is not for this site, or the key
-/// does not open it. [`Kind::Transient`]: its stream stands still. Else the strategy's, or the storage's, or a cancellation.
-pub async fn restore(
-    order: RestoreOrder<'_>,
-    storage: &dyn Storage,
-    cancel: &CancellationToken,
-    tell: Tell<'_>,
-) -> Result<u64, EngineError> {
-    let manifest = tokio::select! {
-        biased;
-        () = cancel.cancelled() => return Err(EngineError::new(Kind::Transient, "it is not waited for any more")),
-        manifest = manifest(&order, storage) => manifest?,
-    };
-    let total = manifest.data_bytes;
-    let (passed, watched) = watch::channel(Passed::default());
-    let bounds = Bounds { cancel, standstill: order.standstill, storage };
-    let work = restore_all(order, storage, manifest, passed);
-    told(work, bounds, watched, |bytes| tell(bytes, Some(total))).await?;
+/// [`Kind::Invalid`]: an object is not what was written, which names it; or a backup is not for this site, or its key
+/// does not open it, or the chain is none. [`Kind::Transient`]: a stream stands still. Else the strategy's, or the storage's,
+/// or a cancellation.
+pub async fn restore(order: &RestoreOrder<'_>, cancel: &CancellationToken, tell: Tell<'_>) -> Result<u64, EngineError> {
+    let manifests = unless_cancelled(cancel, manifests(order)).await?;
+    let increments = if manifests.len() > 1 { Some(incremental(order.strategy)?) } else { None };
+    let total = manifests.iter().map(|manifest| manifest.data_bytes).sum();
+    let mut before = 0;
+    for (number, (link, manifest)) in order.chain.iter().zip(manifests).enumerate() {
+        let bytes = manifest.data_bytes;
+        let (passed, watched) = watch::channel(Passed::default());
+        let reader = match increments {
+            None => Reader::Whole(order.strategy),
+            Some(increments) if number == 0 => Reader::First(increments),
+            Some(increments) => Reader::Next(increments),
+        };
+        let work = read(link, manifest, passed, (reader, order.site));
+        let bounds = Bounds { cancel, standstill: order.standstill, storage: link.storage };
+        told(work, bounds, watched, |bytes| tell(before + bytes, Some(total))).await?;
+        before += bytes;
+    }
+    if let Some(increments) = increments {
+        unless_cancelled(cancel, increments.finish(order.site)).await?;
+    }
     Ok(total)
 }
 
-async fn restore_all(
-    order: RestoreOrder<'_>,
-    storage: &dyn Storage,
+async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(EngineError::new(Kind::Transient, "it is not waited for any more")),
+        done = work => done,
+    }
+}
+
+/// How the strategy reads a backup, by its place in the chain.
+#[derive(Clone, Copy)]
+enum Reader<'a> {
+    Whole(&'a dyn Backup),
+    First(&'a dyn Incremental),
+    Next(&'a dyn Incremental),
+}
+
+impl Reader<'_> {
+    async fn read(self, site: &Site, source: &mut Source) -> Result<(), EngineError> {
+        match self {
+            Self::Whole(strategy) => strategy.restore(site, source).await,
+            Self::First(strategy) => strategy.begin(site, source).await,
+            Self::Next(strategy) => strategy.apply(site, source).await,
+        }
+    }
+}
+
+/// Lets the strategy read a backup.
+async fn read(
+    link: &Link<'_>,
     manifest: Manifest,
     passed: watch::Sender<Passed>,
+    strategy: (Reader<'_>, &Site),
 ) -> Result<(), EngineError> {
     let (fetched, inbox) = mpsc::channel(1);
     let (out, parts) = mpsc::channel(QUEUE);
     let opening = Opening {
-        identity: order.identity.clone(),
-        backup: order.backup.to_owned(),
+        identity: link.identity.clone(),
+        backup: link.backup.to_owned(),
         bytes: manifest.data_bytes,
         blake3: manifest.data_blake3,
         out,
@@ -112,18 +183,18 @@ async fn restore_all(
     };
     let opening = tokio::task::spawn_blocking(move || opening.run(SegmentReader::new(inbox)));
     let feed = async {
-        fetch(&order, storage, &manifest.segments, fetched).await?;
+        fetch(link, &manifest.segments, fetched).await?;
         joined("decrypt and decompress", opening).await
     };
     // The first error ends both: the strategy's tool is ended, or nothing more is fetched.
-    tokio::try_join!(feed, read(&order, parts)).map(drop)
+    tokio::try_join!(feed, to_the_end(parts, strategy)).map(drop)
 }
 
-/// Lets the strategy read.
-async fn read(order: &RestoreOrder<'_>, parts: mpsc::Receiver<Part>) -> Result<(), EngineError> {
+/// Lets the strategy read, up to the end.
+async fn to_the_end(parts: mpsc::Receiver<Part>, strategy: (Reader<'_>, &Site)) -> Result<(), EngineError> {
     let mut source = PartSource::new(parts);
-    let restored = order.strategy.restore(order.site, &mut source).await;
-    let read = match restored {
+    let (reader, site) = strategy;
+    let read = match reader.read(site, &mut source).await {
         // A tool may not ask for the last bytes; without them nobody knows whether the whole was right.
         Ok(()) => source.drain().await,
         Err(error) if !source.is_broken() => return Err(error),
@@ -138,20 +209,15 @@ async fn read(order: &RestoreOrder<'_>, parts: mpsc::Receiver<Part>) -> Result<(
 
 /// Fetches the segments one after the other, each when there is room for it, up to the end or until nobody takes
 /// them.
-async fn fetch(
-    order: &RestoreOrder<'_>,
-    storage: &dyn Storage,
-    segments: &[Segment],
-    fetched: mpsc::Sender<Option<Bytes>>,
-) -> Result<(), EngineError> {
+async fn fetch(link: &Link<'_>, segments: &[Segment], fetched: mpsc::Sender<Option<Bytes>>) -> Result<(), EngineError> {
     let largest = segments.iter().map(|segment| segment.bytes).max().unwrap_or_default();
     let buffers = Buffers::new(SLOTS, usize::try_from(largest).unwrap_or_default());
     for segment in segments {
         let next = async {
             let mut buffer = buffers.take().await;
-            let got = storage.get(&segment.name, segment.bytes, &mut buffer.bytes).await;
-            got.map_err(|error| of_object(&segment.name, order.backup, error))?;
-            checked(buffer.into_bytes(), segment, order.backup).await
+            let got = link.storage.get(&segment.name, segment.bytes, &mut buffer.bytes).await;
+            got.map_err(|error| of_object(&segment.name, link.backup, error))?;
+            checked(buffer.into_bytes(), segment, link.backup).await
         };
         let next = tokio::select! {
             biased;

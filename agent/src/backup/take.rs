@@ -15,7 +15,7 @@ use trove_strategy::{Backup, EngineError, Kind, Site, Taken};
 use super::buffers::Buffers;
 use super::parts::{PartSink, QUEUE, next_part};
 use super::segments::{Full, SegmentWriter};
-use super::{Bounds, Part, Passed, SLOTS, Storage, Tell, joined, of_object, told};
+use super::{Bounds, Part, Passed, SLOTS, Storage, Tell, incremental, joined, of_object, told};
 use crate::supervisor::pass;
 
 /// The level at which zstd is about as fast as a disk.
@@ -41,6 +41,8 @@ pub struct TakeOrder<'a> {
     pub segment_bytes: u64,
     /// See [`super::STANDSTILL`].
     pub standstill: Duration,
+    /// The backup on which it builds.
+    pub parent: Option<&'a v1::Parent>,
 }
 
 /// What the strategy came to.
@@ -121,7 +123,10 @@ async fn write(
     passed: watch::Sender<Passed>,
 ) -> Result<Option<Written>, EngineError> {
     let mut sink = PartSink::new(sender, passed);
-    let taken = order.strategy.take(order.site, &mut sink).await;
+    let taken = match order.parent {
+        None => order.strategy.take(order.site, &mut sink).await,
+        Some(parent) => incremental(order.strategy)?.take(order.site, &parent.checkpoint, &mut sink).await,
+    };
     let finished = match taken {
         Ok(taken) => sink.finish().await.map(|(bytes, sum)| Written { taken, bytes, sum }),
         Err(error) if !sink.is_broken() => return Err(error),
@@ -189,6 +194,8 @@ async fn store_manifest(
         major: order.site.installation.major.clone(),
         recipients: order.recipients.to_vec(),
         position: written.taken.position,
+        parent: order.parent.map(|parent| parent.backup.clone()),
+        checkpoint: written.taken.checkpoint,
         data_bytes: written.bytes,
         data_blake3: written.sum.to_hex().to_string(),
         segments,

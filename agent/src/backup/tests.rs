@@ -65,6 +65,10 @@ impl Shelf {
         blake3::hash(&self.objects.lock().unwrap()[MANIFEST_NAME]).to_hex().to_string()
     }
 
+    fn manifest(&self) -> Manifest {
+        serde_json::from_slice(&self.objects.lock().unwrap()[MANIFEST_NAME]).unwrap()
+    }
+
     /// Changes the manifest; its new sum, as a controller would know it.
     fn change_manifest(&self, change: impl FnOnce(&mut Manifest)) -> String {
         self.change(MANIFEST_NAME, |bytes| {
@@ -109,6 +113,7 @@ pub(crate) struct Tape {
     written: AtomicU64,
     /// How much it reads of what is restored.
     reads: Option<u64>,
+    has_increments: bool,
     pub(crate) restored: Mutex<Vec<u8>>,
     /// Whether it has seen the end.
     has_ended: Mutex<bool>,
@@ -137,6 +142,7 @@ impl Backup for Tape {
         }
         let mut taken = Taken::default();
         taken.position = Some("0/16".to_owned());
+        taken.checkpoint = self.has_increments.then(|| format!("after-{}", self.contents.len()));
         Ok(taken)
     }
 
@@ -150,6 +156,38 @@ impl Backup for Tape {
         *self.restored.lock().unwrap() = restored;
         read.map_err(broken)?;
         *self.has_ended.lock().unwrap() = self.reads.is_none();
+        Ok(())
+    }
+
+    fn incremental(&self) -> Option<&dyn Incremental> {
+        self.has_increments.then_some(self)
+    }
+}
+
+/// An increment begins with its checkpoint, and a restore puts a bar between them.
+#[async_trait]
+impl Incremental for Tape {
+    async fn take(&self, site: &Site, checkpoint: &str, sink: &mut Sink) -> Result<Taken, EngineError> {
+        sink.write_all(checkpoint.as_bytes()).await.expect("it is taken");
+        Backup::take(self, site, sink).await
+    }
+
+    async fn begin(&self, _site: &Site, source: &mut Source) -> Result<(), EngineError> {
+        let mut restored = Vec::new();
+        let read = source.read_to_end(&mut restored).await;
+        *self.restored.lock().unwrap() = restored;
+        read.map(drop).map_err(|error| EngineError::caused(Kind::Fatal, "the tool ended", error))
+    }
+
+    async fn apply(&self, _site: &Site, source: &mut Source) -> Result<(), EngineError> {
+        let mut increment = b"|".to_vec();
+        let read = source.read_to_end(&mut increment).await;
+        self.restored.lock().unwrap().append(&mut increment);
+        read.map(drop).map_err(|error| EngineError::caused(Kind::Fatal, "the tool ended", error))
+    }
+
+    async fn finish(&self, _site: &Site) -> Result<(), EngineError> {
+        *self.has_ended.lock().unwrap() = true;
         Ok(())
     }
 }
@@ -185,8 +223,14 @@ impl Stage {
         let (strategy, site): (&dyn Backup, _) = (tape, &self.site);
         let (datastore, backup, run, standstill) = ("tape", "b", "r", self.standstill);
         let recipients = &recipients;
-        let order = TakeOrder { strategy, datastore, site, backup, run, recipients, segment_bytes, standstill };
+        let order =
+            TakeOrder { strategy, datastore, site, backup, run, recipients, segment_bytes, standstill, parent: None };
         timeout(SOON, take(&order, storage, &self.cancel, &|_, _| {})).await.expect("it ends")
+    }
+
+    /// The backup that [`Stage::take`] takes.
+    fn link<'a>(&self, storage: &'a dyn Storage, manifest_sum: &'a str) -> Link<'a> {
+        Link { storage, backup: "b", run: "r", manifest_sum, identity: self.key.clone() }
     }
 
     async fn take(&self, tape: &Tape, storage: &dyn Storage) -> Result<v1::BackedUp, EngineError> {
@@ -209,10 +253,9 @@ impl Stage {
         storage: &dyn Storage,
         manifest_sum: &str,
     ) -> Result<u64, EngineError> {
-        let (strategy, site, identity): (&dyn Backup, _, _) = (tape, &self.site, self.key.clone());
-        let (backup, run, standstill) = ("b", "r", self.standstill);
-        let order = RestoreOrder { strategy, datastore, site, backup, run, manifest_sum, identity, standstill };
-        timeout(SOON, restore(order, storage, &self.cancel, &|_, _| {})).await.expect("it ends")
+        let (chain, standstill) = ([self.link(storage, manifest_sum)], self.standstill);
+        let order = RestoreOrder { strategy: tape, datastore, site: &self.site, chain: &chain, standstill };
+        timeout(SOON, restore(&order, &self.cancel, &|_, _| {})).await.expect("it ends")
     }
 }
 
@@ -436,11 +479,9 @@ async fn a_restore_fetches_two_segments_and_waits_for_the_tool() {
         }
     }
     let before = shelf.asked.load(Ordering::SeqCst);
-    let (site, identity, manifest_sum) = (&stage.site, stage.key.clone(), sum.as_str());
-    let (backup, run, standstill) = ("b", "r", STANDSTILL);
-    let (strategy, datastore): (&dyn Backup, _) = (&Stuck, "tape");
-    let order = RestoreOrder { strategy, datastore, site, backup, run, manifest_sum, identity, standstill };
-    let waits = restore(order, &shelf, &stage.cancel, &|_, _| {});
+    let (chain, standstill) = ([stage.link(&shelf, &sum)], STANDSTILL);
+    let order = RestoreOrder { strategy: &Stuck, datastore: "tape", site: &stage.site, chain: &chain, standstill };
+    let waits = restore(&order, &stage.cancel, &|_, _| {});
     assert!(timeout(Duration::from_secs(2), waits).await.is_err());
     // The manifest, the segments that the parts on their way are of, and two.
     let fetched = shelf.asked.load(Ordering::SeqCst) - before;
@@ -491,7 +532,8 @@ async fn what_cannot_be_carried_out_is_refused_before_the_tool_runs() {
         let (strategy, site): (&dyn Backup, _) = (&tape, &stage.site);
         let (datastore, backup, run, segment_bytes, standstill) = ("tape", "b", "r", SEGMENT, STANDSTILL);
         let recipients = &recipients;
-        let order = TakeOrder { strategy, datastore, site, backup, run, recipients, segment_bytes, standstill };
+        let order =
+            TakeOrder { strategy, datastore, site, backup, run, recipients, segment_bytes, standstill, parent: None };
         let error = take(&order, &shelf, &stage.cancel, &|_, _| {}).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid, "{}", error.chain());
     }
@@ -545,22 +587,17 @@ async fn progress_is_told_with_the_whole_at_the_end_and_not_often() {
     let (strategy, site): (&dyn Backup, _) = (&tape, &stage.site);
     let (datastore, backup, run, segment_bytes, standstill) = ("tape", "b", "r", SEGMENT, STANDSTILL);
     let recipients = &recipients;
-    let order = TakeOrder { strategy, datastore, site, backup, run, recipients, segment_bytes, standstill };
+    let order =
+        TakeOrder { strategy, datastore, site, backup, run, recipients, segment_bytes, standstill, parent: None };
     let begun = Instant::now();
     let sum = take(&order, &shelf, &stage.cancel, &tell).await.unwrap().manifest_sum;
     let most = begun.elapsed().as_millis() / 500 + 2;
     let said = std::mem::take(&mut *told.lock().unwrap());
     assert_eq!(said.last(), Some(&(3 << 20, None)));
     assert!(said.len() as u128 <= most && said.is_sorted(), "{said:?}");
-    let (identity, manifest_sum) = (stage.key.clone(), sum.as_str());
-    restore(
-        RestoreOrder { strategy, datastore, site, backup, run, manifest_sum, identity, standstill },
-        &shelf,
-        &stage.cancel,
-        &tell,
-    )
-    .await
-    .unwrap();
+    let chain = [stage.link(&shelf, &sum)];
+    let order = RestoreOrder { strategy, datastore, site, chain: &chain, standstill };
+    restore(&order, &stage.cancel, &tell).await.unwrap();
     assert_eq!(told.lock().unwrap().last(), Some(&(3 << 20, Some(3 << 20))));
 }
 
@@ -624,4 +661,95 @@ async fn a_stream_that_moves_slowly_or_has_not_begun_is_not_given_up() {
     let prepares = Tape { contents: vec![1], hangs_after: Some(0), ..Tape::default() };
     let waited = timeout(Duration::from_secs(3), stage.take(&prepares, &Shelf::open())).await;
     assert!(waited.is_err(), "it ended: {waited:?}");
+}
+
+/// A full backup and two increments, each on a shelf of its own.
+async fn chain(stage: &Stage) -> Vec<(Shelf, String, v1::BackedUp)> {
+    let mut all: Vec<(Shelf, String, v1::BackedUp)> = Vec::new();
+    for (number, contents) in ["full", "first", "second"].into_iter().enumerate() {
+        let tape = Tape { has_increments: true, ..Tape::of(contents.as_bytes().to_vec()) };
+        let (shelf, backup, run) = (Shelf::open(), format!("b{number}"), format!("r{number}"));
+        let parent = all.last().map(|(shelf, backup, _)| v1::Parent {
+            backup: backup.clone(),
+            checkpoint: shelf.manifest().checkpoint.expect("a checkpoint"),
+        });
+        let order = TakeOrder {
+            strategy: &tape,
+            datastore: "tape",
+            site: &stage.site,
+            backup: &backup,
+            run: &run,
+            recipients: &[stage.key.to_public().to_string()],
+            segment_bytes: SEGMENT,
+            parent: parent.as_ref(),
+            standstill: STANDSTILL,
+        };
+        let done = take(&order, &shelf, &stage.cancel, &|_, _| {}).await.unwrap();
+        all.push((shelf, backup, done));
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_is_restored_in_its_order_and_nothing_else_is() {
+    let stage = stage();
+    let chain = chain(&stage).await;
+    assert_eq!(chain[2].0.manifest().parent.as_deref(), Some("b1"));
+    let restored = async |numbers: &[usize], has_increments: bool| {
+        let link = |number: &usize| {
+            let (storage, backup, done) = &chain[*number];
+            Link { storage, backup, run: &done.run, manifest_sum: &done.manifest_sum, identity: stage.key.clone() }
+        };
+        let links: Vec<_> = numbers.iter().map(link).collect();
+        let tape = Tape { has_increments, ..Tape::default() };
+        let order = RestoreOrder {
+            strategy: &tape,
+            datastore: "tape",
+            site: &stage.site,
+            chain: &links,
+            standstill: STANDSTILL,
+        };
+        let done = restore(&order, &stage.cancel, &|_, _| {}).await;
+        let text = String::from_utf8(tape.restored.lock().unwrap().clone()).unwrap();
+        done.map(|bytes| (bytes, text, *tape.has_ended.lock().unwrap())).map_err(|error| (error.kind(), error.chain()))
+    };
+    let whole = "full|after-4first|after-5second";
+    assert_eq!(restored(&[0, 1, 2], true).await.unwrap(), (29, whole.to_owned(), true));
+    assert_eq!(restored(&[0, 1], true).await.unwrap().1, "full|after-4first");
+    assert_eq!(restored(&[0], true).await.unwrap(), (4, "full".to_owned(), true));
+    for (numbers, has_increments, why) in [
+        (&[0, 2][..], true, "the manifest of backup b2: it builds on backup b1, and the one before it is backup b0"),
+        (&[1], true, "the manifest of backup b1: it builds on backup b0, and the one before it is none"),
+        (&[0, 1, 1], true, "builds on backup b0"),
+        (&[0, 0], true, "the manifest of backup b0: it builds on none"),
+        (&[], true, "no backup was named"),
+        (&[0, 1], false, "does not announce incremental"),
+    ] {
+        let (kind, text) = restored(numbers, has_increments).await.unwrap_err();
+        assert!(kind == Kind::Invalid && text.contains(why), "{numbers:?}: {text}");
+    }
+    // What is damaged in the middle is named, and nothing is finished.
+    chain[1].0.change("00000000", |bytes| bytes[0] ^= 1);
+    let (kind, text) = restored(&[0, 1, 2], true).await.unwrap_err();
+    assert!(kind == Kind::Invalid && text.contains("segment 00000000 of backup b1"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_increment_is_refused_by_an_engine_without_them() {
+    let (stage, shelf, tape) = (stage(), Shelf::open(), Tape::of(noise(10, 1)));
+    let parent = v1::Parent { backup: "b0".to_owned(), checkpoint: "1".to_owned() };
+    let order = TakeOrder {
+        strategy: &tape,
+        datastore: "tape",
+        site: &stage.site,
+        backup: "b",
+        run: "r",
+        recipients: &[stage.key.to_public().to_string()],
+        segment_bytes: SEGMENT,
+        parent: Some(&parent),
+        standstill: STANDSTILL,
+    };
+    let error = take(&order, &shelf, &stage.cancel, &|_, _| {}).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid, "{}", error.chain());
+    assert!(!shelf.has(MANIFEST_NAME));
 }

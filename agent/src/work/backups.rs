@@ -1,11 +1,11 @@
-//! Jobs that take and restore backups.
+//! Jobs that take, restore and check backups.
 
 use trove_proto::v1;
 use trove_proto::v1::ServiceState;
 use trove_strategy::{Backup, EngineError, Kind, SecretString};
 
 use super::{EngineWork, is_coming};
-use crate::backup::{RestoreOrder, STANDSTILL, TakeOrder, restore, take};
+use crate::backup::{Link, RestoreOrder, STANDSTILL, TakeOrder, restore, take};
 use crate::jobs::{Job, Outcome};
 use crate::objects::granted::RunObjects;
 use crate::status::wire_error;
@@ -40,6 +40,7 @@ impl EngineWork {
             recipients: &backup.recipients,
             segment_bytes: backup.segment_bytes,
             standstill: STANDSTILL,
+            parent: backup.parent.as_ref(),
         };
         let work = async {
             self.engine_answers(job, "take").await?;
@@ -72,7 +73,7 @@ impl EngineWork {
         }
     }
 
-    /// Puts a backup in the place of the data of an engine that has never run.
+    /// Puts a backup, and the increments on it, in the place of the data of an engine that has never run.
     ///
     /// The strategy works here and not in the supervisor's task, since it may take hours, in which the task is to hear
     /// others. Nothing starts the engine meanwhile. The task by itself starts only one that is wanted, which this one
@@ -82,27 +83,41 @@ impl EngineWork {
     /// which begins anew.
     pub(super) async fn restore(&self, job: &Job, order: v1::Restore) -> Result<Outcome, v1::Error> {
         let (strategy, datastore) = (self.backups()?, self.datastore.identity().name);
-        let v1::Restore { generation, specification, backup, run, manifest_sum, identity } = order;
-        let identity = parse_identity(&SecretString::from(identity)).map_err(|error| wire_error(&error))?;
+        let v1::Restore { generation, specification, chain } = order;
+        let parse = |backup: &v1::StoredBackup| parse_identity(&SecretString::from(backup.identity.clone()));
+        let identities: Vec<_> =
+            chain.iter().map(parse).collect::<Result<_, _>>().map_err(|error| wire_error(&error))?;
         job.stage("restore", "assign", async { self.assign(generation, specification) }).await?;
         let site = self.assignments.complete(&self.site);
-        let storage = RunObjects::new(&self.objects, job, &run);
-        let order = RestoreOrder {
-            strategy,
-            datastore: &datastore,
-            site: &site,
-            backup: &backup,
-            run: &run,
-            manifest_sum: &manifest_sum,
+        let storages: Vec<_> = chain.iter().map(|of| RunObjects::new(&self.objects, job, &of.run)).collect();
+        let links = chain.iter().zip(&storages).zip(identities).map(|((of, storage), identity)| Link {
+            storage,
+            backup: &of.backup,
+            run: &of.run,
+            manifest_sum: &of.manifest_sum,
             identity,
-            standstill: STANDSTILL,
-        };
+        });
+        let links: Vec<_> = links.collect();
+        let (datastore, site) = (datastore.as_str(), &site);
+        let order = RestoreOrder { strategy, datastore, site, chain: &links, standstill: STANDSTILL };
         let work = async {
             self.supervisor.make_empty().await?;
             let tell = |bytes, total| job.progress("restore", bytes, total, "bytes");
-            restore(order, &storage, job.cancel(), &tell).await
+            restore(&order, job.cancel(), &tell).await
         };
         let data_bytes = job.stage("restore", "restore", work).await?;
         Ok(Outcome::Restored(v1::Restored { data_bytes }))
+    }
+
+    /// Has the strategy check what was restored, on the running engine.
+    pub(super) async fn check(&self, job: &Job) -> Result<Outcome, v1::Error> {
+        let strategy = self.backups()?;
+        let site = self.assignments.complete(&self.site);
+        let work = async {
+            self.engine_answers(job, "check").await?;
+            job.unless_cancelled(strategy.check(&site)).await
+        };
+        job.stage("check", "check", work).await?;
+        Ok(Outcome::Checked(v1::Checked {}))
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Answer {
     pub(crate) body: Value,
     /// The operation that it enqueued.
     pub(crate) operation: Option<String>,
+    /// The ids of the increments that were deleted with what they build on.
+    pub(crate) increments: Option<String>,
 }
 
 /// The API of one cloud.
@@ -116,11 +118,11 @@ impl Api {
                 tokio::time::sleep(pause).await;
                 continue;
             }
-            let header = answer.headers().get("x-trove-operation-id").and_then(|value| value.to_str().ok());
-            let operation = header.map(str::to_owned);
+            let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            let (operation, increments) = (header("x-trove-operation-id"), header("x-trove-increments"));
             let body: Value = answer.json().await.unwrap_or_default();
             if status.is_success() {
-                return Ok(Answer { body, operation });
+                return Ok(Answer { body, operation, increments });
             }
             return Err(refused(what, status.as_u16(), &body));
         }
@@ -262,6 +264,41 @@ impl Api {
         }
         let none = "in this project. `trovectl backup list` shows them.";
         self.named("backup", wanted, "/backups", "backups", none).await
+    }
+
+    /// A schedule of backups by id, or by the name or id of an instance that has one alone.
+    ///
+    /// # Errors
+    /// As of [`Api::find_instance`].
+    pub(crate) async fn find_schedule(&mut self, wanted: &str) -> Result<Value> {
+        let mut instance = wanted.to_owned();
+        if uuid::Uuid::parse_str(wanted).is_ok() {
+            let path = format!("/backup_schedules/{wanted}");
+            match self.get(&format!("find the backup schedule {wanted}"), &path).await {
+                Ok(mut found) => return Ok(found["backup_schedule"].take()),
+                Err(Failure::NotFound(_)) => {}
+                Err(other) => return Err(other),
+            }
+        } else {
+            let found = self.find_instance(wanted).await?;
+            instance = found["id"].as_str().unwrap_or_default().to_owned();
+        }
+        let what = format!("find the backup schedule of {wanted}");
+        let path = format!("/backup_schedules?instance_id={instance}");
+        let found = self.list(&what, &path, "backup_schedules").await?;
+        match found.as_slice() {
+            [one] => Ok(one.clone()),
+            [] => Err(Failure::NotFound(format!(
+                "There is no backup schedule {wanted}, nor one of an instance {wanted}. `trovectl backup schedule list` shows them."
+            ))),
+            several => {
+                let ids: Vec<&str> = several.iter().filter_map(|found| found["id"].as_str()).collect();
+                Err(Failure::Usage(format!(
+                    "{wanted} has several backup schedules; say which by id: {}.",
+                    ids.join(", ")
+                )))
+            }
+        }
     }
 
     async fn named(&mut self, noun: &str, wanted: &str, path: &str, collection: &str, none: &str) -> Result<Value> {

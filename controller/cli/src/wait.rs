@@ -12,9 +12,41 @@ use crate::progress::Progress;
 /// How long one request is held, seconds.
 const HELD: u64 = 30;
 
+/// What an operation is one of, by its id.
+#[derive(Clone, Copy)]
+pub(crate) enum Of<'a> {
+    Instance(&'a str),
+    Backup(&'a str),
+}
+
+impl Of<'_> {
+    fn path(self) -> String {
+        match self {
+            Self::Instance(id) => format!("/instances/{id}/operations"),
+            Self::Backup(id) => format!("/backups/{id}/operations"),
+        }
+    }
+
+    /// The command that shows how it goes.
+    pub(crate) fn command(self) -> String {
+        match self {
+            Self::Instance(id) => format!("trovectl operations {id}"),
+            Self::Backup(id) => format!("trovectl backup show {id}"),
+        }
+    }
+
+    /// The same, as it goes.
+    fn follow(self) -> String {
+        match self {
+            Self::Instance(_) => format!("{} --follow", self.command()),
+            Self::Backup(_) => self.command(),
+        }
+    }
+}
+
 /// What is waited for.
 pub(crate) struct Wait<'a> {
-    pub(crate) instance: &'a str,
+    pub(crate) of: Of<'a>,
     pub(crate) operation: &'a str,
     /// `create the instance x`.
     pub(crate) what: &'a str,
@@ -35,10 +67,10 @@ pub(crate) async fn wait(api: &mut Api, output: Output, wait: &Wait<'_>) -> Resu
 }
 
 async fn follow(api: &mut Api, wait: &Wait<'_>, end: Instant, progress: &mut Progress) -> Result<()> {
-    let Wait { instance, operation, what, timeout } = wait;
+    let Wait { of, operation, what, timeout } = wait;
     let mut since = None;
     loop {
-        let (list, version) = match operations(api, instance, since.as_deref(), end).await {
+        let (list, version) = match operations(api, *of, since.as_deref(), end).await {
             Ok(answer) => answer,
             // The instance is gone, which is how a delete ends.
             Err(Failure::NotFound(_)) if what.starts_with("delete the instance") => return Ok(()),
@@ -53,7 +85,8 @@ async fn follow(api: &mut Api, wait: &Wait<'_>, end: Instant, progress: &mut Pro
                     let why = found["error"].as_str().unwrap_or("no reason was given");
                     let status = found["status"].as_str().unwrap_or_default();
                     return Err(Failure::failed(format!(
-                        "Could not {what}: the operation is {status}: {why} `trovectl operations {instance}` shows its steps."
+                        "Could not {what}: the operation is {status}: {why} `{}` shows more.",
+                        of.command()
                     )));
                 }
                 _ => {}
@@ -61,8 +94,9 @@ async fn follow(api: &mut Api, wait: &Wait<'_>, end: Instant, progress: &mut Pro
         }
         if Instant::now() >= end {
             return Err(Failure::Late(format!(
-                "Not done within {} s: to {what} goes on. `trovectl operations {instance} --follow` shows it.",
-                timeout.as_secs()
+                "Not done within {} s: to {what} goes on. `{}` shows it.",
+                timeout.as_secs(),
+                of.follow()
             )));
         }
         if version.is_none() {
@@ -72,18 +106,18 @@ async fn follow(api: &mut Api, wait: &Wait<'_>, end: Instant, progress: &mut Pro
     }
 }
 
-/// The operations of an instance, newest first, and the version of the answer. With `since` the answer is held until
+/// The operations of an instance or a backup, newest first, and the version of the answer. With `since` the answer is held until
 /// there is another.
 ///
 /// # Errors
 /// The service's.
 pub(crate) async fn operations(
     api: &mut Api,
-    instance: &str,
+    of: Of<'_>,
     since: Option<&str>,
     end: Instant,
 ) -> Result<(Vec<Value>, Option<String>)> {
-    let mut path = format!("/instances/{instance}/operations");
+    let mut path = of.path();
     if let Some(since) = since {
         let left = end.saturating_duration_since(Instant::now()).as_secs().clamp(1, HELD);
         path.push_str(&format!("?wait={left}&since={}", crate::api::segment(since)));

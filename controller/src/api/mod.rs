@@ -1,5 +1,6 @@
 //! HTTP: routes, types, faults. Each handler extracts, authorises, makes one call into `app`, and draws a view.
 
+mod backup_schedules;
 mod backup_strategies;
 mod backups;
 mod configurations;

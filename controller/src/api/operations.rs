@@ -1,4 +1,4 @@
-//! Operations of an instance: ours, beyond Trove.
+//! Operations of an instance or of a backup: ours, beyond Trove.
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -6,6 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::ApiState;
+use super::backups::{OfBackup, backup_id};
 use super::http::auth::Authorized;
 use super::http::body::{Json, Path, Query};
 use super::http::fault::Fault;
@@ -26,6 +27,12 @@ pub(super) struct Wait {
     wait: Option<u16>,
     /// The `version` of an answer: this one is held until there is another.
     since: Option<String>,
+}
+
+impl Wait {
+    fn seconds(&self) -> u64 {
+        self.wait.map_or(0, u64::from).min(LONGEST_WAIT)
+    }
 }
 
 /// How far a step is.
@@ -119,11 +126,36 @@ pub(super) async fn list(
     Query(query): Query<Wait>,
 ) -> Result<Json<OperationsBody>> {
     authorized.may("instance:show")?;
-    let wait_s = query.wait.map_or(0, u64::from).min(LONGEST_WAIT);
     let id = instance_id(&of.id)?;
+    let held = state.app.list_operations(&authorized.caller, id, query.since.clone(), query.seconds());
+    body(&authorized, held).await
+}
+
+/// List the operations of a backup
+///
+/// The one that takes it, or has taken it, and the last one that verifies it. As those of an instance.
+#[utoipa::path(get, path = "/backups/{id}/operations", tag = "operations", operation_id = "list_backup_operations",
+    params(OfBackup, Wait), responses(Fault<404>))]
+pub(super) async fn of_backup(
+    State(state): State<ApiState>,
+    authorized: Authorized,
+    Path(of): Path<OfBackup>,
+    Query(query): Query<Wait>,
+) -> Result<Json<OperationsBody>> {
+    authorized.may("backup:show")?;
+    let id = backup_id(&of.id)?;
+    let held = state.app.list_backup_operations(&authorized.caller, id, query.since.clone(), query.seconds());
+    body(&authorized, held).await
+}
+
+/// The answer, once it is held no longer; a token that ends meanwhile ends it.
+async fn body(
+    authorized: &Authorized,
+    held: impl Future<Output = Result<(Vec<Operation>, String)>>,
+) -> Result<Json<OperationsBody>> {
     let (list, version) = tokio::select! {
         biased;
-        held = state.app.list_operations(&authorized.caller, id, query.since, wait_s) => held?,
+        held = held => held?,
         refused = authorized.refused() => return Err(refused),
     };
     let admin = authorized.caller.is_admin();

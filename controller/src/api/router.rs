@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 use super::http::{auth, body, fault, request, unbuilt};
 use super::openapi::{self, Document};
 use super::{
-    ApiState, backup_strategies, backups, configurations, connection, databases, datastores, events, flavors,
-    instances, limits, mgmt, operations, parameters, quotas, root, users, versions,
+    ApiState, backup_schedules, backup_strategies, backups, configurations, connection, databases, datastores, events,
+    flavors, instances, limits, mgmt, operations, parameters, quotas, root, users, versions,
 };
 
 /// Every path of the service, to be served at the root; `identity` is the one that is built in, if it is used.
@@ -110,15 +110,23 @@ fn configuration_routes() -> OpenApiRouter<ApiState> {
 }
 
 fn backup_routes() -> OpenApiRouter<ApiState> {
-    use backups::{create, delete, list, show};
+    use backups::{action, create, delete, list, show};
     OpenApiRouter::default()
         .routes(routes!(list::list, create::create))
         .routes(routes!(show::show, delete::delete))
+        .routes(routes!(action::act))
+        .routes(routes!(operations::of_backup))
         .routes(routes!(list::of_instance))
         .routes(routes!(
             backup_strategies::list::list,
             backup_strategies::create::create,
             backup_strategies::delete::delete
+        ))
+        .routes(routes!(backup_schedules::list::list, backup_schedules::create::create))
+        .routes(routes!(
+            backup_schedules::show::show,
+            backup_schedules::update::update,
+            backup_schedules::delete::delete
         ))
 }
 

@@ -6,19 +6,17 @@ use trove_strategy::Capability;
 
 use super::names::{self, shown};
 use super::submit::{Accepted, origin};
-use super::visibility::not_found;
 use super::{App, configurations};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::{BackupId, InstanceId, ProjectId};
 use crate::model::Instance;
-use crate::model::backups::BackupSource;
-pub use crate::model::backups::{Backup, BackupState, BackupStrategy};
-use crate::objects::Objects;
+pub use crate::model::backups::{Backup, BackupState, BackupStrategy, Verification};
+use crate::operations::steps::Operation as _;
+use crate::operations::verify_backup::VerifyBackup;
 use crate::operations::{Lane, create_backup};
-use crate::state::{HostState, Service, Task};
-use crate::store::backups::{Filter, NewRow};
-use crate::store::quota::Amounts;
+use crate::store::backups::{Filter, LONGEST_CHAIN};
+use crate::store::sql::Connection;
 
 /// A running backup that is older than this can be deleted.
 const OLD: Duration = Duration::from_secs(3 * 24 * 3600);
@@ -30,7 +28,9 @@ pub struct NewBackup {
     pub description: Option<String>,
     /// Id of the source.
     pub instance: String,
-    /// Whether it is to build on another one.
+    /// Id of the backup that it is to build on, or its name: the newest complete one of the instance that has it.
+    pub parent: Option<String>,
+    /// Whether it is to build on the last one of the instance, where there is one.
     pub incremental: bool,
 }
 
@@ -50,7 +50,8 @@ impl App {
     /// Orders a backup of an instance whose engine runs.
     ///
     /// # Errors
-    /// 400 names; 404; 413 quota; 422 when busy or not up, or incremental; 501 where the datastore has no backups.
+    /// 400 names, parent; 404; 409 an incomplete parent; 413 quota; 422 when busy or not up, or where the datastore has no
+    /// increments; 501 where it has no backups.
     pub async fn create_backup(
         &self,
         caller: &Caller,
@@ -62,66 +63,28 @@ impl App {
         let missing = || Error::NotFound(format!("Instance {} cannot be found.", shown(&order.instance)));
         let id: InstanceId = order.instance.parse().map_err(|_| missing())?;
         let (instance, manifest) = self.get_instance_with_manifest(caller, id).await?;
-        if !manifest.has(Capability::Backup) {
-            return Err(Error::NotImplemented(format!("Datastore {} does not support backups.", instance.datastore)));
-        }
-        if order.incremental {
+        create_backup::check_able(&instance, &manifest)?;
+        if (order.incremental || order.parent.is_some()) && !manifest.has(Capability::Incremental) {
             return Err(Error::Unprocessable(format!(
                 "Datastore {} has no incremental backups: leave out parent_id and incremental.",
                 instance.datastore
             )));
         }
         instance.check_up()?;
-        let key = Objects::new_key();
-        let project = instance.project.clone();
-        let backup = BackupId::random();
-        let recipients = Objects::recipients(&self.config, &key.recipient);
-        let segment_bytes = self.config.backups.segment_mib << 20;
-        let params = create_backup::Params { backup, recipients, segment_bytes };
-        let origin = origin(caller, request_id, id, project.clone());
-        let operation = create_backup::new(origin, params)?;
-        let kind = operation.kind;
         let mut tx = self.store.begin().await?;
-        self.store.take_quota(&mut tx, &project, Amounts::backup(), |resource| self.default_limit(resource)).await?;
-        match self.store.task(&mut tx, id).await? {
-            Some(Task::None | Task::RestartRequired) => {}
-            Some(_) => {
-                drop(tx);
-                return Err(self.get_instance(caller, id).await?.busy());
-            }
-            None => return Err(not_found(id)),
-        }
-        let operation = self.store.enqueue(&mut tx, operation).await?;
-        let row = NewRow {
-            id: backup,
-            project,
+        // From then on it is not deleted without this one.
+        let parent = self.parent(&mut tx, caller, &order, &instance).await?;
+        let order = create_backup::Order {
+            origin: origin(caller, request_id, id, instance.project.clone()),
             name: order.name,
             description: order.description,
-            instance: id,
-            source: source(&instance, &manifest.installation.major),
-            operation,
-            recipient: key.recipient,
-            identity: self.store.seal.seal(Backup::SEALED, &key.identity)?,
+            parent,
+            schedule: None,
         };
-        let created = self.store.insert_backup(&mut tx, &row).await?;
-        self.commit(tx, kind).await?;
-        let backup = Backup {
-            id: row.id,
-            project: row.project,
-            name: row.name,
-            description: row.description,
-            instance: row.instance,
-            source: row.source,
-            state: BackupState::New,
-            operation: row.operation,
-            recipient: row.recipient,
-            identity: row.identity,
-            stored: None,
-            fault: None,
-            created,
-            updated: created,
-        };
-        Ok((backup, Accepted { operation }))
+        let backup = create_backup::submit(&self.store, &self.config, &mut tx, (&instance, &manifest), order).await?;
+        self.commit(tx, create_backup::CreateBackup::KIND).await?;
+        let accepted = Accepted { operation: backup.operation };
+        Ok((backup, accepted))
     }
 
     /// At most `limit` backups after the first `offset`, by last change descending. Other projects' are for administrators, which
@@ -164,31 +127,81 @@ impl App {
     /// 404.
     pub async fn get_backup(&self, caller: &Caller, id: BackupId) -> Result<Backup> {
         let found = self.store.get_backup(id).await?;
-        found.filter(|found| is_visible(caller, found)).ok_or_else(|| no_backup(id))
+        found.filter(|found| is_of(caller, &found.project)).ok_or_else(|| no_backup(id))
     }
 
-    /// Deletes a backup. It is gone once its objects are removed. `Ok` also when it is being deleted already.
+    /// What the new backup of the instance builds on.
     ///
     /// # Errors
-    /// 404; 422 while it is being taken, for three days, or while an instance is made of it.
-    pub async fn delete_backup(&self, caller: &Caller, id: BackupId) -> Result<()> {
+    /// 400 a parent of another instance or version, or on which nothing builds; 404; 409; 422 too long a chain.
+    async fn parent(
+        &self,
+        conn: &mut Connection,
+        caller: &Caller,
+        order: &NewBackup,
+        instance: &Instance,
+    ) -> Result<Option<BackupId>> {
+        let parent = match &order.parent {
+            None if !order.incremental => return Ok(None),
+            None => self.store.last_backup(conn, instance.id, &instance.version_number).await?,
+            Some(wanted) => {
+                let missing = || Error::NotFound(format!("Backup {} cannot be found.", shown(wanted)));
+                // Trove's client passes on a name as it was given.
+                let id = match wanted.parse() {
+                    Ok(id) => Some(id),
+                    Err(_) => self.store.backup_named(conn, instance.id, wanted).await?,
+                };
+                let found = self.store.backup(conn, id.ok_or_else(missing)?).await?;
+                let parent = found.filter(|found| is_of(caller, &found.project)).ok_or_else(missing)?;
+                check_parent(&parent, instance)?;
+                Some(parent)
+            }
+        };
+        // As in Trove: the first one is a full one.
+        let Some(parent) = parent else { return Ok(None) };
+        if self.store.backup_chain(&mut *conn, parent.id).await?.len() >= LONGEST_CHAIN {
+            return Err(Error::Unprocessable(format!(
+                "Backup {} is the last of {LONGEST_CHAIN} that build on one another: take a full backup.",
+                parent.id
+            )));
+        }
+        Ok(Some(parent.id))
+    }
+
+    /// Deletes a backup, and as in Trove all that build on it, whose ids are returned. It is gone once its objects are removed. `Ok`
+    /// also when it is being deleted already.
+    ///
+    /// # Errors
+    /// 404; 422 while one of them is being taken, for three days, or while an instance is made of it or it is verified.
+    pub async fn delete_backup(&self, caller: &Caller, id: BackupId) -> Result<Vec<BackupId>> {
         let mut tx = self.store.begin().await?;
         let found = self.store.backup(&mut tx, id).await?;
-        let backup = found.filter(|found| is_visible(caller, found)).ok_or_else(|| no_backup(id))?;
+        let backup = found.filter(|found| is_of(caller, &found.project)).ok_or_else(|| no_backup(id))?;
+        let increments = self.store.increments_on(&mut tx, id).await?;
+        for backup in increments.iter().chain([&backup]) {
+            self.begin_deletion(&mut tx, backup).await?;
+        }
+        self.commit(tx, "delete_backup").await?;
+        Ok(increments.into_iter().map(|increment| increment.id).collect())
+    }
+
+    async fn begin_deletion(&self, conn: &mut Connection, backup: &Backup) -> Result<()> {
+        let id = backup.id;
         if backup.state.is_running() {
             if self.store.now() - backup.created < OLD {
                 return Err(Error::Unprocessable(format!("Backup {id} is being taken ({}).", backup.state.tag())));
             }
-            self.store.cancel_active(&mut tx, backup.instance, &[Lane::Backup]).await?;
-            self.store.fail_backups_of(&mut tx, backup.instance, "The backup was deleted while it was taken.").await?;
+            self.store.cancel_active(conn, backup.instance, &[Lane::Backup]).await?;
+            self.store.fail_backups_of(conn, backup.instance, "The backup was deleted while it was taken.").await?;
         }
-        if self.store.is_backup_restored(&mut tx, id).await? {
-            return Err(Error::Unprocessable(format!("Backup {id} is being restored.")));
+        if let Some(reader) = self.store.backup_reader(conn, id).await? {
+            let what = if reader == VerifyBackup::KIND { "verified" } else { "restored" };
+            return Err(Error::Unprocessable(format!("Backup {id} is being {what}.")));
         }
         if backup.state != BackupState::Deleting {
-            self.store.begin_backup_deletion(&mut tx, id).await?;
+            self.store.begin_backup_deletion(conn, id).await?;
         }
-        self.commit(tx, "delete_backup").await
+        Ok(())
     }
 
     /// A project's strategies: the caller's, or any for administrators, which the caller of this has checked.
@@ -233,34 +246,35 @@ impl App {
     }
 }
 
-impl Instance {
-    /// Whether its engine runs and nothing is being done with it.
-    ///
-    /// # Errors
-    /// 422.
-    fn check_up(&self) -> Result<()> {
-        let free = matches!(self.task, Task::None | Task::RestartRequired) && !self.backing_up;
-        let up = self.host == HostState::Active && self.service == Service::Healthy && !self.is_silent();
-        if free && up { Ok(()) } else { Err(self.busy()) }
+/// Whether a backup of the instance can build on this one.
+///
+/// # Errors
+/// 400, 409.
+fn check_parent(parent: &Backup, instance: &Instance) -> Result<()> {
+    let id = parent.id;
+    let refused = |why: String| Err(Error::BadRequest(format!("Backup {id} cannot be the parent_id: {why}.")));
+    if parent.instance != instance.id {
+        return refused(format!("it is of the instance {}", parent.instance));
     }
+    if parent.state != BackupState::Completed {
+        let state = parent.state.tag();
+        return Err(Error::Conflict(format!(
+            "Backup {id} cannot be the parent_id: its status is {state}, not COMPLETED."
+        )));
+    }
+    if parent.source.version_number != instance.version_number {
+        let (before, now) = (&parent.source.version_number, &instance.version_number);
+        return refused(format!("it was taken of {before}, and the instance runs {now}"));
+    }
+    if parent.stored.as_ref().is_none_or(|stored| stored.checkpoint.is_none()) {
+        return refused("nothing builds on it".to_owned());
+    }
+    Ok(())
 }
 
-fn source(instance: &Instance, major: &str) -> BackupSource {
-    BackupSource {
-        datastore_id: instance.datastore_id,
-        datastore: instance.datastore.clone(),
-        version_id: instance.version_id,
-        version: instance.version.clone(),
-        version_number: instance.version_number.clone(),
-        major: major.to_owned(),
-        volume_gib: instance.volume_gib,
-        root_by: instance.root_enabled.as_ref().map(|(_, by)| by.clone()),
-    }
-}
-
-/// Whether a backup is there for the caller.
-fn is_visible(caller: &Caller, backup: &Backup) -> bool {
-    caller.is_admin() || caller.project == backup.project
+/// Whether what this project has is there for the caller.
+pub(super) fn is_of(caller: &Caller, project: &ProjectId) -> bool {
+    caller.is_admin() || caller.project == *project
 }
 
 pub(super) fn no_backup(id: BackupId) -> Error {

@@ -87,10 +87,12 @@ impl App {
         // Upstream's status for a flavor that an order names.
         let flavor =
             flavor.map_err(|_| Error::BadRequest(format!("Flavor {} cannot be found.", shown(&order.flavor))))?;
-        let backup = match &order.backup {
-            Some(wanted) => Some(self.ordered_backup(caller, wanted).await?),
-            None => None,
+        let mut chain = match &order.backup {
+            Some(wanted) => self.ordered_backup(caller, wanted).await?,
+            None => Vec::new(),
         };
+        let data_bytes = restore::data_bytes(&chain);
+        let backup = chain.pop();
         let wanted = Wanted {
             datastore: order.datastore.as_deref(),
             version: order.version.as_deref(),
@@ -103,7 +105,7 @@ impl App {
         let manifest = self.manifest(&version).await?;
         let volume_gib = self.check_volume(order.volume_gib, &manifest)?;
         if let Some(backup) = &backup {
-            restore::check_restorable(backup, &datastore, &manifest, volume_gib)?;
+            restore::check_restorable(backup, data_bytes, &datastore, &manifest, volume_gib)?;
         }
         self.compute.check_order(&order.requirements).map_err(Error::Unprocessable)?;
         check_accounts(order, &datastore, &manifest)?;
@@ -189,6 +191,7 @@ impl App {
             id,
             project: caller.project.clone(),
             name: order.name.clone(),
+            purpose: None,
             flavor: checked.flavor.clone(),
             volume_gib: checked.volume_gib,
             version: checked.version.id,
@@ -196,6 +199,7 @@ impl App {
             port: checked.manifest.identity.port,
             requirements: order.requirements.clone(),
             configuration: checked.configuration.clone(),
+            deletion_protection: order.deletion_protection,
         }
     }
 }

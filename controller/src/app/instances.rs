@@ -11,11 +11,11 @@ use super::{App, Page, PageRequest, names};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::{InstanceId, ProjectId};
-pub use crate::model::{Access, Fault, Flavor, Instance, Locality, Nic, Requirements};
+pub use crate::model::{Access, Fault, Flavor, Instance, Locality, Nic, Purpose, Requirements};
 use crate::operations::{Lane, delete_instance, restart_instance};
 use crate::state::{HostState, Service, Task};
-pub use crate::store::instances::Deleted;
 use crate::store::instances::Filter;
+pub use crate::store::instances::{Deleted, Edit};
 
 /// Per cent of a volume above which its agent stops the engine.
 const OVER: u64 = 110;
@@ -47,6 +47,8 @@ pub struct NewInstance {
     pub requirements: Requirements,
     /// Region.
     pub region: Option<String>,
+    /// Whether it cannot be deleted.
+    pub deletion_protection: bool,
     /// Whether who orders may have root: only then the configuration enables it at once.
     pub may_have_root: bool,
 }
@@ -86,15 +88,17 @@ impl App {
         Ok((self.with_expiry(instance), manifest))
     }
 
-    /// Renames it.
+    /// Changes what can be changed at any time: its name, and whether it cannot be deleted.
     ///
     /// # Errors
-    /// 400 name; 404.
-    pub async fn rename_instance(&self, caller: &Caller, id: InstanceId, name: &str) -> Result<()> {
-        names::check_text("name", name)?;
+    /// 400 name; 404; 422 when it is to be protected and is being deleted.
+    pub async fn edit_instance(&self, caller: &Caller, id: InstanceId, edit: Edit<'_>) -> Result<()> {
+        if let Some(name) = edit.name {
+            names::check_text("name", name)?;
+        }
         let project = (!caller.is_admin()).then_some(&caller.project);
-        if !self.store.rename_instance(id, project, name).await? {
-            return Err(not_found(id));
+        if !self.store.edit_instance(id, project, &edit).await? {
+            return Err(self.get_instance(caller, id).await?.busy());
         }
         self.changes.bump();
         Ok(())
@@ -146,11 +150,16 @@ impl App {
     /// Deletes it with everything it has. `Ok` also when it is being deleted already, with that operation.
     ///
     /// # Errors
-    /// 404; 422 while it is being built or changed.
+    /// 404; 409 when it is protected; 422 while it is being built or changed.
     pub async fn delete_instance(&self, caller: &Caller, request_id: &str, id: InstanceId) -> Result<Accepted> {
         let instance = self.get_instance(caller, id).await?;
         let operation = delete_instance::new(origin(caller, request_id, id, instance.project));
         let mut tx = self.store.begin().await?;
+        if self.store.is_protected(&mut tx, id).await? {
+            return Err(Error::Conflict(format!(
+                "Instance {id} is protected from deletion. Set its deletion_protection to false first."
+            )));
+        }
         let deletable = [Task::None, Task::RestartRequired, Task::BuildingError, Task::Error];
         if self.store.begin_task(&mut tx, id, &deletable, Task::Deleting).await? {
             // What is queued has no object any more. What failed, and may still be undone or be stuck, is ended too.
@@ -227,21 +236,6 @@ impl Instance {
             used >> 20,
             self.volume_gib
         )))
-    }
-
-    /// Why an action cannot be performed now, in upstream's words.
-    pub(super) fn busy(&self) -> Error {
-        let id = self.id;
-        let (status, operating_status) = self.status();
-        let reason = match self.task {
-            Task::None | Task::RestartRequired if self.backing_up => "instance status was BACKUP".to_owned(),
-            Task::None if operating_status.is_empty() => format!("instance status was {status}"),
-            Task::None => format!("instance status was {operating_status}"),
-            task => format!("task status was {}", task.tag().to_uppercase()),
-        };
-        Error::Unprocessable(format!(
-            "Instance {id} is not currently available for an action to be performed ({reason})."
-        ))
     }
 }
 

@@ -7,19 +7,35 @@ use super::App;
 use super::readiness::answer;
 use super::submit::{Accepted, origin};
 use super::visibility::not_found;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::InstanceId;
+use crate::model::{Instance, Purpose};
 use crate::operations::{Lane, reboot_instance, stop_instance};
 use crate::state::{HostState, Service, Task};
 
 impl App {
+    /// An instance that can be changed.
+    ///
+    /// # Errors
+    /// 404; 422: it is no tenant's, and the operation that made it deletes it.
+    async fn get_tenants_instance(&self, id: InstanceId) -> Result<Instance> {
+        let instance = self.get_any_instance(id, false).await?;
+        match instance.purpose {
+            None => Ok(instance),
+            Some(Purpose::Verification) => Err(Error::Unprocessable(format!(
+                "Instance {id} is a scratch instance, on which a backup is verified: nobody changes it, and it is deleted \
+                 at the end."
+            ))),
+        }
+    }
+
     /// Stops the engine, until it is restarted.
     ///
     /// # Errors
     /// 404; 422 when busy.
     pub async fn stop_instance(&self, caller: &Caller, request_id: &str, id: InstanceId) -> Result<Accepted> {
-        let instance = self.get_any_instance(id, false).await?;
+        let instance = self.get_tenants_instance(id).await?;
         instance.check_free()?;
         let operation = stop_instance::new(origin(caller, request_id, id, instance.project.clone()));
         let mut tx = self.store.begin().await?;
@@ -35,7 +51,7 @@ impl App {
     /// # Errors
     /// 404; 422 when busy, or without a host.
     pub async fn reboot_instance(&self, caller: &Caller, request_id: &str, id: InstanceId) -> Result<Accepted> {
-        let instance = self.get_any_instance(id, false).await?;
+        let instance = self.get_tenants_instance(id).await?;
         if !matches!(instance.host, HostState::Active | HostState::Dead) {
             return Err(instance.busy());
         }
@@ -55,6 +71,7 @@ impl App {
     /// # Errors
     /// 404.
     pub async fn reset_task_status(&self, id: InstanceId) -> Result<()> {
+        self.get_tenants_instance(id).await?;
         // As after reset_status: a deletion that is ended half-way may have stopped the host, and recorded nothing.
         let host = self.compute.describe(id).await;
         let mut tx = self.store.begin().await?;

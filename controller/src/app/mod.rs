@@ -11,6 +11,7 @@ use crate::store::Store;
 
 pub mod accounts;
 mod attachments;
+pub mod backup_schedules;
 pub mod backups;
 pub mod configurations;
 mod create_instance;
@@ -38,6 +39,7 @@ mod submit;
 mod units;
 mod upgrade;
 mod users;
+mod verify;
 mod visibility;
 
 /// What the use cases work with. Cheap to clone.

@@ -1,17 +1,25 @@
-//! Operations of an instance, as they are shown.
+//! Operations of an instance or of a backup, as they are shown.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
 use super::App;
+use super::backups::{is_of, no_backup};
 use crate::error::Result;
 use crate::identity::Caller;
-use crate::ids::InstanceId;
+use crate::ids::{BackupId, InstanceId};
 pub use crate::model::operations::{Operation, Step};
 
 /// The longest that an answer is held.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What operations are shown of.
+#[derive(Clone, Copy)]
+enum Of {
+    Instance(InstanceId),
+    Backup(BackupId),
+}
 
 impl App {
     /// Newest first, with the version of the answer. With `since` the answer is held until the version is another, or
@@ -27,11 +35,36 @@ impl App {
         wait_s: u64,
     ) -> Result<(Vec<Operation>, String)> {
         self.get_instance(caller, id).await?;
+        self.hold_operations(Of::Instance(id), since, wait_s).await
+    }
+
+    /// The operation that takes a backup and the last one that verifies it, as [`App::list_operations`].
+    ///
+    /// # Errors
+    /// 404.
+    pub async fn list_backup_operations(
+        &self,
+        caller: &Caller,
+        id: BackupId,
+        since: Option<String>,
+        wait_s: u64,
+    ) -> Result<(Vec<Operation>, String)> {
+        let found = self.store.get_backup(id).await?;
+        if !found.is_some_and(|found| is_of(caller, &found.project)) {
+            return Err(no_backup(id));
+        }
+        self.hold_operations(Of::Backup(id), since, wait_s).await
+    }
+
+    async fn hold_operations(&self, of: Of, since: Option<String>, wait_s: u64) -> Result<(Vec<Operation>, String)> {
         let deadline = Instant::now() + Duration::from_secs(wait_s).min(LONGEST_WAIT);
         // Before the first look, so that no change falls between that and the wait.
         let mut changes = self.changes.subscribe();
         loop {
-            let (operations, version) = self.store.list_operations(id).await?;
+            let (operations, version) = match of {
+                Of::Instance(id) => self.store.list_operations(id).await?,
+                Of::Backup(id) => self.store.list_backup_operations(id).await?,
+            };
             let version = version.to_string();
             if since.as_ref() != Some(&version) || Instant::now() >= deadline {
                 return Ok((operations, version));

@@ -9,14 +9,7 @@ pub use crate::model::{Quota, Resource};
 impl App {
     /// What the configuration allows a project of which nothing else is said.
     pub(super) fn default_limit(&self, resource: Resource) -> i64 {
-        let quota = &self.config.quota;
-        match resource {
-            Resource::Instances => quota.max_instances_per_tenant,
-            Resource::Ram => quota.max_ram_per_tenant,
-            Resource::Volumes => quota.max_volumes_per_tenant,
-            Resource::Backups => quota.max_backups_per_tenant,
-            Resource::Configurations => quota.max_configurations_per_tenant,
-        }
+        self.config.quota.limit(resource)
     }
 
     /// Every resource, in Trove's order. A project's own; any project's for administrators.

@@ -18,17 +18,19 @@ use crate::store::sql::Connection;
 const ROOM: u64 = 128 << 20;
 
 impl App {
-    /// The complete backup of the caller's project that an order names.
+    /// The complete backup of the caller's project that an order names, and what it builds on, the full one first.
     ///
     /// # Errors
-    /// 404; 409 when it is not complete.
-    pub(super) async fn ordered_backup(&self, caller: &Caller, wanted: &str) -> Result<Backup> {
+    /// 404; 409 when one of them is not complete.
+    pub(super) async fn ordered_backup(&self, caller: &Caller, wanted: &str) -> Result<Vec<Backup>> {
         let missing = || Error::NotFound(format!("Backup {} cannot be found.", shown(wanted)));
         let id: BackupId = wanted.parse().map_err(|_| missing())?;
-        let found = self.store.get_backup(id).await?.filter(|found| found.project == caller.project);
-        let backup = found.ok_or_else(missing)?;
-        check_complete(&backup)?;
-        Ok(backup)
+        let chain = self.store.get_backup_chain(id).await?;
+        if chain.last().is_none_or(|found| found.project != caller.project) {
+            return Err(missing());
+        }
+        chain.iter().try_for_each(check_complete)?;
+        Ok(chain)
     }
 
     /// Looks again, in the transaction that writes the order: from then on the backup is not deleted.
@@ -59,12 +61,29 @@ pub(super) fn with_source<'a>(wanted: Wanted<'a>, backup: &'a Backup, ids: &'a [
     }
 }
 
-/// Whether an engine of this version takes the backup's data, on a volume of this size.
+/// The most that what a chain holds can come to: no increment holds what the data already have, and none takes anything away.
+pub(super) fn data_bytes(chain: &[Backup]) -> u64 {
+    chain.iter().filter_map(|backup| backup.stored.as_ref()).map(|stored| stored.data_bytes).sum()
+}
+
+/// The least volume for so many bytes of data, GiB.
+pub(super) fn least_volume_gib(data: u64) -> u64 {
+    needed(data).div_ceil(1 << 30)
+}
+
+/// Bytes that an engine needs for so many bytes of data.
+fn needed(data: u64) -> u64 {
+    data.saturating_add(data / 10).saturating_add(ROOM)
+}
+
+/// Whether an engine of this version takes the backup's data, which come to so many bytes with what it builds on, on a volume of
+/// this size.
 ///
 /// # Errors
 /// 400 another datastore, major or older version; 403 too small a volume; 501.
 pub(super) fn check_restorable(
     backup: &Backup,
+    data: u64,
     datastore: &Datastore,
     manifest: &Manifest,
     volume_gib: u64,
@@ -79,6 +98,9 @@ pub(super) fn check_restorable(
     if !manifest.has(Capability::Backup) {
         return Err(Error::NotImplemented(format!("Datastore {} does not support backups.", datastore.name)));
     }
+    if backup.parent.is_some() && !manifest.has(Capability::Incremental) {
+        return Err(Error::NotImplemented(format!("Datastore {} has no incremental backups.", datastore.name)));
+    }
     let installed = &manifest.installation;
     let older = compare_versions(&installed.version, &source.version_number) == Ordering::Less;
     if installed.major != source.major || older {
@@ -87,19 +109,17 @@ pub(super) fn check_restorable(
             source.datastore, source.version_number, installed.version
         )));
     }
-    let data = backup.stored.as_ref().map_or(0, |stored| stored.data_bytes);
-    let needed = data.saturating_add(data / 10).saturating_add(ROOM);
-    if volume_gib > 0 && needed > volume_gib << 30 {
+    if volume_gib > 0 && needed(data) > volume_gib << 30 {
         return Err(Error::Forbidden(format!(
             "Backup {id} is too large for a volume of {volume_gib} GB: it holds {} MiB of data, and needs {} GB at least.",
             data >> 20,
-            needed.div_ceil(1 << 30)
+            least_volume_gib(data)
         )));
     }
     Ok(())
 }
 
-fn check_complete(backup: &Backup) -> Result<()> {
+pub(super) fn check_complete(backup: &Backup) -> Result<()> {
     if backup.state == BackupState::Completed && backup.stored.is_some() {
         return Ok(());
     }

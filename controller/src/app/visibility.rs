@@ -5,9 +5,9 @@ use crate::identity::Caller;
 use crate::ids::{ConfigurationId, InstanceId};
 use crate::model::Instance;
 
-/// Whether the instance is there for the caller.
+/// Whether the instance is there for the caller. One that is no tenant's is so for the management alone.
 pub(super) fn may_see(caller: &Caller, instance: &Instance) -> bool {
-    caller.is_admin() || caller.project == instance.project
+    instance.purpose.is_none() && (caller.is_admin() || caller.project == instance.project)
 }
 
 /// The same answer for what is not there and for what is not the caller's.

@@ -133,6 +133,12 @@ const OPTIONS: &[(&str, &str, &str)] = &[
         "grant_lifetime",
         "How long an agent may begin to read or write an object that it was granted, at most an hour.",
     ),
+    ("backups", "least_schedule_interval", "Least time between two backups of a schedule, a second to a day."),
+    (
+        "backups",
+        "scheduled_at_once",
+        "How many backups of schedules are taken at once, by all controllers together. More wait for the end of one.",
+    ),
     ("keystone", "auth_url", "Keystone's address, with or without /v3."),
     ("keystone", "www_authenticate_uri", "Keystone's address for users, sent with each 401. Unset: auth_url."),
     ("keystone", "username", "Name of this service's user at Keystone."),

@@ -151,6 +151,12 @@ impl Config {
         if !(1..=3600).contains(&backups.grant_lifetime.as_secs()) {
             return refuse("backups.grant_lifetime must be from a second to an hour.".to_owned());
         }
+        if !(1..=86_400).contains(&backups.least_schedule_interval.as_secs()) {
+            return refuse("backups.least_schedule_interval must be from a second to a day.".to_owned());
+        }
+        if backups.scheduled_at_once == 0 {
+            return refuse("backups.scheduled_at_once must be at least 1.".to_owned());
+        }
         Ok(())
     }
 
@@ -266,6 +272,8 @@ mod tests {
             ("[backups]\nsegment_mib = 25", "backups.segment_mib"),
             ("[backups]\ngrant_lifetime = \"0s\"", "backups.grant_lifetime"),
             ("[backups]\ngrant_lifetime = \"2h\"", "backups.grant_lifetime"),
+            ("[backups]\nleast_schedule_interval = \"0s\"", "backups.least_schedule_interval"),
+            ("[backups]\nscheduled_at_once = 0", "backups.scheduled_at_once"),
             ("[identity]\nmode = \"both\"", "mode"),
             ("[identity]\nmode = \"keystone\"", "keystone.auth_url"),
             ("[identity]\nmode = \"keystone\"\n[keystone]\nauth_url = \"http://k\"", "keystone.username"),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::model::Flavor;
+use crate::model::{Flavor, Resource};
 
 /// All options.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -153,6 +153,9 @@ pub struct Backups {
     pub segment_mib: u64,
     #[serde(with = "humantime_serde")]
     pub grant_lifetime: Duration,
+    #[serde(with = "humantime_serde")]
+    pub least_schedule_interval: Duration,
+    pub scheduled_at_once: u32,
 }
 
 /// Default quotas of a project; -1 is unlimited.
@@ -345,7 +348,14 @@ impl Default for Operations {
 
 impl Default for Backups {
     fn default() -> Self {
-        Self { directory: None, recipients: Vec::new(), segment_mib: 16, grant_lifetime: Duration::from_secs(5 * 60) }
+        Self {
+            directory: None,
+            recipients: Vec::new(),
+            segment_mib: 16,
+            grant_lifetime: Duration::from_secs(5 * 60),
+            least_schedule_interval: Duration::from_secs(15 * 60),
+            scheduled_at_once: 4,
+        }
     }
 }
 
@@ -357,6 +367,19 @@ impl Default for Quota {
             max_volumes_per_tenant: 40,
             max_backups_per_tenant: 50,
             max_configurations_per_tenant: 50,
+        }
+    }
+}
+
+impl Quota {
+    /// What a project may have of which nothing else is said.
+    pub fn limit(&self, resource: Resource) -> i64 {
+        match resource {
+            Resource::Instances => self.max_instances_per_tenant,
+            Resource::Ram => self.max_ram_per_tenant,
+            Resource::Volumes => self.max_volumes_per_tenant,
+            Resource::Backups => self.max_backups_per_tenant,
+            Resource::Configurations => self.max_configurations_per_tenant,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use time::OffsetDateTime;
 
-use crate::ids::{BackupId, DatastoreId, InstanceId, OperationId, ProjectId, VersionId};
+use crate::ids::{BackupId, DatastoreId, InstanceId, OperationId, ProjectId, ScheduleId, VersionId};
 
 /// Where a backup stands.
 ///
@@ -65,9 +65,13 @@ pub struct Backup {
     pub instance: InstanceId,
     /// What the source was then.
     pub source: BackupSource,
+    /// The backup since which it holds what has changed; `None`: everything.
+    pub parent: Option<BackupId>,
     pub state: BackupState,
     /// The operation that takes it.
     pub operation: OperationId,
+    /// The schedule that has made it, which may be deleted.
+    pub schedule: Option<ScheduleId>,
     /// age's public key.
     pub recipient: String,
     /// The secret key, sealed under [`Backup::SEALED`].
@@ -76,6 +80,8 @@ pub struct Backup {
     pub stored: Option<StoredBackup>,
     /// Why it failed, or cannot be deleted.
     pub fault: Option<String>,
+    /// The last verification; `None`: there was none.
+    pub verification: Option<Verification>,
     pub created: OffsetDateTime,
     pub updated: OffsetDateTime,
 }
@@ -115,6 +121,46 @@ pub struct StoredBackup {
     pub stored_bytes: u64,
     /// How far the engine's log had come, in the engine's own words.
     pub position: Option<String>,
+    /// What an increment on it begins at; `None`: nothing builds on it.
+    pub checkpoint: Option<String>,
+}
+
+/// How far the verification of a backup is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerificationState {
+    Running,
+    /// It was restored, its engine ran on it, and the engine's own check found nothing.
+    Passed,
+    Failed,
+}
+
+impl VerificationState {
+    const ALL: [Self; 3] = [Self::Running, Self::Passed, Self::Failed];
+
+    /// The text by which it is stored and shown.
+    pub fn tag(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+        }
+    }
+
+    pub fn from_tag(tag: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.tag() == tag)
+    }
+}
+
+/// A verification of a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verification {
+    pub state: VerificationState,
+    /// Since when it runs, or when it ended.
+    pub at: OffsetDateTime,
+    /// The operation that does it.
+    pub operation: OperationId,
+    /// Why it failed: the step and the reason.
+    pub fault: Option<String>,
 }
 
 /// How a project wants backups labelled.

@@ -9,10 +9,12 @@ use secrecy::SecretString;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::error::{Error, Result};
 use crate::ids::{DatastoreId, InstanceId, ProjectId, VersionId};
 use crate::state::{self, HostState, LastSeen, Service, Task};
 
 mod artifact;
+pub mod backup_schedules;
 pub mod backups;
 pub mod configurations;
 pub mod operations;
@@ -104,12 +106,35 @@ pub struct Flavor {
     pub vcpus: u32,
 }
 
+/// What an instance is for that is no tenant's own. Tenants do not see it, it counts against no quota, and nobody changes it but
+/// the operation that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A backup is restored to it and checked; then it is deleted.
+    Verification,
+}
+
+impl Purpose {
+    /// The text by which it is stored.
+    pub fn tag(self) -> &'static str {
+        match self {
+            Self::Verification => "verification",
+        }
+    }
+
+    pub fn from_tag(tag: &str) -> Option<Self> {
+        [Self::Verification].into_iter().find(|purpose| purpose.tag() == tag)
+    }
+}
+
 /// An instance with everything that its views show, read by one query.
 #[derive(Clone, Debug)]
 pub struct Instance {
     pub id: InstanceId,
     pub project: ProjectId,
     pub name: String,
+    /// `None`: it is a tenant's.
+    pub purpose: Option<Purpose>,
     pub flavor: Flavor,
     /// Size of its volume, GiB.
     pub volume_gib: u64,
@@ -137,6 +162,8 @@ pub struct Instance {
     pub parameter_results: BTreeMap<String, ParameterResult>,
     /// Whether a backup of it is being taken.
     pub backing_up: bool,
+    /// Whether it cannot be deleted.
+    pub deletion_protection: bool,
     /// What the controller is doing with it.
     pub task: Task,
     /// State of the engine as the agent last reported it.
@@ -184,6 +211,31 @@ impl Instance {
     /// Whether its agent has been disconnected for too long.
     pub fn is_silent(&self) -> bool {
         self.heard.is_silent(self.read, Duration::from_secs(self.heartbeat_expiry_s))
+    }
+
+    /// Whether its engine runs and nothing is being done with it.
+    ///
+    /// # Errors
+    /// 422.
+    pub fn check_up(&self) -> Result<()> {
+        let free = matches!(self.task, Task::None | Task::RestartRequired) && !self.backing_up;
+        let up = self.host == HostState::Active && self.service == Service::Healthy && !self.is_silent();
+        if free && up { Ok(()) } else { Err(self.busy()) }
+    }
+
+    /// Why an action cannot be performed now, in upstream's words.
+    pub fn busy(&self) -> Error {
+        let id = self.id;
+        let (status, operating_status) = self.status();
+        let reason = match self.task {
+            Task::None | Task::RestartRequired if self.backing_up => "instance status was BACKUP".to_owned(),
+            Task::None if operating_status.is_empty() => format!("instance status was {status}"),
+            Task::None => format!("instance status was {operating_status}"),
+            task => format!("task status was {}", task.tag().to_uppercase()),
+        };
+        Error::Unprocessable(format!(
+            "Instance {id} is not currently available for an action to be performed ({reason})."
+        ))
     }
 }
 

@@ -156,18 +156,25 @@ impl Grants {
     }
 }
 
-/// Grants one agent objects of one backup.
+/// Grants one agent objects of backups.
 pub struct Granter {
     objects: Objects,
-    access: Access,
-    /// Of a reader: the only run.
-    run: Option<String>,
-    backup: BackupId,
     instance: InstanceId,
-    /// Of a writer: the run that is written, and how many bytes of it may still be granted.
-    written: tokio::sync::Mutex<(String, u64)>,
-    /// Of a writer: how many bytes a run may have.
-    most: u64,
+    may: May,
+}
+
+/// What a job may do with objects.
+enum May {
+    /// Read these runs, each of its backup.
+    Read(HashMap<String, BackupId>),
+    /// Write one run after the other.
+    Write {
+        backup: BackupId,
+        /// How many bytes a run may have.
+        most: u64,
+        /// The run that is written, and how many bytes of it may still be granted.
+        written: tokio::sync::Mutex<(String, u64)>,
+    },
 }
 
 fn invalid(message: String) -> v1::Error {
@@ -175,60 +182,83 @@ fn invalid(message: String) -> v1::Error {
 }
 
 impl Granter {
-    pub(super) fn new(
-        objects: Objects,
-        access: Access,
-        run: Option<String>,
-        backup: BackupId,
-        instance: InstanceId,
-    ) -> Self {
-        Self { objects, access, run, backup, instance, written: tokio::sync::Mutex::default(), most: u64::MAX }
+    pub(super) fn reader(objects: Objects, runs: HashMap<String, BackupId>, instance: InstanceId) -> Self {
+        Self { objects, instance, may: May::Read(runs) }
     }
 
-    /// The same with a limit of what a run may have. Objects that are asked for twice count twice.
-    pub(super) fn at_most(self, most: u64) -> Self {
-        Self { most, ..self }
+    /// Objects that are asked for twice count twice.
+    pub(super) fn writer(objects: Objects, backup: BackupId, instance: InstanceId, most: u64) -> Self {
+        Self { objects, instance, may: May::Write { backup, most, written: tokio::sync::Mutex::default() } }
     }
 
-    /// Counts what is to be written. When another run begins the earlier ones are removed: an agent works on one at a time.
-    async fn count(&self, run: &str, bytes: u64) -> std::result::Result<(), v1::Error> {
-        let mut written = self.written.lock().await;
+    fn transient(&self, backup: BackupId, error: &Error) -> v1::Error {
+        tracing::error!(instance_id = %self.instance, "objects of backup {backup}: {}", chain(error));
+        let message = "the storage of backups cannot be asked".to_owned();
+        v1::Error { kind: v1::ErrorKind::Transient.into(), message }
+    }
+
+    /// Makes room for what is to be written. When another run begins the earlier ones are removed: an agent works on one at a time.
+    async fn count(&self, backup: BackupId, run: &str, bytes: u64) -> std::result::Result<(), v1::Error> {
+        let May::Write { most, written, .. } = &self.may else { return Ok(()) };
+        let attempt = format!("look at backup {backup}");
+        let closed = self.objects.blocking(attempt, move |directory| directory.is_closed(backup)).await;
+        if closed.map_err(|error| self.transient(backup, &error))? {
+            let message = format!("nothing is written to backup {backup} any more");
+            return Err(v1::Error { kind: v1::ErrorKind::Gone.into(), message });
+        }
+        let mut written = written.lock().await;
         if written.0 != run {
-            let (attempt, backup, own) = (format!("begin run {run}"), self.backup, run.to_owned());
+            let (attempt, own) = (format!("begin run {run}"), run.to_owned());
             let begun = self.objects.blocking(attempt, move |directory| directory.begin_run(backup, &own)).await;
-            begun.map_err(|error| self.transient(&error))?;
-            *written = (run.to_owned(), self.most);
+            begun.map_err(|error| self.transient(backup, &error))?;
+            *written = (run.to_owned(), *most);
         }
         match written.1.checked_sub(bytes) {
             Some(left) => {
                 written.1 = left;
                 Ok(())
             }
-            None => Err(invalid(format!("a backup of this instance may have {} MiB", self.most >> 20))),
+            None => Err(invalid(format!("a backup of this instance may have {} MiB", most >> 20))),
+        }
+    }
+}
+
+impl May {
+    fn access(&self) -> Access {
+        match self {
+            Self::Read(_) => Access::Read,
+            Self::Write { .. } => Access::Write,
         }
     }
 
-    fn transient(&self, error: &Error) -> v1::Error {
-        tracing::error!(instance_id = %self.instance, "objects of backup {}: {}", self.backup, chain(error));
-        let message = "the storage of backups cannot be asked".to_owned();
-        v1::Error { kind: v1::ErrorKind::Transient.into(), message }
+    /// Of which backup this job may have objects of the run.
+    fn backup(&self, run: &str) -> std::result::Result<BackupId, v1::Error> {
+        match self {
+            Self::Read(runs) => runs.get(run).copied().ok_or_else(|| invalid("this job reads another run".to_owned())),
+            Self::Write { backup, .. } => Ok(*backup),
+        }
     }
 
     /// What is needed, if this job may have it.
-    fn checked(&self, run: &str, need: &v1::ObjectNeed) -> std::result::Result<(Place, u64), v1::Error> {
+    fn checked(
+        &self,
+        backup: BackupId,
+        run: &str,
+        need: &v1::ObjectNeed,
+    ) -> std::result::Result<(Place, u64), v1::Error> {
         let access = match need.access() {
             v1::ObjectAccess::Read => Some(Access::Read),
             v1::ObjectAccess::Write => Some(Access::Write),
             v1::ObjectAccess::Unspecified => None,
         };
-        if access != Some(self.access) {
-            let may = if self.access == Access::Read { "reads" } else { "writes" };
+        if access != Some(self.access()) {
+            let may = if self.access() == Access::Read { "reads" } else { "writes" };
             return Err(invalid(format!("this job {may} objects, and nothing else")));
         }
-        let Some(place) = Place::new(self.backup, run, &need.name) else {
+        let Some(place) = Place::new(backup, run, &need.name) else {
             return Err(invalid(format!("{:?} is no name of an object", need.name)));
         };
-        if self.access == Access::Read {
+        if self.access() == Access::Read {
             return Ok((place, 0));
         }
         let most = if need.name == MANIFEST_NAME { MANIFEST_LIMIT } else { SEGMENT_LIMIT };
@@ -245,25 +275,16 @@ impl GrantObjects for Granter {
         if !is_run(run) {
             return Err(invalid("a run's name has 32 digits, 0-9 and a-f".to_owned()));
         }
-        if self.run.as_ref().is_some_and(|only| only != run) {
-            return Err(invalid("this job reads another run".to_owned()));
-        }
+        let backup = self.may.backup(run)?;
         if needs.is_empty() || needs.len() > MOST {
             return Err(invalid(format!("{MOST} objects are granted at once, and at least one")));
         }
-        let checked = needs.iter().map(|need| self.checked(run, need)).collect::<std::result::Result<Vec<_>, _>>()?;
-        let transient = |error: Error| self.transient(&error);
-        if self.access == Access::Write {
-            let (attempt, backup) = (format!("look at backup {}", self.backup), self.backup);
-            let closed = self.objects.blocking(attempt, move |directory| directory.is_closed(backup)).await;
-            if closed.map_err(transient)? {
-                let message = format!("nothing is written to backup {} any more", self.backup);
-                return Err(v1::Error { kind: v1::ErrorKind::Gone.into(), message });
-            }
-            self.count(run, checked.iter().map(|(_, bytes)| bytes).sum()).await?;
-        }
-        let grants = &self.objects.inner.grants;
-        let issue = |(place, bytes): &(Place, u64)| grants.issue(self.access, place, *bytes, self.instance);
-        checked.iter().map(issue).collect::<Result<Vec<_>>>().map_err(transient)
+        let checked = needs.iter().map(|need| self.may.checked(backup, run, need));
+        let checked = checked.collect::<std::result::Result<Vec<_>, _>>()?;
+        self.count(backup, run, checked.iter().map(|(_, bytes)| bytes).sum()).await?;
+        let (grants, access) = (&self.objects.inner.grants, self.may.access());
+        let issue = |(place, bytes): &(Place, u64)| grants.issue(access, place, *bytes, self.instance);
+        let issued = checked.iter().map(issue).collect::<Result<Vec<_>>>();
+        issued.map_err(|error| self.transient(backup, &error))
     }
 }

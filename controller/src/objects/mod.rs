@@ -7,6 +7,7 @@
 //! Several controllers may serve one directory, so what must hold between them is told by files: `<backup>.deleted` says that
 //! nothing may be written any more, `<backup>/sealed` the same, and which run is kept.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use trove_proto::backup::Manifest;
 use self::directory::Directory;
 pub use self::directory::Held;
 pub use self::grants::Granter;
-use self::grants::{Access, Grants};
+use self::grants::Grants;
 pub use self::keys::Key;
 use self::visits::Visits;
 use crate::config::Config;
@@ -125,12 +126,12 @@ impl Objects {
 
     /// Lets the agent of the instance write objects of any run of the backup, the objects of a run with at most so many bytes.
     pub fn writer(&self, backup: BackupId, instance: InstanceId, most: u64) -> Granter {
-        Granter::new(self.clone(), Access::Write, None, backup, instance).at_most(most)
+        Granter::writer(self.clone(), backup, instance, most)
     }
 
-    /// Lets the agent of the instance read the objects of this run of the backup.
-    pub fn reader(&self, backup: BackupId, run: &str, instance: InstanceId) -> Granter {
-        Granter::new(self.clone(), Access::Read, Some(run.to_owned()), backup, instance)
+    /// Lets the agent of the instance read the objects of these runs, each of its backup.
+    pub fn reader(&self, runs: HashMap<String, BackupId>, instance: InstanceId) -> Granter {
+        Granter::reader(self.clone(), runs, instance)
     }
 
     /// Reads the manifest and every object of the run, and compares all sums.

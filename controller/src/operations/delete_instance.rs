@@ -19,6 +19,7 @@ use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::state::Task;
+use crate::store::Store;
 use crate::store::sql::Connection;
 
 /// How long an engine may take to stop before its host goes.
@@ -50,11 +51,8 @@ impl Operation for DeleteInstance {
     }
 
     async fn finished(work: &Work, conn: &mut Connection, _: &(), targets: &[Member<()>]) -> Result<()> {
-        let store = &work.context.store;
         for Member { instance, .. } in targets {
-            store.delete_agent(conn, *instance).await?;
-            store.delete_assignment(conn, *instance).await?;
-            store.mark_deleted(conn, *instance).await?;
+            deleted(&work.context.store, conn, *instance).await?;
         }
         Ok(())
     }
@@ -68,6 +66,13 @@ impl Operation for DeleteInstance {
         }
         Ok(())
     }
+}
+
+/// The instance is gone, and what was stored for its agent.
+pub(crate) async fn deleted(store: &Store, conn: &mut Connection, instance: InstanceId) -> Result<()> {
+    store.delete_agent(conn, instance).await?;
+    store.delete_assignment(conn, instance).await?;
+    store.mark_deleted(conn, instance).await
 }
 
 async fn stop_engine(work: &Work, target: &Target, _: &(), _: &mut ()) -> StepResult {

@@ -33,6 +33,7 @@ pub mod stop_instance;
 mod target;
 pub(crate) mod timing;
 pub mod upgrade_instance;
+pub mod verify_backup;
 mod work;
 
 pub use crate::model::operations::{Lane, NewOperation, Origin, Stage};
@@ -57,6 +58,7 @@ pub(crate) fn registry() -> Vec<Arc<dyn steps::Registered>> {
         Arc::new(steps::Entry::<apply_configuration::ApplyConfiguration>::new()),
         Arc::new(steps::Entry::<create_backup::CreateBackup>::new()),
         Arc::new(steps::Entry::<restore_instance::RestoreInstance>::new()),
+        Arc::new(steps::Entry::<verify_backup::VerifyBackup>::new()),
     ];
     all.retain(|entry| trove_strategy::failpoint::pass(&format!("operation.{}.known", entry.kind())).is_ok());
     all

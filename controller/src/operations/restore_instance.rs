@@ -28,11 +28,11 @@ use crate::model::backups::Backup;
 use crate::store::sql::Connection;
 
 /// How long the agent has for the engine's data, retries included.
-const RESTORE: Duration = Duration::from_secs(24 * 3600);
+pub(super) const RESTORE: Duration = Duration::from_secs(24 * 3600);
 /// How often the agent begins anew.
 const ATTEMPTS: u32 = 5;
 /// An engine that was backed up at work replays its log when it is first started.
-const INSTALL: Duration = Duration::from_secs(3600);
+pub(super) const INSTALL: Duration = Duration::from_secs(3600);
 
 pub struct RestoreInstance;
 
@@ -97,22 +97,33 @@ impl Operation for RestoreInstance {
     }
 }
 
-async fn restore(work: &Work, target: &Target, state: &Params, _: &mut Engine) -> StepResult {
+pub(super) async fn restore(work: &Work, target: &Target, state: &Params, _: &mut Engine) -> StepResult {
     let store = &work.context.store;
-    let gone = || StepError::Fatal(format!("backup {} is gone", state.backup));
-    let backup = store.get_backup(state.backup).await?.ok_or_else(gone)?;
-    let stored = backup.stored.as_ref().ok_or_else(gone)?;
+    let chain = store.get_backup_chain(state.backup).await?;
+    // What is whole begins with a full one and has no gap, since each is read by the one that builds on it.
+    if chain.first().is_none_or(|full| full.parent.is_some()) {
+        return Err(StepError::Fatal(format!("backup {}, or one that it builds on, is gone", state.backup)));
+    }
+    let mut backups = Vec::new();
+    for backup in &chain {
+        let gone = || StepError::Fatal(format!("backup {} is gone", backup.id));
+        let stored = backup.stored.as_ref().ok_or_else(gone)?;
+        backups.push(v1::StoredBackup {
+            backup: backup.id.to_string(),
+            run: stored.run.clone(),
+            manifest_sum: stored.manifest_sum.clone(),
+            identity: store.seal.open(Backup::SEALED, &backup.identity)?.expose_secret().to_owned(),
+        });
+    }
+    let runs = chain.iter().zip(&backups).map(|(backup, stored)| (stored.run.clone(), backup.id)).collect();
     let assignment = store.get_assignment(target.instance).await?;
     let assignment = assignment.ok_or_else(|| StepError::Fatal("the instance has no assignment".to_owned()))?;
     let job = v1::start::Work::Restore(v1::Restore {
         generation: assignment.generation,
         specification: Some(assignment.to_proto()),
-        backup: backup.id.to_string(),
-        run: stored.run.clone(),
-        manifest_sum: stored.manifest_sum.clone(),
-        identity: store.seal.open(Backup::SEALED, &backup.identity)?.expose_secret().to_owned(),
+        chain: backups,
     });
-    let objects = work.context.objects.reader(backup.id, &stored.run, target.instance);
+    let objects = work.context.objects.reader(runs, target.instance);
     target.run_job_with(work, job, &objects).await.map(drop)
 }
 

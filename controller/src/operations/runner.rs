@@ -82,7 +82,11 @@ impl Runner {
                 () = shutdown.cancelled() => break,
                 changed = nudges.changed() => if changed.is_err() { break },
                 Some(ended) = running.join_next() => match ended {
-                    Ok(id) => { cancels.remove(&id); }
+                    Ok(id) => {
+                        cancels.remove(&id);
+                        // The reconcilers, too, as those of other controllers are told.
+                        self.context.nudge.now();
+                    }
                     // Its lease runs out, and it is taken again.
                     Err(error) => tracing::error!("the task of an operation ended: {error}"),
                 },

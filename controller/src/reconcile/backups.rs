@@ -15,20 +15,17 @@ use crate::store::backups::Unwanted;
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Interval in which the storage is looked through, which reads a directory for each backup.
 const SWEEP: Duration = Duration::from_secs(3600);
-/// Least pause between two looks, since nudges come in hundreds.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Removes what is to be removed, at each nudge and periodically, until `shutdown`.
 pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
     let mut nudges = context.nudge.subscribe();
     let (mut all_due, mut sweep_due) = (Instant::now(), Instant::now());
     loop {
-        nudges.mark_unchanged();
-        let all = Instant::now() >= all_due;
-        if all {
-            all_due = Instant::now() + INTERVAL;
-        }
         let work = async {
+            let all = Instant::now() >= all_due;
+            if all {
+                all_due = Instant::now() + INTERVAL;
+            }
             if let Err(error) = reconcile(&context, all).await {
                 tracing::warn!("backups that are to be removed could not be looked at: {}", chain(&error));
             }
@@ -38,22 +35,10 @@ pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
                     tracing::warn!("the storage of backups could not be looked through: {}", chain(&error));
                 }
             }
+            all_due
         };
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            () = work => {}
-        }
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(PAUSE) => {}
-        }
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            changed = nudges.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep_until(all_due) => {}
+        if !super::round(&mut nudges, &shutdown, work).await {
+            return;
         }
     }
 }

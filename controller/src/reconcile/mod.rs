@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,8 @@ pub mod controllers;
 pub mod hosts;
 pub mod parameters;
 pub mod restarts;
+pub mod schedules;
+pub mod scratch;
 pub mod squatters;
 
 /// Interval in which hosts are reconciled, which asks the driver. The other reconcilers also run at each nudge.
@@ -41,15 +44,42 @@ async fn commit_fence(context: &RunnerContext, mut tx: Transaction, instance: In
     Ok(fence.unsigned_abs())
 }
 
+/// One round of a reconciler: `work`, which says when there is some again without a nudge; then a pause, and the wait for that
+/// time or a nudge. `false`: it is over.
+async fn round(
+    nudges: &mut watch::Receiver<u64>,
+    shutdown: &CancellationToken,
+    work: impl Future<Output = Instant>,
+) -> bool {
+    // Before the work, so that a nudge that comes during it is not lost.
+    nudges.mark_unchanged();
+    let round = async {
+        let due = work.await;
+        tokio::time::sleep(PAUSE).await;
+        tokio::select! {
+            biased;
+            changed = nudges.changed() => changed.is_ok(),
+            () = tokio::time::sleep_until(due) => true,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => false,
+        goes_on = round => goes_on,
+    }
+}
+
 /// Runs the reconcilers until `shutdown`.
 pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
     let mut nudges = context.nudge.subscribe();
     let mut all_due = Instant::now();
     loop {
-        nudges.mark_unchanged();
         let work = async {
             if Instant::now() >= all_due {
                 all_due = Instant::now() + INTERVAL;
+                if let Err(error) = scratch::reconcile(&context).await {
+                    tracing::warn!("scratch instances could not be looked at: {}", chain(&error));
+                }
                 if let Err(error) = hosts::reconcile(&context).await {
                     tracing::warn!("hosts could not be compared: {}", chain(&error));
                 }
@@ -63,22 +93,10 @@ pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
             if let Err(error) = restarts::reconcile(&context).await {
                 tracing::warn!("failed restarts could not be looked at: {}", chain(&error));
             }
+            all_due
         };
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            () = work => {}
-        }
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(PAUSE) => {}
-        }
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            changed = nudges.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep_until(all_due) => {}
+        if !round(&mut nudges, &shutdown, work).await {
+            return;
         }
     }
 }

@@ -177,7 +177,7 @@ impl Worker for SimulatedWork {
                 self.guest.set_running(false);
                 Outcome::Stopped(v1::Stopped {})
             }
-            Work::Backup(_) | Work::Restore(_) => {
+            Work::Backup(_) | Work::Restore(_) | Work::Check(_) => {
                 return Err(refuse(v1::ErrorKind::Invalid, "the simulated engine has no backups"));
             }
             Work::ChangeAccounts(changes) => {

@@ -7,6 +7,7 @@ use super::engine::Fact;
 use super::rng::Rng;
 use crate::app::App;
 use crate::app::accounts::{UserChange, UserRef};
+use crate::app::instances::Edit;
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, OperationId, ProjectId};
 use crate::operations::{Origin, apply_configuration};
@@ -117,7 +118,12 @@ impl Request {
             Self::Restart => app.restart_instance(&tenant, request, id).await?,
             Self::ResizeFlavor(flavor) => app.resize_flavor(&tenant, request, id, flavor).await?,
             Self::GrowVolume(gib) => app.resize_volume(&tenant, request, id, *gib).await?,
-            Self::Rename(name) => return app.rename_instance(&tenant, id, name).await.map(|()| None),
+            Self::Rename(name) => {
+                return app
+                    .edit_instance(&tenant, id, Edit { name: Some(name), ..Edit::default() })
+                    .await
+                    .map(|()| None);
+            }
             Self::Delete => app.delete_instance(&tenant, request, id).await?,
             Self::ForceDelete => {
                 app.reset_status(&tenant, id).await?;

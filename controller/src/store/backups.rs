@@ -6,17 +6,20 @@
 use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 
-use super::instances::rows::{column, parsed, tagged, time, unsigned};
+use super::instances::rows::{column, maybe_parsed, maybe_text, parsed, tagged, time, unsigned};
 use super::{Store, from_micros};
 use crate::error::{Error, Result};
-use crate::ids::{BackupId, DatastoreId, InstanceId, OperationId, ProjectId, VersionId};
-use crate::model::backups::{Backup, BackupSource, BackupState, StoredBackup};
+use crate::ids::{BackupId, DatastoreId, InstanceId, OperationId, ProjectId, ScheduleId, VersionId};
+use crate::model::backups::{Backup, BackupSource, BackupState, StoredBackup, Verification, VerificationState};
 use crate::store::quota::Amounts;
 use crate::store::sql::{Connection, Row, Target, query};
 
 const SELECT: &str = "select b.id, b.project_id, b.name, b.description, b.instance_id, b.datastore_id, b.datastore_name, \
-     b.version_id, b.version_name, b.version_number, b.major, b.volume_gib, b.root_by, b.state, b.operation_id, b.recipient, \
-     b.identity, b.run, b.manifest_sum, b.data_bytes, b.stored_bytes, b.position, b.fault, b.created, b.updated from backup b";
+     b.version_id, b.version_name, b.version_number, b.major, b.volume_gib, b.root_by, b.state, b.operation_id, b.schedule_id, b.recipient, \
+     b.identity, b.run, b.manifest_sum, b.data_bytes, b.stored_bytes, b.position, b.checkpoint, b.fault, b.created, b.updated, b.parent_id, \
+     b.verification, b.verification_operation_id, b.verification_at, b.verification_fault from backup b";
+/// The most backups that build on one another: a restore reads all of them, and misses what one of them lacks.
+pub const LONGEST_CHAIN: usize = 32;
 /// Those that are being taken.
 const RUNNING: &str = "state in ('NEW', 'BUILDING', 'SAVING')";
 
@@ -30,8 +33,12 @@ pub struct NewRow {
     pub description: Option<String>,
     pub instance: InstanceId,
     pub source: BackupSource,
+    /// The backup that it builds on.
+    pub parent: Option<BackupId>,
     /// The operation that takes it.
     pub operation: OperationId,
+    /// The schedule that makes it.
+    pub schedule: Option<ScheduleId>,
     /// age's public key.
     pub recipient: String,
     /// The secret key, sealed.
@@ -90,8 +97,8 @@ impl Store {
         query(
             "insert into backup (id, project_id, name, description, instance_id, datastore_id, datastore_name, version_id, \
              version_name, version_number, major, volume_gib, root_by, state, operation_id, recipient, identity, \
-             leftovers, created, updated) \
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'NEW', $14, $15, $16, false, $17, $17)",
+             leftovers, created, updated, parent_id, schedule_id) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'NEW', $14, $15, $16, false, $17, $17, $18, $19)",
         )
         .bind(new.id.to_string())
         .bind(&new.project.0)
@@ -110,6 +117,8 @@ impl Store {
         .bind(&new.recipient)
         .bind(&new.identity)
         .bind(created)
+        .bind(new.parent.map(|parent| parent.to_string()))
+        .bind(new.schedule.map(|id| id.to_string()))
         .execute(conn)
         .await
         .map_err(failed("insert", new.id))?;
@@ -124,6 +133,60 @@ impl Store {
     /// A backup, in a transaction that depends on it.
     pub async fn backup(&self, conn: &mut Connection, id: BackupId) -> Result<Option<Backup>> {
         read(conn, id).await
+    }
+
+    /// What an increment builds on, and itself: the full backup first. Empty when there is none.
+    pub async fn get_backup_chain(&self, id: BackupId) -> Result<Vec<Backup>> {
+        chain(&self.read, id).await
+    }
+
+    /// The same, in a transaction that depends on it.
+    pub async fn backup_chain(&self, conn: &mut Connection, id: BackupId) -> Result<Vec<Backup>> {
+        chain(conn, id).await
+    }
+
+    /// The increments on a backup, those on them, and so on.
+    pub async fn increments_on(&self, conn: &mut Connection, id: BackupId) -> Result<Vec<Backup>> {
+        let sql = AssertSqlSafe(format!(
+            "with recursive chain (id, depth) as (select id, 1 from backup where parent_id = $1 \
+             union all select c.id, chain.depth + 1 from backup c join chain on c.parent_id = chain.id \
+             where chain.depth <= {LONGEST_CHAIN}) {SELECT} join chain on chain.id = b.id order by b.created, b.id"
+        ));
+        let rows = query(sql).bind(id.to_string()).fetch_all(conn).await.map_err(failed("read what builds on", id))?;
+        rows.iter().map(backup).collect()
+    }
+
+    /// The newest complete backup of an instance on which an increment can build, of this version.
+    pub async fn last_backup(
+        &self,
+        conn: &mut Connection,
+        instance: InstanceId,
+        version_number: &str,
+    ) -> Result<Option<Backup>> {
+        let sql = AssertSqlSafe(format!(
+            "{SELECT} where b.instance_id = $1 and b.state = 'COMPLETED' and b.checkpoint is not null \
+             and b.version_number = $2 order by b.created desc, b.id desc limit 1"
+        ));
+        let row = query(sql).bind(instance.to_string()).bind(version_number).fetch_optional(conn).await;
+        let row = row.map_err(|error| Error::internal(format!("look for the last backup of {instance}"), error))?;
+        row.map(|row| backup(&row)).transpose()
+    }
+
+    /// The newest complete backup of an instance that has this name.
+    pub async fn backup_named(
+        &self,
+        conn: &mut Connection,
+        instance: InstanceId,
+        name: &str,
+    ) -> Result<Option<BackupId>> {
+        let row = query(
+            "select id from backup where instance_id = $1 and name = $2 and state = 'COMPLETED' \
+             order by created desc, id desc limit 1",
+        );
+        let row = row.bind(instance.to_string()).bind(name).fetch_optional(conn).await;
+        let row =
+            row.map_err(|error| Error::internal(format!("look for a backup of {instance} by its name"), error))?;
+        row.map(|row| parsed(&row, "id").map(BackupId)).transpose()
     }
 
     /// At most `limit` backups after the first `offset`, by last change descending.
@@ -158,7 +221,7 @@ impl Store {
     pub async fn complete_backup(&self, conn: &mut Connection, id: BackupId, stored: &StoredBackup) -> Result<bool> {
         let sql = AssertSqlSafe(format!(
             "update backup set state = 'COMPLETED', run = $2, manifest_sum = $3, data_bytes = $4, stored_bytes = $5, \
-             position = $6, updated = $7 where id = $1 and {RUNNING}"
+             position = $6, updated = $7, checkpoint = $8 where id = $1 and {RUNNING}"
         ));
         let done = query(sql)
             .bind(id.to_string())
@@ -168,6 +231,7 @@ impl Store {
             .bind(signed(stored.stored_bytes))
             .bind(&stored.position)
             .bind(self.now_micros())
+            .bind(&stored.checkpoint)
             .execute(conn)
             .await
             .map_err(failed("complete", id))?;
@@ -210,13 +274,72 @@ impl Store {
         Ok(())
     }
 
-    /// Whether an instance is being made of it.
-    pub async fn is_backup_restored(&self, conn: &mut Connection, id: BackupId) -> Result<bool> {
+    /// The kind of an active operation that reads it: `restore_instance` or `verify_backup`.
+    pub async fn backup_reader(&self, conn: &mut Connection, id: BackupId) -> Result<Option<String>> {
         // What an operation works with is in its state.
-        let sql = "select exists (select 1 from operation where active and kind = 'restore_instance' \
-             and state like '%\"backup\":\"' || $1 || '\"%')";
-        let row = query(sql).bind(id.to_string()).fetch_one(conn).await;
-        row.and_then(|row| row.try_get(0)).map_err(failed("look for restores of", id))
+        let sql = "select kind from operation where active and kind in ('restore_instance', 'verify_backup') \
+             and state like '%\"backup\":\"' || $1 || '\"%' order by kind desc limit 1";
+        let row = query(sql).bind(id.to_string()).fetch_optional(conn).await;
+        row.and_then(|row| row.map(|row| row.try_get(0)).transpose()).map_err(failed("look for readers of", id))
+    }
+
+    /// How many backups are being verified.
+    pub async fn count_verifications(&self, conn: &mut Connection) -> Result<u64> {
+        let row = query("select count(*) from operation where active and kind = 'verify_backup'").fetch_one(conn).await;
+        let count = row.and_then(|row| row.try_get::<i64, _>(0));
+        count.map(i64::unsigned_abs).map_err(|error| Error::internal("count the verifications of backups", error))
+    }
+
+    /// That this operation verifies it. What is shown of the backup else stays as it was.
+    pub async fn begin_verification(&self, conn: &mut Connection, id: BackupId, operation: OperationId) -> Result<()> {
+        query(
+            "update backup set verification = 'running', verification_operation_id = $2, verification_at = $3, \
+             verification_fault = null where id = $1",
+        )
+        .bind(id.to_string())
+        .bind(operation.to_string())
+        .bind(self.now_micros())
+        .execute(conn)
+        .await
+        .map_err(failed("begin to verify", id))?;
+        Ok(())
+    }
+
+    /// What a verification that runs has come to: `None` it has passed, else why it failed. One that has ended stays as it is.
+    pub async fn end_verification(
+        &self,
+        conn: &mut Connection,
+        operation: OperationId,
+        fault: Option<&str>,
+    ) -> Result<()> {
+        let state = if fault.is_some() { VerificationState::Failed } else { VerificationState::Passed };
+        query(
+            "update backup set verification = $2, verification_at = $3, verification_fault = $4 \
+             where verification_operation_id = $1 and verification = 'running'",
+        )
+        .bind(operation.to_string())
+        .bind(state.tag())
+        .bind(self.now_micros())
+        .bind(fault)
+        .execute(conn)
+        .await
+        .map_err(|error| Error::internal("end the verification of a backup", error))?;
+        Ok(())
+    }
+
+    /// Gives up the verifications of which no operation is active any more.
+    pub async fn end_orphaned_verifications(&self, conn: &mut Connection, fault: &str) -> Result<()> {
+        query(
+            "update backup set verification = 'failed', verification_at = $1, verification_fault = $2 \
+             where verification = 'running' and not exists \
+             (select 1 from operation o where o.id = backup.verification_operation_id and o.active)",
+        )
+        .bind(self.now_micros())
+        .bind(fault)
+        .execute(conn)
+        .await
+        .map_err(|error| Error::internal("give up verifications of backups", error))?;
+        Ok(())
     }
 
     /// The backups whose objects are to be removed.
@@ -277,6 +400,16 @@ async fn read<'a>(target: impl Into<Target<'a>>, id: BackupId) -> Result<Option<
     row.map(|row| backup(&row)).transpose()
 }
 
+async fn chain<'a>(target: impl Into<Target<'a>>, id: BackupId) -> Result<Vec<Backup>> {
+    let sql = AssertSqlSafe(format!(
+        "with recursive chain (id, parent_id, depth) as (select id, parent_id, 0 from backup where id = $1 \
+         union all select p.id, p.parent_id, chain.depth + 1 from backup p join chain on p.id = chain.parent_id \
+         where chain.depth <= {LONGEST_CHAIN}) {SELECT} join chain on chain.id = b.id order by chain.depth desc"
+    ));
+    let rows = query(sql).bind(id.to_string()).fetch_all(target).await.map_err(failed("read the chain of", id))?;
+    rows.iter().map(backup).collect()
+}
+
 /// One of [`SELECT`].
 fn backup(row: &Row) -> Result<Backup> {
     Ok(Backup {
@@ -295,15 +428,30 @@ fn backup(row: &Row) -> Result<Backup> {
             volume_gib: unsigned(row, "volume_gib")?,
             root_by: column(row, "root_by")?,
         },
+        parent: maybe_parsed(row, "parent_id")?.map(BackupId),
         state: tagged(row, "state", BackupState::from_tag)?,
         operation: OperationId(parsed(row, "operation_id")?),
+        schedule: maybe_parsed(row, "schedule_id")?.map(ScheduleId),
         recipient: column(row, "recipient")?,
         identity: column(row, "identity")?,
         stored: stored(row)?,
         fault: column(row, "fault")?,
+        verification: verification(row)?,
         created: time(row, "created")?,
         updated: time(row, "updated")?,
     })
+}
+
+fn verification(row: &Row) -> Result<Option<Verification>> {
+    if maybe_text(row, "verification")?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Verification {
+        state: tagged(row, "verification", VerificationState::from_tag)?,
+        at: time(row, "verification_at")?,
+        operation: OperationId(parsed(row, "verification_operation_id")?),
+        fault: column(row, "verification_fault")?,
+    }))
 }
 
 fn stored(row: &Row) -> Result<Option<StoredBackup>> {
@@ -314,6 +462,7 @@ fn stored(row: &Row) -> Result<Option<StoredBackup>> {
         data_bytes: unsigned(row, "data_bytes")?,
         stored_bytes: unsigned(row, "stored_bytes")?,
         position: column(row, "position")?,
+        checkpoint: column(row, "checkpoint")?,
     }))
 }
 

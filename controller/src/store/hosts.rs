@@ -54,6 +54,21 @@ impl Store {
         rows.iter().map(id).collect()
     }
 
+    /// Instances that are no tenant's and on which no operation is active: nobody would delete them.
+    pub async fn list_orphans(&self) -> Result<Vec<InstanceId>> {
+        let failed = |error| Error::internal("list instances that nobody works with", error);
+        let rows = query(
+            "select i.id from instance i where i.purpose is not null and i.deleted is null \
+             and not exists (select 1 from operation_target t where t.resource = i.id and t.active)",
+        );
+        let rows = rows.fetch_all(&self.read).await.map_err(failed)?;
+        let id = |row: &Row| {
+            let id: String = row.try_get("id").map_err(failed)?;
+            id.parse().map_err(|error| Error::internal("read the id of an instance that nobody works with", error))
+        };
+        rows.iter().map(id).collect()
+    }
+
     /// Whether an operation is active on an instance, in the caller's transaction.
     pub async fn is_busy(&self, conn: &mut Connection, instance: InstanceId) -> Result<bool> {
         query("select exists (select 1 from operation_target where resource = $1 and active)")

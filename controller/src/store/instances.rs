@@ -14,7 +14,7 @@ use super::{Store, from_micros};
 use crate::error::{Error, Result};
 use crate::ids::{ConfigurationId, DatastoreId, InstanceId, ProjectId, VersionId};
 use crate::model::configurations::{AttachedConfiguration, ParameterResult};
-use crate::model::{Fault, Flavor, Instance, InstanceLabels};
+use crate::model::{Fault, Flavor, Instance, InstanceLabels, Purpose};
 use crate::state::{HostState, LastSeen, Service, Task};
 use crate::store::sql::{Row, query};
 
@@ -27,13 +27,13 @@ pub use placement::HostFacts;
 use rows::{
     access, address, column, damaged, failed, json, locality, maybe_text, narrow, parsed, tagged, time, unsigned,
 };
-pub use writes::NewRow;
+pub use writes::{Edit, NewRow};
 
 /// Columns and joins of an [`Instance`] at the time `$1`; `service` is `new` until an agent said otherwise, `heard` is when
 /// the last controller lost its agent, and the greatest number while one hears it.
-const SELECT: &str = "select i.id, i.project_id, i.name, i.flavor_id, i.flavor_name, i.ram_mib, i.vcpus, i.volume_gib, i.version_id, i.region, i.address, i.port, \
+const SELECT: &str = "select i.id, i.project_id, i.name, i.purpose, i.flavor_id, i.flavor_name, i.ram_mib, i.vcpus, i.volume_gib, i.version_id, i.region, i.address, i.port, \
      i.access, i.nics, i.locality, i.task, i.host, i.fault_message, i.fault_details, i.fault_created, i.root_enabled_at, i.root_enabled_by, i.created, i.updated, i.deleted, \
-     i.configuration_id, c.name as configuration_name, i.parameter_results, \
+     i.deletion_protection, i.configuration_id, c.name as configuration_name, i.parameter_results, \
      a.service, a.service_detail, a.service_updated, a.volume_used_bytes, \
      v.name as version_name, v.number as version_number, d.id as datastore_id, d.name as datastore_name, \
      (select max(case when l.lost_at is null and c.seen_until > $1 then 9223372036854775807 \
@@ -94,7 +94,7 @@ impl Store {
         Ok(Some((instance, manifest.ok_or_else(|| damaged("version_id", &version.to_string()))?)))
     }
 
-    /// At most `limit` of a project's instances that are not deleted, the newest first, after the one whose id `marker` is;
+    /// At most `limit` of a project's own instances that are not deleted, the newest first, after the one whose id `marker` is;
     /// that one may have been deleted. None when there never was one.
     pub async fn list_instances(&self, project: &ProjectId, marker: Option<&str>, limit: u32) -> Result<Vec<Instance>> {
         let now = self.now_micros();
@@ -103,7 +103,7 @@ impl Store {
             Some(_) => "and (i.created, i.id) < (select created, id from instance where project_id = $2 and id = $4)",
         };
         let sql = AssertSqlSafe(format!(
-            "{SELECT}{FROM} where i.project_id = $2 and i.deleted is null {after} order by i.created desc, i.id desc limit $3"
+            "{SELECT}{FROM} where i.project_id = $2 and i.deleted is null and i.purpose is null {after} order by i.created desc, i.id desc limit $3"
         ));
         let query = query(sql).bind(now).bind(&project.0).bind(i64::from(limit));
         let query = if let Some(marker) = marker { query.bind(marker) } else { query };
@@ -133,11 +133,12 @@ impl Store {
         rows.iter().map(|row| instance(row, now)).collect()
     }
 
-    /// The instances of a project, or of all, that are not deleted, by id.
+    /// A project's own instances, or all that there are, that are not deleted, by id.
     pub async fn present_instances(&self, project: Option<&ProjectId>) -> Result<Vec<Instance>> {
         let now = self.now_micros();
         let sql = AssertSqlSafe(format!(
-            "{SELECT}{FROM} where ($2 is null or i.project_id = $2) and i.deleted is null order by i.id"
+            "{SELECT}{FROM} where ($2 is null or i.project_id = $2 and i.purpose is null) \
+             and i.deleted is null order by i.id"
         ));
         let rows = query(sql).bind(now).bind(project.map(|project| project.0.as_str())).fetch_all(&self.read).await;
         let rows = rows.map_err(|error| Error::internal("list the instances that there are", error))?;
@@ -175,6 +176,7 @@ fn instance(row: &Row, now: i64) -> Result<Instance> {
         id: InstanceId(parsed(row, "id")?),
         project: ProjectId(column(row, "project_id")?),
         name: column(row, "name")?,
+        purpose: purpose(row)?,
         flavor: flavor(row)?,
         volume_gib: unsigned(row, "volume_gib")?,
         volume_used_bytes: used.and_then(|bytes| u64::try_from(bytes).ok()),
@@ -192,6 +194,7 @@ fn instance(row: &Row, now: i64) -> Result<Instance> {
         configuration: configuration(row)?,
         parameter_results: parameter_results(row)?,
         backing_up: column(row, "backing_up")?,
+        deletion_protection: column(row, "deletion_protection")?,
         task: tagged(row, "task", Task::from_tag)?,
         service: service(row)?,
         service_detail: maybe_text(row, "service_detail")?.unwrap_or_default().to_owned(),
@@ -206,6 +209,11 @@ fn instance(row: &Row, now: i64) -> Result<Instance> {
         heartbeat_expiry_s: 0,
         read: from_micros(now),
     })
+}
+
+fn purpose(row: &Row) -> Result<Option<Purpose>> {
+    let tag = maybe_text(row, "purpose")?;
+    tag.map(|tag| Purpose::from_tag(tag).ok_or_else(|| damaged("purpose", tag))).transpose()
 }
 
 fn flavor(row: &Row) -> Result<Flavor> {

@@ -30,6 +30,7 @@ use crate::store::sql::{Connection, News, Pool, Transaction};
 pub mod agents;
 pub mod assignments;
 pub mod authorities;
+pub mod backup_schedules;
 mod backup_strategies;
 pub mod backups;
 mod clock;
@@ -102,6 +103,10 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (20, "parameter_rules", include_str!("migrations/0020_parameter_rules.sql")),
     (21, "images", include_str!("migrations/0021_images.sql")),
     (22, "backups", include_str!("migrations/0022_backups.sql")),
+    (23, "backup_schedules", include_str!("migrations/0023_backup_schedules.sql")),
+    (24, "verifications", include_str!("migrations/0024_verifications.sql")),
+    (25, "deletion_protection", include_str!("migrations/0025_deletion_protection.sql")),
+    (26, "increments", include_str!("migrations/0026_increments.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 
 use super::{Store, from_micros};
 use crate::error::{Error, Result};
-use crate::ids::{InstanceId, OperationId, ProjectId};
+use crate::ids::{BackupId, InstanceId, OperationId, ProjectId};
 use crate::model::operations::{ChangedOperation, Lane, NewOperation, Operation, Stage, Step};
 use crate::store::sql::{Connection, News, Row, query};
 
@@ -176,9 +176,19 @@ impl Store {
              where resource = $1 order by seq desc limit $2)) o {STEPS} order by o.seq desc, s.n, s.target"
         ));
         let rows = query(sql).bind(instance.to_string()).bind(SHOWN).fetch_all(&self.read).await.map_err(failed)?;
-        let changed = operations(&rows)?;
-        let version = changed.iter().map(|operation| operation.changed).max().unwrap_or_default();
-        Ok((changed.into_iter().map(|changed| changed.operation).collect(), version))
+        versioned(&rows)
+    }
+
+    /// The operation that takes a backup, or has taken it, and the last one that verifies it; as of an instance.
+    pub async fn list_backup_operations(&self, backup: BackupId) -> Result<(Vec<Operation>, i64)> {
+        let failed = |error| Error::internal(format!("list the operations of backup {backup}"), error);
+        let sql = AssertSqlSafe(format!(
+            "{SELECT} from (select {COLUMNS} from operation where id in (select operation_id from backup where id = $1 \
+             union select verification_operation_id from backup where id = $1)) o {STEPS} \
+             order by o.seq desc, s.n, s.target"
+        ));
+        let rows = query(sql).bind(backup.to_string()).fetch_all(&self.read).await.map_err(failed)?;
+        versioned(&rows)
     }
 
     /// The number of the last change of any operation.
@@ -226,6 +236,13 @@ const SELECT: &str = "select o.id, o.kind, o.status, o.created, o.started, o.fin
      s.name as step_name, s.status as step_status, s.started as step_started, s.finished as step_finished, \
      s.progress as step_progress, s.error as step_error";
 const STEPS: &str = "join operation_step s on s.operation_id = o.id";
+
+/// The operations, and the number of the last change of one of them.
+fn versioned(rows: &[Row]) -> Result<(Vec<Operation>, i64)> {
+    let changed = operations(rows)?;
+    let version = changed.iter().map(|operation| operation.changed).max().unwrap_or_default();
+    Ok((changed.into_iter().map(|changed| changed.operation).collect(), version))
+}
 
 /// Groups rows, which are sorted by operation and stage.
 fn operations(rows: &[Row]) -> Result<Vec<ChangedOperation>> {

@@ -23,8 +23,16 @@ use crate::state::{HostState, Service, Task};
 use crate::store::sql::query;
 
 /// Tables that a refused create request must not change.
-const TABLES: [&str; 7] =
-    ["instance", "configuration", "backup", "usage", "operation", "operation_step", "operation_target"];
+const TABLES: [&str; 8] = [
+    "instance",
+    "configuration",
+    "backup",
+    "backup_schedule",
+    "usage",
+    "operation",
+    "operation_step",
+    "operation_target",
+];
 
 /// An application with its own store.
 pub(crate) struct World {
@@ -90,6 +98,7 @@ pub(crate) fn order() -> NewInstance {
         users: Vec::new(),
         requirements: Requirements::default(),
         region: None,
+        deletion_protection: false,
         may_have_root: true,
     }
 }

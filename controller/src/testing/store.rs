@@ -156,7 +156,9 @@ impl Fixture {
                 volume_gib: 2,
                 root_by: None,
             },
+            parent: None,
             operation,
+            schedule: None,
             recipient: key.recipient,
             identity: self.store.seal.seal(Backup::SEALED, &key.identity).unwrap(),
         }
@@ -168,6 +170,7 @@ impl Fixture {
             id: InstanceId::random(),
             project: ProjectId(project.to_owned()),
             name: "first".to_owned(),
+            purpose: None,
             flavor: Flavor { id: "1".to_owned(), name: "m512".to_owned(), ram_mib: 512, vcpus: 1 },
             volume_gib: 2,
             version: self.version,
@@ -175,6 +178,7 @@ impl Fixture {
             port: 5432,
             requirements: Requirements::default(),
             configuration: None,
+            deletion_protection: false,
         }
     }
 }

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::fs::File;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::oneshot;
-use trove_strategy::{Backup, Directory, FirstStart, Grantee, Kind, NewUser, Settings, StartMode, UserChange};
+use trove_strategy::{
+    Backup, Directory, FirstStart, Grantee, Incremental, Kind, NewUser, Settings, StartMode, UserChange,
+};
 
 use crate::access::{MARK, account_name, enters};
 use crate::bench::{Bench, Running};
@@ -130,6 +132,10 @@ pub(crate) async fn backup(
     refuses_what_is_broken(&elsewhere, backup, &file).await?;
     let restored = comes_back(&elsewhere, backup, &known, &file).await.context("on another site")?;
     restored.stop(&elsewhere).await?;
+    if let Some(increments) = backup.incremental() {
+        elsewhere.site.host.remove(&Directory::Data.join("data")).await?;
+        chain(bench, &elsewhere, (backup, increments), &known).await.context("increments")?;
+    }
     running.stop(bench).await?;
     bench.site.host.remove(&Directory::Data.join("data")).await?;
     comes_back(bench, backup, &known, &file).await.context("in its own place")
@@ -208,22 +214,76 @@ async fn refuses_what_is_broken(bench: &Bench<'_>, backup: &dyn Backup, file: &P
     Ok(())
 }
 
+/// Two increments on a full backup are restored in their order, and in no other.
+async fn chain(
+    bench: &Bench<'_>,
+    elsewhere: &Bench<'_>,
+    (backup, increments): (&dyn Backup, &dyn Incremental),
+    known: &Known<'_>,
+) -> Result<()> {
+    let file = |number: usize| bench.scratch().join(format!("chain-{number}"));
+    let text = |number: usize| format!("in the chain {number}");
+    let mut checkpoints: Vec<String> = Vec::new();
+    for number in 0..3 {
+        known.durability.write(&bench.site, known.keeper, &text(number)).await?;
+        let mut into = File::create(file(number)).await?;
+        let taken = match checkpoints.last() {
+            None => backup.take(&bench.site, &mut into).await,
+            Some(checkpoint) => increments.take(&bench.site, checkpoint, &mut into).await,
+        };
+        into.flush().await?;
+        let checkpoint = taken.map_err(plain)?.checkpoint;
+        checkpoints.push(checkpoint.context("what an increment begins at is not said")?);
+    }
+    known.durability.write(&bench.site, known.keeper, "after the chain").await?;
+    let refused = increments.take(&bench.site, "no checkpoint", &mut tokio::io::sink()).await.err();
+    let refused = refused.map(|error| (error.kind(), error.chain()));
+    ensure!(matches!(refused, Some((Kind::Invalid, _))), "what is no checkpoint: {refused:?}");
+
+    let site = &elsewhere.site;
+    // One is missing between them. Where two begin at the same point the later one holds what the earlier one does.
+    if checkpoints[0] != checkpoints[1] {
+        increments.begin(site, &mut File::open(file(0)).await?).await.map_err(plain)?;
+        let refused = increments.apply(site, &mut File::open(file(2)).await?).await.err();
+        let refused = refused.map(|error| (error.kind(), error.chain()));
+        let is_invalid = matches!(refused, Some((Kind::Invalid, _)));
+        ensure!(
+            is_invalid,
+            "checkpoints {checkpoints:?}, and the second increment is taken without the first: {refused:?}"
+        );
+    }
+    // It breaks off midway, and begins anew.
+    increments.begin(site, &mut File::open(file(0)).await?).await.map_err(plain)?;
+    let half = std::fs::metadata(file(1))?.len() / 2;
+    let broken = increments.apply(site, &mut Wrong(File::open(file(1)).await?.take(half))).await;
+    ensure!(broken.is_err(), "half of an increment is taken for whole");
+
+    increments.begin(site, &mut File::open(file(0)).await?).await.map_err(plain)?;
+    for number in 1..3 {
+        increments.apply(site, &mut File::open(file(number)).await?).await.map_err(plain)?;
+    }
+    increments.finish(site).await.map_err(plain)?;
+    let running = starts(elsewhere).await?;
+    let texts = known.durability.read(site, known.keeper).await?;
+    let missing: Vec<_> = (0..3).map(text).filter(|text| !texts.contains(text)).collect();
+    ensure!(missing.is_empty(), "{missing:?} did not come back");
+    ensure!(!texts.iter().any(|text| text == "after the chain"), "what was written later came back");
+    known.durability.write(site, known.keeper, "after the restore").await?;
+    running.stop(elsewhere).await
+}
+
 /// Restores and starts as the agent does, and looks at what is there.
 async fn comes_back(bench: &Bench<'_>, backup: &dyn Backup, known: &Known<'_>, file: &Path) -> Result<Running> {
-    let (engine, site) = (bench.datastore.engine(), &bench.site);
+    let site = &bench.site;
     backup.restore(site, &mut File::open(file).await?).await.map_err(plain)?;
-    let first = engine.initialise(site).await.map_err(plain)?;
-    ensure!(first == FirstStart::Normal, "what was restored is not found made: {first:?}");
-    engine.configure(site, &Settings::default()).await.map_err(plain)?;
-    engine.forget_earlier_life(site).await.map_err(plain)?;
-    let mut running = bench.spawn(StartMode::Normal)?;
-    bench.await_answer(&mut running).await?;
+    let running = starts(bench).await?;
     let texts = known.durability.read(site, known.keeper).await?;
     let missing: Vec<&String> = known.before.iter().filter(|text| !texts.contains(text)).collect();
     ensure!(missing.is_empty(), "{missing:?} did not come back");
     ensure!(!texts.iter().any(|text| text == "after the backup"), "what was written later came back");
     let more = known.before.len() + usize::from(texts.iter().any(|text| text == "during the backup"));
     ensure!(texts.len() == more, "{texts:?} came back");
+    backup.check(site).await.map_err(plain).context("the engine's own check of what came back")?;
     for login in &known.returning {
         ensure!(enters(bench, known.tenant, login).await, "{:?} is not let in as then", login.user);
     }
@@ -231,5 +291,17 @@ async fn comes_back(bench: &Bench<'_>, backup: &dyn Backup, known: &Known<'_>, f
         ensure!(!enters(bench, known.tenant, login).await, "{:?} is let in as later", login.user);
     }
     known.durability.write(site, known.keeper, "after the restore").await?;
+    Ok(running)
+}
+
+/// Starts what was restored as the agent does.
+async fn starts(bench: &Bench<'_>) -> Result<Running> {
+    let (engine, site) = (bench.datastore.engine(), &bench.site);
+    let first = engine.initialise(site).await.map_err(plain)?;
+    ensure!(first == FirstStart::Normal, "what was restored is not found made: {first:?}");
+    engine.configure(site, &Settings::default()).await.map_err(plain)?;
+    engine.forget_earlier_life(site).await.map_err(plain)?;
+    let mut running = bench.spawn(StartMode::Normal)?;
+    bench.await_answer(&mut running).await?;
     Ok(running)
 }

@@ -49,6 +49,8 @@ pub enum Capability {
     Parameters,
     /// Backups.
     Backup,
+    /// Backups of what has changed since another one.
+    Incremental,
 }
 
 impl fmt::Display for Capability {
@@ -59,6 +61,7 @@ impl fmt::Display for Capability {
             Self::Root => "root",
             Self::Parameters => "parameters",
             Self::Backup => "backup",
+            Self::Incremental => "incremental",
         })
     }
 }
@@ -199,6 +202,7 @@ impl Manifest {
             (Capability::Root, datastore.root().is_some()),
             (Capability::Parameters, datastore.parameters().is_some()),
             (Capability::Backup, datastore.backup().is_some()),
+            (Capability::Incremental, datastore.backup().is_some_and(|backup| backup.incremental().is_some())),
         ];
         let capabilities = accessors.into_iter().filter(|(_, has)| *has).map(|(capability, _)| capability).collect();
         let identity = datastore.identity();

@@ -200,11 +200,30 @@ impl Session<'_> {
         Ok(self.ask(attempt, sql).await?.err().map(|refused| cut(&refused.message).to_owned()))
     }
 
+    /// The rows of a statement that may take this long.
+    pub(crate) async fn rows_within(
+        &mut self,
+        limit: Duration,
+        attempt: &str,
+        sql: &str,
+    ) -> Result<Vec<Row>, EngineError> {
+        self.ask_within(limit, attempt, sql).await?.map_err(|refused| explained(attempt, &refused))
+    }
+
     async fn ask(&mut self, attempt: &str, sql: &str) -> Result<Result<Vec<Row>, ServerError>, EngineError> {
+        self.ask_within(ANSWER, attempt, sql).await
+    }
+
+    async fn ask_within(
+        &mut self,
+        limit: Duration,
+        attempt: &str,
+        sql: &str,
+    ) -> Result<Result<Vec<Row>, ServerError>, EngineError> {
         let failed = |why: &str| EngineError::new(Kind::Transient, format!("{attempt}: {why}"));
         let opened = self.opened.as_mut().ok_or_else(|| failed("the connection is closed"))?;
         self.is_asking = true;
-        let answer = match within(ANSWER, attempt, async { Ok(opened.rows(sql).await) }).await? {
+        let answer = match within(limit, attempt, async { Ok(opened.rows(sql).await) }).await? {
             Ok(rows) => Ok(rows.ok_or_else(|| failed("the answer is longer than 16 MiB"))?),
             Err(Error::Server(refused)) => Err(refused),
             Err(error) => return Err(opened.relay.refusal().unwrap_or_else(|| broken(attempt, error))),

@@ -6,6 +6,7 @@
 mod access;
 mod accounts;
 mod backup;
+mod check;
 mod client;
 mod config;
 mod databases;

@@ -17,7 +17,7 @@ use crate::Postgresql;
 use crate::archive::Archive;
 use crate::client::{ADMIN, Session, within};
 use crate::engine::UNFINISHED;
-use crate::{catalog, config};
+use crate::{amcheck, catalog, config};
 
 /// A storage may be slow; a job's own deadline comes first.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -85,6 +85,10 @@ impl Backup for Postgresql {
             return Err(error);
         }
         Ok(site.host.rename(&new, &Directory::Data.join("data")).await?)
+    }
+
+    async fn check(&self, site: &Site) -> Result<(), EngineError> {
+        amcheck::check(site, &relay(site)?).await
     }
 }
 

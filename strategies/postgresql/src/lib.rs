@@ -3,6 +3,7 @@
 //! Sources: the PostgreSQL manual (chapters 18 to 22 and 28, initdb, SQL commands), tried on 15.18 of Debian 12.
 
 mod access;
+mod amcheck;
 mod archive;
 mod backup;
 mod catalog;

@@ -92,6 +92,8 @@ impl Seed {
             port: 5432,
             requirements: Requirements::default(),
             configuration: None,
+            deletion_protection: false,
+            purpose: None,
         }
     }
 }

@@ -40,6 +40,7 @@ fn part(kind: &str) -> (&'static [&'static str], bool) {
     match kind {
         "create_instance" => (&["prepare"], true),
         "restore_instance" => (&["restore"], false),
+        "verify_backup" => (&["check"], false),
         "restart_instance" => (&["restart"], true),
         "change_accounts" => (&["change_accounts"], false),
         "create_backup" => (&["backup"], false),
@@ -144,7 +145,7 @@ async fn die_at(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
 async fn arm_agents(subject: &mut Subject, kind: &str, point: &str) -> Result<()> {
     subject.stack.kill()?;
     subject.stack.run(&Failpoints { controller: None, agent: Some(format!("{point}=kill")) })?;
-    if ["create_instance", "restore_instance"].contains(&kind) {
+    if ["create_instance", "restore_instance", "verify_backup"].contains(&kind) {
         return Ok(());
     }
     let id = subject.id()?;

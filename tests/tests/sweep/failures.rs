@@ -74,6 +74,19 @@ async fn assert_failed(subject: &Subject, kind: &str, step: &str, point: &str) -
             }
             subject.assert_stopped().await
         }
+        "verify_backup" => {
+            let verified = subject.verification().await?;
+            // When the host is removed, or the check is over, the backup has passed.
+            let has_passed = step == "remove_host" || point.ends_with("check.after");
+            let (state, fault) = (verified["state"].as_str(), verified["fault"].as_str().unwrap_or_default());
+            if has_passed {
+                ensure!(state == Some("passed") && fault.is_empty(), "{verified}");
+            } else {
+                ensure!(state == Some("failed"), "{verified}");
+                ensure_named(fault, step)?;
+            }
+            subject.assert_well().await.map(|_| ())
+        }
         "create_backup" => {
             ensure!(fault.is_empty(), "{view}");
             let backup = subject.backup_at_its_end().await?;

@@ -33,7 +33,7 @@ pub(crate) async fn kill_at(subject: &mut Subject, kind: &str, point: &str) -> R
 async fn unanswered(subject: &mut Subject, kind: &str) -> Result<()> {
     subject.prepare(kind).await?;
     subject.arm(&format!("enqueue.{}.after_commit=kill", committed_as(kind)))?;
-    if !["create_instance", "restore_instance"].contains(&kind) {
+    if !["create_instance", "restore_instance", "verify_backup"].contains(&kind) {
         subject.await_usable().await?;
     }
     subject.ask_without_answer(kind).await?;

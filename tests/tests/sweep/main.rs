@@ -60,13 +60,18 @@ sweep! {
     upgrade_instance: PostgreSql, Redis;
     create_backup: PostgreSql, PostgreSql;
     restore_instance: PostgreSql, PostgreSql;
+    verify_backup: PostgreSql, PostgreSql;
     delete_instance: Redis, PostgreSql;
 }
 
-/// The steps of a kind that are swept. Those that are `create_instance`'s, too, are left to it but for the full depth.
+/// The steps of a kind that are swept. Those that are another kind's, too, are left to that but for the full depth.
 fn swept(kind: &str, steps: Vec<String>) -> Vec<String> {
-    let is_its_own = |step: &String| kind != "restore_instance" || step == "restore" || depth::is_full();
-    steps.into_iter().filter(is_its_own).collect()
+    let is_its_own = |step: &String| match kind {
+        "restore_instance" => step == "restore",
+        "verify_backup" => ["restore", "check", "remove_host"].contains(&step.as_str()),
+        _ => true,
+    };
+    steps.into_iter().filter(|step| is_its_own(step) || depth::is_full()).collect()
 }
 
 /// Texts of all files in a folder of the workspace, without subfolders.

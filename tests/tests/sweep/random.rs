@@ -120,6 +120,10 @@ async fn an_order_that_was_not_committed_has_left_nothing() -> Result<()> {
             ensure!(!made, "{operations}");
             subject.assert_well().await.context(*kind)?;
         }
+        if *kind == "verify_backup" {
+            let verified = subject.verification().await?;
+            ensure!(verified["state"] == "none", "{verified}");
+        }
         if *kind == "create_backup" {
             let list = subject.api.get("/backups").await?.body;
             ensure!(list["backups"] == serde_json::json!([]), "{list}");

@@ -103,6 +103,9 @@ impl Subject {
             // One backup is enough for all.
             return self.make_room().await;
         }
+        if kind == "verify_backup" && self.backup.is_some() && self.id.is_some() {
+            return self.await_usable().await.map(|_| ());
+        }
         if kind == "upgrade_instance" && self.versions.is_none() {
             self.versions = Some(self.register_again().await?);
         }
@@ -113,10 +116,13 @@ impl Subject {
         let text = format!("written before {}", self.asked);
         self.engine.write(&view, &text).await?;
         self.written.push(text);
-        if kind == "restore_instance" {
+        if ["restore_instance", "verify_backup"].contains(&kind) && self.backup.is_none() {
             self.ask("create_backup").await?;
             let view = self.backup_at_its_end().await?;
             ensure!(view["status"] == "COMPLETED", "{view}\n{}", self.stack.log_end());
+            self.await_usable().await?;
+        }
+        if kind == "restore_instance" {
             return self.make_room().await;
         }
         Ok(())
@@ -184,6 +190,9 @@ impl Subject {
             "create_backup" => {
                 let body = json!({"backup": {"name": "swept", "instance": self.id()?}});
                 self.api.post("/backups", &body).await
+            }
+            "verify_backup" => {
+                self.api.post(&format!("/backups/{}/action", self.backup()?), &json!({"verify": {}})).await
             }
             "change_accounts" => {
                 let (name, password) = self.newcomer();
@@ -263,6 +272,11 @@ impl Subject {
         Ok(())
     }
 
+    /// What the backup shows of its verification.
+    pub(crate) async fn verification(&self) -> Result<Value> {
+        self.api.await_verification(self.backup()?).await
+    }
+
     /// Waits until the backup is completed or has failed.
     pub(crate) async fn backup_at_its_end(&self) -> Result<Value> {
         self.api.await_backup(self.backup()?).await
@@ -293,7 +307,10 @@ impl Subject {
         self.prepare(kind).await?;
         self.ask(kind).await?;
         // The operations of a deleted instance cannot be listed, so list them during the deletion.
-        let path = format!("/instances/{}/operations", self.id()?);
+        let path = match kind {
+            "verify_backup" => format!("/backups/{}/operations", self.backup()?),
+            _ => format!("/instances/{}/operations", self.id()?),
+        };
         let seen = poll(
             "the operation",
             Duration::from_secs(10),
@@ -333,13 +350,21 @@ impl Subject {
             }
             "create_instance" | "restore_instance" => self.remove().await,
             "create_backup" => self.assert_backed_up().await,
+            "verify_backup" => {
+                let verified = self.verification().await?;
+                ensure!(verified["state"] == "passed" && verified["fault"].is_null(), "{verified}");
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
 
     /// Waits until all operations have ended, and returns the last one of a kind.
     pub(crate) async fn last_operation(&self, kind: &str) -> Result<Value> {
-        let all = self.api.await_operations(self.id()?).await?;
+        let all = match kind {
+            "verify_backup" => self.api.await_backup_operations(self.backup()?).await?,
+            _ => self.api.await_operations(self.id()?).await?,
+        };
         let found = all.as_array().into_iter().flatten().find(|operation| operation["kind"] == kind).cloned();
         found.with_context(|| format!("an operation {kind} in {all}"))
     }

@@ -8,14 +8,8 @@ use super::*;
 fn order(identity: &str) -> Work {
     let specification = Some(v1::Specification { server_id: 7, ..v1::Specification::default() });
     let (backup, run, manifest_sum) = ("b".to_owned(), "r".to_owned(), "00".to_owned());
-    Work::Restore(v1::Restore {
-        generation: 2,
-        specification,
-        backup,
-        run,
-        manifest_sum,
-        identity: identity.to_owned(),
-    })
+    let full = v1::StoredBackup { backup, run, manifest_sum, identity: identity.to_owned() };
+    Work::Restore(v1::Restore { generation: 2, specification, chain: vec![full] })
 }
 
 fn key() -> String {
@@ -91,7 +85,7 @@ async fn a_key_that_is_none_is_refused_before_anything_is_removed_and_not_repeat
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_needs_an_engine_that_runs() {
     let stage = stage(SLEEPS, Mood::Answers).await;
-    let backup = v1::Backup { backup: "b".to_owned(), recipients: Vec::new(), segment_bytes: 1 << 20 };
+    let backup = v1::Backup { backup: "b".to_owned(), recipients: Vec::new(), segment_bytes: 1 << 20, parent: None };
     let error = failure(start(&stage, "before", Work::Backup(backup.clone()))).await;
     assert!(error.message.contains("the engine does not run"), "{}", error.message);
     stage.supervisor.start().await.unwrap();

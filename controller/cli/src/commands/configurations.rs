@@ -10,7 +10,7 @@ use super::{Session, WaitOptions, instances};
 use crate::api::segment;
 use crate::error::{Failure, Result};
 use crate::output::{Column, Format, cell};
-use crate::wait::operations;
+use crate::wait::{Of, operations};
 
 /// What can be done with configuration groups.
 #[derive(Subcommand)]
@@ -307,7 +307,7 @@ async fn change(session: &mut Session, group: &Value, method: Method, body: Valu
     for instance in attached(session, group).await? {
         let instance = id(&instance);
         let end = Instant::now() + Duration::from_secs(1);
-        let (list, _) = operations(&mut session.api, &instance, None, end).await?;
+        let (list, _) = operations(&mut session.api, Of::Instance(&instance), None, end).await?;
         // The newest first.
         let operation = list.iter().find(|operation| operation["kind"] == "apply_configuration");
         let operation = operation.and_then(|operation| operation["id"].as_str()).map(str::to_owned);

@@ -5,7 +5,7 @@ use reqwest::Method;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use super::{Session, WaitOptions, datastores};
+use super::{Session, WaitOptions, backups, datastores};
 use crate::error::{Failure, Result};
 use crate::output::{Column, print};
 use crate::secret::PasswordSource;
@@ -32,6 +32,15 @@ pub(crate) enum Verb {
         instance: String,
         /// The new name.
         name: String,
+    },
+    /// Keep an instance from being deleted, or let it be deleted again.
+    #[command(after_help = "Examples:\n  trovectl instance protect shop\n  trovectl instance protect shop --off")]
+    Protect {
+        /// By name or id.
+        instance: String,
+        /// Let it be deleted again.
+        #[arg(long)]
+        off: bool,
     },
     /// Restart the engine.
     Restart {
@@ -68,9 +77,13 @@ pub(crate) enum Verb {
         wait: WaitOptions,
     },
     /// Delete an instance with all its data.
+    #[command(after_help = "Example: trovectl instance delete shop --final-backup shop-last --timeout 3600 --wait")]
     Delete {
         /// By name or id.
         instance: String,
+        /// Take a backup of this name first, and delete the instance only when it is complete.
+        #[arg(long, value_name = "NAME")]
+        final_backup: Option<String>,
         #[command(flatten)]
         wait: WaitOptions,
     },
@@ -159,6 +172,9 @@ pub(crate) struct Order {
     /// Ask for a public address.
     #[arg(long)]
     public: bool,
+    /// Keep it from being deleted until `trovectl instance protect --off`.
+    #[arg(long)]
+    deletion_protection: bool,
     /// A network that may connect; may be given several times.
     #[arg(long = "allowed-cidr", value_name = "CIDR")]
     allowed_cidrs: Vec<String>,
@@ -190,6 +206,7 @@ const SHOW: &[Column] = &[
     ("CONFIGURATION", "configuration.name"),
     ("VOLUME GIB", "volume.size"),
     ("USED GIB", "volume.used"),
+    ("PROTECTED", "deletion_protection"),
     ("FAULT", "fault.message"),
     ("REGION", "region"),
     ("PROJECT", "tenant_id"),
@@ -261,6 +278,30 @@ async fn delete(session: &mut Session, id: &str, name: &str, wait: &WaitOptions)
     session.settle(wait, id, answer.operation.as_deref(), &what).await
 }
 
+/// Changes what can be changed at once.
+async fn edit(session: &mut Session, instance: &str, what: &str, change: &Value) -> Result<()> {
+    let id = id(session, instance).await?;
+    let body = json!({"instance": change});
+    session.api.send(what, Method::PUT, &format!("/instances/{id}"), Some(&body)).await.map(drop)
+}
+
+async fn resize(
+    session: &mut Session,
+    instance: &str,
+    flavor: Option<&str>,
+    size: Option<u64>,
+    wait: &WaitOptions,
+) -> Result<()> {
+    let (what, resize) = match flavor {
+        Some(flavor) => {
+            (format!("resize the instance {instance} to the flavor {flavor}"), json!({"flavorRef": flavor}))
+        }
+        None => (format!("resize the volume of the instance {instance}"), json!({"volume": {"size": size}})),
+    };
+    let (id, operation) = act(session, instance, &what, &json!({"resize": resize})).await?;
+    session.settle(wait, &id, operation.as_deref(), &what).await
+}
+
 /// Does it.
 pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
     match verb {
@@ -276,11 +317,12 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
             session.output.one(&body["instance"], SHOW)
         }
         Verb::Rename { instance, name } => {
-            let id = id(session, &instance).await?;
-            let body = json!({"instance": {"name": name}});
             let what = format!("rename the instance {instance}");
-            session.api.send(&what, Method::PUT, &format!("/instances/{id}"), Some(&body)).await?;
-            Ok(())
+            edit(session, &instance, &what, &json!({"name": name})).await
+        }
+        Verb::Protect { instance, off } => {
+            let what = format!("{} the instance {instance}", if off { "take the protection off" } else { "protect" });
+            edit(session, &instance, &what, &json!({"deletion_protection": !off})).await
         }
         Verb::Restart { instance, wait } => {
             let what = format!("restart the instance {instance}");
@@ -288,16 +330,7 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
             session.settle(&wait, &id, operation.as_deref(), &what).await
         }
         Verb::Resize { instance, flavor, size, wait } => {
-            let (what, resize) = match (flavor, size) {
-                (Some(flavor), _) => {
-                    (format!("resize the instance {instance} to the flavor {flavor}"), json!({"flavorRef": flavor}))
-                }
-                (None, size) => {
-                    (format!("resize the volume of the instance {instance}"), json!({"volume": {"size": size}}))
-                }
-            };
-            let (id, operation) = act(session, &instance, &what, &json!({"resize": resize})).await?;
-            session.settle(&wait, &id, operation.as_deref(), &what).await
+            resize(session, &instance, flavor.as_deref(), size, &wait).await
         }
         Verb::Upgrade { instance, version, wait } => {
             let id = id(session, &instance).await?;
@@ -322,8 +355,11 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
             session.output.remark(&format!("The agent of {instance} answers."));
             Ok(())
         }
-        Verb::Delete { instance, wait } => {
+        Verb::Delete { instance, final_backup, wait } => {
             let id = id(session, &instance).await?;
+            if let Some(backup) = final_backup {
+                backups::take_last(session, &id, &instance, &backup, &wait).await?;
+            }
             delete(session, &id, &instance, &wait).await
         }
         Verb::ResetStatus { instance } => {
@@ -398,6 +434,9 @@ async fn create(session: &mut Session, order: &Order) -> Result<()> {
     if let Some(backup) = &order.backup {
         let found = session.api.find_backup(backup).await?;
         body["restorePoint"] = json!({"backupRef": found["id"]});
+    }
+    if order.deletion_protection {
+        body["deletion_protection"] = json!(true);
     }
     if let Some(network) = &order.network {
         body["nics"] = json!([{"network_id": network}]);

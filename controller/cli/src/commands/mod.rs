@@ -11,6 +11,7 @@ mod operations;
 mod parameters;
 mod quotas;
 mod root;
+mod schedules;
 mod users;
 
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::api::Api;
 use crate::cloud;
 use crate::error::Result;
 use crate::output::{Format, Output};
-use crate::wait::{Wait, wait};
+use crate::wait::{Of, Wait, wait};
 
 /// Databases as a service, from the terminal.
 #[derive(Parser)]
@@ -110,6 +111,13 @@ pub(crate) struct WaitOptions {
     timeout: u64,
 }
 
+impl WaitOptions {
+    /// The same where what comes next has to wait.
+    pub(crate) fn and_wait(&self) -> Self {
+        Self { wait: true, timeout: self.timeout }
+    }
+}
+
 /// What commands work with.
 pub(crate) struct Session {
     pub(crate) api: Api,
@@ -125,14 +133,24 @@ impl Session {
         operation: Option<&str>,
         what: &str,
     ) -> Result<()> {
+        self.settle_of(options, Of::Instance(instance), operation, what).await
+    }
+
+    /// The same for an operation of something else than an instance.
+    pub(crate) async fn settle_of(
+        &mut self,
+        options: &WaitOptions,
+        of: Of<'_>,
+        operation: Option<&str>,
+        what: &str,
+    ) -> Result<()> {
         match operation {
             Some(operation) if options.wait => {
                 let timeout = Duration::from_secs(options.timeout);
-                wait(&mut self.api, self.output, &Wait { instance, operation, what, timeout }).await
+                wait(&mut self.api, self.output, &Wait { of, operation, what, timeout }).await
             }
             _ => {
-                self.output
-                    .remark(&format!("Accepted: to {what}. `trovectl operations {instance}` shows how it goes."));
+                self.output.remark(&format!("Accepted: to {what}. `{}` shows how it goes.", of.command()));
                 Ok(())
             }
         }

@@ -9,7 +9,7 @@ use super::Session;
 use crate::error::{Failure, Result};
 use crate::output::{Format, cell, print};
 use crate::progress::Progress;
-use crate::wait::operations;
+use crate::wait::{Of, operations};
 
 /// Which instance, and how.
 #[derive(Args)]
@@ -28,7 +28,7 @@ pub(crate) async fn run(session: &mut Session, arguments: &Arguments) -> Result<
     if arguments.follow {
         return follow(session, &id).await;
     }
-    let (list, _) = operations(&mut session.api, &id, None, Instant::now()).await?;
+    let (list, _) = operations(&mut session.api, Of::Instance(&id), None, Instant::now()).await?;
     if session.output.format != Format::Table || session.output.quiet {
         return session.output.list(&list, &[("ID", "id")]);
     }
@@ -74,7 +74,7 @@ async fn follow(session: &mut Session, id: &str) -> Result<()> {
     let mut since = None;
     let mut progress: Option<(String, Progress)> = None;
     loop {
-        let (list, version) = match operations(&mut session.api, id, since.as_deref(), end).await {
+        let (list, version) = match operations(&mut session.api, Of::Instance(id), since.as_deref(), end).await {
             Ok(answer) => answer,
             Err(Failure::NotFound(_)) if progress.is_some() => break,
             Err(failure) => return Err(failure),

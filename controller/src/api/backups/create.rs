@@ -21,7 +21,7 @@ pub(in crate::api) struct BackupOrder {
     backup: NewBackup,
 }
 
-/// A backup to be taken. `restore_from` is not built yet, and no datastore has incremental backups.
+/// A backup to be taken. `restore_from` is not built yet.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewBackup {
@@ -30,7 +30,9 @@ struct NewBackup {
     instance: Option<Reference>,
     #[schema(max_length = 256)]
     description: Option<String>,
+    /// The backup of the same instance since which it holds what has changed, by id; a name means the newest complete one that has it.
     parent_id: Option<Reference>,
+    /// Whether it builds on the last one of the instance, where there is one.
     incremental: Option<Bit>,
     /// A label of Trove's clients, which means nothing here.
     #[allow(dead_code, reason = "accepted and not looked at")]
@@ -56,7 +58,8 @@ impl TryFrom<BackupOrder> for backups::NewBackup {
             name: order.name.0,
             description: order.description,
             instance: order.instance.ok_or_else(missing)?.0,
-            incremental: order.parent_id.is_some() || order.incremental.is_some_and(|bit| bit.0),
+            parent: order.parent_id.map(|parent| parent.0),
+            incremental: order.incremental.is_some_and(|bit| bit.0),
         })
     }
 }
@@ -64,9 +67,9 @@ impl TryFrom<BackupOrder> for backups::NewBackup {
 /// Take a backup of an instance
 ///
 /// The instance's status is BACKUP meanwhile, and what would restart or change its host is refused; databases and accounts can
-/// be changed.
+/// be changed. An increment holds what has changed since another backup, which a restore of it needs, too.
 #[utoipa::path(post, path = "/backups", tag = "backups", operation_id = "create_backup",
-    responses(Fault<404>, Fault<422>, Fault<501>))]
+    responses(Fault<404>, Fault<409>, Fault<422>, Fault<501>))]
 pub(in crate::api) async fn create(
     State(state): State<ApiState>,
     authorized: Authorized,

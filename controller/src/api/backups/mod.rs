@@ -1,5 +1,6 @@
 //! Backups.
 
+pub(super) mod action;
 pub(super) mod create;
 pub(super) mod delete;
 pub(super) mod list;
@@ -17,10 +18,10 @@ use crate::ids::BackupId;
 pub(super) struct OfBackup {
     /// The backup.
     #[param(value_type = Uuid)]
-    id: String,
+    pub(super) id: String,
 }
 
 /// The id of a path; what is no id is that of nothing.
-fn backup_id(text: &str) -> Result<BackupId> {
+pub(super) fn backup_id(text: &str) -> Result<BackupId> {
     text.parse().map_err(|_| Error::NotFound(format!("Backup {} cannot be found.", shown(text))))
 }

@@ -5,7 +5,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::api::http::links::{Link, Time};
-use crate::app::backups::Backup;
+use crate::app::backups::{Backup, Verification};
+use crate::app::host_paths::without_host_paths;
 
 /// Bytes in a GB of Trove's, which is a GiB.
 const GIB: f64 = 1_073_741_824.0;
@@ -16,6 +17,27 @@ struct BackupDatastore {
     /// The version's name.
     version: String,
     version_id: Uuid,
+}
+
+/// The last verification of a backup: ours, beyond Trove.
+#[derive(Serialize, ToSchema)]
+struct VerificationView {
+    /// `none`, `running`, `passed` or `failed`.
+    state: &'static str,
+    /// Since when it runs, or when it ended.
+    at: Option<Time>,
+    /// Why it failed.
+    fault: Option<String>,
+}
+
+impl VerificationView {
+    fn of(verification: Option<&Verification>) -> Self {
+        Self {
+            state: verification.map_or("none", |verification| verification.state.tag()),
+            at: verification.map(|verification| verification.at.into()),
+            fault: verification.and_then(|verification| verification.fault.as_deref()).map(without_host_paths),
+        }
+    }
 }
 
 /// A backup.
@@ -35,9 +57,14 @@ pub(in crate::api) struct BackupView {
     size: Option<f64>,
     /// `NEW`, `BUILDING`, `SAVING`, `COMPLETED`, `FAILED`, `DELETING` or `DELETE_FAILED`.
     status: &'static str,
+    /// The backup since which it holds what has changed; null: everything.
     parent_id: Option<Uuid>,
     project_id: String,
     datastore: BackupDatastore,
+    /// The schedule that has made it, also when that is deleted; left out of those that a person has made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule_id: Option<Uuid>,
+    verification: VerificationView,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -68,13 +95,15 @@ pub(in crate::api) fn view(backup: &Backup) -> BackupView {
         updated: backup.updated.into(),
         size: stored.map(|stored| size(stored.data_bytes)),
         status: backup.state.tag(),
-        parent_id: None,
+        parent_id: backup.parent.map(|parent| parent.0),
         project_id: backup.project.0.clone(),
         datastore: BackupDatastore {
             r#type: backup.source.datastore.clone(),
             version: backup.source.version.clone(),
             version_id: backup.source.version_id.0,
         },
+        schedule_id: backup.schedule.map(|id| id.0),
+        verification: VerificationView::of(backup.verification.as_ref()),
     }
 }
 

@@ -51,6 +51,8 @@ struct NewInstance {
     configuration: Option<Reference>,
     modules: Option<Value>,
     locality: Option<Locality>,
+    /// Whether it cannot be deleted. Not in Trove.
+    deletion_protection: Option<bool>,
 }
 
 /// From which backup it is made.
@@ -185,6 +187,7 @@ impl TryFrom<Order> for instances::NewInstance {
                 locality: order.locality.map(|locality| locality.0),
             },
             region: text(order.region_name),
+            deletion_protection: order.deletion_protection.unwrap_or(false),
             may_have_root: false,
         })
     }

@@ -12,7 +12,7 @@ use crate::error::Result;
 
 /// Delete an instance with everything that it has
 #[utoipa::path(delete, path = "/instances/{id}", tag = "instances", operation_id = "delete_instance",
-    params(OfInstance), responses(Fault<404>, Fault<422>))]
+    params(OfInstance), responses(Fault<404>, Fault<409>, Fault<422>))]
 pub(in crate::api) async fn delete(
     State(state): State<ApiState>,
     authorized: Authorized,

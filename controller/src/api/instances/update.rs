@@ -13,12 +13,13 @@ use crate::api::http::auth::Authorized;
 use crate::api::http::body::{Json, Path};
 use crate::api::http::fault::Fault;
 use crate::api::http::fields::{Name, Reference, there};
+use crate::app::instances::Edit;
 use crate::error::{Error, Result};
 
 /// A part that is there, with whatever value.
 type Given = Option<Option<IgnoredAny>>;
 
-/// A change of an instance: a name, and one of the others, of which `datastore_version` and `configuration` are built yet.
+/// A change of an instance: a name, whether it cannot be deleted, and one of the others, of which `datastore_version` and `configuration` are built yet.
 /// No change at all detaches the configuration group.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -41,6 +42,8 @@ struct InstanceChange {
     #[serde(default, deserialize_with = "there")]
     #[schema(value_type = Option<Value>)]
     access: Given,
+    /// Whether it cannot be deleted. Not in Trove.
+    deletion_protection: Option<bool>,
 }
 
 impl InstanceChange {
@@ -56,7 +59,7 @@ pub(in crate::api) struct ChangedInstance {
     instance: InstanceChange,
 }
 
-/// Rename an instance, upgrade it, or attach or detach a configuration group
+/// Rename an instance, protect it from deletion, upgrade it, or attach or detach a configuration group
 #[utoipa::path(put, path = "/instances/{id}", tag = "instances", operation_id = "update_instance", params(OfInstance),
     responses(Fault<404>, Fault<422>, Fault<501>))]
 pub(in crate::api) async fn update(
@@ -83,7 +86,7 @@ pub(in crate::api) async fn update(
     }
     let (app, caller, request) = (&state.app, &authorized.caller, &authorized.request_id);
     // An empty object means: detach the configuration group.
-    let is_empty = changes.is_empty() && change.name.is_none();
+    let is_empty = changes.is_empty() && change.name.is_none() && change.deletion_protection.is_none();
     let configuration = change.configuration.or_else(|| is_empty.then_some(None));
     let accepted = match (change.datastore_version, configuration) {
         (Some(Some(version)), _) => Some(app.upgrade_instance(caller, request, id, &version.0).await?),
@@ -95,8 +98,12 @@ pub(in crate::api) async fn update(
         (None, Some(None)) => app.detach_configuration(caller, request, id).await?,
         (None, None) => None,
     };
-    if let Some(Name(name)) = change.name {
-        app.rename_instance(caller, id, &name).await?;
+    let edit = Edit {
+        name: change.name.as_ref().map(|name| name.0.as_str()),
+        deletion_protection: change.deletion_protection,
+    };
+    if edit.name.is_some() || edit.deletion_protection.is_some() {
+        app.edit_instance(caller, id, edit).await?;
     }
     Ok(Accepted(accepted.map(|accepted| accepted.operation)))
 }

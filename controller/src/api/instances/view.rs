@@ -133,6 +133,8 @@ pub(in crate::api) struct InstanceDetail {
     configuration: Option<ConfigurationReference>,
     #[serde(skip_serializing_if = "Option::is_none")]
     locality: Option<&'static str>,
+    /// Whether it cannot be deleted. Not in Trove.
+    deletion_protection: bool,
     /// For administrators.
     #[serde(skip_serializing_if = "Option::is_none")]
     server_id: Option<Uuid>,
@@ -192,6 +194,7 @@ pub(in crate::api) fn detail(viewer: &Viewer<'_>, instance: &Instance) -> Instan
             ConfigurationReference { id, name: configuration.name.clone(), links }
         }),
         locality: instance.locality.map(Locality::tag),
+        deletion_protection: instance.deletion_protection,
         server_id: viewer.admin.then_some(instance.id.0),
         volume_id: viewer.admin.then_some(instance.id.0),
         encrypted_rpc_messaging: viewer.admin.then_some(true),

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::api::http::links::Time;
 use crate::api::instances::view::{self, InstanceDetail};
-use crate::app::instances::Instance;
+use crate::app::instances::{Instance, Purpose};
 use crate::ids::ProjectId;
 use crate::state::Task;
 
@@ -50,6 +50,8 @@ pub(in crate::api) struct ManagedInstance {
     server: Server,
     service_status: &'static str,
     task_description: &'static str,
+    /// What it is for that is no tenant's: `verification`, a scratch instance on which a backup is verified; else null.
+    purpose: Option<&'static str>,
     deleted: bool,
     deleted_at: Option<Time>,
 }
@@ -68,6 +70,7 @@ impl ManagedInstance {
             },
             service_status,
             task_description: description(instance.task),
+            purpose: instance.purpose.map(Purpose::tag),
             deleted: instance.deleted.is_some(),
             deleted_at: instance.deleted.map(Time::from),
         }

@@ -1,4 +1,4 @@
-//! Backups and their strategies over HTTP.
+//! Backups, their strategies and their schedules over HTTP.
 
 use trove_strategy::Capability;
 
@@ -8,6 +8,7 @@ use crate::model::backups::StoredBackup;
 
 const BACKUPS: &str = "/v1.0/p/backups";
 const STRATEGIES: &str = "/v1.0/p/backup_strategies";
+const SCHEDULES: &str = "/v1.0/p/backup_schedules";
 
 async fn ready() -> (Bench, InstanceId) {
     let bench = bench().await;
@@ -30,7 +31,14 @@ impl Bench {
         assert_eq!(made.status, StatusCode::ACCEPTED, "{}", made.body);
         let id: BackupId = made.body["backup"]["id"].as_str().unwrap().parse().unwrap();
         let (run, manifest_sum) = ("00".to_owned(), "00".to_owned());
-        let stored = StoredBackup { run, manifest_sum, data_bytes: 118_111_601, stored_bytes: 1, position: None };
+        let stored = StoredBackup {
+            run,
+            manifest_sum,
+            data_bytes: 118_111_601,
+            stored_bytes: 1,
+            position: None,
+            checkpoint: None,
+        };
         let mut tx = self.world.app.store.begin().await.unwrap();
         assert!(self.world.app.store.complete_backup(&mut tx, id, &stored).await.unwrap());
         tx.commit().await.unwrap();
@@ -60,7 +68,8 @@ async fn a_backup_has_the_shape_that_clients_read() {
     let expected = json!({
         "id": id, "name": "b1", "description": "before the sale", "locationRef": null, "instance_id": instance.to_string(),
         "created": backup["created"], "updated": backup["updated"], "size": null, "status": "NEW", "parent_id": null,
-        "project_id": "p", "datastore": {"type": "enginedb", "version": "15", "version_id": version}});
+        "project_id": "p", "datastore": {"type": "enginedb", "version": "15", "version_id": version},
+        "verification": {"state": "none", "at": null, "fault": null}});
     assert_eq!(*backup, expected);
     assert_eq!(backup["created"].as_str().unwrap().len(), 19);
     let path = format!("{BACKUPS}/{id}");
@@ -182,4 +191,179 @@ async fn strategies_are_kept_for_clients_that_set_them() {
         assert_eq!(bench.ask(&bench.member, "DELETE", STRATEGIES, None).await.status, StatusCode::ACCEPTED);
         assert_eq!(bench.get(STRATEGIES).await.body["backup_strategies"].as_array().unwrap().len(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_schedule_is_made_listed_changed_and_deleted() {
+    let (bench, instance) = ready().await;
+    let order = |field: &str, when: Value| {
+        let keep = json!({"count": 10, "seconds": 604_800});
+        json!({"backup_schedule": {"instance": format!("http://h/v1.0/p/instances/{instance}"), "keep": keep, field: when}})
+    };
+    let made = bench.post(SCHEDULES, order("cron", json!("0 3 * * *"))).await;
+    assert_eq!(made.status, StatusCode::OK, "{}", made.body);
+    let view = made.body["backup_schedule"].clone();
+    let id = view["id"].as_str().unwrap().to_owned();
+    let expected = json!({
+        "id": id, "project_id": "p", "instance_id": instance.to_string(), "cron": "0 3 * * *", "interval_seconds": null,
+        "keep": {"count": 10, "seconds": 604_800}, "paused": false, "next_due": view["next_due"], "last_run": null,
+        "last_backup_id": null, "fault": null, "created": view["created"], "updated": view["updated"]});
+    assert_eq!(view, expected);
+    assert!(view["next_due"].as_str().unwrap().contains("T03:0"), "{view}");
+    let path = format!("{SCHEDULES}/{id}");
+    assert_eq!(bench.get(&path).await.body, made.body);
+    assert_eq!(bench.post(SCHEDULES, order("interval_seconds", json!(3600))).await.status, StatusCode::OK);
+
+    let listed = |answer: &Answer| answer.body["backup_schedules"].as_array().map(Vec::len);
+    for (query, count) in [
+        ("", 2),
+        ("?limit=1", 1),
+        (&*format!("?instance_id={instance}"), 2),
+        (&*format!("?instance_id={}", InstanceId::random()), 0),
+    ] {
+        let found = bench.get(&format!("{SCHEDULES}{query}")).await;
+        assert_eq!(
+            (listed(&found), found.body.get("links").is_some()),
+            (Some(count), query.contains("limit")),
+            "{query}"
+        );
+    }
+    for query in ["?all_projects=True", "?project_id=q"] {
+        assert_eq!(bench.get(&format!("{SCHEDULES}{query}")).await.status, StatusCode::FORBIDDEN);
+    }
+    let all = bench.ask(&bench.admin, "GET", "/v1.0/a/backup_schedules?all_projects=True", None).await;
+    assert_eq!(listed(&all), Some(2));
+    assert_eq!(listed(&bench.ask(&bench.admin, "GET", "/v1.0/a/backup_schedules", None).await), Some(0));
+
+    let change =
+        async |change: Value| bench.ask(&bench.member, "PATCH", &path, Some(json!({"backup_schedule": change}))).await;
+    let paused = change(json!({"paused": true, "keep": {"count": 1}})).await.body["backup_schedule"].clone();
+    assert_eq!((&paused["paused"], &paused["next_due"]), (&json!(true), &Value::Null), "{paused}");
+    assert_eq!(paused["keep"], json!({"count": 1, "seconds": null}));
+    let resumed = change(json!({"paused": false, "interval_seconds": 7200})).await.body["backup_schedule"].clone();
+    assert_eq!((&resumed["cron"], &resumed["interval_seconds"]), (&Value::Null, &json!(7200)));
+    assert!(resumed["next_due"].is_string(), "{resumed}");
+
+    for verb in ["PATCH", "DELETE"] {
+        let body = (verb == "PATCH").then(|| json!({"backup_schedule": {"paused": true}}));
+        assert_eq!(bench.ask(&bench.reader, verb, &path, body).await.status, StatusCode::FORBIDDEN, "{verb}");
+    }
+    assert_eq!(bench.ask(&bench.reader, "GET", &path, None).await.status, StatusCode::OK);
+    let deleted = bench.ask(&bench.member, "DELETE", &path, None).await;
+    assert_eq!((deleted.status, &deleted.body), (StatusCode::NO_CONTENT, &Value::Null));
+    for path in [&path, &format!("{SCHEDULES}/no-id")] {
+        assert_eq!(bench.get(path).await.status, StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_schedule_is_named_and_changes_nothing() {
+    let (bench, instance) = ready().await;
+    let (cron, keep, instance) = (json!("0 3 * * *"), json!({"count": 1}), json!(instance.to_string()));
+    let made =
+        bench.post(SCHEDULES, json!({"backup_schedule": {"instance": instance, "cron": cron, "keep": keep}})).await;
+    let path = format!("{SCHEDULES}/{}", made.body["backup_schedule"]["id"].as_str().unwrap());
+    let before = bench.world.rows().await;
+    for (schedule, status, sentence) in [
+        (json!({"cron": cron, "keep": keep}), 400, "backup_schedule['instance'] is required"),
+        (json!({"instance": "x", "cron": cron, "keep": keep}), 404, "Instance \"x\""),
+        (json!({"instance": instance, "keep": keep}), 400, "backup_schedule needs cron or interval_seconds"),
+        (json!({"instance": instance, "cron": cron}), 400, "backup_schedule['keep'] is required"),
+        (
+            json!({"instance": instance, "cron": cron, "keep": {}}),
+            400,
+            "backup_schedule['keep'] needs count or seconds",
+        ),
+        (
+            json!({"instance": instance, "cron": cron, "keep": {"count": 0}}),
+            400,
+            "backup_schedule['keep']['count'] must",
+        ),
+        (
+            json!({"instance": instance, "cron": cron, "keep": {"days": 1}}),
+            400,
+            "backup_schedule['keep']['days'] is not known",
+        ),
+        (
+            json!({"instance": instance, "cron": "at three", "keep": keep}),
+            400,
+            "backup_schedule['cron'] must be a cron",
+        ),
+        (json!({"instance": instance, "cron": 3, "keep": keep}), 400, "backup_schedule['cron'] must be a string"),
+        (
+            json!({"instance": instance, "interval_seconds": 60, "keep": keep}),
+            400,
+            "backup_schedule['interval_seconds'] must be from 900",
+        ),
+        (
+            json!({"instance": instance, "interval_seconds": "6h", "keep": keep}),
+            400,
+            "backup_schedule['interval_seconds'] must be",
+        ),
+    ] {
+        let body = json!({"backup_schedule": schedule});
+        let refused = bench.post(SCHEDULES, body.clone()).await;
+        let said = message(&refused);
+        assert_eq!(refused.status.as_u16(), status, "{body}: {said}");
+        assert!(said.contains(sentence), "{body}: {said}");
+    }
+    for (change, sentence) in [
+        (json!({}), "backup_schedule needs cron, interval_seconds, keep or paused"),
+        (json!({"cron": "0 0 31 2 *"}), "backup_schedule['cron'] must come at some time"),
+        (json!({"instance": instance}), "backup_schedule['instance'] is not known here"),
+    ] {
+        let body = json!({"backup_schedule": change});
+        let refused = bench.ask(&bench.member, "PATCH", &path, Some(body)).await;
+        assert!(refused.status == 400 && message(&refused).contains(sentence), "{}", refused.body);
+    }
+    assert_eq!(bench.world.rows().await, before);
+    assert_eq!(bench.get(&path).await.body, made.body);
+}
+
+#[tokio::test]
+async fn a_verification_is_asked_for_watched_and_shown() {
+    let (bench, instance) = ready().await;
+    let id = bench.backed_up(instance).await;
+    let (path, action) = (format!("{BACKUPS}/{id}"), format!("{BACKUPS}/{id}/action"));
+    for (body, status, sentence) in [
+        (json!({}), 400, "the action must be verify"),
+        (json!({"verify": 5}), 400, "verify"),
+        (json!({"verify": {}, "colour": 1}), 400, "colour"),
+    ] {
+        let refused = bench.post(&action, body.clone()).await;
+        assert_eq!(refused.status.as_u16(), status, "{body}: {}", refused.body);
+        assert!(message(&refused).contains(sentence), "{body}: {}", refused.body);
+    }
+    let refused = bench.ask(&bench.reader, "POST", &action, Some(json!({"verify": {}}))).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    let missing = format!("{BACKUPS}/{}/action", BackupId::random());
+    assert_eq!(bench.post(&missing, json!({"verify": {}})).await.status, StatusCode::NOT_FOUND);
+
+    let asked = bench.post(&action, json!({"verify": null})).await;
+    assert_eq!((asked.status, &asked.body), (StatusCode::ACCEPTED, &Value::Null));
+    let operation = asked.headers["x-trove-operation-id"].to_str().unwrap().to_owned();
+    let shown = bench.get(&path).await.body["backup"]["verification"].clone();
+    assert_eq!((&shown["state"], &shown["fault"]), (&json!("running"), &Value::Null));
+    assert_eq!(shown["at"].as_str().unwrap().len(), 19);
+    assert_eq!(bench.post(&action, json!({"verify": {}})).await.status, StatusCode::CONFLICT);
+    assert_eq!(bench.ask(&bench.member, "DELETE", &path, None).await.status, 422);
+    let listed = bench.get(&format!("{path}/operations")).await.body;
+    assert_eq!(
+        (&listed["operations"][0]["id"], &listed["operations"][0]["kind"]),
+        (&json!(operation), &json!("verify_backup"))
+    );
+    let instances = bench.get("/v1.0/p/instances").await.body;
+    assert_eq!(instances["instances"].as_array().unwrap().len(), 1, "{instances}");
+    let all = bench.ask(&bench.admin, "GET", "/v1.0/a/mgmt/instances?deleted=false", None).await.body;
+    let purposes: Vec<&Value> = all["instances"].as_array().unwrap().iter().map(|found| &found["purpose"]).collect();
+    assert_eq!(purposes, [&json!("verification"), &Value::Null]);
+
+    let store = &bench.world.app.store;
+    let mut tx = store.begin().await.unwrap();
+    let fault = "The verification failed at check: open /var/lib/secret/file: no";
+    store.end_verification(&mut tx, operation.parse().unwrap(), Some(fault)).await.unwrap();
+    tx.commit().await.unwrap();
+    let shown = bench.get(&path).await.body["backup"]["verification"].clone();
+    assert_eq!(shown["state"], "failed");
+    assert_eq!(shown["fault"], "The verification failed at check: open file: no");
 }

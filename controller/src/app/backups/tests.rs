@@ -6,6 +6,7 @@ use super::*;
 use crate::app::instances::NewInstance;
 use crate::model::Resource;
 use crate::model::backups::StoredBackup;
+use crate::state::{HostState, Service, Task};
 use crate::testing::app::{World, admin, caller, code, order as instance_order, world, world_with};
 use crate::testing::store::{manifest, register};
 
@@ -23,7 +24,8 @@ async fn ready_in(world: World) -> (World, InstanceId) {
 }
 
 fn order(id: InstanceId) -> NewBackup {
-    NewBackup { name: "nightly".to_owned(), description: None, instance: id.to_string(), incremental: false }
+    let (name, instance) = ("nightly".to_owned(), id.to_string());
+    NewBackup { name, description: None, instance, parent: None, incremental: false }
 }
 
 async fn take(world: &World, id: InstanceId) -> (Backup, Accepted) {
@@ -34,12 +36,144 @@ async fn take(world: &World, id: InstanceId) -> (Backup, Accepted) {
 async fn complete(world: &World, id: InstanceId, data_bytes: u64) -> Backup {
     let (backup, accepted) = take(world, id).await;
     let (run, manifest_sum) = ("00".to_owned(), "00".to_owned());
-    let stored = StoredBackup { run, manifest_sum, data_bytes, stored_bytes: 1, position: None };
+    let stored = StoredBackup { run, manifest_sum, data_bytes, stored_bytes: 1, position: None, checkpoint: None };
     let mut tx = world.app.store.begin().await.unwrap();
     assert!(world.app.store.complete_backup(&mut tx, backup.id, &stored).await.unwrap());
     tx.commit().await.unwrap();
     world.end(accepted.operation, "done", None).await;
     world.app.get_backup(&caller("demo"), backup.id).await.unwrap()
+}
+
+/// A world whose datastore has increments.
+async fn ready_for_increments() -> (World, InstanceId) {
+    let (world, id) = ready().await;
+    register_increments(&world, true).await;
+    (world, id)
+}
+
+async fn register_increments(world: &World, has: bool) {
+    let mut able = manifest();
+    able.capabilities.push(Capability::Backup);
+    able.capabilities.extend(has.then_some(Capability::Incremental));
+    register(&world.app.store, &able).await;
+}
+
+/// Ends the backup that was ordered last, on which another can build.
+async fn completed(world: &World, order: NewBackup) -> Backup {
+    let demo = caller("demo");
+    let (backup, accepted) = world.app.create_backup(&demo, "r", order).await.unwrap();
+    let (run, manifest_sum) = ("00".to_owned(), "00".to_owned());
+    let checkpoint = Some("7".to_owned());
+    let stored = StoredBackup { run, manifest_sum, data_bytes: 1 << 30, stored_bytes: 1, position: None, checkpoint };
+    let mut tx = world.app.store.begin().await.unwrap();
+    assert!(world.app.store.complete_backup(&mut tx, backup.id, &stored).await.unwrap());
+    tx.commit().await.unwrap();
+    world.end(accepted.operation, "done", None).await;
+    world.app.get_backup(&demo, backup.id).await.unwrap()
+}
+
+fn on(id: InstanceId, parent: &Backup) -> NewBackup {
+    NewBackup { parent: Some(parent.id.to_string()), incremental: true, ..order(id) }
+}
+
+fn next(id: InstanceId) -> NewBackup {
+    NewBackup { incremental: true, ..order(id) }
+}
+
+#[tokio::test]
+async fn an_increment_builds_on_what_was_named_or_on_the_last_one() {
+    let (world, id) = ready_for_increments().await;
+    let first = completed(&world, next(id)).await;
+    assert_eq!(first.parent, None, "there is none before it, as in Trove");
+    let second = completed(&world, next(id)).await;
+    assert_eq!(second.parent, Some(first.id));
+    let third = completed(&world, on(id, &first)).await;
+    assert_eq!(third.parent, Some(first.id));
+    let by_name = completed(&world, NewBackup { parent: Some("nightly".to_owned()), ..order(id) }).await;
+    assert_eq!(by_name.parent, Some(third.id), "all have this name");
+    let chain = world.app.store.get_backup_chain(second.id).await.unwrap();
+    assert_eq!(chain.iter().map(|backup| backup.id).collect::<Vec<_>>(), [first.id, second.id]);
+    assert!(world.app.store.get_backup_chain(BackupId::random()).await.unwrap().is_empty());
+    // Each is larger than what it would be alone: a volume must hold what all of them come to.
+    let restored = NewInstance { backup: Some(second.id.to_string()), volume_gib: Some(2), ..instance_order() };
+    let refused = world.app.create_instance(&caller("demo"), "r", restored).await;
+    assert_eq!(code(&refused), 403, "{:?}", refused.err());
+}
+
+#[tokio::test]
+async fn what_an_increment_cannot_build_on_is_refused_and_changes_nothing() {
+    let (world, id) = ready_for_increments().await;
+    let other = world.healthy("demo").await;
+    let strange = world.healthy("other").await;
+    let full = complete(&world, id, 1).await;
+    let of_other = completed(&world, order(other)).await;
+    let before = world.rows().await;
+    let stranger = {
+        let (backup, _) = world.app.create_backup(&caller("other"), "r", order(strange)).await.unwrap();
+        let before_it = before;
+        assert_ne!(world.rows().await, before_it);
+        backup
+    };
+    let before = world.rows().await;
+    let named = |text: &str| NewBackup { parent: Some(text.to_owned()), ..order(id) };
+    for (order, status, word) in [
+        (named("x"), 404, "\"x\""),
+        (named(&BackupId::random().to_string()), 404, "cannot be found"),
+        (on(id, &stranger), 404, "cannot be found"),
+        (on(id, &of_other), 400, "it is of the instance"),
+        (on(id, &full), 400, "nothing builds on it"),
+    ] {
+        let refused = world.app.create_backup(&caller("demo"), "r", order).await;
+        assert_eq!(code(&refused), status, "{word}");
+        assert!(refused.unwrap_err().to_string().contains(word), "{word}");
+    }
+    assert_eq!(world.rows().await, before);
+    register_increments(&world, false).await;
+    for order in [next(id), on(id, &full)] {
+        assert_eq!(code(&world.app.create_backup(&caller("demo"), "r", order).await), 422);
+    }
+}
+
+#[tokio::test]
+async fn a_chain_has_an_end() {
+    let (world, id) = ready_for_increments().await;
+    let mut last = completed(&world, order(id)).await;
+    for _ in 1..LONGEST_CHAIN {
+        last = completed(&world, on(id, &last)).await;
+    }
+    let refused = world.app.create_backup(&caller("demo"), "r", next(id)).await;
+    assert_eq!(code(&refused), 422);
+    assert!(refused.unwrap_err().to_string().contains("take a full backup"));
+    assert_eq!(world.app.store.get_backup_chain(last.id).await.unwrap().len(), LONGEST_CHAIN);
+    completed(&world, order(id)).await;
+}
+
+#[tokio::test]
+async fn what_builds_on_a_backup_is_deleted_with_it_and_all_or_nothing() {
+    let (world, id) = ready_for_increments().await;
+    let demo = caller("demo");
+    let full = completed(&world, order(id)).await;
+    let first = completed(&world, on(id, &full)).await;
+    let second = completed(&world, on(id, &first)).await;
+    let beside = completed(&world, on(id, &full)).await;
+    let (running, accepted) = world.app.create_backup(&demo, "r", on(id, &second)).await.unwrap();
+    let before = world.rows().await;
+    let refused = world.app.delete_backup(&demo, full.id).await;
+    assert_eq!(code(&refused), 422);
+    assert!(refused.unwrap_err().to_string().contains(&running.id.to_string()), "it says which");
+    assert_eq!(world.rows().await, before);
+    let mut tx = world.app.store.begin().await.unwrap();
+    world.app.store.fail_backup(&mut tx, accepted.operation, "it failed").await.unwrap();
+    tx.commit().await.unwrap();
+    world.end(accepted.operation, "failed", Some("it failed")).await;
+
+    assert_eq!(world.app.delete_backup(&demo, first.id).await.unwrap(), [second.id, running.id]);
+    let state = async |backup: &Backup| world.app.get_backup(&demo, backup.id).await.unwrap().state;
+    assert_eq!(state(&second).await, BackupState::Deleting);
+    assert_eq!((state(&full).await, state(&beside).await), (BackupState::Completed, BackupState::Completed));
+    let restored = NewInstance { backup: Some(beside.id.to_string()), volume_gib: Some(5), ..instance_order() };
+    world.app.create_instance(&demo, "r", restored).await.unwrap();
+    assert_eq!(code(&world.app.delete_backup(&demo, full.id).await), 422, "an increment on it is being restored");
 }
 
 async fn used(world: &World) -> i64 {

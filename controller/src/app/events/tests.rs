@@ -1,4 +1,5 @@
 use super::*;
+use crate::app::instances::Edit;
 use crate::state::{HostState, Task};
 use crate::testing::app::{World, caller, world};
 
@@ -51,8 +52,8 @@ async fn a_new_name_is_told_and_an_old_one_is_not() {
     let id = world.healthy("demo").await;
     let mut watcher = of(&world, None);
     next(&mut watcher).await;
-    world.app.rename_instance(&caller("demo"), id, "renamed").await.unwrap();
+    world.app.edit_instance(&caller("demo"), id, Edit { name: Some("renamed"), ..Edit::default() }).await.unwrap();
     assert_eq!(next(&mut watcher).await, ["instance ACTIVE"]);
-    world.app.rename_instance(&caller("demo"), id, "renamed").await.unwrap();
+    world.app.edit_instance(&caller("demo"), id, Edit { name: Some("renamed"), ..Edit::default() }).await.unwrap();
     assert_eq!(next(&mut watcher).await, Vec::<String>::new());
 }

@@ -17,7 +17,10 @@ async fn another_projects_instance_is_not_found_and_an_admin_finds_any() {
     let before = world.rows().await;
     for stranger in [id, InstanceId::random()] {
         assert_eq!(code(&app.get_instance(&other, stranger).await), 404);
-        assert_eq!(code(&app.rename_instance(&other, stranger, "mine").await), 404);
+        assert_eq!(
+            code(&app.edit_instance(&other, stranger, Edit { name: Some("mine"), ..Edit::default() }).await),
+            404
+        );
         assert_eq!(code(&app.restart_instance(&other, "r", stranger).await), 404);
         assert_eq!(code(&app.reset_status(&other, stranger).await), 404);
         assert_eq!(code(&app.delete_instance(&other, "r", stranger).await), 404);
@@ -26,7 +29,7 @@ async fn another_projects_instance_is_not_found_and_an_admin_finds_any() {
     let instance = shown(&world, id).await;
     assert_eq!((instance.name.as_str(), status(&instance)), ("first", ("ACTIVE", "HEALTHY")));
     assert_eq!(app.get_instance(&admin(), id).await.unwrap().id, id);
-    app.rename_instance(&admin(), id, "renamed").await.unwrap();
+    app.edit_instance(&admin(), id, Edit { name: Some("renamed"), ..Edit::default() }).await.unwrap();
     assert_eq!(app.get_instance(&caller("demo"), id).await.unwrap().name, "renamed");
 }
 
@@ -164,6 +167,39 @@ async fn deleting_twice_is_one_operation_and_ends_what_is_queued() {
     assert_eq!(code(&world.app.restart_instance(&demo, "r", id).await), 422);
 }
 
+#[tokio::test]
+async fn what_is_protected_is_deleted_by_nobody_until_it_is_not() {
+    let world = world().await;
+    let id = world.healthy("demo").await;
+    let demo = caller("demo");
+    let protect = |protected| Edit { deletion_protection: Some(protected), ..Edit::default() };
+    assert_eq!(code(&world.app.edit_instance(&caller("other"), id, protect(true)).await), 404);
+    world.app.edit_instance(&demo, id, protect(true)).await.unwrap();
+    let before = world.rows().await;
+    for who in [&demo, &admin()] {
+        let refused = world.app.delete_instance(who, "r", id).await;
+        assert_eq!(code(&refused), 409);
+        assert!(refused.unwrap_err().to_string().contains("deletion_protection"));
+    }
+    assert_eq!(world.rows().await, before);
+    world.app.edit_instance(&demo, id, Edit { name: Some("renamed"), ..Edit::default() }).await.unwrap();
+    assert!(shown(&world, id).await.deletion_protection, "a new name says nothing about it");
+    world.app.edit_instance(&demo, id, protect(false)).await.unwrap();
+    world.app.delete_instance(&demo, "r", id).await.unwrap();
+    assert_eq!(code(&world.app.edit_instance(&demo, id, protect(true)).await), 422, "it is too late");
+    world.app.edit_instance(&demo, id, Edit { name: Some("late"), ..Edit::default() }).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_order_can_be_protected_from_the_start() {
+    let world = world().await;
+    let demo = caller("demo");
+    let wanted = NewInstance { deletion_protection: true, ..order() };
+    let (instance, _, _) = world.app.create_instance(&demo, "r", wanted).await.unwrap();
+    assert!(instance.deletion_protection && shown(&world, instance.id).await.deletion_protection);
+    assert_eq!(code(&world.app.delete_instance(&demo, "r", instance.id).await), 409);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn parallel_deletes_are_one_operation() {
     let world = std::sync::Arc::new(world().await);
@@ -198,10 +234,10 @@ async fn strange_names_are_refused_or_kept_as_they_are() {
     let id = world.healthy("demo").await;
     let demo = caller("demo");
     for bad in ["", "a\0b", "a\nb", &"x".repeat(256)] {
-        assert_eq!(code(&world.app.rename_instance(&demo, id, bad).await), 400);
+        assert_eq!(code(&world.app.edit_instance(&demo, id, Edit { name: Some(bad), ..Edit::default() }).await), 400);
     }
     for good in ["'; drop table instance; --", "\"é😀\u{202e}\"", &"é".repeat(255)] {
-        world.app.rename_instance(&demo, id, good).await.unwrap();
+        world.app.edit_instance(&demo, id, Edit { name: Some(good), ..Edit::default() }).await.unwrap();
         assert_eq!(shown(&world, id).await.name, good);
     }
 }

@@ -29,6 +29,9 @@ const ANYONE: &[&str] = &[
 const READS: &[&str] = &[
     "backup:index",
     "backup:show",
+    // Not in Trove, as the others of schedules.
+    "backup_schedule:index",
+    "backup_schedule:show",
     "backup_strategy:index",
     "cluster:extension:root:index",
     "cluster:index",
@@ -65,6 +68,11 @@ const READS: &[&str] = &[
 const WRITES: &[&str] = &[
     "backup:create",
     "backup:delete",
+    "backup_schedule:create",
+    "backup_schedule:delete",
+    "backup_schedule:update",
+    // Not in Trove.
+    "backup:verify",
     "backup_strategy:create",
     "backup_strategy:delete",
     "cluster:action",

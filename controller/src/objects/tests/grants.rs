@@ -1,6 +1,7 @@
 //! Tests of what is granted.
 
 use super::*;
+use std::collections::HashMap;
 
 async fn refusal(granter: &crate::objects::Granter, run: &str, needs: &[v1::ObjectNeed]) -> v1::ErrorKind {
     granter.grant(run, needs).await.unwrap_err().kind()
@@ -45,7 +46,7 @@ async fn what_a_job_is_not_for_is_refused() {
     assert_eq!(refusal(&writer, RUN, &[write("00000000", 1), read("00000000")]).await, invalid);
     let unspecified = v1::ObjectNeed { access: 0, ..write("00000000", 1) };
     assert_eq!(refusal(&writer, RUN, &[unspecified]).await, invalid);
-    let reader = stored.objects.reader(stored.backup, RUN, instance);
+    let reader = stored.objects.reader(HashMap::from([(RUN.to_owned(), stored.backup)]), instance);
     assert_eq!(refusal(&reader, OTHER_RUN, &[read("00000000")]).await, invalid);
     assert_eq!(refusal(&reader, RUN, &[write("00000000", 1)]).await, invalid);
     let closed = stored.backup;

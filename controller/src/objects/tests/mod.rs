@@ -6,6 +6,7 @@ mod grants;
 mod requests;
 mod strangers;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -103,6 +104,8 @@ impl Stored {
             major: "1".to_owned(),
             recipients: vec!["age1x".to_owned()],
             position: None,
+            parent: None,
+            checkpoint: None,
             data_bytes: 9,
             data_blake3: "00".to_owned(),
             segments: vec![segment(0, &[7; 100_000]), segment(1, &[8; 100_000])],
@@ -152,7 +155,7 @@ impl World {
     }
 
     async fn to_read(&self, run: &str, name: &str) -> v1::ObjectGrant {
-        let reader = self.stored.objects.reader(self.stored.backup, run, self.instance);
+        let reader = self.stored.objects.reader(HashMap::from([(run.to_owned(), self.stored.backup)]), self.instance);
         reader.grant(run, &[read(name)]).await.unwrap().remove(0)
     }
 

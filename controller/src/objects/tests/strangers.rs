@@ -1,6 +1,7 @@
 //! Tests of who gets at an object: the agent that was granted it, and nobody else.
 
 use super::*;
+use std::collections::HashMap;
 
 /// Tries to read and to write this path with this header.
 async fn is_refused(world: &World, instance: InstanceId, url: &str, token: Option<&str>) {
@@ -60,11 +61,19 @@ async fn a_grant_that_has_expired_or_is_of_another_key_is_none() {
     }
     let forged = Stored { backup: world.stored.backup, ..Stored::new() };
     let other = Objects::open(forged.path(""), Seal::new(&[4; 32]), &Config::default()).unwrap();
-    let grants = other.reader(forged.backup, RUN, world.instance).grant(RUN, &[read("00000000")]).await.unwrap();
+    let grants = other
+        .reader(HashMap::from([(RUN.to_owned(), forged.backup)]), world.instance)
+        .grant(RUN, &[read("00000000")])
+        .await
+        .unwrap();
     is_refused(&world, world.instance, &grants[0].url, Some(authorization(&grants[0]))).await;
     // Another controller with the same key grants as well as this one.
     let second = Objects::open(world.stored.path(""), Seal::new(&[3; 32]), &Config::default()).unwrap();
-    let grants = second.reader(forged.backup, RUN, world.instance).grant(RUN, &[read("00000000")]).await.unwrap();
+    let grants = second
+        .reader(HashMap::from([(RUN.to_owned(), forged.backup)]), world.instance)
+        .grant(RUN, &[read("00000000")])
+        .await
+        .unwrap();
     assert_eq!(world.get(&grants[0]).await, (StatusCode::OK, b"0123456789".to_vec()));
     world.controller.stop().await;
 }
@@ -110,7 +119,8 @@ async fn an_agent_reaches_no_other_backup_with_any_grant_that_it_gets() {
     let writer = world.stored.objects.writer(world.stored.backup, world.instance, u64::MAX);
     let mut grants = Vec::new();
     for run in [RUN, OTHER_RUN] {
-        let reader = world.stored.objects.reader(world.stored.backup, run, world.instance);
+        let reader =
+            world.stored.objects.reader(HashMap::from([(run.to_owned(), world.stored.backup)]), world.instance);
         for name in ["00000000", "00000001", "00000002", MANIFEST_NAME] {
             grants.extend(writer.grant(run, &[write(name, 10)]).await.unwrap());
             grants.extend(reader.grant(run, &[read(name)]).await.unwrap());
@@ -133,7 +143,8 @@ async fn an_agent_reaches_no_other_backup_with_any_grant_that_it_gets() {
     }
     for run in [format!("../{victim}/{RUN}"), "..".to_owned(), String::new(), RUN.to_uppercase(), format!("{RUN}0")] {
         assert!(writer.grant(&run, &[write("00000000", 10)]).await.is_err(), "{run:?}");
-        let reader = world.stored.objects.reader(world.stored.backup, &run, world.instance);
+        let reader =
+            world.stored.objects.reader(HashMap::from([(run.to_owned(), world.stored.backup)]), world.instance);
         assert!(reader.grant(&run, &[read("00000000")]).await.is_err(), "{run:?}");
     }
     let mut client = world.connect(world.instance).await;

@@ -12,7 +12,14 @@ async fn insert(fixture: &Fixture, project: &str, instance: InstanceId) -> NewRo
 
 fn stored() -> StoredBackup {
     let (run, manifest_sum) = ("ab".to_owned(), "cd".to_owned());
-    StoredBackup { run, manifest_sum, data_bytes: 3 << 40, stored_bytes: 1 << 40, position: Some("0/1".to_owned()) }
+    StoredBackup {
+        run,
+        manifest_sum,
+        data_bytes: 3 << 40,
+        stored_bytes: 1 << 40,
+        position: Some("0/1".to_owned()),
+        checkpoint: Some("7".to_owned()),
+    }
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ pub(in crate::store) fn unsigned(row: &Row, name: &'static str) -> Result<u64> {
     u64::try_from(value).map_err(|_| damaged(name, &value.to_string()))
 }
 
-pub(super) fn narrow<T: TryFrom<i64>>(row: &Row, name: &'static str) -> Result<T> {
+pub(in crate::store) fn narrow<T: TryFrom<i64>>(row: &Row, name: &'static str) -> Result<T> {
     let value: i64 = column(row, name)?;
     T::try_from(value).map_err(|_| damaged(name, &value.to_string()))
 }
@@ -50,6 +50,11 @@ pub(in crate::store) fn parsed<T: FromStr>(row: &Row, name: &'static str) -> Res
     text.parse().map_err(|_| damaged(name, text))
 }
 
+pub(in crate::store) fn maybe_parsed<T: FromStr>(row: &Row, name: &'static str) -> Result<Option<T>> {
+    let text = maybe_text(row, name)?;
+    text.map(|text| text.parse().map_err(|_| damaged(name, text))).transpose()
+}
+
 pub(in crate::store) fn tagged<T>(row: &Row, name: &'static str, from_tag: fn(&str) -> Option<T>) -> Result<T> {
     let tag = text(row, name)?;
     from_tag(tag).ok_or_else(|| damaged(name, tag))
@@ -61,8 +66,7 @@ pub(in crate::store) fn json<T: serde::de::DeserializeOwned>(row: &Row, name: &'
 }
 
 pub(super) fn address(row: &Row) -> Result<Option<IpAddr>> {
-    let text = maybe_text(row, "address")?;
-    text.map(|text| text.parse().map_err(|_| damaged("address", text))).transpose()
+    maybe_parsed(row, "address")
 }
 
 pub(super) fn access(row: &Row) -> Result<Option<Access>> {

@@ -214,12 +214,24 @@ async fn what_the_agent_said_is_joined() {
 async fn a_rename_finds_only_what_the_caller_may_change() {
     let fixture = fixture().await;
     let id = fixture.insert("demo").await;
-    assert!(!fixture.store.rename_instance(id, Some(&project("other")), "x").await.unwrap());
-    assert!(fixture.store.rename_instance(id, Some(&project("demo")), "mine").await.unwrap());
+    assert!(
+        !fixture
+            .store
+            .edit_instance(id, Some(&project("other")), &Edit { name: Some("x"), ..Edit::default() })
+            .await
+            .unwrap()
+    );
+    assert!(
+        fixture
+            .store
+            .edit_instance(id, Some(&project("demo")), &Edit { name: Some("mine"), ..Edit::default() })
+            .await
+            .unwrap()
+    );
     assert_eq!(shown(&fixture, id).await.name, "mine");
-    assert!(fixture.store.rename_instance(id, None, "any").await.unwrap());
+    assert!(fixture.store.edit_instance(id, None, &Edit { name: Some("any"), ..Edit::default() }).await.unwrap());
     write!(fixture, mark_deleted(id));
-    assert!(!fixture.store.rename_instance(id, None, "late").await.unwrap());
+    assert!(!fixture.store.edit_instance(id, None, &Edit { name: Some("late"), ..Edit::default() }).await.unwrap());
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use super::rows::{column, failed, signed, tagged, unsigned};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId, VersionId};
 use crate::model::configurations::AttachedConfiguration;
-use crate::model::{Datastore, Flavor, Instance, Locality, Requirements, Version};
+use crate::model::{Datastore, Flavor, Instance, Locality, Purpose, Requirements, Version};
 use crate::state::{HostState, LastSeen, Service, Task};
 use crate::store::quota::Amounts;
 use crate::store::sql::{Connection, Row, query};
@@ -22,6 +22,8 @@ pub struct NewRow {
     pub id: InstanceId,
     pub project: ProjectId,
     pub name: String,
+    /// `None`: it is a tenant's, and counts against the quota.
+    pub purpose: Option<Purpose>,
     pub flavor: Flavor,
     /// Size of its volume, GiB.
     pub volume_gib: u64,
@@ -35,6 +37,17 @@ pub struct NewRow {
     pub requirements: Requirements,
     /// Its configuration group.
     pub configuration: Option<AttachedConfiguration>,
+    /// Whether it cannot be deleted.
+    pub deletion_protection: bool,
+}
+
+/// What an instance's owner may change of it whatever is done with it; `None` stays.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Edit<'a> {
+    /// Another name.
+    pub name: Option<&'a str>,
+    /// Whether it cannot be deleted.
+    pub deletion_protection: Option<bool>,
 }
 
 impl NewRow {
@@ -44,6 +57,7 @@ impl NewRow {
             id: self.id,
             project: self.project,
             name: self.name,
+            purpose: self.purpose,
             flavor: self.flavor,
             volume_gib: self.volume_gib,
             volume_used_bytes: None,
@@ -61,6 +75,7 @@ impl NewRow {
             configuration: self.configuration,
             parameter_results: BTreeMap::new(),
             backing_up: false,
+            deletion_protection: self.deletion_protection,
             task: Task::Building,
             service: Service::New,
             service_detail: String::new(),
@@ -88,8 +103,8 @@ impl Store {
         query(
             "insert into instance (id, project_id, name, flavor_id, flavor_name, ram_mib, vcpus, volume_gib, \
              version_id, region, availability_zone, port, access, nics, task, host, generation, created, updated, \
-             volume_type, locality, configuration_id) \
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1, $17, $17, $18, $19, $20)",
+             volume_type, locality, configuration_id, deletion_protection, purpose) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1, $17, $17, $18, $19, $20, $21, $22)",
         )
         .bind(new.id.to_string())
         .bind(&new.project.0)
@@ -111,26 +126,38 @@ impl Store {
         .bind(&wanted.volume_type)
         .bind(wanted.locality.map(Locality::tag))
         .bind(new.configuration.as_ref().map(|configuration| configuration.id.to_string()))
+        .bind(new.deletion_protection)
+        .bind(new.purpose.map(Purpose::tag))
         .execute(conn)
         .await
         .map_err(failed("insert", new.id))?;
         Ok(from_micros(created))
     }
 
-    /// Renames it. `false`: there is none of that project, or of any when `project` is `None`.
-    pub async fn rename_instance(&self, id: InstanceId, project: Option<&ProjectId>, name: &str) -> Result<bool> {
+    /// Writes what its owner may change at any time of a tenant's. `false`: there is none of that project, or of any when `project` is `None`;
+    /// or it is to be protected and is being deleted.
+    pub async fn edit_instance(&self, id: InstanceId, project: Option<&ProjectId>, edit: &Edit<'_>) -> Result<bool> {
         let done = query(
-            "update instance set name = $2, updated = $3 \
-             where id = $1 and deleted is null and ($4 is null or project_id = $4)",
+            "update instance set name = coalesce($2, name), updated = $3, \
+             deletion_protection = coalesce($5, deletion_protection) \
+             where id = $1 and deleted is null and purpose is null and ($4 is null or project_id = $4) and ($5 is null or task <> 'deleting')",
         )
         .bind(id.to_string())
-        .bind(name)
+        .bind(edit.name)
         .bind(self.now_micros())
         .bind(project.map(|project| project.0.as_str()))
+        .bind(edit.deletion_protection)
         .execute(&self.write)
         .await
-        .map_err(failed("rename", id))?;
+        .map_err(failed("edit", id))?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// Whether it cannot be deleted now, in a transaction that would.
+    pub async fn is_protected(&self, conn: &mut Connection, id: InstanceId) -> Result<bool> {
+        let row = query("select deletion_protection from instance where id = $1").bind(id.to_string());
+        let row = row.fetch_optional(conn).await.map_err(failed("look whether to keep", id))?;
+        row.map_or(Ok(false), |row| column(&row, "deletion_protection"))
     }
 
     /// What the controller does with it.
@@ -249,11 +276,11 @@ impl Store {
         row.map(read).transpose()
     }
 
-    /// That it is gone: gives back its quota, its address and its configuration group.
+    /// That it is gone: gives back its quota, its address and its configuration group, and takes its schedules along.
     pub async fn mark_deleted(&self, conn: &mut Connection, id: InstanceId) -> Result<()> {
         let row = query(
             "update instance set deleted = $2, updated = $2, task = $3, host = $4, configuration_id = null \
-             where id = $1 and deleted is null returning project_id, ram_mib, volume_gib",
+             where id = $1 and deleted is null returning project_id, ram_mib, volume_gib, purpose",
         )
         .bind(id.to_string())
         .bind(self.now_micros())
@@ -263,6 +290,11 @@ impl Store {
         .await
         .map_err(failed("delete", id))?;
         let Some(row) = row else { return Ok(()) };
+        self.delete_backup_schedules_of(conn, id).await?;
+        if column::<Option<String>>(&row, "purpose")?.is_some() {
+            // It was not counted.
+            return Ok(());
+        }
         let project = ProjectId(column(&row, "project_id")?);
         let amounts = Amounts::instance(unsigned(&row, "ram_mib")?, unsigned(&row, "volume_gib")?);
         self.count_use(conn, &project, amounts.negated()).await

@@ -166,7 +166,7 @@ impl FakeAgents {
                 self.start_engine(instance);
             }
             v1::start::Work::Stop(_) => self.change(instance, |state| state.service = Service::Shutdown),
-            v1::start::Work::ChangeAccounts(_) => {}
+            v1::start::Work::ChangeAccounts(_) | v1::start::Work::Check(_) => {}
             v1::start::Work::Backup(backup) => self.write(backup, &run_of(start)),
             v1::start::Work::Restore(restore) => {
                 self.change(instance, |state| state.assignment_generation = restore.generation);
@@ -212,6 +212,7 @@ fn name(work: &v1::start::Work) -> &'static str {
         v1::start::Work::ChangeAccounts(_) => "change_accounts",
         v1::start::Work::Backup(_) => "backup",
         v1::start::Work::Restore(_) => "restore",
+        v1::start::Work::Check(_) => "check",
     }
 }
 
@@ -235,6 +236,8 @@ fn manifest(backup: &v1::Backup, run: &str) -> Vec<u8> {
         major: "15".to_owned(),
         recipients: backup.recipients.clone(),
         position: Some("0/1".to_owned()),
+        parent: backup.parent.as_ref().map(|parent| parent.backup.clone()),
+        checkpoint: Some("7".to_owned()),
         data_bytes: 3,
         data_blake3: sum(b"abc"),
         segments: vec![segment],
@@ -251,7 +254,7 @@ fn needs(start: &v1::Start) -> Option<(String, Vec<v1::ObjectNeed>)> {
             Some((run_of(start), names.map(|name| need(name, v1::ObjectAccess::Write)).into()))
         }
         v1::start::Work::Restore(restore) => {
-            Some((restore.run.clone(), vec![need(MANIFEST_NAME.to_owned(), v1::ObjectAccess::Read)]))
+            Some((restore.chain[0].run.clone(), vec![need(MANIFEST_NAME.to_owned(), v1::ObjectAccess::Read)]))
         }
         _ => None,
     }
@@ -270,6 +273,7 @@ fn outcome(start: &v1::Start) -> v1::result::Outcome {
             Outcome::BackedUp(v1::BackedUp { run, manifest_sum, data_bytes: 3, stored_bytes: 2 })
         }
         v1::start::Work::Restore(_) => Outcome::Restored(v1::Restored { data_bytes: 3 }),
+        v1::start::Work::Check(_) => Outcome::Checked(v1::Checked {}),
         v1::start::Work::ChangeAccounts(changes) => {
             Outcome::AccountsChanged(v1::AccountsChanged { changes: u32::try_from(changes.changes.len()).unwrap() })
         }

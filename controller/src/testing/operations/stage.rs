@@ -20,6 +20,7 @@ use crate::operations::steps::{Operation as _, Registered};
 use crate::operations::timing::Timing;
 use crate::operations::{
     Changes, NewOperation, Nudge, Origin, Runner, RunnerContext, create_backup, create_instance, registry,
+    restore_instance, verify_backup,
 };
 use crate::state::Task;
 use crate::store::Store;
@@ -130,7 +131,12 @@ impl Stage {
         };
         let mut tx = self.context.store.begin().await?;
         let backup = (operation.kind == create_backup::CreateBackup::KIND).then(|| operation.state.clone());
+        let verified = (operation.kind == verify_backup::VerifyBackup::KIND).then(|| operation.state.clone());
         let id = self.context.store.enqueue(&mut tx, operation).await?;
+        if let Some(params) = verified {
+            let backup = serde_json::from_value::<restore_instance::Params>(params).unwrap().backup;
+            self.context.store.begin_verification(&mut tx, backup, id).await?;
+        }
         if let Some(params) = backup {
             let backup = serde_json::from_value::<create_backup::Params>(params).unwrap().backup;
             let row = self.fixture.new_backup("p", self.instance, id);
@@ -232,6 +238,7 @@ impl Stage {
             data_bytes: 3,
             stored_bytes: 2,
             position: None,
+            checkpoint: None,
         };
         let mut tx = store.begin().await.unwrap();
         store.insert_backup(&mut tx, &row).await.unwrap();

@@ -61,6 +61,8 @@ pub struct Taken {
     /// How far the engine's log had come, in the engine's own words, which are at most 128 printable ASCII characters without a
     /// space; what is restored is at least as new.
     pub position: Option<String>,
+    /// What [`Incremental::take`] begins at to build on this backup, as short a word as the position. `None`: nothing builds on it.
+    pub checkpoint: Option<String>,
 }
 
 /// Backups.
@@ -83,6 +85,53 @@ pub trait Backup: Send + Sync {
     /// [`crate::Kind::Invalid`]: the stream is no backup of this engine. The data directory is then as good as not there: the next
     /// call begins anew.
     async fn restore(&self, site: &Site, source: &mut Source) -> Result<(), EngineError>;
+
+    /// Increments, where the engine has them.
+    fn incremental(&self) -> Option<&dyn Incremental> {
+        None
+    }
+
+    /// Has the engine's own check look at everything that was restored, beyond what [`Backup::restore`] has compared. The engine
+    /// runs on it and nobody else uses it; it is thrown away afterwards, so that the check may change it. The default is for an
+    /// engine whose restore and start have looked at everything: nothing is left to check.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Invalid`]: the data are damaged. The text names the first places, and holds nothing of tenants' data. It
+    /// is told to the backup's owner, its beginning at least.
+    async fn check(&self, _site: &Site) -> Result<(), EngineError> {
+        Ok(())
+    }
+}
+
+/// Backups that hold what has changed since another one. A chain of them is restored by [`Incremental::begin`] with the full
+/// backup, [`Incremental::apply`] with each increment in the order in which they were taken, and [`Incremental::finish`].
+/// What [`Backup::restore`] says of a restore, and of what the stream is of, is true of the three together; after a crash the
+/// chain begins anew.
+#[async_trait]
+pub trait Incremental: Send + Sync {
+    /// As [`Backup::take`], of what has changed since the backup that had this checkpoint.
+    ///
+    /// # Errors
+    /// As there. [`crate::Kind::Invalid`]: it is no checkpoint.
+    async fn take(&self, site: &Site, checkpoint: &str, sink: &mut Sink) -> Result<Taken, EngineError>;
+
+    /// Takes the full backup, beside the place of the data directory.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Invalid`]: the stream is no full backup of this engine.
+    async fn begin(&self, site: &Site, source: &mut Source) -> Result<(), EngineError>;
+
+    /// Takes an increment.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Invalid`]: the stream is no increment, or of another backup than the one before it.
+    async fn apply(&self, site: &Site, source: &mut Source) -> Result<(), EngineError>;
+
+    /// Puts what was taken in the place of the data directory.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Invalid`]: it is no whole state.
+    async fn finish(&self, site: &Site) -> Result<(), EngineError>;
 }
 
 #[cfg(test)]

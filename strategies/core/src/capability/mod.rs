@@ -9,7 +9,7 @@ pub mod parameters;
 pub mod root;
 pub mod users;
 
-pub use backup::{Backup, PourError, Sink, Source, Taken, pour};
+pub use backup::{Backup, Incremental, PourError, Sink, Source, Taken, pour};
 pub use databases::{Database, Databases};
 pub use parameters::{Applied, Parameters};
 pub use root::Root;

@@ -252,3 +252,30 @@ async fn a_backup_of_another_version_or_with_another_byte_is_refused() -> Result
     ensure!(said.contains("and 9 is installed"), "{said}");
     Ok(())
 }
+
+#[tokio::test]
+async fn the_check_names_an_index_that_lacks_rows_and_tenants_settings_do_not_stop_it() -> Result<()> {
+    let bench = Bench::new(&Postgresql).await?;
+    let running = bench.start().await?;
+    let root = as_root(&bench.site, "postgres").await?;
+    root.batch_execute(
+        "create table t (n int); insert into t select generate_series(1, 1000); create index lacking on t (n)",
+    )
+    .await?;
+    for set in ["default_transaction_read_only = on", "statement_timeout = '1ms'"] {
+        root.batch_execute(&format!("alter database postgres set {set}")).await?;
+    }
+    backups().check(&bench.site).await.map_err(plain).context("a sound server")?;
+    for sql in [
+        "update pg_index set indisready = false where indexrelid = 'lacking'::regclass",
+        "insert into t select generate_series(1001, 1010)",
+        "update pg_index set indisready = true where indexrelid = 'lacking'::regclass",
+    ] {
+        root.batch_execute(sql).await?;
+    }
+    let Err(error) = backups().check(&bench.site).await else { bail!("nothing is found") };
+    ensure!(error.kind() == Kind::Invalid && error.chain().contains("\"lacking\""), "{}", error.chain());
+    ensure!(error.chain().len() < 1100, "{}", error.chain());
+    drop(root);
+    running.stop(&bench).await
+}
