@@ -28,11 +28,11 @@ use crate::model::backups::Backup;
 use crate::store::sql::Connection;
 
 /// How long the agent has for the engine's data, retries included.
-pub(super) const RESTORE: Duration = Duration::from_secs(24 * 3600);
+const RESTORE: Duration = Duration::from_secs(24 * 3600);
 /// How often the agent begins anew.
 const ATTEMPTS: u32 = 5;
 /// An engine that was backed up at work replays its log when it is first started.
-pub(super) const INSTALL: Duration = Duration::from_secs(3600);
+const INSTALL: Duration = Duration::from_secs(3600);
 
 pub struct RestoreInstance;
 
@@ -97,7 +97,7 @@ impl Operation for RestoreInstance {
     }
 }
 
-pub(super) async fn restore(work: &Work, target: &Target, state: &Params, _: &mut Engine) -> StepResult {
+async fn restore(work: &Work, target: &Target, state: &Params, _: &mut Engine) -> StepResult {
     let store = &work.context.store;
     let chain = store.get_backup_chain(state.backup).await?;
     // What is whole begins with a full one and has no gap, since each is read by the one that builds on it.

@@ -4,7 +4,7 @@
 //! | step | effect | undo | deadline |
 //! |---|---|---|---|
 //! | `choose_address` to `await_healthy` | as in `restore_instance` | as there | as there |
-//! | `check` | the engine checks its data; that it has passed is written on the backup | - | 6 h |
+//! | `check` | the engine checks its data; that it has passed is written on the backup | - | 6 h, 3 attempts |
 //! | `remove_host` | the host is deleted, and all about its agent | - | none: what a driver calls transient is tried for ever |
 //!
 //! In the end the scratch instance is marked deleted. It is so too when a step fails, after the undos; then the backup says why,
@@ -16,13 +16,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use trove_proto::v1;
 
-use super::create_instance::{
-    self, choose_address, delete_host, free_address, install_engine, issue_certificate, remove_certificate,
-};
+use super::create_instance::{self, delete_host};
 use super::delete_instance::deleted;
-use super::restore_instance::{INSTALL, Params, RESTORE, restore};
-use super::shared::{Engine, await_agent, await_healthy, boot_host};
-use super::steps::{Member, Operation, StepError, StepResult, Steps};
+use super::restore_instance::{Params, RestoreInstance};
+use super::shared::Engine;
+use super::steps::{Member, Operation, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::{Error, Result};
 use crate::ids::{BackupId, InstanceId};
@@ -52,18 +50,9 @@ impl Operation for VerifyBackup {
     type TargetState = Engine;
 
     fn steps() -> Steps<Params, Engine> {
-        Steps::default()
-            .step("choose_address", Duration::from_secs(60), choose_address)
-            .undo(free_address)
-            .step("issue_certificate", Duration::from_secs(60), issue_certificate)
-            .undo(remove_certificate)
-            .step("boot_host", Duration::from_secs(300), boot_host)
-            .undo(delete_host)
-            .step("await_agent", Duration::from_secs(180), await_agent)
-            .step("restore", RESTORE, restore)
-            .step("install_engine", INSTALL, install_engine)
-            .step("await_healthy", Duration::from_secs(600), await_healthy)
+        RestoreInstance::steps()
             .step("check", CHECK, check)
+            .attempts(CHECKS)
             .step_without_deadline("remove_host", delete_host)
     }
 
@@ -87,11 +76,7 @@ impl Operation for VerifyBackup {
 }
 
 async fn check(work: &Work, target: &Target, _: &Params, _: &mut Engine) -> StepResult {
-    match target.run_job(work, v1::start::Work::Check(v1::Check {})).await {
-        Ok(_) => {}
-        Err(StepError::RetryNextAttempt(reason)) if target.attempt >= CHECKS => return Err(StepError::Fatal(reason)),
-        Err(error) => return Err(error),
-    }
+    target.run_job(work, v1::start::Work::Check(v1::Check {})).await?;
     let mut tx = work.begin().await?;
     work.context.store.end_verification(&mut tx, work.lease.id, None).await?;
     work.commit(tx).await
