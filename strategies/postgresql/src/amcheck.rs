@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
-use trove_strategy::{Command, EngineError, HostError, Kind, OutputStream, Owner, Relay, Site};
+use trove_strategy::{Command, EngineError, HostError, Kind, OutputStream, Relay, Site};
 
-use crate::client::{ADMIN, cut};
+use crate::backup::connected;
+use crate::client::cut;
 
 /// The job's own deadline comes first.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -25,22 +26,12 @@ pub(crate) async fn check(site: &Site, relay: &Relay) -> Result<(), EngineError>
     if !site.host.has_program(&tool).await? {
         return Ok(());
     }
-    let mut tool = Command::engine(tool)
-        .arg("--all")
-        .arg("--install-missing")
-        .arg("--heapallindexed")
-        .arg("--no-password")
-        .arg(format!("--username={ADMIN}"))
-        .arg(format!("--host={}", relay.directory()))
-        .arg(format!("--port={}", site.port))
-        .deadline(LIMIT);
-    tool.user = Owner::Agent;
+    let tool = Command::engine(tool).arg("--all").arg("--install-missing").arg("--heapallindexed").deadline(LIMIT);
+    let mut tool = connected(tool, site, relay);
     // What a tenant has set for his database or for all of them is not to end the check, or to keep the extension out.
     let options = "-c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0 \
                    -c idle_in_transaction_session_timeout=0";
-    let env = [("PGPASSFILE", "/nonexistent"), ("PGREQUIREAUTH", "none"), ("PGGSSENCMODE", "disable")];
-    let env = env.into_iter().chain([("PGSSLMODE", "disable"), ("PGCONNECT_TIMEOUT", "30"), ("PGOPTIONS", options)]);
-    tool.env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    tool.env.push(("PGOPTIONS".to_owned(), options.to_owned()));
     let (found, ended) = read(site.host.read_from(tool).await?).await;
     match ended {
         Ok(()) => Ok(()),

@@ -109,18 +109,24 @@ fn relay(site: &Site) -> Result<Relay, EngineError> {
 /// It keeps its list of sums in memory until the end, to put it into the archive: in all it took 10 MiB with 1,000 files and 21 MiB
 /// with 100,000 (measured on 15; later ones do the same). The agent and its tools have 256 MiB, which is enough for a million files.
 fn basebackup(site: &Site, relay: &Relay) -> Command {
-    let mut tool = Command::engine(site.installation.bindir.join("pg_basebackup"))
+    let tool = Command::engine(site.installation.bindir.join("pg_basebackup"))
         .arg("--pgdata=-")
         .arg("--format=tar")
         .arg("--wal-method=fetch")
         .arg("--checkpoint=fast")
         .arg("--label=trove")
         .arg("--verbose")
+        .deadline(LIMIT);
+    connected(tool, site, relay)
+}
+
+/// A client program of the server's that logs in as the agent, over the socket that the agent has verified.
+pub(crate) fn connected(tool: Command, site: &Site, relay: &Relay) -> Command {
+    let mut tool = tool
         .arg("--no-password")
         .arg(format!("--username={ADMIN}"))
         .arg(format!("--host={}", relay.directory()))
-        .arg(format!("--port={}", site.port))
-        .deadline(LIMIT);
+        .arg(format!("--port={}", site.port));
     tool.user = Owner::Agent;
     // Whoever asks for a password is told none.
     let env = [("PGPASSFILE", "/nonexistent"), ("PGREQUIREAUTH", "none"), ("PGGSSENCMODE", "disable")];
