@@ -45,11 +45,13 @@ fn program_of_parent(pid: i32) -> PathBuf {
 /// Main processes of the engine, which listen for clients: one for each instance.
 pub fn engines(instance: &str) -> Vec<i32> {
     let is_engine = |pid: &i32| {
-        // A starting agent runs the same program with --version.
+        // An agent runs the same program with --version, and to have it check or print its configuration.
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words = || words.split(|byte| *byte == 0);
         let files: [&[u8]; 3] = [b"/engine.conf", b"/mongod.conf", b"/my.cnf"];
         let serves = |word: &[u8]| word == b"-D" || files.iter().any(|file| word.ends_with(file));
-        let serves = words.split(|byte| *byte == 0).any(serves);
+        let asks = [b"-C".as_slice(), b"--help", b"--validate-config", b"--bootstrap"];
+        let serves = words().any(serves) && !words().any(|word| asks.contains(&word));
         // Debian's redis-server and redis-check-rdb are the same file.
         let programs = ["bin/mongod", "sbin/mariadbd", "bin/postgres", "bin/redis-check-rdb", "bin/redis-server"];
         let is_one = |path: &Path| programs.iter().any(|program| path.ends_with(program));
