@@ -7,14 +7,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde_json::Value;
 use trove_strategy::{
     Applied, Backup, CharacterSet, Database, Databases, Datastore, Engine, EngineError, FirstStart, Grantee, Health,
-    Host, Identity, Incremental, Installation, Kind, Metric, NewUser, Parameter, Parameters, Root, SecretString,
-    Settings, Sink, Site, Size, Source, StartMode, StartSpec, Taken, User, UserChange, Users,
+    Host, Identity, Incremental, Installation, Kind, LogPiece, Logs, Metric, NewUser, PIECE_LIMIT, Parameter,
+    Parameters, Root, SecretString, Settings, Sink, Site, Size, Source, StartMode, StartSpec, Taken, User, UserChange,
+    Users,
 };
 
 /// Limit of a liveness probe.
@@ -266,6 +267,10 @@ impl Backup for Bounded {
     fn incremental(&self) -> Option<&dyn Incremental> {
         self.0.backup()?.incremental().map(|_| self as &dyn Incremental)
     }
+
+    fn logs(&self) -> Option<&dyn Logs> {
+        self.0.backup()?.logs().map(|_| self as &dyn Logs)
+    }
 }
 
 impl Bounded {
@@ -291,6 +296,61 @@ impl Incremental for Bounded {
 
     async fn finish(&self, site: &Site) -> Result<(), EngineError> {
         self.increments()?.finish(site).await.map_err(short)
+    }
+}
+
+impl Bounded {
+    fn log(&self) -> Result<&dyn Logs, EngineError> {
+        self.0.backup().and_then(Backup::logs).ok_or_else(|| missing("point_in_time"))
+    }
+}
+
+/// A word that is too long is not cut: it would be another place of the log.
+fn place(word: String) -> Result<String, EngineError> {
+    if word.len() <= WORD {
+        return Ok(word);
+    }
+    Err(EngineError::new(Kind::Fatal, format!("a place of the log has {} bytes, more than {WORD}", word.len())))
+}
+
+#[async_trait]
+impl Logs for Bounded {
+    async fn keep(&self, site: &Site) -> Result<String, EngineError> {
+        place(within(CONFIGURATION, "keep the log", self.log()?.keep(site)).await?)
+    }
+
+    async fn open_bytes(&self, site: &Site) -> Result<u64, EngineError> {
+        within(QUESTION, "look what was written", self.log()?.open_bytes(site)).await
+    }
+
+    async fn close(&self, site: &Site) -> Result<(), EngineError> {
+        within(CONFIGURATION, "close a piece of the log", self.log()?.close(site)).await
+    }
+
+    async fn piece(&self, site: &Site, from: &str) -> Result<Option<LogPiece>, EngineError> {
+        let read = within(CONFIGURATION, "read a piece of the log", self.log()?.piece(site, from)).await?;
+        let Some(piece) = read else { return Ok(None) };
+        if piece.bytes.len() > PIECE_LIMIT {
+            return Err(EngineError::new(Kind::Fatal, "a piece of the log is larger than it may be"));
+        }
+        Ok(Some(LogPiece { until: place(piece.until)?, ..piece }))
+    }
+
+    async fn stored(&self, site: &Site, until: &str) -> Result<(), EngineError> {
+        within(CONFIGURATION, "let go of the log", self.log()?.stored(site, until)).await
+    }
+
+    async fn forget(&self, site: &Site) -> Result<(), EngineError> {
+        within(CONFIGURATION, "let go of the log", self.log()?.forget(site)).await
+    }
+
+    async fn take(&self, site: &Site, piece: LogPiece) -> Result<(), EngineError> {
+        within(CONFIGURATION, "take a piece of the log", self.log()?.take(site, piece)).await
+    }
+
+    /// The job's deadline bounds it.
+    async fn replay(&self, site: &Site, until: Option<SystemTime>) -> Result<(), EngineError> {
+        self.log()?.replay(site, until).await.map_err(short)
     }
 }
 
@@ -332,6 +392,7 @@ mod tests {
             include_str!("../../strategies/core/src/capability/root.rs"),
             include_str!("../../strategies/core/src/capability/parameters.rs"),
             include_str!("../../strategies/core/src/capability/backup.rs"),
+            include_str!("../../strategies/core/src/capability/logs.rs"),
         ] {
             let traits = traits.split("#[cfg(test)]").next().unwrap();
             let verbs = verbs(traits.split("pub trait ").nth(1).unwrap());

@@ -29,8 +29,8 @@ pub mod site;
 pub mod stream;
 
 pub use capability::{
-    Applied, Backup, Database, Databases, Grantee, Incremental, NewUser, Parameters, PourError, Root, Sink, Source,
-    Taken, User, UserChange, Users, pour,
+    Applied, Backup, Database, Databases, Grantee, Incremental, LogPiece, Logs, NewUser, PIECE_LIMIT, Parameters,
+    PourError, Root, Sink, Source, Taken, User, UserChange, Users, pour,
 };
 pub use command::{Command, Output, Signal};
 pub use datastore::{Client, Datastore, Identity, NameRules, UserTraits};

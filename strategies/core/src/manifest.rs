@@ -51,6 +51,9 @@ pub enum Capability {
     Backup,
     /// Backups of what has changed since another one.
     Incremental,
+    /// The state of any moment: backups and the log of writes.
+    #[serde(rename = "point_in_time")]
+    PointInTime,
 }
 
 impl fmt::Display for Capability {
@@ -62,6 +65,7 @@ impl fmt::Display for Capability {
             Self::Parameters => "parameters",
             Self::Backup => "backup",
             Self::Incremental => "incremental",
+            Self::PointInTime => "point_in_time",
         })
     }
 }
@@ -203,6 +207,7 @@ impl Manifest {
             (Capability::Parameters, datastore.parameters().is_some()),
             (Capability::Backup, datastore.backup().is_some()),
             (Capability::Incremental, datastore.backup().is_some_and(|backup| backup.incremental().is_some())),
+            (Capability::PointInTime, datastore.backup().is_some_and(|backup| backup.logs().is_some())),
         ];
         let capabilities = accessors.into_iter().filter(|(_, has)| *has).map(|(capability, _)| capability).collect();
         let identity = datastore.identity();

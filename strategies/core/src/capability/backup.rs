@@ -6,6 +6,7 @@ use std::io;
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use crate::capability::Logs;
 use crate::error::EngineError;
 use crate::site::Site;
 
@@ -88,6 +89,11 @@ pub trait Backup: Send + Sync {
 
     /// Increments, where the engine has them.
     fn incremental(&self) -> Option<&dyn Incremental> {
+        None
+    }
+
+    /// The log of writes, where the engine can replay it on a backup.
+    fn logs(&self) -> Option<&dyn Logs> {
         None
     }
 

@@ -5,12 +5,14 @@
 
 pub mod backup;
 pub mod databases;
+pub mod logs;
 pub mod parameters;
 pub mod root;
 pub mod users;
 
 pub use backup::{Backup, Incremental, PourError, Sink, Source, Taken, pour};
 pub use databases::{Database, Databases};
+pub use logs::{LogPiece, Logs, PIECE_LIMIT};
 pub use parameters::{Applied, Parameters};
 pub use root::Root;
 pub use users::{Grantee, NewUser, User, UserChange, Users};
