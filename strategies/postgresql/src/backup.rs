@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Backup, Command, Directory, EngineError, HostError, Kind, Location, Owner, PourError, Relay, Sink, Site, Source,
-    Taken, pour,
+    Backup, Command, Directory, EngineError, HostError, Kind, Location, Logs, Owner, PourError, Relay, Sink, Site,
+    Source, Taken, pour,
 };
 
 use crate::Postgresql;
 use crate::archive::Archive;
 use crate::client::{ADMIN, Session, within};
 use crate::engine::UNFINISHED;
-use crate::{amcheck, catalog, config};
+use crate::{amcheck, catalog, config, replay};
 
 /// A storage may be slow; a job's own deadline comes first.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -27,7 +27,7 @@ const PROBE: Duration = Duration::from_secs(5);
 const TAKE: &str = "take a backup";
 const RESTORE: &str = "restore a backup";
 
-/// Files with which a restored server would not be the one that was backed up: lists that are only for the restore, an
+/// Files with which a restored server would not be the one that was backed up: lists that are only for a restore, an
 /// earlier server's process, and what makes a server follow another one, run programs or reach for other directories
 /// (manual, 26.3.5 and 55.4). A tenant with a shell may have put the last ones there.
 const LEFT_OUT: &[&str] = &[
@@ -38,6 +38,7 @@ const LEFT_OUT: &[&str] = &[
     "recovery.signal",
     "tablespace_map",
     "pg_tblspc",
+    replay::TAKEN,
 ];
 
 #[async_trait]
@@ -85,6 +86,10 @@ impl Backup for Postgresql {
             return Err(error);
         }
         Ok(site.host.rename(&new, &Directory::Data.join("data")).await?)
+    }
+
+    fn logs(&self) -> Option<&dyn Logs> {
+        Some(self)
     }
 
     async fn check(&self, site: &Site) -> Result<(), EngineError> {

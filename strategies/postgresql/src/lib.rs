@@ -12,13 +12,16 @@ mod config;
 mod databases;
 mod engine;
 mod locales;
+mod logs;
 mod metrics;
 mod names;
 mod owned;
 mod parameters;
 mod prepared;
 mod repair;
+mod replay;
 mod root;
+mod segment;
 mod single_user;
 mod users;
 

@@ -3,11 +3,11 @@
 //! they are ended without asking a server.
 
 use secrecy::SecretString;
-use trove_strategy::{Command, Directory, EngineError, HostError, Kind, Location, Owner, Site};
+use trove_strategy::{Directory, EngineError, HostError, Kind, Location, Owner, Site};
 
 use crate::client::HOME;
 use crate::config;
-use crate::single_user::postgres;
+use crate::single_user::{self, field, postgres};
 
 /// Where a server keeps each while it does not run (manual, 73.1).
 fn kept() -> Location {
@@ -43,15 +43,13 @@ pub(crate) async fn roll_back(site: &Site) -> Result<bool, EngineError> {
 
 /// How many the server that ran last allowed, and whether all that it knew is in its files.
 async fn control(site: &Site) -> Result<(u32, bool), EngineError> {
-    let show = Command::engine(site.installation.bindir.join("pg_controldata")).arg(site.data.to_string_lossy());
-    read(&site.host.run(show).await?.stdout)
+    read(&single_user::control(site).await?)
 }
 
 fn read(said: &str) -> Result<(u32, bool), EngineError> {
-    let of = |name: &str| said.lines().find_map(|line| Some(line.strip_prefix(name)?.trim()));
-    let most = of("max_prepared_xacts setting:").and_then(|most| most.parse().ok());
+    let most = field(said, "max_prepared_xacts setting:").and_then(|most| most.parse().ok());
     let unread = || EngineError::new(Kind::Fatal, "read the server's control file: it is not understood");
-    Ok((most.ok_or_else(unread)?, of("Database cluster state:") == Some("shut down")))
+    Ok((most.ok_or_else(unread)?, field(said, "Database cluster state:") == Some("shut down")))
 }
 
 #[cfg(test)]
