@@ -295,7 +295,7 @@ async fn comes_back(bench: &Bench<'_>, backup: &dyn Backup, known: &Known<'_>, f
 }
 
 /// Starts what was restored as the agent does.
-async fn starts(bench: &Bench<'_>) -> Result<Running> {
+pub(crate) async fn starts(bench: &Bench<'_>) -> Result<Running> {
     let (engine, site) = (bench.datastore.engine(), &bench.site);
     let first = engine.initialise(site).await.map_err(plain)?;
     ensure!(first == FirstStart::Normal, "what was restored is not found made: {first:?}");

@@ -12,6 +12,7 @@ mod accounts;
 mod backup;
 mod bench;
 mod life;
+mod logs;
 mod secrets;
 mod tls;
 mod values;
@@ -161,6 +162,12 @@ pub async fn run(datastore: &dyn Datastore, tenant: &dyn Tenant) -> Result<Repor
         report.held("backup", backup::backup(&bench, tenant, &login, running).await)?
     } else {
         report.skipped.push("backup");
+        running
+    };
+    let running = if manifest.has(Capability::PointInTime) {
+        report.held("point_in_time", logs::point_in_time(&bench, tenant, &login, running).await)?
+    } else {
+        report.skipped.push("point_in_time");
         running
     };
     let sessions = [tenant.connect(&bench.site, &login).await?, tenant.connect(&bench.site, &login).await?];

@@ -98,7 +98,7 @@ impl Durability for Psql {
 async fn postgresql_passes_the_suite() -> Result<()> {
     let report = trove_conformance::run(&Postgresql, &Psql).await?;
     ensure!(report.skipped.is_empty(), "skipped: {:?}", report.skipped);
-    ensure!(report.passed.len() == 18, "{:?}", report.passed);
+    ensure!(report.passed.len() == 19, "{:?}", report.passed);
     Ok(())
 }
 

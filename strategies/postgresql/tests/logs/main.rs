@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests plant files and look at them")]
 
 mod ledger;
+mod theirs;
 mod times;
 
 use std::io::Cursor;

@@ -65,16 +65,14 @@ async fn what_cannot_be_replayed_is_refused_with_a_reason() -> Result<()> {
     let said = refused(&other, &ledger, &pieces[last..], None).await?;
     ensure!(said.contains("the log breaks off at") && said.contains("is missing or damaged"), "{said}");
 
-    for number in [last - 1, last] {
+    for (number, until) in [(last - 1, None), (last, Some(SystemTime::now()))] {
         let mut damaged = pieces.clone();
         // In the middle of what was written: what follows is filled with zeros.
         let bytes = &mut damaged[number].bytes;
         let end = bytes.iter().rposition(|byte| *byte != 0).context("an empty piece")?;
         bytes[end / 2] ^= 1;
-        let said = refused(&other, &ledger, &damaged, None).await?;
+        let said = refused(&other, &ledger, &damaged, until).await?;
         ensure!(said.contains(&format!("the segment {}", pieces[number].from)), "{said}");
-        let said = refused(&other, &ledger, &damaged, Some(SystemTime::now())).await?;
-        ensure!(said.contains("the log breaks off at"), "{said}");
     }
     Ok(())
 }
@@ -135,7 +133,7 @@ async fn segments_that_filled_up_are_replayed_to_the_last_whole_record() -> Resu
     shipped.drain(site).await.map_err(plain)?;
     ensure!(shipped.pieces.len() >= count + 2, "{} pieces", shipped.pieces.len());
     running.stop(&bench).await?;
-    for end in count - 1..=shipped.pieces.len() {
+    for end in [count, count + 1, shipped.pieces.len()] {
         let pieces = &shipped.pieces[..end];
         replayed(&other, &backup, pieces, None).await.map_err(plain).with_context(|| format!("{end} pieces"))?;
     }
