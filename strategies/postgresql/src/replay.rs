@@ -21,6 +21,7 @@ const SET_ASIDE: &str = "postgresql.auto.conf.replaying";
 /// Says which segments were taken.
 pub(crate) const TAKEN: &str = "trove_log_taken";
 const REPLAY: &str = "replay the log";
+const NOT_ENDED: &str = "the backup had not ended at that time";
 
 fn at(name: &str) -> Location {
     Directory::Data.join(format!("data/{name}"))
@@ -62,9 +63,12 @@ impl Taken {
 
 /// Replays what was taken, or what of it was committed at `until` and before.
 pub(crate) async fn replay(site: &Site, until: Option<SystemTime>) -> Result<(), EngineError> {
-    let until = until.map(|until| timestamp(until).ok_or_else(|| invalid("the server does not know such a time")));
-    let until = until.transpose()?;
+    let target = until.map(|until| timestamp(until).ok_or_else(|| invalid("the server does not know such a time")));
+    let target = target.transpose()?;
     let taken = Taken::read(site).await?;
+    if let Some(until) = until {
+        had_begun(site, until).await?;
+    }
     let signal = File { at: at(SIGNAL), contents: Vec::new(), mode: 0o600, owner: Owner::Engine };
     site.host.write(signal).await?;
     // What a tenant has set there might end it elsewhere, or run programs of theirs.
@@ -72,12 +76,23 @@ pub(crate) async fn replay(site: &Site, until: Option<SystemTime>) -> Result<(),
     if is_altered {
         site.host.rename(&at(ALTERED), &at(SET_ASIDE)).await?;
     }
-    let replayed = replayed(site, until.as_deref(), taken).await;
+    let replayed = replayed(site, target.as_deref(), taken).await;
     if is_altered {
         site.host.rename(&at(SET_ASIDE), &at(ALTERED)).await?;
     }
     replayed?;
     Ok(site.host.remove(&at(TAKEN)).await?)
+}
+
+/// A server refuses a time at which the backup had not ended only where there is a commit between that time and its end. So the time is
+/// compared with the one at which the backup's control file was last written, which was at its first checkpoint, or after it.
+async fn had_begun(site: &Site, until: SystemTime) -> Result<(), EngineError> {
+    let read = site.host.read_at(&at("global/pg_control"), 24, 8).await?;
+    let written = read.and_then(|piece| Some(i64::from_le_bytes(piece.bytes.try_into().ok()?)));
+    let unread = || EngineError::new(Kind::Fatal, format!("{REPLAY}: the server's control file is not understood"));
+    let written = u64::try_from(written.ok_or_else(unread)?).map_err(|_| unread())?;
+    let since = until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    if since.as_secs() < written { Err(invalid(NOT_ENDED)) } else { Ok(()) }
 }
 
 async fn replayed(site: &Site, until: Option<&str>, taken: Taken) -> Result<(), EngineError> {
@@ -148,9 +163,7 @@ async fn run(site: &Site, until: &str) -> Result<bool, EngineError> {
     let last = said.lines().filter_map(|line| line.split_once("FATAL:  ").or(line.split_once("PANIC:  "))).next_back();
     match last.map(|(_, said)| said) {
         Some("recovery ended before configured recovery target was reached") => Ok(false),
-        Some("requested recovery stop point is before consistent recovery point") => {
-            Err(invalid("the backup had not ended at that time"))
-        }
+        Some("requested recovery stop point is before consistent recovery point") => Err(invalid(NOT_ENDED)),
         Some(said) if said.starts_with("WAL ends before") => {
             Err(invalid("the log breaks off before the backup's end: a segment is missing or damaged"))
         }
@@ -186,9 +199,18 @@ fn branched_at(history: &str) -> Option<u64> {
 async fn is_cut_off(site: &Site, next: Segment, ended: u64) -> Result<bool, EngineError> {
     let begins = segment::beginning(ended);
     let of = Segment::of(next.timeline, begins);
-    let read = site.host.read_at(&place(of), begins - of.start(), 4).await?;
-    let length = read.and_then(|piece| Some(u32::from_le_bytes(piece.bytes.try_into().ok()?)));
-    Ok(length.is_some_and(|length| segment::goes_beyond(begins, length, next.start())))
+    let read = async |from: u64, bytes: usize| site.host.read_at(&place(of), from - of.start(), bytes).await;
+    let length = read(begins, 4).await?.and_then(|piece| Some(u32::from_le_bytes(piece.bytes.try_into().ok()?)));
+    let Some(length) = length.filter(|length| segment::goes_beyond(begins, *length, next.start())) else {
+        return Ok(false);
+    };
+    // Its length may be what is damaged: the page that comes next says how much of it is left.
+    let page = (begins / segment::PAGE + 1) * segment::PAGE;
+    if page == of.next().start() {
+        return Ok(true);
+    }
+    let rest = read(page, 24).await?.and_then(|piece| segment::rest(&piece.bytes));
+    Ok(rest.is_some_and(|rest| u64::from(rest) + (page - begins) == u64::from(length)))
 }
 
 #[cfg(test)]

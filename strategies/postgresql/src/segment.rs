@@ -4,7 +4,7 @@
 /// What a segment has, unless another size was chosen when the server was made, bytes.
 pub(crate) const SIZE: u64 = 16 << 20;
 /// What a page of it has.
-const PAGE: u64 = 8192;
+pub(crate) const PAGE: u64 = 8192;
 /// What [`is_idle`] looks at, at most.
 pub(crate) const FIRST_PAGE: usize = 8192;
 /// The header of a page, and of a segment's first page.
@@ -133,9 +133,14 @@ pub(crate) fn is_idle(page: &[u8]) -> bool {
     true
 }
 
+/// As much of a record that began before a page, which begins so, as comes in it and after it.
+pub(crate) fn rest(page: &[u8]) -> Option<u32> {
+    Head::read(page).map(|head| head.rest)
+}
+
 /// Whether a record that began before the segment does not end in it.
 pub(crate) fn runs_through(bytes: &[u8]) -> bool {
-    Head::read(bytes).is_some_and(|head| u64::from(head.rest) > USABLE)
+    rest(bytes).is_some_and(|rest| u64::from(rest) > USABLE)
 }
 
 /// Where a record would begin whose predecessor ends here: not in a page's header.

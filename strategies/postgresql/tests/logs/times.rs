@@ -53,8 +53,10 @@ async fn what_cannot_be_replayed_is_refused_with_a_reason() -> Result<()> {
     let ledger = Ledger::write(&bench, 0).await?;
     running.stop(&bench).await?;
     let pieces = &ledger.shipped.pieces;
-    let said = refused(&other, &ledger, pieces, Some(ledger.before)).await?;
-    ensure!(said.contains("the backup had not ended at that time"), "{said}");
+    for time in [ledger.before, SystemTime::UNIX_EPOCH] {
+        let said = refused(&other, &ledger, pieces, Some(time)).await?;
+        ensure!(said.contains("the backup had not ended at that time"), "{said}");
+    }
 
     let last = pieces.len() - 1;
     let mut lacking = pieces.clone();
@@ -70,7 +72,8 @@ async fn what_cannot_be_replayed_is_refused_with_a_reason() -> Result<()> {
         // In the middle of what was written: what follows is filled with zeros.
         let bytes = &mut damaged[number].bytes;
         let end = bytes.iter().rposition(|byte| *byte != 0).context("an empty piece")?;
-        bytes[end / 2] ^= 1;
+        // More than what is between two records and in no sum.
+        bytes[end / 2..][..64].iter_mut().for_each(|byte| *byte ^= 0xff);
         let said = refused(&other, &ledger, &damaged, until).await?;
         ensure!(said.contains(&format!("the segment {}", pieces[number].from)), "{said}");
     }
