@@ -176,7 +176,7 @@ mod tests {
         page[32..36].copy_from_slice(&(16u32 << 20).to_le_bytes());
         page[36..40].copy_from_slice(&8192u32.to_le_bytes());
         for (kind, info, length) in records {
-            let mut record = vec![0; length.next_multiple_of(8)];
+            let mut record = vec![0; (*length).max(RECORD).next_multiple_of(8)];
             record[..4].copy_from_slice(&u32::try_from(*length).unwrap().to_le_bytes());
             (record[16], record[17]) = (*info, *kind);
             page.extend(record);

@@ -67,6 +67,17 @@ async fn what_cannot_be_replayed_is_refused_with_a_reason() -> Result<()> {
     let said = refused(&other, &ledger, &pieces[last..], None).await?;
     ensure!(said.contains("the log breaks off at") && said.contains("is missing or damaged"), "{said}");
 
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_damaged_piece_is_not_taken_for_the_end_of_the_log() -> Result<()> {
+    let (bench, other) = (Bench::new(&Postgresql).await?, Bench::new(&Postgresql).await?);
+    let running = bench.start().await?;
+    let ledger = Ledger::write(&bench, 0).await?;
+    running.stop(&bench).await?;
+    let pieces = &ledger.shipped.pieces;
+    let last = pieces.len() - 1;
     for (number, until) in [(last - 1, None), (last, Some(SystemTime::now()))] {
         let mut damaged = pieces.clone();
         // In the middle of what was written: what follows is filled with zeros.
