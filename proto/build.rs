@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "assignment",
         "watch",
         "backups",
+        "logs",
         "jobs",
         "databases",
         "users",

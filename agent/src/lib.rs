@@ -27,6 +27,7 @@ pub mod journal;
 pub mod lanes;
 mod leftovers;
 pub mod link;
+pub mod logs;
 pub mod manifest;
 pub mod objects;
 pub mod process;

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use anyhow::{Context, Result, bail};
 use nix::unistd::{Gid, Uid};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tracing::info;
 use trove_proto::ALPN_AGENT;
 use trove_strategy::{Account, Datastore, Installation, Places, RealHost, Site, Size};
@@ -26,10 +27,11 @@ use crate::identity::Identity;
 use crate::jobs::Jobs;
 use crate::journal::Journal;
 use crate::link;
+use crate::logs::{Desk, Shipper};
 use crate::objects::{Limits, Objects};
 use crate::process::Signs;
 use crate::service::Services;
-use crate::supervisor::{self, Parts, Supervisor};
+use crate::supervisor::{self, Parts, SupervisedEngine as _, Supervisor};
 use crate::volume;
 use crate::work::EngineWork;
 
@@ -77,12 +79,14 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
     let identity = Identity::open(files.clone(), &config.authority_file)?;
     let journal = Journal::open(&files.path("jobs"))?;
     let objects = Objects::new(identity.clone(), assignments.clone(), config.controllers.clone(), Limits::default());
+    let objects = Arc::new(objects);
+    let (log_desk, log_trouble) = ship(&datastore, &site, &supervisor, &assignments, &objects);
     let work = EngineWork {
         datastore: datastore.clone(),
         site: site.clone(),
         supervisor: supervisor.clone(),
         assignments: assignments.clone(),
-        objects: Arc::new(objects),
+        objects,
     };
     let jobs = Jobs::new(Arc::new(work), assignments.clone(), journal);
     let services = Arc::new(Services {
@@ -97,6 +101,8 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
         first_controllers: config.controllers.clone(),
         boot_id: uuid::Uuid::new_v4().to_string(),
         size: Size { memory_mib: config.memory_mib, vcpus: config.vcpus, volume_gib: config.volume_gib },
+        log_desk,
+        log_trouble,
         reports: AtomicU64::new(0),
     });
     let links = serve(config, identity, services);
@@ -109,6 +115,28 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
         }
         _ = interrupt.recv() => pause(&supervisor).await,
     }
+}
+
+/// Begins to ship the log of writes whenever the assignment says so. Answers where it asks, and what is in its way.
+fn ship(
+    datastore: &Arc<dyn Datastore>,
+    site: &Site,
+    supervisor: &Supervisor,
+    assignments: &Arc<AssignmentStore>,
+    objects: &Arc<Objects>,
+) -> (Arc<Desk>, watch::Receiver<String>) {
+    let (desk, (trouble, told)) = (Arc::<Desk>::default(), watch::channel(String::new()));
+    let shipper = Shipper {
+        datastore: datastore.clone(),
+        site: site.clone(),
+        status: supervisor.status(),
+        assignments: assignments.clone(),
+        objects: objects.clone(),
+        desk: desk.clone(),
+        trouble,
+    };
+    tokio::spawn(shipper.run());
+    (desk, told)
 }
 
 /// Enrols if needed, and keeps a connection to every controller.

@@ -19,6 +19,18 @@ pub fn wire_error(error: &EngineError) -> v1::Error {
     v1::Error { kind: kind.into(), message: error.chain() }
 }
 
+/// What came over the wire, back.
+pub fn engine_error(error: &v1::Error) -> EngineError {
+    let kind = match error.kind() {
+        v1::ErrorKind::Invalid => Kind::Invalid,
+        v1::ErrorKind::Busy => Kind::Busy,
+        v1::ErrorKind::Transient => Kind::Transient,
+        v1::ErrorKind::Gone => Kind::Gone,
+        _ => Kind::Fatal,
+    };
+    EngineError::new(kind, error.message.clone())
+}
+
 /// The error of a read call.
 pub fn question_error(error: &EngineError) -> Status {
     let code = match error.kind() {

@@ -120,6 +120,17 @@ id!(
     /// Id of a schedule of backups.
     ScheduleId
 );
+id!(
+    /// Id of a container of pieces of a log.
+    ContainerId
+);
+
+impl ContainerId {
+    /// The name under which its objects are stored, beside those of backups.
+    pub fn objects(self) -> BackupId {
+        BackupId(self.0)
+    }
+}
 
 /// Id of a project (tenant). An opaque string, since not every Keystone uses UUIDs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -17,6 +17,7 @@ pub mod error;
 pub mod identity;
 pub mod ids;
 pub mod listen;
+pub mod logs;
 pub mod model;
 pub mod monitor;
 pub mod objects;

@@ -25,6 +25,7 @@ use crate::directory::{Presence, StateDirectory};
 use crate::error::{Error, Result, chain};
 use crate::identity::{Identity, builtin};
 use crate::listen::listen;
+use crate::logs::LogDesk;
 use crate::model::ArtifactKind;
 use crate::objects::Objects;
 use crate::operations::{Changes, Nudge, Runner, RunnerContext};
@@ -76,7 +77,8 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let own =
         Controller { id: controller_id.clone(), agents_address: config.agents_address(), place: compute.location()? };
     join(&store, &own).await?;
-    let hub = Hub::new(store.clone(), authorities.clone(), config.clone(), controller_id.clone(), nudge.clone());
+    let desk = Arc::new(LogDesk::new(store.clone(), objects.clone(), config.clone()));
+    let hub = Hub::new(store.clone(), authorities.clone(), config.clone(), controller_id.clone(), nudge.clone(), desk);
     let agents: Arc<dyn Agents> = hub.clone();
     let context = RunnerContext {
         store: store.clone(),

@@ -220,10 +220,15 @@ impl Stack {
         }
     }
 
+    /// The directory of the objects of all backups.
+    pub fn storage(&self) -> PathBuf {
+        let shared = self.options.shared.as_ref().map(|shared| shared.backups.clone());
+        shared.unwrap_or_else(|| self.state().join("objects"))
+    }
+
     /// The objects of a backup, with their paths.
     pub fn objects(&self, backup: &str) -> Result<Vec<PathBuf>> {
-        let shared = self.options.shared.as_ref().map(|shared| shared.backups.clone());
-        let directory = shared.unwrap_or_else(|| self.state().join("objects")).join(backup);
+        let directory = self.storage().join(backup);
         let mut objects = Vec::new();
         if directory.exists() {
             for run in std::fs::read_dir(directory)? {

@@ -28,6 +28,7 @@ use trove_strategy::{Backup, EngineError, Incremental, Kind};
 
 use parts::Part;
 pub use restore::{Link, RestoreOrder, restore};
+pub(crate) use take::encryptor;
 pub use take::{TakeOrder, take};
 
 /// Segments that are in memory at once: one that is filled or emptied, and one on its way from or to the storage.

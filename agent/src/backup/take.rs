@@ -135,7 +135,7 @@ async fn write(
     Ok(finished.ok())
 }
 
-fn encryptor(recipients: &[String]) -> Result<age::Encryptor, EngineError> {
+pub(crate) fn encryptor(recipients: &[String]) -> Result<age::Encryptor, EngineError> {
     let parse = |text: &String| {
         let wrong = |why| EngineError::new(Kind::Invalid, format!("encrypt to {text:?}: {why}"));
         text.parse::<age::x25519::Recipient>().map_err(wrong)

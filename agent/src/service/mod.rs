@@ -4,6 +4,7 @@ mod assignment;
 mod databases;
 mod diagnostics;
 pub(crate) mod jobs;
+mod logs;
 mod parameters;
 mod sizes;
 mod users;
@@ -25,6 +26,7 @@ use trove_strategy::{Datastore, EngineError, Site, Size};
 use crate::assignment::AssignmentStore;
 use crate::identity::Identity;
 use crate::jobs::JobQueue;
+use crate::logs::Desk;
 use crate::supervisor::SupervisedEngine;
 use crate::{enrol, status};
 
@@ -49,6 +51,10 @@ pub struct Services {
     pub boot_id: String,
     /// Memory, cores and volume from the configuration file.
     pub size: Size,
+    /// Where the log of writes asks its questions.
+    pub log_desk: Arc<Desk>,
+    /// Why the log of writes is not stored; empty while it is, or is not to be.
+    pub log_trouble: signal::Receiver<String>,
     /// Number of reports since the agent started, to all controllers together.
     pub reports: AtomicU64,
 }
@@ -68,6 +74,7 @@ impl Services {
         let routes = Routes::new(v1::watch_server::WatchServer::new(connection.clone()))
             .add_service(v1::assignment_server::AssignmentServer::new(connection.clone()))
             .add_service(v1::jobs_server::JobsServer::new(connection.clone()))
+            .add_service(v1::logs_server::LogsServer::new(connection.clone()))
             .add_service(v1::databases_server::DatabasesServer::new(connection.clone()))
             .add_service(v1::users_server::UsersServer::new(connection.clone()))
             .add_service(v1::parameters_server::ParametersServer::new(connection.clone()))

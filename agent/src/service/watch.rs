@@ -101,13 +101,20 @@ async fn speak(services: &Services, mut inbox: Streaming<v1::WatchDown>, sender:
         if let Some(used) = *services.used.borrow() {
             figures.volume_used_bytes = used;
         }
-        if !say(&sender, watch_up::Kind::Report(report(sequence, now, &figures, generation))).await {
+        let trouble = services.log_trouble.borrow().clone();
+        if !say(&sender, watch_up::Kind::Report(report(sequence, now, &figures, generation, &trouble))).await {
             return;
         }
     }
 }
 
-fn report(sequence: u64, status: EngineStatus, figures: &Figures, assignment_generation: u64) -> v1::Report {
+fn report(
+    sequence: u64,
+    status: EngineStatus,
+    figures: &Figures,
+    assignment_generation: u64,
+    log_trouble: &str,
+) -> v1::Report {
     let health = status.health;
     let role = match health.as_ref().map(|health| health.role) {
         Some(Role::Primary) => v1::Role::Primary,
@@ -118,7 +125,11 @@ fn report(sequence: u64, status: EngineStatus, figures: &Figures, assignment_gen
     v1::Report {
         sequence,
         service: status.service.into(),
-        detail: if is_well { figures.amiss.clone() } else { status.detail },
+        detail: match is_well {
+            true if figures.amiss.is_empty() => log_trouble.to_owned(),
+            true => figures.amiss.clone(),
+            false => status.detail,
+        },
         role: role.into(),
         position: health.as_ref().and_then(|health| health.position.clone()).unwrap_or_default(),
         lag_s: health.as_ref().and_then(|health| health.lag_s),
@@ -215,7 +226,7 @@ mod tests {
     #[test]
     fn an_engine_that_answers_without_figures_is_well_with_the_reason() {
         let status = |service| EngineStatus { service, detail: String::new(), health: Some(Health::new("1")) };
-        let said = |figures: &Figures, service| report(1, status(service), figures, 1).detail;
+        let said = |figures: &Figures, service| report(1, status(service), figures, 1, "").detail;
         let mut figures = Figures::default();
         for detail in ["", "", "read metrics: absurd", "read metrics: absurd"] {
             figures.hear(Err(EngineError::new(Kind::Fatal, "read metrics: absurd")));

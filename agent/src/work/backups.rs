@@ -1,12 +1,16 @@
 //! Jobs that take, restore and check backups.
 
+use std::time::{Duration, UNIX_EPOCH};
 use trove_proto::v1;
 use trove_proto::v1::ServiceState;
-use trove_strategy::{Backup, EngineError, Kind, SecretString};
+
+use trove_proto::backup::{SEGMENT_LIMIT, segment_name};
+use trove_strategy::{Backup, EngineError, Kind, LogPiece, SecretString, Site};
 
 use super::{EngineWork, is_coming};
-use crate::backup::{Link, RestoreOrder, STANDSTILL, TakeOrder, restore, take};
+use crate::backup::{Link, RestoreOrder, STANDSTILL, Storage as _, TakeOrder, restore, take};
 use crate::jobs::{Job, Outcome};
+use crate::logs::sealed;
 use crate::objects::granted::RunObjects;
 use crate::status::wire_error;
 use crate::supervisor::SupervisedEngine as _;
@@ -16,6 +20,35 @@ fn parse_identity(identity: &SecretString) -> Result<age::x25519::Identity, Engi
     use trove_strategy::ExposeSecret as _;
     let wrong = |why| EngineError::new(Kind::Invalid, format!("read the key of the backup: {why}"));
     identity.expose_secret().parse().map_err(wrong)
+}
+
+/// A piece of the log, where its object is what was written.
+async fn fetch(
+    storage: &RunObjects<'_>,
+    stored: &v1::StoredPiece,
+    container: &str,
+    identity: age::x25519::Identity,
+) -> Result<Vec<u8>, EngineError> {
+    let name = segment_name(stored.object as usize);
+    let invalid = |what: String| {
+        EngineError::new(
+            Kind::Invalid,
+            format!("piece {} of the log (object {name} of {container}): {what}", stored.from),
+        )
+    };
+    if stored.bytes > SEGMENT_LIMIT {
+        return Err(invalid(format!("it has {} bytes, and this agent takes {SEGMENT_LIMIT}", stored.bytes)));
+    }
+    let mut bytes = Vec::new();
+    storage.get(&name, stored.bytes, &mut bytes).await.map_err(|error| match error.kind() {
+        Kind::Gone | Kind::Invalid => invalid(error.chain()),
+        kind => EngineError::caused(kind, "read the log", error),
+    })?;
+    let sum = blake3::hash(&bytes);
+    if bytes.len() as u64 != stored.bytes || sum.as_bytes().as_slice() != stored.sum {
+        return Err(invalid(format!("its size is {} and its sum {sum}, which are not what was stored", bytes.len())));
+    }
+    sealed::open(bytes, identity).await.map_err(|error| invalid(error.chain()))
 }
 
 impl EngineWork {
@@ -83,7 +116,7 @@ impl EngineWork {
     /// which begins anew.
     pub(super) async fn restore(&self, job: &Job, order: v1::Restore) -> Result<Outcome, v1::Error> {
         let (strategy, datastore) = (self.backups()?, self.datastore.identity().name);
-        let v1::Restore { generation, specification, chain } = order;
+        let v1::Restore { generation, specification, chain, replay } = order;
         let parse = |backup: &v1::StoredBackup| parse_identity(&SecretString::from(backup.identity.clone()));
         let identities: Vec<_> =
             chain.iter().map(parse).collect::<Result<_, _>>().map_err(|error| wire_error(&error))?;
@@ -106,7 +139,38 @@ impl EngineWork {
             restore(&order, job.cancel(), &tell).await
         };
         let data_bytes = job.stage("restore", "restore", work).await?;
+        if let Some(replay) = replay {
+            job.stage("replay", "replay", self.replay(job, strategy, site, replay)).await?;
+        }
         Ok(Outcome::Restored(v1::Restored { data_bytes }))
+    }
+
+    /// Replays the log of writes on what was restored.
+    async fn replay(
+        &self,
+        job: &Job,
+        strategy: &dyn Backup,
+        site: &Site,
+        order: v1::Replay,
+    ) -> Result<(), EngineError> {
+        let none = || EngineError::new(Kind::Invalid, "the datastore does not announce point_in_time");
+        let logs = strategy.logs().ok_or_else(none)?;
+        let total = order.log.iter().map(|log| log.pieces.len()).sum::<usize>() as u64;
+        let mut done = 0;
+        for log in &order.log {
+            let identity = parse_identity(&SecretString::from(log.identity.clone()))?;
+            for (number, stored) in log.pieces.iter().enumerate() {
+                let until = log.pieces.get(number + 1).map_or(&log.until, |next| &next.from);
+                let storage = RunObjects::new(&self.objects, job, &stored.run);
+                let bytes = job.unless_cancelled(fetch(&storage, stored, &log.container, identity.clone())).await?;
+                let piece = LogPiece { from: stored.from.clone(), until: until.clone(), bytes };
+                logs.take(site, piece).await?;
+                done += 1;
+                job.progress("replay", done, Some(total), "pieces");
+            }
+        }
+        let until = order.until_us.map(|us| UNIX_EPOCH + Duration::from_micros(us.unsigned_abs()));
+        job.unless_cancelled(logs.replay(site, until)).await
     }
 
     /// Has the strategy check what was restored, on the running engine.

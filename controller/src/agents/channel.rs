@@ -17,6 +17,7 @@ use trove_proto::v1::assignment_client::AssignmentClient;
 use trove_proto::v1::databases_client::DatabasesClient;
 use trove_proto::v1::diagnostics_client::DiagnosticsClient;
 use trove_proto::v1::jobs_client::JobsClient;
+use trove_proto::v1::logs_client::LogsClient;
 use trove_proto::v1::parameters_client::ParametersClient;
 use trove_proto::v1::sizes_client::SizesClient;
 use trove_proto::v1::users_client::UsersClient;
@@ -91,6 +92,10 @@ impl Channel {
 
     pub(crate) fn jobs(&self) -> JobsClient<Self> {
         JobsClient::with_origin(self.clone(), origin()).max_decoding_message_size(JOB_LIMIT_BYTES)
+    }
+
+    pub(crate) fn logs(&self) -> LogsClient<Self> {
+        LogsClient::with_origin(self.clone(), origin()).max_decoding_message_size(REPORT_LIMIT_BYTES)
     }
 
     pub(crate) fn assignment(&self) -> AssignmentClient<Self> {

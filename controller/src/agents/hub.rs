@@ -25,8 +25,8 @@ use trove_proto::v1;
 use trove_proto::v1::watch_down::Kind as Down;
 use trove_proto::v1::watch_up::Kind as Up;
 
-use crate::agents::AgentState;
 use crate::agents::channel::{self, Channel};
+use crate::agents::{AgentState, AnswerLogs};
 use crate::authority::{AgentName, Authorities, CertificateRequest};
 use crate::config::Config;
 use crate::error::{Error, Result, chain};
@@ -57,6 +57,8 @@ pub struct Hub {
     nudge: Nudge,
     agents: Mutex<HashMap<InstanceId, Arc<Agent>>>,
     links: AtomicU64,
+    /// Answers agents that ship their engines' logs.
+    desk: Arc<dyn AnswerLogs>,
 }
 
 /// State of one agent, connected or not.
@@ -120,9 +122,10 @@ impl Hub {
         config: Arc<Config>,
         controller_id: String,
         nudge: Nudge,
+        desk: Arc<dyn AnswerLogs>,
     ) -> Arc<Self> {
         let agents = Mutex::default();
-        Arc::new(Self { store, authorities, controller_id, config, nudge, agents, links: AtomicU64::new(1) })
+        Arc::new(Self { store, authorities, controller_id, config, nudge, agents, links: AtomicU64::new(1), desk })
     }
 
     /// Signs a certificate for an agent; returns PEM.
@@ -299,6 +302,16 @@ impl Conversation<'_> {
             return reason;
         }
         self.boot_id = hello.boot_id;
+        let (hub, name) = (self.hub, self.name);
+        let logs = super::logs::answer(self.link.channel.clone(), name, &hub.store, &*hub.desk);
+        tokio::select! {
+            end = self.exchange(&down, &mut up) => end,
+            never = logs => match never {},
+        }
+    }
+
+    /// Hears what comes over Watch until it ends, and returns the reason.
+    async fn exchange(&mut self, down: &mpsc::Sender<v1::WatchDown>, up: &mut Streaming<v1::WatchUp>) -> String {
         loop {
             let kind = match up.message().await {
                 Ok(Some(v1::WatchUp { kind })) => kind,

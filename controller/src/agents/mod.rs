@@ -18,6 +18,7 @@ pub mod client;
 mod enrolment;
 pub mod hub;
 pub mod listener;
+mod logs;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tls;
@@ -106,6 +107,13 @@ impl GrantObjects for NoObjects {
         let message = "objects are granted to backups and restores alone".to_owned();
         Err(v1::Error { kind: v1::ErrorKind::Invalid.into(), message })
     }
+}
+
+/// Answers agents that ship their engines' logs of writes.
+#[async_trait]
+pub trait AnswerLogs: Send + Sync {
+    /// The answer to a question of this instance's agent; a refusal is one, too.
+    async fn answer(&self, instance: InstanceId, question: v1::LogQuestion) -> v1::LogAnswer;
 }
 
 /// Serves the objects of backups, over connections of the agents' port that ask for them by ALPN.

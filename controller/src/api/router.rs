@@ -66,12 +66,13 @@ fn project_routes() -> OpenApiRouter<ApiState> {
 }
 
 fn instance_routes() -> OpenApiRouter<ApiState> {
-    use instances::{action, create, delete, list, show, update};
+    use instances::{action, create, delete, list, recovery_window, show, update};
     OpenApiRouter::default()
         .routes(routes!(list::summary, create::create))
         .routes(routes!(list::detail))
         .routes(routes!(show::show, update::update, update::patch, delete::delete))
         .routes(routes!(action::act))
+        .routes(routes!(recovery_window::show, recovery_window::set))
         .routes(routes!(operations::list))
         .routes(routes!(connection::show))
         .routes(routes!(databases::list::list, databases::create::create))

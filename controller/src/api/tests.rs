@@ -26,6 +26,7 @@ mod backups;
 mod configurations;
 mod effects;
 mod pages;
+mod recovery;
 
 /// An API with a member of project `p`, an administrator of `a`, and a reader of `p`.
 struct Bench {

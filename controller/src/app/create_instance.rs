@@ -20,6 +20,7 @@ use crate::ids::InstanceId;
 use crate::model::backups::Backup;
 use crate::model::configurations::AttachedConfiguration;
 use crate::model::{Access, Datastore, Flavor, Instance, Nic, Version};
+use crate::operations::restore_instance::Replay;
 use crate::operations::{NewOperation, Sealed, create_instance, restore_instance};
 use crate::store::instances::NewRow;
 use crate::store::quota::Amounts;
@@ -36,6 +37,7 @@ struct Checked {
     manifest: Arc<Manifest>,
     configuration: Option<AttachedConfiguration>,
     backup: Option<Backup>,
+    replay: Option<Replay>,
 }
 
 impl App {
@@ -53,7 +55,7 @@ impl App {
         let root = if order.may_have_root { self.root_at_once(&checked.manifest)? } else { None };
         let id = InstanceId::random();
         let row = self.row(caller, id, &order, &checked);
-        let operation = self.operation(caller, request_id, id, order, (root.as_ref(), checked.backup.as_ref()))?;
+        let operation = self.operation(caller, request_id, id, order, (root.as_ref(), &checked))?;
         let amounts = Amounts::instance(checked.flavor.ram_mib, checked.volume_gib);
         let mut tx = self.store.begin().await?;
         self.store.take_quota(&mut tx, &caller.project, amounts, |resource| self.default_limit(resource)).await?;
@@ -87,11 +89,15 @@ impl App {
         // Upstream's status for a flavor that an order names.
         let flavor =
             flavor.map_err(|_| Error::BadRequest(format!("Flavor {} cannot be found.", shown(&order.flavor))))?;
-        let mut chain = match &order.backup {
-            Some(wanted) => self.ordered_backup(caller, wanted).await?,
-            None => Vec::new(),
+        let (mut chain, replay) = match (&order.backup, &order.moment) {
+            (Some(wanted), _) => (self.ordered_backup(caller, wanted).await?, None),
+            (None, Some(moment)) => {
+                let (backup, replay) = self.ordered_moment(caller, moment).await?;
+                (vec![backup], Some(replay))
+            }
+            (None, None) => (Vec::new(), None),
         };
-        let data_bytes = restore::data_bytes(&chain);
+        let data_bytes = restore::data_bytes(&chain) + replay.as_ref().map_or(0, |replay| replay.bytes);
         let backup = chain.pop();
         let wanted = Wanted {
             datastore: order.datastore.as_deref(),
@@ -114,7 +120,7 @@ impl App {
             Some(wanted) => Some(self.ordered_configuration(caller, wanted, &version).await?),
             None => None,
         };
-        Ok(Checked { flavor, volume_gib, datastore, version, manifest, configuration, backup })
+        Ok(Checked { flavor, volume_gib, datastore, version, manifest, configuration, backup, replay })
     }
 
     /// A datastore without accounts lets in whoever reaches its port: the operator says by name where that may be.
@@ -168,7 +174,7 @@ impl App {
         request_id: &str,
         id: InstanceId,
         order: NewInstance,
-        (root, backup): (Option<&SecretString>, Option<&Backup>),
+        (root, checked): (Option<&SecretString>, &Checked),
     ) -> Result<NewOperation> {
         let store = &self.store;
         let params = create_instance::Params {
@@ -177,13 +183,14 @@ impl App {
             root: root.map(|password| Sealed::new(&store.seal, password)).transpose()?,
         };
         let origin = origin(caller, request_id, id, caller.project.clone());
-        let Some(backup) = backup else { return create_instance::new(origin, params) };
+        let Some(backup) = &checked.backup else { return create_instance::new(origin, params) };
         if backup.source.root_by.is_some() {
             // The data bring the account along.
             self.check_root_allowed()?;
         }
         let root_by = backup.source.root_by.as_ref().map(|_| caller.user_id.clone());
-        restore_instance::new(origin, restore_instance::Params { backup: backup.id, first: params, root_by })
+        let replay = checked.replay.clone();
+        restore_instance::new(origin, restore_instance::Params { backup: backup.id, first: params, root_by, replay })
     }
 
     fn row(&self, caller: &Caller, id: InstanceId, order: &NewInstance, checked: &Checked) -> NewRow {

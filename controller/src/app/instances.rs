@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use trove_strategy::Manifest;
 
+use super::recovery::Moment;
 pub use super::submit::Accepted;
 use super::submit::origin;
 use super::visibility::{may_see, not_found};
@@ -39,6 +40,8 @@ pub struct NewInstance {
     pub configuration: Option<String>,
     /// Id of the backup that it is made from.
     pub backup: Option<String>,
+    /// The moment of another instance that it is made from.
+    pub moment: Option<Moment>,
     /// First databases.
     pub databases: Vec<super::accounts::NewDatabase>,
     /// First accounts.

@@ -32,6 +32,7 @@ pub mod parameters;
 mod passwords;
 pub mod quotas;
 mod readiness;
+pub mod recovery;
 mod resize;
 mod restore;
 mod root;

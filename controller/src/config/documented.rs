@@ -133,6 +133,12 @@ const OPTIONS: &[(&str, &str, &str)] = &[
         "grant_lifetime",
         "How long an agent may begin to read or write an object that it was granted, at most an hour.",
     ),
+    (
+        "backups",
+        "log_interval",
+        "How often what was written is stored where points in time are asked for, a second to an hour.",
+    ),
+    ("backups", "log_idle_interval", "The same where less than 1 MiB was written meanwhile, log_interval to a day."),
     ("backups", "least_schedule_interval", "Least time between two backups of a schedule, a second to a day."),
     (
         "backups",

@@ -148,6 +148,12 @@ impl Config {
         if !(1..=most).contains(&backups.segment_mib) {
             return refuse(format!("backups.segment_mib must be from 1 to {most}."));
         }
+        if !(1..=3600).contains(&backups.log_interval.as_secs()) {
+            return refuse("backups.log_interval must be from a second to an hour.".to_owned());
+        }
+        if backups.log_idle_interval < backups.log_interval || backups.log_idle_interval.as_secs() > 86_400 {
+            return refuse("backups.log_idle_interval must be from backups.log_interval to a day.".to_owned());
+        }
         if !(1..=3600).contains(&backups.grant_lifetime.as_secs()) {
             return refuse("backups.grant_lifetime must be from a second to an hour.".to_owned());
         }
@@ -272,6 +278,8 @@ mod tests {
             ("[backups]\nsegment_mib = 25", "backups.segment_mib"),
             ("[backups]\ngrant_lifetime = \"0s\"", "backups.grant_lifetime"),
             ("[backups]\ngrant_lifetime = \"2h\"", "backups.grant_lifetime"),
+            ("[backups]\nlog_interval = \"0s\"", "backups.log_interval"),
+            ("[backups]\nlog_idle_interval = \"5s\"", "backups.log_idle_interval"),
             ("[backups]\nleast_schedule_interval = \"0s\"", "backups.least_schedule_interval"),
             ("[backups]\nscheduled_at_once = 0", "backups.scheduled_at_once"),
             ("[identity]\nmode = \"both\"", "mode"),

@@ -154,6 +154,10 @@ pub struct Backups {
     #[serde(with = "humantime_serde")]
     pub grant_lifetime: Duration,
     #[serde(with = "humantime_serde")]
+    pub log_interval: Duration,
+    #[serde(with = "humantime_serde")]
+    pub log_idle_interval: Duration,
+    #[serde(with = "humantime_serde")]
     pub least_schedule_interval: Duration,
     pub scheduled_at_once: u32,
 }
@@ -353,6 +357,8 @@ impl Default for Backups {
             recipients: Vec::new(),
             segment_mib: 16,
             grant_lifetime: Duration::from_secs(5 * 60),
+            log_interval: Duration::from_secs(10),
+            log_idle_interval: Duration::from_secs(60),
             least_schedule_interval: Duration::from_secs(15 * 60),
             scheduled_at_once: 4,
         }

@@ -17,6 +17,7 @@ mod artifact;
 pub mod backup_schedules;
 pub mod backups;
 pub mod configurations;
+pub mod logs;
 pub mod operations;
 
 pub use self::artifact::{Artifact, ArtifactKind, Image, ImageFile};

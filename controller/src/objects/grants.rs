@@ -167,6 +167,8 @@ pub struct Granter {
 enum May {
     /// Read these runs, each of its backup.
     Read(HashMap<String, BackupId>),
+    /// Write to any run.
+    Append(BackupId),
     /// Write one run after the other.
     Write {
         backup: BackupId,
@@ -189,6 +191,10 @@ impl Granter {
     /// Objects that are asked for twice count twice.
     pub(super) fn writer(objects: Objects, backup: BackupId, instance: InstanceId, most: u64) -> Self {
         Self { objects, instance, may: May::Write { backup, most, written: tokio::sync::Mutex::default() } }
+    }
+
+    pub(super) fn appender(objects: Objects, backup: BackupId, instance: InstanceId) -> Self {
+        Self { objects, instance, may: May::Append(backup) }
     }
 
     fn transient(&self, backup: BackupId, error: &Error) -> v1::Error {
@@ -227,7 +233,7 @@ impl May {
     fn access(&self) -> Access {
         match self {
             Self::Read(_) => Access::Read,
-            Self::Write { .. } => Access::Write,
+            Self::Append(_) | Self::Write { .. } => Access::Write,
         }
     }
 
@@ -235,7 +241,7 @@ impl May {
     fn backup(&self, run: &str) -> std::result::Result<BackupId, v1::Error> {
         match self {
             Self::Read(runs) => runs.get(run).copied().ok_or_else(|| invalid("this job reads another run".to_owned())),
-            Self::Write { backup, .. } => Ok(*backup),
+            Self::Append(backup) | Self::Write { backup, .. } => Ok(*backup),
         }
     }
 

@@ -129,6 +129,11 @@ impl Objects {
         Granter::writer(self.clone(), backup, instance, most)
     }
 
+    /// Lets the agent of the instance write objects of any run, beside those of others that stay.
+    pub fn appender(&self, backup: BackupId, instance: InstanceId) -> Granter {
+        Granter::appender(self.clone(), backup, instance)
+    }
+
     /// Lets the agent of the instance read the objects of these runs, each of its backup.
     pub fn reader(&self, runs: HashMap<String, BackupId>, instance: InstanceId) -> Granter {
         Granter::reader(self.clone(), runs, instance)

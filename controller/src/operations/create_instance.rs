@@ -150,6 +150,7 @@ pub(super) async fn issue_certificate<S: Sync>(work: &Work, target: &Target, _: 
         parameters: wanted.into_iter().map(|(name, value)| (name, value.to_string())).collect(),
         volume_gib: facts.size.volume_gib,
         server_id,
+        log: None,
         ..Specification::of(&context.config, controllers)
     };
     context.store.insert_assignment(&mut tx, target.instance, &specification, &certificate).await?;

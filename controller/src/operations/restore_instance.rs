@@ -11,6 +11,7 @@
 //! stays, with task `building_error` and a fault that names the step and the reason. The backup is not deleted meanwhile: the
 //! store looks for active operations of this kind whose state names it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,8 +24,10 @@ use super::shared::{Engine, await_agent, await_healthy, boot_host};
 use super::steps::{Member, Operation, StepError, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::{Error, Result};
-use crate::ids::{BackupId, InstanceId};
+use crate::ids::{BackupId, ContainerId, InstanceId};
 use crate::model::backups::Backup;
+use crate::model::logs::{LogContainer, LogPiece};
+use crate::store::from_micros;
 use crate::store::sql::Connection;
 
 /// How long the agent has for the engine's data, retries included.
@@ -44,6 +47,23 @@ pub struct Params {
     pub first: create_instance::Params,
     /// Who has root enabled by this, where it was enabled on the source.
     pub root_by: Option<String>,
+    /// The log that is replayed on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
+}
+
+/// A log, and how much of it is wanted. Times are microseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replay {
+    pub chain: ContainerId,
+    /// When the backup was ordered: what the log had before that is in it.
+    pub since: i64,
+    /// What was committed then and before is wanted, by the clock of the instance that wrote it; `None`: all of it.
+    pub until: Option<i64>,
+    /// Up to this time the log was stored when it was ordered.
+    pub covered: i64,
+    /// What it takes on a volume.
+    pub bytes: u64,
 }
 
 impl AsRef<create_instance::Params> for Params {
@@ -115,16 +135,48 @@ async fn restore(work: &Work, target: &Target, state: &Params, _: &mut Engine) -
             identity: store.seal.open(Backup::SEALED, &backup.identity)?.expose_secret().to_owned(),
         });
     }
-    let runs = chain.iter().zip(&backups).map(|(backup, stored)| (stored.run.clone(), backup.id)).collect();
+    let mut runs: HashMap<_, _> =
+        chain.iter().zip(&backups).map(|(backup, stored)| (stored.run.clone(), backup.id)).collect();
+    let replay = match &state.replay {
+        Some(wanted) => Some(replay(work, wanted, &mut runs).await?),
+        None => None,
+    };
     let assignment = store.get_assignment(target.instance).await?;
     let assignment = assignment.ok_or_else(|| StepError::Fatal("the instance has no assignment".to_owned()))?;
     let job = v1::start::Work::Restore(v1::Restore {
         generation: assignment.generation,
         specification: Some(assignment.to_proto()),
         chain: backups,
+        replay,
     });
     let objects = work.context.objects.reader(runs, target.instance);
     target.run_job_with(work, job, &objects).await.map(drop)
+}
+
+/// What the agent is told of the log. Its runs are added to those that it may read.
+async fn replay(work: &Work, wanted: &Replay, runs: &mut HashMap<String, BackupId>) -> StepResult<v1::Replay> {
+    let store = &work.context.store;
+    let (since, covered) = (from_micros(wanted.since), from_micros(wanted.covered));
+    let mut log = Vec::new();
+    for (container, pieces) in store.log_to_replay(wanted.chain, since, covered).await? {
+        runs.extend(pieces.iter().map(|piece| (piece.run.clone(), container.id.objects())));
+        let until = pieces.last().map(|piece| piece.ends.clone()).unwrap_or_default();
+        let pieces = pieces.into_iter().map(|piece| {
+            let sum = hex::decode(&piece.sum).map_err(|error| Error::internal("read the sum of a piece", error))?;
+            let LogPiece { run, object, begins, bytes, .. } = piece;
+            Ok(v1::StoredPiece { run, object, from: begins, bytes, sum })
+        });
+        log.push(v1::StoredLog {
+            container: container.id.to_string(),
+            identity: store.seal.open(LogContainer::SEALED, &container.identity)?.expose_secret().to_owned(),
+            pieces: pieces.collect::<Result<_>>()?,
+            until,
+        });
+    }
+    if log.is_empty() {
+        return Err(StepError::Fatal("the log that was to be replayed is gone".to_owned()));
+    }
+    Ok(v1::Replay { log, until_us: wanted.until })
 }
 
 #[cfg(test)]

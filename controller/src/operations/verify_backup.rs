@@ -36,7 +36,7 @@ pub struct VerifyBackup;
 /// The operation that verifies the backup, which is complete, on the scratch instance whose row is written in the same
 /// transaction.
 pub fn new(origin: Origin, backup: BackupId) -> Result<NewOperation> {
-    let params = Params { backup, first: create_instance::Params::default(), root_by: None };
+    let params = Params { backup, first: create_instance::Params::default(), root_by: None, replay: None };
     let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;
     Ok(NewOperation::of::<VerifyBackup>(origin, state))
 }

@@ -41,8 +41,9 @@ async fn settle(context: &RunnerContext, wanted: &Specification, status: Assignm
     let expires = status.not_after - RENEW_BEFORE < context.store.now();
     // Parameters are the tenant's; size and number are the instance's. None comes from the configuration.
     let parameters = status.specification.parameters.clone();
-    let AssignmentStatus { volume_gib, server_id, .. } = status;
-    let wanted = Specification { parameters, volume_gib, server_id, ..wanted.clone() };
+    let AssignmentStatus { volume_gib, server_id, ships_log, .. } = status;
+    let log = wanted.log.filter(|_| ships_log);
+    let wanted = Specification { parameters, volume_gib, server_id, log, ..wanted.clone() };
     let changed = wanted != status.specification;
     if (expires || changed) && !replace(context, &wanted, &status, expires).await? {
         return Ok(());

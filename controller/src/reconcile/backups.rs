@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result, chain};
+use crate::ids::ContainerId;
 use crate::model::backups::BackupState;
 use crate::operations::RunnerContext;
 use crate::store::backups::Unwanted;
@@ -25,6 +26,9 @@ pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
             let all = Instant::now() >= all_due;
             if all {
                 all_due = Instant::now() + INTERVAL;
+            }
+            if all && let Err(error) = super::logs::reconcile(&context).await {
+                tracing::warn!("old logs could not be looked at: {}", chain(&error));
             }
             if let Err(error) = reconcile(&context, all).await {
                 tracing::warn!("backups that are to be removed could not be looked at: {}", chain(&error));
@@ -79,7 +83,8 @@ async fn remove(context: &RunnerContext, unwanted: &Unwanted) -> Result<()> {
 async fn sweep(context: &RunnerContext) -> Result<()> {
     // Before the rows: each is written before its first object, and removed after its last one.
     for held in context.objects.sweep().await? {
-        if context.store.get_backup(held.backup).await?.is_none() {
+        let is_log = context.store.has_log_container(ContainerId(held.backup.0)).await?;
+        if !is_log && context.store.get_backup(held.backup).await?.is_none() {
             // They are of another store, or this store was restored from an older state of it: an operator must decide, since
             // they may be the only copy of somebody's data.
             tracing::warn!(

@@ -16,6 +16,7 @@ pub mod assignments;
 pub mod backups;
 pub mod controllers;
 pub mod hosts;
+pub mod logs;
 pub mod parameters;
 pub mod restarts;
 pub mod schedules;

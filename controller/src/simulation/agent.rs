@@ -55,6 +55,8 @@ pub(super) fn begin(
         jobs: Arc::new(WatchedJobs { guest: guest.clone(), life: life.clone() }),
         identity: Identity::open(files, &authority).unwrap(),
         used: watch::channel(Some(1)).1,
+        log_desk: Arc::default(),
+        log_trouble: watch::channel(String::new()).1,
         cgroups: Vec::new(),
         first_controllers: bootstrap.controllers.clone(),
         boot_id: guest.next_boot(),

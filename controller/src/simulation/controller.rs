@@ -62,7 +62,14 @@ impl Controller {
         let store = Store::simulated(link, clock.clone(), Seal::new(&[5; 32]));
         let (nudge, changes, shutdown) = (Nudge::default(), Changes::default(), CancellationToken::new());
         let (authorities, config) = (ground.authorities.clone(), ground.config.clone());
-        let hub = Hub::new(store.clone(), authorities, config, name.to_owned(), nudge.clone());
+        let hub = Hub::new(
+            store.clone(),
+            authorities,
+            config,
+            name.to_owned(),
+            nudge.clone(),
+            Arc::new(crate::testing::NoLogs),
+        );
         let context = RunnerContext {
             store: store.clone(),
             agents: hub.clone(),

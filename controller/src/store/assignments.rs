@@ -35,10 +35,22 @@ pub struct Specification {
     /// The number that no other instance has had; 0 in what was stored before there were any.
     #[serde(default)]
     pub server_id: u32,
+    /// How often the log of writes is shipped; `None`: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogShipping>,
+}
+
+/// How often what was written is stored, seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogShipping {
+    /// Where much is written.
+    pub interval_s: u32,
+    /// Where little is.
+    pub idle_interval_s: u32,
 }
 
 impl Specification {
-    /// The specification that follows from the configuration. Parameters, the size of the volume and the number of the server
+    /// The specification that follows from the configuration, of an instance that ships its log. Parameters, the size of the volume and the number of the server
     /// are left out.
     pub fn of(config: &Config, controllers: Vec<String>) -> Self {
         // The protocol has whole seconds, at least one.
@@ -51,6 +63,10 @@ impl Specification {
             parameters: BTreeMap::new(),
             volume_gib: 0,
             server_id: 0,
+            log: Some(LogShipping {
+                interval_s: seconds(config.backups.log_interval),
+                idle_interval_s: seconds(config.backups.log_idle_interval),
+            }),
         }
     }
 }
@@ -94,6 +110,9 @@ impl Assignment {
             probe_interval_s: specification.probe_interval_s,
             volume_gib: specification.volume_gib,
             server_id: specification.server_id,
+            log: specification
+                .log
+                .map(|LogShipping { interval_s, idle_interval_s }| v1::LogShipping { interval_s, idle_interval_s }),
         }
     }
 }
@@ -113,6 +132,8 @@ pub struct AssignmentStatus {
     pub volume_gib: u64,
     /// The number that no other instance has had.
     pub server_id: u32,
+    /// Whether its log is to be shipped.
+    pub ships_log: bool,
 }
 
 impl Store {
@@ -202,9 +223,10 @@ impl Store {
     pub async fn list_settled_assignments(&self) -> Result<Vec<AssignmentStatus>> {
         let read = |error| Error::internal("list the assignments", error);
         let rows = query(
-            "select s.instance_id, s.generation, s.specification, s.not_after, a.assignment_generation, i.volume_gib, coalesce(i.server_id, 0) as server_id \
+            "select s.instance_id, s.generation, s.specification, s.not_after, a.assignment_generation, i.volume_gib, coalesce(i.server_id, 0) as server_id, l.keep_seconds \
              from assignment s join agent a on a.instance_id = s.instance_id \
              join instance i on i.id = s.instance_id and i.deleted is null \
+             left join log_shipping l on l.instance_id = s.instance_id \
              where not exists (select 1 from operation_target t where t.resource = s.instance_id and t.active)",
         )
         .fetch_all(&self.read)
@@ -221,6 +243,7 @@ impl Store {
                 volume_gib: unsigned(row, "volume_gib")?,
                 server_id: u32::try_from(unsigned(row, "server_id")?)
                     .map_err(|error| Error::internal("read the server_id", error))?,
+                ships_log: row.try_get::<Option<i64>, _>("keep_seconds").map_err(read)?.is_some(),
             })
         };
         rows.iter().map(status).collect()

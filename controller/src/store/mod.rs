@@ -41,6 +41,7 @@ mod health;
 pub mod hosts;
 pub mod identity;
 pub mod instances;
+pub mod logs;
 pub mod operations;
 pub mod parameter_rules;
 mod parameters;
@@ -107,6 +108,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (24, "verifications", include_str!("migrations/0024_verifications.sql")),
     (25, "deletion_protection", include_str!("migrations/0025_deletion_protection.sql")),
     (26, "increments", include_str!("migrations/0026_increments.sql")),
+    (28, "log_shipping", include_str!("migrations/0028_log_shipping.sql")),
 ];
 
 fn migrator() -> Migrator {

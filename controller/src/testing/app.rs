@@ -94,6 +94,7 @@ pub(crate) fn order() -> NewInstance {
         version_number: None,
         configuration: None,
         backup: None,
+        moment: None,
         databases: Vec::new(),
         users: Vec::new(),
         requirements: Requirements::default(),

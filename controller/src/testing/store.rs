@@ -60,6 +60,11 @@ fn simulated(directory: &Path, seal: Seal) -> Store {
 }
 
 impl Store {
+    /// Runs a statement.
+    pub(crate) async fn change(&self, sql: &'static str) {
+        query(sql).execute(&self.write).await.unwrap();
+    }
+
     /// The number that a query returns.
     pub(crate) async fn number(&self, sql: &str) -> i64 {
         query(AssertSqlSafe(sql)).fetch_one(&self.read).await.unwrap().get(0)

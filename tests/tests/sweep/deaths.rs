@@ -35,6 +35,10 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// Failpoints between the objects of a backup.
 const STORED: [&str; 2] = ["agent.backup.segment_stored", "agent.backup.before_manifest"];
 
+/// Those of shipping a log and of replaying it, which `recovery.rs` reaches.
+const OF_LOGS: [&str; 4] =
+    ["agent.logs.stored", "agent.logs.recorded", "agent.replay.before_replay", "agent.replay.after_replay"];
+
 /// The agent's jobs in a kind of operation, and whether the engine is started.
 fn part(kind: &str) -> (&'static [&'static str], bool) {
     match kind {
@@ -52,8 +56,10 @@ fn part(kind: &str) -> (&'static [&'static str], bool) {
 }
 
 fn agents_sources() -> Result<Vec<String>> {
-    let folders = ["agent/src", "agent/src/backup", "agent/src/service", "agent/src/supervisor", "agent/src/work"];
-    Ok(folders.into_iter().map(sources).collect::<Result<Vec<_>>>()?.concat())
+    let rooms = ["", "/backup", "/logs", "/service", "/supervisor", "/work"];
+    let folders: Vec<String> = rooms.iter().map(|room| format!("agent/src{room}")).collect();
+    let folders = folders.iter().map(String::as_str);
+    Ok(folders.map(sources).collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// The stages of each job, read from `agent/src/work.rs`. Of numbered stages only the first is listed.
@@ -88,7 +94,7 @@ fn points(kind: &str) -> Result<Vec<String>> {
 
 #[test]
 fn every_point_of_an_agent_is_swept() -> Result<()> {
-    let mut swept = BTreeSet::new();
+    let mut swept: BTreeSet<String> = OF_LOGS.map(str::to_owned).into();
     for kind in SWEPT {
         swept.extend(points(kind)?);
     }

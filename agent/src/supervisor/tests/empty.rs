@@ -9,7 +9,7 @@ fn order(identity: &str) -> Work {
     let specification = Some(v1::Specification { server_id: 7, ..v1::Specification::default() });
     let (backup, run, manifest_sum) = ("b".to_owned(), "r".to_owned(), "00".to_owned());
     let full = v1::StoredBackup { backup, run, manifest_sum, identity: identity.to_owned() };
-    Work::Restore(v1::Restore { generation: 2, specification, chain: vec![full] })
+    Work::Restore(v1::Restore { generation: 2, specification, chain: vec![full], replay: None })
 }
 
 fn key() -> String {

@@ -5,7 +5,7 @@ use reqwest::Method;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use super::{Session, WaitOptions, backups, datastores};
+use super::{Session, WaitOptions, backups, datastores, recovery};
 use crate::error::{Failure, Result};
 use crate::output::{Column, print};
 use crate::secret::PasswordSource;
@@ -42,6 +42,10 @@ pub(crate) enum Verb {
         #[arg(long)]
         off: bool,
     },
+    /// Show to which times an instance can be restored, or begin or end to store its writes for that.
+    RecoveryWindow(recovery::Window),
+    /// Create an instance as another one was at some time.
+    Restore(recovery::Restore),
     /// Restart the engine.
     Restart {
         /// By name or id.
@@ -194,7 +198,7 @@ const LIST: &[Column] = &[
     ("GIB", "volume.size"),
 ];
 
-const SHOW: &[Column] = &[
+pub(super) const SHOW: &[Column] = &[
     ("ID", "id"),
     ("NAME", "name"),
     ("STATUS", "status"),
@@ -324,6 +328,8 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<()> {
             let what = format!("{} the instance {instance}", if off { "take the protection off" } else { "protect" });
             edit(session, &instance, &what, &json!({"deletion_protection": !off})).await
         }
+        Verb::RecoveryWindow(window) => recovery::window(session, window).await,
+        Verb::Restore(order) => recovery::restore(session, order).await,
         Verb::Restart { instance, wait } => {
             let what = format!("restart the instance {instance}");
             let (id, operation) = act(session, &instance, &what, &json!({"restart": {}})).await?;

@@ -10,6 +10,7 @@ mod instances;
 mod operations;
 mod parameters;
 mod quotas;
+mod recovery;
 mod root;
 mod schedules;
 mod users;

@@ -127,7 +127,7 @@ const SHOW: &[Column] = &[
 ];
 
 /// A time such as `7d`.
-fn whole_seconds(text: &str) -> std::result::Result<Duration, String> {
+pub(super) fn whole_seconds(text: &str) -> std::result::Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write 7d, 6h or 90min"))?;
     if time.is_zero() || time.subsec_nanos() > 0 {
         return Err("must be whole seconds, from 1".to_owned());

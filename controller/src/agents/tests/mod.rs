@@ -69,7 +69,14 @@ impl Controller {
     ) -> Self {
         let authorities = Arc::new(Authorities::load(&store).await.unwrap());
         let config = Arc::new(Config::default());
-        let hub = Hub::new(store.clone(), Arc::clone(&authorities), config, "here".to_owned(), Nudge::default());
+        let hub = Hub::new(
+            store.clone(),
+            Arc::clone(&authorities),
+            config,
+            "here".to_owned(),
+            Nudge::default(),
+            Arc::new(crate::testing::NoLogs),
+        );
         let listener = crate::listen::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();

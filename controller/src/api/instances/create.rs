@@ -4,6 +4,8 @@ use axum::extract::State;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
@@ -17,7 +19,7 @@ use crate::api::http::body::Json;
 use crate::api::http::fault::Fault;
 use crate::api::http::fields::{Address, Count, Name, Networks, Reference, Size};
 use crate::api::users::create::NewUser;
-use crate::app::instances;
+use crate::app::{instances, recovery};
 use crate::error::{Error, Result};
 
 /// An order.
@@ -60,7 +62,51 @@ struct NewInstance {
 #[serde(deny_unknown_fields)]
 struct RestorePoint {
     #[serde(rename = "backupRef")]
-    backup: Reference,
+    backup: Option<Reference>,
+    /// The instance that it is to be as, at `time`. Not in Trove.
+    instance: Option<Reference>,
+    /// With `instance`: a time of its recovery window (RFC 3339), the latest without it.
+    time: Option<Moment>,
+}
+
+/// A time, RFC 3339.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+struct Moment(OffsetDateTime);
+
+impl TryFrom<String> for Moment {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
+        let parsed = OffsetDateTime::parse(&text, &Rfc3339);
+        parsed.map(Self).map_err(|_| "must be a time with its zone, such as 2026-05-01T10:00:00Z")
+    }
+}
+
+impl ToSchema for Moment {}
+
+impl PartialSchema for Moment {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().schema_type(Type::String).description(Some("A time, RFC 3339.")).into()
+    }
+}
+
+impl RestorePoint {
+    /// The backup, or the moment: one of them.
+    fn of(point: Option<Self>) -> Result<(Option<String>, Option<recovery::Moment>)> {
+        let Some(Self { backup, instance, time }) = point else { return Ok((None, None)) };
+        match (backup, instance, time) {
+            (Some(backup), None, None) => Ok((Some(backup.0), None)),
+            (None, Some(instance), time) => {
+                Ok((None, Some(recovery::Moment { instance: instance.0, time: time.map(|time| time.0) })))
+            }
+            _ => {
+                let reason =
+                    "Validation error: instance.restorePoint needs a backupRef, or an instance with or without a time.";
+                Err(Error::BadRequest(reason.to_owned()))
+            }
+        }
+    }
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -168,6 +214,7 @@ impl TryFrom<Order> for instances::NewInstance {
         let missing = || Error::BadRequest("Validation error: instance['flavorRef'] is required.".to_owned());
         let flavor = order.flavor_ref.or(order.flavor).ok_or_else(missing)?;
         let datastore = order.datastore.unwrap_or_default();
+        let (backup, moment) = RestorePoint::of(order.restore_point)?;
         Ok(Self {
             name: order.name.0,
             flavor: flavor.0,
@@ -176,7 +223,8 @@ impl TryFrom<Order> for instances::NewInstance {
             version: text(datastore.version),
             version_number: text(datastore.version_number),
             configuration: order.configuration.map(|configuration| configuration.0),
-            backup: order.restore_point.map(|point| point.backup.0),
+            backup,
+            moment,
             databases: order.databases.into_iter().flatten().map(Into::into).collect(),
             users: order.users.into_iter().flatten().map(Into::into).collect(),
             requirements: instances::Requirements {

@@ -5,6 +5,7 @@ pub(super) mod configuration;
 pub(super) mod create;
 pub(super) mod delete;
 pub(super) mod list;
+pub(super) mod recovery_window;
 pub(super) mod show;
 pub(super) mod update;
 pub(super) mod view;

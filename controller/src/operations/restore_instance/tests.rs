@@ -6,7 +6,8 @@ use crate::testing::operations::{Stage, failed_anywhere, killed_anywhere};
 async fn make() -> (Stage, NewOperation) {
     let stage = Stage::ordered().await;
     let backup = stage.stored_backup().await.id;
-    let params = Params { backup, first: create_instance::Params::default(), root_by: Some("user".to_owned()) };
+    let params =
+        Params { backup, first: create_instance::Params::default(), root_by: Some("user".to_owned()), replay: None };
     let operation = new(stage.origin(), params).unwrap();
     (stage, operation)
 }

@@ -291,6 +291,7 @@ impl Store {
         .map_err(failed("delete", id))?;
         let Some(row) = row else { return Ok(()) };
         self.delete_backup_schedules_of(conn, id).await?;
+        self.delete_log_shipping_of(conn, id).await?;
         if column::<Option<String>>(&row, "purpose")?.is_some() {
             // It was not counted.
             return Ok(());

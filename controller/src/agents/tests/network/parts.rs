@@ -185,7 +185,14 @@ pub(super) async fn controller(world: Arc<World>, name: &'static str) -> turmoil
     // Certificates never expire, since the agent uses the real clock of the machine that runs the tests.
     config.agents.certificate_lifetime = Duration::from_secs(100 * 365 * 86_400);
     let config = Arc::new(config);
-    let hub = Hub::new(store, world.authorities.clone(), config, name.to_owned(), Nudge::default());
+    let hub = Hub::new(
+        store,
+        world.authorities.clone(),
+        config,
+        name.to_owned(),
+        Nudge::default(),
+        Arc::new(crate::testing::NoLogs),
+    );
     world.hubs.lock().unwrap().insert(name, hub.clone());
     hub.store.lose_own_links(name).await?;
     tokio::spawn(tell(world.clone(), hub.clone(), name));
@@ -309,6 +316,8 @@ async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>
         jobs: Arc::new(jobs),
         identity,
         used,
+        log_desk: Arc::default(),
+        log_trouble: tokio::sync::watch::channel(String::new()).1,
         cgroups: Vec::new(),
         first_controllers: CONTROLLERS.map(|name| format!("{name}:{PORT}")).to_vec(),
         boot_id: format!("boot {boot}"),
