@@ -17,6 +17,7 @@ mod mariadb;
 mod mongodb;
 mod poll;
 mod postgres;
+pub mod random;
 mod redis;
 mod stack;
 mod stories;

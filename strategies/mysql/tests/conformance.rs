@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use async_trait::async_trait;
 use mysql_async::prelude::Queryable;
 use secrecy::ExposeSecret;
-use trove_conformance::{Durability, Login, Session, Tenant};
+use trove_conformance::{Bench, Durability, Login, Session, Tenant};
 use trove_mysql::Mysql;
 use trove_strategy::{Datastore, Site};
 
@@ -110,4 +110,35 @@ async fn mysql_passes_the_suite() -> Result<()> {
         return Ok(());
     }
     passes(Mysql::for_mysql(), &MYSQL, &["backup", "point_in_time"]).await
+}
+
+/// How many choices of values: all that there is time for where everything is asked for.
+fn choices() -> usize {
+    if std::env::var_os("TROVE_TEST_DEPTH").is_some_and(|depth| depth == "full") { 100 } else { 6 }
+}
+
+async fn values(mysql: Mysql) -> Result<()> {
+    let Ok(bench) = Bench::new(&mysql).await else {
+        println!("skipped: the server is not installed");
+        return Ok(());
+    };
+    let seed = match std::env::var("TROVE_SEED") {
+        Ok(text) => text.parse()?,
+        Err(_) => rand::random(),
+    };
+    println!("seed {seed}; the same again with TROVE_SEED={seed}");
+    let running = bench.start().await?;
+    let (running, tried) = trove_conformance::try_values(&bench, running, seed, choices()).await?;
+    println!("{tried:?}");
+    running.stop(&bench).await
+}
+
+#[tokio::test]
+async fn values_that_mariadb_accepts_work_and_those_that_it_refuses_change_nothing() -> Result<()> {
+    values(Mysql::for_mariadb()).await
+}
+
+#[tokio::test]
+async fn mysql_passes_with_values_that_it_accepts_and_unchanged_by_those_that_it_refuses() -> Result<()> {
+    values(Mysql::for_mysql()).await
 }

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use trove_tests::random::{SplitMix, seed};
 use trove_tests::{Engine, depth, each_engine};
 
 use crate::subject::{Subject, committed_as};
@@ -16,22 +17,12 @@ async fn thirty_kills_at_random_instants_change_nothing() -> Result<()> {
     for engine in depth::engines(Engine::PostgreSql) {
         let mut subject = Subject::start(engine).await?;
         for (round, kind) in kinds(engine).iter().cycle().take(30).enumerate() {
-            let after = Duration::from_millis(instants.next() % 1500);
+            let after = Duration::from_millis(instants.number() % 1500);
             let context = format!("seed {seed}, {engine:?}, round {round}, {kind}, killed after {after:?}");
             random_round(&mut subject, kind, after).await.context(context)?;
         }
     }
     Ok(())
-}
-
-/// The seed of the environment, or another one each time.
-fn seed() -> Result<u64> {
-    let seed: u64 = match std::env::var("TROVE_SEED") {
-        Ok(text) => text.parse().context("TROVE_SEED")?,
-        Err(_) => rand::random(),
-    };
-    writeln!(std::io::stdout(), "seed {seed}; the same again with TROVE_SEED={seed}")?;
-    Ok(seed)
 }
 
 /// The kinds of operation that an engine has.
@@ -78,24 +69,6 @@ async fn random_round(subject: &mut Subject, kind: &str, after: Duration) -> Res
     tokio::time::sleep(after).await;
     subject.stack.kill_and_run()?;
     subject.assert_done(kind).await
-}
-
-/// A small random generator. Its only state is the seed, which is printed.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn one_of<T: Clone>(&mut self, all: &[T]) -> Result<T> {
-        let n = usize::try_from(self.next() % (all.len() as u64))?;
-        all.get(n).cloned().context("nothing to choose from")
-    }
 }
 
 #[tokio::test]
