@@ -346,6 +346,10 @@ impl Owner {
     async fn process_ended(&mut self, how: &str) {
         self.process = None;
         let said = self.parts.log.last_words();
+        if self.starting.as_mut().is_some_and(|starting| starting.is_made_again(how)) {
+            warn!(how, "the engine was killed while it started, and is started again");
+            return;
+        }
         if self.starting.is_some() {
             let error = EngineError::new(Kind::Fatal, format!("the engine did not start ({how}): {said}"));
             return self.start_failed(error).await;

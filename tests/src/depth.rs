@@ -7,11 +7,6 @@ pub fn is_full() -> bool {
     std::env::var_os("TROVE_TEST_DEPTH").is_some_and(|depth| depth == "full")
 }
 
-/// The same of a kind of operation that some engines do not have.
-pub fn engines_of(kind: &str, usual: Engine) -> Vec<Engine> {
-    engines(usual).into_iter().filter(|engine| engine.has(kind)).collect()
-}
-
 /// The engines to test: `usual`, or all that are installed.
 pub fn engines(usual: Engine) -> Vec<Engine> {
     if !is_full() {

@@ -60,11 +60,6 @@ impl Engine {
         is
     }
 
-    /// Whether it has a kind of operation.
-    pub fn has(self, kind: &str) -> bool {
-        !["create_backup", "restore_instance", "verify_backup"].contains(&kind) || self != Self::MongoDb
-    }
-
     pub fn has_databases(self) -> bool {
         self != Self::Redis
     }

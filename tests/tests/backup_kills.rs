@@ -64,7 +64,8 @@ impl Round {
         let ask = async || self.api.instance(&self.instance).await;
         let view = poll("an instance that is up", LIMIT, ask, is_up).await?;
         let text = format!("text {}", self.written.len());
-        self.engine.write(&view, &text).await?;
+        let write = async || Ok(self.engine.write(&view, &text).await.is_ok());
+        poll("a write", LIMIT, write, |done| *done).await?;
         self.written.push(text);
         Ok(())
     }
@@ -106,7 +107,9 @@ impl Round {
         let ask = async || self.api.instance(&new).await;
         let view = poll("an instance that is up", LIMIT, ask, is_done).await.with_context(|| self.stack.log_end())?;
         ensure!(view["status"] == "ACTIVE", "{view}\n{}", self.stack.log_end());
-        let mut found = self.engine.read(&view).await?;
+        // One that was killed a moment ago is said to be up until it is probed.
+        let read = async || Ok(self.engine.read(&view).await.ok());
+        let mut found = poll("what is in it", LIMIT, read, Option::is_some).await?.unwrap_or_default();
         found.sort();
         let mut expected = self.written[..then].to_vec();
         expected.sort();

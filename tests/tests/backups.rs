@@ -143,7 +143,7 @@ async fn comes_back(engine: Engine) -> Result<()> {
     engine.log_in(&view, "late", "late-secret-3").await
 }
 
-each_engine!(what_was_backed_up_comes_back_in: comes_back of redis, mariadb);
+each_engine!(what_was_backed_up_comes_back_in: comes_back of redis, mariadb, mongodb);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn increments_are_taken_and_restored_with_what_they_build_on() -> Result<()> {
@@ -598,4 +598,4 @@ async fn passes(engine: Engine) -> Result<()> {
     Ok(())
 }
 
-each_engine!(a_backup_passes_its_verification_in: passes of redis, mariadb);
+each_engine!(a_backup_passes_its_verification_in: passes of redis, mariadb, mongodb);

@@ -19,6 +19,9 @@ use crate::leftovers;
 use crate::process::Process;
 use crate::volume::Room;
 
+/// How a process ends that was killed, and how often a start of such a one is made again: it may be the memory that is short.
+const KILLED: &str = "signal: 9 (SIGKILL)";
+const KILLED_STARTS: u32 = 3;
 const ASK_AGAIN: Duration = Duration::from_millis(30);
 const ASK_SELDOM: Duration = Duration::from_secs(1);
 /// An engine that does not answer within this recovers.
@@ -37,6 +40,8 @@ pub(super) struct Starting {
     pause: Duration,
     /// Whether the log says that it takes long.
     is_slow: bool,
+    /// How often its process was killed.
+    killed: u32,
     /// Who waits for its end; nobody for one that the agent makes by itself.
     replies: Vec<Reply>,
 }
@@ -44,12 +49,22 @@ pub(super) struct Starting {
 impl Starting {
     fn new(mode: StartMode, limit: Duration) -> Self {
         let now = Instant::now();
-        Self { mode, begun: now, limit, next: now, pause: ASK_AGAIN, is_slow: false, replies: Vec::new() }
+        Self { mode, begun: now, limit, next: now, pause: ASK_AGAIN, is_slow: false, killed: 0, replies: Vec::new() }
     }
 
     /// When it is asked again.
     pub(super) fn next(&self) -> Instant {
         self.next
+    }
+
+    /// Whether a start whose process has ended in this way is made once more: it did not fail by itself.
+    pub(super) fn is_made_again(&mut self, how: &str) -> bool {
+        self.killed += 1;
+        let is_again = how == KILLED && self.killed <= KILLED_STARTS && !self.is_over();
+        if is_again {
+            self.next = Instant::now() + ASK_SELDOM;
+        }
+        is_again
     }
 
     fn is_over(&self) -> bool {

@@ -9,6 +9,7 @@ use trove_strategy::{Backup, EngineError, Kind, LogPiece, SecretString, Site};
 
 use super::{EngineWork, is_coming};
 use crate::backup::{Link, RestoreOrder, STANDSTILL, Storage as _, TakeOrder, restore, take};
+use crate::certificate::write_certificate;
 use crate::jobs::{Job, Outcome};
 use crate::logs::sealed;
 use crate::objects::granted::RunObjects;
@@ -120,6 +121,7 @@ impl EngineWork {
         let parse = |backup: &v1::StoredBackup| parse_identity(&SecretString::from(backup.identity.clone()));
         let identities: Vec<_> =
             chain.iter().map(parse).collect::<Result<_, _>>().map_err(|error| wire_error(&error))?;
+        let certificate = specification.as_ref().and_then(|specification| specification.certificate.clone());
         job.stage("restore", "assign", async { self.assign(generation, specification) }).await?;
         let site = self.assignments.complete(&self.site);
         let storages: Vec<_> = chain.iter().map(|of| RunObjects::new(&self.objects, job, &of.run)).collect();
@@ -135,6 +137,7 @@ impl EngineWork {
         let order = RestoreOrder { strategy, datastore, site, chain: &links, standstill: STANDSTILL };
         let work = async {
             self.supervisor.make_empty().await?;
+            write_certificate(site, certificate.as_ref()).await?;
             let tell = |bytes, total| job.progress("restore", bytes, total, "bytes");
             restore(&order, job.cancel(), &tell).await
         };

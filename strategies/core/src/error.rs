@@ -84,6 +84,14 @@ pub enum HostError {
         /// The end of its standard error.
         stderr: String,
     },
+    /// The program was killed (SIGKILL): by a person, or since memory was short. It has not failed by itself.
+    #[error("{program} was killed: {stderr}")]
+    Killed {
+        /// The program.
+        program: String,
+        /// The end of its standard error.
+        stderr: String,
+    },
     /// The program took longer than its deadline and was killed.
     #[error("{program} did not end within {seconds} s")]
     Late {
@@ -129,7 +137,7 @@ pub enum HostError {
 impl HostError {
     /// Whether the same call may work a moment later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Late { .. } | Self::Signal { .. } | Self::Connect { .. })
+        matches!(self, Self::Late { .. } | Self::Killed { .. } | Self::Signal { .. } | Self::Connect { .. })
     }
 }
 

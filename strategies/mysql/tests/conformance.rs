@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests look for programs")]
 
+use std::io::Write as _;
+
 use anyhow::{Result, ensure};
 use async_trait::async_trait;
 use mysql_async::prelude::Queryable;
@@ -119,17 +121,17 @@ fn choices() -> usize {
 
 async fn values(mysql: Mysql) -> Result<()> {
     let Ok(bench) = Bench::new(&mysql).await else {
-        println!("skipped: the server is not installed");
+        writeln!(std::io::stdout(), "skipped: the server is not installed")?;
         return Ok(());
     };
     let seed = match std::env::var("TROVE_SEED") {
         Ok(text) => text.parse()?,
         Err(_) => rand::random(),
     };
-    println!("seed {seed}; the same again with TROVE_SEED={seed}");
+    writeln!(std::io::stdout(), "seed {seed}; the same again with TROVE_SEED={seed}")?;
     let running = bench.start().await?;
     let (running, tried) = trove_conformance::try_values(&bench, running, seed, choices()).await?;
-    println!("{tried:?}");
+    writeln!(std::io::stdout(), "{tried:?}")?;
     running.stop(&bench).await
 }
 

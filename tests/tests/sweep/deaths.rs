@@ -117,7 +117,7 @@ pub(crate) async fn sweep(kind: &str, usual: Engine) -> Result<()> {
     if points.is_empty() {
         return Ok(());
     }
-    for engine in depth::engines_of(kind, usual) {
+    for engine in depth::engines(usual) {
         let mut subject = Subject::start(engine).await?;
         let private = PRIVATE.iter().filter(|_| engine == Engine::MongoDb && kind == "create_instance");
         for point in points.iter().map(String::as_str).chain(private.copied()) {

@@ -13,7 +13,7 @@ fn sides() -> &'static [&'static str] {
 }
 
 pub(crate) async fn sweep(kind: &str, usual: Engine) -> Result<()> {
-    for engine in depth::engines_of(kind, usual) {
+    for engine in depth::engines(usual) {
         let mut subject = Subject::start(engine).await?;
         for step in swept(kind, subject.steps(kind).await?) {
             for side in sides() {

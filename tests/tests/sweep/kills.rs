@@ -8,7 +8,7 @@ use crate::subject::{Subject, committed_as};
 use crate::swept;
 
 pub(crate) async fn sweep(kind: &str, usual: Engine) -> Result<()> {
-    for engine in depth::engines_of(kind, usual) {
+    for engine in depth::engines(usual) {
         let mut subject = Subject::start(engine).await?;
         for step in swept(kind, subject.steps(kind).await?) {
             for side in ["before", "after"] {

@@ -78,7 +78,7 @@ pub trait Backup: Send + Sync {
     async fn take(&self, site: &Site, sink: &mut Sink) -> Result<Taken, EngineError>;
 
     /// Puts the backup in the place of the data directory, which is not there: the agent has removed it. The engine does not
-    /// run. Afterwards [`crate::Engine::initialise`] finds it made, and a normal start brings up what was backed up, with the
+    /// run; its certificate is in its place, and nothing is configured. Afterwards [`crate::Engine::initialise`] finds it made, and a normal start brings up what was backed up, with the
     /// users and passwords of then and the agent's own account of this site. What the stream is of is not trusted: paths that
     /// lead out of the data directory are refused, and files are the engine's account's.
     ///

@@ -1,6 +1,7 @@
 //! Commands of the real host: each in a process group of its own, which is killed when it is given up.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 
 use nix::sys::signal::{Signal, killpg};
@@ -159,7 +160,10 @@ async fn ended(
     let status = status.map_err(|error| start_failed(&command, &error))?;
     if !status.success() {
         let said = if stderr.is_empty() { stdout } else { stderr };
-        return Err(HostError::Failed { program, status: status.to_string(), stderr: said });
+        return Err(match status.signal() {
+            Some(signal) if signal == Signal::SIGKILL as i32 => HostError::Killed { program, stderr: said },
+            _ => HostError::Failed { program, status: status.to_string(), stderr: said },
+        });
     }
     if more {
         return Err(HostError::TooMuch { program, limit: STDOUT_BYTES });
