@@ -97,7 +97,7 @@ impl App {
             }
             (None, None) => (Vec::new(), None),
         };
-        let data_bytes = restore::data_bytes(&chain) + replay.as_ref().map_or(0, |replay| replay.bytes);
+        let data_bytes = restore_instance::data_bytes(&chain) + replay.as_ref().map_or(0, |replay| replay.bytes);
         let backup = chain.pop();
         let wanted = Wanted {
             datastore: order.datastore.as_deref(),

@@ -8,7 +8,6 @@ use trove_strategy::Capability;
 
 use super::App;
 use super::names::shown;
-use super::restore::check_complete;
 use super::visibility::{may_see, not_found};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
@@ -17,7 +16,7 @@ use crate::model::Instance;
 use crate::model::backups::Backup;
 pub use crate::model::logs::Range;
 use crate::model::logs::ranges;
-use crate::operations::restore_instance::Replay;
+use crate::operations::restore_instance::{Replay, check_complete};
 use crate::state::Task;
 
 /// What is kept of a log at least: what is younger nobody could restore in time.

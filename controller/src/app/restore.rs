@@ -11,11 +11,9 @@ use super::names::shown;
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::BackupId;
-use crate::model::backups::{Backup, BackupState};
+use crate::model::backups::Backup;
+use crate::operations::restore_instance::{check_complete, least_volume_gib, needed};
 use crate::store::sql::Connection;
-
-/// Room besides the data that an engine needs to start on them: for its log, and for what it reserves.
-const ROOM: u64 = 128 << 20;
 
 impl App {
     /// The complete backup of the caller's project that an order names, and what it builds on, the full one first.
@@ -61,21 +59,6 @@ pub(super) fn with_source<'a>(wanted: Wanted<'a>, backup: &'a Backup, ids: &'a [
     }
 }
 
-/// The most that what a chain holds can come to: no increment holds what the data already have, and none takes anything away.
-pub(super) fn data_bytes(chain: &[Backup]) -> u64 {
-    chain.iter().filter_map(|backup| backup.stored.as_ref()).map(|stored| stored.data_bytes).sum()
-}
-
-/// The least volume for so many bytes of data, GiB.
-pub(super) fn least_volume_gib(data: u64) -> u64 {
-    needed(data).div_ceil(1 << 30)
-}
-
-/// Bytes that an engine needs for so many bytes of data.
-fn needed(data: u64) -> u64 {
-    data.saturating_add(data / 10).saturating_add(ROOM)
-}
-
 /// Whether an engine of this version takes the backup's data, which come to so many bytes with what it builds on, on a volume of
 /// this size.
 ///
@@ -117,14 +100,6 @@ pub(super) fn check_restorable(
         )));
     }
     Ok(())
-}
-
-pub(super) fn check_complete(backup: &Backup) -> Result<()> {
-    if backup.state == BackupState::Completed && backup.stored.is_some() {
-        return Ok(());
-    }
-    let (id, state) = (backup.id, backup.state.tag());
-    Err(Error::Conflict(format!("Backup {id} cannot be restored: its status is {state}, not COMPLETED.")))
 }
 
 /// Compares the leading numbers of two versions such as `15.18`; what is missing is 0.

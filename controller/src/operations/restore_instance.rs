@@ -25,7 +25,7 @@ use super::steps::{Member, Operation, StepError, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::{Error, Result};
 use crate::ids::{BackupId, ContainerId, InstanceId};
-use crate::model::backups::Backup;
+use crate::model::backups::{Backup, BackupState};
 use crate::model::logs::{LogContainer, LogPiece};
 use crate::store::from_micros;
 use crate::store::sql::Connection;
@@ -36,6 +36,9 @@ const RESTORE: Duration = Duration::from_secs(24 * 3600);
 const ATTEMPTS: u32 = 5;
 /// An engine that was backed up at work replays its log when it is first started.
 const INSTALL: Duration = Duration::from_secs(3600);
+
+/// Room besides the data that an engine needs to start on them: for its log, and for what it reserves.
+const ROOM: u64 = 128 << 20;
 
 pub struct RestoreInstance;
 
@@ -76,6 +79,33 @@ impl AsRef<create_instance::Params> for Params {
 pub fn new(origin: Origin, params: Params) -> Result<NewOperation> {
     let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;
     Ok(NewOperation::of::<RestoreInstance>(origin, state))
+}
+
+/// Whether it can be restored as far as its state says.
+///
+/// # Errors
+/// 409.
+pub fn check_complete(backup: &Backup) -> Result<()> {
+    if backup.state == BackupState::Completed && backup.stored.is_some() {
+        return Ok(());
+    }
+    let (id, state) = (backup.id, backup.state.tag());
+    Err(Error::Conflict(format!("Backup {id} cannot be restored: its status is {state}, not COMPLETED.")))
+}
+
+/// The most that what a chain holds can come to: no increment holds what the data already have, and none takes anything away.
+pub fn data_bytes(chain: &[Backup]) -> u64 {
+    chain.iter().filter_map(|backup| backup.stored.as_ref()).map(|stored| stored.data_bytes).sum()
+}
+
+/// The least volume for so many bytes of data, GiB.
+pub fn least_volume_gib(data: u64) -> u64 {
+    needed(data).div_ceil(1 << 30)
+}
+
+/// Bytes that an engine needs for so many bytes of data.
+pub fn needed(data: u64) -> u64 {
+    data.saturating_add(data / 10).saturating_add(ROOM)
 }
 
 #[async_trait]
