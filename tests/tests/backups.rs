@@ -598,4 +598,61 @@ async fn passes(engine: Engine) -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_has_its_backups_verified_and_says_which_one_is_damaged() -> Result<()> {
+    let config = "[backups]\nleast_schedule_interval = \"1s\"\n".to_owned();
+    let stack = Stack::start_with(StackOptions { config, ..StackOptions::default() }).await?;
+    let api = stack.login("trove").await?;
+    let (id, _) = instance_with_rows(&api, "db1", 20_000).await?;
+    let ctl = |stack: &Stack, words: &[&str]| -> Result<Value> {
+        let (ok, said) = trovectl(stack, &[&["backup", "schedule"][..], words, &["-o", "json"]].concat())?;
+        ensure!(ok, "trovectl {words:?}: {said}");
+        Ok(serde_json::from_str(&said)?)
+    };
+    let (ok, said) = trovectl(
+        &stack,
+        &["backup", "schedule", "create", "db1", "--every", "4s", "--keep-count", "50", "--verify", "0s"],
+    )?;
+    ensure!(!ok && said.contains("or off"), "{said}");
+    let made = ctl(&stack, &["create", "db1", "--every", "4s", "--keep-count", "50", "--verify", "1s"])?;
+    ensure!(made["verify_seconds"] == 1 && made["last_verification"].is_null(), "{made}");
+    let path = format!("/backup_schedules/{}", made["id"].as_str().with_context(|| format!("{made}"))?);
+    let verified = async |state: &str| {
+        let limit = std::time::Duration::from_secs(300);
+        let look = async || Ok(api.get(&path).await?.body["backup_schedule"].clone());
+        let is_there = |schedule: &Value| schedule["last_verification"]["state"] == state;
+        let found = trove_tests::poll(&format!("the verification {state}"), limit, look, is_there).await;
+        found.with_context(|| stack.log_end())
+    };
+    let running = verified("running").await?["last_verification"]["backup_id"].clone();
+    let of = running.as_str().context("a backup")?.to_owned();
+    ensure!(api.get(&format!("/backups/{of}")).await?.body["backup"]["verification"]["state"] == "running");
+    verified("passed").await?;
+    no_scratch_is_left(&stack, &api, &of, &[&id]).await?;
+
+    // The next one is damaged before its turn comes, and no more are taken.
+    let newer = async || -> Result<Vec<String>> {
+        let all = api.get("/backups").await?.body["backups"].clone();
+        let all = all.as_array().cloned().unwrap_or_default();
+        let mut all: Vec<_> = all.iter().filter(|backup| backup["status"] == "COMPLETED").collect();
+        all.sort_by_key(|backup| backup["created"].as_str().map(str::to_owned));
+        Ok(all.iter().filter_map(|backup| backup["id"].as_str().map(str::to_owned)).collect())
+    };
+    let limit = std::time::Duration::from_secs(120);
+    let is_newer = |ids: &Vec<String>| ids.last().is_some_and(|id| *id != of);
+    trove_tests::poll("another backup", limit, &newer, is_newer).await?;
+    ctl(&stack, &["update", "db1", "--pause"])?;
+    api.await_active(&id).await?;
+    let damaged = newer().await?.pop().context("a backup")?;
+    flip(&stack.objects(&damaged)?[0])?;
+    ctl(&stack, &["update", "db1", "--resume", "--every", "1d"])?;
+    let failed = verified("failed").await?["last_verification"].clone();
+    let fault = failed["fault"].as_str().unwrap_or_default();
+    ensure!(failed["backup_id"] == *damaged && fault.contains("segment 00000000"), "{failed}");
+    let shown = api.get(&format!("/backups/{damaged}")).await?.body["backup"].clone();
+    ensure!(shown["verification"]["fault"] == failed["fault"] && shown["status"] == "COMPLETED", "{shown}");
+    ensure!(columns(&ctl(&stack, &["list"])?, "fault").is_empty(), "the backups themselves are taken");
+    no_scratch_is_left(&stack, &api, &damaged, &[&id]).await
+}
+
 each_engine!(a_backup_passes_its_verification_in: passes of redis, mariadb, mongodb);

@@ -11,12 +11,14 @@ use super::{App, Page, PageRequest};
 use crate::error::{Error, Result};
 use crate::identity::Caller;
 use crate::ids::{InstanceId, ProjectId, ScheduleId};
-pub use crate::model::backup_schedules::{BackupSchedule, Keep, Rhythm};
+pub use crate::model::backup_schedules::{BackupSchedule, Keep, LastVerification, Rhythm};
 use crate::operations::create_backup;
 use crate::state::Task;
 use crate::store::backup_schedules::Filter;
 use crate::store::sql::Connection;
 
+/// How often one of a schedule's backups is verified where nothing is said.
+const USUAL_VERIFY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longest interval: a year.
 const MOST_INTERVAL: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Most backups that a schedule keeps.
@@ -41,6 +43,8 @@ pub struct NewSchedule {
     pub instance: String,
     pub rhythm: NewRhythm,
     pub keep: Keep,
+    /// How often one of its backups is verified: zero is never, and `None` each week.
+    pub verify: Option<Duration>,
     pub paused: bool,
 }
 
@@ -50,6 +54,8 @@ pub struct ScheduleChange {
     pub rhythm: Option<NewRhythm>,
     /// In the place of all that was said of it.
     pub keep: Option<Keep>,
+    /// Zero is never.
+    pub verify: Option<Duration>,
     pub paused: Option<bool>,
 }
 
@@ -73,6 +79,7 @@ impl App {
         let now = self.store.now();
         let rhythm = self.check_rhythm(order.rhythm, now)?;
         check_keep(order.keep)?;
+        let verify = self.check_verify(order.verify.unwrap_or(USUAL_VERIFY))?;
         let missing = || Error::NotFound(format!("Instance {} cannot be found.", shown(&order.instance)));
         let id: InstanceId = order.instance.parse().map_err(|_| missing())?;
         let (instance, manifest) = self.get_instance_with_manifest(caller, id).await?;
@@ -85,6 +92,9 @@ impl App {
             rhythm,
             anchor: now,
             keep: order.keep,
+            verify,
+            verify_due: now,
+            last_verification: None,
             paused: order.paused,
             next_due: now,
             tries: 0,
@@ -142,7 +152,8 @@ impl App {
         visible(caller, id, self.store.get_backup_schedule(id).await?)
     }
 
-    /// Changes a schedule. One that has another rhythm, or rests no longer, is due next at the first time that is still to come.
+    /// Changes a schedule. One that has another rhythm, or rests no longer, is due next at the first time that is still to come. One
+    /// whose backups are verified otherwise has the next one that is begun verified.
     ///
     /// # Errors
     /// 400 names the field; 404.
@@ -155,6 +166,7 @@ impl App {
         let now = self.store.now();
         let rhythm = change.rhythm.map(|rhythm| self.check_rhythm(rhythm, now)).transpose()?;
         change.keep.map(check_keep).transpose()?;
+        let verify = change.verify.map(|verify| self.check_verify(verify)).transpose()?;
         let mut tx = self.store.begin().await?;
         let mut schedule = visible(caller, id, self.store.backup_schedule(&mut tx, id).await?)?;
         let resumed = schedule.paused && change.paused == Some(false);
@@ -163,6 +175,9 @@ impl App {
                 (schedule.rhythm, schedule.anchor) = (rhythm, now);
             }
             (schedule.next_due, schedule.tries) = (due_after(&schedule, now)?, 0);
+        }
+        if let Some(verify) = verify.filter(|verify| *verify != schedule.verify) {
+            (schedule.verify, schedule.verify_due) = (verify, now);
         }
         schedule.paused = change.paused.unwrap_or(schedule.paused);
         schedule.keep = change.keep.unwrap_or(schedule.keep);
@@ -197,16 +212,33 @@ impl App {
                 Ok(rhythm)
             }
             (None, Some(interval)) => {
-                if !(least..=MOST_INTERVAL).contains(&interval) {
-                    let (from, to) = (least.as_secs(), MOST_INTERVAL.as_secs());
-                    let reason = format!("must be from {from} ({}) to {to} (a year)", spelled(least));
-                    return Err(refused("['interval_seconds']", &reason));
-                }
+                self.check_interval("['interval_seconds']", "", interval)?;
                 Ok(Rhythm::Every(interval))
             }
             (Some(_), Some(_)) => Err(refused("['cron']", "must not be there together with interval_seconds")),
             (None, None) => Err(refused("", "needs cron or interval_seconds")),
         }
+    }
+
+    /// # Errors
+    /// 400 names the field.
+    fn check_verify(&self, interval: Duration) -> Result<Option<Duration>> {
+        if interval.is_zero() {
+            return Ok(None);
+        }
+        self.check_interval("['verify_seconds']", "0 (never) or ", interval)?;
+        Ok(Some(interval))
+    }
+
+    /// # Errors
+    /// 400 names the field.
+    fn check_interval(&self, field: &str, or: &str, interval: Duration) -> Result<()> {
+        let least = self.config.backups.least_schedule_interval;
+        if (least..=MOST_INTERVAL).contains(&interval) {
+            return Ok(());
+        }
+        let (from, to) = (least.as_secs(), MOST_INTERVAL.as_secs());
+        Err(refused(field, &format!("must be {or}from {from} ({}) to {to} (a year)", spelled(least))))
     }
 }
 

@@ -8,7 +8,7 @@ use croner::parser::{CronParser, Seconds, Year};
 use croner::{CivilDate, CivilDateTime, CivilTime, Cron, CronDateTime, Resolution, Weekday};
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time};
 
-use super::backups::BackupState;
+use super::backups::{BackupState, VerificationState};
 use crate::ids::{BackupId, InstanceId, ProjectId, ScheduleId};
 
 /// What a schedule is late at most by itself, so that not all begin at once at a full hour.
@@ -36,7 +36,13 @@ pub struct BackupSchedule {
     /// Where intervals are counted from.
     pub anchor: OffsetDateTime,
     pub keep: Keep,
-    /// Whether it rests: nothing is taken, and nothing removed.
+    /// How often one of its backups is verified, whole seconds; `None`: never.
+    pub verify: Option<Duration>,
+    /// A backup that was begun at this time or later is verified once it is complete.
+    pub verify_due: OffsetDateTime,
+    /// The last verification of one of its backups.
+    pub last_verification: Option<LastVerification>,
+    /// Whether it rests: nothing is taken, nothing removed, and nothing verified.
     pub paused: bool,
     /// When its next backup is to be begun, or tried again.
     pub next_due: OffsetDateTime,
@@ -56,6 +62,31 @@ impl BackupSchedule {
     pub fn due_after(&self, after: OffsetDateTime) -> Option<OffsetDateTime> {
         self.rhythm.due_after(self.id, self.anchor, after)
     }
+
+    /// From when on backups are to be begun of which the first one is verified next, once that of a backup that was begun at this
+    /// time has begun. Intervals are counted from the first one, so that a verification each week stays one each week, however
+    /// late a backup is; those that have passed are left out. `None`: never.
+    pub fn verify_due_after(&self, begun: OffsetDateTime) -> Option<OffsetDateTime> {
+        let interval = seconds(self.verify?)?;
+        if begun < self.verify_due {
+            return Some(self.verify_due);
+        }
+        let passed = (begun - self.verify_due).whole_seconds() / interval;
+        let since = passed.checked_add(1)?.checked_mul(interval)?;
+        self.verify_due.checked_add(time::Duration::seconds(since))
+    }
+}
+
+/// A verification of a backup of a schedule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastVerification {
+    /// It may be deleted.
+    pub backup: BackupId,
+    pub state: VerificationState,
+    /// Since when it runs, or when it ended.
+    pub at: OffsetDateTime,
+    /// Why it failed, or was not begun.
+    pub fault: Option<String>,
 }
 
 /// When a schedule is due.
@@ -235,6 +266,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::testing::store::schedule;
 
     const HOUR: Duration = Duration::from_secs(3600);
     const NOW: OffsetDateTime = datetime!(2026-11-29 10:00:30 UTC);
@@ -323,6 +355,28 @@ mod tests {
         ] {
             assert_eq!(every.due_after(punctual, anchor, after), Some(due), "{after}");
         }
+    }
+
+    #[test]
+    fn a_verification_each_week_stays_one_each_week_and_is_never_due_twice_for_a_backup() {
+        let (week, due) = (7 * 24 * HOUR, datetime!(2026-11-30 15:00 UTC));
+        let mut schedule =
+            BackupSchedule { verify: Some(week), verify_due: due, ..schedule(InstanceId::random(), NOW) };
+        for (begun, next) in [
+            // A backup of before: a person has it verified.
+            (due - Duration::from_millis(1), due),
+            (due - HOUR, due),
+            (due - 30 * week, due),
+            (due, due + week),
+            (due + 12 * HOUR, due + week),
+            (due + week - HOUR, due + week),
+            (due + week, due + 2 * week),
+            (due + 5 * week + HOUR, due + 6 * week),
+        ] {
+            assert_eq!(schedule.verify_due_after(begun), Some(next), "{begun}");
+        }
+        schedule.verify = None;
+        assert_eq!(schedule.verify_due_after(due), None);
     }
 
     #[test]

@@ -132,7 +132,7 @@ pub async fn submit(
     };
     store.insert_instance(conn, &scratch).await?;
     let operation = store.enqueue(conn, new(origin, backup.id)?).await?;
-    store.begin_verification(conn, backup.id, operation).await?;
+    store.begin_verification(conn, &backup, operation).await?;
     Ok(operation)
 }
 

@@ -22,6 +22,7 @@ pub mod restarts;
 pub mod schedules;
 pub mod scratch;
 pub mod squatters;
+pub mod verifications;
 
 /// Interval in which hosts are reconciled, which asks the driver. The other reconcilers also run at each nudge.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -80,6 +81,9 @@ pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
                 all_due = Instant::now() + INTERVAL;
                 if let Err(error) = scratch::reconcile(&context).await {
                     tracing::warn!("scratch instances could not be looked at: {}", chain(&error));
+                }
+                if let Err(error) = verifications::reconcile(&context).await {
+                    tracing::warn!("verifications that are due could not be begun: {}", chain(&error));
                 }
                 if let Err(error) = hosts::reconcile(&context).await {
                     tracing::warn!("hosts could not be compared: {}", chain(&error));

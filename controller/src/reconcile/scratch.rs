@@ -36,17 +36,17 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_works_with_is_given_up_and_what_is_worked_with_is_not() {
         let stage = Stage::ordered().await;
-        let (store, backup) = (&stage.context.store, stage.stored_backup().await.id);
+        let (store, backup) = (&stage.context.store, stage.stored_backup().await);
         let row = NewRow { purpose: Some(Purpose::Verification), ..stage.fixture.new_row("p") };
         let mut tx = store.begin().await.unwrap();
         store.insert_instance(&mut tx, &row).await.unwrap();
         let mut origin = stage.origin();
         origin.targets = vec![row.id];
-        let operation = store.enqueue(&mut tx, verify_backup::new(origin, backup).unwrap()).await.unwrap();
-        store.begin_verification(&mut tx, backup, operation).await.unwrap();
+        let operation = store.enqueue(&mut tx, verify_backup::new(origin, backup.id).unwrap()).await.unwrap();
+        store.begin_verification(&mut tx, &backup, operation).await.unwrap();
         tx.commit().await.unwrap();
         reconcile(&stage.context).await.unwrap();
-        let state = async || store.get_backup(backup).await.unwrap().unwrap().verification.unwrap().state;
+        let state = async || store.get_backup(backup.id).await.unwrap().unwrap().verification.unwrap().state;
         assert_eq!(state().await, VerificationState::Running);
         assert!(store.get_instance(row.id).await.unwrap().unwrap().deleted.is_none());
 

@@ -8,17 +8,17 @@ use std::time::Duration;
 use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 
-use super::instances::rows::{column, maybe_parsed, narrow, parsed, tagged, time, unsigned};
+use super::instances::rows::{column, maybe_parsed, maybe_text, narrow, parsed, tagged, time, unsigned};
 use super::{Store, from_micros, micros};
 use crate::error::{Error, Result};
 use crate::ids::{BackupId, InstanceId, OperationId, ProjectId, ScheduleId};
-use crate::model::backup_schedules::{BackupSchedule, Held, Keep, Rhythm};
-use crate::model::backups::BackupState;
+use crate::model::backup_schedules::{BackupSchedule, Held, Keep, LastVerification, Rhythm};
+use crate::model::backups::{Backup, BackupState, VerificationState};
 use crate::store::sql::{Connection, News, Query, Row, Target, query};
 
 const SELECT: &str = "select s.id, s.project_id, s.instance_id, s.user_id, s.cron, s.interval_seconds, s.anchor, s.keep_count, \
-     s.keep_seconds, s.paused, s.next_due, s.tries, s.last_run, s.last_backup_id, s.fault, s.created, s.updated \
-     from backup_schedule s";
+     s.keep_seconds, s.paused, s.next_due, s.tries, s.last_run, s.last_backup_id, s.fault, s.created, s.updated, s.verify_seconds, \
+     s.verify_due, s.verification, s.verification_backup_id, s.verification_at, s.verification_fault from backup_schedule s";
 
 /// Which schedules a list shows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,8 +35,8 @@ impl Store {
         conn.announce(News::Work);
         let insert = query(
             "insert into backup_schedule (id, project_id, instance_id, user_id, tries, created, updated, \
-             cron, interval_seconds, anchor, keep_count, keep_seconds, paused, next_due, fault) \
-             values ($1, $11, $12, $13, $10, $14, $9, $2, $3, $4, $5, $6, $7, $8, null)",
+             cron, interval_seconds, anchor, keep_count, keep_seconds, paused, next_due, fault, verify_seconds, verify_due) \
+             values ($1, $13, $14, $15, $10, $16, $9, $2, $3, $4, $5, $6, $7, $8, null, $11, $12)",
         );
         written(insert, schedule)
             .bind(&schedule.project.0)
@@ -54,7 +54,7 @@ impl Store {
         conn.announce(News::Work);
         let update = query(
             "update backup_schedule set cron = $2, interval_seconds = $3, anchor = $4, keep_count = $5, keep_seconds = $6, \
-             paused = $7, next_due = $8, updated = $9, tries = $10 where id = $1",
+             paused = $7, next_due = $8, updated = $9, tries = $10, verify_seconds = $11, verify_due = $12 where id = $1",
         );
         written(update, schedule).execute(conn).await.map_err(failed("change", schedule.id))?;
         Ok(())
@@ -196,6 +196,68 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
+    /// At most `limit` schedules of whose backups one is to be verified now, the longest due first.
+    pub async fn list_due_verifications(&self, limit: u32) -> Result<Vec<BackupSchedule>> {
+        let sql = AssertSqlSafe(format!(
+            "{SELECT} where not s.paused and s.verify_seconds is not null and exists (select 1 from backup b \
+             where b.schedule_id = s.id and b.state = 'COMPLETED' and b.created >= s.verify_due) \
+             order by s.verify_due, s.id limit $1"
+        ));
+        let rows = query(sql).bind(i64::from(limit)).fetch_all(&self.read).await;
+        let rows = rows.map_err(|error| Error::internal("list the verifications that are due", error))?;
+        rows.iter().map(schedule).collect()
+    }
+
+    /// That a verification of one of a schedule's backups has begun, if the schedule is still there; the next one is due from then on.
+    pub(super) async fn begin_scheduled_verification(
+        &self,
+        conn: &mut Connection,
+        backup: &Backup,
+        operation: OperationId,
+        now: i64,
+    ) -> Result<()> {
+        let Some(id) = backup.schedule else { return Ok(()) };
+        let Some(schedule) = self.backup_schedule(conn, id).await? else { return Ok(()) };
+        let due = schedule.verify_due_after(backup.created).unwrap_or(schedule.verify_due);
+        query(
+            "update backup_schedule set verification = 'running', verification_backup_id = $2, verification_operation_id = $3, \
+             verification_at = $4, verification_fault = null, verify_due = $5 where id = $1",
+        )
+        .bind(id.to_string())
+        .bind(backup.id.to_string())
+        .bind(operation.to_string())
+        .bind(now)
+        .bind(micros(due))
+        .execute(conn)
+        .await
+        .map_err(failed("begin a verification of", id))?;
+        Ok(())
+    }
+
+    /// That a verification of this backup was not begun, and why, in the transaction that has read the schedule.
+    pub async fn refuse_scheduled_verification(
+        &self,
+        conn: &mut Connection,
+        schedule: &BackupSchedule,
+        backup: &Backup,
+        fault: &str,
+    ) -> Result<()> {
+        let due = schedule.verify_due_after(backup.created).unwrap_or(schedule.verify_due);
+        query(
+            "update backup_schedule set verification = 'failed', verification_backup_id = $2, verification_operation_id = null, \
+             verification_at = $3, verification_fault = $4, verify_due = $5 where id = $1",
+        )
+        .bind(schedule.id.to_string())
+        .bind(backup.id.to_string())
+        .bind(self.now_micros())
+        .bind(fault)
+        .bind(micros(due))
+        .execute(conn)
+        .await
+        .map_err(failed("refuse a verification of", schedule.id))?;
+        Ok(())
+    }
+
     /// Says in the schedule of the operation's backup, if it has one, why that has failed.
     pub async fn fail_schedule_of(&self, conn: &mut Connection, operation: OperationId, fault: &str) -> Result<()> {
         let update = query(
@@ -269,7 +331,7 @@ impl Store {
     }
 }
 
-/// Binds `$1` to `$10`: what a person decides of a schedule, and what follows from it.
+/// Binds `$1` to `$12`: what a person decides of a schedule, and what follows from it.
 fn written(query: Query, schedule: &BackupSchedule) -> Query {
     let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     let (cron, interval) = match &schedule.rhythm {
@@ -287,6 +349,8 @@ fn written(query: Query, schedule: &BackupSchedule) -> Query {
         .bind(micros(schedule.next_due))
         .bind(micros(schedule.updated))
         .bind(i64::from(schedule.tries))
+        .bind(schedule.verify.map(seconds))
+        .bind(micros(schedule.verify_due))
 }
 
 async fn read<'a>(target: impl Into<Target<'a>>, id: ScheduleId) -> Result<Option<BackupSchedule>> {
@@ -313,6 +377,9 @@ fn schedule(row: &Row) -> Result<BackupSchedule> {
         rhythm,
         anchor: time(row, "anchor")?,
         keep,
+        verify: maybe_number(row, "verify_seconds")?.map(Duration::from_secs),
+        verify_due: time(row, "verify_due")?,
+        last_verification: last_verification(row)?,
         paused: column(row, "paused")?,
         next_due: time(row, "next_due")?,
         tries: narrow(row, "tries")?,
@@ -322,6 +389,18 @@ fn schedule(row: &Row) -> Result<BackupSchedule> {
         created: time(row, "created")?,
         updated: time(row, "updated")?,
     })
+}
+
+fn last_verification(row: &Row) -> Result<Option<LastVerification>> {
+    if maybe_text(row, "verification")?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(LastVerification {
+        backup: BackupId(parsed(row, "verification_backup_id")?),
+        state: tagged(row, "verification", VerificationState::from_tag)?,
+        at: time(row, "verification_at")?,
+        fault: column(row, "verification_fault")?,
+    }))
 }
 
 fn maybe_number<T: TryFrom<i64>>(row: &Row, name: &'static str) -> Result<Option<T>> {

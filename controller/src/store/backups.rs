@@ -20,6 +20,8 @@ const SELECT: &str = "select b.id, b.project_id, b.name, b.description, b.instan
      b.verification, b.verification_operation_id, b.verification_at, b.verification_fault from backup b";
 /// The most backups that build on one another: a restore reads all of them, and misses what one of them lacks.
 pub const LONGEST_CHAIN: usize = 32;
+/// Where it stands how a verification has ended: on the backup, and on the schedule that had made it.
+const VERIFIED: [&str; 2] = ["backup", "backup_schedule"];
 /// Those that are being taken.
 const RUNNING: &str = "state in ('NEW', 'BUILDING', 'SAVING')";
 
@@ -137,12 +139,19 @@ impl Store {
 
     /// What an increment builds on, and itself: the full backup first. Empty when there is none.
     pub async fn get_backup_chain(&self, id: BackupId) -> Result<Vec<Backup>> {
-        chain(&self.read, id).await
+        chain(&self.read, "$1", id.to_string()).await
     }
 
     /// The same, in a transaction that depends on it.
     pub async fn backup_chain(&self, conn: &mut Connection, id: BackupId) -> Result<Vec<Backup>> {
-        chain(conn, id).await
+        chain(conn, "$1", id.to_string()).await
+    }
+
+    /// What the newest complete backup of a schedule builds on, and itself: the full one first. Empty when there is none.
+    pub async fn get_scheduled_chain(&self, schedule: ScheduleId) -> Result<Vec<Backup>> {
+        let newest = "(select n.id from backup n where n.schedule_id = $1 and n.state = 'COMPLETED' \
+             order by n.created desc, n.id desc limit 1)";
+        chain(&self.read, newest, schedule.to_string()).await
     }
 
     /// The increments on a backup, those on them, and so on.
@@ -291,18 +300,24 @@ impl Store {
     }
 
     /// That this operation verifies it. What is shown of the backup else stays as it was.
-    pub async fn begin_verification(&self, conn: &mut Connection, id: BackupId, operation: OperationId) -> Result<()> {
+    pub async fn begin_verification(
+        &self,
+        conn: &mut Connection,
+        backup: &Backup,
+        operation: OperationId,
+    ) -> Result<()> {
+        let now = self.now_micros();
         query(
             "update backup set verification = 'running', verification_operation_id = $2, verification_at = $3, \
              verification_fault = null where id = $1",
         )
-        .bind(id.to_string())
+        .bind(backup.id.to_string())
         .bind(operation.to_string())
-        .bind(self.now_micros())
-        .execute(conn)
+        .bind(now)
+        .execute(&mut *conn)
         .await
-        .map_err(failed("begin to verify", id))?;
-        Ok(())
+        .map_err(failed("begin to verify", backup.id))?;
+        self.begin_scheduled_verification(conn, backup, operation, now).await
     }
 
     /// What a verification that runs has come to: `None` it has passed, else why it failed. One that has ended stays as it is.
@@ -313,32 +328,40 @@ impl Store {
         fault: Option<&str>,
     ) -> Result<()> {
         let state = if fault.is_some() { VerificationState::Failed } else { VerificationState::Passed };
-        query(
-            "update backup set verification = $2, verification_at = $3, verification_fault = $4 \
-             where verification_operation_id = $1 and verification = 'running'",
-        )
-        .bind(operation.to_string())
-        .bind(state.tag())
-        .bind(self.now_micros())
-        .bind(fault)
-        .execute(conn)
-        .await
-        .map_err(|error| Error::internal("end the verification of a backup", error))?;
+        let now = self.now_micros();
+        for table in VERIFIED {
+            let sql = AssertSqlSafe(format!(
+                "update {table} set verification = $2, verification_at = $3, verification_fault = $4 \
+                 where verification_operation_id = $1 and verification = 'running'"
+            ));
+            query(sql)
+                .bind(operation.to_string())
+                .bind(state.tag())
+                .bind(now)
+                .bind(fault)
+                .execute(&mut *conn)
+                .await
+                .map_err(|error| Error::internal("end the verification of a backup", error))?;
+        }
         Ok(())
     }
 
     /// Gives up the verifications of which no operation is active any more.
     pub async fn end_orphaned_verifications(&self, conn: &mut Connection, fault: &str) -> Result<()> {
-        query(
-            "update backup set verification = 'failed', verification_at = $1, verification_fault = $2 \
-             where verification = 'running' and not exists \
-             (select 1 from operation o where o.id = backup.verification_operation_id and o.active)",
-        )
-        .bind(self.now_micros())
-        .bind(fault)
-        .execute(conn)
-        .await
-        .map_err(|error| Error::internal("give up verifications of backups", error))?;
+        let now = self.now_micros();
+        for table in VERIFIED {
+            let sql = AssertSqlSafe(format!(
+                "update {table} set verification = 'failed', verification_at = $1, verification_fault = $2 \
+                 where verification = 'running' and not exists \
+                 (select 1 from operation o where o.id = {table}.verification_operation_id and o.active)"
+            ));
+            query(sql)
+                .bind(now)
+                .bind(fault)
+                .execute(&mut *conn)
+                .await
+                .map_err(|error| Error::internal("give up verifications of backups", error))?;
+        }
         Ok(())
     }
 
@@ -400,13 +423,15 @@ async fn read<'a>(target: impl Into<Target<'a>>, id: BackupId) -> Result<Option<
     row.map(|row| backup(&row)).transpose()
 }
 
-async fn chain<'a>(target: impl Into<Target<'a>>, id: BackupId) -> Result<Vec<Backup>> {
+/// `last` says in SQL which one comes last, by `$1`.
+async fn chain<'a>(target: impl Into<Target<'a>>, last: &'static str, value: String) -> Result<Vec<Backup>> {
     let sql = AssertSqlSafe(format!(
-        "with recursive chain (id, parent_id, depth) as (select id, parent_id, 0 from backup where id = $1 \
+        "with recursive chain (id, parent_id, depth) as (select id, parent_id, 0 from backup where id = {last} \
          union all select p.id, p.parent_id, chain.depth + 1 from backup p join chain on p.id = chain.parent_id \
          where chain.depth <= {LONGEST_CHAIN}) {SELECT} join chain on chain.id = b.id order by chain.depth desc"
     ));
-    let rows = query(sql).bind(id.to_string()).fetch_all(target).await.map_err(failed("read the chain of", id))?;
+    let rows = query(sql).bind(&value).fetch_all(target).await;
+    let rows = rows.map_err(|error| Error::internal(format!("read the chain of backup or schedule {value}"), error))?;
     rows.iter().map(backup).collect()
 }
 

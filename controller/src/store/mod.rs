@@ -108,6 +108,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (24, "verifications", include_str!("migrations/0024_verifications.sql")),
     (25, "deletion_protection", include_str!("migrations/0025_deletion_protection.sql")),
     (26, "increments", include_str!("migrations/0026_increments.sql")),
+    (27, "schedule_options", include_str!("migrations/0027_schedule_options.sql")),
     (28, "log_shipping", include_str!("migrations/0028_log_shipping.sql")),
 ];
 

@@ -12,7 +12,8 @@ use time::OffsetDateTime;
 use trove_strategy::{Capability, Client, INTERFACE, Identity, Installation, Manifest, NameRules};
 
 use crate::config::Config;
-use crate::ids::{BackupId, DatastoreId, InstanceId, OperationId, ProjectId, VersionId};
+use crate::ids::{BackupId, DatastoreId, InstanceId, OperationId, ProjectId, ScheduleId, VersionId};
+use crate::model::backup_schedules::{BackupSchedule, Keep, Rhythm};
 use crate::model::backups::{Backup, BackupSource};
 use crate::model::{Flavor, Requirements};
 use crate::objects::Objects;
@@ -120,6 +121,30 @@ pub(crate) fn manifest() -> Manifest {
         capabilities: vec![Capability::Databases, Capability::Users, Capability::Root],
         parameters: Vec::new(),
         character_sets: Vec::new(),
+    }
+}
+
+/// A schedule of project `p` that was made at this time, is due each night, keeps two backups and has none verified.
+pub(crate) fn schedule(instance: InstanceId, made: OffsetDateTime) -> BackupSchedule {
+    BackupSchedule {
+        id: ScheduleId::random(),
+        project: ProjectId("p".to_owned()),
+        instance,
+        user_id: "user".to_owned(),
+        rhythm: Rhythm::Cron("0 3 * * *".to_owned()),
+        anchor: made,
+        keep: Keep { count: Some(2), age: None },
+        verify: None,
+        verify_due: made,
+        last_verification: None,
+        paused: false,
+        next_due: made,
+        tries: 0,
+        last_run: None,
+        last_backup: None,
+        fault: None,
+        created: made,
+        updated: made,
     }
 }
 

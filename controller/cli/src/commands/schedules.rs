@@ -24,12 +24,12 @@ pub(crate) enum Verb {
         #[arg(long)]
         all_projects: bool,
     },
-    /// Show a schedule: when it is due next, and what became of the last backup.
+    /// Show a schedule: when it is due next, and what became of the last backup and of the last verification.
     Show {
         /// By id, or by the name or id of its instance if that has no other.
         schedule: String,
     },
-    /// Change when a schedule is due or what it keeps, or let it rest.
+    /// Change when a schedule is due, what it keeps or how often it is verified, or let it rest.
     Update(Change),
     /// Delete a schedule. Its backups stay.
     Delete {
@@ -68,6 +68,9 @@ pub(crate) struct Order {
     every: Option<Duration>,
     #[command(flatten)]
     kept: Kept,
+    /// How often one of the backups is verified: 7d (the default), or off.
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds_or_off)]
+    verify: Option<Duration>,
 }
 
 /// A change of a schedule. What it says of keeping takes the place of both bounds.
@@ -75,9 +78,9 @@ pub(crate) struct Order {
 #[command(
     group = clap::ArgGroup::new("rhythm").args(["cron", "every"]),
     group = clap::ArgGroup::new("rest").args(["pause", "resume"]),
-    group = clap::ArgGroup::new("change").args(["cron", "every", "keep", "keep_count", "pause", "resume"]).required(true).multiple(true),
+    group = clap::ArgGroup::new("change").args(["cron", "every", "keep", "keep_count", "verify", "pause", "resume"]).required(true).multiple(true),
     after_help = "Examples:\n  trovectl backup schedule update db1 --keep 14d --keep-count 20\n  trovectl backup schedule update db1 \
-        --pause"
+        --pause\n  trovectl backup schedule update db1 --verify 1d"
 )]
 pub(crate) struct Change {
     /// By id, or by the name or id of its instance if that has no other.
@@ -90,7 +93,10 @@ pub(crate) struct Change {
     every: Option<Duration>,
     #[command(flatten)]
     kept: Kept,
-    /// Take and remove nothing until it is resumed.
+    /// How often one of the backups is verified: 7d, or off.
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds_or_off)]
+    verify: Option<Duration>,
+    /// Take, remove and verify nothing until it is resumed.
     #[arg(long)]
     pause: bool,
     /// Go on, with the next time that is still to come.
@@ -107,6 +113,7 @@ const LIST: &[Column] = &[
     ("KEEP S", "keep.seconds"),
     ("PAUSED", "paused"),
     ("NEXT DUE", "next_due"),
+    ("VERIFIED", "last_verification.state"),
     ("FAULT", "fault"),
 ];
 
@@ -122,6 +129,11 @@ const SHOW: &[Column] = &[
     ("LAST RUN", "last_run"),
     ("LAST BACKUP", "last_backup_id"),
     ("FAULT", "fault"),
+    ("VERIFY S", "verify_seconds"),
+    ("VERIFIED", "last_verification.state"),
+    ("VERIFIED AT", "last_verification.at"),
+    ("VERIFIED BACKUP", "last_verification.backup_id"),
+    ("VERIFICATION FAULT", "last_verification.fault"),
     ("CREATED", "created"),
     ("UPDATED", "updated"),
 ];
@@ -133,6 +145,11 @@ pub(super) fn whole_seconds(text: &str) -> std::result::Result<Duration, String>
         return Err("must be whole seconds, from 1".to_owned());
     }
     Ok(time)
+}
+
+/// The same, or `off`, which is zero.
+fn whole_seconds_or_off(text: &str) -> std::result::Result<Duration, String> {
+    if text == "off" { Ok(Duration::ZERO) } else { whole_seconds(text).map_err(|error| format!("{error}, or off")) }
 }
 
 /// Does it.
@@ -167,8 +184,8 @@ fn path(schedule: &Value) -> String {
     format!("/backup_schedules/{}", schedule["id"].as_str().unwrap_or_default())
 }
 
-/// The parts of a body that say when a schedule is due and what it keeps.
-fn parts(cron: Option<&str>, every: Option<Duration>, kept: &Kept) -> Map<String, Value> {
+/// The parts of a body that say when a schedule is due, what it keeps and how often it is verified.
+fn parts(cron: Option<&str>, every: Option<Duration>, kept: &Kept, verify: Option<Duration>) -> Map<String, Value> {
     let mut parts = Map::new();
     if let Some(cron) = cron {
         parts.insert("cron".to_owned(), cron.into());
@@ -180,12 +197,15 @@ fn parts(cron: Option<&str>, every: Option<Duration>, kept: &Kept) -> Map<String
         let seconds = kept.keep.map(|keep| keep.as_secs());
         parts.insert("keep".to_owned(), json!({"count": kept.keep_count, "seconds": seconds}));
     }
+    if let Some(verify) = verify {
+        parts.insert("verify_seconds".to_owned(), verify.as_secs().into());
+    }
     parts
 }
 
 async fn create(session: &mut Session, order: &Order) -> Result<()> {
     let instance = instances::id(session, &order.instance).await?;
-    let mut body = parts(order.cron.as_deref(), order.every, &order.kept);
+    let mut body = parts(order.cron.as_deref(), order.every, &order.kept, order.verify);
     body.insert("instance".to_owned(), instance.into());
     let what = format!("schedule backups of {}", order.instance);
     let body = json!({"backup_schedule": body});
@@ -195,7 +215,7 @@ async fn create(session: &mut Session, order: &Order) -> Result<()> {
 
 async fn update(session: &mut Session, change: &Change) -> Result<()> {
     let found = session.api.find_schedule(&change.schedule).await?;
-    let mut body = parts(change.cron.as_deref(), change.every, &change.kept);
+    let mut body = parts(change.cron.as_deref(), change.every, &change.kept, change.verify);
     if change.pause || change.resume {
         body.insert("paused".to_owned(), change.pause.into());
     }
@@ -218,5 +238,8 @@ mod tests {
         for text in ["", "7", "x", "-1h", "0s", "1500ms"] {
             assert!(whole_seconds(text).is_err(), "{text}");
         }
+        assert_eq!(whole_seconds_or_off("off"), Ok(Duration::ZERO));
+        assert_eq!(whole_seconds_or_off("1d"), whole_seconds("1d"));
+        assert!(whole_seconds_or_off("never").unwrap_err().contains("or off"));
     }
 }

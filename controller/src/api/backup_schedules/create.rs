@@ -34,6 +34,8 @@ struct NewSchedule {
     #[schema(minimum = 1)]
     interval_seconds: Option<u64>,
     keep: Kept,
+    /// How often one of its backups is verified, by the newest that is complete; 0: never. Each week where it is left out.
+    verify_seconds: Option<u64>,
     /// Whether it rests until it is changed.
     #[serde(default)]
     paused: bool,
@@ -54,6 +56,7 @@ pub(in crate::api) async fn create(
         instance: new.instance.0,
         rhythm: NewRhythm { cron: new.cron, interval: new.interval_seconds.map(Duration::from_secs) },
         keep: new.keep.into(),
+        verify: new.verify_seconds.map(Duration::from_secs),
         paused: new.paused,
     };
     Ok(Json(body(&state.app.create_backup_schedule(&authorized.caller, order).await?)))

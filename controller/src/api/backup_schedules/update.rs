@@ -33,6 +33,8 @@ struct ScheduleChanges {
     interval_seconds: Option<u64>,
     /// In the place of both bounds.
     keep: Option<Kept>,
+    /// 0: never. With another interval the next backup that is begun is verified.
+    verify_seconds: Option<u64>,
     paused: Option<bool>,
 }
 
@@ -42,12 +44,14 @@ impl TryFrom<ChangedSchedule> for ScheduleChange {
     fn try_from(ChangedSchedule { backup_schedule: change }: ChangedSchedule) -> Result<Self> {
         let interval = change.interval_seconds.map(Duration::from_secs);
         let rhythm = (change.cron.is_some() || interval.is_some()).then_some(NewRhythm { cron: change.cron, interval });
-        if rhythm.is_none() && change.keep.is_none() && change.paused.is_none() {
+        let verify = change.verify_seconds.map(Duration::from_secs);
+        if rhythm.is_none() && change.keep.is_none() && verify.is_none() && change.paused.is_none() {
             return Err(Error::BadRequest(
-                "Validation error: backup_schedule needs cron, interval_seconds, keep or paused.".to_owned(),
+                "Validation error: backup_schedule needs cron, interval_seconds, keep, verify_seconds or paused."
+                    .to_owned(),
             ));
         }
-        Ok(Self { rhythm, keep: change.keep.map(Into::into), paused: change.paused })
+        Ok(Self { rhythm, keep: change.keep.map(Into::into), verify, paused: change.paused })
     }
 }
 

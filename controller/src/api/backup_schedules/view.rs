@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use super::Kept;
 use crate::api::http::links::{Link, Time};
-use crate::app::backup_schedules::{BackupSchedule, Rhythm};
+use crate::app::backup_schedules::{BackupSchedule, LastVerification, Rhythm};
+use crate::app::host_paths::without_host_paths;
 
 /// A schedule of backups.
 #[derive(Serialize, ToSchema)]
@@ -20,7 +21,9 @@ pub(in crate::api) struct ScheduleView {
     /// Null where there is a cron expression.
     interval_seconds: Option<u64>,
     keep: Kept,
-    /// Whether it rests: nothing is taken, and nothing removed.
+    /// How often one of its backups is verified; 0: never.
+    verify_seconds: u64,
+    /// Whether it rests: nothing is taken, nothing removed, and nothing verified.
     paused: bool,
     /// When the next backup is begun, or tried again; null while it rests.
     next_due: Option<Time>,
@@ -29,8 +32,34 @@ pub(in crate::api) struct ScheduleView {
     last_backup_id: Option<Uuid>,
     /// Why the last one was not begun, or has failed.
     fault: Option<String>,
+    /// Of one of its backups, also by a person.
+    last_verification: Option<LastVerificationView>,
     created: Time,
     updated: Time,
+}
+
+/// The last verification of a backup of a schedule.
+#[derive(Serialize, ToSchema)]
+struct LastVerificationView {
+    /// It may be deleted.
+    backup_id: Uuid,
+    #[schema(value_type = String, pattern = "^(running|passed|failed)$")]
+    state: &'static str,
+    /// Since when it runs, or when it ended.
+    at: Time,
+    /// Why it failed, or was not begun.
+    fault: Option<String>,
+}
+
+impl From<&LastVerification> for LastVerificationView {
+    fn from(last: &LastVerification) -> Self {
+        Self {
+            backup_id: last.backup.0,
+            state: last.state.tag(),
+            at: last.at.into(),
+            fault: last.fault.as_deref().map(without_host_paths),
+        }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -66,11 +95,13 @@ pub(in crate::api) fn view(schedule: &BackupSchedule) -> ScheduleView {
         cron,
         interval_seconds,
         keep: schedule.keep.into(),
+        verify_seconds: schedule.verify.map_or(0, |interval| interval.as_secs()),
         paused: schedule.paused,
         next_due: (!schedule.paused).then(|| schedule.next_due.into()),
         last_run: schedule.last_run.map(Into::into),
         last_backup_id: schedule.last_backup.map(|id| id.0),
-        fault: schedule.fault.clone(),
+        fault: schedule.fault.as_deref().map(without_host_paths),
+        last_verification: schedule.last_verification.as_ref().map(Into::into),
         created: schedule.created.into(),
         updated: schedule.updated.into(),
     }

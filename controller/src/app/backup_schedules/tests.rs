@@ -27,7 +27,7 @@ fn every(interval: Duration) -> NewRhythm {
 
 fn order(id: InstanceId) -> NewSchedule {
     let keep = Keep { count: Some(10), age: Some(7 * 24 * HOUR) };
-    NewSchedule { instance: id.to_string(), rhythm: cron("0  3 * * *"), keep, paused: false }
+    NewSchedule { instance: id.to_string(), rhythm: cron("0  3 * * *"), keep, verify: None, paused: false }
 }
 
 #[tokio::test]
@@ -92,6 +92,15 @@ async fn what_is_wrong_is_named_and_changes_nothing() {
         let change = ScheduleChange { rhythm: Some(rhythm), ..ScheduleChange::default() };
         assert_eq!(code(&app.change_backup_schedule(&demo, made.id, change).await), 400, "{said}");
     }
+    for seconds in [1, 899, 367 * 24 * 3600] {
+        let verify = Some(Duration::from_secs(seconds));
+        let refused = app.create_backup_schedule(&demo, NewSchedule { verify, ..order(id) }).await;
+        assert_eq!(code(&refused), 400, "{seconds}");
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("['verify_seconds'] must be 0 (never) or from 900 (15 min)"), "{text}");
+        let change = ScheduleChange { verify, ..ScheduleChange::default() };
+        assert_eq!(code(&app.change_backup_schedule(&demo, made.id, change).await), 400, "{seconds}");
+    }
     for (count, seconds, said) in [
         (None, None, "['keep'] needs count or seconds"),
         (Some(0), None, "['keep']['count'] must be from 1"),
@@ -119,6 +128,32 @@ async fn what_is_wrong_is_named_and_changes_nothing() {
     assert_eq!(code(&app.create_backup_schedule(&demo, order(id)).await), 501);
     assert_eq!(world.rows().await, before);
     assert_eq!(app.get_backup_schedule(&demo, made.id).await.unwrap(), made);
+}
+
+#[tokio::test]
+async fn one_is_verified_each_week_unless_another_interval_is_asked_for() {
+    let (world, id) = ready().await;
+    let (app, demo, day) = (&world.app, caller("demo"), 24 * HOUR);
+    for (asked, verify) in [(None, Some(7 * day)), (Some(Duration::ZERO), None), (Some(day), Some(day))] {
+        let made = app.create_backup_schedule(&demo, NewSchedule { verify: asked, ..order(id) }).await.unwrap();
+        assert_eq!((made.verify, made.verify_due, &made.last_verification), (verify, made.created, &None));
+        assert_eq!(app.get_backup_schedule(&demo, made.id).await.unwrap(), made);
+    }
+    let made = app.create_backup_schedule(&demo, order(id)).await.unwrap();
+    world.run("update backup_schedule set verify_due = 5 where id = $1", made.id).await;
+    let change = async |verify| {
+        let change = ScheduleChange { verify, ..ScheduleChange::default() };
+        app.change_backup_schedule(&demo, made.id, change).await.unwrap()
+    };
+    let due = OffsetDateTime::UNIX_EPOCH + Duration::from_micros(5);
+    for verify in [None, Some(7 * day)] {
+        let same = change(verify).await;
+        assert_eq!((same.verify, same.verify_due), (Some(7 * day), due), "nothing has changed");
+    }
+    for (verify, expected) in [(day, Some(day)), (Duration::ZERO, None), (7 * day, Some(7 * day))] {
+        let changed = change(Some(verify)).await;
+        assert_eq!((changed.verify, changed.verify_due), (expected, changed.updated), "the next backup is verified");
+    }
 }
 
 #[tokio::test]

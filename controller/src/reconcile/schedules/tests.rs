@@ -5,7 +5,7 @@ use trove_strategy::Capability;
 
 use super::*;
 use crate::config::Config;
-use crate::ids::{InstanceId, OperationId, ProjectId, ScheduleId};
+use crate::ids::{InstanceId, OperationId};
 use crate::model::Resource;
 use crate::model::backup_schedules::{Keep, Rhythm};
 use crate::model::backups::{Backup, BackupState, StoredBackup};
@@ -62,23 +62,8 @@ async fn schedule(stage: &Stage, instance: InstanceId) -> BackupSchedule {
 
 async fn scheduled(stage: &Stage, instance: InstanceId, interval: Duration, keep: Keep) -> BackupSchedule {
     let (store, now) = (&stage.context.store, stage.context.store.now());
-    let mut schedule = BackupSchedule {
-        id: ScheduleId::random(),
-        project: ProjectId("p".to_owned()),
-        instance,
-        user_id: "user".to_owned(),
-        rhythm: Rhythm::Every(interval),
-        anchor: now,
-        keep,
-        paused: false,
-        next_due: now,
-        tries: 0,
-        last_run: None,
-        last_backup: None,
-        fault: None,
-        created: now,
-        updated: now,
-    };
+    let rhythm = Rhythm::Every(interval);
+    let mut schedule = BackupSchedule { rhythm, keep, ..crate::testing::store::schedule(instance, now) };
     schedule.next_due = schedule.due_after(now).unwrap();
     let mut tx = store.begin().await.unwrap();
     store.insert_backup_schedule(&mut tx, &schedule).await.unwrap();

@@ -8,21 +8,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 fn new(fixture: &Fixture, project: &str, instance: InstanceId) -> BackupSchedule {
     let now = from_micros(fixture.store.now_micros());
     BackupSchedule {
-        id: ScheduleId::random(),
         project: ProjectId(project.to_owned()),
-        instance,
-        user_id: "user".to_owned(),
-        rhythm: Rhythm::Cron("0 3 * * *".to_owned()),
-        anchor: now,
-        keep: Keep { count: Some(2), age: None },
-        paused: false,
         next_due: now - HOUR,
-        tries: 0,
-        last_run: None,
-        last_backup: None,
-        fault: None,
-        created: now,
-        updated: now,
+        ..crate::testing::store::schedule(instance, now)
     }
 }
 
@@ -60,6 +48,7 @@ async fn a_schedule_is_read_back_whole_and_changed() {
     assert_eq!(store.get_backup_schedule(schedule.id).await.unwrap(), Some(schedule.clone()));
     schedule.rhythm = Rhythm::Every(6 * HOUR);
     schedule.keep = Keep { count: None, age: Some(24 * HOUR) };
+    (schedule.verify, schedule.verify_due) = (Some(24 * HOUR), schedule.verify_due + HOUR);
     schedule.paused = true;
     (schedule.anchor, schedule.next_due, schedule.tries) = (schedule.anchor + HOUR, schedule.next_due + HOUR, 0);
     let mut tx = store.begin().await.unwrap();
@@ -193,6 +182,51 @@ async fn what_a_schedule_keeps_no_longer_is_deleted_and_nothing_else() {
     for (id, state) in [(own.id, BackupState::New), (foreign, BackupState::Completed), (running, BackupState::New)] {
         assert_eq!(store.get_backup(id).await.unwrap().unwrap().state, state);
     }
+}
+
+#[tokio::test]
+async fn a_verification_is_due_once_a_backup_is_complete_that_was_begun_when_it_was_due() {
+    let fixture = fixture().await;
+    let (store, instance) = (&fixture.store, InstanceId::random());
+    let at = |verify, verify_due| BackupSchedule { verify, verify_due, ..new(&fixture, "p", instance) };
+    let (now, week) = (store.now(), Some(7 * 24 * HOUR));
+    let due = at(week, now - HOUR);
+    let others = [at(None, now - HOUR), at(week, now + HOUR), BackupSchedule { paused: true, ..at(week, now - HOUR) }];
+    for schedule in others.iter().chain([&due]) {
+        insert(&fixture, schedule).await;
+    }
+    let list = async || {
+        let found = store.list_due_verifications(10).await.unwrap();
+        found.into_iter().map(|schedule| schedule.id).collect::<Vec<_>>()
+    };
+    for schedule in others.iter().chain([&due]) {
+        backup(&fixture, schedule, BackupState::Failed).await;
+        backup(&fixture, schedule, BackupState::New).await;
+    }
+    assert_eq!(list().await, []);
+    assert!(store.get_scheduled_chain(due.id).await.unwrap().is_empty());
+    let mut newest = Vec::new();
+    for schedule in others.iter().chain([&due, &due]) {
+        newest.push(backup(&fixture, schedule, BackupState::Completed).await.0);
+        backup(&fixture, schedule, BackupState::Failed).await;
+    }
+    assert_eq!(list().await, [due.id]);
+    let chain = store.get_scheduled_chain(due.id).await.unwrap();
+    assert_eq!(chain.iter().map(|backup| backup.id).collect::<Vec<_>>(), newest[4..]);
+    let (found, operation) = (&chain[0], OperationId::random());
+    let mut tx = store.begin().await.unwrap();
+    store.begin_verification(&mut tx, found, operation).await.unwrap();
+    store.end_verification(&mut tx, operation, Some("it is damaged")).await.unwrap();
+    store.end_verification(&mut tx, operation, None).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(list().await, []);
+    let read = store.get_backup_schedule(due.id).await.unwrap().unwrap();
+    let last = read.last_verification.unwrap();
+    assert_eq!(
+        (last.backup, last.state, last.fault.as_deref()),
+        (found.id, VerificationState::Failed, Some("it is damaged"))
+    );
+    assert_eq!(micros(read.verify_due), micros(due.verify_due) + 7 * 24 * 3_600_000_000);
 }
 
 #[tokio::test]

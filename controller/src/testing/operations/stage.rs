@@ -135,7 +135,8 @@ impl Stage {
         let id = self.context.store.enqueue(&mut tx, operation).await?;
         if let Some(params) = verified {
             let backup = serde_json::from_value::<restore_instance::Params>(params).unwrap().backup;
-            self.context.store.begin_verification(&mut tx, backup, id).await?;
+            let backup = self.context.store.backup(&mut tx, backup).await?.unwrap();
+            self.context.store.begin_verification(&mut tx, &backup, id).await?;
         }
         if let Some(params) = backup {
             let backup = serde_json::from_value::<create_backup::Params>(params).unwrap().backup;
