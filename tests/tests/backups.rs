@@ -256,6 +256,19 @@ async fn trovectl_has_backups_taken_by_themselves_and_the_oldest_goes() -> Resul
     let (ok, text) =
         stack.trovectl(&["backup", "schedule", "create", "db1", "--cron", "0 0 31 2 *", "--keep", "7d"])?;
     ensure!(!ok && text.contains("backup_schedule['cron']"), "{text}");
+    let (ok, text) = stack.trovectl(&[
+        "backup",
+        "schedule",
+        "create",
+        "db1",
+        "--every",
+        "4s",
+        "--keep",
+        "7d",
+        "--full-every",
+        "7d",
+    ])?;
+    ensure!(!ok && text.contains("has no incremental backups"), "{text}");
     let made = ctl(&stack, &["create", "db1", "--every", "4s", "--keep-count", "1", "--keep", "7d"])?;
     let schedule = made["id"].as_str().with_context(|| format!("{made}"))?.to_owned();
     assert_eq!(made["keep"], json!({"count": 1, "seconds": 7 * 24 * 3600}), "{made}");
@@ -295,6 +308,56 @@ async fn trovectl_has_backups_taken_by_themselves_and_the_oldest_goes() -> Resul
     let view = api.await_active(&new).await.with_context(|| stack.log_end())?;
     assert_eq!(Engine::Redis.read(&view).await?, ["kept"]);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_takes_increments_and_keeps_what_they_need() -> Result<()> {
+    let engine = Engine::MariaDb;
+    let config = "[backups]\nleast_schedule_interval = \"1s\"\n".to_owned();
+    let mut stack = Stack::start_with(StackOptions { config, ..StackOptions::offering(&[engine]) }).await?;
+    let api = stack.login("trove").await?;
+    let id = api.create(&engine.order("db1")).await?;
+    let view = api.await_active(&id).await?;
+    engine.write(&view, "first").await?;
+    let ctl = |stack: &Stack, words: &[&str]| -> Result<()> {
+        let (ok, said) = stack.trovectl(&[&["backup", "schedule"][..], words].concat())?;
+        ensure!(ok, "trovectl {words:?}: {said}");
+        Ok(())
+    };
+    ctl(&stack, &["create", "db1", "--every", "4s", "--full-every", "1h", "--keep-count", "1", "--verify", "off"])?;
+    // The complete backups, the oldest first: their ids, and what each builds on.
+    let complete = async || -> Result<Vec<(String, Option<String>)>> {
+        let all = api.get("/backups").await?.body["backups"].clone();
+        let mut all = all.as_array().cloned().unwrap_or_default();
+        all.retain(|backup| backup["status"] == "COMPLETED");
+        all.sort_by_key(|backup| backup["name"].as_str().map(str::to_owned));
+        let text = |backup: &Value, field: &str| backup[field].as_str().map(str::to_owned);
+        Ok(all.iter().filter_map(|backup| Some((text(backup, "id")?, text(backup, "parent_id")))).collect())
+    };
+    let limit = std::time::Duration::from_secs(180);
+    let some = trove_tests::poll("three backups", limit, &complete, |found| found.len() >= 3).await?;
+    engine.write(&view, "second").await?;
+    stack.kill_and_run()?;
+    // One that runs now may have begun before.
+    let more = |found: &Vec<_>| found.len() >= some.len() + 2;
+    trove_tests::poll("two more", limit, &complete, more).await.with_context(|| stack.log_end())?;
+    ctl(&stack, &["update", "db1", "--pause"])?;
+    api.await_active(&id).await?;
+    let chain = complete().await?;
+    let before = [None].into_iter().chain(chain.iter().map(|(id, _)| Some(id.clone())));
+    for ((id, parent), before) in chain.iter().zip(before) {
+        ensure!(*parent == before, "{id} builds on {parent:?}, expected {before:?}");
+    }
+    let newest = &chain.last().context("a backup")?.0;
+    let new = api.create(&restored_from(newest, "new")).await?;
+    let view = api.await_active(&new).await.with_context(|| stack.log_end())?;
+    assert_eq!(engine.read(&view).await?, ["first", "second"]);
+
+    ctl(&stack, &["update", "db1", "--resume", "--full-every", "off"])?;
+    let one = |found: &Vec<(String, Option<String>)>| found.len() == 1 && found[0].1.is_none();
+    let last = trove_tests::poll("one full backup", limit, &complete, one).await.with_context(|| stack.log_end())?;
+    ensure!(!chain.contains(&last[0]), "the first full one is left");
+    ctl(&stack, &["delete", "db1"])
 }
 
 /// Runs a program as the account that runs engines, since PostgreSQL refuses root.

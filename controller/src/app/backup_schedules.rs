@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use trove_strategy::{Capability, Manifest};
 
 use super::backups::is_of;
 use super::names::shown;
@@ -29,7 +30,7 @@ const MOST_AGE: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 const MOST: u64 = 10;
 
 /// When backups are to be taken: one of them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewRhythm {
     /// A cron expression of five fields, UTC.
     pub cron: Option<String>,
@@ -42,6 +43,8 @@ pub struct NewSchedule {
     /// Id of the instance.
     pub instance: String,
     pub rhythm: NewRhythm,
+    /// In each such interval the first backup is a full one, and the others build on it; zero: all are full ones.
+    pub full_every: Duration,
     pub keep: Keep,
     /// How often one of its backups is verified: zero is never, and `None` each week.
     pub verify: Option<Duration>,
@@ -49,9 +52,11 @@ pub struct NewSchedule {
 }
 
 /// A change of a schedule; what is `None` stays.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScheduleChange {
     pub rhythm: Option<NewRhythm>,
+    /// Zero: all are full ones.
+    pub full_every: Option<Duration>,
     /// In the place of all that was said of it.
     pub keep: Option<Keep>,
     /// Zero is never.
@@ -73,8 +78,8 @@ impl App {
     /// Makes a schedule for an instance, whatever its state.
     ///
     /// # Errors
-    /// 400 names the field; 404; 422 while the instance is being deleted, and when it has [`MOST`]; 501 where the datastore has no
-    /// backups.
+    /// 400 names the field; 404; 422 while the instance is being deleted, when it has [`MOST`], and where the datastore has no
+    /// increments; 501 where it has no backups.
     pub async fn create_backup_schedule(&self, caller: &Caller, order: NewSchedule) -> Result<BackupSchedule> {
         let now = self.store.now();
         let rhythm = self.check_rhythm(order.rhythm, now)?;
@@ -84,12 +89,14 @@ impl App {
         let id: InstanceId = order.instance.parse().map_err(|_| missing())?;
         let (instance, manifest) = self.get_instance_with_manifest(caller, id).await?;
         create_backup::check_able(&instance, &manifest)?;
+        let full_every = self.check_full_every(order.full_every, &manifest)?;
         let mut schedule = BackupSchedule {
             id: ScheduleId::random(),
             project: instance.project,
             instance: id,
             user_id: caller.user_id.clone(),
             rhythm,
+            full_every,
             anchor: now,
             keep: order.keep,
             verify,
@@ -156,7 +163,7 @@ impl App {
     /// whose backups are verified otherwise has the next one that is begun verified.
     ///
     /// # Errors
-    /// 400 names the field; 404.
+    /// 400 names the field; 404; 422 where the datastore has no increments.
     pub async fn change_backup_schedule(
         &self,
         caller: &Caller,
@@ -167,6 +174,14 @@ impl App {
         let rhythm = change.rhythm.map(|rhythm| self.check_rhythm(rhythm, now)).transpose()?;
         change.keep.map(check_keep).transpose()?;
         let verify = change.verify.map(|verify| self.check_verify(verify)).transpose()?;
+        let full_every = match change.full_every {
+            Some(interval) => {
+                let schedule = self.get_backup_schedule(caller, id).await?;
+                let (_, manifest) = self.get_instance_with_manifest(caller, schedule.instance).await?;
+                Some(self.check_full_every(interval, &manifest)?)
+            }
+            None => None,
+        };
         let mut tx = self.store.begin().await?;
         let mut schedule = visible(caller, id, self.store.backup_schedule(&mut tx, id).await?)?;
         let resumed = schedule.paused && change.paused == Some(false);
@@ -179,6 +194,7 @@ impl App {
         if let Some(verify) = verify.filter(|verify| *verify != schedule.verify) {
             (schedule.verify, schedule.verify_due) = (verify, now);
         }
+        schedule.full_every = full_every.unwrap_or(schedule.full_every);
         schedule.paused = change.paused.unwrap_or(schedule.paused);
         schedule.keep = change.keep.unwrap_or(schedule.keep);
         schedule.updated = now;
@@ -227,6 +243,22 @@ impl App {
             return Ok(None);
         }
         self.check_interval("['verify_seconds']", "0 (never) or ", interval)?;
+        Ok(Some(interval))
+    }
+
+    /// # Errors
+    /// 400 names the field; 422.
+    fn check_full_every(&self, interval: Duration, manifest: &Manifest) -> Result<Option<Duration>> {
+        if interval.is_zero() {
+            return Ok(None);
+        }
+        if !manifest.has(Capability::Incremental) {
+            return Err(Error::Unprocessable(format!(
+                "Datastore {} has no incremental backups: leave out full_every_seconds.",
+                manifest.identity.name
+            )));
+        }
+        self.check_interval("['full_every_seconds']", "0 (all of them) or ", interval)?;
         Ok(Some(interval))
     }
 

@@ -33,6 +33,8 @@ pub struct BackupSchedule {
     /// Who made it.
     pub user_id: String,
     pub rhythm: Rhythm,
+    /// In each such interval, whole seconds, the first backup is a full one, and the others build on it; `None`: all are full ones.
+    pub full_every: Option<Duration>,
     /// Where intervals are counted from.
     pub anchor: OffsetDateTime,
     pub keep: Keep,
@@ -61,6 +63,14 @@ impl BackupSchedule {
     /// When it is due first after this time; `None`: never again.
     pub fn due_after(&self, after: OffsetDateTime) -> Option<OffsetDateTime> {
         self.rhythm.due_after(self.id, self.anchor, after)
+    }
+
+    /// Whether the backup that is begun at `now` is a full one, where the last full one was begun at `last`. Intervals are counted
+    /// from the anchor, so that one each week stays one each week, however late a backup is.
+    pub fn full_due(&self, last: OffsetDateTime, now: OffsetDateTime) -> bool {
+        let Some(interval) = self.full_every.and_then(seconds) else { return true };
+        let number = |time: OffsetDateTime| (time - self.anchor).whole_seconds().div_euclid(interval);
+        number(now) > number(last)
     }
 
     /// From when on backups are to be begun of which the first one is verified next, once that of a backup that was begun at this
@@ -377,6 +387,21 @@ mod tests {
         }
         schedule.verify = None;
         assert_eq!(schedule.verify_due_after(due), None);
+    }
+
+    #[test]
+    fn the_first_backup_in_each_interval_is_a_full_one() {
+        let day = 24 * HOUR;
+        let weekly = BackupSchedule { full_every: Some(7 * day), ..schedule(InstanceId::random(), NOW) };
+        let first = NOW + 12 * HOUR;
+        let full: Vec<u32> = (1..=21).filter(|days| weekly.full_due(first, NOW + *days * day + 12 * HOUR)).collect();
+        assert_eq!(full.first(), Some(&7));
+        assert_eq!(full.len(), 15, "until one is taken");
+        let late = first + 7 * day + HOUR;
+        assert!(!weekly.full_due(late, late + 6 * day) && weekly.full_due(late, late + 7 * day - HOUR / 2));
+        assert!(weekly.full_due(NOW - HOUR, NOW), "one of before another rhythm");
+        let all = BackupSchedule { full_every: None, ..weekly };
+        assert!(all.full_due(first, first + HOUR));
     }
 
     #[test]

@@ -9,6 +9,10 @@
 //! | the instance is busy, or its engine does not run | it is tried again, [`TRIES`] times at growing intervals, unless the next time comes before; then it is left out |
 //! | the quota is used up, or the datastore has no backups any more | it is left out |
 //!
+//! Where a schedule has increments, a backup builds on the one that its schedule has begun last. It is a full one when that has failed
+//! or is gone or nothing builds on it, when a verification has found one of the chain damaged, when the engine has another version,
+//! when the chain is as long as it may be, and once in each interval.
+//!
 //! What was left out, and why, is the schedule's fault until the next one is begun.
 
 use std::time::Duration;
@@ -18,11 +22,14 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use trove_strategy::Capability;
 
 use crate::error::{Error, Result, chain};
 use crate::ids::BackupId;
 use crate::model::backup_schedules::BackupSchedule;
+use crate::model::backups::{Backup, BackupState, VerificationState};
 use crate::operations::{Origin, RunnerContext, create_backup};
+use crate::store::backups::LONGEST_CHAIN;
 
 /// Interval in which all schedules are looked at for backups that have become too old.
 const RETENTION: Duration = Duration::from_secs(3600);
@@ -156,8 +163,14 @@ async fn order(context: &RunnerContext, due: &BackupSchedule, now: OffsetDateTim
         request_id: format!("schedule-{}", present.id),
         user_id: present.user_id.clone(),
     };
+    let parent = match present.last_backup {
+        Some(last) if present.full_every.is_some() && manifest.has(Capability::Incremental) => {
+            parent(&present, &store.backup_chain(&mut tx, last).await?, &instance.version_number, now)
+        }
+        _ => None,
+    };
     let (name, schedule) = (name(&instance.name, now), Some(present.id));
-    let order = create_backup::Order { origin, name, description: None, parent: None, schedule };
+    let order = create_backup::Order { origin, name, description: None, parent, schedule };
     let backup = create_backup::submit(store, config, &mut tx, (&instance, &manifest), order).await?;
     if !store.begin_scheduled_backup(&mut tx, &present, backup.id, now, next(&present, now)?).await? {
         return Ok(Fired::Settled);
@@ -166,6 +179,19 @@ async fn order(context: &RunnerContext, due: &BackupSchedule, now: OffsetDateTim
     context.changes.bump();
     context.nudge.now();
     Ok(Fired::Settled)
+}
+
+/// What a backup that is begun at `now` builds on, of the chain of the one before; `None`: it is a full one.
+fn parent(schedule: &BackupSchedule, chain: &[Backup], version_number: &str, now: OffsetDateTime) -> Option<BackupId> {
+    let (full, last) = (chain.first()?, chain.last()?);
+    let is_sound = |backup: &Backup| {
+        let verified = backup.verification.as_ref().is_none_or(|it| it.state != VerificationState::Failed);
+        backup.state == BackupState::Completed && verified
+    };
+    let is_whole = full.parent.is_none() && chain.len() < LONGEST_CHAIN && chain.iter().all(is_sound);
+    let checkpoint = last.stored.as_ref().and_then(|stored| stored.checkpoint.as_ref());
+    let fits = checkpoint.is_some() && last.source.version_number == version_number;
+    (is_whole && fits && !schedule.full_due(full.created, now)).then_some(last.id)
 }
 
 /// When it is due after `now`.

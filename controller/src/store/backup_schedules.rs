@@ -18,7 +18,8 @@ use crate::store::sql::{Connection, News, Query, Row, Target, query};
 
 const SELECT: &str = "select s.id, s.project_id, s.instance_id, s.user_id, s.cron, s.interval_seconds, s.anchor, s.keep_count, \
      s.keep_seconds, s.paused, s.next_due, s.tries, s.last_run, s.last_backup_id, s.fault, s.created, s.updated, s.verify_seconds, \
-     s.verify_due, s.verification, s.verification_backup_id, s.verification_at, s.verification_fault from backup_schedule s";
+     s.verify_due, s.verification, s.verification_backup_id, s.verification_at, s.verification_fault, \
+     s.full_every_seconds from backup_schedule s";
 
 /// Which schedules a list shows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,8 +36,9 @@ impl Store {
         conn.announce(News::Work);
         let insert = query(
             "insert into backup_schedule (id, project_id, instance_id, user_id, tries, created, updated, \
-             cron, interval_seconds, anchor, keep_count, keep_seconds, paused, next_due, fault, verify_seconds, verify_due) \
-             values ($1, $13, $14, $15, $10, $16, $9, $2, $3, $4, $5, $6, $7, $8, null, $11, $12)",
+             cron, interval_seconds, anchor, keep_count, keep_seconds, paused, next_due, fault, verify_seconds, verify_due, \
+             full_every_seconds) \
+             values ($1, $14, $15, $16, $10, $17, $9, $2, $3, $4, $5, $6, $7, $8, null, $11, $12, $13)",
         );
         written(insert, schedule)
             .bind(&schedule.project.0)
@@ -54,7 +56,8 @@ impl Store {
         conn.announce(News::Work);
         let update = query(
             "update backup_schedule set cron = $2, interval_seconds = $3, anchor = $4, keep_count = $5, keep_seconds = $6, \
-             paused = $7, next_due = $8, updated = $9, tries = $10, verify_seconds = $11, verify_due = $12 where id = $1",
+             paused = $7, next_due = $8, updated = $9, tries = $10, verify_seconds = $11, verify_due = $12, \
+             full_every_seconds = $13 where id = $1",
         );
         written(update, schedule).execute(conn).await.map_err(failed("change", schedule.id))?;
         Ok(())
@@ -291,8 +294,8 @@ impl Store {
         rows.iter().map(schedule).collect()
     }
 
-    /// Begins the deletion of the backups that a schedule keeps no longer, but for those that are being restored or verified, or on which a
-    /// person's increments build; which.
+    /// Begins the deletion of the backups that a schedule keeps no longer, but for those that are being restored or verified, or that
+    /// an increment needs which is kept or being taken; which.
     pub async fn trim_backups(
         &self,
         conn: &mut Connection,
@@ -316,10 +319,11 @@ impl Store {
         };
         let held: Vec<Held> = rows.iter().map(held).collect::<Result<_>>()?;
         let mut begun = Vec::new();
+        // The newest first: what builds on one goes before it does.
         for id in schedule.keep.surplus(&held, now) {
-            let is_needed =
-                self.backup_reader(conn, id).await?.is_some() || !self.increments_on(conn, id).await?.is_empty();
-            if !is_needed {
+            let is_read = self.backup_reader(conn, id).await?.is_some();
+            let needs = |increment: &Backup| increment.state.is_running() || increment.state == BackupState::Completed;
+            if !is_read && !self.increments_on(conn, id).await?.iter().any(needs) {
                 self.begin_backup_deletion(conn, id).await?;
                 begun.push(id);
             }
@@ -331,7 +335,7 @@ impl Store {
     }
 }
 
-/// Binds `$1` to `$12`: what a person decides of a schedule, and what follows from it.
+/// Binds `$1` to `$13`: what a person decides of a schedule, and what follows from it.
 fn written(query: Query, schedule: &BackupSchedule) -> Query {
     let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     let (cron, interval) = match &schedule.rhythm {
@@ -351,6 +355,7 @@ fn written(query: Query, schedule: &BackupSchedule) -> Query {
         .bind(i64::from(schedule.tries))
         .bind(schedule.verify.map(seconds))
         .bind(micros(schedule.verify_due))
+        .bind(schedule.full_every.map(seconds))
 }
 
 async fn read<'a>(target: impl Into<Target<'a>>, id: ScheduleId) -> Result<Option<BackupSchedule>> {
@@ -375,6 +380,7 @@ fn schedule(row: &Row) -> Result<BackupSchedule> {
         instance: InstanceId(parsed(row, "instance_id")?),
         user_id: column(row, "user_id")?,
         rhythm,
+        full_every: maybe_number(row, "full_every_seconds")?.map(Duration::from_secs),
         anchor: time(row, "anchor")?,
         keep,
         verify: maybe_number(row, "verify_seconds")?.map(Duration::from_secs),

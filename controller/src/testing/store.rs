@@ -124,7 +124,7 @@ pub(crate) fn manifest() -> Manifest {
     }
 }
 
-/// A schedule of project `p` that was made at this time, is due each night, keeps two backups and has none verified.
+/// A schedule of project `p` that was made at this time, is due each night, keeps two backups, all full ones, and has none verified.
 pub(crate) fn schedule(instance: InstanceId, made: OffsetDateTime) -> BackupSchedule {
     BackupSchedule {
         id: ScheduleId::random(),
@@ -132,6 +132,7 @@ pub(crate) fn schedule(instance: InstanceId, made: OffsetDateTime) -> BackupSche
         instance,
         user_id: "user".to_owned(),
         rhythm: Rhythm::Cron("0 3 * * *".to_owned()),
+        full_every: None,
         anchor: made,
         keep: Keep { count: Some(2), age: None },
         verify: None,

@@ -55,7 +55,7 @@ pub(crate) struct Kept {
     group = clap::ArgGroup::new("rhythm").args(["cron", "every"]).required(true),
     group = clap::ArgGroup::new("bounds").args(["keep", "keep_count"]).required(true).multiple(true),
     after_help = "Examples:\n  trovectl backup schedule create db1 --cron '0 3 * * *' --keep 7d\n  trovectl backup schedule create \
-        db1 --every 6h --keep-count 10 --keep 30d"
+        db1 --every 6h --keep-count 10 --keep 30d\n  trovectl backup schedule create db1 --every 1h --full-every 1d --keep 7d"
 )]
 pub(crate) struct Order {
     /// The instance, by name or id.
@@ -66,6 +66,9 @@ pub(crate) struct Order {
     /// How often: 6h, 1d.
     #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     every: Option<Duration>,
+    /// Take a full backup once in this time, and increments on it between, where the datastore has them: 7d, or off (the default).
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds_or_off)]
+    full_every: Option<Duration>,
     #[command(flatten)]
     kept: Kept,
     /// How often one of the backups is verified: 7d (the default), or off.
@@ -78,7 +81,7 @@ pub(crate) struct Order {
 #[command(
     group = clap::ArgGroup::new("rhythm").args(["cron", "every"]),
     group = clap::ArgGroup::new("rest").args(["pause", "resume"]),
-    group = clap::ArgGroup::new("change").args(["cron", "every", "keep", "keep_count", "verify", "pause", "resume"]).required(true).multiple(true),
+    group = clap::ArgGroup::new("change").args(["cron", "every", "full_every", "keep", "keep_count", "verify", "pause", "resume"]).required(true).multiple(true),
     after_help = "Examples:\n  trovectl backup schedule update db1 --keep 14d --keep-count 20\n  trovectl backup schedule update db1 \
         --pause\n  trovectl backup schedule update db1 --verify 1d"
 )]
@@ -91,6 +94,9 @@ pub(crate) struct Change {
     /// How often: 6h, 1d.
     #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     every: Option<Duration>,
+    /// Take a full backup once in this time, and increments on it between: 7d, or off.
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds_or_off)]
+    full_every: Option<Duration>,
     #[command(flatten)]
     kept: Kept,
     /// How often one of the backups is verified: 7d, or off.
@@ -122,6 +128,7 @@ const SHOW: &[Column] = &[
     ("INSTANCE", "instance_id"),
     ("CRON", "cron"),
     ("EVERY S", "interval_seconds"),
+    ("FULL EVERY S", "full_every_seconds"),
     ("KEEP", "keep.count"),
     ("KEEP S", "keep.seconds"),
     ("PAUSED", "paused"),
@@ -184,28 +191,36 @@ fn path(schedule: &Value) -> String {
     format!("/backup_schedules/{}", schedule["id"].as_str().unwrap_or_default())
 }
 
-/// The parts of a body that say when a schedule is due, what it keeps and how often it is verified.
-fn parts(cron: Option<&str>, every: Option<Duration>, kept: &Kept, verify: Option<Duration>) -> Map<String, Value> {
+/// The parts of a body that say when a schedule is due, what it keeps and how often.
+fn parts(cron: Option<&str>, kept: &Kept, times: [(&str, Option<Duration>); 3]) -> Map<String, Value> {
     let mut parts = Map::new();
     if let Some(cron) = cron {
         parts.insert("cron".to_owned(), cron.into());
-    }
-    if let Some(every) = every {
-        parts.insert("interval_seconds".to_owned(), every.as_secs().into());
     }
     if kept.keep.is_some() || kept.keep_count.is_some() {
         let seconds = kept.keep.map(|keep| keep.as_secs());
         parts.insert("keep".to_owned(), json!({"count": kept.keep_count, "seconds": seconds}));
     }
-    if let Some(verify) = verify {
-        parts.insert("verify_seconds".to_owned(), verify.as_secs().into());
+    for (name, time) in times {
+        if let Some(time) = time {
+            parts.insert(name.to_owned(), time.as_secs().into());
+        }
     }
     parts
 }
 
+/// The intervals by their names in a body.
+fn times(
+    every: Option<Duration>,
+    full: Option<Duration>,
+    verify: Option<Duration>,
+) -> [(&'static str, Option<Duration>); 3] {
+    [("interval_seconds", every), ("full_every_seconds", full), ("verify_seconds", verify)]
+}
+
 async fn create(session: &mut Session, order: &Order) -> Result<()> {
     let instance = instances::id(session, &order.instance).await?;
-    let mut body = parts(order.cron.as_deref(), order.every, &order.kept, order.verify);
+    let mut body = parts(order.cron.as_deref(), &order.kept, times(order.every, order.full_every, order.verify));
     body.insert("instance".to_owned(), instance.into());
     let what = format!("schedule backups of {}", order.instance);
     let body = json!({"backup_schedule": body});
@@ -215,7 +230,7 @@ async fn create(session: &mut Session, order: &Order) -> Result<()> {
 
 async fn update(session: &mut Session, change: &Change) -> Result<()> {
     let found = session.api.find_schedule(&change.schedule).await?;
-    let mut body = parts(change.cron.as_deref(), change.every, &change.kept, change.verify);
+    let mut body = parts(change.cron.as_deref(), &change.kept, times(change.every, change.full_every, change.verify));
     if change.pause || change.resume {
         body.insert("paused".to_owned(), change.pause.into());
     }

@@ -33,6 +33,10 @@ struct NewSchedule {
     cron: Option<String>,
     #[schema(minimum = 1)]
     interval_seconds: Option<u64>,
+    /// In each such interval the first backup is a full one, and the others build on it, where the datastore has increments; 0: all
+    /// are full ones.
+    #[serde(default)]
+    full_every_seconds: u64,
     keep: Kept,
     /// How often one of its backups is verified, by the newest that is complete; 0: never. Each week where it is left out.
     verify_seconds: Option<u64>,
@@ -55,6 +59,7 @@ pub(in crate::api) async fn create(
     let order = backup_schedules::NewSchedule {
         instance: new.instance.0,
         rhythm: NewRhythm { cron: new.cron, interval: new.interval_seconds.map(Duration::from_secs) },
+        full_every: Duration::from_secs(new.full_every_seconds),
         keep: new.keep.into(),
         verify: new.verify_seconds.map(Duration::from_secs),
         paused: new.paused,

@@ -31,6 +31,8 @@ struct ScheduleChanges {
     /// In the place of a cron expression, too.
     #[schema(minimum = 1)]
     interval_seconds: Option<u64>,
+    /// 0: all backups are full ones.
+    full_every_seconds: Option<u64>,
     /// In the place of both bounds.
     keep: Option<Kept>,
     /// 0: never. With another interval the next backup that is begun is verified.
@@ -45,13 +47,16 @@ impl TryFrom<ChangedSchedule> for ScheduleChange {
         let interval = change.interval_seconds.map(Duration::from_secs);
         let rhythm = (change.cron.is_some() || interval.is_some()).then_some(NewRhythm { cron: change.cron, interval });
         let verify = change.verify_seconds.map(Duration::from_secs);
-        if rhythm.is_none() && change.keep.is_none() && verify.is_none() && change.paused.is_none() {
+        let full_every = change.full_every_seconds.map(Duration::from_secs);
+        let new = Self { rhythm, full_every, keep: change.keep.map(Into::into), verify, paused: change.paused };
+        if new == Self::default() {
             return Err(Error::BadRequest(
-                "Validation error: backup_schedule needs cron, interval_seconds, keep, verify_seconds or paused."
+                "Validation error: backup_schedule needs cron, interval_seconds, full_every_seconds, keep, \
+                 verify_seconds or paused."
                     .to_owned(),
             ));
         }
-        Ok(Self { rhythm, keep: change.keep.map(Into::into), verify, paused: change.paused })
+        Ok(new)
     }
 }
 
@@ -59,7 +64,7 @@ impl TryFrom<ChangedSchedule> for ScheduleChange {
 ///
 /// With another rhythm, or when it rests no longer, it is due next at the first time that is still to come.
 #[utoipa::path(patch, path = "/backup_schedules/{id}", tag = "backups", operation_id = "update_backup_schedule",
-    params(OfSchedule), responses(Fault<404>))]
+    params(OfSchedule), responses(Fault<404>, Fault<422>))]
 pub(in crate::api) async fn update(
     State(state): State<ApiState>,
     authorized: Authorized,

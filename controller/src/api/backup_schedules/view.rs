@@ -1,5 +1,7 @@
 //! A schedule as the API shows it.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -20,6 +22,8 @@ pub(in crate::api) struct ScheduleView {
     cron: Option<String>,
     /// Null where there is a cron expression.
     interval_seconds: Option<u64>,
+    /// In each such interval the first backup is a full one, and the others build on it; 0: all are full ones.
+    full_every_seconds: u64,
     keep: Kept,
     /// How often one of its backups is verified; 0: never.
     verify_seconds: u64,
@@ -77,6 +81,11 @@ pub(in crate::api) struct SchedulesPage {
     pub(in crate::api) links: Option<Vec<Link>>,
 }
 
+/// Of an interval; 0 where there is none.
+fn seconds(interval: Option<Duration>) -> u64 {
+    interval.map_or(0, |interval| interval.as_secs())
+}
+
 /// The body of a single one.
 pub(in crate::api) fn body(schedule: &BackupSchedule) -> ScheduleBody {
     ScheduleBody { backup_schedule: view(schedule) }
@@ -94,8 +103,9 @@ pub(in crate::api) fn view(schedule: &BackupSchedule) -> ScheduleView {
         instance_id: schedule.instance.0,
         cron,
         interval_seconds,
+        full_every_seconds: seconds(schedule.full_every),
         keep: schedule.keep.into(),
-        verify_seconds: schedule.verify.map_or(0, |interval| interval.as_secs()),
+        verify_seconds: seconds(schedule.verify),
         paused: schedule.paused,
         next_due: (!schedule.paused).then(|| schedule.next_due.into()),
         last_run: schedule.last_run.map(Into::into),

@@ -207,7 +207,7 @@ async fn a_schedule_is_made_listed_changed_and_deleted() {
     let expected = json!({
         "id": id, "project_id": "p", "instance_id": instance.to_string(), "cron": "0 3 * * *", "interval_seconds": null,
         "keep": {"count": 10, "seconds": 604_800}, "paused": false, "next_due": view["next_due"], "last_run": null,
-        "last_backup_id": null, "fault": null, "verify_seconds": 604_800, "last_verification": null, "created": view["created"], "updated": view["updated"]});
+        "last_backup_id": null, "fault": null, "verify_seconds": 604_800, "last_verification": null, "full_every_seconds": 0, "created": view["created"], "updated": view["updated"]});
     assert_eq!(view, expected);
     assert!(view["next_due"].as_str().unwrap().contains("T03:0"), "{view}");
     let path = format!("{SCHEDULES}/{id}");
@@ -316,7 +316,7 @@ async fn what_is_wrong_with_a_schedule_is_named_and_changes_nothing() {
         assert!(said.contains(sentence), "{body}: {said}");
     }
     for (change, sentence) in [
-        (json!({}), "backup_schedule needs cron, interval_seconds, keep, verify_seconds or paused"),
+        (json!({}), "backup_schedule needs cron, interval_seconds, full_every_seconds, keep, verify_seconds or paused"),
         (json!({"verify_seconds": 60}), "backup_schedule['verify_seconds'] must be 0 (never) or from 900"),
         (json!({"verify_seconds": "7d"}), "backup_schedule['verify_seconds'] must be"),
         (json!({"cron": "0 0 31 2 *"}), "backup_schedule['cron'] must come at some time"),

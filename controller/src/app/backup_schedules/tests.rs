@@ -27,7 +27,14 @@ fn every(interval: Duration) -> NewRhythm {
 
 fn order(id: InstanceId) -> NewSchedule {
     let keep = Keep { count: Some(10), age: Some(7 * 24 * HOUR) };
-    NewSchedule { instance: id.to_string(), rhythm: cron("0  3 * * *"), keep, verify: None, paused: false }
+    NewSchedule {
+        instance: id.to_string(),
+        rhythm: cron("0  3 * * *"),
+        full_every: Duration::ZERO,
+        keep,
+        verify: None,
+        paused: false,
+    }
 }
 
 #[tokio::test]
@@ -154,6 +161,40 @@ async fn one_is_verified_each_week_unless_another_interval_is_asked_for() {
         let changed = change(Some(verify)).await;
         assert_eq!((changed.verify, changed.verify_due), (expected, changed.updated), "the next backup is verified");
     }
+}
+
+#[tokio::test]
+async fn increments_are_for_datastores_that_have_them() {
+    let (world, id) = ready().await;
+    let (app, demo, week) = (&world.app, caller("demo"), 7 * 24 * HOUR);
+    let made = app.create_backup_schedule(&demo, order(id)).await.unwrap();
+    let create = async |full_every| app.create_backup_schedule(&demo, NewSchedule { full_every, ..order(id) }).await;
+    let change = async |full_every| {
+        let change = ScheduleChange { full_every: Some(full_every), ..ScheduleChange::default() };
+        app.change_backup_schedule(&demo, made.id, change).await
+    };
+    for refused in [create(week).await, change(week).await] {
+        assert_eq!(code(&refused), 422);
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("enginedb has no incremental backups: leave out full_every_seconds"), "{text}");
+    }
+    assert_eq!(change(Duration::ZERO).await.unwrap().full_every, None);
+    let mut able = manifest();
+    able.capabilities.extend([Capability::Backup, Capability::Incremental]);
+    register(&app.store, &able).await;
+    for refused in [create(HOUR / 5).await, change(HOUR / 5).await] {
+        assert_eq!(code(&refused), 400);
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("['full_every_seconds'] must be 0 (all of them) or from 900"), "{text}");
+    }
+    let with = create(week).await.unwrap();
+    assert_eq!((with.full_every, app.get_backup_schedule(&demo, with.id).await.unwrap()), (Some(week), with.clone()));
+    let changed = change(week).await.unwrap();
+    assert_eq!((changed.full_every, changed.next_due, changed.keep), (Some(week), made.next_due, made.keep));
+    let paused = ScheduleChange { paused: Some(true), ..ScheduleChange::default() };
+    assert_eq!(app.change_backup_schedule(&demo, made.id, paused).await.unwrap().full_every, Some(week), "it stays");
+    let other = ScheduleChange { full_every: Some(week), ..ScheduleChange::default() };
+    assert_eq!(code(&app.change_backup_schedule(&caller("other"), made.id, other).await), 404);
 }
 
 #[tokio::test]

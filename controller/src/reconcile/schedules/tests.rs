@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::ids::{InstanceId, OperationId};
 use crate::model::Resource;
 use crate::model::backup_schedules::{Keep, Rhythm};
-use crate::model::backups::{Backup, BackupState, StoredBackup};
+use crate::model::backups::{Backup, BackupState, StoredBackup, Verification};
 use crate::operations::Nudge;
 use crate::state::{HostState, Service, Task};
 use crate::store::agents::{AgentRow, ReportSequence};
@@ -329,6 +329,92 @@ async fn a_backup_that_is_complete_sends_the_oldest_away_and_never_a_persons_own
         assert!(there.contains(&own.id) && there.contains(&backup.id));
     }
     stage.assert_settled().await;
+}
+
+/// Begins and ends the backup that is due at `now`, which is its time from then on.
+async fn taken(stage: &Stage, now: OffsetDateTime) -> Backup {
+    reconcile(&stage.context, now).await.unwrap();
+    let backup = backups(stage).await.into_iter().find(|backup| backup.state == BackupState::New).unwrap();
+    let begun = query("update backup set created = $2 where id = $1").bind(backup.id.to_string());
+    begun.bind(crate::store::micros(now)).execute(&stage.context.store.write).await.unwrap();
+    end(stage, &backup).await;
+    stage.context.store.get_backup(backup.id).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn increments_build_on_one_another_and_go_together_once_another_full_one_is_there() {
+    let stage = ready(|_| ()).await;
+    let mut able = manifest();
+    able.capabilities.extend([Capability::Backup, Capability::Incremental]);
+    register(&stage.context.store, &able).await;
+    let due = scheduled(&stage, stage.instance, 6 * HOUR, Keep { count: Some(1), age: None }).await;
+    let change = async |full_every| {
+        let mut tx = stage.context.store.begin().await.unwrap();
+        let changed = BackupSchedule { full_every, ..read(&stage, &due).await };
+        stage.context.store.change_backup_schedule(&mut tx, &changed).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    change(Some(24 * HOUR)).await;
+    let mut made: Vec<Backup> = Vec::new();
+    for n in 0..3 {
+        let backup = taken(&stage, due.next_due + n * 6 * HOUR).await;
+        assert_eq!(backup.parent, made.last().map(|backup| backup.id), "{n}");
+        made.push(backup);
+        crate::reconcile::backups::reconcile(&stage.context, false).await.unwrap();
+        assert_eq!(backups(&stage).await.len(), made.len(), "what the newest builds on stays");
+    }
+    let full = taken(&stage, due.next_due + 3 * 6 * HOUR).await;
+    assert_eq!(full.parent, None, "a day after the first");
+    crate::reconcile::backups::reconcile(&stage.context, false).await.unwrap();
+    let ids = async || backups(&stage).await.into_iter().map(|backup| backup.id).collect::<Vec<_>>();
+    assert_eq!(ids().await, [full.id], "nothing needs the first chain");
+    let next = taken(&stage, due.next_due + 4 * 6 * HOUR).await;
+    assert_eq!(next.parent, Some(full.id));
+    // A person deletes it, and so the one before it is not the last that was begun.
+    let mut tx = stage.context.store.begin().await.unwrap();
+    stage.context.store.begin_backup_deletion(&mut tx, next.id).await.unwrap();
+    tx.commit().await.unwrap();
+    let last = taken(&stage, due.next_due + 5 * 6 * HOUR).await;
+    assert_eq!(last.parent, None);
+    change(None).await;
+    assert_eq!(taken(&stage, due.next_due + 6 * 6 * HOUR).await.parent, None);
+    change(Some(24 * HOUR)).await;
+    able.capabilities.pop();
+    register(&stage.context.store, &able).await;
+    assert_eq!(taken(&stage, due.next_due + 7 * 6 * HOUR + HOUR).await.parent, None, "its engine cannot any more");
+}
+
+#[tokio::test]
+async fn a_full_one_is_taken_whenever_something_speaks_against_an_increment() {
+    let stage = ready(|_| ()).await;
+    let now = stage.context.store.now();
+    let day = 24 * HOUR;
+    let schedule = BackupSchedule { full_every: Some(7 * day), ..crate::testing::store::schedule(stage.instance, now) };
+    let mut full = stage.stored_backup().await;
+    full.stored.as_mut().unwrap().checkpoint = Some("7".to_owned());
+    let last = Backup { id: BackupId::random(), parent: Some(full.id), ..full.clone() };
+    let version = full.source.version_number.clone();
+    let of = |chain: &[Backup]| parent(&schedule, chain, &version, now + day);
+    assert_eq!(of(&[full.clone(), last.clone()]), Some(last.id));
+    assert_eq!(of(std::slice::from_ref(&full)), Some(full.id));
+    assert_eq!(of(&[]), None);
+    assert_eq!(of(std::slice::from_ref(&last)), None, "what it builds on is gone");
+    assert_eq!(parent(&schedule, std::slice::from_ref(&full), "15.19", now + day), None);
+    assert_eq!(parent(&schedule, std::slice::from_ref(&full), &version, now + 8 * day), None);
+    for state in BackupState::ALL {
+        let other = Backup { state, ..last.clone() };
+        assert_eq!(of(&[full.clone(), other]).is_some(), state == BackupState::Completed, "{state:?}");
+    }
+    let verified = |state| Verification { state, at: now, operation: OperationId::random(), fault: None };
+    for state in [VerificationState::Running, VerificationState::Passed, VerificationState::Failed] {
+        let full = Backup { verification: Some(verified(state)), ..full.clone() };
+        assert_eq!(of(&[full, last.clone()]).is_some(), state != VerificationState::Failed, "{state:?}");
+    }
+    let mut bare = last.clone();
+    bare.stored.as_mut().unwrap().checkpoint = None;
+    assert_eq!(of(&[full.clone(), bare]), None, "nothing builds on it");
+    let chain = |increments| [&[full.clone()][..], &vec![last.clone(); increments]].concat();
+    assert!(of(&chain(LONGEST_CHAIN - 2)).is_some() && of(&chain(LONGEST_CHAIN - 1)).is_none());
 }
 
 #[tokio::test]

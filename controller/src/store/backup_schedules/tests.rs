@@ -48,6 +48,7 @@ async fn a_schedule_is_read_back_whole_and_changed() {
     assert_eq!(store.get_backup_schedule(schedule.id).await.unwrap(), Some(schedule.clone()));
     schedule.rhythm = Rhythm::Every(6 * HOUR);
     schedule.keep = Keep { count: None, age: Some(24 * HOUR) };
+    schedule.full_every = Some(48 * HOUR);
     (schedule.verify, schedule.verify_due) = (Some(24 * HOUR), schedule.verify_due + HOUR);
     schedule.paused = true;
     (schedule.anchor, schedule.next_due, schedule.tries) = (schedule.anchor + HOUR, schedule.next_due + HOUR, 0);
@@ -227,6 +228,50 @@ async fn a_verification_is_due_once_a_backup_is_complete_that_was_begun_when_it_
         (found.id, VerificationState::Failed, Some("it is damaged"))
     );
     assert_eq!(micros(read.verify_due), micros(due.verify_due) + 7 * 24 * 3_600_000_000);
+}
+
+#[tokio::test]
+async fn what_a_kept_increment_builds_on_stays_and_goes_with_the_last_that_needs_it() {
+    let fixture = fixture().await;
+    let (store, instance) = (&fixture.store, fixture.insert("p").await);
+    let schedule = new(&fixture, "p", instance);
+    insert(&fixture, &schedule).await;
+    let mut made = Vec::new();
+    // Two chains of a full one and two increments, the last of which has failed; then a full one.
+    for (parent, state) in [
+        (None, BackupState::Completed),
+        (Some(0), BackupState::Completed),
+        (Some(1), BackupState::Failed),
+        (None, BackupState::Completed),
+        (Some(3), BackupState::Completed),
+        (Some(4), BackupState::Completed),
+    ] {
+        let (id, _) = backup(&fixture, &schedule, state).await;
+        let parent = parent.map(|n: usize| made[n]);
+        let update = query("update backup set parent_id = $2 where id = $1").bind(id.to_string());
+        let parent = parent.map(|id: BackupId| id.to_string());
+        update.bind(parent).execute(&store.write).await.unwrap();
+        made.push(id);
+    }
+    let trim = async || {
+        let mut tx = store.begin().await.unwrap();
+        let gone = store.trim_backups(&mut tx, &schedule, store.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        gone
+    };
+    assert_eq!(trim().await, [made[1], made[0]], "the whole first chain at once, and the failed one needs nothing");
+    assert_eq!(trim().await, [], "the full one of the second chain is beyond the two, and is needed");
+    let full = backup(&fixture, &schedule, BackupState::Completed).await.0;
+    assert_eq!(trim().await, []);
+    let running = backup(&fixture, &schedule, BackupState::New).await.0;
+    let builds = query("update backup set parent_id = $2 where id = $1").bind(running.to_string());
+    builds.bind(made[5].to_string()).execute(&store.write).await.unwrap();
+    backup(&fixture, &schedule, BackupState::Completed).await;
+    assert_eq!(trim().await, [], "one that is being taken needs it");
+    let failed = query("update backup set state = 'FAILED' where id = $1").bind(running.to_string());
+    failed.execute(&store.write).await.unwrap();
+    assert_eq!(trim().await, [made[5], made[4], made[3]]);
+    assert_eq!(store.get_backup(full).await.unwrap().unwrap().state, BackupState::Completed);
 }
 
 #[tokio::test]
