@@ -8,6 +8,12 @@ export TROVE_CLIENTS_BIN=$clients
 tests/scripts/keystone.sh prepare "$TARGET/keystone"
 TROVE_TESTS_KEYSTONE=$(cd "$TARGET/keystone" && pwd)
 export TROVE_TESTS_KEYSTONE
+if tests/scripts/swift.sh prepare "$TARGET/swift"; then
+    TROVE_TESTS_SWIFT=$(cd "$TARGET/swift" && pwd)
+    export TROVE_TESTS_SWIFT
+else
+    echo "test: Swift cannot be installed, so the stories of object storages are skipped" >&2
+fi
 
 cargo build --workspace --all-targets --features "$TROVE_TEST_FEATURES"
 # The image of the stories about Docker, with the agent of this build; all but the agent is kept from the last time.

@@ -233,17 +233,17 @@ impl Keystone {
 }
 
 /// Makes an authority and a certificate for the address.
-fn certify(directory: &Path, address: Ipv4Addr) -> Result<()> {
+pub(crate) fn certify(directory: &Path, address: Ipv4Addr) -> Result<()> {
     let openssl = |args: &[&str]| -> Result<()> {
         let output = Command::new("openssl").args(args).current_dir(directory).output().context("start openssl")?;
         ensure!(output.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     };
     let new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
-    let authority = ["-subj", "/CN=keystone-ca", "-keyout", "ca.key", "-out", "ca.pem"];
+    let authority = ["-subj", "/CN=tests-ca", "-keyout", "ca.key", "-out", "ca.pem"];
     openssl(&[&new[..], &authority[..]].concat())?;
     let name = format!("subjectAltName=IP:{address}");
-    let server = ["-subj", "/CN=keystone", "-keyout", "server.key", "-out", "server.pem", "-addext", &name];
+    let server = ["-subj", "/CN=tests", "-keyout", "server.key", "-out", "server.pem", "-addext", &name];
     let signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "basicConstraints=critical,CA:false"];
     openssl(&[&new[..], &server[..], &signed[..]].concat())
 }

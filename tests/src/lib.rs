@@ -1,6 +1,6 @@
 //! Support for end-to-end tests. Each test has its own service, with real agents, engines and clients.
 //!
-//! [`Stack`] is a controller with its own directory and address; [`Keystone`] a real Keystone. [`Api`] is a client of
+//! [`Stack`] is a controller with its own directory and address; [`Keystone`] a real Keystone, [`Swift`] a real Swift. [`Api`] is a client of
 //! the API, [`Engine`] a client of an engine. [`poll`] waits with a deadline. [`leftovers`] finds what must not be left
 //! at the end.
 
@@ -21,6 +21,7 @@ pub mod random;
 mod redis;
 mod stack;
 mod stories;
+mod swift;
 
 pub use api::{Answer, Api, order_body};
 pub use clients::Clients;
@@ -35,3 +36,4 @@ pub use poll::poll;
 pub use postgres::{connect, rows};
 pub use redis::Redis;
 pub use stack::{Failpoints, Shared, Stack, StackOptions, program};
+pub use swift::{SIGNING_KEY, Swift};
