@@ -1,9 +1,13 @@
-//! The client of objects of backups: HTTP/1.1 over mutual TLS to the agents' port of any of the controllers. A request
-//! needs a grant, which is good for one object; [`granted`] asks for grants and tries again.
+//! The client of objects of backups: HTTP/1.1 over mutual TLS to the agents' port of any of the controllers, or to the storage that a
+//! grant names. A request needs a grant, which is good for one object; [`granted`] asks for grants and tries again.
+//!
+//! What a grant holds is sent to nobody but whom its address names: no redirection is followed, and nothing of it but host and port is
+//! logged or in an error.
 //!
 //! One connection is kept between requests. A request ends when no byte moved for a minute, however long it takes in
 //! all: an object may be large and the way to it slow.
 
+mod destination;
 pub mod granted;
 #[cfg(test)]
 mod tests;
@@ -30,6 +34,7 @@ use trove_proto::{ALPN_OBJECTS, CONTROLLER_NAME, v1};
 use crate::assignment::AssignmentStore;
 use crate::dial::dial;
 use crate::identity::Identity;
+use destination::{Destination, Stream};
 use watched::{Moved, Watched};
 
 /// A body is sent in pieces of this size, of which only a few are buffered below.
@@ -108,6 +113,7 @@ impl Failure {
 
 /// A connection on which no request is under way.
 struct Idle {
+    to: Destination,
     at: String,
     sender: SendRequest<Pieces>,
     moved: Moved,
@@ -162,8 +168,8 @@ impl Objects {
         limit: u64,
         into: &mut Vec<u8>,
     ) -> Result<(), Failure> {
-        let request = build(method, grant, body)?;
-        let mut idle = self.connection().await?;
+        let (to, request) = build(method, grant, body)?;
+        let mut idle = self.connection(to).await?;
         let moved = idle.moved.clone();
         moved.now();
         let done = tokio::select! {
@@ -184,13 +190,18 @@ impl Objects {
     }
 
     /// The connection that was kept, or a new one.
-    async fn connection(&self) -> Result<Idle, Failure> {
+    async fn connection(&self, to: Destination) -> Result<Idle, Failure> {
         let kept = self.kept.lock().await.take();
         // Not where the server has closed it, or more of its last answer follows, which was not read.
-        if let Some(mut idle) = kept
+        if let Some(mut idle) = kept.filter(|idle| idle.to == to)
             && let Ok(Ok(())) = tokio::time::timeout(READY, idle.sender.ready()).await
         {
             return Ok(idle);
+        }
+        let unreached = |cause: anyhow::Error| Failure::Unreached(format!("{cause:#}"));
+        if let Destination::Server(server) = &to {
+            let (at, stream) = (server.address(), server.connect().await.map_err(unreached)?);
+            return speak(to, at, stream).await.map_err(unreached);
         }
         let mut addresses = self.assignments.assigned().borrow().specification.controllers.clone();
         if addresses.is_empty() {
@@ -200,57 +211,68 @@ impl Objects {
         let Some(at) = turn.map(|turn| addresses.swap_remove(turn)) else {
             return Err(Failure::Unusable("no controller is known"));
         };
-        self.connect(at).await.map_err(|cause| {
+        let connected = async {
+            let stream = dial(&at, &self.identity, ALPN_OBJECTS).await?;
+            speak(to, at, Box::new(stream)).await
+        };
+        connected.await.map_err(|cause| {
             self.turn.fetch_add(1, Ordering::Relaxed);
-            Failure::Unreached(format!("{cause:#}"))
+            unreached(cause)
         })
-    }
-
-    async fn connect(&self, at: String) -> anyhow::Result<Idle> {
-        let moved = Moved::default();
-        let stream = Watched::new(dial(&at, &self.identity, ALPN_OBJECTS).await?, moved.clone());
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        let address = at.clone();
-        let driver = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(address, error = error.to_string(), "a connection for objects ended");
-            }
-        });
-        Ok(Idle { at, sender, moved, _driver: AbortOnDropHandle::new(driver) })
     }
 }
 
-fn build(method: Method, grant: &v1::ObjectGrant, body: Bytes) -> Result<Request<Pieces>, Failure> {
+/// Begins to speak HTTP.
+async fn speak(to: Destination, at: String, stream: Box<dyn Stream>) -> anyhow::Result<Idle> {
+    let moved = Moved::default();
+    let (sender, connection) = handshake(TokioIo::new(Watched::new(stream, moved.clone()))).await?;
+    let address = at.clone();
+    let driver = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            debug!(address, error = error.to_string(), "a connection for objects ended");
+        }
+    });
+    Ok(Idle { to, at, sender, moved, _driver: AbortOnDropHandle::new(driver) })
+}
+
+/// Where the request goes, and the request.
+fn build(method: Method, grant: &v1::ObjectGrant, body: Bytes) -> Result<(Destination, Request<Pieces>), Failure> {
     let uri: Uri =
         grant.url.parse().map_err(|_| Failure::Unusable("the controller granted an address that is none"))?;
-    if uri.authority().is_some() || !uri.path().starts_with('/') || uri.path().starts_with("//") {
-        return Err(Failure::Unusable(
-            "the controller granted an address outside of the controllers, to which this agent does not go: it is \
-             older than the storage that is configured",
-        ));
-    }
+    let to = Destination::of(grant, &uri)?;
     let unusable = || Failure::Unusable("the controller granted a header field that is none");
+    let host = match &to {
+        Destination::Controllers => HeaderValue::from_static(CONTROLLER_NAME),
+        Destination::Server(server) => HeaderValue::from_str(&server.authority).map_err(|_| unusable())?,
+    };
+    let length = body.len();
     let mut request = Request::new(Pieces(body));
+    if method == Method::PUT {
+        // It may be signed, and is not sent by itself where there is nothing to send.
+        request.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
     *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    request.headers_mut().insert(HOST, HeaderValue::from_static(CONTROLLER_NAME));
+    *request.uri_mut() = uri.path_and_query().cloned().map(Uri::from).ok_or_else(unusable)?;
+    request.headers_mut().insert(HOST, host);
     for (name, value) in &grant.headers {
         let name: HeaderName = name.parse().map_err(|_| unusable())?;
         let mut value: HeaderValue = value.parse().map_err(|_| unusable())?;
         value.set_sensitive(true);
         request.headers_mut().insert(name, value);
     }
-    Ok(request)
+    Ok((to, request))
 }
 
 async fn exchange(idle: &mut Idle, request: Request<Pieces>, limit: u64, into: &mut Vec<u8>) -> Result<(), Failure> {
     let broken = |error: hyper::Error| {
         Failure::Unanswered(format!("{}: {:#}", idle.at, anyhow::Error::new(error).context("the connection broke")))
     };
-    let hoped_for = if request.method() == Method::PUT { StatusCode::CREATED } else { StatusCode::OK };
+    // S3 answers 200 where others say 201.
+    let hoped_for: &[_] =
+        if request.method() == Method::PUT { &[StatusCode::CREATED, StatusCode::OK] } else { &[StatusCode::OK] };
     let response = idle.sender.send_request(request).await.map_err(broken)?;
     let status = response.status();
-    if status != hoped_for {
+    if !hoped_for.contains(&status) {
         let mut text = Vec::new();
         // What was read of it tells more than why no more was.
         let _ = read(response, MOST_WORDS, &mut text).await;
@@ -280,10 +302,11 @@ async fn read(response: Response<Incoming>, limit: u64, into: &mut Vec<u8>) -> R
     Ok(true)
 }
 
-/// The first line of a refusal, without what does not belong into a log.
+/// The first line of a refusal, or the one word that S3 has for it, without what does not belong into a log.
 fn words(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    let line = text.lines().next().unwrap_or_default();
+    let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+    let line = code.map_or_else(|| text.lines().next().unwrap_or_default(), |(code, _)| code);
     line.chars().filter(|c| !c.is_control()).take(WORDS).collect()
 }
 

@@ -17,6 +17,9 @@ use crate::backup::Storage;
 use crate::dial::Backoff;
 use crate::jobs::Job;
 
+/// So many new grants that are refused one after the other have not expired on the way: the storage accepts none.
+const REFUSALS: u32 = 5;
+
 /// Whoever can be asked for access to objects. The agent asks over the job that runs.
 #[async_trait]
 pub trait AskGrants: Send + Sync {
@@ -120,6 +123,8 @@ struct Tries {
     what: &'static str,
     patience: Duration,
     count: u32,
+    /// How many of the last ones were refused, each with a grant of its own.
+    refused: u32,
     /// How long they and the pauses between them took. Not how long a grant was waited for: a controller that is away
     /// is waited for as long as the job may take.
     failing: Duration,
@@ -128,7 +133,14 @@ struct Tries {
 
 impl Tries {
     fn new(what: &'static str, patience: Duration) -> Self {
-        Self { what, patience, count: 0, failing: Duration::ZERO, pauses: Backoff::new(rand::random::<u64>()) }
+        Self {
+            what,
+            patience,
+            count: 0,
+            refused: 0,
+            failing: Duration::ZERO,
+            pauses: Backoff::new(rand::random::<u64>()),
+        }
     }
 
     async fn time<T>(&mut self, attempt: impl Future<Output = T>) -> T {
@@ -146,6 +158,12 @@ impl Tries {
         self.count += 1;
         if let Some(kind) = is_final(&failure) {
             return Err(EngineError::new(kind, format!("{}: {}", self.what, in_words(&failure))));
+        }
+        let is_refused = matches!(failure.status(), Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN));
+        self.refused = if is_refused { self.refused + 1 } else { 0 };
+        if self.refused >= REFUSALS {
+            let text = format!("{}: {REFUSALS} grants in a row were refused, the last one: {failure}", self.what);
+            return Err(EngineError::new(Kind::Fatal, text));
         }
         if self.failing >= self.patience {
             let (count, seconds) = (self.count, self.failing.as_secs());
@@ -175,8 +193,11 @@ fn is_final(failure: &Failure) -> Option<Kind> {
             _ => Some(Kind::Fatal),
         },
         Failure::Answered(_, StatusCode::NOT_FOUND, _) => Some(Kind::Gone),
-        Failure::Answered(_, StatusCode::FORBIDDEN | StatusCode::REQUEST_TIMEOUT, _) => None,
-        Failure::Answered(_, StatusCode::TOO_MANY_REQUESTS, _) => None,
+        Failure::Answered(_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::REQUEST_TIMEOUT, _) => None,
+        // A conflict is what some storages call two requests for one object at a time, one of which was given up here.
+        Failure::Answered(_, StatusCode::TOO_MANY_REQUESTS | StatusCode::CONFLICT, _) => None,
+        // So S3 calls a body that came too slowly.
+        Failure::Answered(_, StatusCode::BAD_REQUEST, words) if words == "RequestTimeout" => None,
         // Trying again fills nothing less: somebody must make room.
         Failure::Answered(_, StatusCode::INSUFFICIENT_STORAGE, _) => Some(Kind::Fatal),
         Failure::Answered(_, status, _) if status.is_server_error() => None,

@@ -28,6 +28,8 @@ use crate::backup::Storage as _;
 use crate::backup::tests::{Tape, noise};
 use crate::durable::Durable;
 
+mod elsewhere;
+
 const SOON: Duration = Duration::from_secs(30);
 
 /// What the server does with a request, once it has read it whole.
@@ -145,7 +147,7 @@ impl AskGrants for Heard {
             let url = format!("/objects/b/{run}/{}", need.name);
             asked.push(need);
             let headers = BTreeMap::from([("authorization".to_owned(), format!("Trove {}", asked.len()))]);
-            v1::ObjectGrant { url, headers }
+            v1::ObjectGrant { url, headers, authorities_pem: String::new() }
         };
         Ok(needs.into_iter().map(&mut grant).collect())
     }
@@ -359,7 +361,7 @@ async fn what_no_try_can_mend_ends_at_once() {
     let error = stage.get(1).await.unwrap_err();
     let said = "read it: the controller gives no access: of another backup";
     assert_eq!((error.kind(), error.chain().as_str()), (Kind::Invalid, said));
-    for url in ["https://storage.example/o", "//storage.example/o", "no path", ""] {
+    for url in ["ftp://storage.example/o", "//storage.example/o", "https://u@storage.example/o", "no path", ""] {
         let grant = v1::ObjectGrant { url: url.to_owned(), ..v1::ObjectGrant::default() };
         let failure = stage.objects.put(&grant, large()).await.unwrap_err();
         assert!(

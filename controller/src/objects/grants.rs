@@ -104,7 +104,8 @@ impl Grants {
         let text = serde_json::to_string(&token).map_err(|error| Error::internal("write a grant", error))?;
         let sealed = self.seal.seal(PURPOSE, &SecretString::from(text))?;
         let headers = [("authorization".to_owned(), format!("{SCHEME}{sealed}"))];
-        Ok(v1::ObjectGrant { url: place.url(), headers: headers.into_iter().collect() })
+        let headers = headers.into_iter().collect();
+        Ok(v1::ObjectGrant { url: place.url(), headers, authorities_pem: String::new() })
     }
 
     /// Whether the header field grants this access to what the path names, to the agent of this instance. A grant to read is
