@@ -39,18 +39,18 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Time that tasks have to end at shutdown.
 const GRACE: Duration = Duration::from_secs(4);
 
-/// The directory of backups, which is to be the one that this store's backups are in. Where it is another one, it is said and backups
-/// fail until that is mended.
+/// The storage of backups, which is to be the one that this store's backups are in. Where it is another one, or is away, it is said and
+/// backups fail until that is mended.
 async fn open_objects(directory: PathBuf, store: &Store, config: &Config) -> Result<Objects> {
     let known = match store.backup_storage().await? {
         Some(known) => known,
         None => {
-            let found = Objects::open(directory.clone(), store.seal.clone(), config)?.storage();
+            let found = Objects::open(directory.clone(), None, store.seal.clone(), config).await?.storage();
             store.keep_backup_storage(found).await?
         }
     };
-    let objects = Objects::open_known(directory, known, store.seal.clone(), config)?;
-    if let Err(error) = objects.check_directory().await {
+    let objects = Objects::open(directory, Some(known), store.seal.clone(), config).await?;
+    if let Err(error) = objects.check_storage().await {
         tracing::error!("backups cannot be taken, restored or removed: {}", chain(&error));
     }
     Ok(objects)

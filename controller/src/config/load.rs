@@ -11,8 +11,8 @@ use ipnet::Ipv4Net;
 use super::{Config, Mode};
 use crate::error::{Error, Result};
 
-/// The environment variable with the password for Keystone, without its prefix.
-const PASSWORD: &str = "keystone__password";
+/// The environment variables with secrets, without their prefix.
+const SECRETS: [&str; 4] = ["keystone__password", "s3__secret_key", "swift__password", "swift__temp_url_key"];
 
 impl Config {
     /// Loads the effective configuration: defaults, then the file, then `TROVE_<SECTION>__<OPTION>`.
@@ -34,13 +34,18 @@ impl Config {
             Self::NAMES.contains(&first.as_str())
         };
         // figment would parse a password like 007 as a number.
-        let env = env.filter_map(|key| (!key.as_str().eq_ignore_ascii_case(PASSWORD)).then(|| key.into()));
+        let is_secret = |key: &figment::value::UncasedStr| SECRETS.iter().any(|secret| key == *secret);
+        let env = env.filter_map(move |key| (!is_secret(key)).then(|| key.into()));
         let mut config: Self = figment
             .merge(env.filter(own).split("__"))
             .extract()
             .map_err(|error| Error::BadRequest(format!("The configuration is wrong: {error}")))?;
-        if let Ok(password) = std::env::var(format!("TROVE_{}", PASSWORD.to_uppercase())) {
-            config.keystone.password = Some(password.into());
+        let Self { keystone, s3, swift, .. } = &mut config;
+        let secrets = [&mut keystone.password, &mut s3.secret_key, &mut swift.password, &mut swift.temp_url_key];
+        for (name, secret) in SECRETS.iter().zip(secrets) {
+            if let Ok(value) = std::env::var(format!("TROVE_{}", name.to_uppercase())) {
+                *secret = Some(value.into());
+            }
         }
         config.check()?;
         Ok(config)
@@ -59,6 +64,8 @@ impl Config {
         "store",
         "operations",
         "backups",
+        "s3",
+        "swift",
         "keystone",
         "quota",
         "rate_limits",
@@ -137,6 +144,7 @@ impl Config {
     fn check_backups(&self) -> Result<()> {
         let refuse = |text: String| Err(Error::BadRequest(text));
         let backups = &self.backups;
+        self.check_storage()?;
         for recipient in &backups.recipients {
             if let Err(reason) = recipient.parse::<age::x25519::Recipient>() {
                 return refuse(format!(
@@ -282,6 +290,17 @@ mod tests {
             ("[backups]\nlog_idle_interval = \"5s\"", "backups.log_idle_interval"),
             ("[backups]\nleast_schedule_interval = \"0s\"", "backups.least_schedule_interval"),
             ("[backups]\nscheduled_at_once = 0", "backups.scheduled_at_once"),
+            ("[backups]\nstorage = \"tape\"", "storage"),
+            ("[backups]\nstorage = \"s3\"", "s3.endpoint"),
+            ("[backups]\nstorage = \"s3\"\ndirectory = \"/srv\"", "backups.directory"),
+            ("[backups]\nstorage = \"s3\"\n[s3]\nendpoint = \"https://user@s3\"", "s3.endpoint"),
+            ("[backups]\nstorage = \"s3\"\n[s3]\nendpoint = \"https://s3\"", "s3.bucket"),
+            (
+                "[backups]\nstorage = \"s3\"\n[s3]\nendpoint = \"https://s3\"\nbucket = \"b\"\naccess_key = \"a\"",
+                "TROVE_S3__SECRET_KEY",
+            ),
+            ("[backups]\nstorage = \"swift\"", "swift.storage_url"),
+            ("[backups]\nstorage = \"swift\"\n[swift]\nstorage_url = \"https://s/v1/A\"", "swift.auth_url"),
             ("[identity]\nmode = \"both\"", "mode"),
             ("[identity]\nmode = \"keystone\"", "keystone.auth_url"),
             ("[identity]\nmode = \"keystone\"\n[keystone]\nauth_url = \"http://k\"", "keystone.username"),

@@ -4,6 +4,8 @@
 
 pub mod documented;
 mod load;
+mod secret;
+mod storages;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,6 +14,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+pub use self::secret::read_secret;
+pub use self::storages::{S3, StorageKind, Swift};
 use crate::model::{Flavor, Resource};
 
 /// All options.
@@ -30,6 +34,8 @@ pub struct Config {
     pub store: Store,
     pub operations: Operations,
     pub backups: Backups,
+    pub s3: S3,
+    pub swift: Swift,
     pub keystone: Keystone,
     pub quota: Quota,
     pub rate_limits: RateLimits,
@@ -148,6 +154,7 @@ pub struct Operations {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Backups {
+    pub storage: StorageKind,
     pub directory: Option<PathBuf>,
     pub recipients: Vec<String>,
     pub segment_mib: u64,
@@ -258,6 +265,8 @@ impl Default for Config {
             store: Store::default(),
             operations: Operations::default(),
             backups: Backups::default(),
+            s3: S3::default(),
+            swift: Swift::default(),
             keystone: Keystone::default(),
             quota: Quota::default(),
             rate_limits: RateLimits::default(),
@@ -353,6 +362,7 @@ impl Default for Operations {
 impl Default for Backups {
     fn default() -> Self {
         Self {
+            storage: StorageKind::Fs,
             directory: None,
             recipients: Vec::new(),
             segment_mib: 16,

@@ -105,7 +105,7 @@ impl Monitor {
         process::measure();
         let writable = self.store.check_health().await.is_ok();
         gauge!("trove_store_writable").set(f64::from(u8::from(writable)));
-        let there = self.objects.check_directory().await.is_ok();
+        let there = self.objects.check_storage().await.is_ok();
         gauge!("trove_backup_storage_there").set(f64::from(u8::from(there)));
         let stored = self.stored().await;
         self.recorder.run_upkeep();

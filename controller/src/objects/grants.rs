@@ -1,6 +1,8 @@
-//! Grants: for a few minutes a right to one object, sealed, so that no controller has to remember them.
+//! Grants: for a few minutes a right to one object. For a directory they are sealed, so that no controller has to remember them; for
+//! another storage they are what that has its addresses signed with.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +14,7 @@ use trove_proto::v1;
 
 use super::Objects;
 use super::directory::{Place, is_run};
+use super::storage::Storage;
 use crate::agents::GrantObjects;
 use crate::error::{Error, Result, chain};
 use crate::ids::{BackupId, InstanceId};
@@ -204,20 +207,31 @@ impl Granter {
         v1::Error { kind: v1::ErrorKind::Transient.into(), message }
     }
 
+    /// What is told of a storage that could not be asked. One that refuses this service refuses it the next time, too.
+    fn unasked(&self, backup: BackupId, attempt: &str, error: io::Error) -> v1::Error {
+        let is_remote = self.objects.inner.storage.directory().is_none();
+        let refused = is_remote && error.kind() == io::ErrorKind::PermissionDenied;
+        let told = self.transient(backup, &Error::internal(attempt, error));
+        if !refused {
+            return told;
+        }
+        let message = "the storage of backups refuses this service's credentials".to_owned();
+        v1::Error { kind: v1::ErrorKind::Fatal.into(), message }
+    }
+
     /// Makes room for what is to be written. When another run begins the earlier ones are removed: an agent works on one at a time.
     async fn count(&self, backup: BackupId, run: &str, bytes: u64) -> std::result::Result<(), v1::Error> {
         let May::Write { most, written, .. } = &self.may else { return Ok(()) };
-        let attempt = format!("look at backup {backup}");
-        let closed = self.objects.blocking(attempt, move |directory| directory.is_closed(backup)).await;
-        if closed.map_err(|error| self.transient(backup, &error))? {
+        let storage = &self.objects.inner.storage;
+        let closed = storage.is_closed(backup).await;
+        if closed.map_err(|error| self.unasked(backup, "look whether it is closed", error))? {
             let message = format!("nothing is written to backup {backup} any more");
             return Err(v1::Error { kind: v1::ErrorKind::Gone.into(), message });
         }
         let mut written = written.lock().await;
         if written.0 != run {
-            let (attempt, own) = (format!("begin run {run}"), run.to_owned());
-            let begun = self.objects.blocking(attempt, move |directory| directory.begin_run(backup, &own)).await;
-            begun.map_err(|error| self.transient(backup, &error))?;
+            let begun = storage.begin_run(backup, run.to_owned()).await;
+            begun.map_err(|error| self.unasked(backup, &format!("begin run {run}"), error))?;
             *written = (run.to_owned(), *most);
         }
         match written.1.checked_sub(bytes) {
@@ -290,7 +304,11 @@ impl GrantObjects for Granter {
         let checked = checked.collect::<std::result::Result<Vec<_>, _>>()?;
         self.count(backup, run, checked.iter().map(|(_, bytes)| bytes).sum()).await?;
         let (grants, access) = (&self.objects.inner.grants, self.may.access());
-        let issue = |(place, bytes): &(Place, u64)| grants.issue(access, place, *bytes, self.instance);
+        let storage = &self.objects.inner.storage;
+        let issue = |(place, bytes): &(Place, u64)| match storage {
+            Storage::Directory(_) => grants.issue(access, place, *bytes, self.instance),
+            Storage::Remote(remote) => Ok(remote.grant(access, place, *bytes)),
+        };
         let issued = checked.iter().map(issue).collect::<Result<Vec<_>>>();
         issued.map_err(|error| self.transient(backup, &error))
     }

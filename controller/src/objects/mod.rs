@@ -1,11 +1,12 @@
-//! Where backups lie: objects in a directory, which this program serves to agents on their own port. An agent gets at one object
-//! for a few minutes by a grant ([`GrantObjects`](crate::agents::GrantObjects)), and has no other credential.
+//! Where backups lie: objects in a directory, which this program serves to agents on their own port, or in a storage of S3 or Swift,
+//! which agents reach by themselves ([`storage`]). An agent gets at one object for a few minutes by a grant
+//! ([`GrantObjects`](crate::agents::GrantObjects)), and has no other credential.
 //!
-//! An object's place is `<directory>/<backup>/<run>/<name>`. A run is one try of an agent to take the backup: it draws the run's name,
+//! An object's place is `<backup>/<run>/<name>`. A run is one try of an agent to take the backup: it draws the run's name,
 //! writes each object once, and the manifest last. The run that its job ended with is the backup; all others are removed.
 //!
-//! Several controllers may serve one directory, so what must hold between them is told by files: `<backup>.deleted` says that
-//! nothing may be written any more, `<backup>/sealed` the same, and which run is kept.
+//! Several controllers may serve one storage, so what must hold between them is told by objects or files: `<backup>.deleted` says
+//! that nothing may be written any more, `<backup>/sealed` the same, and which run is kept.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,13 +15,16 @@ use std::time::Duration;
 
 use trove_proto::backup::Manifest;
 
+use self::check::Check;
 use self::directory::Directory;
 pub use self::directory::Held;
 pub use self::grants::Granter;
 use self::grants::Grants;
 pub use self::keys::Key;
+use self::remote::Remote;
+use self::storage::Storage;
 use self::visits::Visits;
-use crate::config::Config;
+use crate::config::{Config, StorageKind};
 use crate::error::{Error, Result};
 use crate::ids::{BackupId, InstanceId};
 use crate::seal::Seal;
@@ -29,13 +33,17 @@ mod check;
 mod directory;
 mod grants;
 mod keys;
+mod remote;
 mod server;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod visits;
 
 /// How long a look at the directory may take: a network file system without its server does not answer.
 const LOOK: Duration = Duration::from_secs(3);
+/// The same for a storage that is asked over a network, perhaps after a login.
+const LOOK_AFAR: Duration = Duration::from_secs(10);
 
 /// Why a run is no whole backup.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +63,7 @@ pub struct Objects {
 }
 
 struct Inner {
-    directory: Directory,
+    storage: Storage,
     grants: Grants,
     visits: Visits,
     patience: Patience,
@@ -78,50 +86,54 @@ impl Patience {
 }
 
 impl Objects {
-    /// Opens the directory, and makes it if absent; it is closed to other accounts. Grants are sealed by `seal`, so that any
-    /// controller with the same key serves them.
+    /// Opens the storage that is configured; a directory is made if absent, and closed to other accounts. Grants for a directory are
+    /// sealed by `seal`, so that any controller with the same key serves them.
+    ///
+    /// `known` is the number of the storage as the store knows it. Where another storage is in its place, or it is away, every call
+    /// fails until that is mended; this one does not.
     ///
     /// # Errors
-    /// Internal: it cannot be made, or belongs to another account.
-    pub fn open(directory: PathBuf, seal: Seal, config: &Config) -> Result<Self> {
-        Self::open_with(directory, None, seal, config, Patience::USUAL)
+    /// 400 if the configuration names a file that cannot be used. Internal: a directory cannot be made, or belongs to another
+    /// account; a storage whose number is not known cannot be asked.
+    pub async fn open(directory: PathBuf, known: Option<i64>, seal: Seal, config: &Config) -> Result<Self> {
+        if config.backups.storage == StorageKind::Fs {
+            return Self::open_directory(directory, known, seal, config);
+        }
+        let remote = Remote::open(config, known).await?;
+        Ok(Self::with(Storage::Remote(remote), seal, config, Patience::USUAL))
     }
 
-    /// The same for the directory that the store knows by this number. Where another one is in its place, every call fails until
-    /// that is mended; this one does not.
+    /// The same for a directory, whatever is configured.
     ///
     /// # Errors
     /// As above.
-    pub fn open_known(directory: PathBuf, storage: i64, seal: Seal, config: &Config) -> Result<Self> {
-        Self::open_with(directory, Some(storage), seal, config, Patience::USUAL)
-    }
-
-    fn open_with(
-        directory: PathBuf,
-        storage: Option<i64>,
-        seal: Seal,
-        config: &Config,
-        patience: Patience,
-    ) -> Result<Self> {
+    pub fn open_directory(directory: PathBuf, known: Option<i64>, seal: Seal, config: &Config) -> Result<Self> {
         let failed = format!("open the directory of backups {}", directory.display());
-        let directory = Directory::open(directory, storage).map_err(|error| Error::internal(failed, error))?;
+        let directory = Directory::open(directory, known).map_err(|error| Error::internal(failed, error))?;
+        Ok(Self::with(Storage::Directory(directory), seal, config, Patience::USUAL))
+    }
+
+    fn with(storage: Storage, seal: Seal, config: &Config, patience: Patience) -> Self {
         let grants = Grants::new(seal, config.backups.grant_lifetime);
-        Ok(Self { inner: Arc::new(Inner { directory, grants, visits: Visits::default(), patience }) })
+        Self { inner: Arc::new(Inner { storage, grants, visits: Visits::default(), patience }) }
     }
 
-    /// The number that names the directory.
+    /// The number that names the storage.
     pub fn storage(&self) -> i64 {
-        self.inner.directory.storage()
+        self.inner.storage.number()
     }
 
-    /// Looks whether the directory is there and no other in its place.
+    /// Looks whether the storage is there and no other in its place.
     ///
     /// # Errors
-    /// Internal: it is not, or cannot be read within 3 s.
-    pub async fn check_directory(&self) -> Result<()> {
-        let attempt = || "look at the directory of backups".to_owned();
-        let late = |error| Error::internal(attempt(), error);
-        tokio::time::timeout(LOOK, self.blocking(attempt(), Directory::check)).await.map_err(late)?
+    /// Internal: it is not, or does not answer in time.
+    pub async fn check_storage(&self) -> Result<()> {
+        let storage = &self.inner.storage;
+        let limit = if storage.directory().is_some() { LOOK } else { LOOK_AFAR };
+        let failed =
+            |error: Box<dyn std::error::Error + Send + Sync>| Error::internal("look at the storage of backups", error);
+        let looked = tokio::time::timeout(limit, storage.check()).await.map_err(|late| failed(late.into()))?;
+        looked.map_err(|error| failed(error.into()))
     }
 
     /// Lets the agent of the instance write objects of any run of the backup, the objects of a run with at most so many bytes.
@@ -149,7 +161,8 @@ impl Objects {
         run: &str,
         manifest_sum: &str,
     ) -> std::result::Result<Manifest, CheckError> {
-        check::run(self.inner.directory.clone(), backup, run.to_owned(), manifest_sum.to_owned()).await
+        let check = Check { storage: self.inner.storage.clone(), backup, run: run.to_owned() };
+        check.all(manifest_sum).await
     }
 
     /// Removes every run of the backup but this one. From now on nothing of the backup is written.
@@ -157,8 +170,8 @@ impl Objects {
     /// # Errors
     /// Internal: the storage could not be asked, or another run was kept before.
     pub async fn delete_other_runs(&self, backup: BackupId, run: &str) -> Result<()> {
-        let (attempt, run) = (format!("keep run {run} alone of backup {backup}"), run.to_owned());
-        self.blocking(attempt, move |directory| directory.keep_only(backup, &run)).await
+        let kept = self.inner.storage.keep_only(backup, run.to_owned()).await;
+        kept.map_err(|error| Error::internal(format!("keep run {run} alone of backup {backup}"), error))
     }
 
     /// Removes every object of the backup. What is not there counts as removed. From now on nothing of the backup is written.
@@ -166,7 +179,8 @@ impl Objects {
     /// # Errors
     /// Internal: the storage could not be asked.
     pub async fn delete_backup(&self, backup: BackupId) -> Result<()> {
-        self.blocking(format!("remove the objects of backup {backup}"), move |directory| directory.delete(backup)).await
+        let deleted = self.inner.storage.delete(backup).await;
+        deleted.map_err(|error| Error::internal(format!("remove the objects of backup {backup}"), error))
     }
 
     /// Removes what killed processes have left: unfinished files after an hour, runs that are not kept, and objects of deleted
@@ -176,19 +190,7 @@ impl Objects {
     /// # Errors
     /// Internal: the storage could not be asked.
     pub async fn sweep(&self) -> Result<Vec<Held>> {
-        self.blocking("sweep the directory of backups".to_owned(), |directory| directory.sweep()).await
-    }
-
-    /// Works on the directory on a thread where that may block.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        attempt: String,
-        work: impl FnOnce(&Directory) -> std::io::Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let directory = self.inner.directory.clone();
-        match tokio::task::spawn_blocking(move || work(&directory)).await {
-            Ok(done) => done.map_err(|error| Error::internal(attempt, error)),
-            Err(error) => Err(Error::internal(attempt, error)),
-        }
+        let swept = self.inner.storage.sweep().await;
+        swept.map_err(|error| Error::internal("sweep the storage of backups", error))
     }
 }

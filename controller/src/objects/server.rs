@@ -85,6 +85,11 @@ fn answer(status: StatusCode, reason: &'static str) -> Response<Body> {
     response
 }
 
+/// For a grant of the time before the storage was another one.
+fn elsewhere() -> Response<Body> {
+    answer(StatusCode::FORBIDDEN, "the backups are in another storage")
+}
+
 fn failed(attempt: &str, error: &dyn std::error::Error) -> Response<Body> {
     tracing::error!("{attempt}: {}", chain(error));
     answer(StatusCode::INTERNAL_SERVER_ERROR, "the storage failed; the service's log says why")
@@ -149,7 +154,7 @@ impl Objects {
 
     async fn get(&self, granted: Granted) -> Response<Body> {
         let attempt = format!("read {}", granted.place.url());
-        let directory = self.inner.directory.clone();
+        let Some(directory) = self.inner.storage.directory().cloned() else { return elsewhere() };
         let opened = tokio::task::spawn_blocking(move || directory.read(&granted.place)).await;
         let (file, bytes) = match opened {
             Ok(Ok(Some(opened))) => opened,
@@ -172,7 +177,7 @@ impl Objects {
             _ => return self.refuse(body, StatusCode::BAD_REQUEST, "the object has another size than granted").await,
         }
         let attempt = format!("store {}", granted.place.url());
-        let directory = self.inner.directory.clone();
+        let Some(directory) = self.inner.storage.directory().cloned() else { return elsewhere() };
         let begun = tokio::task::spawn_blocking(move || directory.begin(granted.place)).await;
         let stored = match begun {
             Ok(Ok((file, new))) => {

@@ -76,7 +76,13 @@ impl Controller {
             compute: Arc::new(Hosts { world: world.clone(), guests: ground.guests.clone(), machine: machine.clone() }),
             authorities: ground.authorities.clone(),
             config: ground.config.clone(),
-            objects: Objects::open(world.directory.path().join("objects"), store.seal.clone(), &ground.config).unwrap(),
+            objects: Objects::open_directory(
+                world.directory.path().join("objects"),
+                None,
+                store.seal.clone(),
+                &ground.config,
+            )
+            .unwrap(),
             controller_id: name.to_owned(),
             nudge: nudge.clone(),
             changes: changes.clone(),

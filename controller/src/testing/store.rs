@@ -156,7 +156,7 @@ impl Fixture {
 
     /// Objects in a directory beside the store, with its key.
     pub(crate) fn objects(&self) -> Objects {
-        Objects::open(self.objects_directory(), self.store.seal.clone(), &Config::default()).unwrap()
+        Objects::open_directory(self.objects_directory(), None, self.store.seal.clone(), &Config::default()).unwrap()
     }
 
     /// Inserts an instance as a create request does, without quota.

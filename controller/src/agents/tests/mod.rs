@@ -57,7 +57,7 @@ impl Controller {
 
     async fn start_on(store: Store, directory: Option<tempfile::TempDir>, address: SocketAddr) -> Self {
         let place = directory.as_ref().unwrap().path().join("objects");
-        let objects = Objects::open(place, store.seal.clone(), &Config::default()).unwrap();
+        let objects = Objects::open_directory(place, None, store.seal.clone(), &Config::default()).unwrap();
         Self::start_with(store, directory, address, objects).await
     }
 

@@ -133,7 +133,7 @@ impl Client {
             let missing = || Error::BadRequest("keystone.password is not set.".to_owned());
             return self.settings.password.clone().ok_or_else(missing);
         };
-        read_secret(file)
+        config::read_secret("keystone.password_file", file)
     }
 
     /// Validates a token. A valid one comes with the time at which it expires.
@@ -238,14 +238,6 @@ impl config::Keystone {
     }
 }
 
-/// Reads a password from a file, without the newline at its end.
-fn read_secret(file: &PathBuf) -> Result<SecretString> {
-    let refuse = |reason: String| Error::BadRequest(format!("keystone.password_file {}: {reason}.", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| refuse(format!("cannot be read: {error}")))?;
-    let text = text.trim_end_matches(['\n', '\r']);
-    if text.is_empty() { Err(refuse("is empty".to_owned())) } else { Ok(SecretString::from(text)) }
-}
-
 fn sensitive(text: &str) -> std::result::Result<HeaderValue, Unavailable> {
     let mut value = HeaderValue::from_str(text).map_err(|_| Unavailable("a token is no header".to_owned()))?;
     value.set_sensitive(true);
@@ -295,15 +287,5 @@ mod tests {
         assert_eq!(remaining("2026-11-24T13:41:50.000000Z", now), Duration::from_secs(3600));
         assert_eq!(remaining("2026-11-24T12:41:49.000000Z", now), Duration::ZERO);
         assert_eq!(remaining("soon", now), Duration::ZERO);
-    }
-
-    #[test]
-    fn a_password_file_is_read_without_its_newline_and_refused_when_empty() {
-        let scratch = tempfile::tempdir().unwrap();
-        let file = scratch.path().join("password");
-        std::fs::write(&file, "se same \n").unwrap();
-        assert_eq!(read_secret(&file).unwrap().expose_secret(), "se same ");
-        std::fs::write(&file, "\n").unwrap();
-        assert!(read_secret(&file).unwrap_err().to_string().contains("keystone.password_file"));
     }
 }

@@ -79,8 +79,8 @@ fn place(stored: &Stored, run: &str, name: &str) -> Place {
 #[test]
 fn a_deletion_by_another_controller_takes_back_what_was_just_written() {
     let stored = Stored::new();
-    let here = &stored.objects.inner.directory;
-    let there = Objects::open(stored.path(""), Seal::new(&[3; 32]), &Config::default()).unwrap();
+    let here = stored.objects.inner.storage.directory().unwrap();
+    let there = Objects::open_directory(stored.path(""), None, Seal::new(&[3; 32]), &Config::default()).unwrap();
     let (file, new) = here.begin(place(&stored, RUN, "00000000")).unwrap();
     let (sealed_file, sealed) = here.begin(place(&stored, OTHER_RUN, "00000000")).unwrap();
     // The marker alone, as if the deletion were cut off there: the files are not taken away from under the writer.
@@ -104,7 +104,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 async fn what_a_kill_leaves_of_an_object_is_swept() {
     let stored = Stored::new();
     let backup = stored.backup;
-    let directory = &stored.objects.inner.directory;
+    let directory = stored.objects.inner.storage.directory().unwrap();
     stored.plant(RUN, "00000001", b"12345");
     // Killed before the object had its name: a process that is gone drops nothing.
     std::mem::forget(directory.begin(place(&stored, RUN, "00000000")).unwrap());
@@ -161,7 +161,7 @@ fn a_directory_of_another_account_is_refused() {
     }
     let scratch = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(scratch.path(), Some(54_321), None).unwrap();
-    let refused = Objects::open(scratch.path().to_owned(), Seal::new(&[3; 32]), &Config::default());
+    let refused = Objects::open_directory(scratch.path().to_owned(), None, Seal::new(&[3; 32]), &Config::default());
     assert!(refused.is_err_and(|error| chain(&error).contains("54321")));
 }
 
@@ -171,7 +171,7 @@ async fn nothing_is_written_or_removed_where_another_directory_is_in_the_place()
     let (backup, objects) = (stored.backup, &stored.objects);
     let sum = stored.plant_backup(RUN);
     let (place_of, away) = (stored.path(""), stored.scratch.path().join("away"));
-    let (file, new) = objects.inner.directory.begin(place(&stored, OTHER_RUN, "00000000")).unwrap();
+    let (file, new) = objects.inner.storage.directory().unwrap().begin(place(&stored, OTHER_RUN, "00000000")).unwrap();
     std::fs::rename(&place_of, &away).unwrap();
     let refused = |error: Error, why: &str| {
         let said = chain(&error);
@@ -188,11 +188,11 @@ async fn nothing_is_written_or_removed_where_another_directory_is_in_the_place()
         refused(objects.delete_backup(backup).await.unwrap_err(), why);
         refused(objects.delete_other_runs(backup, RUN).await.unwrap_err(), why);
         refused(objects.sweep().await.unwrap_err(), why);
-        refused(objects.check_directory().await.unwrap_err(), why);
+        refused(objects.check_storage().await.unwrap_err(), why);
         // It is not known to be damaged.
         let unknown = objects.check(backup, RUN, &sum).await;
         assert!(matches!(unknown, Err(CheckError::Unavailable(_))), "{unknown:?}");
-        let begun = objects.inner.directory.begin(place(&stored, RUN, "00000007"));
+        let begun = objects.inner.storage.directory().unwrap().begin(place(&stored, RUN, "00000007"));
         assert!(matches!(begun, Err(NotStored::Failed(_))));
         assert_eq!(stored.files(), [""; 0]);
     }
@@ -200,27 +200,28 @@ async fn nothing_is_written_or_removed_where_another_directory_is_in_the_place()
     std::fs::remove_dir_all(&place_of).unwrap();
     std::fs::rename(&away, &place_of).unwrap();
     objects.check(backup, RUN, &sum).await.unwrap();
-    objects.check_directory().await.unwrap();
+    objects.check_storage().await.unwrap();
     objects.delete_backup(backup).await.unwrap();
     assert_eq!(stored.files(), [format!("{backup}.deleted")]);
 
     // At a start the number comes from the store.
     let (seal, config) = (Seal::new(&[3; 32]), Config::default());
-    let again = Objects::open(place_of.clone(), seal.clone(), &config).unwrap();
+    let again = Objects::open_directory(place_of.clone(), None, seal.clone(), &config).unwrap();
     assert_eq!(again.storage(), objects.storage());
-    let known = Objects::open_known(place_of.clone(), objects.storage(), seal.clone(), &config).unwrap();
-    known.check_directory().await.unwrap();
+    let known = Objects::open_directory(place_of.clone(), Some(objects.storage()), seal.clone(), &config).unwrap();
+    known.check_storage().await.unwrap();
     let elsewhere = stored.scratch.path().join("elsewhere");
-    let not_mounted = Objects::open_known(elsewhere.clone(), objects.storage(), seal, &config).unwrap();
-    refused(not_mounted.check_directory().await.unwrap_err(), "has no file");
+    let not_mounted = Objects::open_directory(elsewhere.clone(), Some(objects.storage()), seal, &config).unwrap();
+    refused(not_mounted.check_storage().await.unwrap_err(), "has no file");
     std::fs::write(elsewhere.join("storage"), objects.storage().to_string()).unwrap();
-    not_mounted.check_directory().await.unwrap();
+    not_mounted.check_storage().await.unwrap();
 }
 
 #[test]
 fn controllers_that_open_a_new_directory_at_once_agree_on_its_name() {
     let scratch = tempfile::tempdir().unwrap();
-    let open = || Objects::open(scratch.path().join("objects"), Seal::new(&[3; 32]), &Config::default());
+    let open =
+        || Objects::open_directory(scratch.path().join("objects"), None, Seal::new(&[3; 32]), &Config::default());
     let found: Vec<i64> = std::thread::scope(|scope| {
         let all: Vec<_> = (0..8).map(|_| scope.spawn(|| open().unwrap().storage())).collect();
         all.into_iter().map(|one| one.join().unwrap()).collect()
@@ -232,7 +233,7 @@ fn controllers_that_open_a_new_directory_at_once_agree_on_its_name() {
 fn controllers_that_delete_a_backup_at_once_do_not_meet() {
     let stored = Stored::new();
     stored.plant_backup(RUN);
-    let directory = &stored.objects.inner.directory;
+    let directory = stored.objects.inner.storage.directory().unwrap();
     std::thread::scope(|scope| {
         for deleted in [(); 8].map(|()| scope.spawn(|| directory.delete(stored.backup))) {
             deleted.join().unwrap().unwrap();

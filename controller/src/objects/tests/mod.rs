@@ -22,8 +22,9 @@ use tokio_rustls::client::TlsStream;
 use trove_proto::backup::{FORMAT, MANIFEST_NAME, Manifest, Segment, segment_name};
 use trove_proto::v1;
 
-use super::directory::Place;
+use super::directory::{Directory, Place};
 use super::grants::Access;
+use super::storage::Storage;
 use super::{Objects, Patience};
 use crate::agents::GrantObjects as _;
 use crate::agents::tests::fake::{Identity, dial};
@@ -54,7 +55,8 @@ impl Stored {
         let mut config = Config::default();
         change(&mut config);
         let directory = scratch.path().join("objects");
-        let objects = Objects::open_with(directory, None, Seal::new(&[3; 32]), &config, patience).unwrap();
+        let storage = Storage::Directory(Directory::open(directory, None).unwrap());
+        let objects = Objects::with(storage, Seal::new(&[3; 32]), &config, patience);
         Self { scratch, objects, backup: BackupId::random() }
     }
 

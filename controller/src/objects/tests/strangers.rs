@@ -60,7 +60,7 @@ async fn a_grant_that_has_expired_or_is_of_another_key_is_none() {
         is_refused(&world, world.instance, &grant.url, Some(authorization(&grant))).await;
     }
     let forged = Stored { backup: world.stored.backup, ..Stored::new() };
-    let other = Objects::open(forged.path(""), Seal::new(&[4; 32]), &Config::default()).unwrap();
+    let other = Objects::open_directory(forged.path(""), None, Seal::new(&[4; 32]), &Config::default()).unwrap();
     let grants = other
         .reader(HashMap::from([(RUN.to_owned(), forged.backup)]), world.instance)
         .grant(RUN, &[read("00000000")])
@@ -68,7 +68,7 @@ async fn a_grant_that_has_expired_or_is_of_another_key_is_none() {
         .unwrap();
     is_refused(&world, world.instance, &grants[0].url, Some(authorization(&grants[0]))).await;
     // Another controller with the same key grants as well as this one.
-    let second = Objects::open(world.stored.path(""), Seal::new(&[3; 32]), &Config::default()).unwrap();
+    let second = Objects::open_directory(world.stored.path(""), None, Seal::new(&[3; 32]), &Config::default()).unwrap();
     let grants = second
         .reader(HashMap::from([(RUN.to_owned(), forged.backup)]), world.instance)
         .grant(RUN, &[read("00000000")])
