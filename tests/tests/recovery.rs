@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use trove_tests::{Api, Failpoints, Stack, StackOptions, connect, leftovers, poll, rows};
+use trove_tests::{Api, Database, Failpoints, Stack, StackOptions, connect, leftovers, poll, rows};
 
 /// As short as it can be, so that a test sees several intervals.
 const SHORT: &str = "[backups]\nlog_interval = \"1s\"\nlog_idle_interval = \"1s\"\n";
@@ -294,5 +294,31 @@ async fn a_storage_that_is_away_is_said_and_waited_for() -> Result<()> {
     poll("that it is well", LIMIT, async || api.instance(&id).await, is_well).await?;
     let shown = window(&api, &id).await?;
     ensure!(shown["ranges"].as_array().is_some_and(|ranges| ranges.len() == 1), "there is a gap: {shown}");
+    Ok(())
+}
+
+/// One agent goes on for days, and each of them has a container of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_several_days_is_replayed_through_all_of_them() -> Result<()> {
+    let database = Database::start()?;
+    let shared = Some(database.shared());
+    let stack = Stack::start_with(StackOptions { config: SHORT.to_owned(), shared, ..StackOptions::default() }).await?;
+    let api = stack.login("trove").await?;
+    let (id, view, _) = shipping(&stack, &api).await?;
+    let client = connect(&view, "app", SECRET, "app").await?;
+    let store = database.connect().await?;
+    for number in 1..=3 {
+        rows(&client, &format!("insert into ledger values ({number}, 'kept')")).await?;
+        await_covered(&stack, &api, &id, SystemTime::now()).await?;
+        store.batch_execute("update log_container set created = created - 90000000000").await?;
+        store.batch_execute("update backup set created = created - 90000000000").await?;
+    }
+    let days = store.query_one("select count(distinct container_id) from log_piece", &[]).await?.get::<_, i64>(0);
+    ensure!(days > 1, "{days} containers");
+    let shown = window(&api, &id).await?;
+    ensure!(shown["ranges"].as_array().is_some_and(|ranges| ranges.len() == 1), "there is a gap: {shown}");
+    let new = api.create(&restored(&id, "new", None)).await?;
+    let view = api.await_active(&new).await.with_context(|| stack.log_end())?;
+    assert_eq!(numbers(&view).await?, [1, 2, 3]);
     Ok(())
 }

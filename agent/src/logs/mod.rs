@@ -6,7 +6,7 @@
 //! ```
 //! Nothing of it is remembered here: where the log goes on says the controller's store, and what is kept says the engine. So a
 //! death between any two of these steps repeats a step at most, and loses none. What was written and not recorded lies
-//! under the name of a run, which is one life of the agent, and goes with its container.
+//! under the name of a run, which is one life of the agent within one container, and goes with that.
 
 mod desk;
 pub(crate) mod sealed;
@@ -205,7 +205,7 @@ impl Shipper {
         let data_bytes = piece.bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1) as u64;
         let (bytes, sum) = sealed::seal(piece.bytes, container.recipients.clone()).await?;
         let grants = ContainerGrants { desk: &self.desk, container: &container.container };
-        let (name, object) = run.next();
+        let (name, object) = run.next(&container.container);
         let storage = RunObjects::new(&self.objects, &grants, &name);
         let size = bytes.len() as u64;
         let object_name = segment_name(object as usize);
@@ -243,7 +243,9 @@ fn is_primary(status: &EngineStatus) -> bool {
 
 /// One life of the agent: names of objects, and since when none was stored.
 struct Run {
+    /// Of the container. It belongs to that one alone: whoever restores finds the container by the run.
     name: String,
+    container: String,
     objects: u32,
     stored: Instant,
     since: SystemTime,
@@ -254,13 +256,17 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        let name = hex::encode(rand::random::<[u8; 16]>());
+        let (name, container) = (String::new(), String::new());
         let (stored, since) = (Instant::now(), SystemTime::now());
-        Self { name, objects: 0, stored, since, late: SOME_SECONDS, is_shipping: false }
+        Self { name, container, objects: 0, stored, since, late: SOME_SECONDS, is_shipping: false }
     }
 
-    /// The name of the run, and the number of its next object.
-    fn next(&mut self) -> (String, u32) {
+    /// The name of the run in the container, and the number of its next object.
+    fn next(&mut self, container: &str) -> (String, u32) {
+        if self.container != container {
+            (self.name, self.objects) = (hex::encode(rand::random::<[u8; 16]>()), 0);
+            container.clone_into(&mut self.container);
+        }
         let number = self.objects;
         self.objects += 1;
         (self.name.clone(), number)
@@ -277,5 +283,20 @@ impl Run {
             let since = humantime::format_rfc3339_seconds(self.since);
             trouble.send_replace(format!("the log of writes has not been stored since {since}: {why}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_writes_to_one_container_alone() {
+        let mut run = Run::new();
+        let ((one, first), (again, second)) = (run.next("a"), run.next("a"));
+        assert_eq!((one.len(), again == one, first, second), (32, true, 0, 1));
+        let (other, number) = run.next("b");
+        assert!(other != one && number == 0, "{other} {number}");
+        assert_ne!(run.next("a").0, one, "an object would have a name that is taken");
     }
 }
