@@ -39,6 +39,7 @@ const LEFT_OUT: &[&str] = &[
     "tablespace_map",
     "pg_tblspc",
     replay::TAKEN,
+    replay::SET_ASIDE,
 ];
 
 #[async_trait]

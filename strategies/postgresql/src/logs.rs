@@ -54,6 +54,9 @@ impl State {
     fn gone(&self, segment: Segment) -> Option<&'static str> {
         match self.slot {
             _ if segment.timeline != self.timeline => Some("the server has begun another timeline since"),
+            _ if segment.start() > self.inserted => {
+                Some("the server has not come so far: it is an older state of itself")
+            }
             Slot::None => Some("somebody has dropped the slot that kept it"),
             Slot::Lost => Some("more was written than the server keeps for a storage that is behind"),
             Slot::From(lsn) if lsn >= segment.next().start() => Some("it was stored, or let go by somebody"),

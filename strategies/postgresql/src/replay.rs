@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(24 * 3600);
 const SIGNAL: &str = "recovery.signal";
 /// What ALTER SYSTEM has set, and what it is called meanwhile.
 const ALTERED: &str = "postgresql.auto.conf";
-const SET_ASIDE: &str = "postgresql.auto.conf.replaying";
+pub(crate) const SET_ASIDE: &str = "postgresql.auto.conf.replaying";
 /// Says which segments were taken.
 pub(crate) const TAKEN: &str = "trove_log_taken";
 const REPLAY: &str = "replay the log";

@@ -3,6 +3,8 @@
 
 /// What a segment has, unless another size was chosen when the server was made, bytes.
 pub(crate) const SIZE: u64 = 16 << 20;
+/// Number of the last one that there can be.
+const LAST: u64 = u64::MAX / SIZE;
 /// What a page of it has.
 pub(crate) const PAGE: u64 = 8192;
 /// What [`is_idle`] looks at, at most.
@@ -38,7 +40,9 @@ impl Segment {
         }
         let part = |from: usize| u32::from_str_radix(name.get(from..from + 8)?, 16).ok();
         let (timeline, high, low) = (part(0)?, part(8)?, part(16)?);
-        (timeline > 0 && low < 256).then(|| Self { timeline, number: u64::from(high) << 8 | u64::from(low) })
+        let number = u64::from(high) << 8 | u64::from(low);
+        // The very last one has no end that is a position.
+        (timeline > 0 && low < 256 && number < LAST).then_some(Self { timeline, number })
     }
 
     pub(crate) fn name(self) -> String {
@@ -50,7 +54,7 @@ impl Segment {
     }
 
     pub(crate) fn next(self) -> Self {
-        Self { number: self.number + 1, ..self }
+        Self { number: (self.number + 1).min(LAST), ..self }
     }
 
     /// What is wrong with the bytes of its beginning. A file that the server has put by to use it again has those of another one.
@@ -194,6 +198,11 @@ mod tests {
             assert_eq!(Segment::parse(wrong), None, "{wrong}");
         }
         assert_eq!(Segment::parse("0000000200000001000000\u{fc}"), None);
+        // A server says what its tenant makes it say: there is nothing after the last one.
+        let last = Segment::of(1, u64::MAX);
+        assert_eq!((last.name().as_str(), last.next()), ("00000001FFFFFFFF000000FF", last));
+        assert_eq!((Segment::parse(&last.name()), last.start()), (None, u64::MAX - SIZE + 1));
+        assert_eq!(Segment::parse("00000001FFFFFFFF000000FE").map(|before| before.next().start()), Some(last.start()));
         assert_eq!((position("0/17414F8"), position("17414F8"), position("0/1/2")), (Some(0x017_414f8), None, None));
     }
 

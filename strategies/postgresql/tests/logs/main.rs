@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests plant files and look at them")]
 
+mod hostile;
 mod ledger;
 mod theirs;
 mod times;
