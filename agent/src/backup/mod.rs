@@ -28,6 +28,7 @@ use trove_strategy::{Backup, EngineError, Incremental, Kind};
 
 use parts::Part;
 pub use restore::{Link, RestoreOrder, restore};
+pub(crate) use restore::{MOST_HEADER, MOST_WINDOW};
 pub(crate) use take::encryptor;
 pub use take::{TakeOrder, take};
 

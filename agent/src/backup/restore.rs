@@ -18,11 +18,11 @@ use super::segments::SegmentReader;
 use super::{Bounds, Part, Passed, SLOTS, Storage, Tell, incremental, joined, object, of_object, told};
 
 /// Logarithm of the most that the decompressor keeps: four times what the level needs at which backups are compressed.
-const MOST_WINDOW: u32 = 23;
+pub(crate) const MOST_WINDOW: u32 = 23;
 
 /// The longest header of an encrypted stream, bytes. One of ours, with its two recipients, has less than 4 KiB. Whoever reads one
 /// keeps it whole until it has seen its end.
-const MOST_HEADER: usize = 64 << 10;
+pub(crate) const MOST_HEADER: usize = 64 << 10;
 
 /// What is restored where.
 pub struct RestoreOrder<'a> {
