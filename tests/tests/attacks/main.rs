@@ -4,6 +4,7 @@ mod accounts;
 mod addresses;
 mod domains;
 mod files;
+mod logs;
 mod neighbours;
 mod postgresql;
 mod processes;
