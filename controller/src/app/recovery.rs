@@ -117,8 +117,11 @@ impl App {
         });
         let (at, chain, base) = reached.ok_or_else(|| outside(id, moment.time, &window))?;
         let gone = || Error::Conflict(format!("Backup {} is being deleted.", base.id));
-        let backup = self.store.get_backup(base.id).await?.ok_or_else(gone)?;
+        let mut backup = self.store.get_backup(base.id).await?.ok_or_else(gone)?;
         check_complete(&backup)?;
+        // The log may bring the account along, made after the backup was.
+        let root_by = self.store.root_ever_by(id).await?;
+        backup.source.root_by = backup.source.root_by.or(root_by);
         let log = self.store.log_to_replay(chain, base.created, at).await?;
         let pieces = log.iter().map(|(_, pieces)| pieces.len()).sum::<usize>();
         if pieces == 0 || pieces > MOST_PIECES {

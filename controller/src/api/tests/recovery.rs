@@ -176,3 +176,22 @@ async fn an_instance_is_ordered_as_another_was_within_its_window_alone() {
     let mut tx = store.begin().await.unwrap();
     assert_eq!(store.give_up_old_logs(&mut tx).await.unwrap(), 1);
 }
+
+#[tokio::test]
+async fn root_that_was_enabled_after_the_backup_comes_back_with_the_log_and_is_said() {
+    let (bench, id) = ready().await;
+    bench.put(id, keep(&json!(7200))).await;
+    bench.stored(id).await;
+    let store = &bench.world.app.store;
+    for user in [Some("ann"), None] {
+        let mut tx = store.begin().await.unwrap();
+        store.set_root(&mut tx, id, user).await.unwrap();
+        tx.commit().await.unwrap();
+        let made = bench.restore(json!({"instance": id})).await;
+        assert_eq!(made.status, StatusCode::OK, "{}", made.body);
+        let operation = made.headers["x-trove-operation-id"].to_str().unwrap().parse().unwrap();
+        let (_, _, state) = bench.world.operation(operation).await;
+        let state: Value = serde_json::from_str(&state).unwrap();
+        assert!(state["root_by"].is_string(), "{user:?}: {state}");
+    }
+}

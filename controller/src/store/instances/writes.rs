@@ -276,6 +276,13 @@ impl Store {
         row.map(read).transpose()
     }
 
+    /// By whom root was last enabled, also of an instance that is gone.
+    pub async fn root_ever_by(&self, id: InstanceId) -> Result<Option<String>> {
+        let row = query("select root_last_enabled_by from instance where id = $1").bind(id.to_string());
+        let row = row.fetch_optional(&self.read).await.map_err(failed("read the root of", id))?;
+        Ok(row.map(|row| column(&row, "root_last_enabled_by")).transpose()?.flatten())
+    }
+
     /// That it is gone: gives back its quota, its address and its configuration group, and takes its schedules along.
     pub async fn mark_deleted(&self, conn: &mut Connection, id: InstanceId) -> Result<()> {
         let row = query(
