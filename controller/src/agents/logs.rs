@@ -1,6 +1,7 @@
 //! The call over which an agent asks what it needs to ship its engine's log of writes.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -11,6 +12,10 @@ use super::AnswerLogs;
 use super::channel::Channel;
 use crate::authority::AgentName;
 use crate::store::Store;
+
+/// A pause after each answer: many answers are a transaction of the store, which others need, too. An honest agent asks twice for each
+/// 16 MiB of its engine's log.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Answers the agent for as long as its connection lasts.
 pub(super) async fn answer(channel: Channel, name: AgentName, store: &Store, desk: &dyn AnswerLogs) -> Infallible {
@@ -23,6 +28,7 @@ pub(super) async fn answer(channel: Channel, name: AgentName, store: &Store, des
                 if answers.send(answer).await.is_err() {
                     break;
                 }
+                tokio::time::sleep(PAUSE).await;
             }
         }
         // An agent from before it could.
