@@ -12,11 +12,12 @@ use trove_proto::backup::SEGMENT_LIMIT;
 use trove_proto::v1;
 use trove_proto::v1::log_answer::Kind as Answer;
 use trove_proto::v1::log_question::Kind as Question;
+use trove_strategy::PIECE_LIMIT;
 
 use crate::agents::{AnswerLogs, GrantObjects as _};
 use crate::config::Config;
 use crate::error::{Error, chain};
-use crate::ids::{ContainerId, InstanceId};
+use crate::ids::{ContainerId, InstanceId, ProjectId};
 use crate::model::logs::{LogContainer, LogPiece};
 use crate::objects::Objects;
 use crate::store::Store;
@@ -26,6 +27,8 @@ use crate::store::sql::Connection;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// And so many.
 const MOST_PIECES: u64 = 10_000;
+/// So many of them are begun within a day: each is a row, and its pieces are.
+const MOST_CONTAINERS: u64 = 256;
 /// Longest place of a log, bytes.
 const MOST_PLACE: usize = 128;
 
@@ -106,6 +109,7 @@ impl LogDesk {
     async fn begin(&self, instance: InstanceId, begin: v1::LogBegin) -> Answered<v1::LogContainer> {
         let from = place(begin.from)?;
         let mut tx = self.store.begin().await?;
+        self.shipping(&mut tx, instance).await?;
         let last = self.store.last_log_container(&mut tx, instance).await?.filter(|last| last.ends == from);
         let container = match last {
             Some(last) if !self.is_full(&last) => last,
@@ -113,6 +117,12 @@ impl LogDesk {
         };
         self.commit(tx).await?;
         Ok(self.shown(&container))
+    }
+
+    /// The project of an instance whose log is shipped, and for how long it is kept.
+    async fn shipping(&self, conn: &mut Connection, instance: InstanceId) -> Answered<(ProjectId, Duration)> {
+        let shipping = self.store.log_shipping_of(conn, instance).await?;
+        shipping.ok_or_else(|| invalid("the log of this instance is not to be shipped"))
     }
 
     fn is_full(&self, container: &LogContainer) -> bool {
@@ -127,13 +137,12 @@ impl LogDesk {
         from: &str,
         before: Option<&LogContainer>,
     ) -> Answered<LogContainer> {
-        let shipping = self.store.log_shipping_of(conn, instance).await?;
-        let not = || Refusal::Said(v1::ErrorKind::Invalid, "the log of this instance is not to be shipped".to_owned());
-        let (project, keep) = shipping.ok_or_else(not)?;
-        let number = match before {
-            Some(before) => before.number,
-            None => self.store.last_log_container(conn, instance).await?.map_or(0, |last| last.number),
-        };
+        let (project, keep) = self.shipping(conn, instance).await?;
+        let (number, begun) = self.store.count_log_containers(conn, instance, self.store.now() - DAY).await?;
+        if begun >= MOST_CONTAINERS {
+            let text = format!("{begun} containers of this log were begun within a day, and no more are");
+            return Err(Refusal::Said(v1::ErrorKind::Transient, text));
+        }
         let (id, key) = (ContainerId::random(), Objects::new_key());
         let container = LogContainer {
             id,
@@ -160,6 +169,7 @@ impl LogDesk {
 
     /// The container that an agent speaks of, which is the newest of its instance.
     async fn present(&self, conn: &mut Connection, instance: InstanceId, named: &str) -> Answered<LogContainer> {
+        self.shipping(conn, instance).await?;
         let last = self.store.last_log_container(conn, instance).await?;
         last.filter(|last| last.id.to_string() == named).ok_or_else(|| {
             // Another host of the instance has gone on: the agent begins anew, and finds out.
@@ -203,6 +213,8 @@ impl LogDesk {
     async fn covered(&self, instance: InstanceId, covered: v1::LogCovered) -> Answered<v1::LogContainer> {
         let nanos = i128::from(covered.time_us) * 1000;
         let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).map_err(|_| invalid("it is no time"))?;
+        // A guest's clock may be ahead, and set back later: then what is written until that time is not stored yet.
+        let time = time.min(self.store.now());
         let mut tx = self.store.begin().await?;
         let last = self.present(&mut tx, instance, &covered.container).await?;
         self.store.cover_log(&mut tx, &last, time).await?;
@@ -224,7 +236,7 @@ fn place(text: String) -> Answered<String> {
 fn piece(stored: v1::LogStored) -> Answered<(String, LogPiece)> {
     let sum: [u8; 32] = stored.sum.try_into().map_err(|_| invalid("a BLAKE3 sum has 32 bytes"))?;
     let is_run = stored.run.len() == 32 && stored.run.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if !is_run || stored.bytes == 0 || stored.bytes > SEGMENT_LIMIT {
+    if !is_run || stored.bytes == 0 || stored.bytes > SEGMENT_LIMIT || stored.data_bytes > PIECE_LIMIT as u64 {
         return Err(invalid("it is no object of a piece"));
     }
     let piece = LogPiece {

@@ -13,6 +13,10 @@ struct Ground {
 const RUN: &str = "0123456789abcdef0123456789abcdef";
 const HOUR: Duration = Duration::from_secs(3600);
 
+fn micros(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1000).unwrap()
+}
+
 async fn ground() -> Ground {
     let fixture = fixture().await;
     let instance = fixture.insert("p").await;
@@ -153,11 +157,66 @@ async fn what_is_not_asked_for_or_not_ones_own_is_refused() {
         v1::LogStored { run: "x".to_owned(), ..sound.clone() },
         v1::LogStored { bytes: SEGMENT_LIMIT + 1, ..sound.clone() },
         v1::LogStored { bytes: 0, ..sound.clone() },
+        v1::LogStored { data_bytes: u64::MAX, ..sound.clone() },
     ] {
         assert_eq!(ground.container(Question::Stored(wrong)).await.unwrap_err().kind(), v1::ErrorKind::Invalid);
     }
     ground.keep(None).await;
-    assert!(ground.container(Question::Begin(v1::LogBegin { from: "z".to_owned() })).await.is_err());
+    let covered = v1::LogCovered { container: id.clone(), time_us: 1 };
+    for question in [
+        Question::Begin(v1::LogBegin { from: "a".to_owned() }),
+        Question::Begin(v1::LogBegin { from: "z".to_owned() }),
+        grant(&id, "00000000", v1::ObjectAccess::Write),
+        Question::Stored(sound),
+        Question::Covered(covered),
+    ] {
+        let refused = ground.ask(ground.instance, question.clone()).await.unwrap_err();
+        assert!(refused.message.contains("not to be shipped"), "{question:?}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_covers_no_time_that_is_still_to_come() {
+    let ground = ground().await;
+    let id = ground.begin("a").await.container;
+    ground.container(stored(&id, 0, "a", "b")).await.unwrap();
+    let ahead = micros(ground.fixture.store.now() + HOUR * 24 * 365);
+    ground.cover(&id, ahead).await;
+    let after = ground.fixture.store.now();
+    assert!(ground.all().await[0].covered.is_some_and(|covered| covered <= after), "nobody can know that");
+    // It was set back: what is written now is in the next piece, and is not left out.
+    ground.container(stored(&id, 1, "b", "c")).await.unwrap();
+    ground.cover(&id, micros(ground.fixture.store.now())).await;
+    let now = micros(ground.fixture.store.now());
+    assert_eq!(ground.pieces(id.parse().unwrap(), OffsetDateTime::UNIX_EPOCH + HOUR, now).await, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn so_many_containers_are_begun_within_a_day_and_no_more() {
+    let ground = ground().await;
+    for number in 0..MOST_CONTAINERS {
+        ground.begin(&format!("a{number}")).await;
+    }
+    let begin = async || ground.container(Question::Begin(v1::LogBegin { from: "b".to_owned() })).await;
+    let refused = begin().await.unwrap_err();
+    assert!(refused.kind() == v1::ErrorKind::Transient && refused.message.contains("within a day"), "{refused:?}");
+    ground.begin(&format!("a{}", MOST_CONTAINERS - 1)).await;
+    ground.fixture.store.change("update log_container set created = created - 86400000000").await;
+    begin().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_being_removed_is_not_gone_on_with() {
+    let ground = ground().await;
+    let first = ground.begin("a").await.container;
+    ground.container(stored(&first, 0, "a", "b")).await.unwrap();
+    ground.fixture.store.change("update log_container set is_deleted = true").await;
+    assert_eq!(ground.container(Question::State(v1::LogState {})).await.unwrap().until, "");
+    assert!(ground.container(stored(&first, 1, "b", "c")).await.is_err());
+    let next = ground.begin("b").await.container;
+    assert_ne!(next, first);
+    let all = ground.all().await;
+    assert_eq!((all.len(), all[0].number, all[0].chain.to_string()), (1, 2, next));
 }
 
 #[tokio::test]
@@ -189,7 +248,8 @@ async fn what_is_too_old_goes_unless_a_backup_needs_it_or_it_is_written() {
     };
     let first = ground.begin("a").await.container;
     ground.container(stored(&first, 0, "a", "b")).await.unwrap();
-    ground.begin("m").await;
+    store.change("update log_container set pieces = 10000").await;
+    ground.begin("b").await;
     assert_eq!(give_up().await, 0, "it is young");
     store.change("update log_container set recorded = recorded - 7200000000").await;
     // A backup of before it is the only one that leads to the times that are kept.
@@ -215,4 +275,61 @@ async fn what_is_too_old_goes_unless_a_backup_needs_it_or_it_is_written() {
     store.log_container_removed(&mut tx, id).await.unwrap();
     tx.commit().await.unwrap();
     assert!(!store.has_log_container(id).await.unwrap());
+}
+
+/// A backup that takes long while containers end: each that the backup needs stays, also while no older backup is there.
+#[tokio::test]
+async fn what_ended_while_a_backup_was_taken_stays_as_long_as_it_leads_to_what_is_kept() {
+    let ground = ground().await;
+    let store = &ground.fixture.store;
+    let first = ground.begin("a").await.container;
+    ground.container(stored(&first, 0, "a", "b")).await.unwrap();
+    let backup = ground.fixture.new_backup("p", ground.instance, crate::ids::OperationId::random());
+    let mut tx = store.begin().await.unwrap();
+    store.insert_backup(&mut tx, &backup).await.unwrap();
+    tx.commit().await.unwrap();
+    ground.begin("m").await;
+    // It was ordered three hours ago; the container ended two hours ago, and an hour of it is kept.
+    store.change("update log_container set recorded = recorded - 7200000000 where number = 1").await;
+    for change in [
+        "update backup set state = 'BUILDING', created = created - 10800000000, updated = updated - 10800000000",
+        "update backup set state = 'COMPLETED', updated = updated + 9000000000",
+    ] {
+        store.change(change).await;
+        let mut tx = store.begin().await.unwrap();
+        assert_eq!(store.give_up_old_logs(&mut tx).await.unwrap(), 0, "{change}");
+    }
+    store.change("update backup set state = 'FAILED'").await;
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(store.give_up_old_logs(&mut tx).await.unwrap(), 1, "nobody needs it");
+}
+
+/// A backup may be kept for ever: what leads from it to times that are kept no more is not.
+#[tokio::test]
+async fn a_chain_that_has_ended_goes_as_a_whole_whatever_backups_are_kept() {
+    let ground = ground().await;
+    let store = &ground.fixture.store;
+    let first = ground.begin("a").await.container;
+    let backup = ground.fixture.new_backup("p", ground.instance, crate::ids::OperationId::random());
+    let mut tx = store.begin().await.unwrap();
+    store.insert_backup(&mut tx, &backup).await.unwrap();
+    tx.commit().await.unwrap();
+    store.change("update backup set state = 'COMPLETED'").await;
+    ground.container(stored(&first, 0, "a", "b")).await.unwrap();
+    ground.cover(&first, micros(store.now())).await;
+    store.change("update log_container set pieces = 10000").await;
+    ground.begin("b").await;
+    store.change("update backup set created = created - 7500000000, updated = updated - 7400000000").await;
+    store.change("update log_container set created = created - 7600000000, recorded = recorded - 7200000000").await;
+    let give_up = async || {
+        let mut tx = store.begin().await.unwrap();
+        let count = store.give_up_old_logs(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        count
+    };
+    assert_eq!(give_up().await, 0, "nothing was written, and all of it is stored up to now");
+    store.change("update log_container set covered = covered - 7200000000").await;
+    assert_eq!(give_up().await, 0, "its agent may come back and go on");
+    ground.keep(None).await;
+    assert_eq!(give_up().await, 2, "it leads to nothing that is kept");
 }

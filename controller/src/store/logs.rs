@@ -92,15 +92,33 @@ impl Store {
         .transpose()
     }
 
-    /// The newest container of an instance.
+    /// The newest container of an instance that is not being removed.
     pub async fn last_log_container(
         &self,
         conn: &mut Connection,
         instance: InstanceId,
     ) -> Result<Option<LogContainer>> {
-        let sql = AssertSqlSafe(format!("{SELECT} where c.instance_id = $1 order by c.number desc limit 1"));
+        let sql = AssertSqlSafe(format!(
+            "{SELECT} where c.instance_id = $1 and not c.is_deleted order by c.number desc limit 1"
+        ));
         let row = query(sql).bind(instance.to_string()).fetch_optional(conn).await.map_err(failed("read"))?;
         row.map(|row| container(&row)).transpose()
+    }
+
+    /// The greatest number of an instance's containers, and how many were made since a time.
+    pub async fn count_log_containers(
+        &self,
+        conn: &mut Connection,
+        instance: InstanceId,
+        since: OffsetDateTime,
+    ) -> Result<(u64, u64)> {
+        let counted = query(
+            "select coalesce(max(number), 0) as last, count(case when created > $2 then 1 end) as begun \
+             from log_container where instance_id = $1",
+        );
+        let row = counted.bind(instance.to_string()).bind(micros(since)).fetch_one(conn).await;
+        let row = row.map_err(failed("count the containers of"))?;
+        Ok((unsigned(&row, "last")?, unsigned(&row, "begun")?))
     }
 
     /// The containers of an instance of a project that are not being removed, by number.
@@ -257,12 +275,18 @@ impl Store {
     }
 
     /// Gives up the containers whose pieces nobody needs any more: they are older than is kept, and no backup needs them to come
-    /// to a moment that is kept. The one that is written stays.
+    /// to a moment that is kept, because they are of before it or their chain has ended before. The one that is written stays.
     pub async fn give_up_old_logs(&self, conn: &mut Connection) -> Result<u64> {
         let done = query(
             "update log_container set is_deleted = true where not is_deleted and recorded < $1 - keep_seconds * 1000000 \
-             and recorded < coalesce((select max(b.created) from backup b where b.instance_id = log_container.instance_id \
-             and b.state = 'COMPLETED' and b.parent_id is null and b.updated <= $1 - log_container.keep_seconds * 1000000) - $2, $1) \
+             and (recorded < coalesce((select max(b.created) from backup b where b.instance_id = log_container.instance_id \
+             and b.state = 'COMPLETED' and b.parent_id is null and b.updated <= $1 - log_container.keep_seconds * 1000000), \
+             (select min(b.created) from backup b where b.instance_id = log_container.instance_id \
+             and b.state in ('NEW', 'BUILDING', 'SAVING', 'COMPLETED') and b.parent_id is null), $1) - $2 \
+             or not exists (select 1 from log_container n where n.chain = log_container.chain \
+             and (n.recorded >= $1 - n.keep_seconds * 1000000 or n.covered >= $1 - n.keep_seconds * 1000000 \
+             or exists (select 1 from log_shipping s where s.instance_id = n.instance_id \
+             and n.number = (select max(m.number) from log_container m where m.instance_id = n.instance_id))))) \
              and not exists (select 1 from log_shipping s where s.instance_id = log_container.instance_id \
              and log_container.number = (select max(n.number) from log_container n where n.instance_id = log_container.instance_id)) \
              and not exists (select 1 from operation o where o.active and o.kind = 'restore_instance' \
