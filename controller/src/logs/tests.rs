@@ -288,7 +288,8 @@ async fn what_ended_while_a_backup_was_taken_stays_as_long_as_it_leads_to_what_i
     let mut tx = store.begin().await.unwrap();
     store.insert_backup(&mut tx, &backup).await.unwrap();
     tx.commit().await.unwrap();
-    ground.begin("m").await;
+    store.change("update log_container set pieces = 10000").await;
+    ground.begin("b").await;
     // It was ordered three hours ago; the container ended two hours ago, and an hour of it is kept.
     store.change("update log_container set recorded = recorded - 7200000000 where number = 1").await;
     for change in [
