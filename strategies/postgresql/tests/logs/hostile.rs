@@ -1,5 +1,7 @@
 //! What a tenant with all rights has set or put into the data directory, before it is replayed or shipped.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use trove_conformance::Bench;
 use trove_postgresql::Postgresql;
@@ -88,6 +90,10 @@ async fn another_timeline_is_a_gap_and_is_shipped_from_its_beginning() -> Result
 
     let mut running = bench.spawn(StartMode::Normal)?;
     bench.await_answer(&mut running).await?;
+    // It answers before its recovery has ended.
+    while texts(&as_root(&bench.site).await?, "select pg_is_in_recovery()::text").await? != ["false"] {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let gone = shipped.ship(&bench.site).await.err().context("the log goes on")?;
     ensure!(gone.kind() == Kind::Gone && gone.chain().contains("timeline"), "{:?}: {}", gone.kind(), gone.chain());
     let mut shipped = Shipped::begin(&bench.site).await?;
