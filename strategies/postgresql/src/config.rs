@@ -80,14 +80,13 @@ pub(crate) fn owned(site: &Site) -> Vec<String> {
         // Files in the data directory go with it; segments in /dev/shm outlive a server that is killed.
         ("dynamic_shared_memory_type", "mmap"),
         ("shared_memory_type", "mmap"),
-        // Backups, replicas and points in time begin without a restart: segments are archived by a command that can be changed
-        // while the server runs, and until there is one they count as archived.
+        // Backups, replicas and points in time begin without a restart. The log is kept by slots, and archived by no program.
         ("wal_level", "replica"),
         ("wal_log_hints", "on"),
         ("max_wal_senders", SENDERS),
         ("max_replication_slots", SENDERS),
         ("hot_standby", "on"),
-        ("archive_mode", "on"),
+        ("archive_mode", "off"),
         ("archive_library", ""),
         ("logging_collector", "off"),
         ("log_destination", "stderr"),
@@ -188,8 +187,6 @@ pub(crate) fn main(site: &Site, settings: &Settings) -> Result<String, EngineErr
         ("timezone", "'UTC'".to_owned()),
         ("huge_pages", "'try'".to_owned()),
         ("log_timezone", "'UTC'".to_owned()),
-        // Nothing is kept of what is archived: it does as if, until the log is shipped.
-        ("archive_command", "'true'".to_owned()),
         // A client that vanished gives its connection back in minutes; the kernel's own two hours are too long for few.
         ("tcp_keepalives_idle", "300".to_owned()),
     ];

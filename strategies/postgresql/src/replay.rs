@@ -126,7 +126,6 @@ async fn run(site: &Site, until: &str) -> Result<bool, EngineError> {
     for setting in [
         "listen_addresses=",
         "hot_standby=off",
-        "archive_mode=off",
         "archive_cleanup_command=",
         "recovery_end_command=",
         "recovery_min_apply_delay=0",

@@ -193,7 +193,7 @@ async fn what_backups_and_replicas_need_is_there_from_the_first_start() -> Resul
     let user = Login::new("u", "Secret-1", "postgres");
     let mut expected = vec![
         ("wal_level", "replica"),
-        ("archive_mode", "on"),
+        ("archive_mode", "off"),
         ("data_checksums", "on"),
         ("max_wal_senders", "10"),
         ("max_replication_slots", "10"),

@@ -55,7 +55,7 @@ async fn what_the_agent_decides_is_not_altered_by_the_tenants_superuser() -> Res
         "shared_preload_libraries = 'nothing'",
         "post_auth_delay = 1000",
         "pre_auth_delay = 60",
-        "archive_mode = off",
+        "archive_mode = on",
         "max_wal_senders = 0",
         "max_slot_wal_keep_size = -1",
         "external_pid_file = '/tmp/pid'",

@@ -51,7 +51,7 @@ async fn what_a_tenant_has_set_neither_ends_a_replay_elsewhere_nor_runs_programs
         let running = starts(&other).await?;
         let client = as_root(&other.site).await?;
         ensure!(texts(&client, "select n from t").await? == ["1"], "it is not all there");
-        ensure!(texts(&client, "show archive_mode").await? == ["on"], "the replay's settings are in force");
+        ensure!(texts(&client, "show hot_standby").await? == ["on"], "the replay's settings are in force");
         ensure!(!std::path::Path::new(&ran).exists(), "a program of the tenant's ran");
         drop(client);
         running.stop(&other).await?;

@@ -21,7 +21,7 @@ async fn comes_back(
     let running = starts(bench).await?;
     let root = as_root(&bench.site).await?;
     ledger.is_as_of(&root, as_of, later).await?;
-    ensure!(texts(&root, "show archive_mode").await? == ["on"], "the replay's settings are in force");
+    ensure!(texts(&root, "show hot_standby").await? == ["on"], "the replay's settings are in force");
     root.batch_execute("insert into ledger values (-1, '')").await.context("it takes writes")?;
     drop(root);
     running.stop(bench).await
