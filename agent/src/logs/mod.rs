@@ -147,13 +147,10 @@ impl Shipper {
         loop {
             self.drain(logs, &mut place, run).await?;
             let is_due = covered_at.is_none_or(|at| at.elapsed() + interval / 2 > idle);
-            let open = logs.open_bytes(&self.site).await?;
-            if open > MUCH || is_due {
+            if is_due || logs.open_bytes(&self.site).await? > MUCH {
                 // Whatever was acknowledged before this is in what is closed afterwards.
                 let now = SystemTime::now();
-                if logs.open_bytes(&self.site).await? > 0 {
-                    logs.close(&self.site).await?;
-                }
+                logs.close(&self.site).await?;
                 self.drain(logs, &mut place, run).await?;
                 let covered = v1::LogCovered { container: place.container.container.clone(), time_us: micros(now) };
                 place.container = self.desk.container(Question::Covered(covered)).await?;

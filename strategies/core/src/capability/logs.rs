@@ -39,7 +39,7 @@ pub trait Logs: Send + Sync {
     /// As above.
     async fn open_bytes(&self, site: &Site) -> Result<u64, EngineError>;
 
-    /// Closes the piece that is being written. Whatever was acknowledged before this call is in pieces that are closed after it.
+    /// Closes the piece that is being written, where anything is in it. Whatever was acknowledged before this call is in pieces that are closed after it.
     ///
     /// # Errors
     /// As above.
