@@ -81,25 +81,20 @@ impl App {
         self.queue(caller, request_id, &subject, vec![AccountChange::DisableRoot]).await
     }
 
-    /// Root of an engine is a shell as the account that runs it. Where hosts are not kept apart, that is a way to other
-    /// tenants' data, and to the controller's where it is an ordinary user's.
+    /// Whether root may be handed out at all, see [`crate::compute::Compute::may_have_root`].
     ///
     /// # Errors
     /// 403.
     pub(super) fn check_root_allowed(&self) -> Result<()> {
-        may_enable(self.compute.separates_tenants(), self.config.process.allow_root)
+        if self.compute.may_have_root(&self.config) {
+            return Ok(());
+        }
+        Err(Error::Forbidden(
+            "Root cannot be enabled: it is a shell as the engine's account, instances are not kept apart here, and \
+             process.allow_root is not set."
+                .to_owned(),
+        ))
     }
-}
-
-fn may_enable(are_separated: bool, allow_root: bool) -> Result<()> {
-    if are_separated || allow_root {
-        return Ok(());
-    }
-    Err(Error::Forbidden(
-        "Root cannot be enabled: it is a shell as the engine's account, instances are not kept apart here, and \
-         process.allow_root is not set."
-            .to_owned(),
-    ))
 }
 
 #[cfg(test)]

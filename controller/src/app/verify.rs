@@ -27,7 +27,7 @@ impl App {
         let manifest = self.manifest(&version).await?;
         // The scratch instance has room for them.
         check_restorable(backup, data_bytes(&chain), &datastore, &manifest, 0)?;
-        let may_have_root = self.check_root_allowed().is_ok();
+        let may_have_root = self.compute.may_have_root(&self.config);
         let order = Order::of(&self.store, &self.config, &chain, may_have_root).await?;
         let mut tx = self.store.begin().await?;
         let operation = verify_backup::submit(&self.store, &mut tx, order, (&caller.user_id, request_id)).await?;

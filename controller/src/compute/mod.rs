@@ -247,6 +247,11 @@ pub trait Compute: Send + Sync {
     }
     /// Whether a tenant with a shell in the account of his engine is kept away from other tenants' data and addresses.
     fn separates_tenants(&self) -> bool;
+    /// Whether root may be handed out: it is a shell as the account that runs the engine. Where hosts are not kept apart, that is a way
+    /// to other tenants' data, and to the controller's where it is an ordinary user's; then the configuration has to allow it.
+    fn may_have_root(&self, config: &Config) -> bool {
+        self.separates_tenants() || config.process.allow_root
+    }
     /// Brings the programs of hosts to where they run, so that the next start with these is short. A driver that has them
     /// there anyway does nothing.
     async fn fetch_programs(&self, _artifact: &Artifact) -> std::result::Result<(), ComputeError> {

@@ -50,7 +50,7 @@ async fn begin(context: &RunnerContext, due: &BackupSchedule) -> Result<Begun> {
     let store = &context.store;
     let chain = store.get_scheduled_chain(due.id).await?;
     let Some(backup) = chain.last().filter(|backup| backup.created >= due.verify_due) else { return Ok(Begun::More) };
-    let may_have_root = context.compute.separates_tenants() || context.config.process.allow_root;
+    let may_have_root = context.compute.may_have_root(&context.config);
     let order = Order::of(store, &context.config, &chain, may_have_root).await;
     let mut tx = store.begin().await?;
     // It may have been changed since it was read, or its backup verified by another controller or a person.

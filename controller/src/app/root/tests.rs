@@ -7,11 +7,13 @@ use crate::ids::OperationId;
 use crate::state::{HostState, Task};
 use crate::testing::app::{World, caller, code, world};
 
-#[test]
-fn an_ordinary_user_must_allow_root() {
-    assert!(matches!(may_enable(false, false), Err(Error::Forbidden(_))));
-    assert!(may_enable(false, true).is_ok());
-    assert!(may_enable(true, false).is_ok());
+#[tokio::test]
+async fn an_ordinary_user_must_allow_root() {
+    // Its driver does not keep hosts apart.
+    assert!(matches!(world().await.app.check_root_allowed(), Err(Error::Forbidden(_))));
+    assert!(allowed().await.app.check_root_allowed().is_ok());
+    let apart = crate::testing::operations::Stage::ordered().await.context;
+    assert!(!apart.config.process.allow_root && apart.compute.may_have_root(&apart.config));
 }
 
 /// An application in which root may be enabled, whoever runs the test.
