@@ -242,15 +242,17 @@ impl Stack {
         Ok(objects)
     }
 
+    /// trovectl as the user `trove`.
+    pub fn trovectl_command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = Command::new(program("trovectl")?);
+        command.args(args).env("OS_CLIENT_CONFIG_FILE", self.clouds_yaml()).env("OS_CLOUD", "trove");
+        command.env("XDG_CACHE_HOME", self.directory().join("cache")).stdin(Stdio::null());
+        Ok(command)
+    }
+
     /// Runs trovectl as the user `trove`. Returns whether it succeeded, and its output (both streams if it failed).
     pub fn trovectl(&self, args: &[&str]) -> Result<(bool, String)> {
-        let output = Command::new(program("trovectl")?)
-            .args(args)
-            .env("OS_CLIENT_CONFIG_FILE", self.clouds_yaml())
-            .env("OS_CLOUD", "trove")
-            .env("XDG_CACHE_HOME", self.directory().join("cache"))
-            .stdin(Stdio::null())
-            .output()?;
+        let output = self.trovectl_command(args)?.output()?;
         let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
             text.push_str(&String::from_utf8_lossy(&output.stderr));

@@ -29,6 +29,17 @@ impl Neighbours {
         Ok(it)
     }
 
+    /// How often the agent has said that something is wrong with its log of writes.
+    fn refusals(&self) -> Result<usize> {
+        let log = std::fs::read_to_string(self.stack.host(&self.mine).join("log/agent.log"))?;
+        Ok(log.lines().filter(|line| line.contains("is not shipped") || line.contains("has a gap")).count())
+    }
+
+    /// Waits until it has said so once more.
+    async fn await_refusal(&self, before: usize) -> Result<()> {
+        poll("that the agent meets it", LIMIT, async || self.refusals(), |now| *now > before).await.map(drop)
+    }
+
     async fn window(&self, id: &str) -> Result<Value> {
         let answer = self.api.get(&format!("/instances/{id}/recovery-window")).await?;
         Ok(answer.body["recovery_window"].clone())
@@ -71,8 +82,9 @@ async fn what_a_superuser_puts_in_place_of_his_log_is_neither_followed_nor_waite
         let file = rows(&client, "select pg_walfile_name(pg_current_wal_lsn())").await?.concat();
         rows(&client, "select pg_switch_wal()").await?;
         it.run(&format!("cd pg_wal; f={file}; rm -rf kept second; mv $f kept && {plant}")).await?;
+        let before = it.refusals()?;
         kill(pid, Signal::SIGCONT)?;
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        it.await_refusal(before).await.with_context(|| what.to_owned())?;
         it.run(&format!("cd pg_wal; rm -rf second {file}")).await?;
         it.await_covered(&it.mine).await.with_context(|| what.to_owned())?;
     }
@@ -97,6 +109,7 @@ async fn what_a_superuser_answers_of_his_log_ends_no_agent() -> Result<()> {
     let client = root(&it.api, &it.mine, "postgres").await?;
     rows(&client, "set allow_system_table_mods = on").await?;
     for lsn in ["FFFFFFFF/FFFFFFFF", "FFFFFFFF/FF000000", "0/0"] {
+        let before = it.refusals()?;
         for name in ["pg_current_wal_insert_lsn", "pg_current_wal_flush_lsn"] {
             rows(&client, &format!("update pg_proc set proname = '{name}_true' where proname = '{name}'")).await?;
             let made = "returns pg_lsn language sql as";
@@ -104,7 +117,7 @@ async fn what_a_superuser_answers_of_his_log_ends_no_agent() -> Result<()> {
         }
         rows(&client, "select pg_drop_replication_slot(slot_name) from pg_get_replication_slots() where not active")
             .await?;
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        it.await_refusal(before).await.with_context(|| lsn.to_owned())?;
         for name in ["pg_current_wal_insert_lsn", "pg_current_wal_flush_lsn"] {
             rows(&client, &format!("drop function pg_catalog.{name}()")).await?;
             rows(&client, &format!("update pg_proc set proname = '{name}' where proname = '{name}_true'")).await?;
