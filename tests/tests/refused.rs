@@ -1,15 +1,13 @@
 //! What is refused changes nothing: names, passwords, values and parameters that are wrong are answered with a 4xx that names
 //! the field, on every engine, and its accounts, databases, parameters and state are as before. What is accepted works.
 
-use std::io::Write as _;
-
 use anyhow::{Context, Result, ensure};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use reqwest::Method;
 use serde_json::{Value, json};
-use trove_tests::{APP, Api, Engine, Stack, each_engine};
+use trove_tests::{APP, Api, Engine, Stack, each_engine, random};
 
 const ROOT: &str = "Root-secret-1";
 const PASSWORD: &str = "Refused-secret-1";
@@ -223,11 +221,7 @@ async fn at_random(it: &Subject, seed: u64) -> Result<()> {
 }
 
 async fn changes_nothing(engine: Engine) -> Result<()> {
-    let seed: u64 = match std::env::var("TROVE_SEED") {
-        Ok(text) => text.parse().context("TROVE_SEED")?,
-        Err(_) => rand::random(),
-    };
-    writeln!(std::io::stdout(), "seed {seed}; the same again with TROVE_SEED={seed}")?;
+    let seed = random::seed()?;
     let it = Subject::new(engine).await?;
     users(&it).await?;
     databases(&it).await?;

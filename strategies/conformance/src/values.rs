@@ -1,6 +1,7 @@
 //! Values of parameters at random: what is accepted works, and what is refused changes nothing.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Number, Value};
@@ -20,12 +21,18 @@ pub struct Tried {
     pub unstartable: usize,
 }
 
-/// Tries choices of values, which follow from the seed, on a running engine. Each is of one to three of the parameters that the
-/// strategy describes; one that needs a restart is kept small, since it may be memory.
+/// Tries choices of values on a running engine. Each is of one to three of the parameters that the strategy describes; one that
+/// needs a restart is kept small, since it may be memory. They follow from a seed: the environment's `TROVE_SEED`, or another one
+/// each time. It is printed.
 ///
 /// # Errors
-/// The first thing that does not hold, with the choice.
-pub async fn try_values(bench: &Bench<'_>, mut running: Running, seed: u64, rounds: usize) -> Result<(Running, Tried)> {
+/// The first thing that does not hold, with the seed and the choice.
+pub async fn try_values(bench: &Bench<'_>, mut running: Running, rounds: usize) -> Result<(Running, Tried)> {
+    let seed: u64 = match std::env::var("TROVE_SEED") {
+        Ok(text) => text.parse().context("TROVE_SEED")?,
+        Err(_) => rand::random(),
+    };
+    writeln!(std::io::stdout(), "seed {seed}; the same again with TROVE_SEED={seed}")?;
     let parameters = bench.datastore.parameters().context("parameters")?;
     let described = parameters.describe(&bench.site).await.map_err(plain)?;
     let (mut random, mut tried) = (Random(seed), Tried::default());

@@ -124,13 +124,8 @@ async fn values(mysql: Mysql) -> Result<()> {
         writeln!(std::io::stdout(), "skipped: the server is not installed")?;
         return Ok(());
     };
-    let seed = match std::env::var("TROVE_SEED") {
-        Ok(text) => text.parse()?,
-        Err(_) => rand::random(),
-    };
-    writeln!(std::io::stdout(), "seed {seed}; the same again with TROVE_SEED={seed}")?;
     let running = bench.start().await?;
-    let (running, tried) = trove_conformance::try_values(&bench, running, seed, choices()).await?;
+    let (running, tried) = trove_conformance::try_values(&bench, running, choices()).await?;
     writeln!(std::io::stdout(), "{tried:?}")?;
     running.stop(&bench).await
 }

@@ -13,6 +13,10 @@ use crate::{acl, client};
 /// The port of encrypted connections: this engine cannot speak both on one.
 pub const TLS_PORT: u16 = 6380;
 
+/// Most connections that may be chosen. The server finds out how many open files the system grants by asking for 16 less again
+/// and again, and answers nobody meanwhile: from a thousand million on for half a minute.
+pub(crate) const CLIENTS_MAX: u64 = 1_000_000;
+
 /// Least memory for data, MiB.
 const LEAST_MEMORY_MIB: u64 = 64;
 
@@ -63,12 +67,16 @@ fn value(name: &str, value: &Value) -> Result<String, EngineError> {
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
         return Err(wrong("this is no name"));
     }
-    match value {
-        Value::Bool(on) => Ok(if *on { "yes" } else { "no" }.to_owned()),
-        Value::Number(number) => Ok(number.to_string()),
-        Value::String(text) if !text.contains(char::is_control) => Ok(text.clone()),
-        _ => Err(wrong("its value is no single word or number")),
+    let text = match value {
+        Value::Bool(on) => if *on { "yes" } else { "no" }.to_owned(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) if !text.contains(char::is_control) => text.clone(),
+        _ => return Err(wrong("its value is no single word or number")),
+    };
+    if name.eq_ignore_ascii_case("maxclients") && text.trim().parse().is_ok_and(|clients: u64| clients > CLIENTS_MAX) {
+        return Err(wrong(&format!("{text} is more than {CLIENTS_MAX}")));
     }
+    Ok(text)
 }
 
 /// What was chosen, by the engine's names.

@@ -48,6 +48,9 @@ async fn parameter(session: &mut Session, name: String, default: String) -> Para
         rules.kind = ParameterType::Integer;
         let said = refusal(session, &rules.name, "-99999999999999").await.unwrap_or_default();
         (rules.min, rules.max) = range(&said);
+        if rules.name == "maxclients" {
+            rules.max = Some(config::CLIENTS_MAX.into());
+        }
     } else if said.contains("must be a memory value") {
         rules.kind = ParameterType::Integer;
         rules.unit = Some("B".to_owned());

@@ -40,8 +40,9 @@ impl<'a> Throwaway<'a> {
             password.expose_secret(),
             site.run.display(),
         );
-        // It ends with the agent, however that ends.
+        // It ends with the agent, however that ends, and takes no more memory than the tenant's server may.
         let command = Command::engine("/usr/bin/setpriv").arg("--pdeathsig").arg("KILL").arg("--");
+        let command = command.arg("/usr/bin/prlimit").arg(format!("--data={}", site.size.memory_mib << 20)).arg("--");
         let command = command.arg(redis.program(site).to_string_lossy()).arg("-");
         let mut run = site.host.run(command.stdin(SecretString::from(text)).deadline(LIFE));
         let answered = async {
@@ -54,7 +55,7 @@ impl<'a> Throwaway<'a> {
         };
         tokio::select! {
             session = answered => Ok(Self { session, run }),
-            ended = &mut run => Err(refused(ended)),
+            ended = &mut run => Err(refused(ended, parameters)),
         }
     }
 
@@ -68,22 +69,24 @@ impl<'a> Throwaway<'a> {
     }
 }
 
-/// Why it did not start: the line of the file and the reason are in its output.
-fn refused(ended: Result<Output, HostError>) -> EngineError {
-    let HostError::Failed { stderr, .. } = (match ended {
-        Err(error) => error,
+/// Why it did not start: the line of the file and the reason are in its output. Where they are not, or it was not ready in time,
+/// the values are to blame if there are some: they may ask for more memory or more files than there are.
+fn refused(ended: Result<Output, HostError>, parameters: &BTreeMap<String, String>) -> EngineError {
+    let error = match ended {
         Ok(_) => return EngineError::new(Kind::Fatal, "try the parameters: the server ended at once"),
-    }) else {
-        return EngineError::new(Kind::Fatal, "try the parameters: the server could not be run");
+        Err(error) => error,
     };
-    let mut lines = stderr.lines().map(str::trim).skip_while(|line| !line.starts_with(">>>"));
-    match (lines.next(), lines.next()) {
-        (Some(line), Some(reason)) => {
+    if let HostError::Failed { stderr, .. } = &error {
+        let mut lines = stderr.lines().map(str::trim).skip_while(|line| !line.starts_with(">>>"));
+        if let (Some(line), Some(reason)) = (lines.next(), lines.next()) {
             let name = line.trim_start_matches([' ', '>', '\'']).split(' ').next().unwrap_or_default();
-            EngineError::new(Kind::Invalid, format!("the parameter {name:?}: {reason}"))
-        }
-        _ => {
-            EngineError::new(Kind::Fatal, format!("try the parameters: {}", stderr.lines().last().unwrap_or_default()))
+            return EngineError::new(Kind::Invalid, format!("the parameter {name:?}: {reason}"));
         }
     }
+    let is_its_end = matches!(error, HostError::Failed { .. } | HostError::Late { .. } | HostError::Killed { .. });
+    if parameters.is_empty() || !is_its_end {
+        return error.into();
+    }
+    let names: Vec<&str> = parameters.keys().map(String::as_str).collect();
+    EngineError::new(Kind::Invalid, format!("the parameters {}: {error}", names.join(", ")))
 }

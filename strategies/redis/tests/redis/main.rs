@@ -234,6 +234,7 @@ async fn parameters_are_described_by_the_engine_and_tried_before_they_are_kept()
     let found = |name: &str| all.iter().find(|parameter| parameter.name == name).cloned().context(name.to_owned());
     let hz: Parameter = found("hz")?;
     ensure!(hz.kind == ParameterType::Integer && hz.min == Some(0.into()) && hz.max.is_some(), "{hz:?}");
+    ensure!(found("maxclients")?.max == Some(1_000_000.into()), "more would keep it from answering");
     ensure!(found("maxmemory")?.unit.as_deref() == Some("B"));
     ensure!(found("maxmemory-policy")?.allowed.contains(&"allkeys-lru".to_owned()));
     ensure!(found("rdbcompression")?.kind == ParameterType::Boolean);
@@ -280,7 +281,16 @@ async fn parameters_are_described_by_the_engine_and_tried_before_they_are_kept()
     ensure!(value("notify-keyspace-events").await?.is_empty());
 
     let before = std::fs::read_to_string(bench.site.config.join("user.conf"))?;
-    for (name, wrong) in [("hz", "abc"), ("databases", "0"), ("maxmemory-policy", "none"), ("no-such", "1")] {
+    let wrong = [
+        ("hz", "abc"),
+        ("databases", "0"),
+        ("maxmemory-policy", "none"),
+        ("no-such", "1"),
+        ("maxclients", "1149998447"),
+        // More memory than it has: the server ends without a line that names it.
+        ("databases", "50000000"),
+    ];
+    for (name, wrong) in wrong {
         let refused = bench.take_up(&settings(&[(name, wrong.into())])).await;
         let said = refused.as_ref().err().map(EngineError::chain).unwrap_or_default();
         ensure!(said.contains(name) && refused.is_err_and(|error| error.kind() == Kind::Invalid), "{name}: {said}");
