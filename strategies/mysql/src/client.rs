@@ -239,15 +239,19 @@ impl Session<'_> {
 }
 
 /// What holds in the agent's sessions whatever the server's configuration says: tenants set parameters, and one who was root
-/// could set any. Without `NO_AUTO_CREATE_USER` a grant to an account that is gone would make it, without a password.
+/// could set any. Without `NO_AUTO_CREATE_USER` a grant to an account that is gone would make it, without a password. Values, since
+/// `default` is the server's, which may be a tenant's; and shorter than the least `max_allowed_packet`, 1,024 bytes.
 fn settings(flavour: Flavour) -> String {
     let common = format!(
         "character_set_client = utf8mb4, character_set_results = utf8mb4, collation_connection = utf8mb4_bin, \
          autocommit = 1, lock_wait_timeout = {LOCK_S}, sql_safe_updates = 0, sql_big_selects = 1, \
-         sql_select_limit = default, lc_messages = 'en_US', wait_timeout = {IDLE_S}"
+         sql_select_limit = 18446744073709551615, sql_quote_show_create = 1, sql_auto_is_null = 0, completion_type = 0, \
+         max_sort_length = 1024, tmp_table_size = 16777216, max_heap_table_size = 16777216, lc_messages = 'en_US', \
+         wait_timeout = {IDLE_S}"
     );
     let own = flavour.either(
-        "sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_CREATE_USER,NO_ENGINE_SUBSTITUTION', tx_read_only = 0, max_statement_time = 0",
+        "max_session_mem_used = 9223372036854775807, tmp_disk_table_size = 18446744073709551615, \
+         sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_CREATE_USER,NO_ENGINE_SUBSTITUTION', tx_read_only = 0, max_statement_time = 0",
         "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', transaction_read_only = 0, max_execution_time = 0",
     );
     format!("set {own}, {common}")

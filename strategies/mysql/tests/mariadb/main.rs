@@ -48,5 +48,7 @@ fn odd() -> Settings {
         ("max_connections", 10.into()),
         ("max_user_connections", 1.into()),
         ("wait_timeout", 1.into()),
+        ("completion_type", "RELEASE".into()),
+        ("tmp_disk_table_size", 1024.into()),
     ])
 }

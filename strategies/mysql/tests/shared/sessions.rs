@@ -33,6 +33,9 @@ async fn what_tenants_set_decides_nothing_in_the_agents_sessions() -> Result<()>
     ensure!(sessions.len() >= 9, "{}", sessions.len());
     ENGINE.engine().probe(&bench.site).await.map_err(plain)?;
     ENGINE.engine().metrics(&bench.site).await.map_err(plain)?;
+    let listed = users().list(&bench.site).await.map_err(plain)?.len();
+    ensure!(listed == 21, "{listed} accounts are listed");
+    ENGINE.parameters().context("parameters")?.values(&bench.site).await.map_err(plain)?;
     drop(sessions);
     users().delete(&bench.site, &user).await.map_err(plain)?;
     bench.take_up(&Settings::default()).await.map_err(plain)?;
