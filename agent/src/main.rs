@@ -6,7 +6,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let agent = trove_agent::Agent::new();
     #[cfg(feature = "postgresql")]
-    let agent = agent.with(trove_postgresql::Postgresql);
+    let agent = agent.with(trove_postgresql::Postgresql::new());
     #[cfg(feature = "redis")]
     let agent = agent.with(trove_redis::Redis::for_redis()).with(trove_redis::Redis::for_valkey());
     #[cfg(feature = "mongodb")]

@@ -90,6 +90,11 @@ impl Session {
         Ok(Self { client, driver })
     }
 
+    /// Whether the server has not ended this session, as far as is known.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.client.is_closed()
+    }
+
     /// Comes when the server has ended this session.
     pub(crate) async fn ended(&mut self) {
         // A task that was cut off has ended, too.

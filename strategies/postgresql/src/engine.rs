@@ -95,18 +95,14 @@ impl Engine for Postgresql {
     }
 
     async fn probe(&self, site: &Site) -> Result<Health, EngineError> {
-        let ask = async {
-            let home = Session::open(site, HOME).await?;
-            // No view: a superuser of a tenant's can replace one of the server's, and functions in it would run with the
-            // rights of this session.
-            let sql = "select (select oid = 10 and rolsuper from pg_catalog.pg_authid where rolname = session_user), \
-                       pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('server_version'), \
-                       case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_lsn() end, \
-                       case when pg_catalog.pg_is_in_recovery() and pg_catalog.pg_last_wal_receive_lsn() <> pg_catalog.pg_last_wal_replay_lsn() \
-                       then extract(epoch from now() - pg_catalog.pg_last_xact_replay_timestamp()) end";
-            home.rows("probe", sql).await
-        };
-        let rows = within(PROBE, "probe", ask).await?;
+        // No view: a superuser of a tenant's can replace one of the server's, and functions in it would run with the
+        // rights of this session.
+        let sql = "select (select oid = 10 and rolsuper from pg_catalog.pg_authid where rolname = session_user), \
+                   pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('server_version'), \
+                   case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_lsn() end, \
+                   case when pg_catalog.pg_is_in_recovery() and pg_catalog.pg_last_wal_receive_lsn() <> pg_catalog.pg_last_wal_replay_lsn() \
+                   then extract(epoch from now() - pg_catalog.pg_last_xact_replay_timestamp()) end";
+        let rows = within(PROBE, "probe", self.held.rows(site, "probe", sql)).await?;
         let row = rows.into_iter().next().unwrap_or_default();
         let [own, replica, version, position, lag] = <[String; 5]>::try_from(row)
             .map_err(|_| EngineError::new(Kind::Fatal, "probe: the server answered without a row"))?;
@@ -122,8 +118,8 @@ impl Engine for Postgresql {
     }
 
     async fn metrics(&self, site: &Site) -> Result<Vec<Metric>, EngineError> {
-        let ask = async { Session::open(site, HOME).await?.rows("read metrics", &metrics::statement()).await };
-        metrics::figures(within(PROBE, "read metrics", ask).await?)
+        let (attempt, sql) = ("read metrics", metrics::statement());
+        metrics::figures(within(PROBE, attempt, self.held.rows(site, attempt, &sql)).await?)
     }
 
     async fn reload(&self, site: &Site, settings: &Settings) -> Result<(), EngineError> {

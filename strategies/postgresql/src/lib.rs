@@ -11,6 +11,7 @@ mod client;
 mod config;
 mod databases;
 mod engine;
+mod held;
 mod locales;
 mod logs;
 mod metrics;
@@ -33,14 +34,27 @@ use trove_strategy::{
     Parameters, Root, Users,
 };
 
+use held::Held;
+
 pub use client::{scram_verifier, sql_identifier, sql_literal};
 
 /// Longest name of anything, bytes; the server cuts longer ones off with a mere notice.
 const NAME_BYTES: usize = 63;
 
 /// The datastore named `postgresql`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Postgresql;
+#[derive(Debug)]
+pub struct Postgresql {
+    held: Held,
+}
+
+impl Postgresql {
+    /// The strategy, with no connection yet.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "there is one, in a static or in an agent")]
+    pub const fn new() -> Self {
+        Self { held: Held::nothing() }
+    }
+}
 
 /// Roles that the agent makes to hold a database's grants begin like this.
 const GROUP_PREFIX: &str = "trove_access_";

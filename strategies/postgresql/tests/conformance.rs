@@ -10,6 +10,8 @@ use trove_conformance::{Bench, Durability, Login, Session, Tenant};
 use trove_postgresql::Postgresql;
 use trove_strategy::{Applied, Datastore, Grantee, NewUser, Settings, Site, StartMode, TlsMode};
 
+static POSTGRESQL: Postgresql = Postgresql::new();
+
 struct Psql;
 
 async fn query(site: &Site, login: &Login, sql: &str) -> Result<Vec<String>> {
@@ -96,7 +98,7 @@ impl Durability for Psql {
 
 #[tokio::test]
 async fn postgresql_passes_the_suite() -> Result<()> {
-    let report = trove_conformance::run(&Postgresql, &Psql).await?;
+    let report = trove_conformance::run(&POSTGRESQL, &Psql).await?;
     ensure!(report.skipped.is_empty(), "skipped: {:?}", report.skipped);
     ensure!(report.passed.len() == 19, "{:?}", report.passed);
     Ok(())
@@ -104,7 +106,7 @@ async fn postgresql_passes_the_suite() -> Result<()> {
 
 #[tokio::test]
 async fn the_agents_account_has_no_way_in_from_the_network_and_tls_is_offered() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let admin = Login::new("os_admin", "", "postgres");
     let refused = query(&bench.site, &admin, "select 1").await.err().map(|error| format!("{error:?}"));
@@ -122,7 +124,7 @@ async fn the_agents_account_has_no_way_in_from_the_network_and_tls_is_offered() 
     let user = Login::new("u", "Secret-1", "postgres");
     let new =
         NewUser { id: Grantee { name: "u".into(), host: "%".into() }, password: "Secret-1".into(), databases: vec![] };
-    let users = Postgresql.users().expect("announced");
+    let users = POSTGRESQL.users().expect("announced");
     users.create(&bench.site, &new).await.map_err(|error| anyhow::anyhow!(error.chain()))?;
     ensure!(query(&bench.site, &user, "select 1").await? == ["1"], "plain TCP with a password in mode basic");
     let mut enforced = Settings::default();
@@ -143,7 +145,7 @@ fn choices() -> usize {
 
 #[tokio::test]
 async fn values_that_are_accepted_work_and_those_that_are_refused_change_nothing() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let (running, tried) = trove_conformance::try_values(&bench, running, choices()).await?;
     println!("{tried:?}");
@@ -153,9 +155,9 @@ async fn values_that_are_accepted_work_and_those_that_are_refused_change_nothing
 /// Another flavor gives other defaults, and the values of a configuration group stay.
 #[tokio::test]
 async fn another_size_renders_the_defaults_anew_under_the_values_that_were_chosen() -> Result<()> {
-    let mut bench = Bench::new(&Postgresql).await?;
+    let mut bench = Bench::new(&POSTGRESQL).await?;
     let plain = |error: trove_strategy::EngineError| anyhow::anyhow!(error.chain());
-    let parameters = Postgresql.parameters().expect("announced");
+    let parameters = POSTGRESQL.parameters().expect("announced");
     let mut settings = Settings::default();
     settings.parameters = [("work_mem".to_owned(), "7MB".into()), ("max_connections".to_owned(), 61.into())].into();
     let mut running = bench.start().await?;
@@ -163,7 +165,7 @@ async fn another_size_renders_the_defaults_anew_under_the_values_that_were_chose
     for memory_mib in [512, 1024] {
         running.stop(&bench).await?;
         bench.site.size.memory_mib = memory_mib;
-        Postgresql.engine().configure(&bench.site, &settings).await.map_err(plain)?;
+        POSTGRESQL.engine().configure(&bench.site, &settings).await.map_err(plain)?;
         running = bench.spawn_with(StartMode::Normal, &settings)?;
         bench.await_answer(&mut running).await?;
         let applied = parameters.apply(&bench.site, &settings).await.map_err(plain)?;
@@ -179,11 +181,11 @@ async fn another_size_renders_the_defaults_anew_under_the_values_that_were_chose
 
 #[tokio::test]
 async fn what_backups_and_replicas_need_is_there_from_the_first_start() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let new =
         NewUser { id: Grantee { name: "u".into(), host: "%".into() }, password: "Secret-1".into(), databases: vec![] };
-    let users = Postgresql.users().expect("announced");
+    let users = POSTGRESQL.users().expect("announced");
     users.create(&bench.site, &new).await.map_err(|error| anyhow::anyhow!(error.chain()))?;
     let user = Login::new("u", "Secret-1", "postgres");
     let mut expected = vec![

@@ -10,13 +10,12 @@ use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 use tokio_postgres::Client;
 use trove_conformance::Bench;
-use trove_postgresql::Postgresql;
 use trove_strategy::{Backup, Command, Datastore, EngineError, Kind, Settings, Site, StartMode};
 
-use super::{as_root, make_user, plain, text};
+use super::{POSTGRESQL, as_root, make_user, plain, text};
 
 fn backups() -> &'static dyn Backup {
-    &Postgresql
+    &POSTGRESQL
 }
 
 async fn taken(site: &Site) -> Result<Vec<u8>> {
@@ -69,7 +68,7 @@ async fn nothing_is_left(root: &Client) -> Result<()> {
 
 #[tokio::test]
 async fn a_backup_that_is_given_up_leaves_no_slot() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let root = as_root(&bench.site, "postgres").await?;
     let asked = std::sync::Arc::new(Notify::new());
@@ -85,7 +84,7 @@ async fn a_backup_that_is_given_up_leaves_no_slot() -> Result<()> {
 
 #[tokio::test]
 async fn a_storage_that_stands_does_not_fill_the_disk_with_the_log() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let root = as_root(&bench.site, "postgres").await?;
     let asked = std::sync::Arc::new(Notify::new());
@@ -115,7 +114,7 @@ async fn a_storage_that_stands_does_not_fill_the_disk_with_the_log() -> Result<(
 
 #[tokio::test]
 async fn tablespaces_are_refused_by_name() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let root = as_root(&bench.site, "postgres").await?;
     root.batch_execute("set allow_in_place_tablespaces = on").await?;
@@ -143,7 +142,7 @@ fn copied(site: &Site, user: &str, password: &str, host: &str) -> Result<String>
 
 #[tokio::test]
 async fn only_the_agent_copies_the_server() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
     make_user(site, "ann", &[]).await?;
@@ -172,7 +171,7 @@ async fn only_the_agent_copies_the_server() -> Result<()> {
 
 #[tokio::test]
 async fn what_a_tenant_put_into_the_directory_does_not_make_a_restored_server_another_one() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let root = as_root(&bench.site, "postgres").await?;
     root.batch_execute("alter system set work_mem = '9MB'").await?;
@@ -184,9 +183,9 @@ async fn what_a_tenant_put_into_the_directory_does_not_make_a_restored_server_an
     let bytes = taken(&bench.site).await?;
     drop(root);
 
-    let other = Bench::new(&Postgresql).await?;
+    let other = Bench::new(&POSTGRESQL).await?;
     backups().restore(&other.site, &mut Cursor::new(bytes)).await.map_err(plain)?;
-    let engine = Postgresql.engine();
+    let engine = POSTGRESQL.engine();
     engine.initialise(&other.site).await.map_err(plain)?;
     engine.configure(&other.site, &Settings::default()).await.map_err(plain)?;
     let mut restored = other.spawn(StartMode::Normal)?;
@@ -219,7 +218,7 @@ fn archive(bench: &Bench<'_>, make: &str, names: &[&str]) -> Result<Vec<u8>> {
 
 #[tokio::test]
 async fn archives_that_lead_out_of_the_directory_are_refused() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     for (make, names, reason) in [
         ("ln -s /etc link", ["link", "link"], "neither a file nor a directory"),
         ("echo x > file; ln file second", ["file", "second"], "neither a file nor a directory"),
@@ -236,11 +235,11 @@ async fn archives_that_lead_out_of_the_directory_are_refused() -> Result<()> {
 
 #[tokio::test]
 async fn a_backup_of_another_version_or_with_another_byte_is_refused() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let bytes = taken(&bench.site).await?;
     running.stop(&bench).await?;
-    let mut other = Bench::new(&Postgresql).await?;
+    let mut other = Bench::new(&POSTGRESQL).await?;
     // Near the end is the log, of which the last segment has a rest that nobody reads.
     for place in [bytes.len() / 4, bytes.len() / 2] {
         let mut damaged = bytes.clone();
@@ -255,7 +254,7 @@ async fn a_backup_of_another_version_or_with_another_byte_is_refused() -> Result
 
 #[tokio::test]
 async fn the_check_names_an_index_that_lacks_rows_and_tenants_settings_do_not_stop_it() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let root = as_root(&bench.site, "postgres").await?;
     root.batch_execute(

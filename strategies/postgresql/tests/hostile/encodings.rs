@@ -2,19 +2,18 @@
 
 use anyhow::{Context, Result, ensure};
 use trove_conformance::Bench;
-use trove_postgresql::Postgresql;
 use trove_strategy::{Database, Databases, Datastore};
 
-use super::{as_root, connect, id, make_user, plain, text, users};
+use super::{POSTGRESQL, as_root, connect, id, make_user, plain, text, users};
 
 const NAME: &str = "jürgen2";
 
 #[tokio::test]
 async fn accounts_work_in_databases_of_every_encoding() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
-    let databases: &dyn Databases = &Postgresql;
+    let databases: &dyn Databases = &POSTGRESQL;
     for encoding in ["LATIN1", "SQL_ASCII", "EUC_JP", "WIN1252", "KOI8R"] {
         let name = format!("größe {encoding}");
         let database = Database { name: name.clone(), character_set: Some(encoding.to_owned()), collation: None };
@@ -39,10 +38,10 @@ async fn accounts_work_in_databases_of_every_encoding() -> Result<()> {
 
 #[tokio::test]
 async fn names_that_were_stored_in_another_encoding_are_listed_and_deleted() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
-    let databases: &dyn Databases = &Postgresql;
+    let databases: &dyn Databases = &POSTGRESQL;
     let collation = Some("C".to_owned());
     let latin = Database { name: "latin".to_owned(), character_set: Some("LATIN1".to_owned()), collation };
     databases.create(site, &latin).await.map_err(plain)?;
@@ -62,7 +61,7 @@ async fn names_that_were_stored_in_another_encoding_are_listed_and_deleted() -> 
         .await?;
     raw.batch_execute(r"do $$ begin execute format('create role %I', E'trove_access_\377'); end $$").await?;
     drop(raw);
-    let parameters = Postgresql.parameters().context("announced")?;
+    let parameters = POSTGRESQL.parameters().context("announced")?;
     ensure!(!parameters.values(site).await.map_err(plain)?.is_empty());
     databases.grant(site, &id("jörg"), &["größe".to_owned()]).await.map_err(plain)?;
     users().delete(site, &id("jörg")).await.map_err(plain)?;

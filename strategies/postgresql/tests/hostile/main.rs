@@ -23,6 +23,8 @@ use trove_strategy::{
     Applied, Database, Databases, Datastore, EngineError, Grantee, Kind, NewUser, Settings, Site, UserChange, Users,
 };
 
+static POSTGRESQL: Postgresql = Postgresql::new();
+
 fn plain(error: EngineError) -> anyhow::Error {
     anyhow::anyhow!(error.chain())
 }
@@ -32,7 +34,7 @@ fn id(name: &str) -> Grantee {
 }
 
 fn users() -> &'static dyn Users {
-    &Postgresql
+    &POSTGRESQL
 }
 
 async fn connect(site: &Site, user: &str, password: &SecretString, database: &str) -> Result<Client> {
@@ -45,7 +47,7 @@ async fn connect(site: &Site, user: &str, password: &SecretString, database: &st
 }
 
 fn root() -> &'static dyn trove_strategy::Root {
-    &Postgresql
+    &POSTGRESQL
 }
 
 /// The tenant's superuser, in a database.
@@ -67,7 +69,7 @@ async fn text(client: &Client, sql: &str) -> Result<String> {
 
 async fn make_database(site: &Site, name: &str) -> Result<()> {
     let database = Database { name: name.to_owned(), character_set: None, collation: None };
-    Databases::create(&Postgresql, site, &database).await.map_err(plain)
+    Databases::create(&POSTGRESQL, site, &database).await.map_err(plain)
 }
 
 async fn make_user(site: &Site, name: &str, databases: &[&str]) -> Result<SecretString> {
@@ -79,7 +81,7 @@ async fn make_user(site: &Site, name: &str, databases: &[&str]) -> Result<Secret
 
 #[tokio::test]
 async fn a_parameter_does_not_change_how_the_agents_texts_are_read() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     bench.take_up(&with("standard_conforming_strings", false.into())).await.map_err(plain)?;
     let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
@@ -101,7 +103,7 @@ async fn a_parameter_does_not_change_how_the_agents_texts_are_read() -> Result<(
 
 #[tokio::test]
 async fn settings_of_a_tenants_database_do_not_bind_the_agent() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     make_database(&bench.site, "d").await?;
     let password = make_user(&bench.site, "u", &["d"]).await?;
@@ -113,7 +115,7 @@ async fn settings_of_a_tenants_database_do_not_bind_the_agent() -> Result<()> {
 
 #[tokio::test]
 async fn a_lock_that_a_tenant_holds_does_not_hold_up_the_agent() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     make_database(&bench.site, "d").await?;
     let password = make_user(&bench.site, "a", &["d"]).await?;
@@ -133,7 +135,7 @@ async fn a_lock_that_a_tenant_holds_does_not_hold_up_the_agent() -> Result<()> {
 
 #[tokio::test]
 async fn passwords_are_normalised_as_clients_do() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     // No-break space, ligature, decomposed umlaut: SASLprep (RFC 4013) changes all three.
     let password = SecretString::from("no\u{a0}break \u{fb01} u\u{308}");
@@ -145,11 +147,11 @@ async fn passwords_are_normalised_as_clients_do() -> Result<()> {
 
 #[tokio::test]
 async fn the_servers_own_databases_are_granted_to_nobody() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     make_user(&bench.site, "u", &[]).await?;
     for name in ["postgres", "template1", "missing"] {
-        let granted = Postgresql.databases().expect("announced").grant(&bench.site, &id("u"), &[name.to_owned()]).await;
+        let granted = POSTGRESQL.databases().expect("announced").grant(&bench.site, &id("u"), &[name.to_owned()]).await;
         let expected = if name == "missing" { Kind::Gone } else { Kind::Invalid };
         ensure!(granted.as_ref().is_err_and(|e| e.kind() == expected), "grant on {name}: {granted:?}");
     }
@@ -158,9 +160,9 @@ async fn the_servers_own_databases_are_granted_to_nobody() -> Result<()> {
 
 #[tokio::test]
 async fn root_is_neither_renamed_nor_removed_as_a_user() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
-    let root = Postgresql.root().expect("announced");
+    let root = POSTGRESQL.root().expect("announced");
     root.enable(&bench.site, &SecretString::from("Root-secret-1")).await.map_err(plain)?;
     let change = UserChange { name: Some("hidden".to_owned()), ..UserChange::default() };
     ensure!(users().change(&bench.site, &id("root"), &change).await.is_err(), "a superuser under another name");
@@ -176,9 +178,9 @@ fn with(name: &str, value: serde_json::Value) -> Settings {
 
 #[tokio::test]
 async fn a_parameter_answers_what_becomes_of_it() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
-    let parameters = Postgresql.parameters().expect("announced");
+    let parameters = POSTGRESQL.parameters().expect("announced");
     for (name, wrong) in [("work_mem", "abc"), ("max_connections", "0"), ("wal_sync_method", "often"), ("nope", "1")] {
         let refused = parameters.check(&bench.site, &with(name, wrong.into()).parameters).await;
         let said = refused.as_ref().err().map(EngineError::chain).unwrap_or_default();
@@ -194,14 +196,14 @@ async fn a_parameter_answers_what_becomes_of_it() -> Result<()> {
 
 #[tokio::test]
 async fn parameters_that_the_agent_owns_are_refused() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     for name in ["include", "include_dir", "archive_command", "session_preload_libraries", "ssl_passphrase_command"] {
-        let refused = Postgresql.engine().configure(&bench.site, &with(name, "/bin/false".into())).await;
+        let refused = POSTGRESQL.engine().configure(&bench.site, &with(name, "/bin/false".into())).await;
         ensure!(refused.is_err_and(|error| error.kind() == Kind::Invalid), "{name} was accepted");
     }
-    let spec = Postgresql.engine().start_spec(&bench.site, &Settings::default(), trove_strategy::StartMode::Normal);
+    let spec = POSTGRESQL.engine().start_spec(&bench.site, &Settings::default(), trove_strategy::StartMode::Normal);
     for (name, value) in spec.args.iter().filter_map(|argument| argument.split_once('=')) {
-        let refused = Postgresql.engine().configure(&bench.site, &with(name, value.into())).await;
+        let refused = POSTGRESQL.engine().configure(&bench.site, &with(name, value.into())).await;
         ensure!(refused.is_err_and(|error| error.kind() == Kind::Invalid), "{name} would do nothing");
     }
     Ok(())

@@ -1,16 +1,15 @@
 //! What a tenant's superuser sets to keep the agent out, or to be heard where the instance is not.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tokio_postgres::Client;
 use trove_conformance::{Bench, Running};
-use trove_postgresql::Postgresql;
 use trove_strategy::{Datastore, Kind, Settings, StartMode};
 
-use super::{as_root, connect, id, make_database, make_user, plain, text, users};
+use super::{POSTGRESQL, as_root, connect, id, make_database, make_user, plain, text, users};
 
 async fn again(bench: &Bench<'_>) -> Result<Running> {
     let mut running = bench.spawn(StartMode::Normal)?;
@@ -27,7 +26,7 @@ async fn run_all(client: &Client, statements: &[&str]) -> Result<()> {
 
 #[tokio::test]
 async fn what_the_agent_decides_is_not_altered_by_the_tenants_superuser() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let root = as_root(&bench.site, "postgres").await?;
     let names = "'port', 'listen_addresses', 'hba_file', 'ident_file', 'unix_socket_directories', 'ssl', 'ssl_cert_file', \
@@ -66,7 +65,7 @@ async fn what_the_agent_decides_is_not_altered_by_the_tenants_superuser() -> Res
     for setting in settings {
         root.batch_execute(&format!("alter system set {setting}")).await.context(setting)?;
     }
-    Postgresql.engine().reload(&bench.site, &Settings::default()).await.map_err(plain)?;
+    POSTGRESQL.engine().reload(&bench.site, &Settings::default()).await.map_err(plain)?;
     running.stop(&bench).await?;
     let running = again(&bench).await?;
     let root = as_root(&bench.site, "postgres").await?;
@@ -81,7 +80,7 @@ async fn what_the_agent_decides_is_not_altered_by_the_tenants_superuser() -> Res
 
 #[tokio::test]
 async fn a_tenants_superuser_cannot_lock_the_agent_out_for_good() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let mut running = bench.start().await?;
     let tries: [&[&str]; 8] = [
         &["alter role os_admin nologin"],
@@ -96,25 +95,28 @@ async fn a_tenants_superuser_cannot_lock_the_agent_out_for_good() -> Result<()> 
     ];
     for statements in tries {
         let root = as_root(&bench.site, "template1").await?;
+        // A database with sessions is neither renamed nor removed: the one that the agent holds goes first.
+        let agents = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'trove-agent'";
+        run_all(&root, &[agents]).await?;
         run_all(&root, statements).await?;
         drop(root);
-        let refused = Postgresql.engine().probe(&bench.site).await;
+        let refused = POSTGRESQL.engine().probe(&bench.site).await;
         ensure!(refused.as_ref().is_err_and(|error| error.kind() == Kind::LockedOut), "{statements:?}: {refused:?}");
         running.stop(&bench).await?;
-        let mended = Postgresql.engine().repair(&bench.site).await.map_err(plain)?;
+        let mended = POSTGRESQL.engine().repair(&bench.site).await.map_err(plain)?;
         ensure!(mended.is_some(), "{statements:?}: nothing was found");
         running = again(&bench).await?;
         make_user(&bench.site, "u", &[]).await.with_context(|| format!("after {statements:?}"))?;
         users().delete(&bench.site, &id("u")).await.map_err(plain)?;
     }
     running.stop(&bench).await?;
-    ensure!(Postgresql.engine().repair(&bench.site).await.map_err(plain)?.is_none(), "a sound one is left alone");
+    ensure!(POSTGRESQL.engine().repair(&bench.site).await.map_err(plain)?.is_none(), "a sound one is left alone");
     again(&bench).await?.stop(&bench).await
 }
 
 #[tokio::test]
 async fn settings_and_limits_of_a_superuser_do_not_bind_the_agent() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     make_database(&bench.site, "d").await?;
     let root = as_root(&bench.site, "d").await?;
@@ -135,7 +137,7 @@ async fn settings_and_limits_of_a_superuser_do_not_bind_the_agent() -> Result<()
         "alter role all set bytea_output = 'escape'",
     ];
     run_all(&root, &statements).await?;
-    Postgresql.engine().probe(&bench.site).await.map_err(plain)?;
+    POSTGRESQL.engine().probe(&bench.site).await.map_err(plain)?;
     make_user(&bench.site, "u", &["d"]).await?;
     users().delete(&bench.site, &id("u")).await.map_err(plain)?;
     drop(root);
@@ -144,7 +146,7 @@ async fn settings_and_limits_of_a_superuser_do_not_bind_the_agent() -> Result<()
 
 #[tokio::test]
 async fn an_event_trigger_does_not_run_in_the_agents_sessions() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     make_database(&bench.site, "d").await?;
     let root = as_root(&bench.site, "d").await?;
@@ -159,7 +161,7 @@ async fn an_event_trigger_does_not_run_in_the_agents_sessions() -> Result<()> {
     let password = make_user(&bench.site, "u", &["d"]).await?;
     let tenant = connect(&bench.site, "u", &password, "d").await?;
     ensure!(tenant.batch_execute("create table t (n int)").await.is_err(), "the tenant's own trigger is still there");
-    trove_strategy::Databases::revoke(&Postgresql, &bench.site, &id("u"), "d").await.map_err(plain)?;
+    trove_strategy::Databases::revoke(&POSTGRESQL, &bench.site, &id("u"), "d").await.map_err(plain)?;
     users().delete(&bench.site, &id("u")).await.map_err(plain)?;
     ensure!(text(&root, "select count(*) from public.seen").await? == "0", "it ran in a session of the agent's");
     ensure!(text(&root, "select evtenabled from pg_event_trigger").await? == "A", "its state was changed");
@@ -169,7 +171,7 @@ async fn an_event_trigger_does_not_run_in_the_agents_sessions() -> Result<()> {
 
 #[tokio::test]
 async fn who_does_not_log_in_gives_the_place_back_and_who_vanished_too() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let mut stranger = TcpStream::connect((bench.site.address, bench.site.port))?;
     stranger.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -178,5 +180,42 @@ async fn who_does_not_log_in_gives_the_place_back_and_who_vanished_too() -> Resu
     ensure!(begun.elapsed() > Duration::from_secs(10), "closed after {:?}", begun.elapsed());
     let root = as_root(&bench.site, "postgres").await?;
     ensure!(text(&root, "show tcp_keepalives_idle").await? == "300");
+    running.stop(&bench).await
+}
+
+/// Strangers fill the server: half say nothing, half stop before the password.
+#[tokio::test]
+async fn the_agent_sees_its_server_while_strangers_have_taken_all_connections() -> Result<()> {
+    let bench = Bench::new(&POSTGRESQL).await?;
+    let running = bench.start().await?;
+    POSTGRESQL.engine().probe(&bench.site).await.map_err(plain)?;
+    let mut strangers = Vec::new();
+    let mut refused = 0;
+    // Who is refused was one too many; the server lets twice as many knock as may come in.
+    for n in 0..400 {
+        let mut stranger = TcpStream::connect((bench.site.address, bench.site.port))?;
+        if n % 2 == 0 {
+            // The first message of the protocol, version 3.0, with the name of an account.
+            stranger.write_all(b"\0\0\0\x15\0\x03\0\0user\0nobody\0\0")?;
+            stranger.set_read_timeout(Some(Duration::from_secs(10)))?;
+            let mut answer = [0; 1];
+            stranger.read_exact(&mut answer)?;
+            refused += usize::from(answer == *b"E");
+        }
+        strangers.push(stranger);
+    }
+    ensure!(refused > 0, "400 connections are not too many");
+    let late = users().list(&bench.site).await;
+    ensure!(late.as_ref().is_err_and(|error| error.kind() == Kind::Transient), "{late:?}");
+    for _ in 0..3 {
+        POSTGRESQL.engine().probe(&bench.site).await.map_err(plain)?;
+        POSTGRESQL.engine().metrics(&bench.site).await.map_err(plain)?;
+    }
+    drop(strangers);
+    let until = Instant::now() + Duration::from_secs(30);
+    while let Err(error) = users().list(&bench.site).await {
+        ensure!(Instant::now() < until, "nobody comes in afterwards: {}", error.chain());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     running.stop(&bench).await
 }

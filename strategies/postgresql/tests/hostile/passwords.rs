@@ -6,13 +6,12 @@ use anyhow::{Result, ensure};
 use secrecy::SecretString;
 use tokio::process::Command;
 use trove_conformance::Bench;
-use trove_postgresql::Postgresql;
 use trove_strategy::{Datastore, PasswordRules, Site, UserChange};
 
-use super::{connect, id, make_user, plain, users};
+use super::{POSTGRESQL, connect, id, make_user, plain, users};
 
 fn rules() -> PasswordRules {
-    Postgresql.identity().users.passwords
+    POSTGRESQL.identity().users.passwords
 }
 
 async fn psql(site: &Site, password: &str) -> Result<bool> {
@@ -54,7 +53,7 @@ impl Drawn {
 
 #[tokio::test]
 async fn every_character_that_is_accepted_lets_in() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     make_user(&bench.site, "u", &[]).await?;
     for right_to_left in [false, true] {
@@ -73,7 +72,7 @@ async fn every_character_that_is_accepted_lets_in() -> Result<()> {
 
 #[tokio::test]
 async fn passwords_that_are_accepted_let_in_and_others_are_refused_before() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     make_user(&bench.site, "u", &[]).await?;
     for password in ["⅐ cup", "xₙ", "😀", "א℡א", "\u{ad}", "tab\tulator ü"] {

@@ -5,14 +5,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use secrecy::SecretString;
 use trove_conformance::Bench;
-use trove_postgresql::Postgresql;
 use trove_strategy::{Command, Datastore, HostError, StartMode};
 
-use super::{make_database, make_user, plain, users};
+use super::{POSTGRESQL, make_database, make_user, plain, users};
 
 /// Lets a server of one session that allows prepared transactions run these statements.
 async fn single(bench: &Bench<'_>, database: &str, lines: &str, deadline: Duration) -> Result<(), HostError> {
-    let spec = Postgresql.engine().start_spec(&bench.site, &Default::default(), StartMode::Private);
+    let spec = POSTGRESQL.engine().start_spec(&bench.site, &Default::default(), StartMode::Private);
     let mut command = Command::engine(spec.program).arg("--single").deadline(deadline);
     command.args.extend(spec.args);
     let command = command.arg("-c").arg("max_prepared_transactions=4").arg(database);
@@ -25,7 +24,7 @@ async fn a_server_comes_up_though_transactions_are_prepared() -> Result<()> {
     let lock = "begin;\nlock table pg_catalog.pg_authid;\nprepare transaction 'lock';\n";
     // The second crashes: what it prepared stands in its log alone.
     for after in ["", "select pg_sleep(60);\n"] {
-        let bench = Bench::new(&Postgresql).await?;
+        let bench = Bench::new(&POSTGRESQL).await?;
         let running = bench.start().await?;
         make_database(&bench.site, "d").await?;
         let password = make_user(&bench.site, "u", &["d"]).await?;
@@ -41,8 +40,8 @@ async fn a_server_comes_up_though_transactions_are_prepared() -> Result<()> {
             "it starts with prepared transactions: {}",
             bench.log()
         );
-        Postgresql.engine().forget_earlier_life(&bench.site).await.map_err(plain)?;
-        let mended = Postgresql.engine().repair(&bench.site).await.map_err(plain)?.unwrap_or_default();
+        POSTGRESQL.engine().forget_earlier_life(&bench.site).await.map_err(plain)?;
+        let mended = POSTGRESQL.engine().repair(&bench.site).await.map_err(plain)?.unwrap_or_default();
         ensure!(mended.contains("prepared transactions"), "{mended:?}");
         let mut running = bench.spawn(StartMode::Normal)?;
         bench.await_answer(&mut running).await?;
@@ -58,7 +57,7 @@ async fn a_server_comes_up_though_transactions_are_prepared() -> Result<()> {
         users().delete(&bench.site, &super::id("u")).await.map_err(plain)?;
         drop((tenant, password));
         running.stop(&bench).await?;
-        let again = Postgresql.engine().repair(&bench.site).await.map_err(plain)?;
+        let again = POSTGRESQL.engine().repair(&bench.site).await.map_err(plain)?;
         ensure!(again.is_none(), "{again:?}");
     }
     Ok(())

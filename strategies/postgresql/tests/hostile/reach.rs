@@ -2,20 +2,19 @@
 
 use anyhow::{Result, ensure};
 use trove_conformance::Bench;
-use trove_postgresql::Postgresql;
 use trove_strategy::Databases;
 
-use super::{as_root, connect, id, make_database, make_user, plain, text, users};
+use super::{POSTGRESQL, as_root, connect, id, make_database, make_user, plain, text, users};
 
 fn databases() -> &'static dyn Databases {
-    &Postgresql
+    &POSTGRESQL
 }
 
 const OWNER: &str = "select rolname from pg_database d join pg_roles r on r.oid = d.datdba where datname = ";
 
 #[tokio::test]
 async fn revoking_in_one_database_leaves_what_an_account_has_elsewhere() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     make_database(&bench.site, "one").await?;
     let password = make_user(&bench.site, "ann", &["one"]).await?;
@@ -38,7 +37,7 @@ async fn revoking_in_one_database_leaves_what_an_account_has_elsewhere() -> Resu
 
 #[tokio::test]
 async fn the_database_of_a_deleted_account_belongs_to_nobody_with_more_rights() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     make_user(&bench.site, "ann", &[]).await?;
     let root = as_root(&bench.site, "postgres").await?;
@@ -62,7 +61,7 @@ async fn the_database_of_a_deleted_account_belongs_to_nobody_with_more_rights() 
 
 #[tokio::test]
 async fn a_database_goes_though_its_role_has_something_elsewhere() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     make_database(&bench.site, "one").await?;
     make_database(&bench.site, "two").await?;
@@ -81,7 +80,7 @@ async fn a_database_goes_though_its_role_has_something_elsewhere() -> Result<()>
 
 #[tokio::test]
 async fn a_renamed_database_keeps_its_accounts_and_one_of_the_old_name_has_none() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     make_database(&bench.site, "old").await?;
     let password = make_user(&bench.site, "ann", &["old"]).await?;

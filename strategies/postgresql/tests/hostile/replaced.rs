@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tokio_postgres::Client;
 use trove_conformance::Bench;
-use trove_postgresql::Postgresql;
 use trove_strategy::{Applied, Datastore, Engine, EngineError, Parameters, Settings, Site};
 
-use super::{as_root, plain, text, with};
+use super::{POSTGRESQL, as_root, plain, text, with};
 
 /// Puts a function of the tenant's where one of the server's is found by its name.
 async fn replace(superuser: &Client, function: &str, arguments: &str, returns: &str, body: &str) -> Result<()> {
@@ -33,10 +32,10 @@ async fn restore(superuser: &Client, function: &str, arguments: &str) -> Result<
 
 /// Everything that the agent asks of a server by itself, and for parameters.
 async fn ask_all(site: &Site) -> [Result<(), EngineError>; 4] {
-    let parameters: &dyn Parameters = &Postgresql;
+    let parameters: &dyn Parameters = &POSTGRESQL;
     [
-        Engine::metrics(&Postgresql, site).await.map(drop),
-        Engine::reload(&Postgresql, site, &Settings::default()).await,
+        Engine::metrics(&POSTGRESQL, site).await.map(drop),
+        Engine::reload(&POSTGRESQL, site, &Settings::default()).await,
         parameters.values(site).await.map(drop),
         parameters.apply(site, &Settings::default()).await.map(drop),
     ]
@@ -44,7 +43,7 @@ async fn ask_all(site: &Site) -> [Result<(), EngineError>; 4] {
 
 #[tokio::test]
 async fn views_and_functions_that_a_superuser_replaced_are_not_asked() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let superuser = as_root(&bench.site, "postgres").await?;
     superuser.batch_execute("set allow_system_table_mods = on; create table public.asked (by name, what text)").await?;
@@ -74,7 +73,7 @@ async fn views_and_functions_that_a_superuser_replaced_are_not_asked() -> Result
         asked.map_err(plain)?;
     }
     super::make_database(&bench.site, "d").await?;
-    trove_strategy::Databases::delete(&Postgresql, &bench.site, "d").await.map_err(plain)?;
+    trove_strategy::Databases::delete(&POSTGRESQL, &bench.site, "d").await.map_err(plain)?;
     let asked = text(&superuser, "select string_agg(by || ' ' || what, ', ') from public.asked").await?;
     ensure!(asked.is_empty(), "the agent ran a tenant's function: {asked}");
     drop(superuser);
@@ -83,12 +82,12 @@ async fn views_and_functions_that_a_superuser_replaced_are_not_asked() -> Result
 
 #[tokio::test]
 async fn an_answer_that_cannot_be_is_no_figure_and_nothing_waits_for_it() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
     let superuser = as_root(site, "postgres").await?;
     superuser.batch_execute("set allow_system_table_mods = on").await?;
-    let figures = Engine::metrics(&Postgresql, site).await.map_err(plain)?;
+    let figures = Engine::metrics(&POSTGRESQL, site).await.map_err(plain)?;
     ensure!(figures.len() == 11, "{figures:?}");
     let sizes = [
         ("numeric", "return -1;"),
@@ -102,11 +101,11 @@ async fn an_answer_that_cannot_be_is_no_figure_and_nothing_waits_for_it() -> Res
     for (returns, body) in sizes {
         replace(&superuser, "pg_database_size", "oid", returns, body).await?;
         let begun = Instant::now();
-        let asked = Engine::metrics(&Postgresql, site).await;
+        let asked = Engine::metrics(&POSTGRESQL, site).await;
         ensure!(begun.elapsed() < Duration::from_secs(4), "{body}: {:?}", begun.elapsed());
         let error = asked.err().with_context(|| format!("{body}: a figure"))?;
         ensure!(error.chain().len() < 2000, "{body}: {} bytes", error.chain().len());
-        Engine::probe(&Postgresql, site).await.map_err(plain).context(body)?;
+        Engine::probe(&POSTGRESQL, site).await.map_err(plain).context(body)?;
         restore(&superuser, "pg_database_size", "oid").await?;
     }
     let ended = Instant::now() + Duration::from_secs(10);
@@ -132,16 +131,16 @@ async fn an_answer_that_cannot_be_is_no_figure_and_nothing_waits_for_it() -> Res
         replace(&superuser, "pg_show_all_settings", columns, "setof record", &body).await?;
         let begun = Instant::now();
         let limit = Duration::from_secs(5);
-        let values = tokio::time::timeout(limit, Postgresql.parameters().expect("announced").values(site)).await;
+        let values = tokio::time::timeout(limit, POSTGRESQL.parameters().expect("announced").values(site)).await;
         ensure!(!matches!(values, Ok(Ok(_))), "{body}: values");
         // Whether it fails is his own affair: what he lies about is his own engine. It ends.
         let _ = bench.take_up(&with("work_mem", "8MB".into())).await;
         ensure!(begun.elapsed() < Duration::from_secs(20), "{body}: {:?}", begun.elapsed());
         ensure!(resident_mib()? < 1000, "{body}: {} MiB", resident_mib()?);
-        Engine::probe(&Postgresql, site).await.map_err(plain)?;
+        Engine::probe(&POSTGRESQL, site).await.map_err(plain)?;
         restore(&superuser, "pg_show_all_settings", columns).await?;
     }
-    let figures = Engine::metrics(&Postgresql, site).await.map_err(plain)?;
+    let figures = Engine::metrics(&POSTGRESQL, site).await.map_err(plain)?;
     ensure!(figures.len() == 11, "{figures:?}");
     drop(superuser);
     running.stop(&bench).await
@@ -156,7 +155,7 @@ fn resident_mib() -> Result<u64> {
 
 #[tokio::test]
 async fn what_alter_system_has_set_is_not_said_to_be_what_was_chosen() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let superuser = as_root(&bench.site, "postgres").await?;
     superuser.batch_execute("alter system set work_mem = '5MB'").await?;

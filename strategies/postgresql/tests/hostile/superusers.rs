@@ -3,13 +3,12 @@
 use anyhow::{Context, Result, ensure};
 use secrecy::SecretString;
 use trove_conformance::Bench;
-use trove_postgresql::Postgresql;
 
-use super::{as_root, connect, id, make_database, make_user, plain, root, text, users};
+use super::{POSTGRESQL, as_root, connect, id, make_database, make_user, plain, root, text, users};
 
 #[tokio::test]
 async fn no_account_has_more_rights_than_an_ordinary_one_once_root_is_disabled() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
     make_database(site, "d").await?;
@@ -75,7 +74,7 @@ async fn no_account_has_more_rights_than_an_ordinary_one_once_root_is_disabled()
 
 #[tokio::test]
 async fn an_account_goes_though_it_has_what_only_a_superuser_may_own() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
     make_database(site, "d").await?;
@@ -98,7 +97,7 @@ async fn an_account_goes_though_it_has_what_only_a_superuser_may_own() -> Result
     users().delete(site, &id("boss")).await.map_err(plain)?;
     ensure!(text(&superuser, "select evtenabled from pg_event_trigger").await? == "D", "it runs on");
     ensure!(text(&superuser, "select count(*) from pg_subscription where subenabled").await? == "0");
-    trove_strategy::Databases::delete(&Postgresql, site, "d").await.map_err(plain)?;
+    trove_strategy::Databases::delete(&POSTGRESQL, site, "d").await.map_err(plain)?;
     drop(superuser);
     running.stop(&bench).await
 }
@@ -136,7 +135,7 @@ const PLANTED: &[&str] = &[
 
 #[tokio::test]
 async fn nothing_gives_a_superusers_rights_back_once_root_is_disabled() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
     make_database(site, "d").await?;
@@ -196,7 +195,7 @@ async fn nothing_gives_a_superusers_rights_back_once_root_is_disabled() -> Resul
 
 #[tokio::test]
 async fn a_view_of_the_servers_that_a_superuser_replaced_is_not_asked_by_a_probe() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
     let superuser = as_root(site, "postgres").await?;
@@ -213,7 +212,7 @@ async fn a_view_of_the_servers_that_a_superuser_replaced_is_not_asked_by_a_probe
     for statement in statements {
         superuser.batch_execute(statement).await.context(statement.to_owned())?;
     }
-    trove_strategy::Engine::probe(&Postgresql, site).await.map_err(plain)?;
+    trove_strategy::Engine::probe(&POSTGRESQL, site).await.map_err(plain)?;
     ensure!(root().is_enabled(site).await.map_err(plain)?);
     root().disable(site).await.map_err(plain)?;
     let again = as_root(site, "postgres").await?;

@@ -2,13 +2,12 @@
 
 use anyhow::{Result, ensure};
 use trove_conformance::Bench;
-use trove_postgresql::Postgresql;
 use trove_strategy::{Database, Databases, EngineError, Kind, Site};
 
-use super::{as_root, connect, id, make_database, make_user, plain, text, users};
+use super::{POSTGRESQL, as_root, connect, id, make_database, make_user, plain, text, users};
 
 fn databases() -> &'static dyn Databases {
-    &Postgresql
+    &POSTGRESQL
 }
 
 async fn names(site: &Site) -> Result<Vec<String>> {
@@ -21,7 +20,7 @@ fn invalid(done: Result<(), EngineError>) -> bool {
 
 #[tokio::test]
 async fn databases_that_cannot_be_entered_or_are_templates_are_listed_and_deleted() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
     for name in ["closed", "full", "template"] {
@@ -50,7 +49,7 @@ async fn databases_that_cannot_be_entered_or_are_templates_are_listed_and_delete
 
 #[tokio::test]
 async fn a_create_of_what_exists_with_another_meaning_is_refused() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
     make_database(site, "d").await?;
@@ -70,7 +69,7 @@ async fn a_create_of_what_exists_with_another_meaning_is_refused() -> Result<()>
 
 #[tokio::test]
 async fn a_granted_account_is_whole_without_the_schema_public() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     for (name, change) in [("dropped", "drop schema public"), ("renamed", "alter schema public rename to mine")] {
         make_database(&bench.site, name).await?;
@@ -85,7 +84,7 @@ async fn a_granted_account_is_whole_without_the_schema_public() -> Result<()> {
 
 #[tokio::test]
 async fn a_deletion_that_fails_leaves_the_account_as_it_was_and_one_made_again_has_no_grants() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
     make_database(site, "one").await?;

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use trove_conformance::Bench;
-use trove_postgresql::Postgresql;
 use trove_strategy::{Kind, StartMode};
 
-use super::{Shipped, as_root, logs, plain, replayed, starts, taken, texts};
+use super::{POSTGRESQL, Shipped, as_root, logs, plain, replayed, starts, taken, texts};
 
 #[tokio::test]
 async fn what_a_tenant_has_set_neither_ends_a_replay_elsewhere_nor_runs_programs_in_it() -> Result<()> {
-    let (bench, other) = (Bench::new(&Postgresql).await?, Bench::new(&Postgresql).await?);
+    let (bench, other) = (Bench::new(&POSTGRESQL).await?, Bench::new(&POSTGRESQL).await?);
     let running = bench.start().await?;
     let root = as_root(&bench.site).await?;
     let ran = bench.site.data.with_file_name("ran").display().to_string();
@@ -62,7 +61,7 @@ async fn what_a_tenant_has_set_neither_ends_a_replay_elsewhere_nor_runs_programs
 /// A machine was set back to an earlier image, or a tenant has had the server say that it has come further than it has.
 #[tokio::test]
 async fn a_server_that_has_not_come_so_far_does_not_go_on_there() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let kept = logs().keep(&bench.site).await.map_err(plain)?;
     ensure!(logs().piece(&bench.site, &kept).await.map_err(plain)?.is_none(), "it is written still");
@@ -76,7 +75,7 @@ async fn a_server_that_has_not_come_so_far_does_not_go_on_there() -> Result<()> 
 /// By a file that a tenant with a shell makes, a server begins another timeline when it is started.
 #[tokio::test]
 async fn another_timeline_is_a_gap_and_is_shipped_from_its_beginning() -> Result<()> {
-    let (bench, other) = (Bench::new(&Postgresql).await?, Bench::new(&Postgresql).await?);
+    let (bench, other) = (Bench::new(&POSTGRESQL).await?, Bench::new(&POSTGRESQL).await?);
     let running = bench.start().await?;
     let root = as_root(&bench.site).await?;
     root.batch_execute("alter system set restore_command = 'false'").await?;

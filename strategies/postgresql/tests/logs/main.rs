@@ -18,18 +18,20 @@ use trove_strategy::{
     Backup, Datastore, Directory, EngineError, FirstStart, LogPiece, Logs, Root, Settings, Site, StartMode,
 };
 
+static POSTGRESQL: Postgresql = Postgresql::new();
+
 fn plain(error: EngineError) -> anyhow::Error {
     anyhow::anyhow!("{:?}: {}", error.kind(), error.chain())
 }
 
 fn logs() -> &'static dyn Logs {
-    &Postgresql
+    &POSTGRESQL
 }
 
 /// The tenant's superuser.
 async fn as_root(site: &Site) -> Result<Client> {
     let password = SecretString::from("Root-secret-1");
-    Root::enable(&Postgresql, site, &password).await.map_err(plain)?;
+    Root::enable(&POSTGRESQL, site, &password).await.map_err(plain)?;
     let mut config = tokio_postgres::Config::new();
     config.host(site.address.to_string()).port(site.port).user("root").dbname("postgres");
     let (client, connection) = config.password(password.expose_secret()).connect(NoTls).await?;
@@ -49,7 +51,7 @@ async fn texts(client: &Client, sql: &str) -> Result<Vec<String>> {
 
 async fn taken(site: &Site) -> Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
-    Backup::take(&Postgresql, site, &mut bytes).await.map_err(plain)?;
+    Backup::take(&POSTGRESQL, site, &mut bytes).await.map_err(plain)?;
     Ok(bytes.into_inner())
 }
 
@@ -93,7 +95,7 @@ async fn replayed(
 ) -> Result<(), EngineError> {
     let site = &bench.site;
     site.host.remove(&Directory::Data.join("data")).await?;
-    Backup::restore(&Postgresql, site, &mut Cursor::new(backup.to_vec())).await?;
+    Backup::restore(&POSTGRESQL, site, &mut Cursor::new(backup.to_vec())).await?;
     for piece in pieces {
         logs().take(site, piece.clone()).await?;
     }
@@ -102,7 +104,7 @@ async fn replayed(
 
 /// Starts what was replayed as the agent does.
 async fn starts(bench: &Bench<'_>) -> Result<Running> {
-    let (engine, site) = (Postgresql.engine(), &bench.site);
+    let (engine, site) = (POSTGRESQL.engine(), &bench.site);
     let first = engine.initialise(site).await.map_err(plain)?;
     ensure!(first == FirstStart::Normal, "it is not found made: {first:?}");
     engine.configure(site, &Settings::default()).await.map_err(plain)?;

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tokio_postgres::Client;
 use trove_conformance::Bench;
-use trove_postgresql::Postgresql;
 use trove_strategy::{Datastore, EngineError, Kind, Site, StartMode};
 
-use super::{Shipped, as_root, logs, plain, replayed, starts, taken, texts};
+use super::{POSTGRESQL, Shipped, as_root, logs, plain, replayed, starts, taken, texts};
 
 async fn write(root: &Client) -> Result<()> {
     Ok(root.batch_execute("create table if not exists t (n int); insert into t values (1)").await?)
@@ -30,7 +29,7 @@ async fn gone(site: &Site, from: &str) -> Result<String> {
 
 #[tokio::test]
 async fn the_log_is_kept_over_restarts_and_crashes_until_it_is_stored() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let site = &bench.site;
     let mut running = bench.start().await?;
     let mut shipped = Shipped::begin(site).await?;
@@ -48,7 +47,7 @@ async fn the_log_is_kept_over_restarts_and_crashes_until_it_is_stored() -> Resul
             let end = Instant::now() + Duration::from_secs(60);
             running = loop {
                 // Children of a killed server live on for a moment.
-                Postgresql.engine().forget_earlier_life(site).await.map_err(plain)?;
+                POSTGRESQL.engine().forget_earlier_life(site).await.map_err(plain)?;
                 let mut again = bench.spawn(StartMode::Normal)?;
                 match bench.await_answer(&mut again).await {
                     Ok(()) => break again,
@@ -83,7 +82,7 @@ async fn the_log_is_kept_over_restarts_and_crashes_until_it_is_stored() -> Resul
 
 #[tokio::test]
 async fn a_slot_that_a_tenant_drops_or_takes_is_made_anew_at_a_later_place() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
     let first = logs().keep(site).await.map_err(plain)?;
@@ -121,7 +120,7 @@ async fn a_slot_that_a_tenant_drops_or_takes_is_made_anew_at_a_later_place() -> 
 
 #[tokio::test]
 async fn a_storage_that_stands_still_does_not_fill_the_disk() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
     let first = logs().keep(site).await.map_err(plain)?;
@@ -151,7 +150,7 @@ async fn a_storage_that_stands_still_does_not_fill_the_disk() -> Result<()> {
 
 #[tokio::test]
 async fn what_is_put_in_the_place_of_a_segment_is_not_followed() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
     let first = logs().keep(site).await.map_err(plain)?;
@@ -204,7 +203,7 @@ async fn what_is_put_in_the_place_of_a_segment_is_not_followed() -> Result<()> {
 
 #[tokio::test]
 async fn a_server_that_nobody_uses_has_nothing_to_close() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let site = &bench.site;
     let mut shipped = Shipped::begin(site).await?;
@@ -240,7 +239,7 @@ async fn a_server_that_nobody_uses_has_nothing_to_close() -> Result<()> {
 
 #[tokio::test]
 async fn what_a_tenant_has_set_does_not_decide_how_far_is_replayed() -> Result<()> {
-    let (bench, other) = (Bench::new(&Postgresql).await?, Bench::new(&Postgresql).await?);
+    let (bench, other) = (Bench::new(&POSTGRESQL).await?, Bench::new(&POSTGRESQL).await?);
     let running = bench.start().await?;
     let site = &bench.site;
     let root = as_root(site).await?;
@@ -287,7 +286,7 @@ async fn what_a_tenant_has_set_does_not_decide_how_far_is_replayed() -> Result<(
     let until = format!("{}{number:016X}", &shipped.next[..8]);
     shipped.pieces.push(trove_strategy::LogPiece { from: shipped.next.clone(), until, bytes });
     replayed(&other, &backup, &shipped.pieces, None).await.map_err(plain)?;
-    let mended = Postgresql.engine().repair(&other.site).await.map_err(plain)?;
+    let mended = POSTGRESQL.engine().repair(&other.site).await.map_err(plain)?;
     ensure!(mended.as_ref().is_some_and(|mended| mended.contains("the database postgres")), "{mended:?}");
     starts(&other).await?.stop(&other).await?;
     drop(elsewhere);

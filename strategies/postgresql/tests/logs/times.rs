@@ -4,11 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use trove_conformance::Bench;
-use trove_postgresql::Postgresql;
 use trove_strategy::{Directory, Kind, LogPiece};
 
 use super::ledger::Ledger;
-use super::{Shipped, as_root, logs, plain, replayed, starts, taken, texts};
+use super::{POSTGRESQL, Shipped, as_root, logs, plain, replayed, starts, taken, texts};
 
 /// Replays, starts, looks, and stops.
 async fn comes_back(
@@ -29,7 +28,7 @@ async fn comes_back(
 
 #[tokio::test]
 async fn a_backup_becomes_the_state_of_any_moment_after_it() -> Result<()> {
-    let (bench, other) = (Bench::new(&Postgresql).await?, Bench::new(&Postgresql).await?);
+    let (bench, other) = (Bench::new(&POSTGRESQL).await?, Bench::new(&POSTGRESQL).await?);
     let running = bench.start().await?;
     let ledger = Ledger::write(&bench, 0).await?;
     comes_back(&other, &ledger, Some(ledger.middle), (ledger.middle, false)).await.context("in the middle")?;
@@ -48,7 +47,7 @@ async fn refused(bench: &Bench<'_>, ledger: &Ledger, pieces: &[LogPiece], until:
 
 #[tokio::test]
 async fn what_cannot_be_replayed_is_refused_with_a_reason() -> Result<()> {
-    let (bench, other) = (Bench::new(&Postgresql).await?, Bench::new(&Postgresql).await?);
+    let (bench, other) = (Bench::new(&POSTGRESQL).await?, Bench::new(&POSTGRESQL).await?);
     let running = bench.start().await?;
     let ledger = Ledger::write(&bench, 0).await?;
     running.stop(&bench).await?;
@@ -72,7 +71,7 @@ async fn what_cannot_be_replayed_is_refused_with_a_reason() -> Result<()> {
 
 #[tokio::test]
 async fn a_damaged_piece_is_not_taken_for_the_end_of_the_log() -> Result<()> {
-    let (bench, other) = (Bench::new(&Postgresql).await?, Bench::new(&Postgresql).await?);
+    let (bench, other) = (Bench::new(&POSTGRESQL).await?, Bench::new(&POSTGRESQL).await?);
     let running = bench.start().await?;
     let ledger = Ledger::write(&bench, 0).await?;
     running.stop(&bench).await?;
@@ -93,7 +92,7 @@ async fn a_damaged_piece_is_not_taken_for_the_end_of_the_log() -> Result<()> {
 
 #[tokio::test]
 async fn what_is_no_piece_is_not_taken() -> Result<()> {
-    let bench = Bench::new(&Postgresql).await?;
+    let bench = Bench::new(&POSTGRESQL).await?;
     let running = bench.start().await?;
     let mut shipped = Shipped::begin(&bench.site).await?;
     as_root(&bench.site).await?.batch_execute("create table t (n int)").await?;
@@ -129,7 +128,7 @@ async fn what_is_no_piece_is_not_taken() -> Result<()> {
 /// A segment that fills up is closed by that, and the record at its end goes on in the next one, which is not there.
 #[tokio::test]
 async fn segments_that_filled_up_are_replayed_to_the_last_whole_record() -> Result<()> {
-    let (bench, other) = (Bench::new(&Postgresql).await?, Bench::new(&Postgresql).await?);
+    let (bench, other) = (Bench::new(&POSTGRESQL).await?, Bench::new(&POSTGRESQL).await?);
     let running = bench.start().await?;
     let site = &bench.site;
     let mut shipped = Shipped::begin(site).await?;
@@ -156,7 +155,7 @@ async fn segments_that_filled_up_are_replayed_to_the_last_whole_record() -> Resu
 
 #[tokio::test]
 async fn a_server_that_was_replayed_ships_its_own_log_and_is_replayed_again() -> Result<()> {
-    let (bench, other) = (Bench::new(&Postgresql).await?, Bench::new(&Postgresql).await?);
+    let (bench, other) = (Bench::new(&POSTGRESQL).await?, Bench::new(&POSTGRESQL).await?);
     let running = bench.start().await?;
     let first = Ledger::write(&bench, 0).await?;
     replayed(&other, &first.backup, &first.shipped.pieces, Some(first.middle)).await.map_err(plain)?;
