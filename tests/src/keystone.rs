@@ -1,28 +1,20 @@
 //! A real Keystone for a test, with the users that tests need.
 
-use std::io::{BufRead, BufReader};
-use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
+use crate::server::{Program, Server};
 use crate::stack::{Stack, StackOptions};
 
-const PORT: u16 = 5000;
+const PROGRAM: Program = Program { name: "Keystone", script: "keystone.sh", cache: "TROVE_TESTS_KEYSTONE", port: 5000 };
 
 /// A Keystone in its own directory. Dropping it stops it.
 pub struct Keystone {
-    directory: TempDir,
-    address: Ipv4Addr,
-    tls: bool,
-    child: Option<Child>,
+    server: Server,
     client: Client,
     token: String,
 }
@@ -32,17 +24,8 @@ impl Keystone {
     /// reader of the project `demo`. Its bootstrap makes the project `admin` and its administrator.
     /// `TROVE_TESTS_KEYSTONE`, which `make test` sets, must be set.
     pub async fn start(tls: bool) -> Result<Self> {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let directory = tempfile::Builder::new().prefix("trove-keystone-").tempdir()?;
-        let address = Ipv4Addr::new(127, rand::random_range(128..=254), rand::random(), rand::random_range(1..=254));
-        let mut builder = Client::builder().pool_max_idle_per_host(0);
-        if tls {
-            certify(directory.path(), address)?;
-            let pem = std::fs::read(directory.path().join("ca.pem"))?;
-            builder = builder.tls_certs_only([reqwest::Certificate::from_pem(&pem)?]);
-        }
-        let (client, token) = (builder.build()?, String::new());
-        let mut keystone = Self { directory, address, tls, child: None, client, token };
+        let (server, client) = Server::new(&PROGRAM, tls)?;
+        let mut keystone = Self { server, client, token: String::new() };
         keystone.run()?;
         keystone.token = keystone.log_in("admin", "admin", "admin").await?;
         for (user, project, role) in
@@ -56,57 +39,30 @@ impl Keystone {
 
     /// Starts it, or starts it again with the same state.
     pub fn run(&mut self) -> Result<()> {
-        let cache =
-            std::env::var_os("TROVE_TESTS_KEYSTONE").context("TROVE_TESTS_KEYSTONE is not set; run `make test`")?;
-        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/keystone.sh"));
-        command.arg("serve").arg(cache).arg(self.state()).arg(self.address.to_string()).arg(PORT.to_string());
-        if self.tls {
-            command.arg(self.directory.path().join("server.pem")).arg(self.directory.path().join("server.key"));
+        match self.server.run()? {
+            None => Ok(()),
+            Some(reason) => bail!("Keystone does not run here: {reason}"),
         }
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("start Keystone")?;
-        let stdout = child.stdout.take().context("read Keystone's output")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        self.child = Some(child);
-        if line.trim() == "serves" {
-            return Ok(());
-        }
-        self.kill()?;
-        let log = std::fs::read_to_string(self.state().join("serve.log")).unwrap_or_default();
-        bail!("Keystone did not come up: {log}")
     }
 
     /// Kills it with SIGKILL; its state stays.
     pub fn kill(&mut self) -> Result<()> {
-        let mut child = self.child.take().context("Keystone does not run")?;
-        child.kill()?;
-        child.wait()?;
-        Ok(())
+        self.server.kill()
     }
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let child = self.child.as_ref().context("Keystone does not run")?;
-        Ok(kill(Pid::from_raw(i32::try_from(child.id())?), signal)?)
-    }
-
-    fn state(&self) -> PathBuf {
-        self.directory.path().join("state")
+        self.server.signal(signal)
     }
 
     /// Its v3 API.
     pub fn url(&self) -> String {
-        format!("{}://{}:{PORT}/v3", if self.tls { "https" } else { "http" }, self.address)
-    }
-
-    /// The authority that signed its certificate, if it uses TLS.
-    pub fn ca_file(&self) -> PathBuf {
-        self.directory.path().join("ca.pem")
+        self.server.url() + "/v3"
     }
 
     /// A clouds file with `trove` (the member), `trove-reader` and `trove-admin`. A stack gets a copy.
     fn clouds_yaml(&self) -> PathBuf {
-        self.directory.path().join("clouds.yaml")
+        self.server.file("clouds.yaml")
     }
 
     fn write_clouds(&self) -> Result<()> {
@@ -114,8 +70,8 @@ impl Keystone {
             let mut cloud = json!({"identity_api_version": "3", "region_name": "RegionOne", "auth": {
                 "auth_url": self.url(), "username": user, "password": user, "project_name": project,
                 "user_domain_name": "Default", "project_domain_name": "Default"}});
-            if self.tls {
-                cloud["cacert"] = json!(self.ca_file());
+            if let Some(file) = self.server.ca_file() {
+                cloud["cacert"] = json!(file);
             }
             cloud
         };
@@ -128,23 +84,20 @@ impl Keystone {
 
     /// Number of token validations so far.
     pub fn validations(&self) -> Result<usize> {
-        let log = std::fs::read_to_string(self.state().join("access.log"))?;
+        let log = std::fs::read_to_string(self.server.state().join("access.log"))?;
         Ok(log.lines().filter(|line| line.starts_with("GET /v3/auth/tokens")).count())
     }
 
     /// Number of logins so far.
     pub fn logins(&self) -> Result<usize> {
-        let log = std::fs::read_to_string(self.state().join("access.log"))?;
+        let log = std::fs::read_to_string(self.server.state().join("access.log"))?;
         Ok(log.lines().filter(|line| line.starts_with("POST /v3/auth/tokens")).count())
     }
 
     /// A stack that uses this Keystone and is in its catalog. `config` is additional configuration; `section`
     /// additional options of the section `keystone`.
     pub async fn stack(&self, section: &str, config: &str) -> Result<Stack> {
-        let password = self.directory.path().join("password");
-        std::fs::write(&password, "trove\n")?;
-        std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600))?;
-        let ca = if self.tls { format!("ca_file = {:?}\n", self.ca_file()) } else { String::new() };
+        let (password, ca) = (self.server.secret_file("password", "trove")?, self.server.ca_line());
         let config = format!(
             "[keystone]\nauth_url = {:?}\nusername = \"trove\"\npassword_file = {password:?}\n{ca}{section}\n\
              [identity]\nmode = \"keystone\"\n{config}\n",
@@ -229,30 +182,5 @@ impl Keystone {
         let id = found["users"][0]["id"].as_str().context("the user trove")?;
         self.call(Method::PATCH, &format!("/users/{id}"), &json!({"user": {"password": "trove"}})).await?;
         Ok(())
-    }
-}
-
-/// Makes an authority and a certificate for the address.
-pub(crate) fn certify(directory: &Path, address: Ipv4Addr) -> Result<()> {
-    let openssl = |args: &[&str]| -> Result<()> {
-        let output = Command::new("openssl").args(args).current_dir(directory).output().context("start openssl")?;
-        ensure!(output.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    };
-    let new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
-    let authority = ["-subj", "/CN=tests-ca", "-keyout", "ca.key", "-out", "ca.pem"];
-    openssl(&[&new[..], &authority[..]].concat())?;
-    let name = format!("subjectAltName=IP:{address}");
-    let server = ["-subj", "/CN=tests", "-keyout", "server.key", "-out", "server.pem", "-addext", &name];
-    let signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "basicConstraints=critical,CA:false"];
-    openssl(&[&new[..], &server[..], &signed[..]].concat())
-}
-
-impl Drop for Keystone {
-    fn drop(&mut self) {
-        if self.child.is_some() {
-            // Nothing can be done about a failure here.
-            let _ = self.kill();
-        }
     }
 }

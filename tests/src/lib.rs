@@ -19,6 +19,7 @@ mod poll;
 mod postgres;
 pub mod random;
 mod redis;
+mod server;
 mod stack;
 mod stories;
 mod swift;

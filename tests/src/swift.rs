@@ -1,21 +1,16 @@
 //! A real Swift for a test, with a container that its own API and S3's reach, and what a service needs to keep backups there.
 
-use std::io::{BufRead, BufReader, Write as _};
-use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::io::Write as _;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::keystone::certify;
+use crate::server::{Program, Server};
 
-const PORT: u16 = 8080;
+const PROGRAM: Program = Program { name: "Swift", script: "swift.sh", cache: "TROVE_TESTS_SWIFT", port: 8080 };
 const USER: &str = "trove:backups";
 const PASSWORD: &str = "backups-secret";
 /// The key of TempURL.
@@ -24,30 +19,19 @@ const CONTAINER: &str = "backups";
 
 /// A Swift in its own directory. Dropping it stops it.
 pub struct Swift {
-    directory: TempDir,
-    address: Ipv4Addr,
-    tls: bool,
-    child: Option<Child>,
+    server: Server,
     client: Client,
 }
 
 impl Swift {
     /// Starts a Swift with an empty container. `None` where it cannot be had, once the reason is printed.
     pub async fn start(tls: bool) -> Result<Option<Self>> {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        if std::env::var_os("TROVE_TESTS_SWIFT").is_none() {
+        if std::env::var_os(PROGRAM.cache).is_none() {
             skip("TROVE_TESTS_SWIFT is not set, so there is none; `make test` sets it");
             return Ok(None);
         }
-        let directory = tempfile::Builder::new().prefix("trove-swift-").tempdir()?;
-        let address = Ipv4Addr::new(127, rand::random_range(128..=254), rand::random(), rand::random_range(1..=254));
-        let mut builder = Client::builder().pool_max_idle_per_host(0);
-        if tls {
-            certify(directory.path(), address)?;
-            let pem = std::fs::read(directory.path().join("ca.pem"))?;
-            builder = builder.tls_certs_only([reqwest::Certificate::from_pem(&pem)?]);
-        }
-        let mut swift = Self { directory, address, tls, child: None, client: builder.build()? };
+        let (server, client) = Server::new(&PROGRAM, tls)?;
+        let mut swift = Self { server, client };
         if let Some(reason) = swift.run()? {
             skip(&reason);
             return Ok(None);
@@ -59,49 +43,22 @@ impl Swift {
 
     /// Starts it, or starts it again with what it has stored. Returns why it cannot run here, if it says that.
     pub fn run(&mut self) -> Result<Option<String>> {
-        let cache = std::env::var_os("TROVE_TESTS_SWIFT").context("TROVE_TESTS_SWIFT is not set; run `make test`")?;
-        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/swift.sh"));
-        command.arg("serve").arg(cache).arg(self.state()).arg(self.address.to_string()).arg(PORT.to_string());
-        if self.tls {
-            command.arg(self.directory.path().join("server.pem")).arg(self.directory.path().join("server.key"));
-        }
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("start Swift")?;
-        let stdout = child.stdout.take().context("read Swift's output")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        if line.trim() == "serves" {
-            self.child = Some(child);
-            return Ok(None);
-        }
-        let status = child.wait()?;
-        if status.code() == Some(75) {
-            return Ok(Some(line.trim().to_owned()));
-        }
-        let log = std::fs::read_to_string(self.state().join("serve.log")).unwrap_or_default();
-        bail!("Swift did not come up ({status}): {log}")
+        self.server.run()
     }
 
     /// Kills it with SIGKILL; what it has stored stays.
     pub fn kill(&mut self) -> Result<()> {
-        let mut child = self.child.take().context("Swift does not run")?;
-        child.kill()?;
-        child.wait()?;
-        Ok(())
+        self.server.kill()
     }
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let child = self.child.as_ref().context("Swift does not run")?;
-        Ok(kill(Pid::from_raw(i32::try_from(child.id())?), signal)?)
-    }
-
-    fn state(&self) -> PathBuf {
-        self.directory.path().join("state")
+        self.server.signal(signal)
     }
 
     /// Where it serves, without a path.
     pub fn url(&self) -> String {
-        format!("{}://{}:{PORT}", if self.tls { "https" } else { "http" }, self.address)
+        self.server.url()
     }
 
     /// A client that trusts it.
@@ -109,17 +66,9 @@ impl Swift {
         &self.client
     }
 
-    /// The lines of a configuration that name its authority, where it has one.
-    fn ca_line(&self) -> String {
-        if self.tls { format!("ca_file = {:?}\n", self.directory.path().join("ca.pem")) } else { String::new() }
-    }
-
     /// A file with a secret. The service reads it at its start.
     pub fn secret_file(&self, name: &str, secret: &str) -> Result<PathBuf> {
-        let file = self.directory.path().join(name);
-        std::fs::write(&file, format!("{secret}\n"))?;
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
-        Ok(file)
+        self.server.secret_file(name, secret)
     }
 
     /// Configuration of a service that keeps its backups in the container by S3's API. Its secret is in the file `secret`.
@@ -129,7 +78,7 @@ impl Swift {
             "[backups]\nstorage = \"s3\"\nsegment_mib = 1\n[s3]\nendpoint = {:?}\nbucket = \"{CONTAINER}\"\n\
              access_key = \"{USER}\"\nsecret_key_file = {secret:?}\n{}",
             self.url(),
-            self.ca_line()
+            self.server.ca_line()
         ))
     }
 
@@ -144,7 +93,7 @@ impl Swift {
             "[backups]\nstorage = \"swift\"\nsegment_mib = 1\n[swift]\nstorage_url = {account:?}\ncontainer = \"{CONTAINER}\"\n\
              temp_url_key_file = {key:?}\nauth_url = \"{}/auth/v1.0\"\nusername = \"{USER}\"\npassword_file = {password:?}\n{}",
             self.url(),
-            self.ca_line()
+            self.server.ca_line()
         ))
     }
 
@@ -203,13 +152,4 @@ impl Swift {
 
 fn skip(reason: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: Swift does not run here: {reason}");
-}
-
-impl Drop for Swift {
-    fn drop(&mut self) {
-        if self.child.is_some() {
-            // Nothing can be done about a failure here.
-            let _ = self.kill();
-        }
-    }
 }
