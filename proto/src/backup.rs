@@ -57,6 +57,9 @@ pub struct Manifest {
     /// What an increment on this one begins at, in the engine's own words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
+    /// Bytes of memory that the data took, in an engine that holds all of them there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
     /// Bytes of what the engine's tool wrote.
     pub data_bytes: u64,
     /// BLAKE3 sum of what the engine's tool wrote, hex.
@@ -160,6 +163,7 @@ mod tests {
             position: None,
             parent: None,
             checkpoint: None,
+            memory_bytes: None,
             data_bytes: 9,
             data_blake3: "00".to_owned(),
             segments: vec![segment(0), segment(1)],

@@ -196,6 +196,7 @@ async fn store_manifest(
         position: written.taken.position,
         parent: order.parent.map(|parent| parent.backup.clone()),
         checkpoint: written.taken.checkpoint,
+        memory_bytes: written.taken.memory_bytes,
         data_bytes: written.bytes,
         data_blake3: written.sum.to_hex().to_string(),
         segments,

@@ -112,6 +112,7 @@ impl App {
         let volume_gib = self.check_volume(order.volume_gib, &manifest)?;
         if let Some(backup) = &backup {
             restore::check_restorable(backup, data_bytes, &datastore, &manifest, volume_gib)?;
+            restore_instance::check_memory(backup, &manifest, &flavor)?;
         }
         self.compute.check_order(&order.requirements).map_err(Error::Unprocessable)?;
         check_accounts(order, &datastore, &manifest)?;

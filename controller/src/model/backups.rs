@@ -123,6 +123,8 @@ pub struct StoredBackup {
     pub position: Option<String>,
     /// What an increment on it begins at; `None`: nothing builds on it.
     pub checkpoint: Option<String>,
+    /// Bytes of memory that the data took, in an engine that holds all of them there; `None` too where the agent did not say so yet.
+    pub memory_bytes: Option<u64>,
 }
 
 /// How far the verification of a backup is.

@@ -61,6 +61,8 @@ pub struct Taken {
     position: Option<String>,
     #[serde(default)]
     checkpoint: Option<String>,
+    #[serde(default)]
+    memory_bytes: Option<u64>,
 }
 
 /// The operation that takes the backup whose row is written in the same transaction.
@@ -184,6 +186,7 @@ impl Operation for CreateBackup {
                 stored_bytes: taken.stored_bytes,
                 position: taken.position.clone(),
                 checkpoint: taken.checkpoint.clone(),
+                memory_bytes: taken.memory_bytes,
             };
             if work.context.store.complete_backup(conn, state.backup, &stored).await? {
                 tracing::info!(instance_id = %instance, bytes = taken.data_bytes, "backup {} is complete", state.backup);
@@ -236,6 +239,7 @@ async fn take(work: &Work, target: &Target, state: &Params, taken: &mut Taken) -
         stored_bytes: done.stored_bytes,
         position: None,
         checkpoint: None,
+        memory_bytes: None,
     };
     Ok(())
 }
@@ -265,6 +269,7 @@ async fn check(work: &Work, _: &Target, state: &Params, taken: &mut Taken) -> St
     taken.stored_bytes = manifest.stored_bytes();
     taken.position = manifest.position;
     taken.checkpoint = manifest.checkpoint;
+    taken.memory_bytes = manifest.memory_bytes;
     Ok(objects.delete_other_runs(backup.id, &taken.run).await?)
 }
 

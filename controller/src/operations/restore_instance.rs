@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use trove_proto::v1;
+use trove_strategy::Manifest;
 
 use super::create_instance::{self, choose_address, delete_host, free_address, issue_certificate, remove_certificate};
 use super::shared::{Engine, await_agent, await_healthy, boot_host};
@@ -25,6 +26,7 @@ use super::steps::{Member, Operation, StepError, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Target, Work};
 use crate::error::{Error, Result};
 use crate::ids::{BackupId, ContainerId, InstanceId};
+use crate::model::Flavor;
 use crate::model::backups::{Backup, BackupState};
 use crate::model::logs::{LogContainer, LogPiece};
 use crate::store::from_micros;
@@ -91,6 +93,28 @@ pub fn check_complete(backup: &Backup) -> Result<()> {
     }
     let (id, state) = (backup.id, backup.state.tag());
     Err(Error::Conflict(format!("Backup {id} cannot be restored: its status is {state}, not COMPLETED.")))
+}
+
+/// Whether a flavor has memory for the backup's data, where the engine holds them there. A backup from before that was counted
+/// says only how long its stream is, which is the least that they take.
+///
+/// # Errors
+/// 422, with the figures.
+pub fn check_memory(backup: &Backup, manifest: &Manifest, flavor: &Flavor) -> Result<()> {
+    let (Some(room), Some(stored)) = (manifest.identity.data_memory_mib(flavor.ram_mib), &backup.stored) else {
+        return Ok(());
+    };
+    let taken = stored.memory_bytes.unwrap_or(stored.data_bytes);
+    if taken <= room << 20 {
+        return Ok(());
+    }
+    Err(Error::Unprocessable(format!(
+        "Backup {} has no room in the flavor {:?}: its data take {} MiB of memory, and of {} MiB data may have {room} MiB.",
+        backup.id,
+        flavor.id,
+        taken.div_ceil(1 << 20),
+        flavor.ram_mib
+    )))
 }
 
 /// The most that what a chain holds can come to: no increment holds what the data already have, and none takes anything away.

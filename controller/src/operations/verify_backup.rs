@@ -18,7 +18,7 @@ use trove_proto::v1;
 
 use super::create_instance::{self, delete_host};
 use super::delete_instance::deleted;
-use super::restore_instance::{Params, RestoreInstance, check_complete, data_bytes, least_volume_gib};
+use super::restore_instance::{Params, RestoreInstance, check_complete, check_memory, data_bytes, least_volume_gib};
 use super::shared::Engine;
 use super::steps::{Member, Operation, StepResult, Steps};
 use super::{Lane, NewOperation, Origin, Target, Work};
@@ -61,7 +61,8 @@ impl Order {
     /// was, with room for its data.
     ///
     /// # Errors
-    /// 404: it, or its version, is gone; 409: one of them is not complete; 403: it brings root along where that is not allowed.
+    /// 404: it, or its version, is gone; 409: one of them is not complete; 403: it brings root along where that is not allowed; 422: no
+    /// flavor has memory for its data.
     pub async fn of(store: &Store, config: &Config, chain: &[Backup], may_have_root: bool) -> Result<Self> {
         let backup = chain.last().ok_or_else(|| Error::NotFound("The backup cannot be found.".to_owned()))?.clone();
         chain.iter().try_for_each(check_complete)?;
@@ -75,7 +76,9 @@ impl Order {
         let manifest = store.get_manifest(source.version_id).await?.ok_or_else(missing)?;
         // The row stays when the source is deleted.
         let instance = store.get_instance(backup.instance).await?;
-        let flavor = flavor_like(&config.flavors, instance.as_ref().map(|instance| &instance.flavor))?;
+        let has_memory = |flavor: &&Flavor| check_memory(&backup, &manifest, flavor).is_ok();
+        let flavor = flavor_like(&config.flavors, instance.as_ref().map(|instance| &instance.flavor), has_memory)?;
+        check_memory(&backup, &manifest, flavor)?;
         let volume_gib = match source.volume_gib {
             0 => 0,
             size => size.max(least_volume_gib(data_bytes(chain))),
@@ -136,11 +139,17 @@ pub async fn submit(
     Ok(operation)
 }
 
-/// The flavor that is there under the id; else the smallest that has as much memory, or the greatest.
-fn flavor_like<'a>(all: &'a [Flavor], wanted: Option<&Flavor>) -> Result<&'a Flavor> {
-    let same = wanted.and_then(|wanted| all.iter().find(|flavor| flavor.id == wanted.id));
+/// The flavor that is there under the id, if it has memory for the data; else the smallest that has, and as much as the wanted one;
+/// or the greatest.
+fn flavor_like<'a>(
+    all: &'a [Flavor],
+    wanted: Option<&Flavor>,
+    has_memory: impl Fn(&&Flavor) -> bool,
+) -> Result<&'a Flavor> {
+    let same = wanted.and_then(|wanted| all.iter().find(|flavor| flavor.id == wanted.id)).filter(&has_memory);
     let ram_mib = wanted.map_or(0, |wanted| wanted.ram_mib);
-    let fits = || all.iter().filter(|flavor| flavor.ram_mib >= ram_mib).min_by_key(|flavor| flavor.ram_mib);
+    let is_fit = |flavor: &&Flavor| flavor.ram_mib >= ram_mib && has_memory(flavor);
+    let fits = || all.iter().filter(is_fit).min_by_key(|flavor| flavor.ram_mib);
     let greatest = || all.iter().max_by_key(|flavor| flavor.ram_mib);
     let none = || Error::Unprocessable("There is no flavor for the scratch instance.".to_owned());
     same.or_else(fits).or_else(greatest).ok_or_else(none)

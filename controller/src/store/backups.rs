@@ -16,7 +16,7 @@ use crate::store::sql::{Connection, Row, Target, query};
 
 const SELECT: &str = "select b.id, b.project_id, b.name, b.description, b.instance_id, b.datastore_id, b.datastore_name, \
      b.version_id, b.version_name, b.version_number, b.major, b.volume_gib, b.root_by, b.state, b.operation_id, b.schedule_id, b.recipient, \
-     b.identity, b.run, b.manifest_sum, b.data_bytes, b.stored_bytes, b.position, b.checkpoint, b.fault, b.created, b.updated, b.parent_id, \
+     b.identity, b.run, b.manifest_sum, b.data_bytes, b.stored_bytes, b.position, b.checkpoint, b.memory_bytes, b.fault, b.created, b.updated, b.parent_id, \
      b.verification, b.verification_operation_id, b.verification_at, b.verification_fault from backup b";
 /// The most backups that build on one another: a restore reads all of them, and misses what one of them lacks.
 pub const LONGEST_CHAIN: usize = 32;
@@ -230,7 +230,7 @@ impl Store {
     pub async fn complete_backup(&self, conn: &mut Connection, id: BackupId, stored: &StoredBackup) -> Result<bool> {
         let sql = AssertSqlSafe(format!(
             "update backup set state = 'COMPLETED', run = $2, manifest_sum = $3, data_bytes = $4, stored_bytes = $5, \
-             position = $6, updated = $7, checkpoint = $8 where id = $1 and {RUNNING}"
+             position = $6, updated = $7, checkpoint = $8, memory_bytes = $9 where id = $1 and {RUNNING}"
         ));
         let done = query(sql)
             .bind(id.to_string())
@@ -241,6 +241,7 @@ impl Store {
             .bind(&stored.position)
             .bind(self.now_micros())
             .bind(&stored.checkpoint)
+            .bind(stored.memory_bytes.map(signed))
             .execute(conn)
             .await
             .map_err(failed("complete", id))?;
@@ -488,6 +489,7 @@ fn stored(row: &Row) -> Result<Option<StoredBackup>> {
         stored_bytes: unsigned(row, "stored_bytes")?,
         position: column(row, "position")?,
         checkpoint: column(row, "checkpoint")?,
+        memory_bytes: column::<Option<i64>>(row, "memory_bytes")?.map(i64::unsigned_abs),
     }))
 }
 

@@ -110,6 +110,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (26, "increments", include_str!("migrations/0026_increments.sql")),
     (27, "schedule_options", include_str!("migrations/0027_schedule_options.sql")),
     (28, "log_shipping", include_str!("migrations/0028_log_shipping.sql")),
+    (29, "backup_memory", include_str!("migrations/0029_backup_memory.sql")),
 ];
 
 fn migrator() -> Migrator {

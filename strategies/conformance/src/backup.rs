@@ -184,7 +184,12 @@ async fn take_while_written(bench: &Bench<'_>, backup: &dyn Backup, known: &Know
         Ok(())
     };
     let (taken, written) = tokio::join!(backup.take(&bench.site, &mut gate), write);
-    taken.map_err(plain)?;
+    let counts = taken.map_err(plain)?.memory_bytes.is_some();
+    let is_in_memory = bench.datastore.identity().data_memory_percent.is_some();
+    ensure!(
+        counts == is_in_memory,
+        "a backup says how much memory data took ({counts}), which are there ({is_in_memory})"
+    );
     written
 }
 

@@ -181,6 +181,10 @@ pub struct Identity {
     pub volatile: bool,
     /// Whether the data lies on a volume, which an order then gives a size.
     pub volume: bool,
+    /// How many hundredths of its host's memory data may take, for an engine that holds all of them in memory. What has no room
+    /// in a flavor is then refused before a host of that flavor is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_memory_percent: Option<u64>,
 }
 
 fn yes() -> bool {
@@ -202,7 +206,13 @@ impl Identity {
             tls: true,
             volatile: false,
             volume: true,
+            data_memory_percent: None,
         }
+    }
+
+    /// How much of so much memory data may take, for an engine that holds all of them in memory.
+    pub fn data_memory_mib(&self, memory_mib: u64) -> Option<u64> {
+        self.data_memory_percent.map(|percent| memory_mib * percent / 100)
     }
 }
 

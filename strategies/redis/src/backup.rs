@@ -19,7 +19,7 @@ use trove_strategy::{
 };
 
 use crate::client::Session;
-use crate::engine::info;
+use crate::engine::{info, used_memory};
 use crate::{Redis, acl};
 
 /// A storage may be slow; a job's own deadline comes first.
@@ -83,7 +83,8 @@ impl Backup for Redis {
         let accounts = acl::of_others(site, &self.held.saving).await?;
         let mut session = self.held.session(site).await?;
         let saved = tokio::time::timeout(SNAPSHOT, save(&mut session)).await;
-        saved.map_err(|_| EngineError::new(Kind::Transient, format!("{TAKE}: the snapshot is not done in time")))??;
+        let memory = saved
+            .map_err(|_| EngineError::new(Kind::Transient, format!("{TAKE}: the snapshot is not done in time")))??;
         let mut left = Left(Some(site));
         site.host.rename(&snapshot(), &kept()).await?;
         let written = write(site, &accounts, sink).await;
@@ -92,7 +93,9 @@ impl Backup for Redis {
         left.0 = None;
         written?;
         removed?;
-        Ok(Taken::default())
+        let mut taken = Taken::default();
+        taken.memory_bytes = Some(memory);
+        Ok(taken)
     }
 
     async fn restore(&self, site: &Site, source: &mut Source) -> Result<(), EngineError> {
@@ -108,12 +111,12 @@ impl Backup for Redis {
     }
 }
 
-/// Has the server write a snapshot that begins after this call.
-async fn save(session: &mut Session) -> Result<(), EngineError> {
-    let before = loop {
+/// Has the server write a snapshot that begins after this call. Answers the memory in use before.
+async fn save(session: &mut Session) -> Result<u64, EngineError> {
+    let (before, memory) = loop {
         let info = info(session, TAKE).await?;
         if number(&info, "rdb_bgsave_in_progress") == 0 {
-            break number(&info, "rdb_saves");
+            break (number(&info, "rdb_saves"), used_memory(&info, TAKE)?);
         }
         tokio::time::sleep(ASK_AGAIN).await;
     };
@@ -125,7 +128,7 @@ async fn save(session: &mut Session) -> Result<(), EngineError> {
         if number(&info, "rdb_saves") > before && number(&info, "rdb_bgsave_in_progress") == 0 {
             let well = info.get("rdb_last_bgsave_status").is_some_and(|status| status == "ok");
             let failed = || EngineError::new(Kind::Transient, format!("{TAKE}: the server cannot write a snapshot"));
-            return if well { Ok(()) } else { Err(failed()) };
+            return if well { Ok(memory) } else { Err(failed()) };
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }

@@ -17,6 +17,10 @@ pub const TLS_PORT: u16 = 6380;
 /// and again, and answers nobody meanwhile: from a thousand million on for half a minute.
 pub(crate) const CLIENTS_MAX: u64 = 1_000_000;
 
+/// How many hundredths of the memory data may take. Rewriting the log forks, and pages that are written meanwhile exist twice: a
+/// part stays free for them (documentation, "Memory optimization").
+pub(crate) const DATA_PERCENT: u64 = 60;
+
 /// Least memory for data, MiB.
 const LEAST_MEMORY_MIB: u64 = 64;
 
@@ -43,10 +47,9 @@ fn path(path: &Path) -> String {
     quoted(&path.to_string_lossy())
 }
 
-/// Memory for data, MiB. Rewriting the log forks, and pages that are written meanwhile exist twice: a part of the memory
-/// stays free for them (documentation, "Memory optimization").
+/// Memory for data, MiB.
 pub(crate) fn memory_mib(size: Size) -> u64 {
-    (size.memory_mib * 6 / 10).max(LEAST_MEMORY_MIB)
+    (size.memory_mib * DATA_PERCENT / 100).max(LEAST_MEMORY_MIB)
 }
 
 /// What the size suggests.

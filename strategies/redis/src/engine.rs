@@ -33,6 +33,14 @@ pub(crate) async fn info(session: &mut Session, attempt: &str) -> Result<BTreeMa
     Ok(text.lines().filter_map(field).collect())
 }
 
+/// Bytes of memory that the data take, with what the server itself has.
+pub(crate) fn used_memory(info: &BTreeMap<String, String>, attempt: &str) -> Result<u64, EngineError> {
+    let used = info.get("used_memory").and_then(|bytes| bytes.parse().ok());
+    used.ok_or_else(|| {
+        EngineError::new(Kind::Fatal, format!("{attempt}: the server does not say how much memory it uses"))
+    })
+}
+
 /// Looks for refusals while the log of writes was replayed. The server's own log does not tell: a tenant's library writes
 /// there what it likes, each time that it is loaded. The server's list of refusals names the client, and the one that
 /// replays has a number that no connection gets.
@@ -186,8 +194,7 @@ impl Engine for Redis {
     async fn fits(&self, site: &Site, size: Size) -> Result<(), EngineError> {
         let attempt = "ask for the memory in use";
         let info = within(attempt, async { info(&mut self.held.session(site).await?, attempt).await }).await?;
-        let used: Option<u64> = info.get("used_memory").and_then(|bytes| bytes.parse().ok());
-        let used = used.ok_or_else(|| EngineError::new(Kind::Fatal, format!("{attempt}: the server does not say")))?;
+        let used = used_memory(&info, attempt)?;
         // Nothing is evicted while the data is read at a start, so it has to fit whatever the policy is.
         let room = config::memory_mib(size);
         if used <= room << 20 {

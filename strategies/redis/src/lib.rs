@@ -87,6 +87,7 @@ impl Datastore for Redis {
         identity.users.names = NameRules::new(NAME_BYTES, &[acl::ADMIN, acl::ROOT]);
         SPACES.clone_into(&mut identity.users.names.forbidden_characters);
         identity.users.rename = true;
+        identity.data_memory_percent = Some(config::DATA_PERCENT);
         let args = ["-h", "{address}", "-p", "{tls_port}", "--tls", "--cacert", "{ca_file}", "--user", "{user}"];
         let mut client = Client::new(self.client, &args, &[(self.client_password, "{password}")]);
         client.package = Some(format!("{}-tools", self.name));

@@ -79,6 +79,15 @@ async fn a_flavor_without_room_for_the_data_is_refused_with_the_figures() -> Res
         ensure!(after[field] == before[field], "{field}: {before}, then {after}");
     }
     assert_eq!(redis.run(APP.0, APP.1, &["GETRANGE", "large", "-1", "-1"])?, "x");
+    // A backup is a thousand times shorter, and is not restored to that flavor either.
+    let backup = api.back_up(&id, "full").await?;
+    let backup = api.await_backup(&backup).await?;
+    ensure!(backup["status"] == "COMPLETED", "{backup}");
+    let mut small = json!({"instance": {"name": "small", "flavorRef": "1", "volume": {"size": 1}}});
+    small["instance"]["restorePoint"] = json!({"backupRef": backup["id"]});
+    let refused = api.post("/instances", &small).await?;
+    let said = refused.message();
+    ensure!(refused.status == 422 && said.contains("307 MiB") && said.contains("512 MiB"), "{refused:?}");
     redis.run(APP.0, APP.1, &["DEL", "large"])?;
     let resized = api.post(&format!("/instances/{id}/action"), &smaller).await?;
     ensure!(resized.status == 202, "{resized:?}");

@@ -38,6 +38,7 @@ impl Bench {
             stored_bytes: 1,
             position: None,
             checkpoint: None,
+            memory_bytes: None,
         };
         let mut tx = self.world.app.store.begin().await.unwrap();
         assert!(self.world.app.store.complete_backup(&mut tx, id, &stored).await.unwrap());

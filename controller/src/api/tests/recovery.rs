@@ -73,8 +73,15 @@ impl Bench {
         let made = self.ask(&self.member, "POST", "/v1.0/p/backups", Some(order)).await;
         let backup: BackupId = made.body["backup"]["id"].as_str().unwrap().parse().unwrap();
         let (run, manifest_sum) = ("00".to_owned(), "00".to_owned());
-        let stored =
-            StoredBackup { run, manifest_sum, data_bytes: 1, stored_bytes: 1, position: None, checkpoint: None };
+        let stored = StoredBackup {
+            run,
+            manifest_sum,
+            data_bytes: 1,
+            stored_bytes: 1,
+            position: None,
+            checkpoint: None,
+            memory_bytes: None,
+        };
         let piece = LogPiece {
             run: "0".repeat(32),
             object: 0,

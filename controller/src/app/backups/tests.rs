@@ -34,9 +34,14 @@ async fn take(world: &World, id: InstanceId) -> (Backup, Accepted) {
 
 /// Ends a backup as its operation does.
 async fn complete(world: &World, id: InstanceId, data_bytes: u64) -> Backup {
+    complete_in_memory(world, id, data_bytes, None).await
+}
+
+async fn complete_in_memory(world: &World, id: InstanceId, data_bytes: u64, memory_bytes: Option<u64>) -> Backup {
     let (backup, accepted) = take(world, id).await;
     let (run, manifest_sum) = ("00".to_owned(), "00".to_owned());
-    let stored = StoredBackup { run, manifest_sum, data_bytes, stored_bytes: 1, position: None, checkpoint: None };
+    let stored =
+        StoredBackup { run, manifest_sum, data_bytes, stored_bytes: 1, position: None, checkpoint: None, memory_bytes };
     let mut tx = world.app.store.begin().await.unwrap();
     assert!(world.app.store.complete_backup(&mut tx, backup.id, &stored).await.unwrap());
     tx.commit().await.unwrap();
@@ -64,7 +69,15 @@ async fn completed(world: &World, order: NewBackup) -> Backup {
     let (backup, accepted) = world.app.create_backup(&demo, "r", order).await.unwrap();
     let (run, manifest_sum) = ("00".to_owned(), "00".to_owned());
     let checkpoint = Some("7".to_owned());
-    let stored = StoredBackup { run, manifest_sum, data_bytes: 1 << 30, stored_bytes: 1, position: None, checkpoint };
+    let stored = StoredBackup {
+        run,
+        manifest_sum,
+        data_bytes: 1 << 30,
+        stored_bytes: 1,
+        position: None,
+        checkpoint,
+        memory_bytes: None,
+    };
     let mut tx = world.app.store.begin().await.unwrap();
     assert!(world.app.store.complete_backup(&mut tx, backup.id, &stored).await.unwrap());
     tx.commit().await.unwrap();
@@ -398,4 +411,35 @@ async fn what_does_not_fit_is_not_restored_and_changes_nothing() {
     }
     assert_eq!(code(&world.app.create_instance(&caller("other"), "r", of(&small)).await), 404);
     assert_eq!(world.rows().await, before);
+}
+
+#[tokio::test]
+async fn what_has_no_room_in_the_memory_of_a_flavor_is_not_restored_to_it() {
+    let (world, id) = ready().await;
+    let demo = caller("demo");
+    // The second is from before the memory was counted: its stream is what its data take at least.
+    let short = complete_in_memory(&world, id, 1 << 20, Some(400 << 20)).await;
+    let older = complete(&world, id, 400 << 20).await;
+    let of = |backup: &Backup, flavor: &str| NewInstance {
+        backup: Some(backup.id.to_string()),
+        flavor: flavor.to_owned(),
+        ..instance_order()
+    };
+    let mut in_memory = manifest();
+    in_memory.capabilities.push(Capability::Backup);
+    in_memory.identity.data_memory_percent = Some(60);
+    register(&world.app.store, &in_memory).await;
+    let before = world.rows().await;
+    for backup in [&short, &older] {
+        let refused = world.app.create_instance(&demo, "r", of(backup, "1")).await;
+        assert_eq!(code(&refused), 422);
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains("400 MiB") && said.contains("of 512 MiB data may have 307 MiB"), "{said}");
+    }
+    assert_eq!(world.rows().await, before);
+    world.app.create_instance(&demo, "r", of(&short, "2")).await.unwrap();
+    let mut on_disk = in_memory;
+    on_disk.identity.data_memory_percent = None;
+    register(&world.app.store, &on_disk).await;
+    world.app.create_instance(&demo, "r", of(&older, "1")).await.unwrap();
 }

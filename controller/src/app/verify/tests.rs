@@ -26,6 +26,10 @@ async fn ready() -> (World, InstanceId) {
 
 /// A complete backup with so many bytes of data.
 async fn complete(world: &World, id: InstanceId, data_bytes: u64) -> Backup {
+    complete_in_memory(world, id, data_bytes, None).await
+}
+
+async fn complete_in_memory(world: &World, id: InstanceId, data_bytes: u64, memory_bytes: Option<u64>) -> Backup {
     let order = NewBackup {
         name: "nightly".to_owned(),
         description: None,
@@ -35,7 +39,8 @@ async fn complete(world: &World, id: InstanceId, data_bytes: u64) -> Backup {
     };
     let (backup, accepted) = world.app.create_backup(&caller("demo"), "r", order).await.unwrap();
     let (run, manifest_sum) = ("00".to_owned(), "00".to_owned());
-    let stored = StoredBackup { run, manifest_sum, data_bytes, stored_bytes: 1, position: None, checkpoint: None };
+    let stored =
+        StoredBackup { run, manifest_sum, data_bytes, stored_bytes: 1, position: None, checkpoint: None, memory_bytes };
     let mut tx = world.app.store.begin().await.unwrap();
     assert!(world.app.store.complete_backup(&mut tx, backup.id, &stored).await.unwrap());
     tx.commit().await.unwrap();
@@ -184,4 +189,24 @@ async fn a_larger_volume_and_another_flavor_are_chosen_where_they_are_needed() {
     register(&app.store, &newer).await;
     app.verify_backup(&demo, "r", backup.id).await.unwrap();
     assert!(scratches(&world).await.iter().all(|scratch| scratch.version_id == backup.source.version_id));
+}
+
+#[tokio::test]
+async fn a_scratch_instance_has_memory_for_the_data_though_the_source_has_become_smaller() {
+    let (world, id) = ready().await;
+    let mut in_memory = manifest();
+    in_memory.capabilities.push(Capability::Backup);
+    in_memory.identity.data_memory_percent = Some(60);
+    register(&world.app.store, &in_memory).await;
+    let verify = async |memory_bytes| {
+        let backup = complete_in_memory(&world, id, 1 << 20, Some(memory_bytes)).await;
+        world.app.verify_backup(&caller("demo"), "r", backup.id).await
+    };
+    verify(400 << 20).await.unwrap();
+    let scratch = scratches(&world).await.pop().unwrap();
+    assert_eq!(scratch.flavor.id, "2", "data may have 307 MiB in the source's");
+    let refused = verify(5 << 30).await;
+    assert_eq!(code(&refused), 422);
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("5120 MiB") && said.contains("of 4096 MiB data may have 2457 MiB"), "{said}");
 }

@@ -108,6 +108,7 @@ impl Stored {
             position: None,
             parent: None,
             checkpoint: None,
+            memory_bytes: None,
             data_bytes: 9,
             data_blake3: "00".to_owned(),
             segments: vec![segment(0, &[7; 100_000]), segment(1, &[8; 100_000])],

@@ -43,6 +43,7 @@ async fn a_kill_between_any_two_steps_ends_in_one_whole_backup() {
         let stored = backup.stored.clone().unwrap();
         assert_eq!((backup.state, backup.fault.as_deref()), (BackupState::Completed, None), "{what}");
         assert_eq!((stored.data_bytes, stored.stored_bytes, stored.position.as_deref()), (3, 2, Some("0/1")), "{what}");
+        assert_eq!((stored.checkpoint.as_deref(), stored.memory_bytes), (Some("7"), Some(5)), "{what}");
         assert_eq!(stage.agents.count("backup"), 1, "{what}");
         let there = objects(stage, backup.id);
         for object in [stored.run.as_str(), "00000000", "manifest.json"] {

@@ -55,7 +55,15 @@ async fn complete(stage: &Stage, schedule: &BackupSchedule, begun: OffsetDateTim
     let row = stage.fixture.new_backup("p", schedule.instance, OperationId::random());
     let row = NewRow { schedule: Some(schedule.id), ..row };
     let (run, manifest_sum) = ("0123456789abcdef".repeat(2), "00".to_owned());
-    let stored = StoredBackup { run, manifest_sum, data_bytes: 3, stored_bytes: 2, position: None, checkpoint: None };
+    let stored = StoredBackup {
+        run,
+        manifest_sum,
+        data_bytes: 3,
+        stored_bytes: 2,
+        position: None,
+        checkpoint: None,
+        memory_bytes: None,
+    };
     let mut tx = store.begin().await.unwrap();
     store.insert_backup(&mut tx, &row).await.unwrap();
     assert!(store.complete_backup(&mut tx, row.id, &stored).await.unwrap());

@@ -30,7 +30,15 @@ async fn backup(fixture: &Fixture, schedule: &BackupSchedule, state: BackupState
     let mut tx = store.begin().await.unwrap();
     store.insert_backup(&mut tx, &row).await.unwrap();
     let (run, manifest_sum) = ("ab".to_owned(), "cd".to_owned());
-    let stored = StoredBackup { run, manifest_sum, data_bytes: 2, stored_bytes: 1, position: None, checkpoint: None };
+    let stored = StoredBackup {
+        run,
+        manifest_sum,
+        data_bytes: 2,
+        stored_bytes: 1,
+        position: None,
+        checkpoint: None,
+        memory_bytes: None,
+    };
     match state {
         BackupState::Completed => assert!(store.complete_backup(&mut tx, row.id, &stored).await.unwrap()),
         BackupState::Failed => store.fail_backup(&mut tx, row.operation, "no space").await.unwrap(),

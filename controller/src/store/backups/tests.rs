@@ -19,6 +19,7 @@ fn stored() -> StoredBackup {
         stored_bytes: 1 << 40,
         position: Some("0/1".to_owned()),
         checkpoint: Some("7".to_owned()),
+        memory_bytes: Some(5 << 40),
     }
 }
 

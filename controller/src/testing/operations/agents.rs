@@ -238,6 +238,7 @@ fn manifest(backup: &v1::Backup, run: &str) -> Vec<u8> {
         position: Some("0/1".to_owned()),
         parent: backup.parent.as_ref().map(|parent| parent.backup.clone()),
         checkpoint: Some("7".to_owned()),
+        memory_bytes: Some(5),
         data_bytes: 3,
         data_blake3: sum(b"abc"),
         segments: vec![segment],

@@ -240,6 +240,7 @@ impl Stage {
             stored_bytes: 2,
             position: None,
             checkpoint: None,
+            memory_bytes: None,
         };
         let mut tx = store.begin().await.unwrap();
         store.insert_backup(&mut tx, &row).await.unwrap();

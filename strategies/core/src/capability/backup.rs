@@ -64,6 +64,9 @@ pub struct Taken {
     pub position: Option<String>,
     /// What [`Incremental::take`] begins at to build on this backup, as short a word as the position. `None`: nothing builds on it.
     pub checkpoint: Option<String>,
+    /// Bytes of memory that the data took, for an engine that holds all of them in memory
+    /// ([`crate::Identity::data_memory_percent`]): what is stored may be far shorter.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Backups.

@@ -96,6 +96,20 @@ async fn snapshots_of_roots_do_not_get_into_a_backup_that_is_being_read() -> Res
     running.stop(&other).await
 }
 
+#[tokio::test]
+async fn a_backup_says_how_much_memory_its_data_took_however_short_it_is() -> Result<()> {
+    let bench = Bench::new(&REDIS).await?;
+    let running = bench.start().await?;
+    make_user(&bench, "app", "Secret-1").await?;
+    let large = ["SETRANGE", "large", "99999999", "x"];
+    ensure!(cli(&bench, Some(("app", "Secret-1"))).run(&large)? == "100000000");
+    let mut bytes = Cursor::new(Vec::new());
+    let taken = backups().take(&bench.site, &mut bytes).await.map_err(plain)?;
+    let (stored, memory) = (bytes.into_inner().len(), taken.memory_bytes.unwrap_or_default());
+    ensure!(stored < 10_000_000 && (100_000_000..200_000_000).contains(&memory), "{memory} in {stored}");
+    running.stop(&bench).await
+}
+
 /// Bytes of all files below.
 fn size(directory: &Path) -> Result<u64> {
     let mut bytes = 0;
