@@ -16,7 +16,8 @@ impl App {
     /// Gives it another flavor; the engine is away meanwhile.
     ///
     /// # Errors
-    /// 400 unknown or the same flavor; 404; 413 quota; 422 when busy, or with less memory than the engine's data needs.
+    /// 400 unknown or the same flavor; 404; 413 quota; 422 when busy, with less memory than the engine's data needs, or with less
+    /// for a stopped engine that holds its data there.
     pub async fn resize_flavor(
         &self,
         caller: &Caller,
@@ -74,18 +75,27 @@ impl App {
         self.submit(tx, operation).await
     }
 
-    /// Refuses less memory than what the engine holds needs, which only the engine knows. One that was stopped on purpose
-    /// cannot be asked.
+    /// Refuses less memory than what the engine holds needs, which only the engine knows, while it runs: what was last heard of
+    /// one that is stopped may be older than its last writes.
     async fn check_room(&self, instance: &Instance, flavor: &Flavor) -> Result<()> {
-        if flavor.ram_mib >= instance.flavor.ram_mib || instance.service == Service::Shutdown {
+        if flavor.ram_mib >= instance.flavor.ram_mib {
             return Ok(());
         }
-        let id = instance.id;
+        let (id, name) = (instance.id, shown(&flavor.id));
+        if instance.service == Service::Shutdown {
+            let manifest = self.store.get_manifest(instance.version_id).await?;
+            if manifest.is_none_or(|manifest| manifest.identity.data_memory_percent.is_none()) {
+                return Ok(());
+            }
+            return Err(Error::Unprocessable(format!(
+                "Instance {id} is stopped: restart it first, since only an engine that runs can say whether its data have room in \
+                 the flavor {name}."
+            )));
+        }
         match answer(id, self.agents.check_size(id, flavor.ram_mib, flavor.vcpus).await)? {
             None => Ok(()),
             Some(refusal) => {
-                let flavor = shown(&flavor.id);
-                Err(Error::Unprocessable(format!("Instance {id} has no room in the flavor {flavor}: {refusal}.")))
+                Err(Error::Unprocessable(format!("Instance {id} has no room in the flavor {name}: {refusal}.")))
             }
         }
     }

@@ -3,6 +3,7 @@ use crate::agents::AgentError;
 use crate::app::quotas::Resource;
 use crate::state::HostState;
 use crate::testing::app::{World, caller, code, world};
+use crate::testing::store::{manifest, register};
 
 async fn shown(world: &World, id: InstanceId) -> Instance {
     world.app.get_any_instance(id, true).await.unwrap()
@@ -88,4 +89,29 @@ async fn less_memory_than_the_data_needs_is_refused_with_the_figures() {
     assert_eq!(world.rows().await, before);
     *world.agent.error.lock().unwrap() = None;
     world.app.resize_flavor(&demo, "r", id, "4").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stopped_engine_with_its_data_in_memory_gets_no_less_of_it() {
+    let world = world().await;
+    let (id, demo) = (world.healthy("demo").await, caller("demo"));
+    let greater = world.app.resize_flavor(&demo, "r", id, "3").await.unwrap();
+    world.end(greater.operation, "done", None).await;
+    world.set(id, Task::None, HostState::Active).await;
+    world.says(id, Service::Shutdown).await;
+    let mut engine = manifest();
+    engine.identity.data_memory_percent = Some(60);
+    register(&world.app.store, &engine).await;
+    let before = world.rows().await;
+    let refused = world.app.resize_flavor(&demo, "r", id, "1").await;
+    assert_eq!(code(&refused), 422);
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("is stopped") && said.contains("restart it first"), "{said}");
+    assert_eq!(world.rows().await, before);
+    let greater = world.app.resize_flavor(&demo, "r", id, "4").await.unwrap();
+    world.end(greater.operation, "done", None).await;
+    world.set(id, Task::None, HostState::Active).await;
+    engine.identity.data_memory_percent = None;
+    register(&world.app.store, &engine).await;
+    world.app.resize_flavor(&demo, "r", id, "1").await.expect("memory is no bound of its data");
 }
