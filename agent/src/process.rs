@@ -67,7 +67,7 @@ impl Mark {
 impl Process {
     /// Starts the engine. Its output goes to the end of `log`.
     pub fn start(spec: &StartSpec, host: &RealHost, log: &Path) -> Result<Self> {
-        let output = crate::engine_log::open(std::fs::File::options().create(true).append(true), log);
+        let output = crate::output_log::open(std::fs::File::options().create(true).append(true), log);
         let output = output.with_context(|| format!("open {}", log.display()))?;
         // setsid(1) of util-linux: a child is not the leader of a process group, so setsid does not fork and the pid
         // stays.

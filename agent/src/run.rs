@@ -19,7 +19,6 @@ use crate::bounded::Bounded;
 use crate::config::Config;
 use crate::dial::dial;
 use crate::durable::Durable;
-use crate::engine_log::EngineLog;
 use crate::enrol;
 use crate::freeze;
 use crate::guest;
@@ -29,6 +28,7 @@ use crate::journal::Journal;
 use crate::link;
 use crate::logs::{Desk, Shipper};
 use crate::objects::{Limits, Objects};
+use crate::output_log::OutputLog;
 use crate::process::Signs;
 use crate::service::Services;
 use crate::supervisor::{self, Parts, SupervisedEngine as _, Supervisor};
@@ -42,6 +42,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let files = Durable::open(&config.state_dir)?;
     let _lock = lock(&files)?;
+    tokio::spawn(OutputLog::of_agent(&config.log_dir).keep_short());
     freeze::thaw(&config.engine_cgroups);
     let datastore = agent.datastore(&config.datastore);
     let datastore = datastore.with_context(|| format!("this agent has no datastore {}", config.datastore))?;
@@ -58,7 +59,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<()> {
     let site = site(&config, installation, places, &host);
     let datastore: Arc<dyn Datastore> = Arc::new(Bounded::new(datastore));
     let assignments = Arc::new(AssignmentStore::open(files.clone())?);
-    let log = EngineLog::new(&config.log_dir);
+    let log = OutputLog::of_engine(&config.log_dir);
     tokio::spawn(log.clone().keep_short());
     let size = {
         let (assigned, site) = (assignments.assigned(), site.clone());

@@ -38,7 +38,7 @@ use trove_strategy::{
 
 use crate::assignment::{Assigned, AssignmentStore};
 use crate::durable::Durable;
-use crate::engine_log::EngineLog;
+use crate::output_log::OutputLog;
 use crate::process::{Mark, Process, Signs};
 use crate::volume::Room;
 pub use handle::{EngineStatus, SupervisedEngine, Supervisor};
@@ -70,7 +70,7 @@ pub struct Parts {
     /// The assignment.
     pub assignments: Arc<AssignmentStore>,
     /// Where the engine's output goes.
-    pub log: Arc<EngineLog>,
+    pub log: Arc<OutputLog>,
     /// Bytes in use on the volume, as they are measured.
     pub used: watch::Receiver<Option<u64>>,
 }

@@ -21,8 +21,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use trove_strategy::beneath::{Dir, Measure};
 
-use crate::engine_log::EngineLog;
 use crate::freeze::Frozen;
+use crate::output_log::OutputLog;
 use crate::process::Signs;
 use crate::unlinked::{self, Sought};
 
@@ -105,7 +105,7 @@ fn below(directory: &Path, signs: &Signs, frozen_until: Option<std::time::Instan
 }
 
 /// Disk space of the volume and of the engine's log. If the volume is a file system of its own, statvfs(3) tells.
-fn measure(directory: &Path, log: &EngineLog, signs: &Signs, freezes: bool) -> io::Result<Measure> {
+fn measure(directory: &Path, log: &OutputLog, signs: &Signs, freezes: bool) -> io::Result<Measure> {
     let device = |path: &Path| std::fs::metadata(path).map(|facts| facts.dev()).ok();
     let own = directory.parent().is_some_and(|parent| device(parent) != device(directory));
     let used = match nix::sys::statvfs::statvfs(directory) {
@@ -176,7 +176,7 @@ fn pause(took: Duration, used: Option<u64>, size: u64, is_broken: bool) -> Durat
 /// takes long. `size` is called each time. Receivers are notified of each measurement.
 pub fn watch(
     directory: PathBuf,
-    log: Arc<EngineLog>,
+    log: Arc<OutputLog>,
     signs: Signs,
     size: impl Fn() -> u64 + Send + 'static,
 ) -> watch::Receiver<Option<u64>> {

@@ -280,7 +280,7 @@ async fn stage_as(scratch: tempfile::TempDir, engine: Account, script: &'static 
         host,
         files: files.clone(),
         assignments: assignments.clone(),
-        log: EngineLog::new(&at("log")),
+        log: OutputLog::of_engine(&at("log")),
         used: measured,
     };
     let supervisor = spawn(parts).await.unwrap();

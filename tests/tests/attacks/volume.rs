@@ -1,5 +1,6 @@
 //! Attacks by tenants who write more than the size of their volume, to the log or to the volume.
 
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -78,6 +79,29 @@ async fn a_flood_of_the_engines_log_fills_neither_disk_nor_memory() -> Result<()
     let holds = |piece: Vec<u8>| String::from_utf8_lossy(&piece).contains("the last word");
     ensure!(pieces.any(holds), "the last word is in no file of {log:?}");
     assert_eq!(api.instance(&id).await?["operating_status"], "HEALTHY");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_agent_says_is_bounded_too_and_it_goes_on_to_say_it() -> Result<()> {
+    let stack = Stack::start().await?;
+    let api = stack.login("trove").await?;
+    let id = api.create(&Engine::Redis.order("crashes")).await?;
+    api.await_active(&id).await?;
+    let logs = stack.host(&id).join("log");
+    let log = logs.join("agent.log");
+    // What it says of an engine that a tenant lets crash again and again.
+    let said = "the engine has ended\n".repeat(500_000);
+    for _ in 0..3 {
+        std::fs::File::options().append(true).open(&log)?.write_all(said.as_bytes())?;
+        let length = async || Ok(std::fs::metadata(&log)?.len());
+        poll("a short log", Duration::from_secs(15), length, |length| *length < MIB).await?;
+    }
+    ensure!(used(&logs) < 24 * MIB, "{} bytes of logs", used(&logs));
+    kill(Pid::from_raw(leftovers::engines(&id)[0]), Signal::SIGKILL)?;
+    let read = async || Ok(std::fs::read_to_string(&log)?);
+    poll("its next words", WAIT, read, |text| text.contains("the engine was started")).await?;
+    api.await_active(&id).await?;
     Ok(())
 }
 

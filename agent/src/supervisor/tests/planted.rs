@@ -160,7 +160,7 @@ async fn act(stage: &Stage, deed: Deed) -> Result<(), EngineError> {
         Deed::Settings => supervisor.apply().await.map(drop),
         Deed::CutLog => {
             fs::write(stage.scratch.path().join("log/engine.log"), vec![b'x'; 9 << 20]).unwrap();
-            let log = EngineLog::new(&stage.scratch.path().join("log"));
+            let log = OutputLog::of_engine(&stage.scratch.path().join("log"));
             // It looks at once, and again every second.
             let _ = tokio::time::timeout(Duration::from_millis(200), log.keep_short()).await;
             Ok(())

@@ -15,10 +15,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use trove_agent::assignment::AssignmentStore;
 use trove_agent::durable::Durable;
-use trove_agent::engine_log::EngineLog;
 use trove_agent::identity::Identity;
 use trove_agent::jobs::{Job, Jobs, Outcome, Worker};
 use trove_agent::journal::Journal;
+use trove_agent::output_log::OutputLog;
 use trove_agent::service::Services;
 use trove_agent::supervisor::{self, Parts};
 use trove_agent::{dial, link};
@@ -305,7 +305,7 @@ async fn services(world: &Arc<World>, boot: u32) -> anyhow::Result<Arc<Services>
         host,
         files,
         assignments: assignments.clone(),
-        log: EngineLog::new(directory),
+        log: OutputLog::of_engine(directory),
         used: used.clone(),
     };
     Ok(Arc::new(Services {

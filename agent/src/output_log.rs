@@ -1,8 +1,9 @@
-//! The engine's log. The engine appends its output to one file. Since a tenant can make an engine write any amount, the
-//! agent truncates the file in place when it has grown too long.
+//! The engine's log and the agent's own. Each appends its output to one file. Since a tenant can make an engine write any
+//! amount, and the agent say again and again that it has crashed, the agent truncates both in place when they have grown
+//! too long.
 //!
 //! Before each truncation the end of the file is copied to `engine.log.1`; older copies move on to at most
-//! `engine.log.4`. Output that is written between the copy and the truncation is lost.
+//! `engine.log.4` and `agent.log.2`. Output that is written between the copy and the truncation is lost.
 
 #![allow(
     clippy::disallowed_methods,
@@ -19,17 +20,18 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use tracing::warn;
 
-const NAME: &str = "engine.log";
 /// The file is truncated when it is longer than this, bytes. So much of its end is copied first.
 const PIECE: u64 = 8 << 20;
-const PIECES: u32 = 4;
 /// Bytes at the end of the log in which the last lines are looked for.
 const TAIL: u64 = 16 << 10;
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The log and its older copies.
-pub struct EngineLog {
+/// A log and its older copies.
+pub struct OutputLog {
     directory: PathBuf,
+    name: &'static str,
+    /// How many copies are kept.
+    pieces: u32,
     state: Mutex<State>,
 }
 
@@ -42,10 +44,19 @@ struct State {
     start: Option<u64>,
 }
 
-impl EngineLog {
-    /// Only the agent may change `directory`.
-    pub fn new(directory: &Path) -> Arc<Self> {
-        Arc::new(Self { directory: directory.to_owned(), state: Mutex::default() })
+impl OutputLog {
+    /// The engine's. Only the agent may change `directory`.
+    pub fn of_engine(directory: &Path) -> Arc<Self> {
+        Self::new(directory, "engine.log", 4)
+    }
+
+    /// The agent's own, which is there when the compute driver appends its output to a file.
+    pub fn of_agent(directory: &Path) -> Arc<Self> {
+        Self::new(directory, "agent.log", 2)
+    }
+
+    fn new(directory: &Path, name: &'static str, pieces: u32) -> Arc<Self> {
+        Arc::new(Self { directory: directory.to_owned(), name, pieces, state: Mutex::default() })
     }
 
     /// Truncates the file whenever it is too long. Never returns.
@@ -61,11 +72,11 @@ impl EngineLog {
     }
 
     pub fn path(&self) -> PathBuf {
-        self.directory.join(NAME)
+        self.directory.join(self.name)
     }
 
     fn piece(&self, number: u32) -> PathBuf {
-        self.directory.join(format!("{NAME}.{number}"))
+        self.directory.join(format!("{}.{number}", self.name))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -74,7 +85,7 @@ impl EngineLog {
 
     /// Disk space of the log and its older copies, bytes.
     pub fn used_bytes(&self) -> u64 {
-        let files = std::iter::once(self.path()).chain((1..=PIECES).map(|number| self.piece(number)));
+        let files = std::iter::once(self.path()).chain((1..=self.pieces).map(|number| self.piece(number)));
         files.filter_map(|path| Some(std::fs::symlink_metadata(path).ok()?.blocks() * 512)).sum()
     }
 
@@ -117,17 +128,17 @@ impl EngineLog {
     fn cut(&self, state: &mut State) {
         if let Err(error) = self.keep_end() {
             // Truncate all the same: the copy may have failed because the disk is full.
-            warn!(%error, "the end of the engine's log could not be kept");
+            warn!(%error, "the end of {} could not be kept", self.name);
         }
         let written = length(&self.path());
         match open(File::options().write(true), &self.path()).and_then(|file| file.set_len(0)) {
             Ok(()) => state.cut = state.cut.saturating_add(written),
-            Err(error) => warn!(%error, "the engine's log could not be cut"),
+            Err(error) => warn!(%error, "{} could not be cut", self.name),
         }
     }
 
     fn keep_end(&self) -> io::Result<()> {
-        for number in (1..PIECES).rev() {
+        for number in (1..self.pieces).rev() {
             match std::fs::rename(self.piece(number), self.piece(number + 1)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -173,7 +184,7 @@ fn tail(path: &Path, from: u64, most: u64) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn append(log: &EngineLog, text: &str) {
+    fn append(log: &OutputLog, text: &str) {
         let mut file = File::options().create(true).append(true).open(log.path()).unwrap();
         file.write_all(text.as_bytes()).unwrap();
     }
@@ -181,7 +192,7 @@ mod tests {
     #[test]
     fn a_log_that_grows_is_cut_and_its_end_is_kept() {
         let scratch = tempfile::tempdir().unwrap();
-        let log = EngineLog::new(scratch.path());
+        let log = OutputLog::of_engine(scratch.path());
         let line = format!("{}\n", "x".repeat(1023));
         for round in 0..7 {
             append(&log, &line.repeat(20 << 10));
@@ -190,7 +201,7 @@ mod tests {
             log.shorten();
             assert_eq!(length(&log.path()), 0);
         }
-        assert!(log.used_bytes() <= u64::from(PIECES) * (PIECE + 4096), "{}", log.used_bytes());
+        assert!(log.used_bytes() <= u64::from(log.pieces) * (PIECE + 4096), "{}", log.used_bytes());
         let newest = std::fs::read_to_string(log.piece(1)).unwrap();
         assert!(newest.ends_with("the last line of 6\n") && newest.len() as u64 == PIECE);
         assert!(std::fs::read_to_string(log.piece(4)).unwrap().ends_with("the last line of 3\n"));
@@ -209,9 +220,25 @@ mod tests {
     }
 
     #[test]
+    fn the_agents_own_log_is_cut_where_there_is_one() {
+        let scratch = tempfile::tempdir().unwrap();
+        let log = OutputLog::of_agent(scratch.path());
+        log.shorten();
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+        for round in 0..4 {
+            append(&log, &"the engine ended by itself\n".repeat(1 << 19));
+            append(&log, &format!("the last line of {round}\n"));
+            log.shorten();
+            assert_eq!(length(&log.path()), 0);
+        }
+        assert!(log.used_bytes() <= 2 * (PIECE + 4096), "{}", log.used_bytes());
+        assert!(std::fs::read_to_string(log.piece(2)).unwrap().ends_with("the last line of 2\n"));
+    }
+
+    #[test]
     fn what_a_start_says_is_told_though_the_log_is_cut_meanwhile() {
         let scratch = tempfile::tempdir().unwrap();
-        let log = EngineLog::new(scratch.path());
+        let log = OutputLog::of_engine(scratch.path());
         append(&log, "of an earlier start\n");
         log.begin();
         assert_eq!(log.last_words(), "it wrote nothing");
@@ -234,7 +261,7 @@ mod tests {
         for (nth, plant) in plants.iter().enumerate() {
             let directory = scratch.path().join(nth.to_string());
             std::fs::create_dir(&directory).unwrap();
-            let log = EngineLog::new(&directory);
+            let log = OutputLog::of_engine(&directory);
             plant(&secret, &log.path()).unwrap();
             let (done, ended) = std::sync::mpsc::channel();
             std::thread::spawn(move || {
@@ -253,7 +280,7 @@ mod tests {
     #[test]
     fn a_log_that_is_made_long_is_read_at_its_end() {
         let scratch = tempfile::tempdir().unwrap();
-        let log = EngineLog::new(scratch.path());
+        let log = OutputLog::of_engine(scratch.path());
         append(&log, "");
         log.begin();
         for round in 0..3 {
