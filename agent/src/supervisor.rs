@@ -24,7 +24,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use serde_json::Value;
@@ -44,6 +44,7 @@ use crate::volume::Room;
 pub use handle::{EngineStatus, SupervisedEngine, Supervisor};
 use handle::{Reply, Request};
 use parameter_record::{PARAMETER_RECORD, ParameterRecord};
+use repair::REPAIRED;
 use room::measured;
 pub use room::volume_bytes;
 use starting::Starting;
@@ -98,7 +99,7 @@ struct Owner {
     restart_at: Option<Instant>,
     healthy_since: Option<Instant>,
     misses: u32,
-    repaired_at: Option<Instant>,
+    repaired_at: Option<SystemTime>,
     /// The start that is under way.
     starting: Option<Starting>,
     /// What the volume has room for, and whether the running engine has been told.
@@ -121,6 +122,7 @@ pub async fn spawn(parts: Parts) -> Result<Supervisor> {
     // down does more harm than one that was stopped and is up, which can be stopped again.
     let desired = desired.or_else(|| parts.files.was_set_aside(DESIRED).then_some(true));
     let wanted = desired.unwrap_or(false);
+    let repaired_at = parts.files.read_json(REPAIRED)?;
     let parameter_record = parts.files.read_json::<ParameterRecord>(PARAMETER_RECORD)?.unwrap_or_default();
     let service = if desired.is_some() { ServiceState::Shutdown } else { ServiceState::New };
     let (status, watched) = watch::channel(EngineStatus { service, detail: String::new(), health: None });
@@ -154,7 +156,7 @@ pub async fn spawn(parts: Parts) -> Result<Supervisor> {
         restart_at: None,
         healthy_since: None,
         misses: 0,
-        repaired_at: None,
+        repaired_at,
         starting: None,
         room: Room::Enough,
         // An adopted engine may have been told otherwise by an earlier agent.

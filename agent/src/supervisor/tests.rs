@@ -4,6 +4,7 @@ mod changes;
 mod cut_off;
 mod empty;
 mod planted;
+mod repair;
 mod room;
 mod starting;
 mod taken_back;
@@ -37,6 +38,8 @@ enum Mood {
     /// As one with too many clients.
     IsFull,
     Fatal,
+    /// As one whose superuser has taken the agent's rights away.
+    ShutsOut,
 }
 
 /// A file of the server's own.
@@ -61,6 +64,7 @@ struct Sleeper {
     configured: Mutex<BTreeMap<String, Value>>,
     started_with: Mutex<BTreeMap<String, Value>>,
     starts: AtomicU32,
+    repairs: AtomicU32,
     /// How many more calls it takes to secure it, of which the last one succeeds; it starts privately as long as there are any.
     open: AtomicU32,
 }
@@ -83,6 +87,7 @@ impl Sleeper {
             Mood::Hangs => std::future::pending().await,
             Mood::Recovers => Err(EngineError::new(Kind::Transient, "probe: the engine is starting up")),
             Mood::IsFull => Err(EngineError::new(Kind::Transient, "probe: max number of clients reached")),
+            Mood::ShutsOut => Err(EngineError::new(Kind::LockedOut, "probe: the account may not log in")),
             Mood::Fatal => Err(EngineError::new(Kind::Fatal, "probe: the account is locked")),
         }
     }
@@ -199,6 +204,14 @@ impl Engine for Sleeper {
         }
     }
 
+    async fn repair(&self, _site: &Site) -> Result<Option<String>, EngineError> {
+        self.repairs.fetch_add(1, Ordering::SeqCst);
+        // Long enough to be seen.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        *self.mood.lock().unwrap() = Mood::Answers;
+        Ok(Some("restored: the account".to_owned()))
+    }
+
     async fn probe(&self, _site: &Site) -> Result<Health, EngineError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         if self.ends_by_itself() {
@@ -253,6 +266,7 @@ async fn stage_as(scratch: tempfile::TempDir, engine: Account, script: &'static 
         configured: Mutex::default(),
         started_with: Mutex::default(),
         starts: AtomicU32::new(0),
+        repairs: AtomicU32::new(0),
         open: AtomicU32::new(0),
     });
     let own = Account::own().unwrap();

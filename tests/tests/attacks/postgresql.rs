@@ -4,10 +4,12 @@ use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
-use trove_tests::{APP, Api, Stack, connect, order_body, poll, rows};
+use trove_tests::{APP, Api, Stack, connect, leftovers, order_body, poll, rows};
 
 const WAIT: Duration = Duration::from_secs(90);
 
@@ -96,11 +98,22 @@ async fn an_agent_that_is_shut_out_lets_itself_in_again() -> Result<()> {
     let well = |view: &Value| view["operating_status"] == "HEALTHY";
     poll("an engine that is well", WAIT, async || api.instance(&id).await, well).await?;
     make_database(&api, &id, "after").await?;
-    // The agent repairs at most once in ten minutes; the second time it only reports what is wrong.
+    // The agent repairs at most once in ten minutes, also one that is started anew; the second time it only reports what is wrong.
     let client = root(&api, &id, "app").await?;
     rows(&client, "alter role os_admin nologin").await?;
-    let told = |view: &Value| view["operating_status"] == "BLOCKED" || view["status"] == "BLOCKED";
-    poll("an engine that is blocked", WAIT, async || api.instance(&id).await, told).await?;
+    let refusal = "role \"os_admin\" is not permitted to log in";
+    let told = |view: &Value| {
+        let fault = view["fault"]["message"].as_str().unwrap_or_default();
+        view["operating_status"] == "BLOCKED" && fault.contains(refusal)
+    };
+    poll("a fault that names the account", WAIT, async || api.instance(&id).await, told).await?;
+    let (agent, engine) = (leftovers::agents(&id)[0], leftovers::engines(&id)[0]);
+    kill(Pid::from_raw(agent), Signal::SIGKILL)?;
+    let lines = async || Ok(std::fs::read_to_string(&log)?);
+    let blocked_again = |text: &String| text.matches("the engine runs and does not answer").count() >= 3;
+    poll("another agent that is refused", WAIT, lines, blocked_again).await?;
+    poll("the same fault", WAIT, async || api.instance(&id).await, told).await?;
+    ensure!(leftovers::engines(&id)[0] == engine, "the engine was restarted once more");
     rows(&client, "alter role os_admin login").await?;
     poll("an engine that is well", WAIT, async || api.instance(&id).await, well).await?;
     Ok(())

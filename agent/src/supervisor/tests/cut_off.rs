@@ -3,7 +3,7 @@
 use super::*;
 
 /// A shell that stays one, so that it is found by its program.
-const STAYS: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+pub(super) const STAYS: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_whose_mark_is_cut_off_is_found_by_its_signs() {
