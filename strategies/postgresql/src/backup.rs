@@ -257,7 +257,8 @@ mod tests {
     #[tokio::test]
     #[allow(clippy::disallowed_methods, reason = "a tenant with a shell does this in a directory of his account")]
     async fn the_tool_does_not_follow_a_link_to_another_server() {
-        let (own, other) = (Bench::new(&Postgresql).await.unwrap(), Bench::new(&Postgresql).await.unwrap());
+        let strategy = Postgresql::new();
+        let (own, other) = (Bench::new(&strategy).await.unwrap(), Bench::new(&strategy).await.unwrap());
         let (running, others) = (own.start().await.unwrap(), other.start().await.unwrap());
         let socket = |site: &Site| site.run.join(format!(".s.PGSQL.{}", site.port));
         let whole = async |relay: &Relay| {
