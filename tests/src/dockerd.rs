@@ -1,7 +1,6 @@
 //! A Docker Engine for a test: the machine's, or else one of its own, without systemd, of which nothing is left.
 
 use std::fs::File;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::poll::poll;
+use crate::skip::skipped;
 
 /// The image of the stories: the path of its description. `make image` makes one.
 const IMAGE: &str = "TROVE_TEST_IMAGE";
@@ -32,7 +32,7 @@ impl Dockerd {
     /// Starts one. `None` where that is impossible; the reason is printed.
     pub async fn start() -> Result<Option<Self>> {
         let skipped = |why: &str| {
-            writeln!(std::io::stdout(), "skipped: {why}")?;
+            skipped(why);
             Ok(None)
         };
         if !nix::unistd::geteuid().is_root() {

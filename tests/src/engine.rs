@@ -1,6 +1,5 @@
 //! An engine as a tenant uses it: created with a user, written to, read from, looked at from inside.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -13,6 +12,7 @@ use crate::mariadb::MariaDb;
 use crate::mongodb::MongoDb;
 use crate::postgres::{connect, rows};
 use crate::redis::Redis;
+use crate::skip::skipped;
 
 /// The user of a create request, and its password; see [`Engine::account`].
 pub const APP: (&str, &str) = ("app", "secret-app-1");
@@ -54,8 +54,7 @@ impl Engine {
         let places = ["/usr/local/lib/trove-rs/mongodb/bin/mongod", "/usr/local/bin/mongod", "/usr/bin/mongod"];
         let is = self != Self::MongoDb || places.iter().any(|place| Path::new(place).exists());
         if !is {
-            let text = "skipped: mongod is not installed (make setup fetches it where it can be had)";
-            let _ = writeln!(std::io::stderr(), "{text}");
+            skipped("mongod is not installed (make setup fetches it where it can be had)");
         }
         is
     }

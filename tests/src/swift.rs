@@ -1,6 +1,5 @@
 //! A real Swift for a test, with a container that its own API and S3's reach, and what a service needs to keep backups there.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +8,7 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
 
 use crate::server::{Program, Server};
+use crate::skip::skipped;
 
 const PROGRAM: Program = Program { name: "Swift", script: "swift.sh", cache: "TROVE_TESTS_SWIFT", port: 8080 };
 const USER: &str = "trove:backups";
@@ -151,5 +151,5 @@ impl Swift {
 }
 
 fn skip(reason: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: Swift does not run here: {reason}");
+    skipped(&format!("Swift does not run here: {reason}"));
 }

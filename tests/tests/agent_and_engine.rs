@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::json;
-use trove_tests::{Failpoints, Stack, StackOptions, connect, leftovers, poll, rows};
+use trove_tests::{Failpoints, Stack, StackOptions, connect, has_root_or_skips, leftovers, poll, rows};
 
 #[tokio::test]
 async fn a_killed_engine_comes_back_with_its_committed_rows() -> Result<()> {
@@ -219,8 +219,7 @@ async fn an_agents_certificate_is_renewed_in_time_and_after_it_has_expired() -> 
 
 #[tokio::test]
 async fn the_service_works_as_an_ordinary_user() -> Result<()> {
-    if !nix::unistd::getuid().is_root() {
-        println!("skipped: every other story runs as an ordinary user already");
+    if !has_root_or_skips("every other story runs as an ordinary user already") {
         return Ok(());
     }
     let options = StackOptions { account: Some("nobody".to_owned()), ..StackOptions::default() };

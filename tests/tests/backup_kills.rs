@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use trove_tests::random::{SplitMix, seed};
-use trove_tests::{Api, Engine, Stack, depth, each_engine, leftovers, poll};
+use trove_tests::{Api, Engine, Stack, depth, each_engine, leftovers, poll, skipped};
 
 /// What is begun anew after a kill takes its time.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -133,10 +133,7 @@ async fn killed(engine: Engine) -> Result<()> {
         Engine::PostgreSql | Engine::MariaDb => 2,
         _ if depth::is_full() => 5,
         _ => {
-            writeln!(
-                std::io::stdout(),
-                "skipped: {engine:?} is killed where everything is asked for (make test-full)"
-            )?;
+            skipped(&format!("{engine:?} is killed where everything is asked for (make test-full)"));
             return Ok(());
         }
     };

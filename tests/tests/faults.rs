@@ -10,7 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use trove_tests::{
-    Api, Failpoints, SmallDisk, Stack, StackOptions, connect, leftovers, order_body, poll, program, rows,
+    Api, Failpoints, SmallDisk, Stack, StackOptions, connect, has_root_or_skips, leftovers, order_body, poll, program,
+    rows,
 };
 
 async fn await_view(api: &Api, id: &str, what: &str, done: impl Fn(&Value) -> bool) -> Result<Value> {
@@ -72,8 +73,7 @@ async fn an_engine_that_does_not_start_is_an_error_that_says_why() -> Result<()>
 #[tokio::test]
 async fn a_port_that_is_taken_everywhere_is_an_error_that_says_so() -> Result<()> {
     // A test may bind a port on every address only in a network namespace of its own.
-    if !nix::unistd::getuid().is_root() {
-        println!("skipped: needs root for a network namespace of its own");
+    if !has_root_or_skips("needs root for a network namespace of its own") {
         return Ok(());
     }
     if std::env::var_os("TROVE_TEST_IN_NAMESPACE").is_none() {
@@ -142,8 +142,7 @@ async fn a_state_directory_has_one_controller() -> Result<()> {
 
 #[tokio::test]
 async fn a_full_data_directory_is_seen_and_passes() -> Result<()> {
-    if !nix::unistd::getuid().is_root() {
-        println!("skipped: needs root for a small file system");
+    if !has_root_or_skips("needs root for a small file system") {
         return Ok(());
     }
     let mut stack = Stack::prepare(StackOptions::default())?;

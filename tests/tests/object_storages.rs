@@ -14,7 +14,9 @@ use trove_controller::ids::{BackupId, InstanceId};
 use trove_controller::objects::Objects;
 use trove_controller::seal::Seal;
 use trove_proto::v1;
-use trove_tests::{APP, Api, Clients, Engine, Stack, StackOptions, Swift, connect, depth, leftovers, poll, rows};
+use trove_tests::{
+    APP, Api, Clients, Engine, Stack, StackOptions, Swift, connect, depth, leftovers, poll, rows, skipped,
+};
 
 const RUN: &str = "0123456789abcdef0123456789abcdef";
 const OTHER_RUN: &str = "fedcba9876543210fedcba9876543210";
@@ -369,7 +371,7 @@ async fn stopped_in_the_middle(by: By, end: impl Fn(&mut Swift) -> Result<()>) -
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storage_that_is_killed_or_stopped_in_mid_backup_is_waited_for() -> Result<()> {
     if !depth::is_full() {
-        println!("skipped: at full depth only (TROVE_TEST_DEPTH=full)");
+        skipped("at full depth only (TROVE_TEST_DEPTH=full)");
         return Ok(());
     }
     for by in By::ALL {

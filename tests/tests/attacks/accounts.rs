@@ -8,10 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use trove_tests::{leftovers, poll};
+use trove_tests::{has_root_or_skips, leftovers, poll};
 
 use super::neighbours::{Neighbours, account, engine};
-use super::postgresql::has_root;
 
 const WAIT: Duration = Duration::from_secs(90);
 
@@ -28,8 +27,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 #[tokio::test]
 async fn a_shell_reaches_no_file_of_another_instance() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -82,8 +80,7 @@ async fn a_shell_reaches_no_file_of_another_instance() -> Result<()> {
 
 #[tokio::test]
 async fn a_shell_reaches_no_process_of_another_instance() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -112,8 +109,7 @@ async fn a_shell_reaches_no_process_of_another_instance() -> Result<()> {
 
 #[tokio::test]
 async fn who_looks_like_an_agent_is_not_taken_for_one() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -141,8 +137,7 @@ async fn who_looks_like_an_agent_is_not_taken_for_one() -> Result<()> {
 
 #[tokio::test]
 async fn a_deletion_follows_no_link_and_leaves_no_process() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Neighbours::new().await?;

@@ -8,10 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 use serde_json::json;
-use trove_tests::{APP, Api, Engine, Failpoints, Stack, connect, leftovers, poll, rows};
+use trove_tests::{APP, Api, Engine, Failpoints, Stack, connect, has_root_or_skips, leftovers, poll, rows};
 
 use super::neighbours::{Neighbours, account};
-use super::postgresql::has_root;
 
 const WAIT: Duration = Duration::from_secs(90);
 
@@ -47,8 +46,7 @@ async fn address(api: &Api, instance: &str) -> Result<String> {
 
 #[tokio::test]
 async fn whoever_listens_on_another_address_answers_nobody_and_is_ended_where_it_is_an_instances() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -100,8 +98,7 @@ fn request(address: &str, port: u16) -> String {
 
 #[tokio::test]
 async fn a_shell_reaches_no_address_of_the_controllers() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let metrics = SocketAddr::from(([127, 200, 7, rand::random_range(1..=254)], 8777));
@@ -129,8 +126,7 @@ async fn a_shell_reaches_no_address_of_the_controllers() -> Result<()> {
 /// A socket may outlive its instance, where another process has it.
 #[tokio::test]
 async fn what_an_account_has_left_open_reaches_nobody_once_its_instance_is_gone() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -166,8 +162,7 @@ fn hoarders() -> String {
 
 #[tokio::test]
 async fn whoever_has_much_to_be_looked_at_neither_stalls_the_service_nor_keeps_an_address() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -216,8 +211,7 @@ fn holder(address: &str, port: u16) -> String {
 
 #[tokio::test]
 async fn whoever_holds_the_tls_port_of_another_engine_does_not_keep_it_down() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -242,8 +236,7 @@ async fn whoever_holds_the_tls_port_of_another_engine_does_not_keep_it_down() ->
 
 #[tokio::test]
 async fn whoever_takes_the_addresses_of_a_controller_that_restarts_is_ended() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let mut it = Neighbours::new().await?;

@@ -10,7 +10,7 @@ use landlock::{CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use trove_tests::{leftovers, poll};
+use trove_tests::{leftovers, poll, skipped};
 
 use super::neighbours::{Neighbours, in_shell};
 use super::postgresql::{has_root, root};
@@ -37,7 +37,7 @@ fn without_domains() -> Option<String> {
 #[tokio::test]
 async fn an_instance_passes_nothing_to_another_over_an_abstract_socket() -> Result<()> {
     if let Some(why) = without_domains() {
-        println!("skipped: {why}");
+        skipped(&why);
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -68,7 +68,7 @@ async fn an_instance_passes_nothing_to_another_over_an_abstract_socket() -> Resu
 #[tokio::test]
 async fn a_shell_binds_no_port_but_its_engines() -> Result<()> {
     if let Some(why) = without_domains() {
-        println!("skipped: {why}");
+        skipped(&why);
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -97,7 +97,7 @@ const CALLS: [u32; 3] = [430, 431, 432];
 #[tokio::test]
 async fn a_shell_mounts_nothing_not_even_in_a_user_namespace() -> Result<()> {
     if let Some(why) = without_domains() {
-        println!("skipped: {why}");
+        skipped(&why);
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -127,7 +127,7 @@ async fn a_shell_mounts_nothing_not_even_in_a_user_namespace() -> Result<()> {
 #[tokio::test]
 async fn the_next_agent_measures_and_stops_the_engine_of_the_one_before() -> Result<()> {
     if let Some(why) = without_domains() {
-        println!("skipped: {why}");
+        skipped(&why);
         return Ok(());
     }
     let it = Neighbours::new().await?;

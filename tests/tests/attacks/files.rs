@@ -12,9 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use trove_tests::{APP, Api, Engine, Failpoints, Stack, StackOptions, leftovers, poll};
-
-use super::postgresql::has_root;
+use trove_tests::{APP, Api, Engine, Failpoints, Stack, StackOptions, has_root_or_skips, leftovers, poll};
 
 const WAIT: Duration = Duration::from_secs(60);
 const SECRET: &str = "a secret of root's";
@@ -161,8 +159,7 @@ fn plant(place: &Place, kind: &str, path: &Path) -> Result<()> {
 
 #[tokio::test]
 async fn a_file_of_accounts_that_is_none_is_neither_followed_nor_waited_for() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Place::new(Engine::Redis, &Failpoints::default()).await?;
@@ -198,8 +195,7 @@ async fn a_file_of_accounts_that_is_none_is_neither_followed_nor_waited_for() ->
 
 #[tokio::test]
 async fn a_data_directory_that_leads_elsewhere_is_not_worked_in() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Place::new(Engine::PostgreSql, &Failpoints::default()).await?;
@@ -244,8 +240,7 @@ async fn a_data_directory_that_leads_elsewhere_is_not_worked_in() -> Result<()> 
 
 #[tokio::test]
 async fn a_data_directory_that_leads_elsewhere_is_not_made() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     for engine in [Engine::PostgreSql, Engine::Redis] {

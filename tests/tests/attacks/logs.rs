@@ -7,10 +7,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
-use trove_tests::{APP, connect, leftovers, poll, rows};
+use trove_tests::{APP, connect, has_root_or_skips, leftovers, poll, rows};
 
 use super::neighbours::Neighbours;
-use super::postgresql::{has_root, root};
+use super::postgresql::root;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -58,8 +58,7 @@ impl Neighbours {
 /// Who reads a file of the log while a tenant replaces it reads what the tenant may read, or nothing.
 #[tokio::test]
 async fn what_a_superuser_puts_in_place_of_his_log_is_neither_followed_nor_waited_for() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root runs a service that hands out the superuser");
+    if !has_root_or_skips("only root runs a service that hands out the superuser") {
         return Ok(());
     }
     let it = Neighbours::shipping().await?;
@@ -100,8 +99,7 @@ async fn what_a_superuser_puts_in_place_of_his_log_is_neither_followed_nor_waite
 /// Functions that the agent asks, replaced by the tenant's, and a slot that is not the agent's any more.
 #[tokio::test]
 async fn what_a_superuser_answers_of_his_log_ends_no_agent() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root runs a service that hands out the superuser");
+    if !has_root_or_skips("only root runs a service that hands out the superuser") {
         return Ok(());
     }
     let it = Neighbours::shipping().await?;

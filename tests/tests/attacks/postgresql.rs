@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
-use trove_tests::{APP, Api, Stack, connect, leftovers, order_body, poll, rows};
+use trove_tests::{APP, Api, Stack, connect, has_root_or_skips, leftovers, order_body, poll, rows};
 
 const WAIT: Duration = Duration::from_secs(90);
 
@@ -40,8 +40,7 @@ async fn make_database(api: &Api, id: &str, name: &str) -> Result<()> {
 
 #[tokio::test]
 async fn a_superuser_neither_moves_its_engine_nor_keeps_the_agent_out() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root runs a service that hands out the superuser");
+    if !has_root_or_skips("only root runs a service that hands out the superuser") {
         return Ok(());
     }
     let stack = Stack::start().await?;
@@ -80,8 +79,7 @@ async fn a_superuser_neither_moves_its_engine_nor_keeps_the_agent_out() -> Resul
 
 #[tokio::test]
 async fn an_agent_that_is_shut_out_lets_itself_in_again() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root runs a service that hands out the superuser");
+    if !has_root_or_skips("only root runs a service that hands out the superuser") {
         return Ok(());
     }
     let stack = Stack::start().await?;
@@ -152,8 +150,7 @@ async fn passwords_that_would_let_nobody_in_are_refused_wherever_they_are_given(
 
 #[tokio::test]
 async fn what_tenants_set_on_theirs_is_listed_and_deleted() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root runs a service that hands out the superuser");
+    if !has_root_or_skips("only root runs a service that hands out the superuser") {
         return Ok(());
     }
     let stack = Stack::start().await?;
@@ -189,8 +186,7 @@ async fn what_tenants_set_on_theirs_is_listed_and_deleted() -> Result<()> {
 
 #[tokio::test]
 async fn figures_that_a_superuser_made_up_are_a_fault_until_they_are_true_again() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root runs a service that hands out the superuser");
+    if !has_root_or_skips("only root runs a service that hands out the superuser") {
         return Ok(());
     }
     let stack = Stack::start().await?;

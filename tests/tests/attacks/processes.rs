@@ -8,10 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use trove_tests::{leftovers, poll};
+use trove_tests::{has_root_or_skips, leftovers, poll};
 
 use super::neighbours::Neighbours;
-use super::postgresql::has_root;
 
 const WAIT: Duration = Duration::from_secs(90);
 /// Limit of processes, to spare the machine.
@@ -25,8 +24,7 @@ fn group_files(instance: &str, name: &str) -> Vec<PathBuf> {
 
 #[tokio::test]
 async fn who_stops_and_multiplies_is_deleted_all_the_same() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -48,8 +46,7 @@ async fn who_stops_and_multiplies_is_deleted_all_the_same() -> Result<()> {
 
 #[tokio::test]
 async fn who_uses_up_his_processes_and_memory_keeps_no_agent_dead() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -96,8 +93,7 @@ async fn writable(it: &Neighbours) -> Result<Vec<(String, u64, String)>> {
 
 #[tokio::test]
 async fn every_place_that_a_tenant_may_write_to_is_bounded() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -127,8 +123,7 @@ async fn every_place_that_a_tenant_may_write_to_is_bounded() -> Result<()> {
 /// The tenant uses up all inodes of the socket directory, and fills the engine's memory with files.
 #[tokio::test]
 async fn what_a_tenant_leaves_in_memory_keeps_no_engine_stopped() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -183,8 +178,7 @@ fn perl_as(uid: &str, program: &str) -> Result<String> {
 /// -3 is the session keyring, -4 the user keyring; keyctl operation 10 is search, 22 get_persistent.
 #[tokio::test]
 async fn what_a_tenant_leaves_in_the_kernel_is_his_alone_and_goes_with_his_instance() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root gives engines accounts of their own");
+    if !has_root_or_skips("only root gives engines accounts of their own") {
         return Ok(());
     }
     let it = Neighbours::new().await?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use trove_tests::{APP, Api, Engine, Redis, Stack};
+use trove_tests::{APP, Api, Engine, Redis, Stack, has_root_or_skips};
 
 async fn order(api: &Api, name: &str, flavor: &str) -> Result<String> {
     let mut body = Engine::Redis.order(name);
@@ -14,8 +14,7 @@ async fn order(api: &Api, name: &str, flavor: &str) -> Result<String> {
 
 #[tokio::test]
 async fn root_turns_its_engine_neither_against_the_host_nor_against_the_agent() -> Result<()> {
-    if !nix::unistd::getuid().is_root() {
-        println!("skipped: only root runs a service that hands out root of an engine");
+    if !has_root_or_skips("only root runs a service that hands out root of an engine") {
         return Ok(());
     }
     let stack = Stack::start().await?;

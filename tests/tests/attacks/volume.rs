@@ -9,10 +9,9 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use trove_tests::{APP, Api, Engine, Redis, Stack, connect, leftovers, poll, rows};
+use trove_tests::{APP, Api, Engine, Redis, Stack, connect, has_root_or_skips, leftovers, poll, rows};
 
 use super::neighbours::Neighbours;
-use super::postgresql::has_root;
 
 pub(super) const MIB: u64 = 1 << 20;
 const WAIT: Duration = Duration::from_secs(60);
@@ -147,8 +146,7 @@ async fn a_full_volume_is_read_only_and_an_over_full_one_stopped_until_it_grows(
 /// One unlinked file is open, the other is the executable of a process. Both together fill the volume.
 #[tokio::test]
 async fn files_without_a_name_count() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root runs a service that hands out the superuser");
+    if !has_root_or_skips("only root runs a service that hands out the superuser") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -175,8 +173,7 @@ async fn files_without_a_name_count() -> Result<()> {
 /// A process with a list of mappings of a hundred megabytes, examined before the process that holds the unlinked file.
 #[tokio::test]
 async fn who_has_too_much_to_be_looked_at_is_ended_and_hides_nothing() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root runs a service that hands out the superuser");
+    if !has_root_or_skips("only root runs a service that hands out the superuser") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
@@ -228,8 +225,7 @@ while True:
 
 #[tokio::test]
 async fn what_is_moved_past_the_measurement_counts() -> Result<()> {
-    if !has_root() {
-        println!("skipped: only root runs a service that hands out the superuser");
+    if !has_root_or_skips("only root runs a service that hands out the superuser") {
         return Ok(());
     }
     let it = Neighbours::new().await?;
