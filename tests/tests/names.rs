@@ -1,16 +1,20 @@
 //! Names with a meaning in a shell, URL, connection string or template are treated as plain names by the API, the
 //! unmodified clients, trovectl, and the engines' client programs.
 
+use std::fs::Permissions;
+use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mongodb::bson::{Bson, doc};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
 use serde_json::{Value, json};
-use trove_tests::{Api, Clients, Engine, Stack, connect, program, rows};
+use trove_tests::{Api, Clients, Engine, Stack, connect, program, rows, skipped};
 
 const PASSWORD: &str = "Names-secret-1";
 
@@ -44,7 +48,13 @@ struct Shop<'a> {
     environment: Vec<(&'static str, String)>,
 }
 
-impl Shop<'_> {
+impl<'a> Shop<'a> {
+    fn new(stack: &'a Stack) -> Result<Self> {
+        let password = stack.directory().join("password");
+        std::fs::write(&password, format!("{PASSWORD}\n"))?;
+        Ok(Self { stack, password, environment: Vec::new() })
+    }
+
     fn connect(&self, args: &[&str]) -> Result<String> {
         let mut command = Command::new(program("trovectl")?);
         command.args(["connect", "shop", "--password-file"]).arg(&self.password).args(args);
@@ -58,14 +68,30 @@ impl Shop<'_> {
     }
 }
 
+/// A server to which nothing may lead.
+struct Elsewhere(TcpListener);
+
+impl Elsewhere {
+    fn listen() -> Result<(Self, u16)> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        listener.set_nonblocking(true)?;
+        let port = listener.local_addr()?.port();
+        Ok((Self(listener), port))
+    }
+
+    fn assert_not_called(&self) -> Result<()> {
+        let called = self.0.accept();
+        ensure!(called.is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "somebody else was called");
+        Ok(())
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn trovectl_enters_the_database_of_this_name_and_calls_nobody_else() -> Result<()> {
     let stack = Stack::start().await?;
     let api = stack.login("trove").await?;
     let id = api.order_and_await("shop").await?;
-    let elsewhere = TcpListener::bind(("127.0.0.1", 0))?;
-    elsewhere.set_nonblocking(true)?;
-    let port = elsewhere.local_addr()?.port();
+    let (elsewhere, port) = Elsewhere::listen()?;
     let nasty: Vec<String> = [
         "a=b",
         "dbname=app",
@@ -93,11 +119,9 @@ async fn trovectl_enters_the_database_of_this_name_and_calls_nobody_else() -> Re
         change(&api, Method::POST, &format!("{path}/users"), Some(user(name, &nasty))).await?;
     }
 
-    let password = stack.directory().join("password");
-    std::fs::write(&password, format!("{PASSWORD}\n"))?;
     let services = stack.directory().join("services.conf");
     std::fs::write(&services, format!("[elsewhere]\nhostaddr=127.0.0.1\nport={port}\nsslmode=disable\ndbname=evil\n"))?;
-    let mut shop = Shop { stack: &stack, password, environment: Vec::new() };
+    let mut shop = Shop::new(&stack)?;
     let sql = ["--", "-X", "-A", "-t", "-c", "select current_user || '|' || current_database()"];
     let enter = |shop: &Shop<'_>, user: &str, database: &str| {
         let (user, database) = (format!("--user={user}"), format!("--database={database}"));
@@ -118,8 +142,7 @@ async fn trovectl_enters_the_database_of_this_name_and_calls_nobody_else() -> Re
         ("PGSSLMODE", "disable".to_owned()),
     ];
     assert_eq!(enter(&shop, "bob@%", &nasty[8])?, format!("bob@%|{}", nasty[8]));
-    let called = elsewhere.accept();
-    ensure!(called.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "somebody else was called");
+    elsewhere.assert_not_called()?;
     for database in &nasty {
         change(&api, Method::DELETE, &format!("{path}/databases/{}", segment(database)), None).await?;
     }
@@ -133,13 +156,123 @@ async fn trovectl_enters_redis_as_an_account_of_any_name() -> Result<()> {
     let api = stack.login("trove").await?;
     let id = api.create(&Engine::Redis.order("shop")).await?;
     api.await_active(&id).await?;
-    let password = stack.directory().join("password");
-    std::fs::write(&password, format!("{PASSWORD}\n"))?;
-    let shop = Shop { stack: &stack, password, environment: Vec::new() };
+    let shop = Shop::new(&stack)?;
     for name in ["-x", "--tls", "{ca_file}", "ann@", "it's\"$(id)\""] {
         change(&api, Method::POST, &format!("/instances/{id}/users"), Some(user(name, &[]))).await?;
         assert_eq!(shop.connect(&[&format!("--user={name}"), "--", "--no-raw", "ACL", "WHOAMI"])?, format!("{name:?}"));
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trovectl_enters_mariadb_by_any_name_and_calls_nobody_else() -> Result<()> {
+    let stack = Stack::of(Engine::MariaDb).await?;
+    let api = stack.login("trove").await?;
+    let id = api.create(&Engine::MariaDb.order("shop")).await?;
+    api.await_active(&id).await?;
+    let (elsewhere, port) = Elsewhere::listen()?;
+    let host = format!("--host=127.0.0.1 --port={port}");
+    let databases =
+        ["-x", "--version", "a=b", "{ca_file}", "{password}{user}", "`it's` \"\\ $(id)", "a/b?c#d%41&e+f", &host];
+    let databases = databases.map(str::to_owned);
+    let bodies: Vec<Value> = databases.iter().map(|name| json!({"name": name})).collect();
+    let path = format!("/instances/{id}");
+    change(&api, Method::POST, &format!("{path}/databases"), Some(json!({"databases": bodies}))).await?;
+    let users = ["-x", "--help", "{database}", "u=1 host=x", "it's\"$(id)\\"];
+    for name in users {
+        change(&api, Method::POST, &format!("{path}/users"), Some(user(name, &databases))).await?;
+    }
+
+    let mut shop = Shop::new(&stack)?;
+    let sql = "--execute=select concat(current_user(), '|', database())";
+    let enter = |shop: &Shop<'_>, user: &str, database: &str| {
+        let (user, database) = (format!("--user={user}"), format!("--database={database}"));
+        shop.connect(&[&user, &database, "--", "--batch", "--raw", "--skip-column-names", sql])
+    };
+    for database in &databases {
+        assert_eq!(enter(&shop, users[0], database)?, format!("-x@%|{database}"));
+    }
+    for name in users {
+        assert_eq!(enter(&shop, name, &databases[0])?, format!("{name}@%|-x"));
+    }
+    let home = stack.directory().to_string_lossy().into_owned();
+    for name in ["my.cnf", ".my.cnf"] {
+        let options = format!("[client]\nhost=127.0.0.1\nport={port}\nskip-ssl\n[mysql]\ndatabase=evil\n");
+        std::fs::write(stack.directory().join(name), options)?;
+    }
+    shop.environment = vec![
+        ("HOME", home.clone()),
+        ("MYSQL_HOME", home),
+        ("MYSQL_HOST", "127.0.0.1".to_owned()),
+        ("MYSQL_TCP_PORT", port.to_string()),
+        ("MYSQL_PWD", "another".to_owned()),
+        ("MARIADB_HOST", "127.0.0.1".to_owned()),
+    ];
+    assert_eq!(enter(&shop, users[1], &host)?, format!("--help@%|{host}"));
+    elsewhere.assert_not_called()
+}
+
+/// A stand-in for mongosh, which is not in Debian. It prints its arguments and its environment.
+const MONGOSH: &str = "#!/bin/sh\nprintf '%s\\0' \"$@\"\nexec /usr/bin/env -0\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trovectl_hands_names_to_mongosh_as_values_that_lead_into_mongodb() -> Result<()> {
+    if !Engine::MongoDb.is_installed() {
+        return Ok(());
+    }
+    let stack = Stack::of(Engine::MongoDb).await?;
+    let api = stack.login("trove").await?;
+    let id = api.create(&Engine::MongoDb.order("shop")).await?;
+    api.await_active(&id).await?;
+    let programs = stack.directory().join("bin");
+    std::fs::create_dir(&programs)?;
+    std::fs::write(programs.join("mongosh"), MONGOSH)?;
+    std::fs::set_permissions(programs.join("mongosh"), Permissions::from_mode(0o755))?;
+    let mut shop = Shop::new(&stack)?;
+    shop.environment = vec![("PATH", programs.to_string_lossy().into_owned())];
+
+    let databases =
+        ["app", "-x", "--version", "a=b", "{password}{user}", "it's`{id}`", "a?b#c%41&e+f:@h"].map(str::to_owned);
+    let users =
+        ["app.plain", "app.-x", "app.{database}", "app.u:p@127.0.0.1:1/?tls#y%41&z", "app.it's\"`$(id)\\", "app.a.b"];
+    let path = format!("/instances/{id}");
+    let bodies: Vec<Value> = databases[1..].iter().map(|name| json!({"name": name})).collect();
+    change(&api, Method::POST, &format!("{path}/databases"), Some(json!({"databases": bodies}))).await?;
+    for name in users {
+        change(&api, Method::POST, &format!("{path}/users"), Some(user(name, &databases))).await?;
+    }
+    let all = users.iter().map(|name| (*name, &databases[0])).chain(databases.iter().map(|name| (users[0], name)));
+    let mut arguments = None;
+    for (name, database) in all {
+        let said = shop.connect(&[&format!("--user={name}"), &format!("--database={database}")])?;
+        let said: Vec<&str> = said.split_terminator('\0').collect();
+        ensure!(said[..4] == ["--nodb", "--quiet", "--shell", "--eval"], "{said:?}");
+        ensure!(*arguments.get_or_insert(said[4].to_owned()) == said[4], "a name changes the program: {said:?}");
+        for (variable, value) in [("USER", name), ("DATABASE", database), ("PASSWORD", PASSWORD)] {
+            ensure!(said[5..].contains(&format!("TROVE_{variable}={value}").as_str()), "{variable} in {said:?}");
+        }
+        enters_mongodb(&said, name, database).await?;
+    }
+    Ok(())
+}
+
+/// Runs what mongosh was given by the JavaScript of another program, and logs in at the URL that it makes.
+async fn enters_mongodb(said: &[&str], user: &str, database: &str) -> Result<()> {
+    let mut node = Command::new("node");
+    node.args(["--eval", &format!("let db; const connect = url => console.log(url); {}", said[4])]);
+    node.envs(said[5..].iter().filter_map(|pair| pair.split_once('='))).env("PATH", std::env::var("PATH")?);
+    let Ok(output) = node.output() else {
+        skipped("node is not installed, so the URL of MongoDB is not tried");
+        return Ok(());
+    };
+    let url = String::from_utf8(output.stdout)?;
+    let client = mongodb::Client::with_uri_str(url.trim()).await.with_context(|| url.clone())?;
+    let entered = client.default_database().with_context(|| url.clone())?;
+    assert_eq!(entered.name(), database);
+    let status = entered.run_command(doc! {"connectionStatus": 1}).await.with_context(|| url.clone())?;
+    let who = status.get_document("authInfo")?.get_array("authenticatedUsers")?;
+    let (source, name) = user.split_once('.').context("database.name")?;
+    assert_eq!(who, &vec![Bson::Document(doc! {"user": name, "db": source})]);
     Ok(())
 }
 
