@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use reqwest::header::HeaderMap;
-use reqwest::{Client, Method};
+use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::poll::poll;
@@ -96,6 +96,16 @@ impl Api {
         if let Some(body) = body {
             request = request.json(body);
         }
+        Self::answer(request).await
+    }
+
+    /// Revokes a token of the same user, which that token itself asks for.
+    pub async fn revoke(&self, token: &str) -> Result<Answer> {
+        let request = self.client.delete(format!("{}/identity/v3/auth/tokens", self.base));
+        Self::answer(request.header("x-auth-token", token).header("x-subject-token", token)).await
+    }
+
+    async fn answer(request: RequestBuilder) -> Result<Answer> {
         let answer = request.send().await?;
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let (request_id, operation) = (header("x-openstack-request-id"), header("x-trove-operation-id"));

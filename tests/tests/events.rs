@@ -143,13 +143,8 @@ async fn a_stream_is_for_those_who_may_and_ends_with_their_token() -> Result<()>
     let mut reader = Reader::open(&stack, &api, Some(""))?;
     let wrong = Reader::open(&stack, &api, Some("yesterday"))?.next().await?;
     ensure!(wrong.is_none(), "a wrong id is refused: {wrong:?}");
-    let revoked = reqwest::Client::new()
-        .delete(format!("{}/identity/v3/auth/tokens", stack.url()))
-        .header("x-auth-token", api.token())
-        .header("x-subject-token", api.token())
-        .send()
-        .await?;
-    ensure!(revoked.status().is_success(), "{revoked:?}");
+    let revoked = api.revoke(api.token()).await?;
+    ensure!(revoked.status == 204, "{revoked:?}");
     let end = reader.until("the end", |event| event.name == "end").await?;
     let reason = end.last().context("an end")?.data["reason"].as_str().unwrap_or_default().to_owned();
     ensure!(reason.contains("expired"), "{reason}");

@@ -1,28 +1,44 @@
 //! Faults of the store: its disk is full or read-only, or its server is killed. Meanwhile every write is answered with
 //! 503 and `Retry-After`. Afterwards everything works without a restart, and nothing is partly written.
 
+mod writes;
+
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use futures::future::join_all;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
-use trove_tests::{Answer, Api, Database, Failpoints, SmallDisk, Stack, StackOptions, leftovers, order_body, poll};
+use trove_tests::{
+    Answer, Api, Database, Failpoints, Shared, SmallDisk, Stack, StackOptions, has_root_or_skips, leftovers,
+    order_body, poll, skipped,
+};
+
+use self::writes::Things;
 
 /// Time in which the service recovers after the fault.
 const BACK: Duration = Duration::from_secs(20);
 /// Time in which an operation that the fault interrupted has ended; includes the end of its lease.
 const CAUGHT_UP: Duration = Duration::from_secs(180);
 
-/// A service with an instance, a member and an administrator.
+/// A service with things to write about, a member and an administrator.
 struct Story {
     stack: Stack,
     member: Api,
     admin: Api,
-    id: String,
+    things: Things,
+    /// What was shown of the things before the fault.
+    before: Vec<Value>,
+    /// Kinds that were accepted during the fault, and those that were refused.
+    accepted: BTreeSet<&'static str>,
+    refused: BTreeSet<&'static str>,
+    /// The stopped processes of an engine.
+    stopped: Vec<i32>,
     /// Counter for names.
     made: usize,
 }
@@ -31,8 +47,10 @@ impl Story {
     async fn begin(stack: Stack) -> Result<Self> {
         stack.await_datastore().await?;
         let (member, admin) = (stack.login("trove").await?, stack.login("trove-admin").await?);
-        let id = member.order_and_await("first").await.with_context(|| stack.log_end())?;
-        Ok(Self { stack, member, admin, id, made: 0 })
+        let things = Things::make(&member, &admin, 0).await.with_context(|| stack.log_end())?;
+        let before = things.shown(&member, &admin).await?;
+        let (accepted, refused, stopped) = Default::default();
+        Ok(Self { stack, member, admin, things, before, accepted, refused, stopped, made: 0 })
     }
 
     async fn health(&self) -> Result<Answer> {
@@ -43,43 +61,25 @@ impl Story {
         poll("another health", within, async || self.health().await, |answer| answer.status == status).await
     }
 
-    /// Sends one write of each kind. Returns the answers with the kinds' names.
-    async fn write(&mut self) -> Result<Vec<(&'static str, Answer)>> {
-        self.made += 1;
-        let n = self.made;
-        let (member, admin, id) = (&self.member, &self.admin, &self.id);
-        let token = json!({"auth": {"identity": {"methods": ["token"], "token": {"id": member.token()}}}});
-        let user = json!({"users": [{"name": format!("u{n}"), "password": "secret-1", "databases": []}]});
-        let quota = json!({"quotas": {"instances": 10 + n}});
-        let name = json!({"instance": {"name": format!("named-{n}")}});
-        Ok(vec![
-            ("a token", member.send_to(Method::POST, "/identity/v3/auth/tokens", Some(&token)).await?),
-            ("an order", member.post("/instances", &order_body(&format!("n{n}"))).await?),
-            ("accounts", member.post(&format!("/instances/{id}/users"), &user).await?),
-            ("a quota", admin.send(Method::PUT, &format!("/mgmt/quotas/{}", member.project), Some(&quota)).await?),
-            ("a name", member.send(Method::PATCH, &format!("/instances/{id}"), Some(&name)).await?),
-        ])
-    }
-
     /// Asserts that every write, and a login, is answered with 503 and `Retry-After`. `may_fit`: single writes may
-    /// succeed, as long as the full disk has room.
+    /// succeed, as long as the full disk has room, and others be refused for these.
     async fn is_refused(&mut self, may_fit: bool) -> Result<()> {
-        let mut refused = 0;
-        for (kind, answer) in self.write().await? {
+        self.made += 1;
+        let writes = self.things.writes(&self.member, self.made);
+        let answers = join_all(writes.iter().map(|write| write.send(&self.member, &self.admin))).await;
+        for (write, answer) in writes.iter().zip(answers) {
+            let (kind, answer) = (write.kind, answer?);
             if answer.status == 503 {
-                refused += 1;
                 ensure!(answer.headers.contains_key("retry-after"), "{kind}: no Retry-After: {answer:?}");
+                self.refused.insert(kind);
             } else {
-                // The killed agent may not be connected again yet.
-                let unheard = kind == "accounts" && answer.status == 422;
-                ensure!(
-                    may_fit && (answer.status < 300 || unheard),
-                    "{kind} is answered {answer:?}\n{}",
-                    self.stack.log_end()
-                );
+                ensure!(may_fit && answer.status < 500, "{kind} is answered {answer:?}\n{}", self.stack.log_end());
+                if answer.status < 300 {
+                    self.accepted.insert(kind);
+                }
             }
         }
-        ensure!(refused > 0, "nothing was refused");
+        ensure!(!self.refused.is_empty(), "nothing was refused");
         if let Err(error) = self.stack.login("trove").await {
             ensure!(error.to_string().contains("503"), "a login is answered {error:#}");
         } else {
@@ -88,14 +88,89 @@ impl Story {
         Ok(())
     }
 
+    /// Stops an engine, and waits until the report of it could not be stored.
+    async fn stop_an_engine(&mut self) -> Result<()> {
+        let id = &self.things.doomed;
+        for pid in leftovers::engines(id) {
+            kill(Pid::from_raw(pid), Signal::SIGSTOP)?;
+            self.stopped.push(pid);
+        }
+        ensure!(!self.stopped.is_empty(), "no engine");
+        let (log, line) = (self.stack.log(), format!("store the agent of instance {id}"));
+        let begin = std::fs::read_to_string(&log)?.len();
+        let lost = async || Ok(std::fs::read_to_string(&log)?[begin..].contains(&line));
+        poll("a report that is not stored", BACK, lost, |lost| *lost).await?;
+        Ok(())
+    }
+
+    /// Asserts that the report which was not stored during the fault is, and has the engine go on.
+    async fn is_reported(&mut self) -> Result<()> {
+        if self.stopped.is_empty() {
+            return Ok(());
+        }
+        let id = &self.things.doomed;
+        let is_told = |view: &Value| view["operating_status"] == "BLOCKED";
+        poll("what the agent reports", BACK, async || self.member.instance(id).await, is_told).await?;
+        for pid in self.stopped.drain(..) {
+            kill(Pid::from_raw(pid), Signal::SIGCONT)?;
+        }
+        self.member.await_active(id).await?;
+        Ok(())
+    }
+
+    /// Asserts that nothing is changed if nothing was accepted; else makes new things.
+    async fn is_unchanged(&mut self) -> Result<()> {
+        if !self.accepted.is_empty() {
+            self.made += 1;
+            self.things = Things::make(&self.member, &self.admin, self.made).await?;
+            return Ok(());
+        }
+        let writes = self.things.writes(&self.member, self.made);
+        let never = writes.iter().map(|write| write.kind).find(|kind| !self.refused.contains(kind));
+        ensure!(never.is_none(), "never refused: {never:?}");
+        let after = self.things.shown(&self.member, &self.admin).await?;
+        for (before, after) in self.before.iter().zip(&after) {
+            ensure!(before == after, "a refused write has changed {before} to {after}");
+        }
+        let all = self.member.get("/instances").await?.body;
+        let count = all["instances"].as_array().map_or(0, Vec::len);
+        ensure!(count <= 3, "a refused order was made: {all}");
+        Ok(())
+    }
+
+    /// Does every kind of write, one after the other, and waits until each is carried out.
+    async fn does_everything(&mut self) -> Result<()> {
+        self.made += 1;
+        let Self { things, member, admin, .. } = &*self;
+        for write in things.writes(member, self.made) {
+            let (kind, answer) = (write.kind, write.send(member, admin).await?);
+            ensure!(answer.status < 300, "{kind} afterwards: {answer:?}\n{}", self.stack.log_end());
+            let Some(operation) = &answer.operation else { continue };
+            for id in [&things.kept, &things.doomed] {
+                if kind == "a deletion" {
+                    break;
+                }
+                let all = member.await_operations(id).await?;
+                let mut all = all.as_array().into_iter().flatten();
+                let failed = all.find(|one| one["id"] == operation.as_str() && one["status"] != "done");
+                ensure!(failed.is_none(), "{kind} afterwards: {failed:?}\n{}", self.stack.log_end());
+            }
+        }
+        ensure!(member.with_token(&things.token).get("/limits").await?.status == 401, "the token was revoked");
+        let verified = member.await_verification(&things.backup).await?;
+        ensure!(verified["state"] == "passed", "{verified}");
+        member.await_gone(&things.doomed).await?;
+        member.await_active(&things.kept).await?;
+        Ok(())
+    }
+
     /// Asserts that after the fault everything works, accepted requests are carried out, and quotas are right.
     async fn works_again(&mut self) -> Result<()> {
         self.await_health(200, BACK).await.with_context(|| self.stack.log_end())?;
         self.stack.login("trove").await.context("a login afterwards")?;
-        for (kind, answer) in self.write().await? {
-            ensure!(answer.status < 300, "{kind} afterwards: {answer:?}\n{}", self.stack.log_end());
-        }
-        self.member.await_active(&self.id).await.with_context(|| self.stack.log_end())?;
+        self.is_reported().await.with_context(|| self.stack.log_end())?;
+        self.is_unchanged().await.with_context(|| self.stack.log_end())?;
+        self.does_everything().await.with_context(|| self.stack.log_end())?;
         let all = self.member.get("/instances").await?;
         let ids: Vec<String> = all.body["instances"]
             .as_array()
@@ -123,12 +198,14 @@ impl Story {
     }
 }
 
-/// A service with its state in `parent` and its hosts elsewhere.
-async fn on_sqlite(parent: &Path, hosts: &Path) -> Result<Story> {
+/// A service with its state in `parent`, and its hosts and backups elsewhere.
+async fn on_sqlite(parent: &Path, elsewhere: &Path) -> Result<Story> {
     let options = StackOptions {
         parent: Some(parent.to_owned()),
         sqlite: true,
-        environment: vec![("TROVE_PROCESS__HOSTS_DIR".to_owned(), hosts.display().to_string())],
+        environment: [("TROVE_PROCESS__HOSTS_DIR", "hosts"), ("TROVE_BACKUPS__DIRECTORY", "backups")]
+            .map(|(name, place)| (name.to_owned(), elsewhere.join(place).display().to_string()))
+            .into(),
         ..StackOptions::default()
     };
     let mut stack = Stack::prepare(options)?;
@@ -136,8 +213,8 @@ async fn on_sqlite(parent: &Path, hosts: &Path) -> Result<Story> {
     Story::begin(stack).await
 }
 
-async fn on_postgresql(database: &Database) -> Result<Story> {
-    let mut stack = Stack::prepare(StackOptions { shared: Some(database.shared()), ..StackOptions::default() })?;
+async fn on_postgresql(shared: Shared) -> Result<Story> {
+    let mut stack = Stack::prepare(StackOptions { shared: Some(shared), ..StackOptions::default() })?;
     stack.run(&Failpoints::default())?;
     Story::begin(stack).await
 }
@@ -155,20 +232,21 @@ fn directory() -> Result<tempfile::TempDir> {
 
 #[tokio::test]
 async fn a_full_state_disk_refuses_writes_until_there_is_room() -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        println!(
-            "a_full_state_disk_refuses_writes_until_there_is_room is skipped: only root mounts a file system of its own"
-        );
+    if !has_root_or_skips("only root mounts a file system of its own") {
         return Ok(());
     }
     let directory = directory()?;
     let disk = SmallDisk::mount(&directory.path().join("disk"), "24m")?;
-    let mut story = on_sqlite(&directory.path().join("disk"), &directory.path().join("hosts")).await?;
+    let mut story = on_sqlite(&directory.path().join("disk"), directory.path()).await?;
     // The fault hits the steps of this operation.
     story.member.order("midst").await?;
     let filler = disk.fill()?;
-    kill(Pid::from_raw(*leftovers::agents(&story.id).first().context("the agent")?), Signal::SIGKILL)?;
-    for _ in 0..3 {
+    for round in 0..3 {
+        if round == 1 {
+            // It dials again while nothing can be written of it.
+            let agents = leftovers::agents(&story.things.kept);
+            kill(Pid::from_raw(*agents.first().context("the agent")?), Signal::SIGKILL)?;
+        }
         disk.fill()?;
         let health = story.await_health(503, BACK).await.with_context(|| story.stack.log_end())?;
         ensure!(health.message().contains("full"), "health does not name what fails: {health:?}");
@@ -219,18 +297,15 @@ fn set_immutable(state: &Path, immutable: bool) -> Result<()> {
 
 #[tokio::test]
 async fn a_store_that_cannot_be_written_refuses_writes_until_it_can() -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        println!(
-            "a_store_that_cannot_be_written_refuses_writes_until_it_can is skipped: only root mounts a file system of its own"
-        );
+    if !has_root_or_skips("only root mounts a file system of its own") {
         return Ok(());
     }
     let directory = directory()?;
     let Ok(image) = Image::mount(directory.path()) else {
-        println!("a_store_that_cannot_be_written_refuses_writes_until_it_can is skipped: no loop device");
+        skipped("no loop device");
         return Ok(());
     };
-    let mut story = on_sqlite(&directory.path().join("disk"), &directory.path().join("hosts")).await?;
+    let mut story = on_sqlite(&directory.path().join("disk"), directory.path()).await?;
     story.member.order("midst").await?;
     let state = story.stack.state();
     set_immutable(&state, true)?;
@@ -240,7 +315,7 @@ async fn a_store_that_cannot_be_written_refuses_writes_until_it_can() -> Result<
             story.is_refused(false).await?;
             ensure!(story.member.get("/instances").await?.status == 200, "a list needs no write");
         }
-        Ok(())
+        story.stop_an_engine().await
     };
     let refused: Result<()> = refused.await;
     set_immutable(&state, false)?;
@@ -253,17 +328,15 @@ async fn a_store_that_cannot_be_written_refuses_writes_until_it_can() -> Result<
 
 #[tokio::test]
 async fn a_full_disk_of_the_server_refuses_writes_until_there_is_room() -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        println!(
-            "a_full_disk_of_the_server_refuses_writes_until_there_is_room is skipped: only root mounts a file system of its own"
-        );
+    if !has_root_or_skips("only root mounts a file system of its own") {
         return Ok(());
     }
     let directory = directory()?;
     let disk = SmallDisk::mount(&directory.path().join("disk"), "160m")?;
     let settings = ["fsync=off", "min_wal_size=32MB", "max_wal_size=32MB"];
     let database = Database::start_in(&directory.path().join("disk"), &settings)?;
-    let mut story = on_postgresql(&database).await?;
+    let [hosts, backups] = ["hosts", "backups"].map(|place| directory.path().join(place));
+    let mut story = on_postgresql(Shared { hosts, backups, ..database.shared() }).await?;
     let filler = disk.fill()?;
     // A table grows by pages, so insert until there is no room.
     let refused = async {
@@ -279,7 +352,7 @@ async fn a_full_disk_of_the_server_refuses_writes_until_there_is_room() -> Resul
             }
         }
         ensure!(seen, "the disk never was full");
-        Ok(())
+        story.is_refused(true).await
     };
     let refused: Result<()> = refused.await;
     std::fs::remove_file(&filler)?;
@@ -299,12 +372,15 @@ async fn a_full_disk_of_the_server_refuses_writes_until_there_is_room() -> Resul
 #[tokio::test]
 async fn a_killed_server_refuses_everything_until_it_is_back() -> Result<()> {
     let database = Database::start_with(&[])?;
-    let mut story = on_postgresql(&database).await?;
+    let mut story = on_postgresql(database.shared()).await?;
     story.member.order("midst").await?;
     for _ in 0..2 {
         database.kill()?;
         story.await_health(503, BACK).await.with_context(|| story.stack.log_end())?;
         story.is_refused(false).await?;
+        if story.stopped.is_empty() {
+            story.stop_an_engine().await?;
+        }
         database.start_again()?;
         story.await_health(200, BACK).await.with_context(|| story.stack.log_end())?;
     }
@@ -316,7 +392,7 @@ async fn a_killed_server_refuses_everything_until_it_is_back() -> Result<()> {
 async fn a_stopped_server_refuses_everything_in_bounded_time_until_it_goes_on() -> Result<()> {
     const LONGEST: Duration = Duration::from_secs(17);
     let database = Database::start_with(&["fsync=off"])?;
-    let mut story = on_postgresql(&database).await?;
+    let mut story = on_postgresql(database.shared()).await?;
     story.member.order("midst").await?;
     let refused = async {
         // Use connections right before the stop, so that they are not tested before their next use.
@@ -331,6 +407,9 @@ async fn a_stopped_server_refuses_everything_in_bounded_time_until_it_goes_on() 
             ensure!(order.status == 503 && begun.elapsed() < LONGEST, "{order:?} after {:?}", begun.elapsed());
             ensure!(story.health().await?.status == 503, "it is not well");
         }
+        let begun = Instant::now();
+        story.is_refused(false).await?;
+        ensure!(begun.elapsed() < LONGEST * 2, "all of them, and then a login: {:?}", begun.elapsed());
         Ok(())
     };
     let refused: Result<()> = refused.await;
@@ -342,7 +421,7 @@ async fn a_stopped_server_refuses_everything_in_bounded_time_until_it_goes_on() 
 #[tokio::test]
 async fn a_server_that_only_reads_refuses_writes_until_it_writes() -> Result<()> {
     let database = Database::start_with(&["fsync=off"])?;
-    let mut story = on_postgresql(&database).await?;
+    let mut story = on_postgresql(database.shared()).await?;
     story.member.order("midst").await?;
     let client = database.connect().await?;
     client.batch_execute("alter system set default_transaction_read_only = on").await?;
@@ -351,6 +430,7 @@ async fn a_server_that_only_reads_refuses_writes_until_it_writes() -> Result<()>
     ensure!(health.message().contains("read-only"), "health does not name what fails: {health:?}");
     story.is_refused(false).await?;
     ensure!(story.member.get("/instances").await?.status == 200, "a list needs no write");
+    story.stop_an_engine().await?;
     client.batch_execute("set default_transaction_read_only = off").await?;
     client.batch_execute("alter system reset default_transaction_read_only").await?;
     client.batch_execute("select pg_reload_conf()").await?;
