@@ -299,6 +299,12 @@ async fn trovectl(stack: &Stack) -> Result<()> {
     admin(&["instance", "reset-task", &id])?;
     ensure!(admin(&["root", "history", &id])?.contains("Never"));
     ensure!(admin(&["quota", "set", api.project.as_str(), "--backups", "-1"])?.contains("-1"));
+    admin(&["quota", "set", "demo", "--configurations", "77"])?;
+    let quotas = api.get(&format!("/mgmt/quotas/{}", api.project)).await?.body["quotas"].clone();
+    let mut quotas = quotas.as_array().into_iter().flatten();
+    ensure!(quotas.any(|quota| quota["resource"] == "configurations" && quota["limit"] == 77), "by the project's name");
+    let (ok, text) = stack.trovectl(&["quota", "set", "no-such", "--backups", "1", "--os-cloud", "trove-admin"])?;
+    ensure!(!ok && text.contains("no project of this name or id"), "{text}");
     ensure!(admin(&["datastore", "version", "list-all"])?.contains("/bin"));
     let (ok, text) = stack.trovectl(&["instance", "show", "no-such"])?;
     ensure!(!ok && text.contains("no-such"), "{text}");
