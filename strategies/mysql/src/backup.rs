@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use trove_strategy::{
-    Backup, Command, Directory, EngineError, HostError, Incremental, Kind, Location, Owner, PourError, Sink, Site,
-    Source, Taken, pour,
+    Backup, Command, Directory, EngineError, HostError, Incremental, Kind, Location, Logs, Owner, PourError, Sink,
+    Site, Source, Taken, pour,
 };
 
 use crate::client::socket;
 use crate::install::{argument, bootstrap, program, restored, unfinished, with_modes};
 use crate::xbstream::Chunks;
-use crate::{Flavour, Mysql, check, config, names};
+use crate::{Flavour, Mysql, check, config, names, replay};
 
 /// The agent's job has a deadline of its own, which ends the tools earlier.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -32,10 +32,8 @@ fn beside() -> Location {
 /// The tool leaves these among the data; the server knows none of them.
 const OWN_FILES: &[&str] = &[
     "backup-my.cnf",
-    "mariadb_backup_binlog_info",
     "mariadb_backup_checkpoints",
     "mariadb_backup_info",
-    "xtrabackup_binlog_info",
     "xtrabackup_binlog_pos_innodb",
     "xtrabackup_checkpoints",
     "xtrabackup_info",
@@ -53,6 +51,10 @@ impl Backup for Mysql {
     }
 
     fn incremental(&self) -> Option<&dyn Incremental> {
+        Some(self)
+    }
+
+    fn logs(&self) -> Option<&dyn Logs> {
         Some(self)
     }
 
@@ -104,6 +106,7 @@ impl Incremental for Mysql {
         }
         site.host.make_directory(&config::temporary(), 0o700, Owner::Engine).await?;
         site.host.remove(&increment()).await?;
+        site.host.remove(&replay::directory()).await?;
         unpack(site, source, &unfinished()).await?;
         prepare(site, None).await
     }
@@ -119,6 +122,12 @@ impl Incremental for Mysql {
         let new = unfinished();
         for name in OWN_FILES {
             site.host.remove(&new_file(name)).await?;
+        }
+        // By whichever name its version has: from there on the log is replayed.
+        for name in ["mariadb_backup_binlog_info", "xtrabackup_binlog_info"] {
+            if site.host.exists(&new_file(name)).await? {
+                site.host.rename(&new_file(name), &new_file(replay::BEGINS)).await?;
+            }
         }
         if !site.host.exists(&new_file("mysql")).await? {
             return Err(EngineError::new(
@@ -181,7 +190,7 @@ fn new_file(name: &str) -> Location {
 }
 
 /// What a program says of the data is of the backup. One that could not be run, or was late, says nothing of it.
-fn invalid(attempt: &str, error: HostError) -> EngineError {
+pub(crate) fn invalid(attempt: &str, error: HostError) -> EngineError {
     let kind =
         if matches!(error, HostError::Failed { .. }) { Kind::Invalid } else { EngineError::from(error.clone()).kind() };
     EngineError::caused(kind, format!("restore: {attempt}"), error)

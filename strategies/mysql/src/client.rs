@@ -1,5 +1,6 @@
 //! Talking to the server: over the private socket, as the account that the server knows by the system's word for who connects.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -44,6 +45,13 @@ pub(crate) async fn within<T>(
 
 /// A row, as texts; NULL is an empty one.
 pub(crate) type Row = Vec<String>;
+
+/// What a statement is answered: names of columns, and rows.
+#[derive(Default)]
+struct Answer {
+    columns: Row,
+    rows: Vec<Row>,
+}
 
 /// A connection to the server, as the agent's account.
 #[derive(Debug)]
@@ -94,9 +102,10 @@ impl Opened {
         Ok(logged_in.ok().map(|()| self))
     }
 
-    /// All rows of an answer; `None` when it is too long.
-    async fn rows(&mut self, sql: &str) -> Result<Option<Vec<Row>>, Error> {
+    /// A whole answer; `None` when it is too long.
+    async fn answer(&mut self, sql: &str) -> Result<Option<Answer>, Error> {
         let mut answer = self.connection.query_iter(sql).await?;
+        let columns = answer.columns_ref().iter().map(|column| column.name_str().into_owned()).collect();
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while let Some(row) = answer.next().await? {
             let row = texts(row);
@@ -106,7 +115,7 @@ impl Opened {
             }
             rows.push(row);
         }
-        Ok(Some(rows))
+        Ok(Some(Answer { columns, rows }))
     }
 }
 
@@ -149,7 +158,6 @@ impl Held {
         if opened.is_none() {
             opened = Opened::new(flavour, site).await?;
         }
-        let full = || EngineError::new(Kind::Transient, "connect: the server has as many connections as it takes");
         let opened = opened.ok_or_else(full)?;
         self.is_open.store(true, Ordering::SeqCst);
         Ok(Session { opened: Some(opened), held: Some((held, &self.is_open)), at, is_asking: false })
@@ -177,9 +185,21 @@ impl Drop for Session<'_> {
 }
 
 impl Session<'_> {
+    /// A session of its own, on a server that runs for a while.
+    pub(crate) async fn alone(flavour: Flavour, site: &Site) -> Result<Self, EngineError> {
+        let opened = Some(Opened::new(flavour, site).await?.ok_or_else(full)?);
+        Ok(Self { held: None, at: site.path(&socket()), opened, is_asking: false })
+    }
+
     /// The rows of a statement. `attempt` says what for: statements are not shown in errors.
     pub(crate) async fn rows(&mut self, attempt: &str, sql: &str) -> Result<Vec<Row>, EngineError> {
-        self.ask(attempt, sql).await?.map_err(|refused| explained(attempt, &refused))
+        self.rows_within(ANSWER, attempt, sql).await
+    }
+
+    /// The first row, by the names of its columns: of statements whose columns differ between versions.
+    pub(crate) async fn first(&mut self, attempt: &str, sql: &str) -> Result<BTreeMap<String, String>, EngineError> {
+        let answer = self.ask(attempt, sql).await?.map_err(|refused| explained(attempt, &refused))?;
+        Ok(answer.columns.into_iter().zip(answer.rows.into_iter().next().unwrap_or_default()).collect())
     }
 
     /// Runs a statement.
@@ -207,10 +227,11 @@ impl Session<'_> {
         attempt: &str,
         sql: &str,
     ) -> Result<Vec<Row>, EngineError> {
-        self.ask_within(limit, attempt, sql).await?.map_err(|refused| explained(attempt, &refused))
+        let answer = self.ask_within(limit, attempt, sql).await?;
+        answer.map(|answer| answer.rows).map_err(|refused| explained(attempt, &refused))
     }
 
-    async fn ask(&mut self, attempt: &str, sql: &str) -> Result<Result<Vec<Row>, ServerError>, EngineError> {
+    async fn ask(&mut self, attempt: &str, sql: &str) -> Result<Result<Answer, ServerError>, EngineError> {
         self.ask_within(ANSWER, attempt, sql).await
     }
 
@@ -219,12 +240,12 @@ impl Session<'_> {
         limit: Duration,
         attempt: &str,
         sql: &str,
-    ) -> Result<Result<Vec<Row>, ServerError>, EngineError> {
+    ) -> Result<Result<Answer, ServerError>, EngineError> {
         let failed = |why: &str| EngineError::new(Kind::Transient, format!("{attempt}: {why}"));
         let opened = self.opened.as_mut().ok_or_else(|| failed("the connection is closed"))?;
         self.is_asking = true;
-        let answer = match within(limit, attempt, async { Ok(opened.rows(sql).await) }).await? {
-            Ok(rows) => Ok(rows.ok_or_else(|| failed("the answer is longer than 16 MiB"))?),
+        let answer = match within(limit, attempt, async { Ok(opened.answer(sql).await) }).await? {
+            Ok(answer) => Ok(answer.ok_or_else(|| failed("the answer is longer than 16 MiB"))?),
             Err(Error::Server(refused)) => Err(refused),
             Err(error) => return Err(opened.relay.refusal().unwrap_or_else(|| broken(attempt, error))),
         };
@@ -283,6 +304,10 @@ fn refused(error: Error) -> EngineError {
         ) => shut_out(error.to_string()),
         error => broken(attempt, error),
     }
+}
+
+fn full() -> EngineError {
+    EngineError::new(Kind::Transient, "connect: the server has as many connections as it takes")
 }
 
 fn broken(attempt: &str, error: Error) -> EngineError {

@@ -114,6 +114,8 @@ fn owned(flavour: Flavour, site: &Site, settings: &Settings) -> Vec<(&'static st
             ("symbolic_links", "OFF"),
             ("gtid_strict_mode", "ON"),
             ("log_slave_updates", "ON"),
+            // Else whoever is let in could say of a change that it is of another time, to which the log is not replayed then.
+            ("secure_timestamp", "SUPER"),
             ("strict_password_validation", "OFF"),
             ("init_connect", ""),
         ]

@@ -6,6 +6,7 @@
 mod access;
 mod accounts;
 mod backup;
+mod binlog;
 mod check;
 mod client;
 mod config;
@@ -13,12 +14,14 @@ mod databases;
 mod engine;
 mod hash;
 mod install;
+mod logs;
 mod metrics;
 mod names;
 mod options;
 mod owned;
 mod parameters;
 mod repair;
+mod replay;
 mod root;
 mod sessions;
 mod undeclared;
@@ -109,17 +112,22 @@ impl Flavour {
 pub struct Mysql {
     flavour: Flavour,
     held: Held,
+    walked: tokio::sync::Mutex<Option<logs::Walked>>,
 }
 
 impl Mysql {
     /// The datastore named `mariadb`. It keeps a connection, and so is made once.
     pub const fn for_mariadb() -> Self {
-        Self { flavour: Flavour::MariaDb, held: Held::nothing() }
+        Self::new(Flavour::MariaDb)
     }
 
     /// The datastore named `mysql`.
     pub const fn for_mysql() -> Self {
-        Self { flavour: Flavour::MySql, held: Held::nothing() }
+        Self::new(Flavour::MySql)
+    }
+
+    const fn new(flavour: Flavour) -> Self {
+        Self { flavour, held: Held::nothing(), walked: tokio::sync::Mutex::const_new(None) }
     }
 
     async fn session(&self, site: &Site) -> Result<Session<'_>, EngineError> {

@@ -99,7 +99,7 @@ async fn passes(datastore: Mysql, tenant: &Tcp, skipped: &[&str]) -> Result<()> 
 
 #[tokio::test]
 async fn mariadb_passes_the_suite() -> Result<()> {
-    passes(Mysql::for_mariadb(), &MARIADB, &["point_in_time"]).await
+    passes(Mysql::for_mariadb(), &MARIADB, &[]).await
 }
 
 #[tokio::test]

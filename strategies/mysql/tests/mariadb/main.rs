@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "one that is skipped says so")]
 
 mod hostile;
+mod logs;
 mod parameters;
 #[path = "../shared/mod.rs"]
 mod shared;
