@@ -1,5 +1,5 @@
-//! Points in time of PostgreSQL through the whole service: a ledger of acknowledged writes, restored to a time, holds what was
-//! acknowledged before it and nothing of later; whatever is killed meanwhile.
+//! Points in time through the whole service: a ledger of acknowledged writes, restored to a time, holds what was acknowledged before
+//! it and nothing of later; whatever is killed meanwhile.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,14 +10,47 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use trove_tests::{Api, Database, Failpoints, Stack, StackOptions, connect, leftovers, poll, rows};
+use tokio_postgres::Client;
+use trove_tests::{
+    APP, Api, Database, Engine, Failpoints, MariaDb, Stack, StackOptions, connect, each_engine, leftovers, poll, rows,
+};
 
 /// As short as it can be, so that a test sees several intervals.
 const SHORT: &str = "[backups]\nlog_interval = \"1s\"\nlog_idle_interval = \"1s\"\n";
 const LIMIT: Duration = Duration::from_secs(120);
 /// What must be found in no object.
 const ROW: &str = "a row that nobody reads in the storage";
-const SECRET: &str = "secret-app-1";
+
+/// A tenant that is logged in to the database `app`.
+enum Tenant {
+    PostgreSql(Client),
+    MariaDb(MariaDb),
+}
+
+impl Tenant {
+    async fn new(engine: Engine, view: &Value) -> Result<Self> {
+        Ok(match engine {
+            Engine::MariaDb => Self::MariaDb(MariaDb::plain(view)?),
+            _ => Self::PostgreSql(connect(view, APP.0, APP.1, "app").await?),
+        })
+    }
+
+    /// Rows of one column.
+    async fn run(&self, sql: &str) -> Result<Vec<String>> {
+        match self {
+            Self::PostgreSql(client) => rows(client, sql).await,
+            Self::MariaDb(server) => {
+                let said = server.run(APP.0, APP.1, &format!("use app; {sql}"))?;
+                Ok(said.lines().map(str::to_owned).collect())
+            }
+        }
+    }
+}
+
+/// As exactly as the engine's log knows when something was written: MariaDB counts seconds.
+fn exactly(engine: Engine) -> Duration {
+    if engine == Engine::MariaDb { Duration::from_secs(1) } else { Duration::ZERO }
+}
 
 /// A write: its number, when it was sent, and when it was acknowledged.
 #[derive(Clone, Copy)]
@@ -28,17 +61,17 @@ struct Write {
 }
 
 /// Writes rows until it is told to stop. What was not acknowledged is not in the ledger.
-async fn write(view: Value, stop: Arc<AtomicBool>) -> Vec<Write> {
+async fn write(engine: Engine, view: Value, stop: Arc<AtomicBool>) -> Vec<Write> {
     let (mut ledger, mut number) = (Vec::new(), 0);
     while !stop.load(Ordering::SeqCst) {
-        let Ok(client) = connect(&view, "app", SECRET, "app").await else {
+        let Ok(tenant) = Tenant::new(engine, &view).await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         while !stop.load(Ordering::SeqCst) {
             number += 1;
             let sent = SystemTime::now();
-            if rows(&client, &format!("insert into ledger values ({number}, '{ROW}')")).await.is_err() {
+            if tenant.run(&format!("insert into ledger values ({number}, '{ROW}')")).await.is_err() {
                 break;
             }
             ledger.push(Write { number, sent, acknowledged: SystemTime::now() });
@@ -78,18 +111,17 @@ fn restored(instance: &str, name: &str, time: Option<SystemTime>) -> Value {
     json!({"instance": {"name": name, "flavorRef": "1", "volume": {"size": 1}, "restorePoint": point}})
 }
 
-async fn numbers(view: &Value) -> Result<Vec<i64>> {
-    let client = connect(view, "app", SECRET, "app").await?;
-    let found = rows(&client, "select n from ledger order by n").await?;
+async fn numbers(engine: Engine, view: &Value) -> Result<Vec<i64>> {
+    let found = Tenant::new(engine, view).await?.run("select n from ledger order by n").await?;
     found.iter().map(|number| Ok(number.parse()?)).collect()
 }
 
-/// That what is there is what the ledger says of this time.
-fn compare(found: &[i64], ledger: &[Write], time: SystemTime) -> Result<()> {
+/// That what is there is what the ledger says of this time. What was acknowledged so shortly before it may be missing.
+fn compare(found: &[i64], ledger: &[Write], time: SystemTime, exactly: Duration) -> Result<()> {
     for write in ledger {
         let is_there = found.binary_search(&write.number).is_ok();
         let Write { number, sent, acknowledged } = *write;
-        ensure!(is_there || acknowledged >= time, "write {number}, acknowledged before, is missing");
+        ensure!(is_there || acknowledged + exactly >= time, "write {number}, acknowledged before, is missing");
         ensure!(!is_there || sent <= time, "write {number}, sent later, is there");
     }
     Ok(())
@@ -110,12 +142,20 @@ fn files(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
+fn options(engine: Engine) -> StackOptions {
+    StackOptions { config: SHORT.to_owned(), ..StackOptions::offering(&[engine]) }
+}
+
+async fn stack(engine: Engine) -> Result<Stack> {
+    Stack::start_with(options(engine)).await
+}
+
 /// An instance whose log is shipped, with an empty ledger and a full backup.
-async fn shipping(stack: &Stack, api: &Api) -> Result<(String, Value, String)> {
-    let id = api.order_and_await("db1").await?;
-    let view = api.instance(&id).await?;
-    let client = connect(&view, "app", SECRET, "app").await?;
-    rows(&client, "create table ledger (n bigint primary key, word text)").await?;
+async fn shipping(engine: Engine, stack: &Stack, api: &Api) -> Result<(String, Value, String)> {
+    let id = api.create(&engine.order("db1")).await?;
+    let view = api.await_active(&id).await?;
+    let tenant = Tenant::new(engine, &view).await?;
+    tenant.run("create table ledger (n bigint primary key, word text)").await?;
     let before = window(api, &id).await?;
     ensure!(before == json!({"keep_seconds": null, "ranges": [], "covered": null}), "{before}");
     let (ok, said) = stack.trovectl(&["instance", "recovery-window", "db1", "--keep", "7d"])?;
@@ -130,14 +170,13 @@ async fn shipping(stack: &Stack, api: &Api) -> Result<(String, Value, String)> {
     Ok((id, view, backup))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_instance_is_made_as_another_was_at_any_time_whatever_was_killed() -> Result<()> {
-    let mut stack = Stack::start_with(StackOptions { config: SHORT.to_owned(), ..StackOptions::default() }).await?;
+async fn is_made_as_another_was(engine: Engine) -> Result<()> {
+    let mut stack = stack(engine).await?;
     let api = stack.login("trove").await?;
-    let (id, view, backup) = shipping(&stack, &api).await?;
+    let (id, view, backup) = shipping(engine, &stack, &api).await?;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let writing = tokio::spawn(write(view.clone(), stop.clone()));
+    let writing = tokio::spawn(write(engine, view.clone(), stop.clone()));
     for victim in ["agent", "controller", "engine"] {
         tokio::time::sleep(Duration::from_secs(3)).await;
         match victim {
@@ -176,14 +215,14 @@ async fn an_instance_is_made_as_another_was_at_any_time_whatever_was_killed() ->
     let then = then["instances"].as_array().into_iter().flatten().find(|instance| instance["name"] == "then");
     let then = then.and_then(|then| then["id"].as_str()).context("the restored one")?.to_owned();
     let view = api.await_active(&then).await?;
-    compare(&numbers(&view).await?, &ledger, middle)?;
+    compare(&numbers(engine, &view).await?, &ledger, middle, exactly(engine))?;
     // It is an instance like any other: it can be written to, started anew, and shipped itself.
-    let client = connect(&view, "app", SECRET, "app").await?;
-    rows(&client, "insert into ledger values (-1, 'afterwards')").await?;
+    let tenant = Tenant::new(engine, &view).await?;
+    tenant.run("insert into ledger values (-1, 'afterwards')").await?;
     assert_eq!(api.post(&format!("/instances/{then}/action"), &json!({"restart": {}})).await?.status, 202);
     api.await_operations(&then).await?;
     let view = api.await_active(&then).await?;
-    ensure!(numbers(&view).await?.first() == Some(&-1), "what was written afterwards is gone");
+    ensure!(numbers(engine, &view).await?.first() == Some(&-1), "what was written afterwards is gone");
 
     // The source may go: what was stored of it stays.
     assert_eq!(api.delete(&format!("/instances/{id}")).await?.status, 202);
@@ -193,11 +232,13 @@ async fn an_instance_is_made_as_another_was_at_any_time_whatever_was_killed() ->
     let last = api.create(&restored(&id, "last", None)).await?;
     let view = api.await_active(&last).await.with_context(|| stack.log_end())?;
     let all: Vec<i64> = ledger.iter().map(|write| write.number).collect();
-    let found = numbers(&view).await?;
+    let found = numbers(engine, &view).await?;
     let missing: Vec<_> = all.iter().filter(|number| found.binary_search(number).is_err()).collect();
     ensure!(missing.is_empty(), "acknowledged and missing: {missing:?}");
     Ok(())
 }
+
+each_engine!(an_instance_is_made_as_another_was_at_any_time_whatever_was_killed_in: is_made_as_another_was of postgresql, mariadb);
 
 fn kill_all(pids: &[i32]) -> Result<()> {
     ensure!(!pids.is_empty(), "nobody to kill");
@@ -206,13 +247,13 @@ fn kill_all(pids: &[i32]) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_piece_is_named_and_never_replayed() -> Result<()> {
-    let stack = Stack::start_with(StackOptions { config: SHORT.to_owned(), ..StackOptions::default() }).await?;
+    let stack = stack(Engine::PostgreSql).await?;
     let api = stack.login("trove").await?;
-    let (id, view, backup) = shipping(&stack, &api).await?;
-    let client = connect(&view, "app", SECRET, "app").await?;
-    rows(&client, "insert into ledger values (1, 'one')").await?;
+    let (id, view, backup) = shipping(Engine::PostgreSql, &stack, &api).await?;
+    let tenant = Tenant::new(Engine::PostgreSql, &view).await?;
+    tenant.run("insert into ledger values (1, 'one')").await?;
     await_covered(&stack, &api, &id, SystemTime::now()).await?;
-    rows(&client, "insert into ledger values (2, 'two')").await?;
+    tenant.run("insert into ledger values (2, 'two')").await?;
     await_covered(&stack, &api, &id, SystemTime::now()).await?;
     let mut objects = Vec::new();
     containers(&stack, &[&backup])?.iter().try_for_each(|container| files(container, &mut objects))?;
@@ -240,50 +281,50 @@ async fn a_damaged_piece_is_named_and_never_replayed() -> Result<()> {
     }
     let new = api.create(&restored(&id, "mended", None)).await?;
     let view = api.await_active(&new).await.with_context(|| stack.log_end())?;
-    assert_eq!(numbers(&view).await?, [1, 2]);
+    assert_eq!(numbers(Engine::PostgreSql, &view).await?, [1, 2]);
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_dies_between_any_two_steps_leaves_no_gap_and_replays_to_the_end() -> Result<()> {
+async fn dies_between_any_two_steps(engine: Engine) -> Result<()> {
     let points =
         ["agent.logs.stored", "agent.logs.recorded", "agent.replay.before_replay", "agent.replay.after_replay"];
     let deaths = points.map(|point| format!("{point}=kill")).join(",");
-    let options = StackOptions { config: SHORT.to_owned(), ..StackOptions::default() };
-    let mut stack = Stack::prepare(options)?;
+    let mut stack = Stack::prepare(options(engine))?;
     stack.run(&Failpoints { controller: None, agent: Some(deaths) })?;
     stack.await_datastore().await?;
     let api = stack.login("trove").await?;
-    let (id, view, _) = shipping(&stack, &api).await?;
+    let (id, view, _) = shipping(engine, &stack, &api).await?;
     for number in 1..=3 {
-        let client = connect(&view, "app", SECRET, "app").await?;
-        rows(&client, &format!("insert into ledger values ({number}, 'kept')")).await?;
+        let tenant = Tenant::new(engine, &view).await?;
+        tenant.run(&format!("insert into ledger values ({number}, 'kept')")).await?;
         await_covered(&stack, &api, &id, SystemTime::now()).await?;
     }
     let shown = window(&api, &id).await?;
     ensure!(shown["ranges"].as_array().is_some_and(|ranges| ranges.len() == 1), "there is a gap: {shown}");
     let new = api.create(&restored(&id, "new", None)).await?;
     let view = api.await_active(&new).await.with_context(|| stack.log_end())?;
-    assert_eq!(numbers(&view).await?, [1, 2, 3]);
+    assert_eq!(numbers(engine, &view).await?, [1, 2, 3]);
     for point in points {
         ensure!(stack.fired()?.join(point).exists(), "{point} was never reached");
     }
     Ok(())
 }
 
+each_engine!(an_agent_leaves_no_gap_and_replays_to_the_end_that_dies_in: dies_between_any_two_steps of postgresql, mariadb);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storage_that_is_away_is_said_and_waited_for() -> Result<()> {
-    let stack = Stack::start_with(StackOptions { config: SHORT.to_owned(), ..StackOptions::default() }).await?;
+    let stack = stack(Engine::PostgreSql).await?;
     let api = stack.login("trove").await?;
-    let (id, view, _) = shipping(&stack, &api).await?;
-    let client = connect(&view, "app", SECRET, "app").await?;
-    rows(&client, "insert into ledger values (1, 'before')").await?;
+    let (id, view, _) = shipping(Engine::PostgreSql, &stack, &api).await?;
+    let tenant = Tenant::new(Engine::PostgreSql, &view).await?;
+    tenant.run("insert into ledger values (1, 'before')").await?;
     await_covered(&stack, &api, &id, SystemTime::now()).await?;
 
     let (there, away) = (stack.storage(), stack.state().join("away"));
     std::fs::rename(&there, &away)?;
     std::fs::create_dir(&there)?;
-    rows(&client, "insert into ledger values (2, 'meanwhile')").await?;
+    tenant.run("insert into ledger values (2, 'meanwhile')").await?;
     let fault =
         |view: &Value| view["fault"]["message"].as_str().unwrap_or_default().contains("has not been stored since");
     poll("that it is said", LIMIT, async || api.instance(&id).await, fault).await.with_context(|| stack.log_end())?;
@@ -304,11 +345,11 @@ async fn a_log_of_several_days_is_replayed_through_all_of_them() -> Result<()> {
     let shared = Some(database.shared());
     let stack = Stack::start_with(StackOptions { config: SHORT.to_owned(), shared, ..StackOptions::default() }).await?;
     let api = stack.login("trove").await?;
-    let (id, view, _) = shipping(&stack, &api).await?;
-    let client = connect(&view, "app", SECRET, "app").await?;
+    let (id, view, _) = shipping(Engine::PostgreSql, &stack, &api).await?;
+    let tenant = Tenant::new(Engine::PostgreSql, &view).await?;
     let store = database.connect().await?;
     for number in 1..=3 {
-        rows(&client, &format!("insert into ledger values ({number}, 'kept')")).await?;
+        tenant.run(&format!("insert into ledger values ({number}, 'kept')")).await?;
         await_covered(&stack, &api, &id, SystemTime::now()).await?;
         store.batch_execute("update log_container set created = created - 90000000000").await?;
         store.batch_execute("update backup set created = created - 90000000000").await?;
@@ -319,6 +360,6 @@ async fn a_log_of_several_days_is_replayed_through_all_of_them() -> Result<()> {
     ensure!(shown["ranges"].as_array().is_some_and(|ranges| ranges.len() == 1), "there is a gap: {shown}");
     let new = api.create(&restored(&id, "new", None)).await?;
     let view = api.await_active(&new).await.with_context(|| stack.log_end())?;
-    assert_eq!(numbers(&view).await?, [1, 2, 3]);
+    assert_eq!(numbers(Engine::PostgreSql, &view).await?, [1, 2, 3]);
     Ok(())
 }
