@@ -33,7 +33,8 @@ def main():
     files = [{"format": arguments.format, "path": image, "size": os.path.getsize(arguments.image), "sha256": digest}]
     # Another format of the same contents is described beside it, under the id that is registered already.
     previous = read(place(f"{name}.json"))
-    if previous and previous.get("agent_sha256") == agent and previous["manifest"] == manifest:
+    parts = {"base": arguments.base, "agent_sha256": agent, "manifest": manifest}
+    if previous and all(previous.get(part) == value for part, value in parts.items()):
         others = [file for file in previous["files"] if file["format"] != arguments.format]
         others = [file for file in others if os.path.exists(place(file["path"]))]
         if others:
@@ -47,6 +48,7 @@ def main():
         "version": installation["version"],
         "suite": arguments.suite,
         "created": created,
+        "base": arguments.base,
         "agent_sha256": agent,
         "files": files,
         "packages": f"{name}.spdx.json",
@@ -74,6 +76,7 @@ def parse():
     parser.add_argument("--datastore", required=True)
     parser.add_argument("--suite", required=True)
     parser.add_argument("--format", required=True, choices=sorted(NAMES))
+    parser.add_argument("--base", required=True, help="what stands for the contents without the agent")
     parser.add_argument("--image", required=True, help="the image's file; it is moved")
     parser.add_argument("--root", required=True, help="a directory with the image's contents")
     parser.add_argument("--manifest", required=True)

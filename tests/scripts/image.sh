@@ -42,13 +42,15 @@ export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/n
 exec 9>"$CACHE/lock"
 flock 9
 
-# diskimage-builder, plain, from Python's index.
-export DIB=$CACHE/diskimage-builder-3.43.0
+# diskimage-builder, plain, from Python's index, with what it needs, all by version and sum.
+DIB=$CACHE/diskimage-builder-$(sha256sum "$elements/requirements.txt" | cut -c 1-16)
+export DIB
 if [ ! -e "$DIB/complete" ]; then
     say "installing diskimage-builder"
     rm -rf "$DIB"
     python3 -m venv "$DIB"
-    "$DIB/bin/pip" install --quiet --disable-pip-version-check diskimage-builder==3.43.0
+    "$DIB/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --require-hashes \
+        --requirement "$elements/requirements.txt"
     touch "$DIB/complete"
 fi
 
@@ -106,11 +108,7 @@ mapfile -t wanted < <(sed -n 's/^\([a-z0-9.+-]*\):.*/\1/p' "$elements"/trove-{ag
 packages=$(apt_of_suite apt-get -s -qq install '?essential' apt systemd-sysv "${wanted[@]}" |
     sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*/\1 \2/p' | sort)
 [ -n "$packages" ] || fail "apt finds no way to install ${wanted[*]} from $suite"
-key=$({
-    echo "$suite $packages diskimage-builder 3.43.0"
-    find "$elements/trove-agent" "$elements/trove-$datastore" tests/scripts/image-base.sh -type f ! -name '*.md' |
-        sort | xargs sha256sum | sed "s|$PWD/||"
-} | sha256sum | cut -c 1-16)
+key=$(tests/scripts/image-key.sh "$datastore" "$suite" <<<"$packages")
 base=$CACHE/base/$datastore-$suite-$key.tar.zst
 if [ "$format" != qcow2 ] && [ ! -e "$base" ]; then
     say "baking the base of $datastore ($candidate) on $suite; minutes the first time"
@@ -166,6 +164,6 @@ as_root unshare --mount --pid --fork --ipc --uts --net sh -eu -c '
         chroot "$1" trove-agent manifest "$2" --account os_admin' sh "$work/root" "$datastore" >"$work/manifest.json" ||
     fail "the agent cannot make the manifest inside the image"
 
-python3 tests/scripts/image-describe.py --datastore "$datastore" --suite "$suite" --format "$format" \
+python3 tests/scripts/image-describe.py --datastore "$datastore" --suite "$suite" --format "$format" --base "$key" \
     --image "$image" --root "$work/root" --manifest "$work/manifest.json" --epoch "$SOURCE_DATE_EPOCH" \
     --images "$images"
