@@ -27,14 +27,16 @@ const CONFIGURATION: &str = "agent.toml";
 /// Writes the files into `into`. Returns what it did, as a sentence.
 ///
 /// # Errors
-/// There is no document, and none was written before; the document is malformed; or it is for another guest than the
+/// There is no document, and none was written before or its place was given; the document is malformed; or it is for another guest than the
 /// one that this is already. Then nothing is changed.
 pub(crate) async fn run(places: &Places, into: &Path) -> Result<String> {
     let files = Durable::open(into)?;
     let found = match source::find(places).await {
         Ok(found) => found,
         // The drive may be detached after the first boot, and a container's driver writes the files itself.
-        Err(_) if files.path(CONFIGURATION).exists() => return Ok("no document; the present files stay".to_owned()),
+        Err(error) if places.given.is_none() && files.path(CONFIGURATION).exists() => {
+            return Ok(format!("the present files stay: {error:#}"));
+        }
         Err(error) => return Err(error),
     };
     take(&found.text, &files).with_context(|| format!("the enrolment document from {}", found.from))

@@ -150,7 +150,11 @@ async fn no_document_is_an_error_at_the_first_boot_only() {
     let said = format!("{:#}", guest.boot_from(nobody.clone()).await.unwrap_err());
     assert!(said.contains("no config drive") && said.contains("user_data"), "{said}");
     guest.boot(&document(ONE, 1, TOKEN)).await.unwrap();
-    guest.boot_from(nobody).await.unwrap();
+    let said = guest.boot_from(nobody).await.unwrap();
+    assert!(said.contains("stay") && said.contains("no config drive") && said.contains("refused"), "{said}");
+    let given = Places::new(Some(guest.directory.path().join("nowhere")));
+    let said = format!("{:#}", run(&given, &guest.etc()).await.unwrap_err());
+    assert!(said.contains("there is no ") && said.contains("nowhere"), "{said}");
 }
 
 /// Answers one request and gives back what was asked.
