@@ -67,6 +67,7 @@ pub async fn run(state: &Path, config: Config) -> Result<()> {
     let store = directory.store(&config).await?;
     let authorities = Arc::new(Authorities::load(&store).await?);
     let identity = Identity::open(&store, &config, directory.path()).await?;
+    check_driver(&store, &config).await?;
     let compute = compute::open(directory.path(), &config).await?;
     let objects = open_objects(directory.objects(&config), &store, &config).await?;
     let api_listener = listen(&*compute, config.api.listen, "api.listen").await?;
@@ -148,6 +149,17 @@ fn reconcilers(context: RunnerContext, shutdown: &CancellationToken) -> [JoinHan
         endless(shutdown, reconcile::squatters::run(context.clone(), shutdown.clone())),
         endless(shutdown, reconcile::run(context, shutdown.clone())),
     ]
+}
+
+/// Refuses a driver that cannot have made the hosts of the instances that there are: it would take them for gone.
+async fn check_driver(store: &Store, config: &Config) -> Result<()> {
+    let unfit = store.list_unfit(compute::artifacts(config)?).await?;
+    let Some(first) = unfit.first() else { return Ok(()) };
+    let (name, count) = (&config.compute, unfit.len());
+    Err(Error::Conflict(format!(
+        "compute: the driver {name:?} cannot run instances that another driver made, and there are {count}, such as {first}. Set \
+         compute to what it was; to change it, delete them first."
+    )))
 }
 
 /// The metrics' port, if there is one.
@@ -311,6 +323,23 @@ async fn wait(shutdown: &CancellationToken) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::store::fixture;
+
+    #[tokio::test]
+    async fn a_driver_that_cannot_have_made_the_instances_is_refused() {
+        let fixture = fixture().await;
+        let with = |driver: &str| Config { compute: driver.to_owned(), ..Config::default() };
+        check_driver(&fixture.store, &with("docker")).await.unwrap();
+        let instance = fixture.insert("demo").await;
+        check_driver(&fixture.store, &with("process")).await.unwrap();
+        let refused = check_driver(&fixture.store, &with("docker")).await.unwrap_err().to_string();
+        assert!(refused.contains("\"docker\"") && refused.contains(&instance.to_string()), "{refused}");
+        fixture.store.change("update datastore_version set image = '{}'").await;
+        assert!(check_driver(&fixture.store, &with("process")).await.is_err());
+        check_driver(&fixture.store, &with("docker")).await.unwrap();
+        fixture.store.change("update instance set deleted = 1").await;
+        check_driver(&fixture.store, &with("process")).await.unwrap();
+    }
 
     #[test]
     fn an_event_of_the_log_is_one_line() {

@@ -14,7 +14,7 @@ use trove_strategy::Size;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId};
-use crate::model::{Artifact, ArtifactKind, Locality, Requirements};
+use crate::model::{Artifact, ArtifactKind, Image, Locality, Requirements};
 use crate::state::HostState;
 
 mod agent_config;
@@ -62,6 +62,14 @@ fn driver(config: &Config) -> Result<&'static Driver> {
         let text = format!("compute: there is no driver {:?}; there is {}.", config.compute, names.join(", "));
         Error::BadRequest(text)
     })
+}
+
+/// Which artifacts the driver that the configuration names runs.
+///
+/// # Errors
+/// 400 if there is no such driver.
+pub fn artifacts(config: &Config) -> Result<ArtifactKind> {
+    Ok(driver(config)?.artifacts)
 }
 
 /// Opens the driver that the configuration names.
@@ -255,6 +263,11 @@ pub trait Compute: Send + Sync {
     /// Brings the programs of hosts to where they run, so that the next start with these is short. A driver that has them
     /// there anyway does nothing.
     async fn fetch_programs(&self, _artifact: &Artifact) -> std::result::Result<(), ComputeError> {
+        Ok(())
+    }
+    /// Removes programs that it has brought there, but those of these images and of its hosts. A driver that brings none does
+    /// nothing.
+    async fn forget_programs(&self, _kept: &[Image]) -> std::result::Result<(), ComputeError> {
         Ok(())
     }
     /// Makes the host with its volume and starts the agent, unless it is there. Grows the volume to the size in `spec`;

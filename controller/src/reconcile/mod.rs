@@ -18,6 +18,7 @@ pub mod controllers;
 pub mod hosts;
 pub mod logs;
 pub mod parameters;
+pub mod programs;
 pub mod restarts;
 pub mod schedules;
 pub mod scratch;
@@ -87,6 +88,9 @@ pub async fn run(context: RunnerContext, shutdown: CancellationToken) {
                 }
                 if let Err(error) = hosts::reconcile(&context).await {
                     tracing::warn!("hosts could not be compared: {}", chain(&error));
+                }
+                if let Err(error) = programs::reconcile(&context).await {
+                    tracing::warn!("what no version needs could not be removed: {}", chain(&error));
                 }
                 if let Err(error) = parameters::reconcile(&context).await {
                     tracing::warn!("parameters that wait could not be looked at: {}", chain(&error));

@@ -233,9 +233,11 @@ mod tests {
         let (images, directory) = (Images::new(), tempfile::tempdir().unwrap());
         let store = open(directory.path(), 1).await;
         let id = register(&store, &images.write(&Images::description()), None).await.unwrap();
+        assert_eq!(store.list_images().await.unwrap().len(), 1);
         let mut tx = store.begin().await.unwrap();
         assert!(store.remove_version(&mut tx, id).await.unwrap());
         tx.commit().await.unwrap();
+        assert!(store.list_images().await.unwrap().is_empty());
         let image = Images::description()["id"].as_str().unwrap().parse().unwrap();
         let order = NewVersion {
             datastore: "enginedb".to_owned(),

@@ -125,6 +125,17 @@ impl Store {
         .transpose()
     }
 
+    /// The images of all versions.
+    pub async fn list_images(&self) -> Result<Vec<Image>> {
+        let sql = "select distinct image from datastore_version where image is not null and removed is null";
+        let rows = query(sql).fetch_all(&self.read).await.map_err(unread)?;
+        let image = |row: &Row| {
+            let text: String = row.try_get("image").map_err(unread)?;
+            serde_json::from_str(&text).map_err(|error| Error::internal("read an image", error))
+        };
+        rows.iter().map(image).collect()
+    }
+
     /// Engines that the last registration run failed to register.
     pub async fn unregistered(&self) -> Result<Vec<Unregistered>> {
         let sql = "select datastore, bindir, version, reason from unregistered order by datastore, bindir";

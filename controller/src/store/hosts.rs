@@ -5,6 +5,7 @@ use sqlx::AssertSqlSafe;
 use super::Store;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
+use crate::model::ArtifactKind;
 use crate::model::operations::Lane;
 use crate::state::{HostState, Task};
 use crate::store::sql::{Connection, Row, query};
@@ -35,6 +36,27 @@ impl Store {
         ));
         let rows = query(sql).fetch_all(&self.read).await.map_err(|error| Error::internal("list hosts", error))?;
         rows.iter().map(host_row).collect()
+    }
+
+    /// Instances whose hosts a driver of this kind cannot have made: they are of versions that it does not run.
+    pub async fn list_unfit(&self, artifacts: ArtifactKind) -> Result<Vec<InstanceId>> {
+        let failed = |error| Error::internal("list the instances of another driver", error);
+        let rows = query(match artifacts {
+            ArtifactKind::Local => {
+                "select i.id from instance i join datastore_version v on v.id = i.version_id \
+                 where i.deleted is null and v.image is not null order by i.id"
+            }
+            ArtifactKind::Image => {
+                "select i.id from instance i join datastore_version v on v.id = i.version_id \
+                 where i.deleted is null and v.image is null order by i.id"
+            }
+        });
+        let rows = rows.fetch_all(&self.read).await.map_err(failed)?;
+        let id = |row: &Row| {
+            let id: String = row.try_get("id").map_err(failed)?;
+            id.parse().map_err(|error| Error::internal("read the id of an instance of another driver", error))
+        };
+        rows.iter().map(id).collect()
     }
 
     /// Instances that are in error because a restart of their engine or a reboot failed.

@@ -1,13 +1,17 @@
-//! Rules of the machine's packet filter, in three chains that are always written whole:
+//! Rules of the machine's packet filter, in four chains that are always written whole:
 //!
 //! - From an instance no service of this machine can be reached but the agents' port of the controller. Answers to
 //!   connections that this machine made pass.
-//! - From an instance no link-local address is reached, where a cloud tells this machine its secrets.
+//! - From an instance no link-local address is reached, where a cloud tells this machine its secrets, and it has a bounded
+//!   part of the kernel's table of connections, which is one for all.
 //! - Other machines, for which this one has to be the route, reach an instance only if it is public, and only from its
-//!   allowed CIDRs. Docker drops what no rule allows.
+//!   allowed CIDRs. What is no longer allowed ends, since the rules are asked for each packet of a connection.
 //! - If allowed CIDRs were given, they hold for this machine, too; its address is then the first one of the network.
 //!
-//! Instances of one project are on one bridge, where the filter sees nothing: they always reach each other.
+//! Docker drops what other machines send to a container, in the chain `FORWARD`, and from version 28 on in the table `raw`,
+//! which comes first: what is let in is accepted in both.
+//!
+//! Instances of one project are on one bridge and always reach each other.
 
 #![allow(clippy::disallowed_methods, reason = "the system's programs")]
 
@@ -27,6 +31,10 @@ const DOCKERS: &str = "DOCKER-USER";
 
 /// Clouds tell a machine its secrets there (the metadata service).
 const LINK_LOCAL: &str = "169.254.0.0/16";
+
+/// Connections that one instance may have made that are still in the kernel's table: to other machines, and as many again to the
+/// agents' port.
+const MOST_CONNECTIONS: u32 = 1024;
 
 /// Who may connect to an instance.
 #[derive(Clone, Debug)]
@@ -79,15 +87,20 @@ impl Firewall {
         *obstacle = outcome.err();
     }
 
-    /// The contents of the chains, in the format of iptables-restore(8), which replaces them at once.
+    /// The contents of the chains, in the format of iptables-restore(8), which replaces those of a table at once.
     fn rules(&self, doors: &[Door]) -> String {
-        let (from, between, to) = (self.chain("IN"), self.chain("FWD"), self.chain("OUT"));
+        let (before, from) = (self.chain("RAW"), self.chain("IN"));
+        let (between, to) = (self.chain("FWD"), self.chain("OUT"));
+        let (port, bridges) = (self.agents_port, &self.bridges);
+        let too_many = format!("-m connlimit --connlimit-above {MOST_CONNECTIONS} --connlimit-mask 32");
+        let mut early = format!("*raw\n:{before} - [0:0]\n");
         let mut text = format!(
             "*filter\n:{from} - [0:0]\n:{between} - [0:0]\n:{to} - [0:0]\n\
              -A {from} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
-             -A {from} -p tcp --dport {} -j RETURN\n-A {from} -j DROP\n\
-             -A {between} -i {}+ -d {LINK_LOCAL} -j DROP\n",
-            self.agents_port, self.bridges
+             -A {from} -p tcp --dport {port} {too_many} -j DROP\n\
+             -A {from} -p tcp --dport {port} -j RETURN\n-A {from} -j DROP\n\
+             -A {between} -i {bridges}+ -d {LINK_LOCAL} -j DROP\n\
+             -A {between} -i {bridges}+ -m conntrack --ctstate NEW {too_many} -j DROP\n"
         );
         for Door { address, ports, access } in doors {
             let allowed = access.as_ref().and_then(|access| access.allowed_cidrs.as_deref());
@@ -98,8 +111,10 @@ impl Firewall {
                 let door = format!("-d {address} -p tcp --dport {port}");
                 let everywhere = vec!["0.0.0.0/0".to_owned()];
                 for source in sources.as_ref().unwrap_or(&everywhere).iter().filter(|_| is_public) {
+                    let _ = writeln!(early, "-A {before} {door} -s {source} -j ACCEPT");
                     let _ = writeln!(text, "-A {between} {door} -s {source} -j ACCEPT");
                 }
+                let _ = writeln!(text, "-A {between} ! -i {bridges}+ {door} -j REJECT --reject-with tcp-reset");
                 let Some(sources) = &sources else { continue };
                 for source in sources {
                     let _ = writeln!(text, "-A {to} {door} -s {source} -j RETURN");
@@ -107,42 +122,44 @@ impl Firewall {
                 let _ = writeln!(text, "-A {to} {door} -j REJECT --reject-with tcp-reset");
             }
         }
-        text + "COMMIT\n"
+        early + "COMMIT\n" + &text + "COMMIT\n"
     }
 
-    /// The rules that lead into the chains.
-    fn entries(&self) -> [Vec<String>; 3] {
+    /// The rules that lead into the chains, each with its table.
+    fn entries(&self) -> [Vec<String>; 4] {
         let words = |text: String| text.split(' ').map(str::to_owned).collect();
         [
-            words(format!("INPUT -i {}+ -j {}", self.bridges, self.chain("IN"))),
-            words(format!("{DOCKERS} -j {}", self.chain("FWD"))),
-            words(format!("OUTPUT -o {}+ -j {}", self.bridges, self.chain("OUT"))),
+            words(format!("raw PREROUTING -j {}", self.chain("RAW"))),
+            words(format!("filter INPUT -i {}+ -j {}", self.bridges, self.chain("IN"))),
+            words(format!("filter {DOCKERS} -j {}", self.chain("FWD"))),
+            words(format!("filter OUTPUT -o {}+ -j {}", self.bridges, self.chain("OUT"))),
         ]
     }
 
     fn enter(&self) -> Result<(), String> {
         self.entries().iter().try_for_each(|entry| {
-            let with = |verb: &'static str| -> Vec<&str> {
-                ["--wait", verb].into_iter().chain(entry.iter().map(String::as_str)).collect()
-            };
             // First, before what an administrator's rules let pass.
-            run("iptables", &with("-C"), "").or_else(|_| run("iptables", &with("-I"), ""))
+            change("-C", entry).or_else(|_| change("-I", entry))
         })
     }
 
-    /// Removes the chains and what leads into them.
+    /// Removes the chains and what leads into them. An error means that it is not there.
     pub(super) fn remove(&self) {
         for entry in self.entries() {
-            let words: Vec<&str> = ["--wait", "-D"].into_iter().chain(entry.iter().map(String::as_str)).collect();
-            // An error means that it is not there.
-            let _ = run("iptables", &words, "");
+            let _ = change("-D", &entry);
         }
-        for name in ["IN", "FWD", "OUT"] {
-            let chain = self.chain(name);
-            let _ = run("iptables", &["--wait", "-F", &chain], "")
-                .and_then(|()| run("iptables", &["--wait", "-X", &chain], ""));
+        for (table, name) in [("raw", "RAW"), ("filter", "IN"), ("filter", "FWD"), ("filter", "OUT")] {
+            let chain = [table.to_owned(), self.chain(name)];
+            let _ = change("-F", &chain).and_then(|()| change("-X", &chain));
         }
     }
+}
+
+/// Changes a table, of which the name comes first.
+fn change(verb: &str, words: &[String]) -> Result<(), String> {
+    let Some((table, rest)) = words.split_first() else { return Ok(()) };
+    let words: Vec<&str> = ["--wait", "-t", table, verb].into_iter().chain(rest.iter().map(String::as_str)).collect();
+    run("iptables", &words, "")
 }
 
 /// A network of IPv4 as the program reads it. The instances have no IPv6 addresses.
@@ -195,10 +212,16 @@ mod tests {
         assert_eq!(
             rules,
             [
+                "-A TROVE-ab-RAW -d 10.9.1.3 -p tcp --dport 5432 -s 0.0.0.0/0 -j ACCEPT",
+                "-A TROVE-ab-RAW -d 10.9.1.4 -p tcp --dport 5432 -s 192.0.2.0/24 -j ACCEPT",
+                "-A TROVE-ab-FWD ! -i trvab+ -d 10.9.1.2 -p tcp --dport 5432 -j REJECT --reject-with tcp-reset",
                 "-A TROVE-ab-FWD -d 10.9.1.3 -p tcp --dport 5432 -s 0.0.0.0/0 -j ACCEPT",
+                "-A TROVE-ab-FWD ! -i trvab+ -d 10.9.1.3 -p tcp --dport 5432 -j REJECT --reject-with tcp-reset",
                 "-A TROVE-ab-FWD -d 10.9.1.4 -p tcp --dport 5432 -s 192.0.2.0/24 -j ACCEPT",
+                "-A TROVE-ab-FWD ! -i trvab+ -d 10.9.1.4 -p tcp --dport 5432 -j REJECT --reject-with tcp-reset",
                 "-A TROVE-ab-OUT -d 10.9.1.4 -p tcp --dport 5432 -s 192.0.2.0/24 -j RETURN",
                 "-A TROVE-ab-OUT -d 10.9.1.4 -p tcp --dport 5432 -j REJECT --reject-with tcp-reset",
+                "-A TROVE-ab-FWD ! -i trvab+ -d 10.9.1.5 -p tcp --dport 5432 -j REJECT --reject-with tcp-reset",
                 "-A TROVE-ab-OUT -d 10.9.1.5 -p tcp --dport 5432 -s 198.51.100.7/32 -j RETURN",
                 "-A TROVE-ab-OUT -d 10.9.1.5 -p tcp --dport 5432 -j REJECT --reject-with tcp-reset",
             ]

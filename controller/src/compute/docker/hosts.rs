@@ -17,7 +17,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -153,6 +153,13 @@ impl Hosts {
         Ok(false)
     }
 
+    /// The images of all hosts.
+    pub(super) fn images(&self) -> Result<Vec<Image>, ComputeError> {
+        let of = |instance| [WHOLE, WITHDRAWN].map(|name| self.read::<Guest>(instance, name).transpose());
+        let guests = self.list()?.into_iter().flat_map(of).flatten();
+        guests.map(|guest| guest.map(|guest| guest.image)).collect()
+    }
+
     /// The doors of all hosts. One whose file cannot be read is left out, which closes its door.
     pub(super) fn doors(&self) -> Result<Vec<Door>, ComputeError> {
         let guests = self.list()?.into_iter().filter_map(|instance| {
@@ -189,9 +196,14 @@ impl Hosts {
     /// Locks the host, so that two controllers do not make and remove it at the same time. `None` if there is no host.
     pub(super) fn lock(&self, instance: InstanceId) -> Result<Option<Flock<File>>, ComputeError> {
         let directory = self.directory(instance);
-        let locked =
-            if_there(File::open(&directory)).and_then(|file| file.map(|file| lock::take(file, LOCK_LIMIT)).transpose());
-        locked.map_err(transient("lock", &directory))
+        let locked = || -> std::io::Result<Option<Flock<File>>> {
+            let Some(file) = if_there(File::open(&directory))? else { return Ok(None) };
+            let alone = lock::take(file, LOCK_LIMIT)?;
+            // Who had the lock may have removed the host.
+            let there = if_there(fs::metadata(&directory))?.map(|there| there.ino());
+            Ok((there == Some(alone.metadata()?.ino())).then_some(alone))
+        };
+        locked().map_err(transient("lock", &directory))
     }
 
     pub(super) fn check_fence(&self, instance: InstanceId, fence: u64) -> Result<(), ComputeError> {

@@ -1,10 +1,13 @@
-//! Images in the Docker Engine. They are imported when a host first needs them, under a tag with the sum of the file.
+//! Images in the Docker Engine. They are imported when a host first needs them, under a tag with the key of the directory of hosts and
+//! the sum of the file, and removed when neither a version nor a host has them any more.
 
 #![allow(clippy::disallowed_methods, reason = "files of images, which an administrator registered")]
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bollard::query_parameters::{CreateImageOptions, RemoveImageOptions, TagImageOptions};
+use bollard::errors::Error as DockerError;
+use bollard::query_parameters::{CreateImageOptions, ListImagesOptions, RemoveImageOptions, TagImageOptions};
 use bollard::{Docker, body_try_stream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use ring::digest::{Context, SHA256};
@@ -16,6 +19,8 @@ use crate::model::{Image, ImageFile};
 
 /// The format of files of which the engine makes an image: a root file system, tar.
 const FORMAT: &str = "docker";
+/// How the names of all images of this driver begin; the name of the image follows.
+const REPOSITORY: &str = "trove-rs/";
 /// Digits of the sum in the tag.
 const DIGITS: usize = 12;
 /// Size of the pieces in which a file is read.
@@ -23,6 +28,8 @@ const PIECE: usize = 256 << 10;
 
 pub(super) struct Images {
     docker: Docker,
+    /// Of the directory of hosts.
+    key: String,
     /// One import at a time, since several hosts may want the same image.
     turn: tokio::sync::Mutex<()>,
 }
@@ -38,15 +45,18 @@ pub(super) fn file(image: &Image) -> Result<&ImageFile, ComputeError> {
 }
 
 impl Images {
-    pub(super) fn new(docker: Docker) -> Self {
-        Self { docker, turn: tokio::sync::Mutex::default() }
+    pub(super) fn new(docker: Docker, key: String) -> Self {
+        Self { docker, key, turn: tokio::sync::Mutex::default() }
+    }
+
+    fn tag(&self, file: &ImageFile) -> String {
+        format!("{}-{}", self.key, &file.sha256[..DIGITS])
     }
 
     /// Imports the image unless it is there. Returns its name in the engine.
     pub(super) async fn ensure(&self, image: &Image) -> Result<String, ComputeError> {
         let file = file(image)?;
-        let repository = format!("trove-rs/{}", image.name);
-        let tag = &file.sha256[..DIGITS];
+        let (repository, tag) = (format!("{REPOSITORY}{}", image.name), self.tag(file));
         let name = format!("{repository}:{tag}");
         if self.is_there(&name).await? {
             return Ok(name);
@@ -57,11 +67,11 @@ impl Images {
         }
         tracing::info!("the image {name} is imported");
         // Under another tag, since what has been imported is only known to be right at the end.
-        let passing = format!("importing-{tag}");
+        let passing = format!("{tag}-importing");
         let found = self.import(file, &repository, &passing).await?;
         let passing = format!("{repository}:{passing}");
         if found == file.sha256 {
-            let options = TagImageOptions { repo: Some(repository), tag: Some(tag.to_owned()) };
+            let options = TagImageOptions { repo: Some(repository), tag: Some(tag) };
             self.docker.tag_image(&passing, Some(options)).await.map_err(failed("name an image"))?;
         }
         let removed = self.docker.remove_image(&passing, None::<RemoveImageOptions>, None).await;
@@ -73,6 +83,28 @@ impl Images {
             "{} has changed since it was registered: its SHA-256 is {found}",
             file.path.display()
         )))
+    }
+
+    /// Removes the images that it has imported, but these and those that containers have.
+    pub(super) async fn retain(&self, kept: &[Image]) -> Result<(), ComputeError> {
+        let name = |image: &Image| Some(format!("{REPOSITORY}{}:{}", image.name, self.tag(file(image).ok()?)));
+        let kept: BTreeSet<String> = kept.iter().filter_map(name).collect();
+        // What is being imported has a passing name.
+        let _turn = self.turn.lock().await;
+        let filters = HashMap::from([("reference".to_owned(), vec![format!("{REPOSITORY}*")])]);
+        let options = ListImagesOptions { filters: Some(filters), ..ListImagesOptions::default() };
+        let all = self.docker.list_images(Some(options)).await.map_err(failed("list the images"))?;
+        let own = format!(":{}-", self.key);
+        let names = all.into_iter().flat_map(|image| image.repo_tags);
+        for name in names.filter(|name| name.contains(&own) && !kept.contains(name)) {
+            match if_there(self.docker.remove_image(&name, None::<RemoveImageOptions>, None).await) {
+                Ok(_) => tracing::info!("the image {name} was removed: no version and no host has it"),
+                // A container has it.
+                Err(DockerError::DockerResponseServerError { status_code: 409, .. }) => {}
+                Err(error) => return Err(failed("remove an image")(error)),
+            }
+        }
+        Ok(())
     }
 
     async fn is_there(&self, name: &str) -> Result<bool, ComputeError> {

@@ -15,25 +15,28 @@ mod networks;
 mod volume;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use nix::fcntl::Flock;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{Compute, ComputeError, HostSpec, Placement, check_on_one_machine, disk};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ProjectId};
-use crate::model::{Artifact, ArtifactKind, Requirements};
+use crate::model::{Artifact, ArtifactKind, Image, Requirements};
 use crate::state::HostState;
 use addresses::{Place, Range, gateway};
 use containers::Containers;
 use firewall::Firewall;
-use hosts::{ENROLMENT, Guest, Hosts};
+use hosts::{ENROLMENT, Hosts};
 use images::Images;
 use networks::Networks;
 use volume::Volume;
@@ -139,12 +142,19 @@ async fn parts(state_dir: &Path, config: &Config) -> Result<Parts> {
     Ok(Parts {
         firewall: Arc::new(Firewall::new(&key, networks.bridges(), config.agents.listen.port())),
         containers: Containers { docker: docker.clone(), key: key.clone() },
-        images: Images::new(docker),
+        images: Images::new(docker, key.clone()),
         hosts: Hosts { root },
         networks,
         key,
         obstacle,
     })
+}
+
+/// Does work to its end, also when nobody waits for it any more, such as a step whose time is over: Docker does what it was
+/// asked in any case, and until then the host stays locked.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Done<T>> + Send + 'static) -> Done<T> {
+    let done = tokio::spawn(work.in_current_span()).await;
+    done.map_err(|error| ComputeError::Transient(format!("work on a host: {error}")))?
 }
 
 /// What hosts are made with.
@@ -214,7 +224,7 @@ impl Parts {
         self.off_the_runtime(move |parts| {
             let hosts = &parts.hosts;
             let place = Place { project: spec.project.clone(), address: hosts::address(&spec)? };
-            if hosts.place(spec.instance)?.as_ref() != Some(&place) {
+            if !hosts.is_there(spec.instance)? {
                 let _places = hosts.lock_places()?;
                 hosts.put_place(spec.instance, &place)?;
             }
@@ -222,6 +232,10 @@ impl Parts {
                 return Err(ComputeError::Transient("the host was removed meanwhile".to_owned()));
             };
             hosts.raise_fence(spec.instance, spec.fence)?;
+            if hosts.place(spec.instance)?.as_ref() != Some(&place) {
+                let _places = hosts.lock_places()?;
+                hosts.put_place(spec.instance, &place)?;
+            }
             let volume = Volume::of(&hosts.directory(spec.instance));
             let gib = spec.size.volume_gib;
             if !hosts.was_whole(spec.instance)? {
@@ -239,7 +253,13 @@ impl Parts {
             return Ok(Running::Gone);
         };
         // Takes long the first time, hence before the lock.
-        let image = self.images.ensure(&guest.image).await?;
+        let name = self.images.ensure(&guest.image).await?;
+        let parts = self.clone();
+        to_its_end(async move { parts.start(instance, guest.image, name).await }).await
+    }
+
+    /// Makes and starts the container, unless it runs, from the image that was brought for it.
+    async fn start(self: &Arc<Self>, instance: InstanceId, brought: Image, image: String) -> Done<Running> {
         let locked = self.off_the_runtime(move |parts| parts.hosts.lock(instance)).await?;
         let Some(_alone) = locked else { return Ok(Running::Gone) };
         let Some(guest) = self.off_the_runtime(move |parts| parts.hosts.guest(instance)).await? else {
@@ -248,13 +268,12 @@ impl Parts {
         if self.containers.runs(instance).await? == Some(true) {
             return Ok(Running::Yes);
         }
-        self.start(guest, image).await
-    }
-
-    async fn start(self: &Arc<Self>, guest: Guest, image: String) -> Done<Running> {
+        if guest.image != brought {
+            return Err(ComputeError::Transient("the host was given another image meanwhile".to_owned()));
+        }
         let network = guest.place.network();
         self.networks.ensure(network, Some(&guest.place.project)).await?;
-        let (volume, gib, directory) = (guest.volume(), guest.volume_gib, self.hosts.directory(guest.instance));
+        let (volume, gib, directory) = (guest.volume(), guest.volume_gib, self.hosts.directory(instance));
         let fence = self.off_the_runtime(move |_| {
             // A restart of the machine unmounts it.
             volume.ensure(gib)?;
@@ -262,8 +281,39 @@ impl Parts {
         });
         let fence = fence.await?;
         let body = containers::body(&guest, fence, &self.key, image, self.networks.name(network));
-        self.containers.start(guest.instance, body).await?;
+        self.containers.start(instance, body).await?;
         Ok(Running::Yes)
+    }
+
+    /// Locks a host, if it is there, that nobody has changed under a greater fence. The fence is checked again after each long
+    /// step: if this controller stalled, another one may have started the host again.
+    async fn lock_under(self: &Arc<Self>, instance: InstanceId, fence: u64) -> Done<Option<Flock<File>>> {
+        self.off_the_runtime(move |parts| {
+            parts.hosts.check_fence(instance, fence)?;
+            let alone = parts.hosts.lock(instance)?;
+            parts.hosts.check_fence(instance, fence)?;
+            Ok(alone)
+        })
+        .await
+    }
+
+    /// Removes what is not data of a host that was stopped: its container and its mount.
+    async fn put_away(self: &Arc<Self>, instance: InstanceId, fence: u64) -> Done<()> {
+        let _alone = self.lock_under(instance, fence).await?;
+        self.containers.remove(instance).await?;
+        self.off_the_runtime(move |parts| Volume::of(&parts.hosts.directory(instance)).unmount()).await
+    }
+
+    /// Removes a host that was withdrawn.
+    async fn delete(self: &Arc<Self>, instance: InstanceId, fence: u64) -> Done<()> {
+        let alone = self.lock_under(instance, fence).await?;
+        self.containers.remove(instance).await?;
+        let place = self.off_the_runtime(move |parts| parts.hosts.place(instance)).await?;
+        // While the directory is there the network is this host's. If this process is killed in between, the network is
+        // removed at the next start.
+        self.off_the_runtime(move |parts| parts.hosts.remove(instance)).await?;
+        drop(alone);
+        self.release(instance, place).await
     }
 
     /// Removes networks that no host has: a controller was killed before it removed them.
@@ -376,6 +426,12 @@ impl Compute for DockerDriver {
         let (others, project) = (self.parts.networks.others().await?, project.clone());
         let chosen = self.parts.off_the_runtime(move |parts| {
             let _places = parts.hosts.lock_places()?;
+            // A controller that stalled asks late: the host has its place.
+            if parts.hosts.was_whole(instance)?
+                && let Some(place) = parts.hosts.place(instance)?
+            {
+                return Ok(place.address.into());
+            }
             let places = parts.hosts.places(Some(instance))?;
             let place = parts.networks.range.choose(&project, &places, &others)?;
             parts.hosts.put_place(instance, &place)?;
@@ -397,6 +453,11 @@ impl Compute for DockerDriver {
     async fn fetch_programs(&self, artifact: &Artifact) -> Done<()> {
         let Artifact::Image { image, .. } = artifact else { return Ok(()) };
         self.parts.images.ensure(image).await.map(drop)
+    }
+
+    async fn forget_programs(&self, kept: &[Image]) -> Done<()> {
+        let own = self.parts.off_the_runtime(|parts| parts.hosts.images()).await?;
+        self.parts.images.retain(&[kept, &own].concat()).await
     }
 
     async fn ensure_host(&self, spec: &HostSpec) -> Done<Placement> {
@@ -423,32 +484,23 @@ impl Compute for DockerDriver {
         let _turn = turn.lock().await;
         self.withdraw(instance, fence).await?;
         self.parts.containers.stop(instance).await?;
-        // Check the fence again after each long step: if this controller stalled, another one may have started the host
-        // again.
-        let alone = self.parts.off_the_runtime(move |parts| {
-            parts.hosts.check_fence(instance, fence)?;
-            let alone = parts.hosts.lock(instance)?;
-            parts.hosts.check_fence(instance, fence)?;
-            Ok(alone)
-        });
-        let _alone = alone.await?;
-        self.parts.containers.remove(instance).await?;
-        self.parts.off_the_runtime(move |parts| Volume::of(&parts.hosts.directory(instance)).unmount()).await
+        let parts = self.parts.clone();
+        to_its_end(async move { parts.put_away(instance, fence).await }).await
     }
 
     async fn delete_host(&self, instance: InstanceId, fence: u64) -> Done<()> {
         let turn = self.turn(instance);
         let turned = turn.lock().await;
         self.withdraw(instance, fence).await?;
-        self.parts.containers.remove(instance).await?;
-        let place = self.parts.off_the_runtime(move |parts| parts.hosts.place(instance)).await?;
-        // While the directory is there the network is this host's. If this process is killed in between, the network is
-        // removed at the next start.
-        self.parts.off_the_runtime(move |parts| parts.hosts.remove(instance)).await?;
-        self.parts.release(instance, place).await?;
+        let parts = self.parts.clone();
+        to_its_end(async move { parts.delete(instance, fence).await }).await?;
         self.parts.renew_filter().await;
         drop(turned);
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner).remove(&instance);
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever waits for his turn has a part in it.
+        if Arc::strong_count(&turn) == 2 {
+            turns.remove(&instance);
+        }
         Ok(())
     }
 
@@ -479,3 +531,6 @@ impl Compute for DockerDriver {
         Ok(self.parts.all().await?.into_iter().collect())
     }
 }
+
+#[cfg(test)]
+mod tests;
