@@ -105,6 +105,15 @@ async fn a_reboot_is_another_life_of_agent_and_engine() -> Result<()> {
     api.await_active(&id).await?;
     let after = (leftovers::agents(&id), leftovers::engines(&id));
     ensure!(after.0.len() == 1 && after.1.len() == 1 && after.0 != before.0 && after.1 != before.1, "{after:?}");
+    // A rebuild is one from an image, which stands for an engine here.
+    let versions = admin.get("/mgmt/datastore-versions").await?.body;
+    let image = versions["versions"][0]["image"].clone();
+    act(&admin, &format!("/mgmt/instances/{id}"), json!({"rebuild": {"image_id": image}})).await?;
+    api.await_operations(&id).await?;
+    ensure!(api.await_active(&id).await?["fault"].is_null());
+    ensure!(leftovers::agents(&id) != after.0 && leftovers::engines(&id) != after.1, "it lives on");
+    let wrong = admin.post(&format!("/mgmt/instances/{id}/action"), &json!({"rebuild": {"image_id": id}})).await?;
+    ensure!(wrong.status == 400 && wrong.message().contains("rebuild.image_id"), "{wrong:?}");
 
     let of = format!("/mgmt/instances/{id}");
     assert_eq!(admin.get(&format!("{of}/rpc_ping")).await?.status, 204);

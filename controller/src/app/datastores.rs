@@ -171,20 +171,29 @@ impl App {
         if !version.active {
             return Err(Error::BadRequest(format!("Datastore version {} is not active.", version.name)));
         }
-        let (is, runs) = (version.source.kind(), self.compute.artifacts());
-        if is != runs {
-            let what = |kind| match kind {
-                ArtifactKind::Local => "engines that are installed on its machine",
-                ArtifactKind::Image => "images",
-            };
-            return Err(Error::BadRequest(format!(
-                "datastore.version {} cannot be run: this service runs {}, and it is one of the {}.",
-                shown(&version.name),
-                what(runs),
-                what(is)
-            )));
-        }
+        self.check_runs(&version)?;
         Ok((datastore, version))
+    }
+
+    /// Refuses a version that the compute driver cannot run.
+    ///
+    /// # Errors
+    /// 400.
+    pub(super) fn check_runs(&self, version: &Version) -> Result<()> {
+        let (is, runs) = (version.source.kind(), self.compute.artifacts());
+        if is == runs {
+            return Ok(());
+        }
+        let what = |kind| match kind {
+            ArtifactKind::Local => "engines that are installed on its machine",
+            ArtifactKind::Image => "images",
+        };
+        Err(Error::BadRequest(format!(
+            "datastore.version {} cannot be run: this service runs {}, and it is one of the {}.",
+            shown(&version.name),
+            what(runs),
+            what(is)
+        )))
     }
 
     /// The version that is meant, also one of which no instance can be ordered.

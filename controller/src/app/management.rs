@@ -19,7 +19,7 @@ impl App {
     ///
     /// # Errors
     /// 404; 422: it is no tenant's, and the operation that made it deletes it.
-    async fn get_tenants_instance(&self, id: InstanceId) -> Result<Instance> {
+    pub(super) async fn get_tenants_instance(&self, id: InstanceId) -> Result<Instance> {
         let instance = self.get_any_instance(id, false).await?;
         match instance.purpose {
             None => Ok(instance),

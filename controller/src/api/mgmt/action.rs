@@ -3,6 +3,7 @@
 use axum::extract::State;
 use serde::Deserialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::api::ApiState;
 use crate::api::http::answer::Accepted;
@@ -13,7 +14,7 @@ use crate::api::http::fields::{Nothing, there};
 use crate::api::instances::{OfInstance, instance_id};
 use crate::error::{Error, Result};
 
-/// Exactly one action by its name. `migrate` and `rebuild` are not built yet.
+/// Exactly one action by its name. `migrate` is not built yet.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schema(min_properties = 1, max_properties = 1)]
@@ -33,22 +34,28 @@ pub(in crate::api) struct ManagementAction {
     #[serde(default, deserialize_with = "there")]
     #[schema(value_type = Option<Nothing>)]
     migrate: Option<Option<Nothing>>,
-    #[serde(default, deserialize_with = "there")]
-    #[schema(value_type = Option<Nothing>)]
-    rebuild: Option<Option<Nothing>>,
+    /// Makes the host again from an image; the data stay.
+    rebuild: Option<Rebuild>,
+}
+
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Rebuild {
+    /// Of a version of the instance's datastore, which the instance then has.
+    image_id: Uuid,
 }
 
 impl ManagementAction {
     /// The names that are there.
     fn names(&self) -> Vec<&'static str> {
         let all = [
-            ("stop", self.stop),
-            ("reboot", self.reboot),
-            ("reset-task-status", self.reset_task_status),
-            ("migrate", self.migrate),
-            ("rebuild", self.rebuild),
+            ("stop", self.stop.is_some()),
+            ("reboot", self.reboot.is_some()),
+            ("reset-task-status", self.reset_task_status.is_some()),
+            ("migrate", self.migrate.is_some()),
+            ("rebuild", self.rebuild.is_some()),
         ];
-        all.into_iter().filter_map(|(name, given)| given.map(|_| name)).collect()
+        all.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
     }
 }
 
@@ -63,11 +70,14 @@ pub(in crate::api) async fn act(
 ) -> Result<Accepted> {
     let id = instance_id(&of.id)?;
     let (app, caller, request) = (&state.app, &authorized.caller, &authorized.request_id);
-    match action.names()[..] {
-        ["stop"] => app.stop_instance(caller, request, id).await.map(Accepted::from),
-        ["reboot"] => app.reboot_instance(caller, request, id).await.map(Accepted::from),
-        ["reset-task-status"] => app.reset_task_status(id).await.map(|()| Accepted(None)),
-        [name] => {
+    match (&action.names()[..], action.rebuild) {
+        (["rebuild"], Some(rebuild)) => {
+            app.rebuild_instance(caller, request, id, rebuild.image_id).await.map(Accepted::from)
+        }
+        (["stop"], _) => app.stop_instance(caller, request, id).await.map(Accepted::from),
+        (["reboot"], _) => app.reboot_instance(caller, request, id).await.map(Accepted::from),
+        (["reset-task-status"], _) => app.reset_task_status(id).await.map(|()| Accepted(None)),
+        ([name], _) => {
             app.get_any_instance(id, false).await?;
             Err(Error::NotImplemented(format!("The action {name} is not built yet.")))
         }
