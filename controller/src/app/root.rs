@@ -86,14 +86,13 @@ impl App {
     /// # Errors
     /// 403.
     pub(super) fn check_root_allowed(&self) -> Result<()> {
-        if self.compute.may_have_root(&self.config) {
-            return Ok(());
+        match self.compute.separates_tenants() {
+            Err(gap) if !self.compute.may_have_root(&self.config) => Err(Error::Forbidden(format!(
+                "Root cannot be enabled: it is a shell as the engine's account, instances are not kept apart here \
+                 ({gap}), and process.allow_root is not set."
+            ))),
+            _ => Ok(()),
         }
-        Err(Error::Forbidden(
-            "Root cannot be enabled: it is a shell as the engine's account, instances are not kept apart here, and \
-             process.allow_root is not set."
-                .to_owned(),
-        ))
     }
 }
 

@@ -253,12 +253,15 @@ pub trait Compute: Send + Sync {
     fn location(&self) -> Result<Option<String>> {
         Ok(None)
     }
-    /// Whether a tenant with a shell in the account of his engine is kept away from other tenants' data and addresses.
-    fn separates_tenants(&self) -> bool;
+    /// Whether a tenant with a shell in the account of his engine is kept away from other tenants' instances.
+    ///
+    /// # Errors
+    /// What he could do to them, in words for tenants.
+    fn separates_tenants(&self) -> std::result::Result<(), &'static str>;
     /// Whether root may be handed out: it is a shell as the account that runs the engine. Where hosts are not kept apart, that is a way
     /// to other tenants' data, and to the controller's where it is an ordinary user's; then the configuration has to allow it.
     fn may_have_root(&self, config: &Config) -> bool {
-        self.separates_tenants() || config.process.allow_root
+        self.separates_tenants().is_ok() || config.process.allow_root
     }
     /// Brings the programs of hosts to where they run, so that the next start with these is short. A driver that has them
     /// there anyway does nothing.

@@ -71,8 +71,8 @@ impl Compute for Hosts {
         Ok(Ipv4Addr::new(127, 0, 7, n).into())
     }
 
-    fn separates_tenants(&self) -> bool {
-        true
+    fn separates_tenants(&self) -> Result<(), &'static str> {
+        Ok(())
     }
 
     async fn ensure_host(&self, spec: &HostSpec) -> Result<Placement, ComputeError> {

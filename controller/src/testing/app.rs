@@ -312,8 +312,8 @@ impl Compute for FakeHost {
     async fn choose_address(&self, _: InstanceId, _: &ProjectId, _: u16) -> std::result::Result<IpAddr, ComputeError> {
         unreachable!("a step's work")
     }
-    fn separates_tenants(&self) -> bool {
-        false
+    fn separates_tenants(&self) -> std::result::Result<(), &'static str> {
+        Err("there is no wall")
     }
     async fn ensure_host(&self, _: &HostSpec) -> std::result::Result<Placement, ComputeError> {
         unreachable!("a step's work")

@@ -446,8 +446,9 @@ impl Compute for DockerDriver {
         place.map(Some).map_err(|error| Error::internal("look at the directory of hosts", error))
     }
 
-    fn separates_tenants(&self) -> bool {
-        self.parts.firewall.holds()
+    fn separates_tenants(&self) -> std::result::Result<(), &'static str> {
+        let holds = self.parts.firewall.holds();
+        holds.then_some(()).ok_or("an instance reaches services of the machine that it runs on")
     }
 
     async fn fetch_programs(&self, artifact: &Artifact) -> Done<()> {

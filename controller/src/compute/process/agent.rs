@@ -192,6 +192,7 @@ impl Hosts {
             hidden: apart.hidden.clone(),
             programs: vec![program.to_owned(), written.bindir.clone()],
             memory_mib: written.memory_mib,
+            hides_processes: apart.hides_processes,
         })
     }
 

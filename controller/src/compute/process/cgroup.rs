@@ -159,6 +159,11 @@ impl Cgroups {
         Ok(found)
     }
 
+    /// Whether they limit the number of processes, besides memory.
+    pub(crate) fn limit_processes(&self) -> bool {
+        self.hierarchies.iter().any(Hierarchy::limits_processes)
+    }
+
     /// Cgroup directories of one part of a host, whether they exist or not.
     pub(crate) fn of(&self, host: &str, part: Part) -> Vec<PathBuf> {
         self.hierarchies.iter().map(|hierarchy| self.parent(hierarchy).join(part.name(host))).collect()
@@ -272,6 +277,14 @@ impl Hierarchy {
             Kind::Memory => true,
             Kind::Pids | Kind::Cpu => false,
             Kind::Unified => offered(&self.mount).contains("memory"),
+        }
+    }
+
+    fn limits_processes(&self) -> bool {
+        match self.kind {
+            Kind::Pids => true,
+            Kind::Memory | Kind::Cpu => false,
+            Kind::Unified => offered(&self.mount).contains("pids"),
         }
     }
 

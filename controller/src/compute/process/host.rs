@@ -56,15 +56,10 @@ pub(super) struct Apart {
     pub(super) hidden: Vec<PathBuf>,
     /// Why mount namespaces cannot be made on this machine, if so.
     pub(super) obstacle: Option<String>,
-    /// Why engines can pass each other open files on this machine, if so.
-    pub(super) passage: Option<String>,
-}
-
-impl Apart {
-    /// Whether a tenant with a shell as his engine's account is kept from other instances.
-    pub(super) fn holds(&self) -> bool {
-        self.obstacle.is_none() && self.passage.is_none() && self.filter.obstacle().is_none()
-    }
+    /// Whether /proc can be mounted so that processes of other accounts are hidden.
+    pub(super) hides_processes: bool,
+    /// What this machine cannot prevent a tenant from doing to other instances, if so; see [`Hosts::gap`].
+    pub(super) gap: Option<&'static str>,
 }
 
 /// Path of `trove-agent` in the directory of this program.
@@ -75,6 +70,8 @@ pub(super) fn program_beside() -> PathBuf {
 
 /// How long to wait for the lock of a host, while another controller starts or removes its agent.
 const LOCK_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+/// See [`Hosts::gap`].
+pub(super) const UNLIMITED: &str = "an instance could take all memory or processes of the machine";
 pub(super) const ENROLMENT: Enrolment = Enrolment { identity: "agent/identity.pem", token: "token" };
 
 /// Those fields of the agent's configuration that the driver reads back.
@@ -99,6 +96,18 @@ fn make(path: &Path, mode: u32) -> Result<(), ComputeError> {
 }
 
 impl Hosts {
+    /// What a tenant with a shell as his engine's account could do to other instances, in words for tenants. `None` if
+    /// he is kept from them.
+    pub(super) fn gap(&self) -> Option<&'static str> {
+        let Some(apart) = &self.apart else { return Some("all engines run as one account") };
+        // Without these limits one tenant takes all memory or processes of the machine, and others' engines end.
+        let is_limited = self.cgroups.as_ref().is_some_and(|cgroups| cgroups.limit_processes());
+        let unlimited = (!is_limited).then_some(UNLIMITED);
+        let no_namespaces = apart.obstacle.as_ref().map(|_| "an instance would have no file systems of its own");
+        let filter = apart.filter.obstacle().map(|_| "an instance could answer in the place of another");
+        no_namespaces.or(apart.gap).or(unlimited).or(filter)
+    }
+
     pub(super) fn directory(&self, instance: InstanceId) -> PathBuf {
         self.root.join(instance.to_string())
     }

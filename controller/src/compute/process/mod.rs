@@ -265,8 +265,13 @@ fn find_hosts(options: &ProcessOptions) -> Result<Hosts> {
     make(&root, 0o711)?;
     let key = disk::key(process.hosts_dir.as_ref().unwrap_or(&options.state_dir));
     let cgroups = if is_root { cgroup::Cgroups::find(&key) } else { Err("not root".to_owned()) };
-    if let (true, Err(reason)) = (is_root, &cgroups) {
-        tracing::warn!("hosts have no limits of memory: {reason}");
+    if is_root {
+        let unlimited = match &cgroups {
+            Ok(found) if found.limit_processes() => None,
+            Ok(_) => Some("no control group of this machine limits processes".to_owned()),
+            Err(reason) => Some(reason.clone()),
+        };
+        tell_gap(host::UNLIMITED, unlimited.as_deref());
     }
     let runtime = absolute(&runtime)?;
     let hidden = vec![state.clone(), root.clone(), runtime.clone()];
@@ -287,16 +292,26 @@ fn apart(config: &Config, state: PathBuf, hidden: Vec<PathBuf>) -> Result<Apart>
     if let Some(obstacle) = &obstacle {
         tracing::error!("no host can be made, since hosts cannot be kept apart on this machine: {obstacle}");
     }
-    let passage = domain::obstacle();
-    if let Some(passage) = &passage {
-        tracing::error!(
-            "instances could pass each other open files and sockets, so root cannot be enabled unless process.allow_root \
-             is set: Linux 6.12 with Landlock keeps them from it: {passage}"
-        );
-    }
+    let passage = domain::obstacle().map(|reason| format!("Linux 6.12 with Landlock keeps them from it: {reason}"));
+    let visible = namespace::can_hide_processes().err();
+    let hides_processes = visible.is_none();
+    // In the titles of processes there are the databases, users and addresses of an engine's clients.
+    let gaps = [
+        ("instances could pass each other open files and sockets", passage),
+        ("an instance could see the processes of others", visible),
+    ];
+    gaps.iter().for_each(|(gap, reason)| tell_gap(gap, reason.as_deref()));
+    let gap = gaps.iter().find(|(_, reason)| reason.is_some()).map(|(gap, _)| *gap);
     let listens = [Some(config.api.listen), Some(config.agents.listen), config.metrics.listen].into_iter().flatten();
     let service = services::Service { state, uids: accounts.range(), listens: listens.collect() };
-    Ok(Apart { accounts, filter: filter::Filter::new(filter::TABLE, service), hidden, obstacle, passage })
+    Ok(Apart { accounts, filter: filter::Filter::new(filter::TABLE, service), hidden, obstacle, hides_processes, gap })
+}
+
+/// Logs for what reason tenants are not kept apart, if there is one.
+fn tell_gap(gap: &str, reason: Option<&str>) {
+    if let Some(reason) = reason {
+        tracing::error!("{gap}, so root cannot be enabled unless process.allow_root is set: {reason}");
+    }
 }
 
 #[async_trait]
@@ -369,8 +384,8 @@ impl Compute for ProcessDriver {
         place.map(Some).map_err(|error| Error::internal("look at the directory of hosts", error))
     }
 
-    fn separates_tenants(&self) -> bool {
-        self.hosts.apart.as_ref().is_some_and(|apart| apart.holds())
+    fn separates_tenants(&self) -> std::result::Result<(), &'static str> {
+        self.hosts.gap().map_or(Ok(()), Err)
     }
 
     async fn ensure_host(&self, spec: &HostSpec) -> std::result::Result<Placement, ComputeError> {

@@ -13,7 +13,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "the runtime directory is root's, and what is mounted is opened before")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
@@ -59,6 +59,8 @@ pub(super) struct View {
     pub(super) programs: Vec<PathBuf>,
     /// Size limit of /dev/shm.
     pub(super) memory_mib: u64,
+    /// Whether to hide processes of other accounts; see [`can_hide_processes`].
+    pub(super) hides_processes: bool,
 }
 
 impl View {
@@ -105,15 +107,15 @@ impl View {
         let (host, run) = (directory(&self.host)?, directory(&self.run)?);
         let groups = self.groups.iter().map(|group| Ok((group, directory(group)?)));
         let groups: Vec<(&PathBuf, OwnedFd)> = groups.collect::<io::Result<_>>()?;
+        let programs = self.programs_in_shared_places()?;
         for place in SHARED_PLACES.map(Path::new).into_iter().filter(|place| place.is_dir()) {
-            if let Some(program) = self.programs.iter().find(|program| program.starts_with(place)) {
-                tracing::warn!("{} is shared by hosts, since {} is there", place.display(), program.display());
-            } else if place.starts_with("/dev") {
+            if place.starts_with("/dev") {
                 mount_empty(OF_HOST, place, &format!("mode=1777,size={}m", self.memory_mib), MsFlags::MS_NOEXEC)?;
             } else {
                 mount_empty(OF_HOST, place, "mode=1777,size=64m,nr_inodes=4096", MsFlags::empty())?;
             }
         }
+        programs.iter().try_for_each(|(path, program)| bind_read_only(program, path))?;
         replace_queues()?;
         for hidden in &self.hidden {
             make_directory(hidden)?;
@@ -135,8 +137,31 @@ impl View {
         File::options().create(true).append(true).mode(0o600).open(objects(&self.run))?;
         bind(&File::open("/proc/thread-self/ns/ipc")?, &objects(&self.run))?;
         self.make_etc()?;
-        hide_processes();
+        if self.hides_processes {
+            hide_processes()?;
+        }
         File::open("/proc/thread-self/ns/mnt")
+    }
+
+    /// Opens what programs need that are in world-writable directories: each entry of these that a program is, or is
+    /// below.
+    fn programs_in_shared_places(&self) -> io::Result<BTreeMap<PathBuf, File>> {
+        let mut entries = BTreeMap::new();
+        for (place, program) in SHARED_PLACES.iter().flat_map(|place| self.programs.iter().map(move |it| (place, it))) {
+            let Ok(below) = program.strip_prefix(place) else { continue };
+            let Some(name) = below.iter().next() else {
+                return Err(io::Error::other(format!(
+                    "programs are in {place} itself, of which each host has its own"
+                )));
+            };
+            let entry = Path::new(place).join(name);
+            let opened = File::options().read(true).custom_flags(OFlag::O_PATH.bits()).open(&entry);
+            entries.insert(
+                entry,
+                opened.map_err(|error| io::Error::other(format!("open {}: {error}", program.display())))?,
+            );
+        }
+        Ok(entries)
     }
 
     /// Unmounts the mounts of other hosts. Those below hidden directories are not reachable anyway, but the list of
@@ -225,6 +250,11 @@ pub(super) fn can_be_made() -> Result<(), String> {
         empty(Path::new("/dev/shm"), "mode=1777,size=1m", MsFlags::MS_NOEXEC)
     });
     tried.map_err(|error| error.to_string())
+}
+
+/// Tests whether hosts can be kept from seeing each other's processes. The error says why not.
+pub(super) fn can_hide_processes() -> Result<(), String> {
+    apart(|| leave_the_machines().and_then(|()| hide_processes())).map_err(|error| error.to_string())
 }
 
 /// The mount namespace of a host; `None` if there is none, as after a restart of the machine.
@@ -320,12 +350,10 @@ fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> 
 }
 
 /// Mounts /proc so that processes of other accounts are hidden. Kernels before 5.8 know the option only as a number.
-fn hide_processes() {
+fn hide_processes() -> io::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let proc = |options: &str| mount(Some("proc"), "/proc", Some("proc"), flags, Some(options));
-    if let Err(error) = proc("hidepid=invisible").or_else(|_| proc("hidepid=2")) {
-        tracing::warn!("engines see the list of all processes: mount /proc with hidepid: {error}");
-    }
+    proc("hidepid=invisible").or_else(|_| proc("hidepid=2")).map_err(tell("mount /proc with hidepid"))
 }
 
 /// The contents of passwd or group, with `line` added and other lines for `os_admin` removed.
@@ -362,6 +390,20 @@ fn bind(from: &impl AsRawFd, to: &Path) -> io::Result<()> {
     let source = format!("/proc/self/fd/{}", from.as_raw_fd());
     mount(Some(source.as_str()), to, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
         .map_err(tell(&format!("mount {}", to.display())))
+}
+
+/// Mounts a file or directory, so that nothing can be written to it, where nothing of its name is yet.
+fn bind_read_only(from: &File, to: &Path) -> io::Result<()> {
+    if from.metadata()?.is_dir() {
+        make_directory(to)?;
+    } else {
+        File::options().write(true).create_new(true).mode(0o600).open(to)?;
+    }
+    let source = format!("/proc/self/fd/{}", from.as_raw_fd());
+    // Not recursive: what is mounted below it would be writable.
+    mount(Some(source.as_str()), to, NONE, MsFlags::MS_BIND, NONE).map_err(tell(&format!("mount {}", to.display())))?;
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(NONE, to, NONE, flags, NONE).map_err(tell(&format!("mount {} read-only", to.display())))
 }
 
 fn tell(attempt: &str) -> impl FnOnce(nix::Error) -> io::Error {

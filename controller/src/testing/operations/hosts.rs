@@ -102,8 +102,8 @@ impl Compute for FakeCompute {
         Ok(Ipv4Addr::new(127, 0, 7, *address).into())
     }
 
-    fn separates_tenants(&self) -> bool {
-        true
+    fn separates_tenants(&self) -> Result<(), &'static str> {
+        Ok(())
     }
 
     async fn fetch_programs(&self, _: &Artifact) -> Result<(), ComputeError> {
