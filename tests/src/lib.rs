@@ -37,7 +37,7 @@ pub use machine::OtherMachine;
 pub use mariadb::MariaDb;
 pub use mongodb::MongoDb;
 pub use poll::poll;
-pub use postgres::{connect, rows};
+pub use postgres::{connect, in_shell, root, rows};
 pub use redis::Redis;
 pub use skip::{has_root_or_skips, skipped};
 pub use stack::{Failpoints, Shared, Stack, StackOptions, program};

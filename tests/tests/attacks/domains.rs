@@ -10,10 +10,10 @@ use landlock::{CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use trove_tests::{leftovers, poll, skipped};
+use trove_tests::{in_shell, leftovers, poll, root, skipped};
 
-use super::neighbours::{Neighbours, in_shell};
-use super::postgresql::{has_root, root};
+use super::neighbours::Neighbours;
+use super::postgresql::has_root;
 use super::volume::{MIB, await_fault, used};
 
 const WAIT: Duration = Duration::from_secs(90);

@@ -7,10 +7,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
-use trove_tests::{APP, connect, has_root_or_skips, leftovers, poll, rows};
+use trove_tests::{APP, connect, has_root_or_skips, leftovers, poll, root, rows};
 
 use super::neighbours::Neighbours;
-use super::postgresql::root;
 
 const LIMIT: Duration = Duration::from_secs(120);
 

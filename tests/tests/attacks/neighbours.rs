@@ -6,11 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tokio_postgres::Client;
-use trove_tests::{APP, Api, Stack, StackOptions, connect, leftovers, rows};
-
-use super::postgresql::root;
+use trove_tests::{APP, Api, Stack, StackOptions, connect, in_shell, leftovers, root, rows};
 
 /// Instances of two tenants, and a shell in the engine of the first.
 pub(super) struct Neighbours {
@@ -68,15 +66,6 @@ impl Neighbours {
         rows(&connect(&view, APP.0, APP.1, "app").await?, "select 1").await?;
         Ok(())
     }
-}
-
-/// Runs a script in the shell of a tenant who is superuser of the server, and returns its output.
-pub(super) async fn in_shell(client: &Client, script: &str) -> Result<String> {
-    let program = format!("({script}) 2>&1 | tr -cd '[:print:]\\n'").replace('\'', "''");
-    rows(client, "create table if not exists said (line text); truncate said").await?;
-    let copy = format!("copy said from program '{program}' (format csv, delimiter e'\\x01', quote e'\\x02')");
-    rows(client, &copy).await.context(program)?;
-    Ok(rows(client, "select line from said").await?.join("\n"))
 }
 
 /// Pid of the engine of an instance.

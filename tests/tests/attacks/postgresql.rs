@@ -8,20 +8,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio_postgres::Client;
-use trove_tests::{APP, Api, Stack, connect, has_root_or_skips, leftovers, order_body, poll, rows};
+use trove_tests::{APP, Api, Stack, connect, has_root_or_skips, leftovers, order_body, poll, root, rows};
 
 const WAIT: Duration = Duration::from_secs(90);
 
 /// Whether root can be enabled: the service refuses it if an ordinary user runs it.
 pub(super) fn has_root() -> bool {
     nix::unistd::getuid().is_root()
-}
-
-pub(super) async fn root(api: &Api, id: &str, database: &str) -> Result<Client> {
-    let enabled = api.post(&format!("/instances/{id}/root"), &json!({})).await?;
-    let password = enabled.body["user"]["password"].as_str().with_context(|| format!("{enabled:?}"))?;
-    connect(&api.instance(id).await?, "root", password, database).await
 }
 
 async fn restart(api: &Api, id: &str) -> Result<Value> {

@@ -1,5 +1,7 @@
 //! The Docker driver, on a Docker Engine of the test's own, with the unmodified `openstack` client.
 
+mod attacks;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
