@@ -31,7 +31,7 @@ cargo test --workspace --doc --features "$TROVE_TEST_FEATURES" --quiet
 run() {
     if cargo nextest --version >/dev/null 2>&1; then
         # More at once than there are cores: most tests wait for processes and clocks longer than they compute.
-        cargo nextest run --test-threads "$(($(nproc) * 3 / 2))" --workspace --features "$TROVE_TEST_FEATURES" -E "$1"
+        cargo nextest run --test-threads "$(($(nproc) * 2))" --workspace --features "$TROVE_TEST_FEATURES" -E "$1"
     else
         cargo test --features "$TROVE_TEST_FEATURES" "${@:2}"
     fi
