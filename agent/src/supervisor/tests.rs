@@ -205,6 +205,9 @@ impl Engine for Sleeper {
     }
 
     async fn repair(&self, _site: &Site) -> Result<Option<String>, EngineError> {
+        if *self.mood.lock().unwrap() != Mood::ShutsOut {
+            return Ok(None);
+        }
         self.repairs.fetch_add(1, Ordering::SeqCst);
         // Long enough to be seen.
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -45,7 +45,7 @@ async fn who_shuts_the_agent_out_is_repaired_once_in_ten_minutes_whichever_agent
     stage.until_refused().await;
     assert_eq!(stage.repairs(), 0, "another agent does not begin to count anew");
     let before = |seconds| SystemTime::now() - Duration::from_secs(seconds);
-    stage.files.write_json(REPAIRED, &before(580)).unwrap();
+    stage.files.write_json(REPAIRED, &before(300)).unwrap();
     let mut stage = stage.another(Mood::ShutsOut).await;
     stage.until_refused().await;
     assert_eq!(stage.repairs(), 0);
