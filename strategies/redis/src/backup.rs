@@ -20,7 +20,7 @@ use trove_strategy::{
 
 use crate::client::Session;
 use crate::engine::{info, used_memory};
-use crate::{Redis, acl};
+use crate::{Redis, acl, config};
 
 /// A storage may be slow; a job's own deadline comes first.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -94,7 +94,8 @@ impl Backup for Redis {
         written?;
         removed?;
         let mut taken = Taken::default();
-        taken.memory_bytes = Some(memory);
+        // What the server needs for itself, and a write beyond the limit, keep no data out of a host as large as this one.
+        taken.memory_bytes = Some(memory.min(config::memory_mib(site.size) << 20));
         Ok(taken)
     }
 

@@ -70,16 +70,22 @@ fn value(name: &str, value: &Value) -> Result<String, EngineError> {
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
         return Err(wrong("this is no name"));
     }
-    let text = match value {
-        Value::Bool(on) => if *on { "yes" } else { "no" }.to_owned(),
-        Value::Number(number) => number.to_string(),
-        Value::String(text) if !text.contains(char::is_control) => text.clone(),
-        _ => return Err(wrong("its value is no single word or number")),
-    };
-    if name.eq_ignore_ascii_case("maxclients") && text.trim().parse().is_ok_and(|clients: u64| clients > CLIENTS_MAX) {
-        return Err(wrong(&format!("{text} is more than {CLIENTS_MAX}")));
+    match value {
+        Value::Bool(on) => Ok(if *on { "yes" } else { "no" }.to_owned()),
+        Value::Number(number) => Ok(number.to_string()),
+        Value::String(text) if !text.contains(char::is_control) => Ok(text.clone()),
+        _ => Err(wrong("its value is no single word or number")),
     }
-    Ok(text)
+}
+
+/// Refuses a number of connections with which no server gets ready.
+pub(crate) fn check_clients(chosen: &BTreeMap<String, String>) -> Result<(), EngineError> {
+    let Some(clients) = chosen.get("maxclients") else { return Ok(()) };
+    if clients.trim().parse().is_ok_and(|clients: u64| clients > CLIENTS_MAX) {
+        let reason = format!("the parameter \"maxclients\": {clients} is more than {CLIENTS_MAX}");
+        return Err(EngineError::new(Kind::Invalid, reason));
+    }
+    Ok(())
 }
 
 /// What was chosen, by the engine's names.

@@ -86,6 +86,7 @@ impl Parameters for Redis {
     /// With a wrong line in its file the server would not start again: a throwaway one tries what is not written yet.
     async fn check(&self, site: &Site, values: &BTreeMap<String, Value>) -> Result<(), EngineError> {
         let chosen = config::chosen(values)?;
+        config::check_clients(&chosen)?;
         let written = config::read(&text_of(site, &Files::new().user).await?);
         if chosen.iter().any(|(name, value)| written.get(name) != Some(value)) {
             Throwaway::start(self, site, &chosen).await?.end().await;

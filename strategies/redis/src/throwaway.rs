@@ -69,22 +69,20 @@ impl<'a> Throwaway<'a> {
     }
 }
 
-/// Why it did not start: the line of the file and the reason are in its output. Where they are not, or it was not ready in time,
-/// the values are to blame if there are some: they may ask for more memory or more files than there are.
+/// Why it did not start: the line of the file and the reason are in its output. Where they are not, the values are to blame if there
+/// are some: they may ask for more memory than there is. Whoever is late or is killed may be on a busy machine.
 fn refused(ended: Result<Output, HostError>, parameters: &BTreeMap<String, String>) -> EngineError {
     let error = match ended {
         Ok(_) => return EngineError::new(Kind::Fatal, "try the parameters: the server ended at once"),
         Err(error) => error,
     };
-    if let HostError::Failed { stderr, .. } = &error {
-        let mut lines = stderr.lines().map(str::trim).skip_while(|line| !line.starts_with(">>>"));
-        if let (Some(line), Some(reason)) = (lines.next(), lines.next()) {
-            let name = line.trim_start_matches([' ', '>', '\'']).split(' ').next().unwrap_or_default();
-            return EngineError::new(Kind::Invalid, format!("the parameter {name:?}: {reason}"));
-        }
+    let HostError::Failed { stderr, .. } = &error else { return error.into() };
+    let mut lines = stderr.lines().map(str::trim).skip_while(|line| !line.starts_with(">>>"));
+    if let (Some(line), Some(reason)) = (lines.next(), lines.next()) {
+        let name = line.trim_start_matches([' ', '>', '\'']).split(' ').next().unwrap_or_default();
+        return EngineError::new(Kind::Invalid, format!("the parameter {name:?}: {reason}"));
     }
-    let is_its_end = matches!(error, HostError::Failed { .. } | HostError::Late { .. } | HostError::Killed { .. });
-    if parameters.is_empty() || !is_its_end {
+    if parameters.is_empty() {
         return error.into();
     }
     let names: Vec<&str> = parameters.keys().map(String::as_str).collect();
