@@ -70,8 +70,19 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// Connects. `Transient` while the server does not answer.
+    /// Connects. `Transient` while the server does not answer, or has no connection left.
     pub(crate) async fn open(site: &Site, database: &str) -> Result<Self, EngineError> {
+        let full = || {
+            EngineError::new(
+                Kind::Transient,
+                format!("connect to the database {database:?}: all connections are taken"),
+            )
+        };
+        Self::open_unless_full(site, database).await?.ok_or_else(full)
+    }
+
+    /// The same; `None` where the server says that all connections are taken.
+    pub(crate) async fn open_unless_full(site: &Site, database: &str) -> Result<Option<Self>, EngineError> {
         let mut config = tokio_postgres::Config::new();
         config.user(ADMIN).dbname(database).application_name("trove-agent").options(options(site));
         let attempt = format!("connect to the database {database:?}");
@@ -79,20 +90,19 @@ impl Session {
         let connect = async {
             let (answers, questions) = tokio::io::split(site.host.connect(&socket).await?);
             let stream = tokio::io::join(answers.take(ANSWERS), questions);
-            config.connect_raw(stream, NoTls).await.map_err(|error| refused(&attempt, database, error))
+            match config.connect_raw(stream, NoTls).await {
+                Err(error) if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS) => Ok(None),
+                answered => answered.map(Some).map_err(|error| refused(&attempt, database, error)),
+            }
         };
         let late = |_| EngineError::new(Kind::Transient, format!("{attempt}: no answer"));
-        let (client, connection) = tokio::time::timeout(CONNECT, connect).await.map_err(late)??;
+        let connected = tokio::time::timeout(CONNECT, connect).await.map_err(late)??;
+        let Some((client, connection)) = connected else { return Ok(None) };
         let driver = tokio::spawn(async move {
             // Its error reaches whoever waits for an answer.
             let _ = connection.await;
         });
-        Ok(Self { client, driver })
-    }
-
-    /// Whether the server has not ended this session, as far as is known.
-    pub(crate) fn is_open(&self) -> bool {
-        !self.client.is_closed()
+        Ok(Some(Self { client, driver }))
     }
 
     /// Comes when the server has ended this session.
