@@ -187,6 +187,8 @@ pub(crate) fn main(site: &Site, settings: &Settings) -> Result<String, EngineErr
         ("timezone", "'UTC'".to_owned()),
         ("huge_pages", "'try'".to_owned()),
         ("log_timezone", "'UTC'".to_owned()),
+        // A server that an earlier version of the agent started archives, and would keep each segment until its next start.
+        ("archive_command", "'true'".to_owned()),
         // A client that vanished gives its connection back in minutes; the kernel's own two hours are too long for few.
         ("tcp_keepalives_idle", "300".to_owned()),
     ];
