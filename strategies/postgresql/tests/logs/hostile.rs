@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use trove_conformance::Bench;
-use trove_strategy::{Kind, StartMode};
+use trove_strategy::{Datastore, Kind, Role, StartMode};
 
 use super::{POSTGRESQL, Shipped, as_root, logs, plain, replayed, starts, taken, texts};
 
@@ -90,7 +90,7 @@ async fn another_timeline_is_a_gap_and_is_shipped_from_its_beginning() -> Result
     let mut running = bench.spawn(StartMode::Normal)?;
     bench.await_answer(&mut running).await?;
     // It answers before its recovery has ended.
-    while texts(&as_root(&bench.site).await?, "select pg_is_in_recovery()::text").await? != ["false"] {
+    while POSTGRESQL.engine().probe(&bench.site).await.map_err(plain)?.role != Role::Primary {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let gone = shipped.ship(&bench.site).await.err().context("the log goes on")?;
