@@ -128,8 +128,11 @@ fn break_engine(tar: &Path, bindir: &str) -> Result<()> {
     fs::create_dir_all(layer.join(bindir))?;
     fs::write(layer.join(&program), "#!/bin/sh\nexit 1\n")?;
     fs::set_permissions(layer.join(&program), fs::Permissions::from_mode(0o755))?;
+    let program = Path::new(".").join(program);
+    // Docker takes no archive with two files of one name.
+    run(Command::new("tar").arg("--delete").arg("--file").arg(tar).arg(&program))?;
     let owner = ["--append", "--owner=0", "--group=0", "--file"];
-    run(Command::new("tar").arg("-C").arg(&layer).args(owner).arg(tar).arg(Path::new(".").join(program))).map(drop)
+    run(Command::new("tar").arg("-C").arg(&layer).args(owner).arg(tar).arg(program)).map(drop)
 }
 
 /// Waits for the end of the newest operation, which may have an image to import, and then for the engine.
