@@ -204,6 +204,11 @@ impl Walk {
         Ok(())
     }
 
+    /// Whether nothing is to be read of what comes.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     /// What was in it.
     ///
     /// # Errors

@@ -130,10 +130,10 @@ async fn has_all_rights(flavour: Flavour, site: &Site, session: &mut Session<'_>
 async fn shorten_log(site: &Site, session: &mut Session<'_>) -> Result<(), EngineError> {
     let files = session.rows("look at the log of changes", "show binary logs").await?;
     let size = |row: &Vec<String>| row.get(1).and_then(|size| size.parse::<u64>().ok()).unwrap_or_default();
-    let mut total: u64 = files.iter().map(size).sum();
+    let mut total = files.iter().map(size).fold(0, u64::saturating_add);
     let mut first = 0;
     while total > config::log_bytes(site) && first + 1 < files.len() {
-        total -= size(&files[first]);
+        total = total.saturating_sub(size(&files[first]));
         first += 1;
     }
     let Some(name) = files.get(first).and_then(|row| row.first()).filter(|_| first > 0) else { return Ok(()) };

@@ -147,7 +147,21 @@ impl Mysql {
     /// The files that the server knows, the one that it writes last.
     async fn files(&self, site: &Site, attempt: &str) -> Result<Vec<u64>, EngineError> {
         let rows = self.session(site).await?.rows(attempt, "show binary logs").await?;
-        Ok(rows.iter().filter_map(|row| binlog::number(row.first()?)).collect())
+        let files: Vec<u64> = rows.iter().filter_map(|row| binlog::number(row.first()?)).collect();
+        // The server reads them from a list that whoever has its account can write: in a circle there would be no end of pieces.
+        if !files.is_sorted_by(|one, other| one < other) {
+            return Err(EngineError::new(
+                Kind::Fatal,
+                format!("{attempt}: the server's list of its files is not in order"),
+            ));
+        }
+        Ok(files)
+    }
+
+    /// Whether what a crash leaves of data and log agrees: each has every change that was acknowledged, and no other.
+    async fn is_durable(&self, site: &Site) -> Result<bool, EngineError> {
+        let sql = "select @@global.sync_binlog = 1 and @@global.innodb_flush_log_at_trx_commit = 1";
+        Ok(self.session(site).await?.value("look how changes are written", sql).await?.is_some_and(|both| both == "1"))
     }
 }
 
@@ -216,9 +230,17 @@ impl Mysql {
             (Err(why), _) => return Ok(Err(why.to_owned())),
             (_, Err(why)) => return Ok(Err(format!("{}, which comes next: {why}", binlog::name(next)))),
         };
+        if own.is_in_use && !self.is_durable(site).await? {
+            return Ok(Err("the server ended while it wrote it, and sync_binlog and innodb_flush_log_at_trx_commit are not both 1, \
+                           so that data and log may differ"
+                .to_owned()));
+        }
         let Some(read) = site.host.read_at(&at(place.number), place.offset, PIECE_LIMIT).await? else {
             return Ok(Err("it is not there".to_owned()));
         };
+        if read.size > site.size.volume_gib.max(1) << 30 {
+            return Ok(Err("it is longer than the volume".to_owned()));
+        }
         let mut bytes = read.bytes;
         let mut until = Place { offset: place.offset.saturating_add(bytes.len() as u64), ..place };
         let is_last = until.offset >= read.size;
@@ -248,7 +270,7 @@ impl Mysql {
             Some(walked) if walked.of == of && walked.to <= to => walked,
             other => other.insert(Walked { of, to: 0, walk: Walk::new(0, None) }),
         };
-        while walked.to < to {
+        while walked.to < to && !walked.walk.is_over() {
             let limit = usize::try_from(to - walked.to).map_or(LOOK, |left| left.min(LOOK));
             let read = site.host.read_at(&at(place.number), walked.to, limit).await?;
             let Some(read) = read.filter(|read| !read.bytes.is_empty()) else { return Ok(Err("it is not there")) };

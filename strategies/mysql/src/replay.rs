@@ -160,10 +160,10 @@ pub(crate) async fn replay(mysql: &Mysql, site: &Site, until: Option<SystemTime>
         let end = end(site, &start, taken.files, until).await?;
         run(mysql, site, taken.files, (1, start.offset), end).await?;
         let statements = [
-            // Changes of the log may have been of the agent's account.
-            restored(mysql.flavour, site),
             // This server follows no other, and counts its own changes.
             "delete from mysql.gtid_slave_pos;".to_owned(),
+            // Changes of the log may have been of the agent's account.
+            restored(mysql.flavour, site),
         ];
         let made = bootstrap(mysql.flavour, site, &Directory::Data.join("data"), &statements, START).await;
         made.map_err(|error| refused("make the agent's account", error))?;
@@ -214,6 +214,10 @@ async fn run(mysql: &Mysql, site: &Site, files: u64, from: (u64, u64), until: (u
         "--skip-slave-start",
         "--replicate-same-server-id",
         "--innodb-flush-log-at-trx-commit=0",
+        // What sessions of the source were free to do.
+        "--innodb-strict-mode=OFF",
+        "--max-heap-table-size=4294967295",
+        "--replicate-events-marked-for-skip=REPLICATE",
     ] {
         server = server.arg(arg);
     }

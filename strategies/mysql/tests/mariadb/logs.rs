@@ -203,6 +203,28 @@ async fn a_ledger_is_replayed_to_any_second_also_over_a_crash() -> Result<()> {
     source.running.stop(&source.bench).await
 }
 
+/// Data and log may differ then, and nothing in the log tells.
+#[tokio::test]
+async fn a_crash_that_may_have_lost_changes_is_a_gap() -> Result<()> {
+    let mut source = Source::start().await?;
+    let relaxed = settings(&[("innodb_flush_log_at_trx_commit", 2.into())]);
+    source.bench.take_up(&relaxed).await.map_err(plain)?;
+    source.ship().await?;
+    source.write(1).await?;
+    let lost = source.bench.spawn(StartMode::Normal)?;
+    std::mem::replace(&mut source.running, lost).kill()?;
+    source.start_again().await?;
+    let site = source.bench.site.clone();
+    let refused = source.shipped.ship(&site).await;
+    let is_gap = |error: &EngineError| error.kind() == Kind::Gone && error.chain().contains("sync_binlog");
+    ensure!(refused.as_ref().is_err_and(is_gap), "{refused:?}");
+    let mut next = Shipped::begin(&site).await?;
+    source.write(2).await?;
+    next.ship(&site).await.map_err(plain)?;
+    ensure!(!next.pieces.is_empty(), "nothing goes on");
+    source.running.stop(&source.bench).await
+}
+
 #[tokio::test]
 async fn the_log_is_kept_over_restarts_until_it_is_stored() -> Result<()> {
     let mut source = Source::start().await?;
