@@ -164,12 +164,14 @@ impl Shipper {
 
     /// Finds where the log goes on: at the end of what is stored, where the engine still has that.
     async fn begin(&self, logs: &dyn Logs) -> Result<Place, EngineError> {
-        let kept = logs.keep(&self.site).await?;
+        let mut kept = logs.keep(&self.site).await?;
         let until = self.desk.container(Question::State(v1::LogState {})).await?.until;
         let from = match until {
             until if until.is_empty() => kept,
             until => match logs.piece(&self.site, &until).await {
                 Err(error) if error.kind() == Kind::Gone => {
+                    // What was kept may have been given up with that.
+                    kept = logs.keep(&self.site).await?;
                     warn!(error = error.chain(), "the log has a gap, from {until} to {kept}");
                     kept
                 }

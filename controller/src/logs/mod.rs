@@ -248,6 +248,9 @@ fn piece(stored: v1::LogStored) -> Answered<(String, LogPiece)> {
         sum: hex::encode(sum),
         data_bytes: stored.data_bytes,
     };
+    if piece.begins == piece.ends {
+        return Err(invalid("a piece ends where it begins"));
+    }
     Ok((stored.container, piece))
 }
 
