@@ -38,7 +38,7 @@ pub struct Params {
     pub to: VersionId,
 }
 
-/// The operation for an instance whose engine runs.
+/// The operation. The engine need not answer before: a host that hangs is made again by it.
 pub fn new(origin: Origin, params: Params) -> Result<NewOperation> {
     let state = serde_json::to_value(params).map_err(|error| Error::internal("write the parameters", error))?;
     Ok(NewOperation::of::<UpgradeInstance>(origin, state))
