@@ -268,9 +268,12 @@ pub trait Compute: Send + Sync {
     async fn fetch_programs(&self, _artifact: &Artifact) -> std::result::Result<(), ComputeError> {
         Ok(())
     }
-    /// Removes programs that it has brought there, but those of these images and of its hosts. A driver that brings none does
-    /// nothing.
-    async fn forget_programs(&self, _kept: &[Image]) -> std::result::Result<(), ComputeError> {
+    /// Removes programs that it has brought there, but those of these images and of its hosts. It asks which are kept after it
+    /// has looked what is there. A driver that brings none does nothing, nor does one that is bringing some right now.
+    async fn forget_programs(
+        &self,
+        _kept: BoxFuture<'_, std::result::Result<Vec<Image>, ComputeError>>,
+    ) -> std::result::Result<(), ComputeError> {
         Ok(())
     }
     /// Makes the host with its volume and starts the agent, unless it is there. Grows the volume to the size in `spec`;

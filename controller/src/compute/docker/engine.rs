@@ -9,7 +9,7 @@ use crate::compute::ComputeError;
 use crate::error::{Error, Result};
 
 /// Time limit of one request. The import of an image and an orderly stop take long.
-const LIMIT_S: u64 = 600;
+pub(super) const LIMIT_S: u64 = 600;
 
 /// Connects.
 ///

@@ -265,7 +265,10 @@ impl Hosts {
             access: spec.requirements.access.clone(),
             directory,
         };
-        self.put(spec.instance, WHOLE, &guest)
+        self.put(spec.instance, WHOLE, &guest)?;
+        // Only now, since one of both says that the host was whole. Its image is not this host's any more.
+        let withdrawn = guest.directory.join(WITHDRAWN);
+        if_there(fs::remove_file(&withdrawn)).map(drop).map_err(failed("remove", &withdrawn))
     }
 
     /// Raises the fence of a host whose lock the caller has.

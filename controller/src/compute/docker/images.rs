@@ -11,9 +11,10 @@ use bollard::query_parameters::{CreateImageOptions, ListImagesOptions, RemoveIma
 use bollard::{Docker, body_try_stream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use ring::digest::{Context, SHA256};
+use time::OffsetDateTime;
 use tokio_util::io::ReaderStream;
 
-use super::engine::{failed, if_there};
+use super::engine::{LIMIT_S, failed, if_there};
 use crate::compute::ComputeError;
 use crate::model::{Image, ImageFile};
 
@@ -21,6 +22,8 @@ use crate::model::{Image, ImageFile};
 const FORMAT: &str = "docker";
 /// How the names of all images of this driver begin; the name of the image follows.
 const REPOSITORY: &str = "trove-rs/";
+/// How the tag ends while it is not known whether the right file was imported.
+const PASSING: &str = "-importing";
 /// Digits of the sum in the tag.
 const DIGITS: usize = 12;
 /// Size of the pieces in which a file is read.
@@ -67,7 +70,7 @@ impl Images {
         }
         tracing::info!("the image {name} is imported");
         // Under another tag, since what has been imported is only known to be right at the end.
-        let passing = format!("{tag}-importing");
+        let passing = format!("{tag}{PASSING}");
         let found = self.import(file, &repository, &passing).await?;
         let passing = format!("{repository}:{passing}");
         if found == file.sha256 {
@@ -85,18 +88,29 @@ impl Images {
         )))
     }
 
-    /// Removes the images that it has imported, but these and those that containers have.
-    pub(super) async fn retain(&self, kept: &[Image]) -> Result<(), ComputeError> {
-        let name = |image: &Image| Some(format!("{REPOSITORY}{}:{}", image.name, self.tag(file(image).ok()?)));
-        let kept: BTreeSet<String> = kept.iter().filter_map(name).collect();
-        // What is being imported has a passing name.
-        let _turn = self.turn.lock().await;
+    /// Removes the images that it has imported, but these and those that containers have. What is kept is asked only after it is
+    /// known what is there, since whoever imports an image has a version or a host with it before. While one is imported
+    /// nothing is removed, until the next call.
+    pub(super) async fn retain(
+        &self,
+        kept: impl Future<Output = Result<Vec<Image>, ComputeError>>,
+    ) -> Result<(), ComputeError> {
+        let Ok(_turn) = self.turn.try_lock() else { return Ok(()) };
         let filters = HashMap::from([("reference".to_owned(), vec![format!("{REPOSITORY}*")])]);
         let options = ListImagesOptions { filters: Some(filters), ..ListImagesOptions::default() };
         let all = self.docker.list_images(Some(options)).await.map_err(failed("list the images"))?;
+        let name = |image: &Image| Some(format!("{REPOSITORY}{}:{}", image.name, self.tag(file(image).ok()?)));
+        let kept: BTreeSet<String> = kept.await?.iter().filter_map(name).collect();
         let own = format!(":{}-", self.key);
-        let names = all.into_iter().flat_map(|image| image.repo_tags);
-        for name in names.filter(|name| name.contains(&own) && !kept.contains(name)) {
+        // Another controller may be about to give it its name.
+        let since = OffsetDateTime::now_utc().unix_timestamp() - LIMIT_S.cast_signed();
+        let names = all.into_iter().flat_map(|image| {
+            let is_young = image.created > since;
+            image.repo_tags.into_iter().filter(move |name| !(is_young && name.ends_with(PASSING)))
+        });
+        // An image has names that others gave it, too.
+        let is_own = |name: &String| name.starts_with(REPOSITORY) && name.contains(&own);
+        for name in names.filter(|name| is_own(name) && !kept.contains(name)) {
             match if_there(self.docker.remove_image(&name, None::<RemoveImageOptions>, None).await) {
                 Ok(_) => tracing::info!("the image {name} was removed: no version and no host has it"),
                 // A container has it.

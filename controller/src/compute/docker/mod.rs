@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use nix::fcntl::Flock;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -304,7 +305,7 @@ impl Parts {
         self.off_the_runtime(move |parts| Volume::of(&parts.hosts.directory(instance)).unmount()).await
     }
 
-    /// Removes a host that was withdrawn.
+    /// Removes a host, which the caller has withdrawn: nobody starts it again.
     async fn delete(self: &Arc<Self>, instance: InstanceId, fence: u64) -> Done<()> {
         let alone = self.lock_under(instance, fence).await?;
         self.containers.remove(instance).await?;
@@ -456,9 +457,13 @@ impl Compute for DockerDriver {
         self.parts.images.ensure(image).await.map(drop)
     }
 
-    async fn forget_programs(&self, kept: &[Image]) -> Done<()> {
-        let own = self.parts.off_the_runtime(|parts| parts.hosts.images()).await?;
-        self.parts.images.retain(&[kept, &own].concat()).await
+    async fn forget_programs(&self, kept: BoxFuture<'_, Done<Vec<Image>>>) -> Done<()> {
+        let kept = async {
+            let (mut kept, own) = (kept.await?, self.parts.off_the_runtime(|parts| parts.hosts.images()).await?);
+            kept.extend(own);
+            Ok(kept)
+        };
+        self.parts.images.retain(kept).await
     }
 
     async fn ensure_host(&self, spec: &HostSpec) -> Done<Placement> {

@@ -1,4 +1,4 @@
-//! The driver on a Docker Engine that only notes what it is asked. The stories of `tests/tests/docker.rs` are on a real one.
+//! The driver on a Docker Engine that only notes what it is asked. The stories of `tests/tests/docker/` are on a real one.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -47,9 +47,11 @@ async fn answer(State(engine): State<Arc<Engine>>, request: Request) -> Response
     match (request.method(), path) {
         (&Method::GET, "/version") => Json(json!({"ApiVersion": "1.41"})).into_response(),
         (&Method::GET, "/networks") => Json(json!([])).into_response(),
-        (&Method::GET, "/images/json") => Json(json!([images()])).into_response(),
+        (&Method::GET, "/images/json") => Json(images()).into_response(),
         (&Method::DELETE, path) if path.starts_with("/images/") => Json(json!([])).into_response(),
-        (&Method::GET, path) if path.starts_with("/images/") => Json(json!({"Id": "sha256:0"})).into_response(),
+        (&Method::GET, path) if path.starts_with("/images/") && !path.contains("555555555555") => {
+            Json(json!({"Id": "sha256:0"})).into_response()
+        }
         (&Method::POST, path) if path.ends_with("/create") => {
             (StatusCode::CREATED, Json(json!({"Id": "0", "Warnings": [], "Warning": ""}))).into_response()
         }
@@ -59,20 +61,25 @@ async fn answer(State(engine): State<Arc<Engine>>, request: Request) -> Response
 }
 
 /// What the engine has: the image of the host, one of a version, one of no version, one that was being imported when its
-/// controller was killed, and one of another directory of hosts.
+/// controller was killed, one of another directory of hosts, a name that somebody else gave, and one that another
+/// controller is importing.
 fn images() -> serde_json::Value {
-    let tags = [
-        "0123abcd-000000000000",
-        "0123abcd-111111111111",
-        "0123abcd-222222222222",
-        "0123abcd-333333333333-importing",
-        "ffffffff-444444444444",
+    let old = [
+        "trove-rs/engine-1:0123abcd-000000000000",
+        "trove-rs/engine-1:0123abcd-111111111111",
+        "trove-rs/engine-1:0123abcd-222222222222",
+        "trove-rs/engine-1:0123abcd-333333333333-importing",
+        "trove-rs/engine-1:ffffffff-444444444444",
+        "registry/trove-rs/engine-1:0123abcd-222222222222",
     ];
-    let names: Vec<String> = tags.iter().map(|tag| format!("trove-rs/engine-1:{tag}")).collect();
-    json!({
-        "Id": "sha256:0", "ParentId": "", "RepoTags": names, "RepoDigests": [], "Created": 0, "Size": 1, "SharedSize": 0,
-        "Labels": {}, "Containers": 0,
-    })
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let image = |created: u64, names: &[&str]| {
+        json!({
+            "Id": "sha256:0", "ParentId": "", "RepoTags": names, "RepoDigests": [], "Created": created, "Size": 1,
+            "SharedSize": 0, "Labels": {}, "Containers": 0,
+        })
+    };
+    json!([image(now - 700, &old), image(now - 500, &["trove-rs/engine-1:0123abcd-666666666666-importing"])])
 }
 
 fn image(digit: &str) -> Image {
@@ -138,9 +145,25 @@ impl World {
         self.directory.path().join("hosts").join(self.instance.to_string())
     }
 
+    /// How many have opened the host's directory, to lock it.
+    fn opened(&self) -> usize {
+        let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        all.filter(|file| std::fs::read_link(file.path()).is_ok_and(|path| path == self.host())).count()
+    }
+
     fn is_locked(&self) -> bool {
         Flock::lock(File::open(self.host()).unwrap(), FlockArg::LockExclusiveNonblock).is_err()
     }
+}
+
+/// Waits until something is so.
+async fn until(is_so: impl Fn() -> bool) {
+    let waits = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waits).await.unwrap();
 }
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 1, 7);
@@ -166,9 +189,7 @@ async fn what_nobody_waits_for_any_more_is_done_to_its_end_under_the_hosts_lock(
         () = world.engine.await_asked("DELETE /containers/") => {}
     }
     world.engine.go_on.notify_one();
-    while world.host().exists() {
-        tokio::task::yield_now().await;
-    }
+    until(|| !world.host().exists()).await;
 }
 
 #[tokio::test]
@@ -209,20 +230,74 @@ async fn whoever_waited_for_a_host_that_was_removed_meanwhile_has_no_lock() {
         let hosts = hosts.clone();
         move || hosts.lock(instance)
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    until(|| world.opened() == 2).await;
     hosts.remove(instance).unwrap();
     drop(alone);
     assert!(waits.await.unwrap().unwrap().is_none());
 }
 
+/// The names that are removed while versions have these images.
+async fn forgotten(world: &World, kept: Vec<Image>) -> Vec<String> {
+    world.engine.asked.send_replace(Vec::new());
+    world.driver.forget_programs(Box::pin(async { Ok(kept) })).await.unwrap();
+    let asked = world.engine.asked.borrow().clone();
+    asked.iter().filter_map(|asked| Some(asked.strip_prefix("DELETE /images/")?.to_owned())).collect()
+}
+
 #[tokio::test]
 async fn images_that_no_version_and_no_host_has_are_removed() {
     let world = World::new().await;
-    world.driver.parts.write(&world.spec(1, ADDRESS)).await.unwrap();
-    world.driver.parts.hosts.withdraw(world.instance, 1).unwrap();
-    world.driver.forget_programs(&[image("1")]).await.unwrap();
+    let parts = &world.driver.parts;
+    parts.write(&world.spec(1, ADDRESS)).await.unwrap();
+    parts.hosts.withdraw(world.instance, 1).unwrap();
+    let name = |tag: &str| format!("trove-rs/engine-1:0123abcd-{tag}");
+    let (zeros, twos, passing) = (name("000000000000"), name("222222222222"), name("333333333333-importing"));
+    assert_eq!(forgotten(&world, vec![image("1")]).await, [twos.clone(), passing.clone()]);
+
+    // The host has another image.
+    let mut spec = world.spec(2, ADDRESS);
+    spec.artifact = Artifact::Image { installation: Installation::new("1.2", "1", "/usr/bin"), image: image("2") };
+    parts.write(&spec).await.unwrap();
+    assert_eq!(forgotten(&world, vec![image("1")]).await, [zeros, passing]);
+}
+
+#[tokio::test]
+async fn an_image_whose_version_or_host_comes_while_it_is_looked_what_is_there_stays() {
+    let world = World::new().await;
+    let parts = &world.driver.parts;
+    *world.engine.slow.lock().unwrap() = Some("GET /images/json");
+    let versions = Mutex::new(Vec::new());
+    let forgotten = world.driver.forget_programs(Box::pin(async { Ok(versions.lock().unwrap().clone()) }));
+    let meanwhile = async {
+        world.engine.await_asked("GET /images/json").await;
+        parts.write(&world.spec(1, ADDRESS)).await.unwrap();
+        versions.lock().unwrap().extend([image("1"), image("2")]);
+        world.engine.go_on.notify_one();
+    };
+    let (forgotten, ()) = tokio::join!(forgotten, meanwhile);
+    forgotten.unwrap();
     let asked = world.engine.asked.borrow().clone();
-    let removed: Vec<&str> = asked.iter().filter_map(|asked| asked.strip_prefix("DELETE /images/")).collect();
-    let names = ["trove-rs/engine-1:0123abcd-222222222222", "trove-rs/engine-1:0123abcd-333333333333-importing"];
-    assert_eq!(removed, names);
+    let removed: Vec<&String> = asked.iter().filter(|asked| asked.starts_with("DELETE")).collect();
+    assert_eq!(removed, ["DELETE /images/trove-rs/engine-1:0123abcd-333333333333-importing"]);
+}
+
+#[tokio::test]
+async fn nothing_is_removed_and_nobody_waits_while_an_image_is_imported() {
+    let world = World::new().await;
+    let file = world.directory.path().join("image.tar");
+    std::fs::write(&file, "an image").unwrap();
+    let mut image = image("5");
+    image.files[0].path = file;
+    *world.engine.slow.lock().unwrap() = Some("POST /images/create");
+    world.engine.asked.send_replace(Vec::new());
+    tokio::select! {
+        done = world.driver.parts.images.ensure(&image) => panic!("the engine has not answered: {done:?}"),
+        () = async {
+            world.engine.await_asked("POST /images/create").await;
+            tokio::time::timeout(Duration::from_secs(60), async {
+                assert!(forgotten(&world, Vec::new()).await.is_empty());
+            }).await.unwrap();
+        } => {}
+    }
+    assert_eq!(forgotten(&world, Vec::new()).await.len(), 4);
 }
