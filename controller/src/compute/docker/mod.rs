@@ -300,8 +300,10 @@ impl Parts {
 
     /// Removes what is not data of a host that was stopped: its container and its mount.
     async fn put_away(self: &Arc<Self>, instance: InstanceId, fence: u64) -> Done<()> {
-        let _alone = self.lock_under(instance, fence).await?;
+        let alone = self.lock_under(instance, fence).await?;
         self.containers.remove(instance).await?;
+        // Without a lock there is no host, or another one by now.
+        let Some(_alone) = alone else { return Ok(()) };
         self.off_the_runtime(move |parts| Volume::of(&parts.hosts.directory(instance)).unmount()).await
     }
 
@@ -309,6 +311,8 @@ impl Parts {
     async fn delete(self: &Arc<Self>, instance: InstanceId, fence: u64) -> Done<()> {
         let alone = self.lock_under(instance, fence).await?;
         self.containers.remove(instance).await?;
+        // Without a lock there is no host, or another one by now.
+        let Some(alone) = alone else { return Ok(()) };
         let place = self.off_the_runtime(move |parts| parts.hosts.place(instance)).await?;
         // While the directory is there the network is this host's. If this process is killed in between, the network is
         // removed at the next start.

@@ -236,6 +236,28 @@ async fn whoever_waited_for_a_host_that_was_removed_meanwhile_has_no_lock() {
     assert!(waits.await.unwrap().unwrap().is_none());
 }
 
+#[tokio::test]
+async fn a_late_deletion_leaves_alone_what_has_been_made_in_the_hosts_place() {
+    let world = World::new().await;
+    let (parts, instance) = (&world.driver.parts, world.instance);
+    for puts_away in [false, true] {
+        parts.write(&world.spec(1, ADDRESS)).await.unwrap();
+        let alone = parts.hosts.lock(instance).unwrap().unwrap();
+        let late = tokio::spawn({
+            let parts = parts.clone();
+            async move { if puts_away { parts.put_away(instance, 1).await } else { parts.delete(instance, 1).await } }
+        });
+        until(|| world.opened() == 2).await;
+        // Another controller removes the host, and begins to make it again: it has no fence yet.
+        parts.hosts.remove(instance).unwrap();
+        let place = Place { project: ProjectId("demo".to_owned()), address: ADDRESS };
+        parts.hosts.put_place(instance, &place).unwrap();
+        drop(alone);
+        late.await.unwrap().unwrap();
+        assert_eq!(parts.hosts.place(instance).unwrap(), Some(place));
+    }
+}
+
 /// The names that are removed while versions have these images.
 async fn forgotten(world: &World, kept: Vec<Image>) -> Vec<String> {
     world.engine.asked.send_replace(Vec::new());
