@@ -3,6 +3,8 @@
 # image.sh, with the packages that the suite would install on its standard input.
 #   image-key.sh DATASTORE SUITE
 set -euo pipefail
+# Of whatever language the machine is, the order is the same.
+export LC_ALL=C
 
 datastore=$1 suite=$2
 {

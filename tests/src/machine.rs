@@ -20,8 +20,10 @@ impl OtherMachine {
     pub async fn new() -> Result<Self> {
         let network = Ipv4Addr::new(198, 18, rand::random(), rand::random_range(0..64) * 4).to_bits();
         let (here, address) = (Ipv4Addr::from_bits(network + 1), Ipv4Addr::from_bits(network + 2));
-        let mut command = Command::new("unshare");
-        let process = command.args(["--net", "sleep", "infinity"]).stdin(Stdio::null()).spawn()?;
+        // It ends also with a test that is killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", "unshare", "--net", "sleep", "infinity"]);
+        let process = command.stdin(Stdio::null()).spawn()?;
         let pid = process.id().to_string();
         let machine = Self { process, address };
         let own = fs::read_link("/proc/self/ns/net")?;

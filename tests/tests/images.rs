@@ -14,7 +14,9 @@ fn root() -> PathBuf {
 /// Under which name a base is kept.
 fn key(datastore: &str, environment: &[(&str, &str)]) -> Result<String> {
     let mut command = Command::new("tests/scripts/image-key.sh");
-    command.args([datastore, "trixie"]).envs(environment.iter().copied()).current_dir(root()).stdin(Stdio::null());
+    command.args([datastore, "trixie"]).current_dir(root()).stdin(Stdio::null());
+    // What the test was started with may be such a variable.
+    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path))).envs(environment.iter().copied());
     let output = command.output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
