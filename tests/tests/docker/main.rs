@@ -111,7 +111,7 @@ impl Story {
         let names = self.dockerd.docker(&["images", "--filter", &reference, "--format", "{{.Repository}}:{{.Tag}}"])?;
         let names: Vec<&str> = names.lines().collect();
         if !names.is_empty() {
-            self.dockerd.docker(&[&["rmi"], &names[..]].concat())?;
+            self.dockerd.docker(&[&["rmi"][..], &names[..]].concat())?;
         }
         Ok(())
     }
@@ -137,7 +137,7 @@ fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Puts a program that fails in the place of the engine's.
+/// Puts a program that says its version and does not start in the place of the engine's.
 fn break_engine(tar: &Path, bindir: &str) -> Result<()> {
     let image = fs::read_link(tar)?;
     fs::remove_file(tar)?;
@@ -145,7 +145,9 @@ fn break_engine(tar: &Path, bindir: &str) -> Result<()> {
     let layer = tar.with_file_name("layer");
     let program = Path::new(bindir).join("postgres");
     fs::create_dir_all(layer.join(bindir))?;
-    fs::write(layer.join(&program), "#!/bin/sh\nexit 1\n")?;
+    let major = Path::new(bindir).parent().and_then(Path::file_name).context("a major version")?;
+    let says = format!("postgres (PostgreSQL) {}.0", major.to_string_lossy());
+    fs::write(layer.join(&program), format!("#!/bin/sh\n[ \"$1\" = --version ] || exit 1\necho '{says}'\n"))?;
     fs::set_permissions(layer.join(&program), fs::Permissions::from_mode(0o755))?;
     let program = Path::new(".").join(program);
     // Docker takes no archive with two files of one name.
