@@ -25,7 +25,7 @@ struct Reader {
 impl Reader {
     fn open(stack: &Stack, api: &Api, since: Option<&str>) -> Result<Self> {
         let mut command = Command::new("curl");
-        command.args(["-N", "-s", "-S", "--fail", "-H", "@-"]).arg(format!(
+        command.args(["-N", "-i", "-s", "-S", "--fail", "-H", "@-"]).arg(format!(
             "{}/v1.0/{}/events",
             stack.url(),
             api.project
@@ -42,6 +42,12 @@ impl Reader {
         });
         let lines = BufReader::new(curl.stdout.take().context("stdout")?).lines();
         Ok(Self { _curl: curl, lines })
+    }
+
+    /// Waits for the head of the answer, from which on the stream is open.
+    async fn is_open(&mut self) -> Result<()> {
+        while self.lines.next_line().await?.is_some_and(|line| !line.is_empty()) {}
+        Ok(())
     }
 
     async fn next(&mut self) -> Result<Option<Event>> {
@@ -141,6 +147,7 @@ async fn a_stream_is_for_those_who_may_and_ends_with_their_token() -> Result<()>
     let api = stack.login("trove").await?;
     assert_eq!(api.with_token("made-up").get("/events").await?.status, 401);
     let mut reader = Reader::open(&stack, &api, Some(""))?;
+    reader.is_open().await?;
     let wrong = Reader::open(&stack, &api, Some("yesterday"))?.next().await?;
     ensure!(wrong.is_none(), "a wrong id is refused: {wrong:?}");
     let revoked = api.revoke(api.token()).await?;
