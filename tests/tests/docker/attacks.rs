@@ -273,7 +273,7 @@ async fn who_uses_up_his_containers_processes_and_memory_is_served_again() -> Re
     let Some(it) = Cell::new().await? else { return Ok(()) };
     let mine = container(&it.mine);
     // A fork bomb: each process forks until that fails, then sleeps and tries again.
-    let bomb = "while (1) { fork // select(undef, undef, undef, 0.02) }";
+    let bomb = "while (1) { fork // select(undef, undef, undef, 0.2) }";
     it.run(&format!("setsid perl -e '{bomb}' >/dev/null 2>&1 </dev/null &")).await?;
     let limit: u64 = it.story.dockerd.docker(&["inspect", "--format", "{{.HostConfig.PidsLimit}}", &mine])?.parse()?;
     let count = ["stats", "--no-stream", "--format", "{{.PIDs}}", &mine];
