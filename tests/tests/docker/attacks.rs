@@ -279,11 +279,6 @@ async fn who_uses_up_his_containers_processes_and_memory_is_served_again() -> Re
     let count = ["stats", "--no-stream", "--format", "{{.PIDs}}", &mine];
     let all = async || Ok(it.story.dockerd.docker(&count)?.parse::<u64>()?);
     poll("all processes that there may be", WAIT, all, |all| *all >= limit).await?;
-    // As the kernel does for want of memory.
-    let agent = it.story.pid_of(&mine, "trove-agent run")?;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(agent), nix::sys::signal::Signal::SIGKILL)?;
-    let ask = async || it.story.pid_of(&mine, "trove-agent run");
-    poll("another agent", WAIT, ask, |pid| *pid != agent).await?;
     let restart = json!({ "restart": {} });
     let asked = async || Ok(it.api.post(&format!("/instances/{}/action", it.mine), &restart).await?.status);
     poll("a restart", WAIT, asked, |status| *status == 202).await?;
